@@ -1,0 +1,88 @@
+"""Files that are complete under their final name, or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
+# folders for a case).
+STAGING = ".tmp"
+
+
+def _current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(target: Path, staging: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path with the suffix of ``target``; on success it is synced and renamed to ``target``.
+
+    Args:
+        target: the final path; its folder is made if need be.
+        staging: where the temporary file lives, on the same file system; default ``.tmp`` beside the target.
+    """
+    staging = staging or target.parent / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=staging))
+    temporary = folder / target.name
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.chmod(0o666 & ~_current_umask())
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            staging.rmdir()
+        except OSError:
+            pass  # another process stages here too
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write ``text`` to ``target``, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
+    """Write ``value`` as indented JSON with a final newline, whole or not at all."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, default=default) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed content of a JSON file that this package wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def link_relative(target: Path, source: Path) -> None:
+    """Make ``target`` a relative symbolic link to ``source``, replacing one that is there.
+
+    Relative, so that a workspace can be moved or mounted elsewhere; a copy where links are not to be had.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() or target.exists():
+        target.unlink()
+    try:
+        target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
+    except OSError:
+        shutil.copyfile(source, target)

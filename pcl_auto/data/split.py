@@ -1,0 +1,145 @@
+"""Which cases a run may learn from, and how: written down before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pcl_auto.errors import Problem, UsageError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """The cases of a run by what may be read of them.
+
+    ``labeled``: image and label. ``validation``: image and label, never trained on. ``unlabeled``: the image alone;
+    ``hidden`` names those among them that have a label which this split must not open.
+    """
+
+    name: str
+    seed: int
+    labeled: tuple[str, ...]
+    validation: tuple[str, ...]
+    unlabeled: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The split as plain values; :func:`from_dict` reads it back."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def from_dict(values: dict[str, Any]) -> Split:
+    """The split that :meth:`Split.as_dict` wrote."""
+    groups = ("labeled", "validation", "unlabeled", "hidden")
+    return Split(values["name"], values["seed"], *(tuple(values[group]) for group in groups))
+
+
+def _usage(what: str, where: str, fix: str, expected: str = "", found: str = "") -> Problem:
+    return Problem(what=what, where=where, fix=fix, expected=expected, found=found)
+
+
+def _digest(*groups: Iterable[str]) -> str:
+    return hashlib.sha256("|".join(",".join(group) for group in groups).encode()).hexdigest()[:6]
+
+
+def draw_split(
+    with_label: Sequence[str],
+    without_label: Sequence[str],
+    *,
+    labeled: int | None,
+    validation: int = 0,
+    seed: int = 0,
+) -> Split:
+    """Draw ``labeled`` and ``validation`` cases among those with a label; all others become unlabelled.
+
+    The draw of a seed is one order of the cases with labels: a smaller number is a subset of a larger one, and
+    adding unlabelled cases changes nothing.
+
+    Args:
+        with_label: ids of cases that have a label.
+        without_label: ids of cases that have none.
+        labeled: how many labels to use; None for all that validation leaves.
+        validation: how many labelled cases to hold out.
+        seed: of the draw.
+
+    Raises:
+        UsageError: fewer labels than asked for.
+    """
+    order = [sorted(with_label)[i] for i in np.random.default_rng(seed).permutation(len(with_label))]
+    count = len(order) - validation if labeled is None else labeled
+    if count < 1 or validation < 0 or count + validation > len(order):
+        raise UsageError(
+            _usage(
+                "not enough labelled cases",
+                "--labeled and --validation",
+                "ask for fewer",
+                expected=f"1 to {len(order)} together",
+                found=f"{count} labelled and {validation} for validation",
+            )
+        )
+    suffix = f"_V{validation}" if validation else ""
+    drawn = f"_s{seed}" if count + validation < len(order) or validation else "_all"
+    return _split(
+        f"L{count}{suffix}{drawn}", seed, order[:count], order[count : count + validation], with_label, without_label
+    )
+
+
+def choose_split(
+    with_label: Sequence[str],
+    without_label: Sequence[str],
+    *,
+    labeled: Sequence[str],
+    validation: Sequence[str] = (),
+    seed: int = 0,
+    name: str | None = None,
+) -> Split:
+    """The split whose labelled and validation cases are named.
+
+    Raises:
+        UsageError: unknown cases, cases without a label, or a case in both groups, all at once.
+    """
+    problems = []
+    known, labelled = {*with_label, *without_label}, set(with_label)
+    for group, ids in (("labelled", labeled), ("validation", validation)):
+        for case in ids:
+            if case not in known:
+                problems.append(_usage(f"no case called {case!r}", f"the {group} cases", "name cases of this task"))
+            elif case not in labelled:
+                problems.append(
+                    _usage(f"case {case!r} has no label", f"the {group} cases", "name cases that have a label")
+                )
+    for case in sorted(set(labeled) & set(validation)):
+        problems.append(_usage(f"case {case!r} is in both groups", "the split", "keep it in one of them"))
+    if not labeled:
+        problems.append(_usage("no labelled case", "the split", "name at least one case that has a label"))
+    if problems:
+        raise UsageError(problems)
+    suffix = f"_V{len(set(validation))}" if validation else ""
+    name = name or f"L{len(set(labeled))}{suffix}_c{_digest(sorted(labeled), sorted(validation))}"
+    return _split(name, seed, labeled, validation, with_label, without_label)
+
+
+def _split(
+    name: str,
+    seed: int,
+    labeled: Iterable[str],
+    validation: Iterable[str],
+    with_label: Sequence[str],
+    without_label: Sequence[str],
+) -> Split:
+    used = {*labeled, *validation}
+    hidden = sorted(set(with_label) - used)
+    return Split(
+        name=name,
+        seed=seed,
+        labeled=tuple(sorted(set(labeled))),
+        validation=tuple(sorted(set(validation))),
+        unlabeled=tuple(sorted({*hidden, *without_label})),
+        hidden=tuple(hidden),
+    )

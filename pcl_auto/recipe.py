@@ -1,0 +1,216 @@
+"""Recipes: every setting of a training run, as data that can be read, changed, compared and saved.
+
+A recipe file under ``plans/`` is TOML; its tables are the dataclasses below, its keys their fields. Unknown keys,
+wrong types and values out of range are errors that name the key.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from pcl_auto.errors import Problem, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+Matching = Literal["intra", "inter"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
+
+Range = tuple[float, float]
+
+
+def _setting(default: Any, low: float, high: float) -> Any:
+    """A numeric field that must lie in ``[low, high]``."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long each part of the training lasts; an epoch is ``steps_per_epoch`` optimiser steps."""
+
+    steps_per_epoch: int = _setting(250, 1, 100_000)
+    supervised_epochs: int = _setting(400, 1, 100_000)
+    rounds: int = _setting(3, 1, 100)
+    epochs_per_round: int = _setting(200, 1, 100_000)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run, the supervised start and all rounds."""
+        return self.supervised_epochs + self.rounds * self.epochs_per_round
+
+    def scaled_to(self, epochs: int) -> Schedule:
+        """The same schedule over ``epochs`` epochs: every part keeps its share, none vanishes."""
+        per_round = max(1, round(epochs * self.epochs_per_round / self.epochs))
+        supervised = epochs - self.rounds * per_round
+        if supervised < 1:
+            raise UsageError(
+                Problem(
+                    what="too few epochs for the recipe's rounds",
+                    where="--epochs",
+                    expected=f"at least {self.rounds + 1} (a supervised start and {self.rounds} rounds)",
+                    found=str(epochs),
+                    fix=f"ask for --epochs {self.rounds + 1} or more",
+                )
+            )
+        return replace(self, supervised_epochs=supervised, epochs_per_round=per_round)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimiser of the network; nnU-Net's polynomial decay over the whole run in every case."""
+
+    name: OptimizerName = "sgd"
+    learning_rate: float = _setting(1e-2, 1e-7, 10.0)
+    weight_decay: float = _setting(3e-5, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The patches of one step; in joint rounds part of them come from unlabelled cases."""
+
+    # 0: as many as planned for the memory asked for.
+    patches: int = _setting(0, 0, 1024)
+    unlabeled_fraction: float = _setting(0.5, 0.05, 0.95)
+
+    def unlabeled(self, patches: int) -> int:
+        """How many of ``patches`` are unlabelled in a joint step; at least one is, and one is not."""
+        return min(max(round(patches * self.unlabeled_fraction), 1), patches - 1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Changes to the planned network."""
+
+    # Share of nnU-Net's feature maps per stage; short runs on a CPU train half of them.
+    width: float = _setting(1.0, 0.05, 4.0)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The local contrastive loss (Chaitanya et al., MedIA 2023, Eq. 2 to 4)."""
+
+    weight: float = _setting(0.1, 0.0, 100.0)  # λ_cont, Eq. 2
+    temperature: float = _setting(0.1, 1e-3, 100.0)  # τ, Eq. 4
+    matching: Matching = "inter"
+    anchors: int = _setting(3, 1, 100_000)  # |S̃_c|, Eq. 3: per class and image
+    mean_voxels: int = _setting(256, 0, 10_000_000)  # voxels that estimate z̄_c(x); 0: all of them
+    dimensions: int = _setting(16, 2, 4096)  # D, the output of h_φ
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """How unlabelled cases are segmented at the start of a round."""
+
+    # Test-time mirroring: eight times the cost of a plain prediction in 3D.
+    mirroring: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a run but its data, its split and its seed."""
+
+    name: str
+    description: str = ""
+    schedule: Schedule = Schedule()
+    optimizer: Optimizer = Optimizer()
+    batch: Batch = Batch()
+    network: Network = Network()
+    contrast: Contrast = Contrast()
+    pseudo_labels: PseudoLabels = PseudoLabels()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as plain values; :func:`from_dict` reads it back."""
+        return asdict(self)
+
+
+_Table = TypeVar("_Table")
+
+
+def _problem(where: str, what: str, expected: str, found: object) -> Problem:
+    return Problem(what=what, where=where, expected=expected, found=repr(found), fix="correct the recipe")
+
+
+def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: list[Problem]) -> Any:
+    """``value`` as the field's type, or a problem noted."""
+    choices = get_args(hint)
+    if choices:
+        if value not in choices:
+            problems.append(_problem(where, "unknown choice", " | ".join(map(repr, choices)), value))
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        problems.append(_problem(where, "wrong type", hint.__name__, value))
+    elif limits is not None and not limits[0] <= value <= limits[1]:
+        problems.append(_problem(where, "value out of range", f"{limits[0]:g} to {limits[1]:g}", value))
+    return value
+
+
+def _table(kind: type[_Table], values: Any, where: str, problems: list[Problem]) -> _Table:
+    hints = get_type_hints(kind)
+    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        problems.append(_problem(where, "wrong type", "a table", values))
+        return kind()
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        place = f"{where}.{key}" if where else key
+        if key not in known:
+            problems.append(_problem(place, "unknown key", " | ".join(known), key))
+        elif hasattr(hints[key], "__dataclass_fields__"):
+            given[key] = _table(hints[key], value, place, problems)
+        else:
+            given[key] = _checked(hints[key], known[key].metadata.get("range"), value, place, problems)
+    return kind(**given)
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that ``values`` describe.
+
+    Raises:
+        UsageError: unknown keys, wrong types or values out of range, all of them at once.
+    """
+    problems: list[Problem] = []
+    recipe = _table(Recipe, {"name": "unnamed", **values}, "", problems)
+    if problems:
+        raise UsageError(problems)
+    return recipe
+
+
+def recipe_folder() -> Path:
+    """Where the recipes that ship with the package lie, installed or in a checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "plans"
+    return installed if installed.is_dir() else here.parent / "plans"
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe called ``name`` (``default``, ``paper``, ``quick``), or the one in the TOML file at that path.
+
+    Raises:
+        UsageError: there is no such recipe, or it does not parse, or its values are wrong.
+    """
+    shipped = {path.stem: path for path in sorted(recipe_folder().glob("*.toml"))}
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        raise UsageError(
+            Problem(
+                what=f"no recipe called {name!r}",
+                where=str(recipe_folder()),
+                expected=" | ".join(shipped),
+                fix="name one of these, or give the path of a TOML file",
+            )
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            Problem(what="not a TOML file", where=str(path), found=str(error), fix="correct the recipe")
+        ) from error
+    return from_dict({"name": path.stem, **values})

@@ -1,0 +1,1 @@
+"""The only package that imports nnunetv2: where a new nnU-Net release is met."""

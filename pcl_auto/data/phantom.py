@@ -1,0 +1,484 @@
+"""Synthetic decathlon tasks: a small phantom for the demo and the tests, and images painted on real label maps.
+
+Nothing here is anatomy, but it is as hard as anatomy in the respect that matters: classes share their intensities
+with each other and with the background, so that only shape and position tell them apart.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.run.files import STAGING, read_json, write_json
+
+FloatArray = npt.NDArray[np.float32]
+TissueMap = npt.NDArray[np.uint8]
+
+PHANTOM_NAME = "Task99_Phantom"
+# Part of every dataset.json written here; to be raised when the same seed no longer draws the same voxels.
+RELEASE = "1.0"
+
+
+class _Tissue(IntEnum):
+    """What a voxel of the phantom is made of; the last three are the classes 1, 2 and 3."""
+
+    AIR = 0
+    BODY = 1
+    BONE = 2
+    VESSEL = 3
+    LUMEN = 4
+    SHELL = 5
+    CORE = 6
+    HORNS = 7
+
+
+_CLASS_OF_TISSUE = np.array([0, 0, 0, 0, 0, 1, 2, 3], dtype=np.uint8)
+
+# Mean signal in T2 and ADC. Shell, horns and vessels are one material, core and lumen another, close to the body's.
+_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE = (20, 20), (300, 330), (150, 110), (500, 520), (345, 300)
+_PHANTOM_MATERIALS = (_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE)
+_MATERIAL_OF_TISSUE = np.array([0, 1, 2, 3, 4, 3, 4, 3])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How an image departs from one constant per material, all relative to the signal of the body."""
+
+    contrast: float
+    """Spread of a material's mean between cases (log scale)."""
+    texture: float
+    """Standard deviation of the fine structure inside a material."""
+    bias: float
+    """Standard deviation of the slow change over the field of view (log scale)."""
+    noise: float
+    """Standard deviation of the receiver noise of each of the two quadratures."""
+
+
+_LOOK = _Look(contrast=0.08, texture=0.08, bias=0.15, noise=0.10)
+
+
+def make_phantom(
+    folder: Path, *, seed: int = 0, labeled: int = 2, unlabeled: int = 12, test: int = 6
+) -> Path:
+    """Write the decathlon task ``Task99_Phantom`` into ``folder`` and return its path.
+
+    Two channels, int16, about 48 x 48 x 12 voxels of 1 x 1 x 3 mm; the folder appears complete or not at all. The
+    same arguments give the same bytes (one machine, one set of versions); a case depends on the seed and its own
+    number only, so more cases leave the others as they are. Labels of unlabelled cases are written nowhere; those
+    of the test cases lie in ``labelsTs``, for evaluation only. A task that this very call has written is returned.
+
+    Args:
+        folder: the folder that gets the task; made if need be.
+        seed: not negative.
+        labeled: training cases with a label, at least one; they come first.
+        unlabeled: training cases without one.
+        test: cases in ``imagesTs``.
+
+    Raises:
+        UsageError: counts or seed out of range, or another task of that name is there.
+    """
+    _require_range("labeled", labeled, 1)
+    for name, value in (("seed", seed), ("unlabeled", unlabeled), ("test", test)):
+        _require_range(name, value, 0)
+    training = [f"phantom_{number:03d}" for number in range(1, labeled + unlabeled + 1)]
+    testing = [f"phantom_{len(training) + number:03d}" for number in range(1, test + 1)]
+    description = _describe_phantom(training, testing, labeled=labeled, seed=seed)
+
+    def fill(task: Path) -> None:
+        for stream, (suffix, cases) in enumerate((("Tr", training), ("Ts", testing))):
+            (task / f"images{suffix}").mkdir()
+            for index, case in enumerate(cases):
+                image, label = _phantom_case(np.random.default_rng([seed, stream, index]))
+                _write_nifti(task / f"images{suffix}" / f"{case}.nii.gz", image)
+                if suffix == "Ts" or index < labeled:
+                    _write_nifti(task / f"labels{suffix}" / f"{case}.nii.gz", label)
+
+    return _write_task(folder / PHANTOM_NAME, description, fill)
+
+
+def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: str, seed: int = 0) -> Path:
+    """Write the decathlon task ``folder/name``: real label maps, copied, under synthetic images; return its path.
+
+    An image has the geometry of its label, one int16 channel per ``modality`` of ``dataset_json``, and background
+    structures of the classes' intensities. The written ``dataset.json`` is the given one with the files that are
+    there; its test list is empty. A case is painted from the seed and its id alone.
+
+    Args:
+        label_folder: the labels that ``dataset_json`` lists for training, as ``.nii`` or ``.nii.gz``.
+        dataset_json: the task's own description.
+        folder: the folder that gets the task; made if need be.
+        name: the task's folder name, such as ``Task05_Prostate``.
+        seed: not negative.
+
+    Raises:
+        DataError: the description cannot be used, or labels are missing or not 3D; all of them listed.
+        UsageError: the name or seed cannot be used, or another task of that name is there.
+    """
+    _require_range("seed", seed, 0)
+    if PurePosixPath(name).name != name:
+        raise UsageError(Problem("not a folder name", name, "give a name such as Task05_Prostate"))
+    description = _read_description(dataset_json)
+    channels = len(description["modality"])
+    labels = _find_labels(label_folder, description, dataset_json)
+
+    def fill(task: Path) -> None:
+        (task / "labelsTr").mkdir()
+        for case, path in labels.items():
+            label = nib.load(path)
+            rng = np.random.default_rng([seed, zlib.crc32(case.encode())])
+            _write_nifti(task / "imagesTr" / f"{case}.nii.gz", _paint_on(label, channels, rng))
+            shutil.copyfile(path, task / "labelsTr" / path.name)
+
+    return _write_task(folder / name, _describe_painted(description, labels, seed=seed), fill)
+
+
+# --- the phantom -----------------------------------------------------------------------------------------------------
+
+
+def _describe_phantom(
+    training: Sequence[str], testing: Sequence[str], *, labeled: int, seed: int
+) -> dict[str, Any]:
+    entries = [{"image": f"./imagesTr/{case}.nii.gz"} for case in training]
+    for entry, case in zip(entries, training[:labeled], strict=False):
+        entry["label"] = f"./labelsTr/{case}.nii.gz"
+    return {
+        "name": "Phantom",
+        "description": "Synthetic organs that share their intensities; not for any medical use",
+        "reference": f"pclauto phantom, seed {seed}",
+        "licence": "CC0 1.0",
+        "release": RELEASE,
+        "tensorImageSize": "4D",
+        "modality": {"0": "T2", "1": "ADC"},
+        "labels": {"0": "background", "1": "shell", "2": "core", "3": "horns"},
+        "numTraining": len(training),
+        "numTest": len(testing),
+        "training": entries,
+        "test": [f"./imagesTs/{case}.nii.gz" for case in testing],
+    }
+
+
+def _phantom_case(rng: np.random.Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """One case: the image (X, Y, Z, 2) and its label (X, Y, Z), on one grid."""
+    shape = tuple(int(size) for size in rng.integers((44, 44, 11), (53, 53, 14)))
+    in_plane_mm = rng.uniform(0.94, 1.06)
+    spacing_mm = (in_plane_mm, in_plane_mm, rng.uniform(2.8, 3.2))
+    tissue = _draw_anatomy(shape, spacing_mm, rng)
+    means = np.array(_PHANTOM_MATERIALS, dtype=np.float32)
+    image = _paint(_MATERIAL_OF_TISSUE[tissue], means, spacing_mm, rng)
+    affine = _scanner_affine(shape, spacing_mm, rng)
+    return _nifti(image, affine), _nifti(_CLASS_OF_TISSUE[tissue], affine)
+
+
+def _draw_anatomy(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator) -> TissueMap:
+    """The tissue of every voxel (X, Y, Z): a body, distractors, and three organs of varying size and position."""
+    bodily_mm = _warped_grid(shape, spacing_mm, rng)
+    organ_mm = _turned(bodily_mm, rng)
+    size = rng.uniform(0.82, 1.18)
+    tissue = np.full(shape, _Tissue.AIR, dtype=np.uint8)
+    tissue[_ellipsoid(bodily_mm, (0, 0, 0), (21.5, 19, 60))] = _Tissue.BODY
+
+    def place(kind: _Tissue, centre_mm: Sequence[float], radii_mm: Sequence[float]) -> None:
+        varied = size * np.asarray(radii_mm) * rng.uniform(0.88, 1.12, 3)
+        tissue[_ellipsoid(organ_mm, size * np.asarray(centre_mm), varied)] = kind
+
+    for side in (-1, 1):
+        tissue[_ellipsoid(bodily_mm, (side * 16, 2, 0), (3, 5, 14))] = _Tissue.BONE
+    _scatter_distractors(tissue, bodily_mm, rng)
+    for side in (-1, 1):
+        place(_Tissue.HORNS, (side * 5.5, -7.5, 7), (5.5, 3.4, 6.5))
+    place(_Tissue.SHELL, (0, 0, -3), (10, 7.5, 10.5))
+    # The core reaches through the front of the shell: there its edge against the body can hardly be seen.
+    place(_Tissue.CORE, (0, 2.8, -2.5), (6.2, 5.0, 7.5))
+    return tissue
+
+
+def _scatter_distractors(tissue: TissueMap, grid_mm: FloatArray, rng: np.random.Generator) -> None:
+    """Put vessels, some with a lumen that looks like the core, around the organs into ``tissue``."""
+    for _ in range(int(rng.integers(4, 8))):
+        angle = rng.uniform(0, 2 * math.pi)
+        centre_mm = (13.5 * math.cos(angle), 13 * math.sin(angle), rng.uniform(-15, 15))
+        radii_mm = rng.uniform((2, 2, 3), (5, 4.5, 9))
+        tissue[_ellipsoid(grid_mm, centre_mm, radii_mm)] = _Tissue.VESSEL
+        if rng.random() < 0.4:
+            tissue[_ellipsoid(grid_mm, centre_mm, 0.55 * radii_mm)] = _Tissue.LUMEN
+
+
+def _warped_grid(
+    shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator
+) -> FloatArray:
+    """Coordinates (3, X, Y, Z) in mm about the body's centre, shifted and smoothly deformed for one case."""
+    axes = [
+        (np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, spacing_mm, strict=True)
+    ]
+    grid_mm = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+    for axis, (shift_mm, warp_mm) in enumerate(((2.5, 1.2), (2.5, 1.2), (2.0, 1.0))):
+        grid_mm[axis] += rng.uniform(-shift_mm, shift_mm)
+        grid_mm[axis] += warp_mm * _smooth_noise(shape, spacing_mm, 12, rng)
+    return grid_mm
+
+
+def _turned(grid_mm: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """The grid (3, X, Y, Z) turned in the plane by up to 15 degrees and shifted by up to 2 mm."""
+    angle = math.radians(rng.uniform(-15, 15))
+    x, y, z = grid_mm
+    turned = (
+        math.cos(angle) * x - math.sin(angle) * y,
+        math.sin(angle) * x + math.cos(angle) * y,
+        z,
+    )
+    return np.stack([axis + rng.uniform(-2, 2) for axis in turned]).astype(np.float32)
+
+
+def _ellipsoid(
+    grid_mm: FloatArray, centre_mm: npt.ArrayLike, radii_mm: npt.ArrayLike
+) -> npt.NDArray[np.bool_]:
+    centre = np.reshape(np.asarray(centre_mm, dtype=np.float32), (3, 1, 1, 1))
+    radii = np.reshape(np.asarray(radii_mm, dtype=np.float32), (3, 1, 1, 1))
+    return np.asarray((((grid_mm - centre) / radii) ** 2).sum(axis=0) < 1)
+
+
+def _scanner_affine(
+    shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """An affine (4, 4) as scanners write it: x and y run towards right and front, slices a little oblique."""
+    tilt = math.radians(rng.uniform(-8, 8))
+    turn = np.array(
+        [
+            [1, 0, 0],
+            [0, math.cos(tilt), -math.sin(tilt)],
+            [0, math.sin(tilt), math.cos(tilt)],
+        ]
+    )
+    affine = np.eye(4)
+    # The same flip in every case: the organs then lie alike for readers that reorient and for those that do not.
+    affine[:3, :3] = turn @ np.diag([-1, -1, 1]) * np.asarray(spacing_mm)
+    centre_mm = rng.uniform(-30, 30, 3)
+    affine[:3, 3] = centre_mm - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    return affine
+
+
+# --- painting on given labels ----------------------------------------------------------------------------------------
+
+
+def _paint_on(label: nib.Nifti1Image, channels: int, rng: np.random.Generator) -> nib.Nifti1Image:
+    """An image (X, Y, Z, channels) on the grid of ``label``, which keeps the label's own header geometry."""
+    classes = np.asarray(label.dataobj).astype(np.int64)
+    spacing_mm = [float(step) for step in label.header.get_zooms()[:3]]
+    material = np.where(_body_ellipse(classes.shape), 1, 0)
+    structure = _smooth_noise(classes.shape, spacing_mm, 9, rng)
+    # Background of the odd and of the even classes' materials, so that no threshold finds a class.
+    material[(material == 1) & (structure > 0.9)] = 2
+    material[(material == 1) & (structure < -0.9)] = 3
+    material = np.where(classes > 0, 3 - classes % 2, material)
+    cycle = np.array([_AIR, _BODY, _BRIGHT, _MIDDLE], dtype=np.float32)
+    means = np.stack([cycle[:, channel % 2] for channel in range(channels)], axis=1)
+    return _nifti(_paint(material, means, spacing_mm, rng), label.affine, label.header)
+
+
+def _body_ellipse(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """True inside the ellipse that fills nine tenths of every slice; shape (X, Y, Z)."""
+    x, y = (np.linspace(-1, 1, size) for size in shape[:2])
+    inside = (x[:, None] / 0.95) ** 2 + (y[None, :] / 0.85) ** 2 < 1
+    return np.broadcast_to(inside[:, :, None], shape)
+
+
+def _read_description(dataset_json: Path) -> dict[str, Any]:
+    try:
+        description = read_json(dataset_json)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        problem = Problem("cannot be read", str(dataset_json), "give a task's dataset.json", found=str(error))
+        raise DataError(problem) from error
+    problems = [
+        Problem(f"no {key}", str(dataset_json), f"add {key} as the decathlon has it")
+        for key in ("modality", "training")
+        if not isinstance(description, dict) or not description.get(key)
+    ]
+    if problems:
+        raise DataError(problems)
+    return dict(description)
+
+
+def _find_labels(
+    label_folder: Path, description: dict[str, Any], dataset_json: Path
+) -> dict[str, Path]:
+    """The label file of every listed case, by case id, in the list's order."""
+    labels: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for entry in description["training"]:
+        listed = entry.get("label") if isinstance(entry, dict) else None
+        if not isinstance(listed, str):
+            problems.append(
+                Problem("entry without a label", str(dataset_json), "list image and label", found=str(entry))
+            )
+            continue
+        case = _case_id(listed)
+        candidates = [label_folder / f"{case}{suffix}" for suffix in (".nii.gz", ".nii")]
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            problems.append(
+                Problem("label missing", str(candidates[0]), "restore the file or take it off the list")
+            )
+        elif len(nib.load(path).shape) != 3:
+            shape = str(nib.load(path).shape)
+            problems.append(Problem("not a 3D label map", str(path), "give 3D labels", "3 axes", shape))
+        else:
+            labels[case] = path
+    if problems:
+        raise DataError(problems)
+    return labels
+
+
+def _describe_painted(
+    description: dict[str, Any], labels: dict[str, Path], *, seed: int
+) -> dict[str, Any]:
+    """The given description with what is on disk; paths begin as they did, with ``/``, ``./`` or nothing."""
+    first = str(description["training"][0].get("image", ""))
+    style = next((prefix for prefix in ("./", "/") if first.startswith(prefix)), "")
+    return {
+        **description,
+        "description": f"{description.get('description', '')} (images painted by pclauto {RELEASE}, seed {seed})",
+        "numTraining": len(labels),
+        "numTest": 0,
+        "training": [
+            {"image": f"{style}imagesTr/{case}.nii.gz", "label": f"{style}labelsTr/{path.name}"}
+            for case, path in labels.items()
+        ],
+        "test": [],
+    }
+
+
+def _case_id(listed: str) -> str:
+    """The file name without ``.nii`` or ``.nii.gz``."""
+    return PurePosixPath(listed).name.removesuffix(".gz").removesuffix(".nii")
+
+
+# --- signal ----------------------------------------------------------------------------------------------------------
+
+
+def _paint(
+    material: npt.NDArray[np.integer[Any]],
+    means: FloatArray,
+    spacing_mm: Sequence[float],
+    rng: np.random.Generator,
+    look: _Look = _LOOK,
+) -> npt.NDArray[np.int16]:
+    """A scan (X, Y, Z, C) of the materials (X, Y, Z), whose mean signals are ``means`` (materials, C)."""
+    shape = material.shape
+    image = np.empty((*shape, means.shape[1]), dtype=np.int16)
+    varied = means * np.exp(look.contrast * rng.standard_normal(means.shape))
+    for channel, scale in enumerate(means[1]):
+        signal = varied.astype(np.float32)[material, channel]
+        # Half a millimetre in the plane: voxels at an edge hold some of both sides.
+        blur_voxels = [0.5 / spacing_mm[0], 0.5 / spacing_mm[1], 0]
+        signal = ndimage.gaussian_filter(signal, blur_voxels, truncate=3)
+        signal *= 1 + look.texture * _smooth_noise(shape, spacing_mm, 2.5, rng)
+        signal *= np.exp(look.bias * _smooth_noise(shape, spacing_mm, 40, rng))
+        real, imaginary = look.noise * scale * rng.standard_normal((2, *shape), dtype=np.float32)
+        # The magnitude of a complex signal, as in MR: noise lifts the air above zero.
+        signal = np.hypot(signal + real, imaginary)
+        gain, gamma = rng.uniform(0.7, 1.4), rng.uniform(0.9, 1.1)
+        image[..., channel] = np.rint(gain * scale * (signal / scale) ** gamma)
+    return image
+
+
+def _smooth_noise(
+    shape: tuple[int, ...], spacing_mm: Sequence[float], scale_mm: float, rng: np.random.Generator
+) -> FloatArray:
+    """Gaussian noise (X, Y, Z) of unit variance that changes over about ``scale_mm``.
+
+    A cubic spline through white noise on a coarse grid, one axis at a time: far cheaper than filtering fine noise.
+    """
+    # The einsum letters: abc the knots, xyz the voxels.
+    weights = [_spline_weights(size, step / scale_mm) for size, step in zip(shape, spacing_mm, strict=True)]
+    knots = rng.standard_normal([axis.shape[1] for axis in weights], dtype=np.float32)
+    return np.asarray(np.einsum("abc,xa,yb,zc->xyz", knots, *weights, optimize=True), dtype=np.float32)
+
+
+def _spline_weights(size: int, step_knots: float) -> FloatArray:
+    """Cubic B-spline weights (size, knots); rows have unit norm, so white noise at the knots stays unit variance."""
+    position = np.arange(size) * step_knots
+    distance = np.abs(position[:, None] - np.arange(-1, math.floor(position[-1]) + 3))
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    weights = np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6)
+    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _nifti(
+    voxels: npt.NDArray[Any],
+    affine: npt.NDArray[np.float64],
+    header: nib.Nifti1Header | None = None,
+) -> nib.Nifti1Image:
+    """A NIfTI image of ``voxels``; of a given header the geometry is kept and the rest is reset."""
+    image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
+    codes = (1, 1) if header is None else (int(header["qform_code"]), int(header["sform_code"]))
+    image.set_qform(affine if header is None else header.get_qform(), codes[0])
+    image.set_sform(affine if header is None else header.get_sform(), codes[1])
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def _write_nifti(path: Path, image: nib.Nifti1Image) -> None:
+    """Write a ``.nii.gz`` whose bytes depend on the image alone: no time stamp and no name in the gzip header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as packed,
+    ):
+        packed.write(image.to_bytes())
+
+
+def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+    """Let ``fill`` make the task's files; return ``target`` as it is if it holds the task so described."""
+    if target.exists():
+        existing = target / "dataset.json"
+        if existing.is_file() and read_json(existing) == description:
+            return target
+        raise UsageError(Problem("something else is there", str(target), "choose another folder or remove it"))
+    with _whole_folder(target) as task:
+        fill(task)
+        write_json(task / "dataset.json", description)
+    return target
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``target`` when all went well, and is removed otherwise."""
+    staging = target.parent / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=staging))
+    try:
+        (temporary / target.name).mkdir()
+        yield temporary / target.name
+        (temporary / target.name).rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            staging.rmdir()
+        except OSError:
+            pass  # another process stages here too
+
+
+def _require_range(name: str, value: int, smallest: int) -> None:
+    if value < smallest:
+        raise UsageError(
+            Problem(f"{name} out of range", "", f"give {smallest} or more", f"{smallest} or more", str(value))
+        )

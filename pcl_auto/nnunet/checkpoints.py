@@ -1,0 +1,79 @@
+"""Checkpoints that stock nnU-Net reads, written whole, read without running code from them."""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.run.files import atomic_path
+
+# The one key that nnU-Net does not know; it ignores what it does not know.
+OWN_KEY = "pclauto"
+FORMAT = 1
+LATEST = "checkpoint_latest.pth"
+FINAL = "checkpoint_final.pth"
+
+# What nnU-Net's own checkpoints hold beside tensors and plain values: numpy scalars in the training curves.
+_ALLOWED = [
+    np.dtype,
+    np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,  # type: ignore[attr-defined]
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    codecs.encode,
+]
+
+
+def plain(value: Any) -> Any:
+    """``value`` with numpy scalars and arrays turned into Python's own, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(entry) for entry in value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return value
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint; an earlier one of that name stays until the new one is complete."""
+    with atomic_path(path, staging=path.parent / ".tmp") as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, tensors and plain values alone.
+
+    Raises:
+        StateError: the file is missing, damaged, or holds objects that would run code.
+    """
+    if not path.is_file():
+        raise StateError(
+            Problem(what="no checkpoint", where=str(path), fix="train first, or name another model with --model")
+        )
+    try:
+        with torch.serialization.safe_globals(_ALLOWED):
+            content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise StateError(
+            Problem(
+                what="checkpoint cannot be read",
+                where=str(path),
+                expected="tensors and plain values, complete",
+                found=str(error).splitlines()[0],
+                fix="restore the file, or train again with --restart; do not open files of strangers with other tools",
+            )
+        ) from error
+    if not isinstance(content, dict) or "network_weights" not in content:
+        raise StateError(
+            Problem(
+                what="not an nnU-Net checkpoint", where=str(path), expected="network_weights", fix="name another file"
+            )
+        )
+    return content

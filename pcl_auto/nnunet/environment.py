@@ -1,0 +1,32 @@
+"""Process-wide settings that nnU-Net reads from the environment; set before nnunetv2 is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+EXTENSION_FOLDER = Path(__file__).resolve().parent / "extension"
+
+
+def available_cores() -> int:
+    """Cores this process may use; containers and batch systems often grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare_environment(*, workers: int | None = None) -> None:
+    """Make nnU-Net fit this machine and find our trainers, without overriding what the user exported.
+
+    Args:
+        workers: processes for data augmentation, 0 for none; None leaves the user's or nnU-Net's choice.
+    """
+    cores = str(available_cores())
+    os.environ.setdefault("nnUNet_def_n_proc", cores)
+    if workers is not None:
+        os.environ["nnUNet_n_proc_DA"] = str(workers)
+    else:
+        os.environ.setdefault("nnUNet_n_proc_DA", cores)
+    folders = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
+    if str(EXTENSION_FOLDER) not in folders:
+        os.environ["nnUNet_extTrainer"] = os.pathsep.join([*filter(None, folders), str(EXTENSION_FOLDER)])
+    # Nobody reads nnU-Net's progress bars in a log.
+    os.environ.setdefault("TQDM_DISABLE", "1")

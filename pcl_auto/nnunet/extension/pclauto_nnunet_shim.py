@@ -1,0 +1,8 @@
+"""What nnU-Net's search for external trainers imports: point ``nnUNet_extTrainer`` at this folder.
+
+nnU-Net imports every module of the folder, so this one stands alone in it.
+"""
+
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCL, nnUNetTrainerPCLSupervised
+
+__all__ = ["nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"]

@@ -1,0 +1,235 @@
+"""The case store (every image preprocessed once, without its label) and the labelled views on it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import write_pickle
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from pcl_auto.nnunet.images import read_image, read_label
+from pcl_auto.run.files import STAGING, link_relative
+
+# A worker process imports torch and nnU-Net first; fewer voxels than this are done sooner without one.
+VOXELS_WORTH_A_WORKER = 1.5e8
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """One way of preprocessing: a configuration of nnU-Net's plans."""
+
+    plans: Mapping[str, Any]
+    configuration: str
+    dataset_json: Mapping[str, Any]
+
+    def run(
+        self, image: Path, label: Path | None
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Crop, normalise and resample a case as nnU-Net does.
+
+        Returns:
+            the image (C, z, y, x), float32; the label, or without one 0 inside and -1 outside the nonzero region
+            (1, z, y, x), int16; and nnU-Net's properties.
+        """
+        manager = PlansManager(dict(self.plans))
+        data, properties = read_image([image])
+        data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+            data,
+            None if label is None else read_label(label),
+            properties,
+            manager,
+            manager.get_configuration(self.configuration),
+            dict(self.dataset_json),
+        )
+        return data.astype(np.float32, copy=False), seg.astype(np.int16, copy=False), properties
+
+    @property
+    def patch_voxels(self) -> tuple[int, ...]:
+        """The patch that training reads; stored files are chunked for it."""
+        return tuple(self.plans["configurations"][self.configuration]["patch_size"])
+
+    def save(
+        self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]
+    ) -> None:
+        """Write a case into ``folder`` as nnU-Net stores it."""
+        blocks, chunks = comp_blosc2_params(data.shape, self.patch_voxels, data.itemsize)
+        blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_voxels, seg.itemsize)
+        nnUNetDatasetBlosc2.save_case(
+            data,
+            seg,
+            properties,
+            str(folder / case),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=chunks_seg,
+            blocks_seg=blocks_seg,
+        )
+
+
+def save_label(
+    folder: Path, case: str, seg: np.ndarray, properties: dict[str, Any], patch_voxels: tuple[int, ...]
+) -> None:
+    """Write a label map (1, z, y, x) and a case's properties into ``folder`` as nnU-Net reads them."""
+    _, seg_file, properties_file = case_files(folder, case)
+    blocks, chunks = comp_blosc2_params(seg.shape, patch_voxels, seg.itemsize)
+    blosc2.asarray(
+        np.ascontiguousarray(seg),
+        urlpath=str(seg_file),
+        chunks=chunks,
+        blocks=blocks,
+        cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+    )
+    write_pickle(properties, str(properties_file))
+
+
+def case_files(folder: Path, case: str) -> tuple[Path, Path, Path]:
+    """The files of a stored case: image, label (or nonzero region), properties; the last is written last."""
+    return folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd", folder / f"{case}.pkl"
+
+
+def is_stored(folder: Path, case: str) -> bool:
+    """Whether ``case`` lies complete in ``folder``."""
+    return all(file.is_file() for file in case_files(folder, case))
+
+
+def remove_case(folder: Path, case: str) -> None:
+    """Remove ``case`` from ``folder``, its last file first."""
+    for file in reversed(case_files(folder, case)):
+        file.unlink(missing_ok=True)
+
+
+def publish_case(staged: Path, folder: Path, case: str) -> None:
+    """Move a complete case from ``staged`` to ``folder``, on the same file system."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, target in zip(case_files(staged, case), case_files(folder, case), strict=True):
+        if source.is_symlink():
+            link_relative(target, source)
+        else:
+            with source.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            source.replace(target)
+
+
+def staging_folder(beside: Path) -> Path:
+    """A new folder for half-made cases beside ``beside``, where nnU-Net does not look."""
+    parent = beside.parent / STAGING
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+
+
+def _store_image(how: Preprocessing, case: str, image: Path, folder: Path) -> None:
+    staged = staging_folder(folder)
+    try:
+        how.save(staged, case, *how.run(image, None))
+        publish_case(staged, folder, case)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def fill_store(
+    how: Preprocessing,
+    images: Mapping[str, Path],
+    folder: Path,
+    *,
+    voxels: float,
+    processes: int,
+    progress: Callable[[], None],
+) -> None:
+    """Preprocess ``images`` (case id to file) into ``folder``; cases that are there already are left alone.
+
+    Args:
+        how: the preprocessing.
+        images: image file of each case.
+        folder: the case store.
+        voxels: voxels of all images together, to judge whether worker processes pay.
+        processes: how many worker processes at most.
+        progress: called after each case.
+    """
+    jobs = [(how, case, image, folder) for case, image in images.items() if not is_stored(folder, case)]
+    for _ in range(len(images) - len(jobs)):
+        progress()
+    if processes < 2 or voxels < VOXELS_WORTH_A_WORKER or len(jobs) < 2:
+        for job in jobs:
+            _store_image(*job)
+            progress()
+        return
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in _submitted(pool, jobs):
+            future.result()
+            progress()
+
+
+def _submitted(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Any, ...]]) -> Iterable[Future[None]]:
+    return as_completed([pool.submit(_store_image, *job) for job in jobs])
+
+
+@dataclass(frozen=True)
+class LabeledFiles:
+    """The files of a case that a split may read."""
+
+    case: str
+    image: Path
+    label: Path
+
+
+def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: Path, view: Path) -> None:
+    """Make ``view`` a folder that holds exactly ``cases``: links to the stored images, labels beside them.
+
+    The view appears as a whole; one that is there is replaced.
+    """
+    staged = staging_folder(view)
+    try:
+        for files in cases:
+            _, seg, properties = how.run(files.image, files.label)
+            image_target, stored = (case_files(folder, files.case)[0] for folder in (staged, store))
+            # Relative to where the view will be, not to where it is made.
+            image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
+            save_label(staged, files.case, seg, properties, how.patch_voxels)
+        shutil.rmtree(view, ignore_errors=True)
+        view.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(view)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def foreground_intensities(cases: Sequence[LabeledFiles], channels: int) -> dict[str, dict[str, float]]:
+    """Intensity statistics of the foreground per channel, from ``cases`` alone, as nnU-Net's fingerprint has them."""
+    per_case = max(1, int(10e7 // len(cases)))
+    samples: list[list[np.ndarray]] = [[] for _ in range(channels)]
+    for files in cases:
+        image, _ = read_image([files.image])
+        image, label, _ = crop_to_nonzero(image, read_label(files.label))
+        values, _ = DatasetFingerprintExtractor.collect_foreground_intensities(label, image, num_samples=per_case)
+        for channel, drawn in enumerate(values):
+            samples[channel].append(np.asarray(drawn, dtype=np.float32))
+    return {str(channel): _statistics(np.concatenate(drawn)) for channel, drawn in enumerate(samples)}
+
+
+def _statistics(values: np.ndarray) -> dict[str, float]:
+    if values.size == 0:
+        values = np.zeros(1, dtype=np.float32)
+    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
+    return {
+        "mean": float(values.mean()),
+        "median": float(median),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }

@@ -1,7 +1,7 @@
 """The method, written as slowly and obviously as its equations: plain loops over plain numbers.
 
-Equations are those of Chaitanya et al., MedIA 2023, arXiv 2112.09645. A group is a pair (image, class); ``groups`` maps
-it to its rows of ``embeddings``, the anchors first.
+Equations are those of Chaitanya et al., MedIA 2023, arXiv 2112.09645. A group is a pair (image, class);
+``groups`` maps it to its rows of ``embeddings``, the anchors first.
 """
 
 from __future__ import annotations

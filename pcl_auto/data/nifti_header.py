@@ -39,7 +39,7 @@ _RE_EXPORT = "export the volume again from its source"
 
 @dataclass(frozen=True)
 class Header:
-    """What a sound NIfTI header says: grid in voxels and mm, voxel type, scaling, first byte of the voxels."""
+    """What a sound NIfTI header says: grid in voxels and mm, voxel type, scaling, where voxels begin."""
 
     shape: tuple[int, int, int]
     channels: int
@@ -62,7 +62,7 @@ class Header:
 
 
 def header_length(head: bytes) -> int | None:
-    """Bytes of the single-file NIfTI header that ``head`` (348 bytes or more) begins with; None if it has none."""
+    """Length in bytes of the single-file header that ``head`` (348 bytes or more) begins with, else None."""
     for length, magic in ((NIFTI1_BYTES, head[344:348]), (NIFTI2_BYTES, head[4:12])):
         if head[:4] in (length.to_bytes(4, "little"), length.to_bytes(4, "big")):
             single = b"n+1\0" if length == NIFTI1_BYTES else b"n+2\0\r\n\x1a\n"

@@ -219,13 +219,9 @@ def _scatter_distractors(tissue: TissueMap, grid_mm: FloatArray, rng: np.random.
             tissue[_ellipsoid(grid_mm, centre_mm, 0.55 * radii_mm)] = _Tissue.LUMEN
 
 
-def _warped_grid(
-    shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator
-) -> FloatArray:
+def _warped_grid(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator) -> FloatArray:
     """Coordinates (3, X, Y, Z) in mm about the body's centre, shifted and smoothly deformed for one case."""
-    axes = [
-        (np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, spacing_mm, strict=True)
-    ]
+    axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, spacing_mm, strict=True)]
     grid_mm = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
     for axis, (shift_mm, warp_mm) in enumerate(((2.5, 1.2), (2.5, 1.2), (2.0, 1.0))):
         grid_mm[axis] += rng.uniform(-shift_mm, shift_mm)
@@ -314,9 +310,7 @@ def _read_description(dataset_json: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def _find_labels(
-    label_folder: Path, description: dict[str, Any], dataset_json: Path
-) -> dict[str, Path]:
+def _find_labels(label_folder: Path, description: dict[str, Any], dataset_json: Path) -> dict[str, Path]:
     """The label file of every listed case, by case id, in the list's order."""
     labels: dict[str, Path] = {}
     problems: list[Problem] = []
@@ -344,9 +338,7 @@ def _find_labels(
     return labels
 
 
-def _describe_painted(
-    description: dict[str, Any], labels: dict[str, Path], *, seed: int
-) -> dict[str, Any]:
+def _describe_painted(description: dict[str, Any], labels: dict[str, Path], *, seed: int) -> dict[str, Any]:
     """The given description with what is on disk; paths begin as they did, with ``/``, ``./`` or nothing."""
     first = str(description["training"][0].get("image", ""))
     style = next((prefix for prefix in ("./", "/") if first.startswith(prefix)), "")
@@ -452,7 +444,9 @@ def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path]
         existing = target / "dataset.json"
         if existing.is_file() and read_json(existing) == description:
             return target
-        raise UsageError(Problem("something else is there", str(target), "choose another folder or remove it"))
+        raise UsageError(
+            Problem("something else is there", str(target), "choose another folder or remove it")
+        )
     with _whole_folder(target) as task:
         fill(task)
         write_json(task / "dataset.json", description)

@@ -86,7 +86,12 @@ def draw_split(
     suffix = f"_V{validation}" if validation else ""
     drawn = f"_s{seed}" if count + validation < len(order) or validation else "_all"
     return _split(
-        f"L{count}{suffix}{drawn}", seed, order[:count], order[count : count + validation], with_label, without_label
+        f"L{count}{suffix}{drawn}",
+        seed,
+        order[:count],
+        order[count : count + validation],
+        with_label,
+        without_label,
     )
 
 
@@ -109,10 +114,14 @@ def choose_split(
     for group, ids in (("labelled", labeled), ("validation", validation)):
         for case in ids:
             if case not in known:
-                problems.append(_usage(f"no case called {case!r}", f"the {group} cases", "name cases of this task"))
+                problems.append(
+                    _usage(f"no case called {case!r}", f"the {group} cases", "name cases of this task")
+                )
             elif case not in labelled:
                 problems.append(
-                    _usage(f"case {case!r} has no label", f"the {group} cases", "name cases that have a label")
+                    _usage(
+                        f"case {case!r} has no label", f"the {group} cases", "name cases that have a label"
+                    )
                 )
     for case in sorted(set(labeled) & set(validation)):
         problems.append(_usage(f"case {case!r} is in both groups", "the split", "keep it in one of them"))

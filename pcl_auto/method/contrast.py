@@ -1,26 +1,28 @@
 """The local contrastive loss, Eq. 3 and 4 of Chaitanya et al. (MedIA 2023, arXiv 2112.09645).
 
 Axes are named in one way throughout: N drawn voxels, A anchors among them, D embedding channels, C foreground
-classes, and K images that offer class means (the B images of the step). The loss is built in four steps: class means,
-cosine logits of every anchor with every mean, a matching that turns an anchor's logits into its loss, and the weights
-of the average in Eq. 3.
+classes, and K images that offer class means (the B images of the step). The loss is built in four steps:
+class means, cosine logits of every anchor with every mean, a matching that turns an anchor's logits into its
+loss, and the weights of the average in Eq. 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from pcl_auto.method.sampling import VoxelSample
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pcl_auto.method.sampling import VoxelSample
 
 Matching = Literal["intra", "inter"]
 
-# Stands in for -inf at absent classes: exp() of it is 0 as well, but a row of it has a finite logsumexp and gradient.
+# Stands in for -inf at absent classes: exp() of it is 0 too, but a row of it keeps the gradient finite.
 _ABSENT = torch.finfo(torch.float32).min
-# Squared norm below which an embedding counts as zero, so that its direction (and gradient) is 0 and not noise.
+# Squared norm up to which an embedding counts as zero: its direction would be noise, its gradient unbounded.
 _ZERO_SQUARED_NORM = 1e-12
 
 
@@ -36,9 +38,9 @@ def local_contrastive_loss(
 ) -> Tensor:
     """Pull anchors to the mean of their class and away from the means of other classes.
 
-    Eq. 3 is averaged as written: over the anchors of a class, over the classes that the image has, over pairs of
-    images, each pair with equal weight. A class that an image lacks is no anchor, positive or negative there. The
-    gradient flows through the class means.
+    Eq. 3 is averaged as written: over the anchors of a class, over the classes that the image has, over pairs
+    of images, each pair with equal weight. A class that an image lacks is no anchor, positive or negative
+    there. The gradient flows through the class means.
 
     Args:
         embeddings: h_φ of the drawn voxels, z, shape (N, D), any floating dtype; computed on in float32.
@@ -50,8 +52,8 @@ def local_contrastive_loss(
         matching: "intra" pairs an image with itself; "inter" pairs every two different images of the batch.
 
     Returns:
-        Scalar, float32. 0, with zero gradient, where nothing can be contrasted: no foreground at all, a single class
-        (intra), or fewer than two images with foreground (inter).
+        Scalar, float32. 0, with zero gradient, where nothing can be contrasted: no foreground at all, a
+        single class (intra), or fewer than two images with foreground (inter).
 
     Raises:
         ValueError: If the shapes do not fit or a setting is out of range.
@@ -78,14 +80,15 @@ def class_means(
         n_classes: Foreground classes, C.
 
     Returns:
-        The means in float32, shape (B, C, D), 0 where the class is absent; and whether it is present, shape (B, C).
+        The means in float32, shape (B, C, D), 0 where the class is absent; and whether it is present, shape
+        (B, C).
     """
     group = sample.image * n_classes + sample.cls  # (N,)
-    sums = torch.zeros(n_images * n_classes, embeddings.shape[1], device=embeddings.device)
-    means = sums.index_add(0, group, embeddings.float())  # (B C, D), still sums
-    counts = _group_counts(sample.image, sample.cls, n_images, n_classes)
-    means = means.unflatten(0, (n_images, n_classes)) / counts.clamp(min=1).unsqueeze(-1)
-    return means, counts > 0
+    embeddings = embeddings.float()
+    sums = embeddings.new_zeros(n_images * n_classes, embeddings.shape[1]).index_add(0, group, embeddings)
+    sums = sums.view(n_images, n_classes, -1)  # (B, C, D)
+    counts = _group_counts(sample.image, sample.cls, n_images, n_classes)  # (B, C)
+    return sums / counts.clamp(min=1).unsqueeze(-1), counts > 0
 
 
 def cosine_logits(anchors: Tensor, means: Tensor, temperature: float) -> Tensor:
@@ -99,9 +102,9 @@ def cosine_logits(anchors: Tensor, means: Tensor, temperature: float) -> Tensor:
     Returns:
         Logits in float32, shape (A, K, C); 0 where an embedding or a mean is zero.
     """
-    # Under autocast the product would be rounded to half precision before τ = 0.1 magnifies the error tenfold.
+    # Autocast would round the cosines to half precision, and the division by τ magnifies that error.
     with torch.autocast(anchors.device.type, enabled=False):
-        # a = anchors, k = images, c = classes, d = channels
+        # Letters: a anchors, k images, c classes, d channels.
         cosine = torch.einsum("ad,kcd->akc", _directions(anchors.float()), _directions(means.float()))
     return cosine / temperature
 
@@ -127,8 +130,8 @@ def intra_matching(logits: Tensor, present: Tensor, image: Tensor, cls: Tensor) 
 def inter_matching(logits: Tensor, present: Tensor, image: Tensor, cls: Tensor) -> Tensor:
     """Eq. 4 with x' ≠ x, averaged over all other images x' that hold any class.
 
-    The denominator of a pair sums the class means of both images. Positives are the mean of the anchor's class in x
-    and, where x' has that class, in x'; the loss is averaged over them.
+    The denominator of a pair sums the class means of both images. Positives are the mean of the anchor's
+    class in x and, where x' has that class, in x'; the loss is averaged over them.
 
     Args:
         logits: Logits of the anchors with all means, shape (A, K, C).
@@ -153,10 +156,10 @@ def inter_matching(logits: Tensor, present: Tensor, image: Tensor, cls: Tensor) 
 
 
 def anchor_weights(image: Tensor, cls: Tensor, n_images: int, n_classes: int) -> Tensor:
-    """Weight every anchor as the nested means of Eq. 3 do: 1 / (anchors of its class · classes of its image · images).
+    """Turn the nested means of Eq. 3 into one weight per anchor.
 
-    An image has as many partners as any other, so the mean over images of the mean over partners is the mean over
-    pairs. Classes and images without anchors do not count.
+    It is 1 / (anchors of its class in its image · classes of its image · images with any class). Every image
+    has the same number of partners, so the mean over images of the mean over partners is the mean over pairs.
 
     Args:
         image: Image of each anchor, shape (A,).
@@ -180,10 +183,10 @@ _MATCHINGS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def _group_counts(image: Tensor, cls: Tensor, n_images: int, n_classes: int) -> Tensor:
-    """Count voxels per image and class, shape (B, C), float32; ``bincount`` would make the host wait for a GPU."""
-    counts = torch.zeros(n_images * n_classes, device=image.device)
-    counts = counts.index_add(0, image * n_classes + cls, torch.ones(len(image), device=image.device))
-    return counts.unflatten(0, (n_images, n_classes))
+    """Count per image and class, shape (B, C), float32; ``bincount`` would wait for the device."""
+    counts = torch.zeros(n_images * n_classes, dtype=torch.float32, device=image.device)
+    counts = counts.index_add(0, image * n_classes + cls, counts.new_ones(len(image)))
+    return counts.view(n_images, n_classes)
 
 
 def _directions(vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The contrastive head h_φ: it lives beside the network during training and is not part of the trained model."""
+"""The contrastive head h_φ: it serves training only and is no part of the segmentation network."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class ContrastHead(nn.Module):
     """Project features to the space of the contrastive loss: h_φ of Chaitanya et al. (arXiv 2112.09645).
 
-    The paper applies two 1×1 convolutions to the full feature map. A 1×1 convolution is the same linear map at every
-    voxel and never looks at a neighbour, so gathering voxels first and applying linear layers to them gives the same
-    numbers, in 2D and 3D, at the cost of the gathered voxels alone.
+    The paper applies two 1×1 convolutions to the full feature map. A 1×1 convolution is the same linear map
+    at every voxel and never looks at a neighbour, so gathering voxels first and applying linear layers to
+    them gives the same numbers, in 2D and 3D, at the cost of the gathered voxels alone.
 
     Args:
         in_channels: Feature channels of the network, F.

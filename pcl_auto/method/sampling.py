@@ -1,8 +1,9 @@
 """Which voxels the contrastive loss sees: a uniform draw per image and foreground class.
 
-The features before the segmentation layer exist at full resolution, but Eq. 3 and 4 of Chaitanya et al. (MedIA 2023,
-arXiv 2112.09645) need them only at the voxels of the foreground classes: a few as anchors, and the rest through a
-mean. A few hundred voxels per class estimate that mean without bias, so only they are gathered and projected.
+The features before the segmentation layer exist at full resolution, but Eq. 3 and 4 of Chaitanya et al.
+(MedIA 2023, arXiv 2112.09645) need them only at the voxels of the foreground classes: a few as anchors, and
+the rest through a mean. A few hundred voxels per class estimate that mean without bias, so only they are
+gathered and projected.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Random keys are drawn below this value; it marks what must not be drawn. 31 bits make ties too rare to be seen.
+# Random keys lie below this value, which marks what must not be drawn. 31 bits: ties are too rare to matter.
 _NEVER = torch.iinfo(torch.int32).max
 
 
@@ -27,7 +28,7 @@ class VoxelSample:
     voxel: Tensor
     """Flat index into the spatial axes (row-major)."""
     rank: Tensor
-    """Position 0, 1, ... within the (image, class) group, in random order: ``rank < k`` is a uniform draw of k."""
+    """Position 0, 1, ... within the (image, class) group, shuffled: ``rank < k`` is a uniform draw of k."""
 
     def __len__(self) -> int:
         """Number of drawn voxels, N."""
@@ -37,13 +38,13 @@ class VoxelSample:
 def sample_voxels(
     labels: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None = None
 ) -> VoxelSample:
-    """Draw up to ``per_class`` voxels of every foreground class of every image, uniformly, without replacement.
+    """Draw up to ``per_class`` voxels of every class of every image, uniformly and without replacement.
 
-    The set drawn for class c of image x stands for S_c(x) of Eq. 3. On a GPU the host waits for the device once.
+    The set drawn for class c of image x stands for S_c(x) of Eq. 3. The host waits for a GPU once.
 
     Args:
-        labels: Integer labels, shape (B, *spatial): 0 is background, 1 to C are the classes; anything else (an
-            ignore label, padding) is never drawn.
+        labels: Integer labels, shape (B, *spatial): 0 is background, 1 to C are the classes; anything else
+            (an ignore label, padding) is never drawn.
         n_classes: Number of foreground classes, C.
         per_class: Voxels per image and class; all of them where there are fewer. 0 draws every voxel.
         generator: Source of randomness, on the device of ``labels``.
@@ -72,8 +73,8 @@ def gather_features(features: Tensor, sample: VoxelSample) -> Tensor:
     """Take the feature vectors at the drawn voxels; differentiable.
 
     Args:
-        features: Feature map, shape (B, F, *spatial) with the spatial axes of the sampled labels. It is read in
-            place, contiguous or channels-last.
+        features: Feature map, shape (B, F, *spatial) with the spatial axes of the sampled labels. It is read
+            in place, contiguous or channels-last.
         sample: The N drawn voxels.
 
     Returns:
@@ -92,7 +93,7 @@ def gather_features(features: Tensor, sample: VoxelSample) -> Tensor:
 def _few_voxels(
     flat: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None
 ) -> VoxelSample:
-    """Draw by the smallest random keys: selection happens at known shapes, so only ``nonzero`` waits for the device."""
+    """Draw by the lowest random keys: shapes are known beforehand, only ``nonzero`` waits for the device."""
     keys = torch.randint(_NEVER, flat.shape, generator=generator, dtype=torch.int32, device=flat.device)
     lowest = [
         keys.masked_fill(flat != label, _NEVER).topk(per_class, dim=1, largest=False, sorted=True)

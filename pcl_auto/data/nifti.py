@@ -1,0 +1,275 @@
+"""The file probe: what one image or label file holds, and everything that makes it unfit for training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pcl_auto.data.nifti_bytes import Voxels, read_volume
+from pcl_auto.data.nifti_header import Affine, Header
+from pcl_auto.errors import Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Range = tuple[int, int]
+Index = tuple[int, ...]
+
+# Voxels looked at together; keeps every temporary array small beside the volume.
+_SLAB_VOXELS = 1 << 21
+# More different values than this are no label map, and not worth counting.
+_MOST_LABEL_VALUES = 1024
+_LISTED_VALUES = 8
+# Grids agree when no corner voxel is further off than this, plus what float32 storage of the affine can explain.
+_GRID_TOLERANCE_VOXELS = 0.02
+_GRID_RELATIVE_NOISE = 2e-6
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Facts about one file: grid, voxel type, where it is not zero, and for labels the count of every value.
+
+    ``affine`` maps voxel indices to mm in RAS (nibabel's convention, sform before qform). ``nonzero_box`` holds a
+    half-open index range per axis, (0, 0) for an all-zero volume; NaN and infinity count as zero there.
+    ``label_values`` is None for images, and for labels whose values are not whole numbers.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    channels: int
+    spacing_mm: tuple[float, float, float]
+    affine: Affine
+    dtype: str
+    nonzero_box: tuple[Range, Range, Range]
+    constant_channels: tuple[int, ...]
+    label_values: dict[int, int] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts without ``path`` and ``label_values``, ready for JSON."""
+        facts = asdict(self)
+        del facts["path"], facts["label_values"]
+        return facts
+
+
+def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
+    """Read an image to its last byte; what is wrong is returned, never raised.
+
+    Returns:
+        The facts, or None where the voxels cannot be had, and the problems. NaN and infinite voxels are a problem
+        that comes together with the facts.
+    """
+    content, problems = read_volume(path)
+    if content is None:
+        return None, problems
+    header, voxels = content
+    survey = _Survey.of(header, voxels)
+    return survey.volume(path, header), survey.not_finite(str(path))
+
+
+def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, list[Problem]]:
+    """Read a label map to its last byte; its values must be whole numbers from ``allowed``.
+
+    Returns:
+        The facts, or None where the voxels cannot be had, and the problems; nothing is rounded.
+    """
+    content, problems = read_volume(path)
+    if content is None:
+        return None, problems
+    header, voxels = content
+    where = str(path)
+    if header.channels > 1:
+        found = f"4D ({' x '.join(map(str, (*header.shape, header.channels)))})"
+        fix = "save one label map per case, with a whole number per voxel"
+        return None, [Problem("label is not a 3D volume", where, fix, "3D", found)]
+    survey = _Survey.of(header, voxels)
+    problems = survey.not_finite(where) or _fractional(header, voxels, where)
+    if problems:
+        return survey.volume(path, header), problems
+    values = _count_values(header, voxels)
+    problems = _undeclared(values, allowed, where)
+    return survey.volume(path, header, values if len(values) <= _MOST_LABEL_VALUES else None), problems
+
+
+def compare_grids(image: Volume, label: Volume) -> list[Problem]:
+    """Whether ``label`` lies on the voxels of ``image``.
+
+    The shapes must be equal, and the label's corner voxels must lie within 0.02 voxels of the image's along every
+    axis, plus two parts in a million of the distance from the origin, which is what float32 affines can lose.
+    """
+    if image.shape != label.shape:
+        fix = f"resample the label onto the voxels of {image.path}"
+        shapes = (" x ".join(map(str, volume.shape)) for volume in (image, label))
+        return [Problem("label and image differ in shape", str(label.path), fix, *shapes)]
+    ours, theirs = np.asarray(image.affine), np.asarray(label.affine)
+    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in image.shape))]).T
+    apart_mm = (theirs - ours)[:3] @ corners  # (3, 8)
+    apart_voxels = np.abs(np.linalg.inv(ours[:3, :3]) @ apart_mm).max()
+    reach_mm = np.abs(ours[:3]) @ np.array([*image.shape, 1])
+    noise_voxels = _GRID_RELATIVE_NOISE * reach_mm.max() / min(image.spacing_mm)
+    if apart_voxels <= _GRID_TOLERANCE_VOXELS + noise_voxels:
+        return []
+    distance_mm = np.linalg.norm(apart_mm, axis=0).max()
+    return [
+        Problem(
+            "label and image lie apart in space",
+            str(label.path),
+            f"save the label with the affine of {image.path} if it was drawn on that image, else resample it",
+            f"affine {_rows(ours)}",
+            f"affine {_rows(theirs)}, up to {distance_mm:.4g} mm apart",
+        )
+    ]
+
+
+@dataclass
+class _Survey:
+    """What one pass over the voxels gathers; the order of the pass is that of the file, x first, channels last."""
+
+    occupied: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+    low: list[float]
+    high: list[float]
+    bad_count: int = 0
+    first_bad: Index = ()
+
+    @classmethod
+    def of(cls, header: Header, voxels: Voxels) -> _Survey:
+        x, y, z = (np.zeros(size, dtype=np.bool_) for size in header.shape)
+        limits = [np.inf] * header.channels, [-np.inf] * header.channels
+        survey = cls((x, y, z), *limits)
+        for start, channel, values in _slabs(header, voxels):
+            survey.add(start, channel, values)
+        return survey
+
+    def add(self, start: int, channel: int, values: Voxels) -> None:
+        """Take in ``values`` (x, y, slab), whose first slice is slice ``start`` of ``channel``."""
+        nonzero = values != 0
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values)
+            if not finite.all():
+                self._note_bad(start, channel, finite)
+                nonzero &= finite
+                values = values[finite]
+        plane = nonzero.any(axis=2)
+        x, y, z = self.occupied
+        x |= plane.any(axis=1)
+        y |= plane.any(axis=0)
+        z[start : start + nonzero.shape[2]] |= nonzero.any(axis=(0, 1))
+        if values.size:
+            self.low[channel] = min(self.low[channel], values.min().item())
+            self.high[channel] = max(self.high[channel], values.max().item())
+
+    def _note_bad(self, start: int, channel: int, finite: npt.NDArray[np.bool_]) -> None:
+        bad = ~finite
+        if not self.bad_count:
+            x, y, z = _first_index(bad)
+            self.first_bad = (x, y, z + start, channel)
+        self.bad_count += int(bad.sum())
+
+    def not_finite(self, where: str) -> list[Problem]:
+        """The problem of NaN or infinite voxels, if there are any."""
+        if not self.bad_count:
+            return []
+        *voxel, channel = self.first_bad
+        place = f"({', '.join(map(str, voxel))})" + (f" of channel {channel}" if len(self.low) > 1 else "")
+        found = f"{self.bad_count}, the first at voxel {place}"
+        fix = (
+            "restore the volume from its source, or replace these voxels by a value that means nothing there"
+        )
+        return [Problem("NaN or infinite voxels", where, fix, "finite values", found)]
+
+    def volume(self, path: Path, header: Header, values: dict[int, int] | None = None) -> Volume:
+        x, y, z = (_span(axis) for axis in self.occupied)
+        constant = (channel for channel in range(header.channels) if self.low[channel] >= self.high[channel])
+        return Volume(
+            path=path,
+            shape=header.shape,
+            channels=header.channels,
+            spacing_mm=header.spacing_mm,
+            affine=header.affine,
+            dtype=header.dtype.name,
+            nonzero_box=(x, y, z),
+            constant_channels=tuple(constant),
+            label_values=values,
+        )
+
+
+def _slabs(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:
+    """First slice, channel and real (scaled) values (x, y, slab) of one slab of ``voxels`` after the other."""
+    width, height, depth = header.shape
+    step = max(1, _SLAB_VOXELS // (width * height))
+    for channel, start in product(range(header.channels), range(0, depth, step)):
+        stored = voxels[:, :, start : start + step, channel]
+        if not header.scaled:
+            yield start, channel, stored
+            continue
+        with np.errstate(all="ignore"):  # an overflow becomes an infinite voxel, which is reported as such
+            yield start, channel, stored.astype(np.float64) * header.slope + header.intercept
+
+
+def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
+    count, first, example = 0, (0, 0, 0), 0.0
+    for start, _, values in _slabs(header, voxels):
+        if values.dtype.kind != "f":
+            return []
+        uneven = values != np.rint(values)
+        if not count and uneven.any():
+            x, y, z = _first_index(uneven)
+            first, example = (x, y, z + start), float(values[x, y, z])
+        count += int(uneven.sum())
+    if not count:
+        return []
+    scaling = f" (stored with scl_slope {header.slope:g})" if header.scaled else ""
+    found = f"{count} voxels with a fraction, the first {example:.9g} at {first}{scaling}"
+    fix = "save the label again as uint8, from before it was resampled or scaled"
+    return [Problem("fractional label values", where, fix, "whole numbers", found)]
+
+
+def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
+    """Voxels per value, in the order of the values; stops early once there are far too many for a label map."""
+    counts: dict[int, int] = {}
+    for _, _, values in _slabs(header, voxels):
+        if values.min() >= 0 and values.max() < 1 << 16:
+            histogram = np.bincount(values.ravel(order="K").astype(np.intp))
+            present = np.flatnonzero(histogram)
+            pairs = zip(present.tolist(), histogram[present].tolist(), strict=True)
+        else:
+            present, amounts = np.unique(values, return_counts=True)
+            pairs = zip(present.tolist(), amounts.tolist(), strict=True)
+        for value, amount in pairs:
+            counts[int(value)] = counts.get(int(value), 0) + amount
+        if len(counts) > _MOST_LABEL_VALUES:
+            break
+    return dict(sorted(counts.items()))
+
+
+def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) -> list[Problem]:
+    strange = [value for value in values if value not in allowed]
+    if not strange:
+        return []
+    if len(values) > _MOST_LABEL_VALUES:
+        found, fix = f"more than {_MOST_LABEL_VALUES} different values", "replace this file by the label map"
+    else:
+        found = ", ".join(f"{value} ({values[value]} voxels)" for value in strange[:_LISTED_VALUES])
+        found += f" and {len(strange) - _LISTED_VALUES} more" if len(strange) > _LISTED_VALUES else ""
+        fix = "correct the label map, or declare the value under labels in dataset.json"
+    expected = "only " + ", ".join(map(str, sorted(allowed)))
+    return [Problem("label values that dataset.json does not declare", where, fix, expected, found)]
+
+
+def _first_index(marked: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Index of the first true voxel in file order; there must be one."""
+    x, y, z = np.unravel_index(int(np.argmax(marked.ravel(order="F"))), marked.shape, order="F")
+    return int(x), int(y), int(z)
+
+
+def _span(occupied: npt.NDArray[np.bool_]) -> Range:
+    where = np.flatnonzero(occupied)
+    return (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)
+
+
+def _rows(affine: npt.NDArray[Any]) -> str:
+    return "[" + "; ".join(" ".join(f"{value:.5g}" for value in row) for row in affine[:3]) + "]"

@@ -1,0 +1,238 @@
+"""The nnU-Net trainer that lives through the self-training story: labelled and pseudo-labelled cases together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch import Tensor, autocast, nn
+
+from pcl_auto.data import split as splits
+from pcl_auto.method.contrast import local_contrastive_loss
+from pcl_auto.method.head import ContrastHead
+from pcl_auto.method.sampling import gather_features, sample_voxels
+from pcl_auto.nnunet import pseudo_labels, streams
+from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, make_optimizer
+from pcl_auto.rounds import self_train
+from pcl_auto.run.files import read_json
+
+# nnU-Net clips the gradient of its network to this norm.
+MAX_GRADIENT_NORM = 12
+
+
+class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds trainers by name)
+    """Pseudo-label local contrastive learning (Chaitanya et al., MedIA 2023) in rounds of self-training."""
+
+    head: nn.Module
+
+    def initialize(self) -> None:
+        """Build the network, and beside it the contrastive head h_φ with an optimiser of its own.
+
+        A second optimiser, so that nnU-Net can go on with the first one's state by itself.
+        """
+        super().initialize()
+        self.features = DecoderFeatures(self.network)
+        self.head = ContrastHead(self.features.width, self.recipe.contrast.dimensions).to(self.device)
+        self.head_optimizer = make_optimizer(self.head.parameters(), self.recipe.optimizer)
+        self.head_lr_scheduler = PolyLRScheduler(self.head_optimizer, self.initial_lr, self.num_epochs)
+        self.split = splits.from_dict(read_json(self.data.split_file(self.settings.split)))
+        self.store = self.data.store(self.settings.store)
+        self.dataloader_unlabeled: Any = None
+
+    def learn(self) -> None:
+        """The supervised start, then the rounds."""
+        self_train(self, self.recipe.schedule)
+
+    # --- step two (Eq. 2) -------------------------------------------------------------------------------------
+
+    def learn_jointly(self, round_number: int, until_epoch: int) -> None:
+        """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
+        patches: int = self.configuration_manager.batch_size
+        unlabeled = self.recipe.batch.unlabeled(patches)
+        self._open_streams(patches - unlabeled)
+        self.dataloader_unlabeled = streams.same_augmentation(
+            self.dataloader_train,
+            pseudo_labels.round_folder(self.run_folder, round_number).cases,
+            unlabeled,
+            self.oversample_foreground_percent,
+            self.label_manager,
+            pin_memory=self.device.type == "cuda",
+        )
+        self._train_until(until_epoch, f"round {round_number}")
+
+    def _close_streams(self) -> None:
+        super()._close_streams()
+        streams.close(self.dataloader_unlabeled)
+        self.dataloader_unlabeled = None
+
+    def on_train_epoch_start(self) -> None:
+        """Decay the head's learning rate with the network's."""
+        super().on_train_epoch_start()
+        self.head.train()
+        self.head_lr_scheduler.step(self.current_epoch)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One step: on labelled patches in the supervised start, on labelled and unlabelled ones in a round."""
+        if self.dataloader_unlabeled is None:
+            result: dict[str, Any] = super().train_step(batch)
+            return result
+        unlabeled = next(self.dataloader_unlabeled)
+        images = torch.cat([batch["data"], unlabeled["data"]]).to(self.device, non_blocking=True)
+        targets = [target.to(self.device, non_blocking=True) for target in _scales(batch["target"])]
+        labels = torch.cat([_scales(batch["target"])[0], _scales(unlabeled["target"])[0]])
+        labels = labels[:, 0].to(self.device, non_blocking=True)  # (B, *patch)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        self.head_optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device.type, enabled=self.device.type == "cuda"):
+            outputs = _scales(self.network(images))
+            labeled = len(targets[0])
+            segmentation = self.loss(_like(batch["target"], [output[:labeled] for output in outputs]), _like(batch["target"], targets))
+        contrast = self._contrast(self.features.take(), labels)
+        self._descend(segmentation + self.recipe.contrast.weight * contrast)
+        return {
+            "loss": segmentation.detach().cpu().numpy(),
+            "contrast": contrast.detach().cpu().numpy(),
+        }
+
+    def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
+        """L_cont of a step over labelled and unlabelled patches: features (B, F, *patch), labels (B, *patch)."""
+        settings = self.recipe.contrast
+        classes = len(self.label_manager.foreground_labels)
+        sample = sample_voxels(labels, classes, settings.mean_voxels)
+        # In float32 also where the network runs in half precision: e^(1/τ) leaves no room for rounding.
+        with autocast(self.device.type, enabled=False):
+            embeddings = self.head(gather_features(features, sample).float())
+            return local_contrastive_loss(
+                embeddings,
+                sample,
+                n_images=len(labels),
+                n_classes=classes,
+                n_anchors=settings.anchors,
+                temperature=settings.temperature,
+                matching=settings.matching,
+            )
+
+    def _descend(self, loss: Tensor) -> None:
+        """One step down, as nnU-Net makes it, for the network and for the head."""
+        trained = ((self.optimizer, self.network), (self.head_optimizer, self.head))
+        if self.grad_scaler is None:
+            loss.backward()
+        else:
+            self.grad_scaler.scale(loss).backward()
+        for optimizer, module in trained:
+            if self.grad_scaler is not None:
+                self.grad_scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
+        for optimizer, _ in trained:
+            if self.grad_scaler is None:
+                optimizer.step()
+            else:
+                self.grad_scaler.step(optimizer)
+        if self.grad_scaler is not None:
+            self.grad_scaler.update()
+
+    # --- pseudo-labels ----------------------------------------------------------------------------------------
+
+    def pseudo_label(self, round_number: int) -> None:
+        """Segment the unlabelled cases with the network of the moment and put the result on record.
+
+        The network is that of the last checkpoint: what an interrupted try has finished is what it would be again.
+        """
+        folder = pseudo_labels.round_folder(self.run_folder, round_number)
+        if folder.complete:
+            return
+        self._close_streams()
+        patch = tuple(self.configuration_manager.patch_size)
+        foreground = list(self.label_manager.foreground_labels)
+        pseudo_labels.predict_round(
+            self._segmenter(),
+            self.split.unlabeled,
+            self.store,
+            folder,
+            patch_voxels=patch,
+            classes=foreground,
+            progress=lambda done, total: self._notify("pseudo_label", round=round_number, done=done, total=total),
+        )
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        names = {name: value for name, value in self.dataset_json["labels"].items() if value in foreground}
+        previous = pseudo_labels.round_folder(self.run_folder, round_number - 1) if round_number > 1 else None
+        rows = pseudo_labels.keep_ledger(
+            folder,
+            previous,
+            self.split.unlabeled,
+            self._labeled_volumes_ml(names),
+            classes=names,
+            voxel_ml=self._voxel_ml(),
+        )
+        self.events.emit("pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(names)))
+
+    def _notify(self, event: str, **values: Any) -> None:
+        """Tell a listener what is too frequent to put on record."""
+        if self.events.listener is not None:
+            self.events.listener(event, values)
+
+    def _segmenter(self) -> pseudo_labels.Segmenter:
+        """nnU-Net's sliding window over the network of the moment, not compiled: its outputs change shape here."""
+        self.set_deep_supervision_enabled(False)  # noqa: FBT003
+        predictor = nnUNetPredictor(
+            use_mirroring=self.recipe.pseudo_labels.mirroring,
+            perform_everything_on_device=self.device.type == "cuda",
+            device=self.device,
+            allow_tqdm=False,
+        )
+        predictor.manual_initialization(
+            unwrapped(self.network),
+            self.plans_manager,
+            self.configuration_manager,
+            None,
+            self.dataset_json,
+            type(self).__name__,
+            self.inference_allowed_mirroring_axes,
+        )
+        return predictor.predict_sliding_window_return_logits  # type: ignore[no-any-return]
+
+    def _voxel_ml(self) -> float:
+        """Volume of a stored voxel in millilitres; in 2D the planned slice distance stands in for each case's own."""
+        spacing = list(self.configuration_manager.spacing)
+        if len(spacing) == 2:
+            spacing.append(self.plans_manager.plans["original_median_spacing_after_transp"][0])
+        return float(np.prod(spacing)) / 1000
+
+    def _labeled_volumes_ml(self, classes: dict[str, int]) -> dict[str, np.ndarray]:
+        labeled = self.data.labeled_view(self.settings.split, self.configuration_name)
+        maps = [pseudo_labels.read_labels(labeled, case) for case in self.split.labeled]
+        return {
+            name: np.array([np.count_nonzero(labels == value) for labels in maps]) * self._voxel_ml()
+            for name, value in classes.items()
+        }
+
+    # --- files ------------------------------------------------------------------------------------------------
+
+    def own_state(self) -> dict[str, Any]:
+        """The head and its optimiser beside what every trainer keeps."""
+        return {
+            **super().own_state(),
+            "head": self.head.state_dict(),
+            "head_optimizer": self.head_optimizer.state_dict(),
+        }
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`own_state` kept."""
+        super().load_own_state(state)
+        self.head.load_state_dict(state["head"])
+        self.head_optimizer.load_state_dict(state["head_optimizer"])
+
+
+def _scales(value: Tensor | list[Tensor]) -> list[Tensor]:
+    """Outputs or targets as a list from full resolution down; without deep supervision there is one."""
+    return value if isinstance(value, list) else [value]
+
+
+def _like(target: Tensor | list[Tensor], scales: list[Tensor]) -> Tensor | list[Tensor]:
+    """``scales`` in the form that nnU-Net's loss expects for ``target``."""
+    return scales if isinstance(target, list) else scales[0]

@@ -1,0 +1,126 @@
+"""Pseudo-labels of a round: predicted in preprocessed space, stored as nnU-Net reads them, put on record."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from pcl_auto.method.judgement import LedgerRow, judge
+from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label, staging_folder
+from pcl_auto.run.files import link_relative, write_text
+
+# Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
+Segmenter = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class RoundFolder:
+    """``pseudo_labels/round_k`` of a run: the cases that training reads, and the ledger, written last."""
+
+    path: Path
+
+    @property
+    def cases(self) -> Path:
+        """The folder in nnU-Net's format; it holds nothing but cases."""
+        return self.path / "cases"
+
+    @property
+    def ledger(self) -> Path:
+        """One line per case: volumes, change, and whether it is used."""
+        return self.path / "ledger.csv"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every case of the round was pseudo-labelled."""
+        return self.ledger.is_file()
+
+
+def round_folder(run: Path, number: int) -> RoundFolder:
+    """The pseudo-labels of round ``number`` of the run in folder ``run``."""
+    return RoundFolder(run / "pseudo_labels" / f"round_{number}")
+
+
+def predict_round(
+    segment: Segmenter,
+    cases: Sequence[str],
+    store: Path,
+    folder: RoundFolder,
+    *,
+    patch_voxels: tuple[int, ...],
+    classes: Sequence[int],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept."""
+    images = nnUNetDatasetBlosc2(str(store), list(cases))
+    for index, case in enumerate(cases):
+        if not is_stored(folder.cases, case):
+            data, region, _, properties = images.load_case(case)
+            labels = segment(torch.from_numpy(data[:])).argmax(0).cpu().numpy().astype(np.int16)[None]
+            # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
+            labels[(labels == 0) & (region[:] < 0)] = -1
+            properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, list(classes))
+            staged = staging_folder(folder.cases)
+            try:
+                save_label(staged, case, labels, properties, patch_voxels)
+                link_relative(case_files(staged, case)[0], case_files(store, case)[0])
+                publish_case(staged, folder.cases, case)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+        progress(index + 1, len(cases))
+
+
+def read_labels(folder: Path, case: str) -> np.ndarray:
+    """The stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
+    _, seg, _, _ = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)
+    labels: np.ndarray = np.maximum(seg[0], 0)
+    return labels
+
+
+def keep_ledger(
+    folder: RoundFolder,
+    previous: RoundFolder | None,
+    cases: Sequence[str],
+    labeled: dict[str, np.ndarray],
+    *,
+    classes: dict[str, int],
+    voxel_ml: float,
+) -> list[LedgerRow]:
+    """Judge the round's pseudo-labels against the labelled cases and the last round, and write the ledger."""
+    rows = [
+        judge(
+            case,
+            read_labels(folder.cases, case),
+            None if previous is None else read_labels(previous.cases, case),
+            labeled,
+            classes=classes,
+            voxel_ml=voxel_ml,
+        )
+        for case in cases
+    ]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0].as_dict()) if rows else ["case"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.as_dict() for row in rows)
+    write_text(folder.ledger, table.getvalue())
+    return rows
+
+
+def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]:
+    """What a round's ledger says in a few numbers."""
+    changes = [row.change_dice for row in rows if row.change_dice is not None]
+    return {
+        "cases": len(rows),
+        "outside_labeled_range": sum(bool(row.remarks) for row in rows),
+        "dice_to_last_round": float(np.mean(changes)) if changes else None,
+        "vanished": [name for name in classes if rows and all(row.volumes_ml[name] == 0 for row in rows)],
+    }

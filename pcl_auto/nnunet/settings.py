@@ -1,0 +1,59 @@
+"""What our trainers read from the plans: nnU-Net hands a trainer nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.recipe import Recipe, from_dict
+
+# nnU-Net keeps keys of a configuration that it does not know.
+KEY = "pclauto"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The recipe of a run, its split, its case store and how far it is to be reproducible."""
+
+    recipe: Recipe
+    seed: int
+    split: str
+    store: str
+    deterministic: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values for a plans file."""
+        return {
+            "recipe": self.recipe.as_dict(),
+            "seed": self.seed,
+            "split": self.split,
+            "store": self.store,
+            "deterministic": self.deterministic,
+        }
+
+
+def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSettings:
+    """The settings in a plans configuration.
+
+    Raises:
+        StateError: the plans were not written by ``pclauto train``.
+    """
+    values = configuration.get(KEY)
+    if values is None:
+        raise StateError(
+            Problem(
+                what="the plans say nothing about a split and a recipe",
+                where=plans_name,
+                expected=f"a key {KEY!r} in the configuration, as `pclauto train` writes it",
+                fix="run `pclauto train` (with --dry-run to write nothing but the split) and use its plans",
+            )
+        )
+    return RunSettings(
+        recipe=from_dict(values["recipe"]),
+        seed=values["seed"],
+        split=values["split"],
+        store=values["store"],
+        deterministic=values["deterministic"],
+    )

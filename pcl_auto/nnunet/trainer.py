@@ -1,0 +1,302 @@
+"""The nnU-Net trainer that follows a recipe, on labelled cases alone.
+
+nnU-Net builds a trainer from names; the recipe, the split and the seed come with the plans
+(:mod:`pcl_auto.nnunet.settings`). The network stays nnU-Net's own, the checkpoint says so, and what is ours lies
+under one key of it: stock ``nnUNetv2_predict`` reads every model.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from pcl_auto import __version__
+from pcl_auto.errors import NumericalError, Problem
+from pcl_auto.nnunet import streams
+from pcl_auto.nnunet.checkpoints import FINAL, FORMAT, LATEST, OWN_KEY, plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.features import unwrapped
+from pcl_auto.nnunet.settings import read_settings
+from pcl_auto.recipe import Optimizer, Recipe
+from pcl_auto.run.events import EventLog
+from pcl_auto.run.workspace import DatasetFolder
+
+# nnU-Net's share of validation steps, and the seconds between two drawings of progress.png (which takes one or two).
+VALIDATION_SHARE = 0.2
+PROGRESS_PNG_SECONDS = 120.0
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names; ``sgd`` is nnU-Net's, with its momentum."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, rate, weight_decay=decay, momentum=0.99, nesterov=True)
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return kind(parameters, rate, weight_decay=decay)
+
+
+class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801 (nnU-Net finds trainers by name)
+    """nnU-Net on the split's labelled cases, with the recipe's schedule: the baseline, and the start of the rounds."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = read_settings(self.configuration_manager.configuration, self.plans_manager.plans_name)
+        self.data = DatasetFolder(Path(self.preprocessed_dataset_folder_base))
+        self.run_folder = Path(self.output_folder)
+        self.events = EventLog(self.run_folder / "events.jsonl")
+
+        schedule, optimizer = self.recipe.schedule, self.recipe.optimizer
+        self.num_epochs = schedule.epochs
+        self.num_iterations_per_epoch = schedule.steps_per_epoch
+        self.initial_lr, self.weight_decay = optimizer.learning_rate, optimizer.weight_decay
+        # Without validation cases nnU-Net's curves come from training cases: a glance is enough.
+        self.validation_view = self.data.validation_view(self.settings.split, self.configuration_name)
+        share = VALIDATION_SHARE if self.has_validation else VALIDATION_SHARE / 5
+        self.num_val_iterations_per_epoch = max(1, round(schedule.steps_per_epoch * share))
+        self._progress_png_drawn = 0.0
+        self._best_weights: dict[str, Any] | None = None
+
+    # --- what the recipe and the split decide -----------------------------------------------------------------
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return self.settings.recipe
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the split holds out labelled cases."""
+        return self.validation_view.is_dir()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far."""
+        return int(self.current_epoch)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """The recipe's optimiser, nnU-Net's decay."""
+        optimizer = make_optimizer(self.network.parameters(), self.recipe.optimizer)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def initialize(self) -> None:
+        """Build the network; a seed fixes its first weights."""
+        torch.manual_seed(self.settings.seed)
+        super().initialize()
+
+    def get_tr_and_val_datasets(self) -> tuple[nnUNetDatasetBlosc2, nnUNetDatasetBlosc2]:
+        """The split's labelled cases, and its validation cases where it has some."""
+        labeled = nnUNetDatasetBlosc2(self.preprocessed_dataset_folder)
+        held_out = nnUNetDatasetBlosc2(str(self.validation_view)) if self.has_validation else labeled
+        return labeled, held_out
+
+    # --- the training loop ------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        """Train from the current epoch to the end."""
+        self.on_train_start()
+        try:
+            self.learn()
+        finally:
+            self._close_streams()
+        self.on_train_end()
+
+    def learn(self) -> None:
+        """All epochs on labelled cases alone."""
+        self.learn_from_labels(self.num_epochs)
+
+    def learn_from_labels(self, until_epoch: int) -> None:
+        """Train on labelled cases alone (Eq. 1)."""
+        self._open_streams(self.configuration_manager.batch_size)
+        self._train_until(until_epoch, "supervised")
+
+    def on_train_start(self) -> None:
+        """Build what is missing and put beside the model what prediction needs."""
+        if not self.was_initialized:
+            self.initialize()
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        if self.settings.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
+        self.print_plans()
+        model_folder = Path(self.output_folder_base)
+        save_json(self.plans_manager.plans, str(model_folder / "plans.json"), sort_keys=False)
+        save_json(self.dataset_json, str(model_folder / "dataset.json"), sort_keys=False)
+        shutil.copyfile(self.data.path / "dataset_fingerprint.json", model_folder / "dataset_fingerprint.json")
+
+    def _open_streams(self, labeled_patches: int) -> None:
+        self._close_streams()
+        self.batch_size = labeled_patches
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+
+    def _close_streams(self) -> None:
+        for stream in (self.dataloader_train, self.dataloader_val):
+            streams.close(stream)
+        self.dataloader_train = self.dataloader_val = None
+
+    def _train_until(self, epoch: int, stage: str) -> None:
+        while self.current_epoch < epoch:
+            started = monotonic()
+            self._seed_epoch()
+            self.on_epoch_start()
+            self.on_train_epoch_start()
+            outputs = []
+            for step in range(self.num_iterations_per_epoch):
+                outputs.append(self.train_step(next(self.dataloader_train)))
+                if self.events.listener is not None:
+                    self.events.listener("step", {"epoch": self.epoch, "step": step + 1})
+            self.on_train_epoch_end(outputs)
+            self._validate()
+            self._report(stage, outputs, monotonic() - started)
+            self.on_epoch_end()
+
+    def _validate(self) -> None:
+        with torch.no_grad():
+            self.on_validation_epoch_start()
+            batches = range(self.num_val_iterations_per_epoch)
+            self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
+
+    def _seed_epoch(self) -> None:
+        """In deterministic mode an epoch draws the same numbers whether or not the run was interrupted before."""
+        if self.settings.deterministic:
+            seed = int(np.random.SeedSequence([self.settings.seed, self.epoch]).generate_state(1)[0])
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 (nnU-Net's loaders draw from the global state)
+            torch.manual_seed(seed)
+
+    def _report(self, stage: str, outputs: list[dict[str, Any]], seconds: float) -> None:
+        """Record the epoch; a loss that is no number ends the run before the last checkpoint is replaced.
+
+        Raises:
+            NumericalError: the mean of a loss is not finite.
+        """
+        losses = {key: float(np.mean([output[key] for output in outputs])) for key in outputs[0]}
+        self.events.emit(
+            "epoch",
+            epoch=self.epoch + 1,
+            epochs=self.num_epochs,
+            stage=stage,
+            losses=losses,
+            patch_dice=[float(value) for value in self.logger.get_value("dice_per_class_or_region", step=-1)],
+            patch_dice_of="validation cases" if self.has_validation else "labelled cases",
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            seconds=round(seconds, 2),
+        )
+        if not np.isfinite(list(losses.values())).all():
+            raise NumericalError(
+                Problem(
+                    what="the loss is no longer a number",
+                    where=f"epoch {self.epoch + 1} ({stage})",
+                    found=str(losses),
+                    fix="repeat the command: it goes on from the last checkpoint; if it happens again, lower "
+                    "optimizer.learning_rate in the recipe",
+                )
+            )
+
+    def on_epoch_end(self) -> None:
+        """Keep the state, so that a run that stops here goes on from here."""
+        self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
+        self._keep_best()
+        last = self.current_epoch == self.num_epochs - 1
+        if not last:
+            self.save_checkpoint(str(self.run_folder / LATEST))
+        if last or monotonic() - self._progress_png_drawn > PROGRESS_PNG_SECONDS:
+            self.logger.plot_progress_png(self.output_folder)
+            self._progress_png_drawn = monotonic()
+        self.current_epoch += 1
+
+    def _keep_best(self) -> None:
+        """With validation cases, remember the weights of the best smoothed Dice; never without."""
+        smoothed = float(self.logger.get_value("ema_fg_dice", step=-1))
+        if self.has_validation and (self._best_ema is None or smoothed > self._best_ema):
+            self._best_ema = smoothed
+            weights = unwrapped(self.network).state_dict()
+            self._best_weights = {key: value.detach().cpu().clone() for key, value in weights.items()}
+            self.events.emit("best", epoch=self.epoch + 1, smoothed_patch_dice=smoothed)
+
+    def on_train_end(self) -> None:
+        """Write the model: the last weights, or with validation cases the best ones."""
+        if self._best_weights is not None:
+            unwrapped(self.network).load_state_dict(self._best_weights)
+        self.current_epoch -= 1  # save_checkpoint counts the current epoch as finished, and it was counted
+        self.save_checkpoint(str(self.run_folder / FINAL))
+        self.current_epoch += 1
+        (self.run_folder / LATEST).unlink(missing_ok=True)
+        self.events.emit("trained", epochs=self.epoch)
+
+    # --- files ------------------------------------------------------------------------------------------------
+
+    def print_to_log_file(
+        self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True
+    ) -> None:
+        """nnU-Net's log, without its console."""
+        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+
+    def own_state(self) -> dict[str, Any]:
+        """What of a run stock nnU-Net knows nothing of."""
+        return {
+            "format": FORMAT,
+            "trainer": type(self).__name__,
+            "version": __version__,
+            "settings": self.settings.as_dict(),
+            "best_weights": self._best_weights,
+        }
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`own_state` kept."""
+        self._best_weights = state["best_weights"]
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint whole, in nnU-Net's format, under the name of nnU-Net's own trainer."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return
+        scaler = self.grad_scaler
+        write_checkpoint(
+            Path(filename),
+            {
+                "network_weights": unwrapped(self.network).state_dict(),
+                "optimizer_state": self.optimizer.state_dict(),
+                "grad_scaler_state": None if scaler is None else scaler.state_dict(),
+                "logging": plain(self.logger.get_checkpoint()),
+                "_best_ema": plain(self._best_ema),
+                "current_epoch": self.current_epoch + 1,
+                "init_args": plain({**self.my_init_kwargs, "device": str(self.device)}),
+                # The network is nnU-Net's: its own predictor needs no other class, and none of ours to be installed.
+                "trainer_name": nnUNetTrainer.__name__,
+                "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+                OWN_KEY: self.own_state(),
+            },
+        )
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Take up a run where its checkpoint left it."""
+        if not self.was_initialized:
+            self.initialize()
+        content = read_checkpoint(Path(filename_or_checkpoint), self.device)
+        unwrapped(self.network).load_state_dict(content["network_weights"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self.logger.load_checkpoint(content["logging"])
+        self._best_ema = content["_best_ema"]
+        self.current_epoch = content["current_epoch"]
+        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
+        if OWN_KEY in content:
+            self.load_own_state(content[OWN_KEY])
+

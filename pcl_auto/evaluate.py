@@ -1,25 +1,27 @@
 """Dice and HD95 of predicted label maps against the true ones, per case and class.
 
-Conventions: a class that is in one of the two masks only has Dice 0 and no HD95; a class in neither has no value at
-all. Values that do not exist are NaN; means skip them and say how many they skipped. So HD95 alone can look well
-for a model that misses a structure: read it together with Dice and the ``undefined`` count.
+Conventions: a class that is in only one of the two masks has Dice 0 and no HD95; a class in neither has no
+value at all. Values that do not exist are NaN; means skip them and say how many they skipped. So HD95 alone
+can look good for a model that misses a structure: read it together with Dice and the ``undefined`` count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK
 from scipy import ndimage
 
 from pcl_auto.errors import DataError, Problem, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 Mask = npt.NDArray[np.bool_]
 
@@ -79,9 +81,10 @@ def dice(prediction: Mask, label: Mask) -> float:
 def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float:
     """The larger of the two directed 95th percentiles of the distances between surfaces, in mm.
 
-    The surface of a mask is what an erosion by the 6-neighbourhood (4 in 2D) takes away; outside the image nothing
-    is inside the mask. An axis of length one is no direction in which a mask could have a surface. Percentiles
-    interpolate linearly. NaN when a mask is empty: there is no distance then, neither zero nor infinite.
+    The surface of a mask is what an erosion by the 6-neighbourhood (4 in 2D) takes away; what lies beyond the
+    image border counts as outside. An axis of length one is no direction in which a mask could have a
+    surface. Percentiles interpolate linearly. NaN when either mask or both are empty: there is no distance
+    then, neither zero nor infinite.
 
     Args:
         prediction: a 2D or 3D mask.
@@ -97,7 +100,7 @@ def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float
     if not prediction.any() or not label.any():
         return math.nan
     box = _bounding_box(prediction | label)
-    # What lies on the image border lies on the box border too, so the crop changes no surface and no distance.
+    # Both surfaces lie in the box and beyond its border nothing is inside a mask: exact, and much faster.
     thick = [axis for axis in range(label.ndim) if label.shape[axis] > 1]
     thin = tuple(axis for axis in range(label.ndim) if axis not in thick)
     spacing = [float(spacing_mm[axis]) for axis in thick]
@@ -117,28 +120,29 @@ def evaluate(
 ) -> Evaluation:
     """Score predicted label maps against labels.
 
-    Files are paired by name without ``.nii`` or ``.nii.gz``; of a folder other files and dotfiles are ignored. Two
-    single files are a pair whatever their names.
+    Files are paired by name without ``.nii`` or ``.nii.gz``; in a folder other files and dotfiles are
+    ignored. Two single files are a pair whatever their names. Spacing is the label's. Nothing is written.
 
     Args:
         predictions: a folder or one file.
         labels: a folder or one file.
-        classes: names and voxel values of the classes to score; default: all values but 0 that occur in labels,
-            named by their number. Other values count as background and are listed in ``unscored_values``.
+        classes: names and voxel values of the classes to score; default: all values but 0 that occur in
+            labels, named by their number. Other values count as background and are listed in
+            ``unscored_values``.
         allow_missing: list cases without a partner in ``skipped``, instead of refusing them.
         threads: cases scored at a time.
 
     Raises:
         UsageError: a path does not exist.
-        DataError: files without a partner, unreadable files, grids that differ, values that are no integers, or no
-            case at all; every such problem is listed.
+        DataError: files without a partner, unreadable files, grids that differ, values that are no integers,
+            or no case at all; every such problem is listed.
     """
     pairs, unpaired = _pair(predictions, labels)
     problems = [] if allow_missing else [problem for _, problem in unpaired]
     counted: list[_Counted] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         chosen = None if classes is None else set(classes.values())
-        for outcome in pool.map(lambda pair: _count_case(*pair, chosen), pairs):
+        for outcome in pool.map(lambda pair: _count_case(pair, chosen), pairs):
             if isinstance(outcome, _Counted):
                 counted.append(outcome)
             else:
@@ -149,9 +153,6 @@ def evaluate(
         raise DataError(problems)
     skipped = [{"id": case, "reason": problem.what} for case, problem in unpaired]
     return _summarise(counted, classes, skipped)
-
-
-# --- one pair of masks -----------------------------------------------------------------------------------------------
 
 
 def _require_same_shape(prediction: Mask, label: Mask) -> None:
@@ -173,9 +174,6 @@ def _directed_95_mm(source: Mask, target: Mask, spacing_mm: Sequence[float]) -> 
     return float(np.percentile(distances_mm, 95))
 
 
-# --- one case --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Counted:
     """The scores of one case by voxel value, for the values that occur in it."""
@@ -188,10 +186,9 @@ class _Counted:
     volume_ml: dict[int, dict[str, float]]
 
 
-def _count_case(
-    case: str, prediction_path: Path, label_path: Path, chosen: set[int] | None
-) -> _Counted | list[Problem]:
+def _count_case(pair: tuple[str, Path, Path], chosen: set[int] | None) -> _Counted | list[Problem]:
     """Score one case, or say all that keeps it from being scored."""
+    case, prediction_path, label_path = pair
     problems: list[Problem] = []
     prediction_image, label_image = (_read(path, problems) for path in (prediction_path, label_path))
     if prediction_image is None or label_image is None:
@@ -234,9 +231,9 @@ def _foreground_values(voxels: npt.NDArray[np.integer[Any]]) -> set[int]:
     return {int(value) for value in np.unique(voxels)} - {0}
 
 
-def _read(path: Path, problems: list[Problem]) -> sitk.Image | None:
+def _read(path: Path, problems: list[Problem]) -> SimpleITK.Image | None:
     try:
-        image = sitk.ReadImage(str(path))
+        image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         problems.append(Problem("cannot be read", str(path), "write the file again", found=reason))
@@ -249,16 +246,14 @@ def _read(path: Path, problems: list[Problem]) -> sitk.Image | None:
     return image
 
 
-def _compare_grids(prediction: sitk.Image, path: Path, label: sitk.Image) -> list[Problem]:
+def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Image) -> list[Problem]:
     fix = "predict from the image that belongs to this label, or resample the prediction to it"
     if prediction.GetSize() != label.GetSize():
         return [Problem("size", str(path), fix, f"{label.GetSize()} as the label", str(prediction.GetSize()))]
     last = [size - 1 for size in label.GetSize()]
     corners = np.array(np.meshgrid(*[(0, end) for end in last])).reshape(len(last), -1).T.tolist()
     shift_mm = max(
-        math.dist(
-            prediction.TransformIndexToPhysicalPoint(corner), label.TransformIndexToPhysicalPoint(corner)
-        )
+        math.dist(prediction.TransformIndexToPhysicalPoint(corner), label.TransformIndexToPhysicalPoint(corner))
         for corner in corners
     )
     limit_mm = _GRID_TOLERANCE_VOXELS * min(label.GetSpacing())
@@ -268,22 +263,17 @@ def _compare_grids(prediction: sitk.Image, path: Path, label: sitk.Image) -> lis
     return [Problem("position in space", str(path), fix, f"the label's within {limit_mm:.2g} mm", found)]
 
 
-def _integers(image: sitk.Image, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
+def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
     """The voxels (Z, Y, X); float files hold integers too, as long as every value is one."""
-    voxels = sitk.GetArrayViewFromImage(image)
+    voxels = SimpleITK.GetArrayViewFromImage(image)
     if np.issubdtype(voxels.dtype, np.integer):
         return np.array(voxels)
     whole = np.isfinite(voxels) & (voxels == np.rint(voxels))
     if whole.all():
         return np.asarray(voxels.astype(np.int64))
     found = f"{np.count_nonzero(~whole)} voxels such as {voxels[~whole].flat[0]:g}"
-    problems.append(
-        Problem("values that are no integers", str(path), "give a label map", "whole numbers", found)
-    )
+    problems.append(Problem("values that are no integers", str(path), "give a label map", "whole numbers", found))
     return None
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]], list[tuple[str, Problem]]]:
@@ -326,9 +316,6 @@ def _list_cases(path: Path) -> dict[str, Path]:
 
 def _case_id(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-# --- all cases -------------------------------------------------------------------------------------------------------
 
 
 def _summarise(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pcl_auto.data.nifti_bytes import Voxels, read_volume
-from pcl_auto.data.nifti_header import Affine, Header
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
     from pathlib import Path
+
+    from pcl_auto.data.nifti_header import Affine, Header
 
 Range = tuple[int, int]
 Index = tuple[int, ...]
@@ -25,7 +26,7 @@ _SLAB_VOXELS = 1 << 21
 # More different values than this are no label map, and not worth counting.
 _MOST_LABEL_VALUES = 1024
 _LISTED_VALUES = 8
-# Grids agree when no corner voxel is further off than this, plus what float32 storage of the affine can explain.
+# Grids agree when no corner voxel is further off than this, plus what float32 affines can lose.
 _GRID_TOLERANCE_VOXELS = 0.02
 _GRID_RELATIVE_NOISE = 2e-6
 
@@ -34,9 +35,9 @@ _GRID_RELATIVE_NOISE = 2e-6
 class Volume:
     """Facts about one file: grid, voxel type, where it is not zero, and for labels the count of every value.
 
-    ``affine`` maps voxel indices to mm in RAS (nibabel's convention, sform before qform). ``nonzero_box`` holds a
-    half-open index range per axis, (0, 0) for an all-zero volume; NaN and infinity count as zero there.
-    ``label_values`` is None for images, and for labels whose values are not whole numbers.
+    ``affine`` maps voxel indices to mm in RAS (nibabel's convention, sform before qform). ``nonzero_box`` is
+    a half-open index range per axis, (0, 0) for an all-zero volume; NaN and infinity count as zero there.
+    ``label_values`` (value to voxels) is None for images, and for labels that are no label map.
     """
 
     path: Path
@@ -60,8 +61,8 @@ def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
     """Read an image to its last byte; what is wrong is returned, never raised.
 
     Returns:
-        The facts, or None where the voxels cannot be had, and the problems. NaN and infinite voxels are a problem
-        that comes together with the facts.
+        The facts, or None where the voxels cannot be had, and the problems. Of these, NaN and infinite voxels
+        come together with the facts.
     """
     content, problems = read_volume(path)
     if content is None:
@@ -98,8 +99,8 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
 def compare_grids(image: Volume, label: Volume) -> list[Problem]:
     """Whether ``label`` lies on the voxels of ``image``.
 
-    The shapes must be equal, and the label's corner voxels must lie within 0.02 voxels of the image's along every
-    axis, plus two parts in a million of the distance from the origin, which is what float32 affines can lose.
+    The shapes must be equal, and the label's corner voxels must lie within 0.02 voxels of the image's along
+    every axis, plus two parts in a million of the distance from the origin, which float32 affines can lose.
     """
     if image.shape != label.shape:
         fix = f"resample the label onto the voxels of {image.path}"
@@ -127,7 +128,7 @@ def compare_grids(image: Volume, label: Volume) -> list[Problem]:
 
 @dataclass
 class _Survey:
-    """What one pass over the voxels gathers; the order of the pass is that of the file, x first, channels last."""
+    """What one pass over the voxels gathers, in the order of the file: x first, channels last."""
 
     occupied: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
     low: list[float]
@@ -198,7 +199,7 @@ class _Survey:
 
 
 def _slabs(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:
-    """First slice, channel and real (scaled) values (x, y, slab) of one slab of ``voxels`` after the other."""
+    """Slab after slab of ``voxels``: its first slice, its channel, its real (scaled) values (x, y, slab)."""
     width, height, depth = header.shape
     step = max(1, _SLAB_VOXELS // (width * height))
     for channel, start in product(range(header.channels), range(0, depth, step)):
@@ -229,7 +230,7 @@ def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
 
 
 def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
-    """Voxels per value, in the order of the values; stops early once there are far too many for a label map."""
+    """Voxels per value, in the order of the values; stops once there are too many for a label map."""
     counts: dict[int, int] = {}
     for _, _, values in _slabs(header, voxels):
         if values.min() >= 0 and values.max() < 1 << 16:

@@ -1,8 +1,8 @@
 """The bytes of a NIfTI file, counted and checked to the last one.
 
 nnU-Net's default reader fills what a truncated file lacks with zeros, and both common readers skip the
-checksum of a gzip file. Here a file is read to its end, every checksum is verified, and the header is believed
-only as far as the file can bear it out.
+checksum of a gzip file. Here a file is read to its end, every checksum is verified, and the header is
+believed only as far as the file can bear it out.
 """
 
 from __future__ import annotations

@@ -1,31 +1,32 @@
-"""Synthetic decathlon tasks: a small phantom for the demo and the tests, and images painted on real label maps.
+"""Synthetic decathlon tasks: a small phantom for demo and tests, and images painted on real label maps.
 
-Nothing here is anatomy, but it is as hard as anatomy in the respect that matters: classes share their intensities
-with each other and with the background, so that only shape and position tell them apart.
+Nothing here is anatomy, but it is as hard as anatomy in the respect that matters: classes share their
+intensities with each other and with the background, so that only shape and position tell them apart.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.run.files import STAGING, read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 FloatArray = npt.NDArray[np.float32]
 TissueMap = npt.NDArray[np.uint8]
@@ -50,27 +51,16 @@ class _Tissue(IntEnum):
 
 _CLASS_OF_TISSUE = np.array([0, 0, 0, 0, 0, 1, 2, 3], dtype=np.uint8)
 
-# Mean signal in T2 and ADC. Shell, horns and vessels are one material, core and lumen another, close to the body's.
+# Mean signal in T2 and ADC. Shell, horns and vessels are one material; core and lumen are another, close to
+# the body's.
 _AIR, _BODY, _BONE, _BRIGHT, _MIDDLE = (20, 20), (300, 330), (150, 110), (500, 520), (345, 300)
 _PHANTOM_MATERIALS = (_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE)
 _MATERIAL_OF_TISSUE = np.array([0, 1, 2, 3, 4, 3, 4, 3])
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How an image departs from one constant per material, all relative to the signal of the body."""
-
-    contrast: float
-    """Spread of a material's mean between cases (log scale)."""
-    texture: float
-    """Standard deviation of the fine structure inside a material."""
-    bias: float
-    """Standard deviation of the slow change over the field of view (log scale)."""
-    noise: float
-    """Standard deviation of the receiver noise of each of the two quadratures."""
-
-
-_LOOK = _Look(contrast=0.08, texture=0.08, bias=0.15, noise=0.10)
+# Spreads relative to the signal: of a material's mean between cases (log), of the structure inside a material,
+# of the slow change over the field of view (log), of the receiver noise (relative to the body).
+_CONTRAST, _TEXTURE, _BIAS, _NOISE = 0.08, 0.08, 0.15, 0.10
 
 
 def make_phantom(
@@ -78,10 +68,11 @@ def make_phantom(
 ) -> Path:
     """Write the decathlon task ``Task99_Phantom`` into ``folder`` and return its path.
 
-    Two channels, int16, about 48 x 48 x 12 voxels of 1 x 1 x 3 mm; the folder appears complete or not at all. The
-    same arguments give the same bytes (one machine, one set of versions); a case depends on the seed and its own
-    number only, so more cases leave the others as they are. Labels of unlabelled cases are written nowhere; those
-    of the test cases lie in ``labelsTs``, for evaluation only. A task that this very call has written is returned.
+    Two channels, int16, about 48 x 48 x 12 voxels of 1 x 1 x 3 mm; the folder appears complete or not at all.
+    The same arguments give the same bytes (one machine, one set of versions); a case's voxels depend on the
+    seed and its place in its list alone, so more cases leave the others as they are. Labels of unlabelled
+    cases are written nowhere; those of the test cases lie in ``labelsTs``, for evaluation only. A task that
+    the same call has written before is returned as it is.
 
     Args:
         folder: the folder that gets the task; made if need be.
@@ -113,11 +104,12 @@ def make_phantom(
 
 
 def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: str, seed: int = 0) -> Path:
-    """Write the decathlon task ``folder/name``: real label maps, copied, under synthetic images; return its path.
+    """Write the decathlon task ``folder/name``: label maps, copied, and images painted on them.
 
-    An image has the geometry of its label, one int16 channel per ``modality`` of ``dataset_json``, and background
-    structures of the classes' intensities. The written ``dataset.json`` is the given one with the files that are
-    there; its test list is empty. A case is painted from the seed and its id alone.
+    An image has the geometry of its label, one int16 channel per ``modality`` of ``dataset_json``, and
+    background structures of the classes' intensities. The written ``dataset.json`` is the given one with the
+    files that are there; its test list is empty. A case is painted from the seed and its id alone. Returns the
+    path; a task that the same call has written before is returned as it is.
 
     Args:
         label_folder: the labels that ``dataset_json`` lists for training, as ``.nii`` or ``.nii.gz``.
@@ -135,7 +127,7 @@ def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: 
         raise UsageError(Problem("not a folder name", name, "give a name such as Task05_Prostate"))
     description = _read_description(dataset_json)
     channels = len(description["modality"])
-    labels = _find_labels(label_folder, description, dataset_json)
+    labels = _find_labels(label_folder, description["training"])
 
     def fill(task: Path) -> None:
         (task / "labelsTr").mkdir()
@@ -146,9 +138,6 @@ def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: 
             shutil.copyfile(path, task / "labelsTr" / path.name)
 
     return _write_task(folder / name, _describe_painted(description, labels, seed=seed), fill)
-
-
-# --- the phantom -----------------------------------------------------------------------------------------------------
 
 
 def _describe_phantom(
@@ -186,7 +175,7 @@ def _phantom_case(rng: np.random.Generator) -> tuple[nib.Nifti1Image, nib.Nifti1
 
 
 def _draw_anatomy(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator) -> TissueMap:
-    """The tissue of every voxel (X, Y, Z): a body, distractors, and three organs of varying size and position."""
+    """The tissue of every voxel (X, Y, Z): a body, distractors, three organs of varying size and position."""
     bodily_mm = _warped_grid(shape, spacing_mm, rng)
     organ_mm = _turned(bodily_mm, rng)
     size = rng.uniform(0.82, 1.18)
@@ -231,14 +220,9 @@ def _warped_grid(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.ra
 
 def _turned(grid_mm: FloatArray, rng: np.random.Generator) -> FloatArray:
     """The grid (3, X, Y, Z) turned in the plane by up to 15 degrees and shifted by up to 2 mm."""
-    angle = math.radians(rng.uniform(-15, 15))
-    x, y, z = grid_mm
-    turned = (
-        math.cos(angle) * x - math.sin(angle) * y,
-        math.sin(angle) * x + math.cos(angle) * y,
-        z,
-    )
-    return np.stack([axis + rng.uniform(-2, 2) for axis in turned]).astype(np.float32)
+    turn = Rotation.from_euler("z", rng.uniform(-15, 15), degrees=True).as_matrix()
+    turned = np.einsum("ab,bxyz->axyz", turn, grid_mm) + rng.uniform(-2, 2, (3, 1, 1, 1))
+    return np.asarray(turned, dtype=np.float32)
 
 
 def _ellipsoid(
@@ -253,23 +237,13 @@ def _scanner_affine(
     shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """An affine (4, 4) as scanners write it: x and y run towards right and front, slices a little oblique."""
-    tilt = math.radians(rng.uniform(-8, 8))
-    turn = np.array(
-        [
-            [1, 0, 0],
-            [0, math.cos(tilt), -math.sin(tilt)],
-            [0, math.sin(tilt), math.cos(tilt)],
-        ]
-    )
+    turn = Rotation.from_euler("x", rng.uniform(-8, 8), degrees=True).as_matrix()
     affine = np.eye(4)
-    # The same flip in every case: the organs then lie alike for readers that reorient and for those that do not.
+    # The same flip in every case: the organs then lie alike for readers that reorient and those that do not.
     affine[:3, :3] = turn @ np.diag([-1, -1, 1]) * np.asarray(spacing_mm)
     centre_mm = rng.uniform(-30, 30, 3)
     affine[:3, 3] = centre_mm - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
     return affine
-
-
-# --- painting on given labels ----------------------------------------------------------------------------------------
 
 
 def _paint_on(label: nib.Nifti1Image, channels: int, rng: np.random.Generator) -> nib.Nifti1Image:
@@ -295,42 +269,31 @@ def _body_ellipse(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 
 
 def _read_description(dataset_json: Path) -> dict[str, Any]:
+    fix = "give the dataset.json of a decathlon task"
     try:
         description = read_json(dataset_json)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        problem = Problem("cannot be read", str(dataset_json), "give a task's dataset.json", found=str(error))
-        raise DataError(problem) from error
-    problems = [
-        Problem(f"no {key}", str(dataset_json), f"add {key} as the decathlon has it")
-        for key in ("modality", "training")
-        if not isinstance(description, dict) or not description.get(key)
-    ]
-    if problems:
-        raise DataError(problems)
-    return dict(description)
+    except (OSError, ValueError) as error:
+        raise DataError(Problem("cannot be read", str(dataset_json), fix, found=str(error))) from error
+    known = description if isinstance(description, dict) else {}
+    missing = [key for key in ("modality", "training") if not known.get(key)]
+    if missing:
+        raise DataError([Problem(f"no {key}", str(dataset_json), fix) for key in missing])
+    return known
 
 
-def _find_labels(label_folder: Path, description: dict[str, Any], dataset_json: Path) -> dict[str, Path]:
-    """The label file of every listed case, by case id, in the list's order."""
+def _find_labels(label_folder: Path, training: Sequence[dict[str, str]]) -> dict[str, Path]:
+    """The label file of every entry of a training list, by case id, in the list's order."""
     labels: dict[str, Path] = {}
     problems: list[Problem] = []
-    for entry in description["training"]:
-        listed = entry.get("label") if isinstance(entry, dict) else None
-        if not isinstance(listed, str):
-            problems.append(
-                Problem("entry without a label", str(dataset_json), "list image and label", found=str(entry))
-            )
-            continue
-        case = _case_id(listed)
+    for entry in training:
+        case = PurePosixPath(entry.get("label", entry["image"])).name.removesuffix(".gz").removesuffix(".nii")
         candidates = [label_folder / f"{case}{suffix}" for suffix in (".nii.gz", ".nii")]
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
-            problems.append(
-                Problem("label missing", str(candidates[0]), "restore the file or take it off the list")
-            )
-        elif len(nib.load(path).shape) != 3:
-            shape = str(nib.load(path).shape)
-            problems.append(Problem("not a 3D label map", str(path), "give 3D labels", "3 axes", shape))
+            fix = "restore the file or take it off the training list"
+            problems.append(Problem("label missing", str(candidates[0]), fix))
+        elif len(shape := nib.load(path).shape) != 3:
+            problems.append(Problem("not a 3D label map", str(path), "give 3D labels", "3 axes", str(shape)))
         else:
             labels[case] = path
     if problems:
@@ -344,7 +307,7 @@ def _describe_painted(description: dict[str, Any], labels: dict[str, Path], *, s
     style = next((prefix for prefix in ("./", "/") if first.startswith(prefix)), "")
     return {
         **description,
-        "description": f"{description.get('description', '')} (images painted by pclauto {RELEASE}, seed {seed})",
+        "description": f"{description.get('description', '')} (painted by pclauto {RELEASE}, seed {seed})",
         "numTraining": len(labels),
         "numTest": 0,
         "training": [
@@ -355,33 +318,24 @@ def _describe_painted(description: dict[str, Any], labels: dict[str, Path], *, s
     }
 
 
-def _case_id(listed: str) -> str:
-    """The file name without ``.nii`` or ``.nii.gz``."""
-    return PurePosixPath(listed).name.removesuffix(".gz").removesuffix(".nii")
-
-
-# --- signal ----------------------------------------------------------------------------------------------------------
-
-
 def _paint(
     material: npt.NDArray[np.integer[Any]],
     means: FloatArray,
     spacing_mm: Sequence[float],
     rng: np.random.Generator,
-    look: _Look = _LOOK,
 ) -> npt.NDArray[np.int16]:
     """A scan (X, Y, Z, C) of the materials (X, Y, Z), whose mean signals are ``means`` (materials, C)."""
     shape = material.shape
     image = np.empty((*shape, means.shape[1]), dtype=np.int16)
-    varied = means * np.exp(look.contrast * rng.standard_normal(means.shape))
+    varied = means * np.exp(_CONTRAST * rng.standard_normal(means.shape))
     for channel, scale in enumerate(means[1]):
         signal = varied.astype(np.float32)[material, channel]
         # Half a millimetre in the plane: voxels at an edge hold some of both sides.
         blur_voxels = [0.5 / spacing_mm[0], 0.5 / spacing_mm[1], 0]
         signal = ndimage.gaussian_filter(signal, blur_voxels, truncate=3)
-        signal *= 1 + look.texture * _smooth_noise(shape, spacing_mm, 2.5, rng)
-        signal *= np.exp(look.bias * _smooth_noise(shape, spacing_mm, 40, rng))
-        real, imaginary = look.noise * scale * rng.standard_normal((2, *shape), dtype=np.float32)
+        signal *= 1 + _TEXTURE * _smooth_noise(shape, spacing_mm, 2.5, rng)
+        signal *= np.exp(_BIAS * _smooth_noise(shape, spacing_mm, 40, rng))
+        real, imaginary = _NOISE * scale * rng.standard_normal((2, *shape), dtype=np.float32)
         # The magnitude of a complex signal, as in MR: noise lifts the air above zero.
         signal = np.hypot(signal + real, imaginary)
         gain, gamma = rng.uniform(0.7, 1.4), rng.uniform(0.9, 1.1)
@@ -394,7 +348,7 @@ def _smooth_noise(
 ) -> FloatArray:
     """Gaussian noise (X, Y, Z) of unit variance that changes over about ``scale_mm``.
 
-    A cubic spline through white noise on a coarse grid, one axis at a time: far cheaper than filtering fine noise.
+    A cubic spline over white noise on a coarse grid, axis by axis: far cheaper than filtering fine noise.
     """
     # The einsum letters: abc the knots, xyz the voxels.
     weights = [_spline_weights(size, step / scale_mm) for size, step in zip(shape, spacing_mm, strict=True)]
@@ -403,15 +357,12 @@ def _smooth_noise(
 
 
 def _spline_weights(size: int, step_knots: float) -> FloatArray:
-    """Cubic B-spline weights (size, knots); rows have unit norm, so white noise at the knots stays unit variance."""
+    """Cubic B-spline weights (size, knots), rows of unit norm: white noise keeps its variance."""
     position = np.arange(size) * step_knots
     distance = np.abs(position[:, None] - np.arange(-1, math.floor(position[-1]) + 3))
     near = 2 / 3 - distance**2 + distance**3 / 2
     weights = np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
+    return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True), dtype=np.float32)
 
 
 def _nifti(
@@ -429,11 +380,11 @@ def _nifti(
 
 
 def _write_nifti(path: Path, image: nib.Nifti1Image) -> None:
-    """Write a ``.nii.gz`` whose bytes depend on the image alone: no time stamp and no name in the gzip header."""
+    """Write a ``.nii.gz`` whose bytes depend on the image alone: no time and no name in the gzip header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         path.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as packed,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
     ):
         packed.write(image.to_bytes())
 
@@ -465,10 +416,8 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         (temporary / target.name).rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        try:
+        with suppress(OSError):  # another process may stage here too
             staging.rmdir()
-        except OSError:
-            pass  # another process stages here too
 
 
 def _require_range(name: str, value: int, smallest: int) -> None:

@@ -114,14 +114,10 @@ def choose_split(
     for group, ids in (("labelled", labeled), ("validation", validation)):
         for case in ids:
             if case not in known:
-                problems.append(
-                    _usage(f"no case called {case!r}", f"the {group} cases", "name cases of this task")
-                )
+                problems.append(_usage(f"no case called {case!r}", f"the {group} cases", "name cases of this task"))
             elif case not in labelled:
                 problems.append(
-                    _usage(
-                        f"case {case!r} has no label", f"the {group} cases", "name cases that have a label"
-                    )
+                    _usage(f"case {case!r} has no label", f"the {group} cases", "name cases that have a label")
                 )
     for case in sorted(set(labeled) & set(validation)):
         problems.append(_usage(f"case {case!r} is in both groups", "the split", "keep it in one of them"))

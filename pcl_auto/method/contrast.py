@@ -59,6 +59,7 @@ def local_contrastive_loss(
         ValueError: If the shapes do not fit or a setting is out of range.
     """
     _check_arguments(embeddings, sample, n_images, n_classes, n_anchors, temperature, matching)
+    # Once, so that the two gradients of an anchor (direct, and through its class mean) add up in float32.
     embeddings = embeddings.float()
     means, present = class_means(embeddings, sample, n_images, n_classes)
     anchors = (sample.rank < n_anchors).nonzero().squeeze(1)  # (A,)

@@ -91,7 +91,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         with autocast(self.device.type, enabled=self.device.type == "cuda"):
             outputs = _scales(self.network(images))
             labeled = len(targets[0])
-            segmentation = self.loss(_like(batch["target"], [output[:labeled] for output in outputs]), _like(batch["target"], targets))
+            segmentation = self.loss(
+                _like(batch["target"], [output[:labeled] for output in outputs]), _like(batch["target"], targets)
+            )
         contrast = self._contrast(self.features.take(), labels)
         self._descend(segmentation + self.recipe.contrast.weight * contrast)
         return {

@@ -104,3 +104,25 @@ def plan_network(
     for configuration in plans["configurations"].values():
         configuration.pop("next_stage", None)
     return plans
+
+
+def step_memory_gb(
+    plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], planner: str
+) -> float:
+    """The GPU memory that a step with the planned batch takes by nnU-Net's estimate."""
+    chosen = plans["configurations"][configuration]
+    network = chosen["architecture"]
+    size = ExperimentPlanner.static_estimate_VRAM_usage(
+        tuple(chosen["patch_size"]),
+        len(dataset_json["channel_names"]),
+        len(dataset_json["labels"]),
+        network["network_class_name"],
+        network["arch_kwargs"],
+        network["_kw_requires_import"],
+    )
+    # The planners' own reference points; they are set in their constructors, which need files.
+    residual = planner != "default"
+    reference, patches = (
+        (135e6 if residual else 85e6, 12) if len(chosen["patch_size"]) == 2 else (680e6 if residual else 560e6, 2)
+    )
+    return float(size / reference * 8 * chosen["batch_size"] / patches)

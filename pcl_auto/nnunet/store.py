@@ -36,9 +36,7 @@ class Preprocessing:
     configuration: str
     dataset_json: Mapping[str, Any]
 
-    def run(
-        self, image: Path, label: Path | None
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    def run(self, image: Path, label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Crop, normalise and resample a case as nnU-Net does.
 
         Returns:
@@ -62,9 +60,7 @@ class Preprocessing:
         """The patch that training reads; stored files are chunked for it."""
         return tuple(self.plans["configurations"][self.configuration]["patch_size"])
 
-    def save(
-        self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]
-    ) -> None:
+    def save(self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]) -> None:
         """Write a case into ``folder`` as nnU-Net stores it."""
         blocks, chunks = comp_blosc2_params(data.shape, self.patch_voxels, data.itemsize)
         blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_voxels, seg.itemsize)

@@ -242,9 +242,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
 
     # --- files ------------------------------------------------------------------------------------------------
 
-    def print_to_log_file(
-        self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True
-    ) -> None:
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's log, without its console."""
         super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
 
@@ -299,4 +297,3 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         if OWN_KEY in content:
             self.load_own_state(content[OWN_KEY])
-

@@ -132,9 +132,7 @@ class Workspace:
 
     def remember(self, **values: Any) -> None:
         """Add ``values`` to what this workspace remembers."""
-        write_json(
-            self.state_file, {**self.remembered(), "schema_version": SCHEMA_VERSION, **values}
-        )
+        write_json(self.state_file, {**self.remembered(), "schema_version": SCHEMA_VERSION, **values})
 
     def planned(self) -> list[DatasetFolder]:
         """The data sets that were planned in this workspace, by name."""

@@ -1,0 +1,67 @@
+"""``pclauto evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcl_auto.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from pcl_auto.cli.terminal import Terminal
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or one file.")],
+    labels: Annotated[Path, typer.Argument(help="Folder of labels with the same names, or one file.")],
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Score the cases that have both, and list the others.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Dice and HD95 per class and case.
+
+    \b
+      pclauto evaluate out/ Task05_Prostate/labelsTs
+      pclauto evaluate out/scan.nii.gz label.nii.gz --json
+
+    A class that neither mask holds is not scored. A class that only one of them holds has Dice 0 and no HD95.
+    """
+    from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.evaluate import evaluate as score
+
+    terminal = Terminal()
+    result = score(predictions, labels, allow_missing=allow_missing).as_dict()
+    if json:
+        terminal.json(result)
+    else:
+        _render(terminal, result)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _render(terminal: Terminal, result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("class", "Dice", "± sd", "HD95 (mm)", "± sd", "cases"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name, entry in result["per_class"].items():
+        dice, hd95 = entry["dice"], entry["hd95_mm"]
+        table.add_row(
+            name,
+            _number(dice["mean"], 3),
+            _number(dice["std"], 3),
+            _number(hd95["mean"], 2),
+            _number(hd95["std"], 2),
+            str(dice["n"]),
+        )
+    mean = result["mean"]
+    table.add_row(
+        "mean", _number(mean["dice"], 3), "", _number(mean["hd95_mm"], 2), "", str(len(result["cases"])), style="bold"
+    )
+    terminal.out.print(table)

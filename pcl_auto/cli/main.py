@@ -1,0 +1,68 @@
+"""``pclauto``: the verbs, their errors and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pcl_auto import __version__
+from pcl_auto.cli import demo, evaluate, plan, predict, train
+from pcl_auto.errors import PclautoError
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 unexpected fault or some cases failed, 2 usage, 3 bad data, 4 bad plan, run or model, "
+    "5 resources, 6 locked by another run, 7 numerical failure, 130 interrupted."
+)
+_HELP = """Semi-supervised nnU-Net: few labels, many scans.
+
+\b
+  pclauto plan Task05_Prostate
+  pclauto train --labeled 2
+  pclauto predict new_scan.nii.gz -o out/
+
+\b
+No data at hand? `pclauto demo` makes some and runs the whole way in minutes.
+"""
+
+app = typer.Typer(
+    name="pclauto",
+    help=_HELP,
+    epilog=_EPILOG,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("plan")(plan.plan)
+app.command("train")(train.train)
+app.command("predict")(predict.predict)
+app.command("evaluate")(evaluate.evaluate)
+app.command("demo")(demo.demo)
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 (typer calls it with the option's value)
+    if value:
+        typer.echo(f"pclauto {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run() -> None:
+    """The console script: errors of ours become lines on stderr and an exit code."""
+    try:
+        app()
+    except PclautoError as error:
+        from pcl_auto.cli.terminal import Terminal
+
+        Terminal().problems(error.problems)
+        sys.exit(error.exit_code)

@@ -1,0 +1,115 @@
+"""Progress: bars on a terminal, plain flushed lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from pcl_auto.cli.terminal import Terminal
+from pcl_auto.run.events import Listener
+
+
+def _bar(terminal: Terminal) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=terminal.err,
+        transient=True,
+    )
+
+
+@contextmanager
+def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]:
+    """A listener for events that count ``done`` of ``total``; each kind gets a bar, or a line when it is done."""
+    started: dict[str, float] = {}
+    with _bar(terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def listen(event: str, values: dict[str, Any]) -> None:
+            if event not in names:
+                return
+            if event not in tasks:
+                started[event] = monotonic()
+                tasks[event] = bar.add_task(names[event], total=values["total"], note="")
+            bar.update(tasks[event], completed=values["done"])
+            if values["done"] == values["total"]:
+                bar.remove_task(tasks[event])
+                seconds = monotonic() - started[event]
+                if seconds > 1 or not terminal.err.is_terminal:
+                    terminal.say(f"{names[event]}: {values['total']} done in {seconds:.0f} s")
+
+        yield listen
+
+
+class TrainingProgress:
+    """Follows a training: a bar on a terminal, one line per epoch elsewhere, a line per round on both."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self.live = terminal.err.is_terminal
+        self._bar = _bar(terminal)
+        self._task: Any = None
+        self._steps_per_epoch = 0
+        self._stage = ""
+
+    def __enter__(self) -> TrainingProgress:
+        """Start drawing, on a terminal."""
+        if self.live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        """Leave the terminal as it was."""
+        if self.live:
+            self._bar.stop()
+
+    def begin(self, epochs: int, steps_per_epoch: int) -> None:
+        """A training of so many epochs begins."""
+        self._steps_per_epoch = steps_per_epoch
+        self._task = self._bar.add_task("training", total=epochs * steps_per_epoch, note="")
+
+    def __call__(self, event: str, values: dict[str, Any]) -> None:
+        """Take an event of the trainer."""
+        handler = getattr(self, f"_on_{event}", None)
+        if handler is not None:
+            handler(**values)
+
+    def _on_step(self, epoch: int, step: int) -> None:
+        if self.live:
+            self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step)
+
+    def _on_epoch(self, epoch: int, epochs: int, stage: str, losses: dict[str, float], **rest: Any) -> None:
+        text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        dice = " ".join(f"{value:.2f}" for value in rest["patch_dice"])
+        if self.live:
+            self._bar.update(self._task, description=stage, note=f"epoch {epoch}/{epochs}  {text}")
+        if not self.live or stage != self._stage:
+            self._stage = stage
+            self.terminal.say(
+                f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice} ({rest['patch_dice_of']})  "
+                f"{rest['seconds']:.1f} s"
+            )
+
+    def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
+        if self.live:
+            self._bar.update(self._task, description=f"round {round}", note=f"pseudo-labels {done}/{total}")
+
+    def _on_pseudo_labels(self, round: int, cases: int, **rest: Any) -> None:  # noqa: A002
+        text = f"round {round}: {cases} cases pseudo-labelled"
+        if rest["dice_to_last_round"] is not None:
+            text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
+        if rest["outside_labeled_range"]:
+            text += f"; {rest['outside_labeled_range']} with volumes unlike the labelled cases' (see ledger.csv)"
+        self.terminal.say(text)
+        for name in rest["vanished"]:
+            self.terminal.say(f"warning: class {name} is in no pseudo-label of round {round}")
+
+    def _on_resumed(self, epoch: int) -> None:
+        self.terminal.say(f"going on after epoch {epoch}")

@@ -1,0 +1,68 @@
+"""Results on stdout, everything else on stderr, both out of reach of nnU-Net's output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pcl_auto.errors import Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MOST_PROBLEMS_SHOWN = 40
+
+
+def _duplicate(descriptor: int, stream: TextIO) -> TextIO:
+    """A stream to where ``descriptor`` leads now, whatever it is redirected to later."""
+    try:
+        return os.fdopen(os.dup(descriptor), "w", buffering=1, encoding=stream.encoding or "utf-8", errors="replace")
+    except OSError:
+        return stream
+
+
+class Terminal:
+    """Where a verb writes; rich is imported when something is rendered, not before."""
+
+    def __init__(self) -> None:
+        self._out, self._err = _duplicate(1, sys.stdout), _duplicate(2, sys.stderr)
+
+    @cached_property
+    def out(self) -> Console:
+        """For results."""
+        from rich.console import Console
+
+        return Console(file=self._out, highlight=False)
+
+    @cached_property
+    def err(self) -> Console:
+        """For messages and progress."""
+        from rich.console import Console
+
+        return Console(file=self._err, highlight=False)
+
+    def json(self, value: Any) -> None:
+        """One JSON document on stdout; numbers that are none become null."""
+        self._out.write(json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
+        self._out.flush()
+
+    def say(self, text: str) -> None:
+        """A message, as it is: file names may hold what rich takes for markup."""
+        self.err.print(text, markup=False, soft_wrap=True)
+
+    def problems(self, problems: Iterable[Problem], word: str = "error") -> None:
+        """Every problem on a line of its own."""
+        listed = list(problems)
+        for problem in listed[:MOST_PROBLEMS_SHOWN]:
+            self.say(f"{word}: {printable(str(problem))}")
+        if len(listed) > MOST_PROBLEMS_SHOWN:
+            self.say(f"{word}: and {len(listed) - MOST_PROBLEMS_SHOWN} more; --json lists them all")
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters: a file name must not steer the terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -1,0 +1,147 @@
+"""``pclauto train``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.training import Run
+
+
+def train(
+    dataset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="A planned data set by name or number. Default: the one planned last."),
+    ] = None,
+    labeled: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--labeled", "-l", help="Use the labels of so many cases, drawn by --seed. Default: all.", min=1),
+    ] = None,
+    labeled_cases: Annotated[str, typer.Option(help="Use the labels of these cases: a,b,c.")] = "",
+    split: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='Use this split: JSON with "labeled" and, if wanted, "validation".', dir_okay=False),
+    ] = None,
+    validation: Annotated[
+        int, typer.Option(help="Hold out so many labelled cases to choose the model with.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw and of the training.", min=0)] = 0,
+    recipe: Annotated[str, typer.Option(help="default, paper, quick, or a TOML file.")] = "default",
+    epochs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1),
+    ] = None,
+    configuration: Annotated[Optional[str], typer.Option(help="A planned configuration. Default: the plan's.")] = None,  # noqa: UP045
+    supervised_only: Annotated[
+        bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labelled cases, as many steps.")
+    ] = False,
+    device: DeviceOption = "auto",
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Processes that augment data, 0 for none. Default: one per core.", min=0),
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Same command, same bytes, on a CPU; slower.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run of these settings.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, write nothing.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train on a few labels and all images; repeat the command to resume.
+
+    \b
+      pclauto train --labeled 2
+      pclauto train --labeled 2 --supervised-only
+      pclauto train --labeled 2 --recipe quick --device cpu
+    """
+    from pcl_auto.cli.progress import TrainingProgress
+    from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.run.workspace import Workspace
+    from pcl_auto.training import TrainRequest, choose_device, resolve_run
+    from pcl_auto.training import train as train_run
+
+    terminal = Terminal()
+    place = Workspace.find(workspace, os.environ)
+    request = TrainRequest(
+        dataset=dataset,
+        labeled=labeled,
+        labeled_cases=tuple(filter(None, (name.strip() for name in labeled_cases.split(",")))),
+        split_file=split,
+        validation=validation,
+        seed=seed,
+        recipe=recipe,
+        epochs=epochs,
+        configuration=configuration,
+        device=device,
+        workers=workers,
+        supervised_only=supervised_only,
+        deterministic=deterministic,
+        restart=restart,
+    )
+    run = resolve_run(request, place)
+    _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
+    if dry_run:
+        terminal.say("dry run: nothing was written")
+    else:
+        with TrainingProgress(terminal) as progress:
+            progress.begin(run.recipe.schedule.epochs, run.recipe.schedule.steps_per_epoch)
+            try:
+                run = train_run(request, place, progress)
+            except KeyboardInterrupt:
+                terminal.say(f"interrupted; resume with: {shlex.join(_command())}")
+                raise typer.Exit(130) from None
+        terminal.say(f"model: {run.model}")
+        terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
+    if json:
+        terminal.json(_as_json(run))
+
+
+def _command() -> list[str]:
+    return ["pclauto", *(argument for argument in sys.argv[1:] if argument != "--restart")]
+
+
+def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: bool) -> None:
+    split, schedule = run.split, run.recipe.schedule
+    terminal.say(f"data set   {run.data.name}, {run.configuration}, on {device}")
+    terminal.say(
+        f"labelled   {len(split.labeled)}: {', '.join(split.labeled[:8])}{' …' if len(split.labeled) > 8 else ''}"
+    )
+    if split.validation:
+        terminal.say(f"validation {len(split.validation)}: {', '.join(split.validation)}")
+    hidden = f", {len(split.hidden)} of them with labels that stay closed" if split.hidden else ""
+    terminal.say(f"unlabelled {len(split.unlabeled)}{hidden}")
+    terminal.say(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
+    length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
+    if supervised_only:
+        terminal.say(f"recipe     {run.recipe.name}, nnU-Net on the labelled cases alone: {length}")
+    elif not split.unlabeled:
+        terminal.say(f"recipe     {run.recipe.name}; no unlabelled cases, so nnU-Net on the labelled ones: {length}")
+    else:
+        terminal.say(
+            f"recipe     {run.recipe.name}: {length}, {schedule.supervised_epochs} supervised, "
+            f"then {schedule.rounds} rounds of {schedule.epochs_per_round}"
+        )
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    return {
+        "dataset": run.data.name,
+        "configuration": run.configuration,
+        "trainer": run.trainer,
+        "plans": run.plans_name,
+        "recipe": run.recipe.as_dict(),
+        "split": run.split.as_dict(),
+        "split_file": str(run.data.split_file(run.split.name)),
+        "model": str(run.model),
+        "finished": run.finished,
+    }

@@ -1,0 +1,260 @@
+"""What ``dataset.json`` says, in all its spellings, before any file that it names is looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pcl_auto.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+BACKGROUND = "background"
+# The largest decathlon file is below 100 kB; a file beyond this is no list of scans.
+_MOST_BYTES = 1 << 26
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of ``training`` or ``test``: the paths as written, and where they are written."""
+
+    image: str
+    label: str | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What matters of ``dataset.json``; ``channels`` and ``labels`` are None where they make no sense."""
+
+    channels: tuple[str, ...] | None
+    labels: dict[str, int] | None
+    training: tuple[Entry, ...]
+    test: tuple[Entry, ...]
+
+
+def read_description(path: Path) -> tuple[Description | None, list[Problem]]:
+    """Parse a ``dataset.json``; None if it is no JSON object with a list of training cases."""
+    content, problems = _load(path)
+    if content is None:
+        return None, problems
+    where = str(path)
+    channels, of_channels = _parse_channels(content, where)
+    labels, of_labels = parse_labels(content.get("labels"), where)
+    problems += of_channels + of_labels
+    if not isinstance(content.get("training"), list):
+        fix = 'list the training cases as {"image": ..., "label": ...}'
+        if isinstance(content.get("channel_names"), dict) and "file_ending" in content:
+            fix += "; this file looks like nnU-Net's own format, which lists no cases"
+        found = _shown(content["training"]) if "training" in content else "no such key"
+        return None, [*problems, Problem("training is not a list", where, fix, "a list", found)]
+    training, of_training = _parse_entries(content, "training", where)
+    test, of_test = _parse_entries(content, "test", where)
+    problems += of_training + of_test + _judge_count(content, where)
+    return Description(channels, labels, tuple(training), tuple(test)), problems
+
+
+def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
+    where = str(path)
+    if not path.is_file():
+        fix = "name the folder of a decathlon task, such as Task05_Prostate"
+        return None, [
+            Problem("dataset.json is missing", where, fix, "a dataset.json in the data set's folder")
+        ]
+    oddities: list[Problem] = []
+
+    def note_constant(name: str) -> None:
+        fix = "remove the value or write a number"
+        oddities.append(Problem("not a JSON number", where, fix, "a number", name))
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        oddities.extend(
+            Problem("duplicate key", where, "keep one of the two", "each key once", _shown(key))
+            for key in twice
+        )
+        return dict(pairs)
+
+    fix = "correct the file at this place; python -m json.tool shows whether it parses"
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            fix = "restore the file from the data set's source"
+            return None, [
+                Problem("dataset.json is far too large", where, fix, f"at most {_MOST_BYTES} bytes")
+            ]
+        # Windows editors put a byte order mark in front, which utf-8-sig takes away.
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text, parse_constant=note_constant, object_pairs_hook=build)
+    except UnicodeDecodeError as error:
+        return None, [Problem("not UTF-8 text", where, "save the file as UTF-8", "UTF-8", str(error))]
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        return None, [Problem("invalid JSON", where, fix, "JSON", found)]
+    except (RecursionError, ValueError) as error:
+        return None, [Problem("invalid JSON", where, fix, "JSON", _shown(str(error)))]
+    except OSError as error:
+        return None, [Problem("dataset.json cannot be read", where, "make it readable", found=str(error))]
+    if not isinstance(content, dict):
+        return None, [*oddities, Problem("dataset.json is no object", where, fix, "{...}", _shown(content))]
+    return content, oddities
+
+
+def _parse_channels(content: dict[str, Any], where: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
+    spellings = [key for key in ("channel_names", "modality") if key in content]
+    fix = 'write one name per channel, as in "modality": {"0": "T2", "1": "ADC"}'
+    if not spellings:
+        return None, [Problem("no channel names", where, fix, "modality or channel_names", "neither")]
+    parsed = {key: _channel_list(content[key]) for key in spellings}
+    wrong = [key for key, names in parsed.items() if names is None]
+    if wrong:
+        expected = "names for the channels 0, 1, ... without a gap"
+        return None, [
+            Problem(f"{key} does not name the channels", where, fix, expected, _shown(content[key]))
+            for key in wrong
+        ]
+    if len(set(parsed.values())) > 1:
+        found = " and ".join(f"{key} {_shown(content[key])}" for key in spellings)
+        return None, [Problem("two lists of channels differ", where, "keep one of them", "one list", found)]
+    return parsed[spellings[0]], []
+
+
+def _channel_list(raw: Any) -> tuple[str, ...] | None:
+    """Channel names in the order of their numbers, or None."""
+    if isinstance(raw, str):
+        raw = [raw]
+    if isinstance(raw, list):
+        raw = {str(number): name for number, name in enumerate(raw)}
+    if not isinstance(raw, dict) or not raw:
+        return None
+    names = {_whole(key): name for key, name in raw.items()}
+    if set(names) != set(range(len(raw))):
+        return None
+    ordered = [names[number] for number in range(len(raw))]
+    return tuple(ordered) if all(isinstance(name, str) and name.strip() for name in ordered) else None
+
+
+def parse_labels(raw: Any, where: str) -> tuple[dict[str, int] | None, list[Problem]]:
+    """Class names with their values, background first, from ``{"0": name}`` or ``{name: 0}``."""
+    if not isinstance(raw, dict) or not raw:
+        fix = 'write them as {"0": "background", "1": "name", ...}'
+        found = "nothing" if raw is None else _shown(raw)
+        return None, [Problem("labels do not name the classes", where, fix, "an object", found)]
+    problems = _unsupported_labels(raw, where)
+    if problems:
+        return None, problems
+    named_by_value = all(isinstance(value, str) and _whole(value) is None for value in raw.values()) or all(
+        isinstance(value, str) and _whole(key) is not None for key, value in raw.items()
+    )
+    pairs = [(other, key) if named_by_value else (key, other) for key, other in raw.items()]
+    classes: list[tuple[str, int]] = []
+    for name, value in pairs:
+        number = _whole(value)
+        if number is None or not isinstance(name, str) or not name.strip():
+            fix = "give every class a name and a whole number"
+            found = f"{_shown(name)} = {_shown(value)}"
+            problems.append(Problem("label without a whole number", where, fix, "0, 1, 2, ...", found))
+        else:
+            classes.append((name.strip(), number))
+    return (None, problems) if problems else _judge_labels(classes, where)
+
+
+def _unsupported_labels(raw: dict[str, Any], where: str) -> list[Problem]:
+    problems = []
+    for key, value in raw.items():
+        if isinstance(value, list):
+            fix = "declare one class per value; regions are not supported yet"
+            problems.append(
+                Problem("label is a region", where, fix, "one whole number", _shown({key: value}))
+            )
+        elif "ignore" in (str(key).strip().lower(), str(value).strip().lower()):
+            fix = "set these voxels to a class or the background; an ignore label is not supported yet"
+            problems.append(Problem("ignore label", where, fix, "classes only", _shown({key: value})))
+    return problems
+
+
+def _judge_labels(classes: list[tuple[str, int]], where: str) -> tuple[dict[str, int] | None, list[Problem]]:
+    classes = sorted(
+        (
+            (BACKGROUND if value == 0 and name.lower() == BACKGROUND else name, value)
+            for name, value in classes
+        ),
+        key=lambda pair: pair[1],
+    )
+    values = [value for _, value in classes]
+    found = ", ".join(f"{value} {name}" for name, value in classes)
+    fix = "number the classes without a gap from 0, the background, in dataset.json and in the label maps"
+    problems = [
+        Problem(
+            f"two labels share the {kind} {shared}", where, "give every class a name and value of its own"
+        )
+        for kind, items in (("value", values), ("name", [name for name, _ in classes]))
+        for shared in _repeated(items)
+    ]
+    if 0 not in values:
+        problems.append(Problem("labels lack the background", where, fix, "0 background", found))
+    elif (BACKGROUND, 0) not in classes:
+        fix = "call the value 0 background, or renumber the classes if 0 is one of them"
+        problems.append(Problem("label 0 is not the background", where, fix, "0 background", found))
+    elif not problems and values != list(range(len(values))):
+        expected = ", ".join(map(str, range(len(values))))
+        problems.append(Problem("labels leave a gap", where, fix, expected, ", ".join(map(str, values))))
+    elif not problems and len(values) == 1:
+        fix = "declare the classes that the label maps hold"
+        problems.append(Problem("no class besides the background", where, fix, "0, 1, ...", found))
+    return (None, problems) if problems else (dict(classes), [])
+
+
+def _parse_entries(content: dict[str, Any], key: str, where: str) -> tuple[list[Entry], list[Problem]]:
+    items = content.get(key) or []
+    if not isinstance(items, list):
+        return [], [Problem(f"{key} is not a list", where, "write a list of images", "[...]", _shown(items))]
+    entries: list[Entry] = []
+    problems: list[Problem] = []
+    for number, item in enumerate(items):
+        place = f"{key}[{number}]"
+        parts = {"image": item} if isinstance(item, str) else item
+        image = parts.get("image") if isinstance(parts, dict) else None
+        label = parts.get("label") or None if isinstance(parts, dict) else None
+        if isinstance(image, str) and image and (label is None or isinstance(label, str)):
+            entries.append(Entry(image, label, place))
+            continue
+        fix = 'write {"image": "path", "label": "path"}, or leave the label out'
+        problems.append(Problem(f"{place} names no image and label", where, fix, "paths", _shown(item)))
+    return entries, problems
+
+
+def _judge_count(content: dict[str, Any], where: str) -> list[Problem]:
+    stated, listed = content.get("numTraining"), len(content["training"])
+    if stated is None or _whole(stated) == listed:
+        return []
+    fix = "correct numTraining, or restore the entries that are missing"
+    return [Problem("numTraining is wrong", where, fix, f"{listed}, as listed", _shown(stated))]
+
+
+def _whole(value: Any) -> int | None:
+    """``value`` as an integer if it is one, also if it is written as a string or as 1.0."""
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _repeated(items: Iterable[Any]) -> list[Any]:
+    return [item for item, count in Counter(items).items() if count > 1]
+
+
+def _shown(value: Any) -> str:
+    """``value`` as short JSON; escapes keep control characters off the terminal."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "a deeply nested value"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,0 +1,205 @@
+"""The plan of a data set: what was found, what nnU-Net's planner made of it, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.workspace import DatasetFolder
+
+SCHEMA_VERSION = 1
+CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
+# A joint step holds at least two labelled and two unlabelled patches: the loss compares images.
+MIN_PATCHES = 4
+# Schemes that take their statistics from labelled foreground, so that a store with them belongs to a split.
+LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
+_NEUTRAL_INTENSITIES = {
+    "mean": 0.0, "median": 0.0, "std": 1.0, "min": 0.0, "max": 0.0, "percentile_99_5": 0.0, "percentile_00_5": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What the user asked of the plan."""
+
+    configuration: str = "auto"
+    planner: str = "default"
+    memory_gb: float = 8.0
+    use_test_images: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A case of the training pool: where its files are and what is known of its image."""
+
+    id: str
+    image: Path
+    label: Path | None
+    source: str
+    size: int
+    mtime_ns: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as it lies in ``plan.json``."""
+
+    content: dict[str, Any]
+
+    @property
+    def root(self) -> Path:
+        """The decathlon folder."""
+        return Path(self.content["task"]["root"])
+
+    @property
+    def settings(self) -> PlanSettings:
+        """What the user asked for."""
+        return PlanSettings(**self.content["settings"])
+
+    @property
+    def configuration(self) -> str:
+        """The configuration that training takes."""
+        return str(self.content["configuration"])
+
+    @property
+    def nnunet(self) -> dict[str, Any]:
+        """nnU-Net's plans, before any split."""
+        plans: dict[str, Any] = self.content["nnunet_plans"]
+        return plans
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """nnU-Net's description of the data set."""
+        description: dict[str, Any] = self.content["dataset_json"]
+        return description
+
+    @property
+    def cases(self) -> dict[str, PlannedCase]:
+        """The training pool by case id."""
+        return {
+            case: PlannedCase(
+                id=case,
+                image=self.root / entry["image"],
+                label=None if entry["label"] is None else self.root / entry["label"],
+                source=entry["source"],
+                size=entry["size"],
+                mtime_ns=entry["mtime_ns"],
+                shape=tuple(entry["shape"]),
+            )
+            for case, entry in self.content["cases"].items()
+        }
+
+    def configuration_named(self, name: str | None) -> str:
+        """``name`` if it was planned, the plan's own choice for None.
+
+        Raises:
+            UsageError: no such configuration was planned.
+        """
+        planned = self.nnunet["configurations"]
+        if name in (None, "auto"):
+            return self.configuration
+        if name not in planned:
+            raise UsageError(
+                Problem(
+                    what=f"configuration {name!r} was not planned for this data set",
+                    where=self.nnunet["dataset_name"],
+                    expected=" | ".join(planned),
+                    fix="take one of these",
+                )
+            )
+        return str(name)
+
+    def depends_on_labels(self, configuration: str) -> bool:
+        """Whether preprocessing needs intensity statistics of labelled foreground (CT)."""
+        schemes = self.nnunet["configurations"][configuration]["normalization_schemes"]
+        return bool(LABEL_DEPENDENT_SCHEMES & set(schemes))
+
+
+def read_plan(data: DatasetFolder) -> Plan:
+    """The plan of a prepared data set.
+
+    Raises:
+        StateError: it was written by another version.
+    """
+    content = read_json(data.plan_file)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise StateError(
+            Problem(
+                what="plan of another version",
+                where=str(data.plan_file),
+                expected=str(SCHEMA_VERSION),
+                found=str(content.get("schema_version")),
+                fix="run `pclauto plan` again with --force",
+            )
+        )
+    return Plan(content)
+
+
+def write_plan(data: DatasetFolder, content: Mapping[str, Any]) -> Plan:
+    """Write a plan and what nnU-Net expects beside it; ``plan.json`` last, since it says that all is there."""
+    write_json(data.path / "dataset.json", content["dataset_json"])
+    write_json(data.path / "dataset_fingerprint.json", content["fingerprint"])
+    write_json(data.plan_file, dict(content))
+    return Plan(dict(content))
+
+
+def neutral_intensities(channels: int) -> dict[str, dict[str, float]]:
+    """Intensity statistics of no label: nnU-Net reads them for every channel, uses them for CT alone."""
+    return {str(channel): dict(_NEUTRAL_INTENSITIES) for channel in range(channels)}
+
+
+def store_key(plans: Mapping[str, Any], configuration: str) -> str:
+    """The name of the case store that ``plans`` need: equal for equal preprocessing, different otherwise."""
+    chosen = plans["configurations"][configuration]
+    schemes = chosen["normalization_schemes"]
+    decisive = {
+        "spacing": chosen["spacing"],
+        "normalization": [schemes, chosen["use_mask_for_norm"]],
+        "resampling": [chosen["resampling_fn_data"], chosen["resampling_fn_data_kwargs"]],
+        "transpose": plans["transpose_forward"],
+        "intensities": [
+            plans["foreground_intensity_properties_per_channel"][str(channel)]
+            for channel, scheme in enumerate(schemes)
+            if scheme in LABEL_DEPENDENT_SCHEMES
+        ],
+    }
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{configuration}_{digest}"
+
+
+def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """The configuration to train and the reason for it.
+
+    Raises:
+        UsageError: the one wanted was not planned.
+    """
+    if wanted == "auto":
+        if "3d_fullres" in planned:
+            return "3d_fullres", "the images have more than one slice: 3D at full resolution"
+        return "2d", "the images have a single slice"
+    if wanted not in planned:
+        reasons = {
+            "3d_lowres": "nnU-Net plans 3d_lowres where a patch sees less than a quarter of the median image",
+            "3d_fullres": "the images have a single slice",
+        }
+        raise UsageError(
+            Problem(
+                what=f"no configuration {wanted!r} for this data set",
+                where=where,
+                expected=" | ".join(planned),
+                found=reasons.get(wanted, ""),
+                fix="take one of these, or auto",
+            )
+        )
+    return wanted, "asked for"

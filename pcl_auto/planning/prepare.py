@@ -1,0 +1,277 @@
+"""``pclauto plan``: read, check, fingerprint, plan, preprocess."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.data.checks import Checks, check_cases, image_stats
+from pcl_auto.data.decathlon import Task, read_task
+from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.nnunet.environment import available_cores, prepare_environment
+from pcl_auto.planning.fingerprint import make_fingerprint
+from pcl_auto.planning.plan import (
+    MIN_PATCHES,
+    SCHEMA_VERSION,
+    Plan,
+    PlanSettings,
+    choose_configuration,
+    neutral_intensities,
+    read_plan,
+    store_key,
+    write_plan,
+)
+from pcl_auto.run.events import Listener
+from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.quiet import output_to
+from pcl_auto.run.workspace import DatasetFolder, Workspace
+
+# Decathlon tasks have numbers below 100; folders without one get the first free number from here.
+FIRST_FREE_ID = 500
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """What ``pclauto plan`` did: the plan, where it lies, and whether anything had to be done."""
+
+    plan: Plan
+    data: DatasetFolder
+    up_to_date: bool
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def _silent(_event: str, _values: dict[str, Any]) -> None:
+    """Nobody listens."""
+
+
+def plan_task(
+    root: Path,
+    workspace: Workspace,
+    settings: PlanSettings,
+    *,
+    dataset_id: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    listener: Listener = _silent,
+) -> PlanOutcome:
+    """Check a decathlon folder, plan for it and preprocess its images, label-free.
+
+    A plan that is up to date is returned as it is. With ``dry_run`` nothing is written.
+
+    Raises:
+        DataError: the folder cannot be used; every problem of it is listed.
+        UsageError: settings that do not fit the data.
+        ResourceError: the workspace cannot be written.
+    """
+    task, problems = read_task(root, use_test_images=settings.use_test_images)
+    if task is None:
+        raise DataError(problems)
+    data = dataset_folder(task, workspace, dataset_id)
+    previous = read_plan(data) if data.plan_file.is_file() and not force else None
+    known = read_json(data.checks_file) if data.checks_file.is_file() else None
+    checks = check_cases(
+        task,
+        threads=available_cores(),
+        known=known,
+        progress=_counter(listener, "check", _file_count(task)),
+    )
+    problems = [*problems, *checks.problems]
+    if problems:
+        raise DataError(problems)
+    if not dry_run:
+        workspace.activate()
+        write_json(data.checks_file, checks.as_dict())
+
+    described = _describe(task, checks, data, settings)
+    if previous is not None and all(previous.content[key] == value for key, value in described.items()):
+        if not dry_run:
+            _fill_store(previous, data, listener)
+            workspace.remember(last_dataset=data.name)
+        return PlanOutcome(previous, data, up_to_date=True, warnings=checks.warnings)
+
+    content = _plan(task, checks, data, settings, described)
+    if dry_run:
+        return PlanOutcome(Plan(content), data, up_to_date=False, warnings=checks.warnings)
+    _forget_changed_images(previous, Plan(content), data)
+    _fill_store(Plan(content), data, listener)
+    plan = write_plan(data, content)
+    workspace.remember(last_dataset=data.name)
+    return PlanOutcome(plan, data, up_to_date=False, warnings=checks.warnings)
+
+
+def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> DatasetFolder:
+    """The folder that ``task`` is prepared in: by its number and name, or a free number from 500.
+
+    Raises:
+        UsageError: another data set has that number or that folder.
+    """
+    name = task.name.replace(" ", "_")
+    existing = {folder.id: folder for folder in _dataset_folders(workspace)}
+    if dataset_id is None and task.number is None:
+        same = [number for number, folder in existing.items() if folder.name.split("_", 1)[1] == name]
+        dataset_id = same[0] if same else max([FIRST_FREE_ID - 1, *existing]) + 1
+    number = dataset_id if dataset_id is not None else task.number
+    folder = DatasetFolder(workspace.preprocessed / f"Dataset{number:03d}_{name}")
+    taken = existing.get(folder.id)
+    foreign = taken is not None and not taken.own.is_dir()
+    other_source = (
+        taken is not None and taken.plan_file.is_file() and read_json(taken.plan_file)["task"]["root"] != str(task.root)
+    )
+    if taken is not None and (taken.name != folder.name or foreign or other_source):
+        raise UsageError(
+            Problem(
+                what=f"number {folder.id} belongs to another data set",
+                where=str(taken.path),
+                expected=f"{folder.name} made from {task.root}",
+                found=taken.name if not other_source else f"{taken.name} made from another folder",
+                fix="choose a free number with --dataset-id, or another folder with --workspace",
+            )
+        )
+    return folder
+
+
+def _dataset_folders(workspace: Workspace) -> list[DatasetFolder]:
+    """Every data set that nnU-Net would find by number, ours or not."""
+    names = {
+        path.name
+        for parent in (workspace.raw, workspace.preprocessed, workspace.results)
+        if parent.is_dir()
+        for path in parent.glob("Dataset[0-9][0-9][0-9]*_*")
+    }
+    return [DatasetFolder(workspace.preprocessed / name) for name in sorted(names)]
+
+
+def _file_count(task: Task) -> int:
+    return len(task.cases) + len(task.labeled)
+
+
+def _counter(listener: Listener, event: str, total: int) -> Callable[[], None]:
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        listener(event, {"done": done, "total": total})
+
+    return advance
+
+
+def _describe(task: Task, checks: Checks, data: DatasetFolder, settings: PlanSettings) -> dict[str, Any]:
+    """What a plan depends on; a plan with the same description is up to date. No label's content is in it."""
+    cases = {}
+    for case in task.cases:
+        volume = checks.images[case.id]
+        cases[case.id] = {
+            "image": str(case.image.relative_to(task.root)),
+            "label": None if case.label is None else str(case.label.relative_to(task.root)),
+            "source": case.source,
+            "shape": list(volume.shape),
+            **image_stats(case.image),
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": {"root": str(task.root), "name": task.name, "number": task.number},
+        "settings": settings.as_dict(),
+        "cases": cases,
+        "test_images": [str(case.image.relative_to(task.root)) for case in task.test],
+        "dataset_json": {
+            "name": data.name,
+            "channel_names": {str(index): name for index, name in enumerate(task.channels)},
+            "labels": task.labels,
+            # nnU-Net keeps a batch below five percent of the images that training shows: all of them here.
+            "numTraining": len(task.cases),
+            "file_ending": ".nii.gz",
+            "overwrite_image_reader_writer": "SimpleITKIO",
+        },
+    }
+
+
+def _plan(
+    task: Task, checks: Checks, data: DatasetFolder, settings: PlanSettings, described: dict[str, Any]
+) -> dict[str, Any]:
+    prepare_environment()
+    from pcl_auto.nnunet import images, planner
+
+    if settings.planner not in planner.PLANNERS:
+        raise UsageError(
+            Problem(
+                what=f"no planner {settings.planner!r}",
+                where="--planner",
+                expected=" | ".join(planner.PLANNERS),
+                fix="take one of these",
+            )
+        )
+    spacings = {case.id: images.spacing_zyx_mm(case.image) for case in task.cases}
+    fingerprint = make_fingerprint(checks.images, spacings)
+    with output_to(Path("/dev/null")):
+        plans = planner.plan_network(
+            data.name,
+            described["dataset_json"],
+            fingerprint,
+            planner=settings.planner,
+            memory_gb=settings.memory_gb,
+            min_patches=MIN_PATCHES,
+        )
+        memory_gb = {
+            name: planner.step_memory_gb(plans, name, described["dataset_json"], settings.planner)
+            for name in plans["configurations"]
+        }
+    plans["foreground_intensity_properties_per_channel"] = neutral_intensities(len(task.channels))
+    configuration, reason = choose_configuration(settings.configuration, plans["configurations"], data.name)
+    return {
+        **described,
+        "configuration": configuration,
+        "configuration_reason": reason,
+        "step_memory_gb": memory_gb,
+        "fingerprint": fingerprint,
+        "nnunet_plans": plans,
+    }
+
+
+def _forget_changed_images(previous: Plan | None, plan: Plan, data: DatasetFolder) -> None:
+    """Drop the stored form of images that are not what they were when they were stored."""
+    if previous is None or not (data.own / "store").is_dir():
+        return
+    from pcl_auto.nnunet.store import remove_case
+
+    now = plan.cases
+    changed = [case for case, before in previous.cases.items() if now.get(case) != before]
+    for store in (data.own / "store").iterdir():
+        for case in changed:
+            remove_case(store, case)
+
+
+def _fill_store(plan: Plan, data: DatasetFolder, listener: Listener) -> None:
+    """Preprocess what does not wait for a split."""
+    if not plan.depends_on_labels(plan.configuration):
+        fill_store(plan, plan.nnunet, plan.configuration, data, listener)
+
+
+def fill_store(plan: Plan, plans: dict[str, Any], configuration: str, data: DatasetFolder, listener: Listener) -> str:
+    """Preprocess every image of the pool that is not stored yet, and return the name of the store."""
+    prepare_environment()
+    from pcl_auto.nnunet.store import Preprocessing
+    from pcl_auto.nnunet.store import fill_store as fill
+
+    key = store_key(plans, configuration)
+    cases = plan.cases
+    voxels = float(sum(_product(case.shape) for case in cases.values()))
+    with output_to(data.log_file):
+        fill(
+            Preprocessing(plans, configuration, plan.dataset_json),
+            {case.id: case.image for case in cases.values()},
+            data.store(key),
+            voxels=voxels * len(plan.dataset_json["channel_names"]),
+            processes=available_cores(),
+            progress=_counter(listener, "preprocess", len(cases)),
+        )
+    return key
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product

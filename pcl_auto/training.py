@@ -1,0 +1,313 @@
+"""``pclauto train``: from a plan to a trained model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pcl_auto import __version__
+from pcl_auto.data.split import Split, choose_split, draw_split
+from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.nnunet.environment import prepare_environment
+from pcl_auto.planning.plan import Plan, read_plan
+from pcl_auto.planning.split_plans import check_inputs_unchanged, prepare_split, record_split
+from pcl_auto.recipe import Recipe, load_recipe
+from pcl_auto.run.events import Listener
+from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.quiet import output_to
+from pcl_auto.run.workspace import DatasetFolder, Workspace
+
+SCHEMA_VERSION = 1
+JOINT, SUPERVISED = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
+# Names in plans files must not hold nnU-Net's separator.
+PLANS_PREFIX = "nnUNetPlans"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What ``pclauto train`` was asked for."""
+
+    dataset: str | None = None
+    labeled: int | None = None
+    labeled_cases: tuple[str, ...] = ()
+    split_file: Path | None = None
+    validation: int = 0
+    seed: int = 0
+    recipe: str = "default"
+    epochs: int | None = None
+    configuration: str | None = None
+    device: str = "auto"
+    workers: int | None = None
+    supervised_only: bool = False
+    deterministic: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it will be or as it is: data, split, recipe, and the folder of its model."""
+
+    data: DatasetFolder
+    plan: Plan
+    split: Split
+    recipe: Recipe
+    configuration: str
+    trainer: str
+    plans_name: str
+    model: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder, ``fold_all`` of the model."""
+        return self.model / "fold_all"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model is trained to the end."""
+        return (self.folder / "checkpoint_final.pth").is_file()
+
+
+def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
+    """Settle data set, split, recipe and folder of a run; nothing is written.
+
+    Raises:
+        StateError: nothing was planned, or the input changed since.
+        UsageError: cases, numbers, recipe or configuration that do not exist.
+    """
+    data = workspace.dataset(request.dataset)
+    plan = read_plan(data)
+    split = resolve_split(request, plan)
+    check_inputs_unchanged(plan, split)
+    recipe = load_recipe(request.recipe)
+    if request.epochs is not None:
+        recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
+    joint = not request.supervised_only and bool(split.unlabeled)
+    name = "_".join(
+        [
+            split.name,
+            recipe.name,
+            *([f"e{request.epochs}"] if request.epochs is not None else []),
+            *(["deterministic"] if request.deterministic else []),
+        ]
+    )
+    plans_name = f"{PLANS_PREFIX}_{name}"
+    trainer = JOINT if joint else SUPERVISED
+    configuration = plan.configuration_named(request.configuration)
+    model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
+    return Run(data, plan, split, recipe, configuration, trainer, plans_name, model)
+
+
+def resolve_split(request: TrainRequest, plan: Plan) -> Split:
+    """The split that a request describes.
+
+    Raises:
+        UsageError: it asks for cases or labels that are not there, or in more than one way.
+    """
+    with_label = [case.id for case in plan.cases.values() if case.label is not None]
+    without_label = [case.id for case in plan.cases.values() if case.label is None]
+    ways = {
+        "--labeled": request.labeled is not None,
+        "--labeled-cases": bool(request.labeled_cases),
+        "--split": request.split_file is not None,
+    }
+    if sum(ways.values()) > 1:
+        raise UsageError(
+            Problem(
+                what="more than one way to choose labelled cases",
+                where=" and ".join(name for name, given in ways.items() if given),
+                fix="keep one of them",
+            )
+        )
+    if request.split_file is not None:
+        labeled, validation = _read_split_file(request.split_file)
+        return choose_split(with_label, without_label, labeled=labeled, validation=validation, seed=request.seed)
+    if request.labeled_cases:
+        remaining = [case for case in with_label if case not in request.labeled_cases]
+        drawn = draw_split(remaining, [], labeled=request.validation, seed=request.seed) if request.validation else None
+        return choose_split(
+            with_label,
+            without_label,
+            labeled=request.labeled_cases,
+            validation=() if drawn is None else drawn.labeled,
+            seed=request.seed,
+        )
+    return draw_split(
+        with_label, without_label, labeled=request.labeled, validation=request.validation, seed=request.seed
+    )
+
+
+def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        labeled, validation = content["labeled"], content.get("validation", [])
+        if not all(isinstance(case, str) for case in [*labeled, *validation]):
+            raise TypeError("case ids are strings")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            Problem(
+                what="not a split",
+                where=str(path),
+                expected='JSON with "labeled": [case, …] and, if wanted, "validation": [case, …]',
+                found=f"{type(error).__name__}: {error}",
+                fix="write such a file; those under splits/ of a workspace are examples",
+            )
+        ) from error
+    return labeled, validation
+
+
+def identity(run: Run, request: TrainRequest, plans: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run this run; a run folder goes on only with the same."""
+    digest = hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest()[:16]
+    return {
+        "dataset": run.data.name,
+        "configuration": run.configuration,
+        "trainer": run.trainer,
+        "split": run.split.as_dict(),
+        "seed": request.seed,
+        "recipe": run.recipe.as_dict(),
+        "deterministic": request.deterministic,
+        "plan": digest,
+    }
+
+
+def refuse_changes(recorded: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """Make sure that a run folder holds the run that is wanted.
+
+    Raises:
+        StateError: every setting that differs, with both values.
+    """
+    problems = [
+        Problem(
+            what=f"the run there has another {key}",
+            where=str(folder),
+            expected=before,
+            found=now,
+            fix="repeat the settings it was started with, or start over with --restart",
+        )
+        for key, before, now in _differences(recorded, wanted)
+    ]
+    if problems:
+        raise StateError(problems)
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted({*before, *now})
+            for difference in _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [(path, str(before), str(now))]
+
+
+def choose_device(wanted: str) -> Any:
+    """The torch device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
+
+    Raises:
+        UsageError: the device is not there; the ones that are, are named.
+    """
+    import torch
+
+    there = [
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+        "cpu",
+    ]
+    if wanted == "auto":
+        return torch.device(there[0])
+    if wanted not in there:
+        raise UsageError(
+            Problem(
+                what=f"no device {wanted!r} on this machine",
+                where="--device",
+                expected=" | ".join(there),
+                fix=f"take --device {there[0]}, or leave it out",
+            )
+        )
+    return torch.device(wanted)
+
+
+def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Run:
+    """Train a run to its end, going on where an earlier try of the same run stopped.
+
+    Raises:
+        UsageError, StateError, ResourceError, NumericalError: see :func:`resolve_run` and the trainers.
+    """
+    device = choose_device(request.device)
+    run = resolve_run(request, workspace)
+    workspace.activate()
+    prepare_environment(workers=0 if request.deterministic else request.workers)
+    listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
+    plans, store = prepare_split(
+        run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
+    )
+    wanted = identity(run, request, plans)
+    if request.restart and run.model.is_dir():
+        shutil.rmtree(run.model)
+    record_file = run.folder / "run.json"
+    if record_file.is_file():
+        refuse_changes(read_json(record_file)["identity"], wanted, run.folder)
+    _write_plans(run, plans, store, request)
+    write_json(record_file, _record(wanted, device))
+    workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
+    if run.finished:
+        listener("finished_before", {"model": str(run.model)})
+        return run
+    _drive(run, device, listener)
+    return run
+
+
+def _remembered(workspace: Workspace) -> dict[str, str]:
+    runs: dict[str, str] = workspace.remembered().get("last_run", {})
+    return runs
+
+
+def _write_plans(run: Run, plans: dict[str, Any], store: str, request: TrainRequest) -> None:
+    from pcl_auto.nnunet.settings import KEY, RunSettings
+
+    settings = RunSettings(run.recipe, request.seed, run.split.name, store, request.deterministic)
+    named = {**plans, "plans_name": run.plans_name}
+    named["configurations"] = {
+        name: {**configuration, KEY: settings.as_dict()} for name, configuration in plans["configurations"].items()
+    }
+    write_json(run.data.plans_file(run.plans_name), named)
+
+
+def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:
+    packages = ("nnunetv2", "torch", "batchgenerators", "SimpleITK", "numpy")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "identity": wanted,
+        "command": sys.argv,
+        "versions": {"pclauto": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
+        "device": str(device),
+        "last_start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _drive(run: Run, device: Any, listener: Listener) -> None:
+    """Build the trainer as nnU-Net would, take up its last checkpoint, and train."""
+    with output_to(run.folder / "log.txt"):
+        from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+        from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+
+        kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
+        latest = run.folder / "checkpoint_latest.pth"
+        plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": latest.is_file()}
+        trainer = kind(plans, run.configuration, "all", read_json(run.data.path / "dataset.json"), device)
+        trainer.events.listener = listener
+        if latest.is_file():
+            trainer.load_checkpoint(str(latest))
+            trainer.events.emit("resumed", epoch=trainer.epoch)
+        else:
+            trainer.events.emit("started", epochs=trainer.num_epochs)
+        trainer.run_training()

@@ -15,10 +15,9 @@ from pcl_auto.errors import Problem
 
 SUFFIXES = (".nii.gz", ".nii")
 
+_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesUn")
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}", re.ASCII)
-_CASE_RULE = (
-    "up to 120 letters, digits, '.', '_' and '-', beginning with a letter or digit and not ending in _seg"
-)
+_CASE_RULE = "up to 120 letters, digits, '.', '_' and '-', beginning with a letter or digit and not ending in _seg"
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _INSIDE = "a path inside the data set's folder, such as imagesTr/case_01.nii.gz"
 
@@ -51,9 +50,7 @@ class Confined:
         base = strip_suffix(relative.name)
         if base is None:
             fix = "convert the file to NIfTI (.nii or .nii.gz)"
-            return None, Problem(
-                f"{kind} is not named as NIfTI", where, fix, ".nii or .nii.gz", _quoted(text)
-            )
+            return None, Problem(f"{kind} is not named as NIfTI", where, fix, ".nii or .nii.gz", _quoted(text))
         for candidate in (path, *(path.with_name(base + suffix) for suffix in SUFFIXES)):
             if os.path.lexists(candidate):
                 refusal = self.refuse_target(candidate, kind)
@@ -61,7 +58,8 @@ class Confined:
         fix = "restore the file, or take it out of dataset.json"
         if kind == "label":
             fix = 'restore the file, or drop the "label" key to use the case as unlabelled'
-        if text.startswith("/") and not (self.root / relative.parts[0]).exists():
+        first = relative.parts[0]
+        if text.startswith("/") and first not in _FOLDERS and not (self.root / first).exists():
             return None, _outside(text, where)
         return None, Problem(f"{kind} is missing", where, fix, str(path), "no such file")
 
@@ -116,9 +114,7 @@ class Confined:
             return sorted(child for child in path.iterdir() if not child.name.startswith(".")), []
         except OSError as error:
             fix = "make the folder readable for you"
-            return [], [
-                Problem("folder cannot be listed", str(path), fix, found=error.strerror or str(error))
-            ]
+            return [], [Problem("folder cannot be listed", str(path), fix, found=error.strerror or str(error))]
 
 
 def shown(path: Path) -> str:

@@ -63,11 +63,6 @@ def read_description(path: Path) -> tuple[Description | None, list[Problem]]:
 
 def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     where = str(path)
-    if not path.is_file():
-        fix = "name the folder of a decathlon task, such as Task05_Prostate"
-        return None, [
-            Problem("dataset.json is missing", where, fix, "a dataset.json in the data set's folder")
-        ]
     oddities: list[Problem] = []
 
     def note_constant(name: str) -> None:
@@ -77,18 +72,18 @@ def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         oddities.extend(
-            Problem("duplicate key", where, "keep one of the two", "each key once", _shown(key))
-            for key in twice
+            Problem("duplicate key", where, "keep one of the two", "each key once", _shown(key)) for key in twice
         )
         return dict(pairs)
 
     fix = "correct the file at this place; python -m json.tool shows whether it parses"
     try:
+        if not path.is_file():
+            fix = "name the folder of a decathlon task, such as Task05_Prostate"
+            return None, [Problem("dataset.json is missing", where, fix, "a file of that name")]
         if path.stat().st_size > _MOST_BYTES:
             fix = "restore the file from the data set's source"
-            return None, [
-                Problem("dataset.json is far too large", where, fix, f"at most {_MOST_BYTES} bytes")
-            ]
+            return None, [Problem("dataset.json is far too large", where, fix, f"at most {_MOST_BYTES} bytes")]
         # Windows editors put a byte order mark in front, which utf-8-sig takes away.
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text, parse_constant=note_constant, object_pairs_hook=build)
@@ -116,8 +111,7 @@ def _parse_channels(content: dict[str, Any], where: str) -> tuple[tuple[str, ...
     if wrong:
         expected = "names for the channels 0, 1, ... without a gap"
         return None, [
-            Problem(f"{key} does not name the channels", where, fix, expected, _shown(content[key]))
-            for key in wrong
+            Problem(f"{key} does not name the channels", where, fix, expected, _shown(content[key])) for key in wrong
         ]
     if len(set(parsed.values())) > 1:
         found = " and ".join(f"{key} {_shown(content[key])}" for key in spellings)
@@ -170,9 +164,7 @@ def _unsupported_labels(raw: dict[str, Any], where: str) -> list[Problem]:
     for key, value in raw.items():
         if isinstance(value, list):
             fix = "declare one class per value; regions are not supported yet"
-            problems.append(
-                Problem("label is a region", where, fix, "one whole number", _shown({key: value}))
-            )
+            problems.append(Problem("label is a region", where, fix, "one whole number", _shown({key: value})))
         elif "ignore" in (str(key).strip().lower(), str(value).strip().lower()):
             fix = "set these voxels to a class or the background; an ignore label is not supported yet"
             problems.append(Problem("ignore label", where, fix, "classes only", _shown({key: value})))
@@ -181,19 +173,14 @@ def _unsupported_labels(raw: dict[str, Any], where: str) -> list[Problem]:
 
 def _judge_labels(classes: list[tuple[str, int]], where: str) -> tuple[dict[str, int] | None, list[Problem]]:
     classes = sorted(
-        (
-            (BACKGROUND if value == 0 and name.lower() == BACKGROUND else name, value)
-            for name, value in classes
-        ),
+        ((BACKGROUND if value == 0 and name.lower() == BACKGROUND else name, value) for name, value in classes),
         key=lambda pair: pair[1],
     )
     values = [value for _, value in classes]
     found = ", ".join(f"{value} {name}" for name, value in classes)
     fix = "number the classes without a gap from 0, the background, in dataset.json and in the label maps"
     problems = [
-        Problem(
-            f"two labels share the {kind} {shared}", where, "give every class a name and value of its own"
-        )
+        Problem(f"two labels share the {kind} {shared}", where, "give every class a name and value of its own")
         for kind, items in (("value", values), ("name", [name for name, _ in classes]))
         for shared in _repeated(items)
     ]

@@ -1,4 +1,4 @@
-"""Tasks in the format of the Medical Segmentation Decathlon: which cases there are, and which have a label."""
+"""Tasks of the Medical Segmentation Decathlon: which cases there are, and which have a label."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pcl_auto.data.confine import Confined, refuse_case_id, shown, strip_suffix
@@ -15,13 +16,14 @@ from pcl_auto.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 Source = Literal["training", "imagesTr", "imagesUn", "imagesTs"]
 
 _TASK_FOLDER = re.compile(r"Task(\d+)_(.+)", re.ASCII)
 _SHORT_TASK = re.compile(r"(?:Task)?(\d+)", re.ASCII)
-# Volumes in formats that are not read here; anything else beside the images (notes, thumbnails) is nobody's case.
+_LISTED_TASKS = 12
+# Volumes in formats that are not read here; other files beside the images (notes, thumbnails) are no cases.
+
 _FOREIGN = (".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz", ".mgh", ".nii.bz2", ".nii.zip")
 
 
@@ -39,8 +41,8 @@ class Case:
 class Task:
     """A decathlon task: channels in the order of their numbers, classes with their values, cases by name.
 
-    ``cases`` is the training pool, labelled and unlabelled; ``test`` is what ``test`` and ``imagesTs`` hold, never
-    with a label. The paths lie in ``root``, whose links are resolved.
+    ``cases`` is the training pool, labelled and unlabelled; ``test`` is what ``test`` and ``imagesTs`` hold,
+    never with a label. The paths lie in ``root``, whose links are resolved.
     """
 
     root: Path
@@ -70,8 +72,8 @@ def read_task(root: Path, *, use_test_images: bool = False) -> tuple[Task | None
         use_test_images: take ``imagesTs`` into the pool, as unlabelled cases.
 
     Returns:
-        The task with every case that could be made out, or None if channels, classes or the list of cases cannot;
-        and all problems. A task that comes with problems is good for further checks, not for training.
+        The task with every case that could be made out, or None if channels, classes or the list of cases
+        cannot; and all problems. A task that comes with problems is good for further checks, not for training.
     """
     folder = Confined.at(root)
     index = folder.root / "dataset.json"
@@ -101,10 +103,8 @@ def find_task(name: str, folders: Sequence[Path]) -> Path:
     Raises:
         UsageError: there is no such task, or a short form fits several.
     """
-    from pathlib import Path
-
     direct = Path(name)
-    if name and (direct / "dataset.json").is_file():
+    if name and _holds_task(direct):
         return direct
     tasks = [task for folder in folders for task in _list_tasks(folder)]
     exact = [task for task in tasks if task.name == name]
@@ -119,8 +119,8 @@ def find_task(name: str, folders: Sequence[Path]) -> Path:
         fix = "give the folder's full name or path"
         raise UsageError(Problem(f"{name!r} fits several tasks", places, fix, "one task", found))
     near = difflib.get_close_matches(name, _all_names(tasks), n=3, cutoff=0.5)
-    found = f"similar names: {', '.join(near)}" if near else f"{len(tasks)} other tasks"
-    if direct.exists():
+    found = f"similar names: {', '.join(near)}" if near else _list_names(tasks)
+    if os.path.lexists(direct):
         found = f"{shown(direct)}, but no dataset.json in it"
     fix = "name a folder that holds a dataset.json, by its path or by its name in one of these folders"
     raise UsageError(Problem(f"no task {name!r}", places, fix, "a folder with a dataset.json", found))
@@ -136,9 +136,7 @@ class _Reader:
     # Images that dataset.json names, also those whose entry was refused: they are not unlisted.
     claimed: set[Path] = field(default_factory=set)
 
-    def read(
-        self, description: Description, *, use_test_images: bool
-    ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    def read(self, description: Description, *, use_test_images: bool) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
         """The pool and the test cases, each sorted by name."""
         training = self._listed(description.training, "training")
         test = self._listed(self._present(description.test, use_test_images=use_test_images), "imagesTs")
@@ -159,7 +157,7 @@ class _Reader:
         return _by_id(pool), _by_id(test)
 
     def _present(self, entries: Sequence[Entry], *, use_test_images: bool) -> list[Entry]:
-        """Test entries to look for: many copies of a task come without ``imagesTs``, and training needs none."""
+        """Test entries to look for: many copies of a task lack ``imagesTs``, and training needs none of it."""
         if use_test_images or (self.folder.root / "imagesTs").exists():
             return list(entries)
         spelled = [(entry, *self.folder.spell(entry.image, self._place(entry))) for entry in entries]
@@ -199,9 +197,7 @@ class _Reader:
             if strip_suffix(path.name) is None:
                 if path.name.lower().endswith(_FOREIGN):
                     fix = "convert the file to NIfTI (.nii or .nii.gz), or take it out of this folder"
-                    problem = Problem(
-                        "image is not named as NIfTI", shown(path), fix, ".nii or .nii.gz", path.suffix
-                    )
+                    problem = Problem("image is not named as NIfTI", shown(path), fix, ".nii or .nii.gz", path.suffix)
                     self.problems.append(problem)
                 continue
             refusal = self.folder.refuse_target(path, "image")
@@ -219,10 +215,7 @@ class _Reader:
         labels = {strip_suffix(path.name): path for path in files}
         for case in cases:
             if case.id in labels:
-                fix = (
-                    'add the case to "training" in dataset.json; to use it as unlabelled, add it there without '
-                    '"label" or move its label away'
-                )
+                fix = 'list the case under "training" in dataset.json, without "label" to use it as unlabelled'
                 self.problems.append(
                     Problem(
                         "labelsTr holds a label that dataset.json does not list",
@@ -249,9 +242,7 @@ class _Reader:
             twin = trained.get(_identity(case.image))
             if twin:
                 fix = "take the image out of one of the two lists in dataset.json"
-                found = (
-                    f"{case.image} in test" if twin.image == case.image else f"the same file as {case.image}"
-                )
+                found = f"{case.image} in test" if twin.image == case.image else f"the same file as {case.image}"
                 self.problems.append(
                     Problem("image is in training and in test", str(twin.image), fix, "one of the two", found)
                 )
@@ -295,12 +286,17 @@ def _parse_name(folder: str) -> tuple[str, int | None]:
     return (match[2], int(match[1])) if match else (folder, None)
 
 
+def _holds_task(folder: Path) -> bool:
+    # os.path, because Path.is_file raises for folders without permission and for names that are too long.
+    return os.path.isfile(folder / "dataset.json")  # noqa: PTH113
+
+
 def _list_tasks(folder: Path) -> list[Path]:
     try:
         children = sorted(folder.iterdir())
     except OSError:
         return []  # the folders are a search path; the error of a fruitless search names them all
-    return [child for child in children if (child / "dataset.json").is_file()]
+    return [child for child in children if _holds_task(child)]
 
 
 def _short_forms(folder: str, name: str) -> tuple[str, ...]:
@@ -314,3 +310,9 @@ def _short_forms(folder: str, name: str) -> tuple[str, ...]:
 
 def _all_names(tasks: Iterable[Path]) -> list[str]:
     return sorted({name for task in tasks for name in (task.name, _parse_name(task.name)[0])})
+
+
+def _list_names(tasks: Sequence[Path]) -> str:
+    names = ", ".join(dict.fromkeys(task.name for task in tasks[:_LISTED_TASKS]))
+    rest = len(tasks) - _LISTED_TASKS
+    return (names + (f" and {rest} more" if rest > 0 else "")) or "no tasks"

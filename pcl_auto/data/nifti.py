@@ -177,9 +177,7 @@ class _Survey:
         *voxel, channel = self.first_bad
         place = f"({', '.join(map(str, voxel))})" + (f" of channel {channel}" if len(self.low) > 1 else "")
         found = f"{self.bad_count}, the first at voxel {place}"
-        fix = (
-            "restore the volume from its source, or replace these voxels by a value that means nothing there"
-        )
+        fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
         return [Problem("NaN or infinite voxels", where, fix, "finite values", found)]
 
     def volume(self, path: Path, header: Header, values: dict[int, int] | None = None) -> Volume:

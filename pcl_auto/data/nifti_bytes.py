@@ -246,11 +246,7 @@ def _truncated(header: Header, count: int, where: str, *, whole_gzip: bool = Fal
 
 def _damaged(where: str, error: zlib.error) -> Problem:
     reason = str(error).rpartition(": ")[2]
-    what = (
-        "gzip checksum (CRC) mismatch"
-        if reason.endswith(("data check", "length check"))
-        else "damaged gzip data"
-    )
+    what = "gzip checksum (CRC) mismatch" if reason.endswith(("data check", "length check")) else "damaged gzip data"
     return Problem(what, where, _COPY_AGAIN, "the bytes that were once compressed", reason)
 
 
@@ -264,9 +260,7 @@ def _not_nifti(head: bytes, where: str, *, zipped: bool) -> Problem:
         if "LFS" in kind
         else "replace it by the volume in NIfTI format (.nii or .nii.gz)"
     )
-    return Problem(
-        "not a NIfTI file", where, fix, "NIfTI", f"gzip data with {kind} inside" if zipped else kind
-    )
+    return Problem("not a NIfTI file", where, fix, "NIfTI", f"gzip data with {kind} inside" if zipped else kind)
 
 
 def _detect(head: bytes) -> str:

@@ -117,14 +117,10 @@ def _judge_shape(fields: Any, where: str) -> tuple[tuple[int, ...] | None, list[
     count = stored[0]
     if not 1 <= count <= 7:
         expected = "3, or 4 with channels"
-        return None, [
-            Problem("impossible number of dimensions", where, _RE_EXPORT, expected, f"dim[0] = {count}")
-        ]
+        return None, [Problem("impossible number of dimensions", where, _RE_EXPORT, expected, f"dim[0] = {count}")]
     sizes = stored[1 : count + 1]
     if min(sizes) < 1:
-        return None, [
-            Problem("impossible size", where, _RE_EXPORT, "every dimension at least 1", _times(sizes))
-        ]
+        return None, [Problem("impossible size", where, _RE_EXPORT, "every dimension at least 1", _times(sizes))]
     if count < 3:
         fix = "stack the slices of one scan into a 3D volume"
         return None, [Problem("not a volume", where, fix, "3 dimensions", f"{count}D ({_times(sizes)})")]
@@ -186,9 +182,7 @@ def _judge_spacing(fields: Any, where: str) -> tuple[tuple[float, float, float] 
     return (None, problems) if problems else ((x, y, z), [])
 
 
-def _judge_affine(
-    fields: Any, spacing: tuple[float, float, float], where: str
-) -> tuple[Matrix | None, list[Problem]]:
+def _judge_affine(fields: Any, spacing: tuple[float, float, float], where: str) -> tuple[Matrix | None, list[Problem]]:
     codes = {name: int(fields[name]) for name in ("sform_code", "qform_code")}
     unknown = [f"{name} = {code}" for name, code in codes.items() if not 0 <= code <= 5]
     if unknown:
@@ -203,9 +197,7 @@ def _judge_affine(
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if np.any(np.abs(lengths - spacing) > _SPACING_TOLERANCE * np.asarray(spacing)):
         fix = "make pixdim and the affine say the same: readers differ in which one they believe"
-        return None, [
-            Problem("spacing contradicts the affine", where, fix, f"pixdim {_mm(spacing)}", _mm(lengths))
-        ]
+        return None, [Problem("spacing contradicts the affine", where, fix, f"pixdim {_mm(spacing)}", _mm(lengths))]
     return affine, []
 
 

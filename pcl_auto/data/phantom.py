@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 FloatArray = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Shape = tuple[int, ...]
 TissueMap = npt.NDArray[np.uint8]
 
 PHANTOM_NAME = "Task99_Phantom"
@@ -57,15 +60,12 @@ _AIR, _BODY, _BONE, _BRIGHT, _MIDDLE = (20, 20), (300, 330), (150, 110), (500, 5
 _PHANTOM_MATERIALS = (_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE)
 _MATERIAL_OF_TISSUE = np.array([0, 1, 2, 3, 4, 3, 4, 3])
 
-
-# Spreads relative to the signal: of a material's mean between cases (log), of the structure inside a material,
-# of the slow change over the field of view (log), of the receiver noise (relative to the body).
+# Standard deviations relative to the signal: a material's mean between cases (log), the structure inside a
+# material, the slow change over the field of view (log), the receiver's noise (relative to the body).
 _CONTRAST, _TEXTURE, _BIAS, _NOISE = 0.08, 0.08, 0.15, 0.10
 
 
-def make_phantom(
-    folder: Path, *, seed: int = 0, labeled: int = 2, unlabeled: int = 12, test: int = 6
-) -> Path:
+def make_phantom(folder: Path, *, seed: int = 0, labeled: int = 2, unlabeled: int = 12, test: int = 6) -> Path:
     """Write the decathlon task ``Task99_Phantom`` into ``folder`` and return its path.
 
     Two channels, int16, about 48 x 48 x 12 voxels of 1 x 1 x 3 mm; the folder appears complete or not at all.
@@ -108,8 +108,8 @@ def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: 
 
     An image has the geometry of its label, one int16 channel per ``modality`` of ``dataset_json``, and
     background structures of the classes' intensities. The written ``dataset.json`` is the given one with the
-    files that are there; its test list is empty. A case is painted from the seed and its id alone. Returns the
-    path; a task that the same call has written before is returned as it is.
+    files that are there; its test list is empty. A case is painted from the seed and its id alone. Returns
+    the path; a task that the same call has written before is returned as it is.
 
     Args:
         label_folder: the labels that ``dataset_json`` lists for training, as ``.nii`` or ``.nii.gz``.
@@ -140,9 +140,7 @@ def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: 
     return _write_task(folder / name, _describe_painted(description, labels, seed=seed), fill)
 
 
-def _describe_phantom(
-    training: Sequence[str], testing: Sequence[str], *, labeled: int, seed: int
-) -> dict[str, Any]:
+def _describe_phantom(training: Sequence[str], testing: Sequence[str], *, labeled: int, seed: int) -> dict[str, Any]:
     entries = [{"image": f"./imagesTr/{case}.nii.gz"} for case in training]
     for entry, case in zip(entries, training[:labeled], strict=False):
         entry["label"] = f"./labelsTr/{case}.nii.gz"
@@ -162,7 +160,7 @@ def _describe_phantom(
     }
 
 
-def _phantom_case(rng: np.random.Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+def _phantom_case(rng: Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """One case: the image (X, Y, Z, 2) and its label (X, Y, Z), on one grid."""
     shape = tuple(int(size) for size in rng.integers((44, 44, 11), (53, 53, 14)))
     in_plane_mm = rng.uniform(0.94, 1.06)
@@ -174,7 +172,7 @@ def _phantom_case(rng: np.random.Generator) -> tuple[nib.Nifti1Image, nib.Nifti1
     return _nifti(image, affine), _nifti(_CLASS_OF_TISSUE[tissue], affine)
 
 
-def _draw_anatomy(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator) -> TissueMap:
+def _draw_anatomy(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> TissueMap:
     """The tissue of every voxel (X, Y, Z): a body, distractors, three organs of varying size and position."""
     bodily_mm = _warped_grid(shape, spacing_mm, rng)
     organ_mm = _turned(bodily_mm, rng)
@@ -197,7 +195,7 @@ def _draw_anatomy(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.r
     return tissue
 
 
-def _scatter_distractors(tissue: TissueMap, grid_mm: FloatArray, rng: np.random.Generator) -> None:
+def _scatter_distractors(tissue: TissueMap, grid_mm: FloatArray, rng: Generator) -> None:
     """Put vessels, some with a lumen that looks like the core, around the organs into ``tissue``."""
     for _ in range(int(rng.integers(4, 8))):
         angle = rng.uniform(0, 2 * math.pi)
@@ -208,7 +206,7 @@ def _scatter_distractors(tissue: TissueMap, grid_mm: FloatArray, rng: np.random.
             tissue[_ellipsoid(grid_mm, centre_mm, 0.55 * radii_mm)] = _Tissue.LUMEN
 
 
-def _warped_grid(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator) -> FloatArray:
+def _warped_grid(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> FloatArray:
     """Coordinates (3, X, Y, Z) in mm about the body's centre, shifted and smoothly deformed for one case."""
     axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, spacing_mm, strict=True)]
     grid_mm = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
@@ -218,24 +216,20 @@ def _warped_grid(shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.ra
     return grid_mm
 
 
-def _turned(grid_mm: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _turned(grid_mm: FloatArray, rng: Generator) -> FloatArray:
     """The grid (3, X, Y, Z) turned in the plane by up to 15 degrees and shifted by up to 2 mm."""
     turn = Rotation.from_euler("z", rng.uniform(-15, 15), degrees=True).as_matrix()
     turned = np.einsum("ab,bxyz->axyz", turn, grid_mm) + rng.uniform(-2, 2, (3, 1, 1, 1))
     return np.asarray(turned, dtype=np.float32)
 
 
-def _ellipsoid(
-    grid_mm: FloatArray, centre_mm: npt.ArrayLike, radii_mm: npt.ArrayLike
-) -> npt.NDArray[np.bool_]:
+def _ellipsoid(grid_mm: FloatArray, centre_mm: npt.ArrayLike, radii_mm: npt.ArrayLike) -> Mask:
     centre = np.reshape(np.asarray(centre_mm, dtype=np.float32), (3, 1, 1, 1))
     radii = np.reshape(np.asarray(radii_mm, dtype=np.float32), (3, 1, 1, 1))
     return np.asarray((((grid_mm - centre) / radii) ** 2).sum(axis=0) < 1)
 
 
-def _scanner_affine(
-    shape: tuple[int, ...], spacing_mm: Sequence[float], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
+def _scanner_affine(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> npt.NDArray[np.float64]:
     """An affine (4, 4) as scanners write it: x and y run towards right and front, slices a little oblique."""
     turn = Rotation.from_euler("x", rng.uniform(-8, 8), degrees=True).as_matrix()
     affine = np.eye(4)
@@ -246,26 +240,21 @@ def _scanner_affine(
     return affine
 
 
-def _paint_on(label: nib.Nifti1Image, channels: int, rng: np.random.Generator) -> nib.Nifti1Image:
+def _paint_on(label: nib.Nifti1Image, channels: int, rng: Generator) -> nib.Nifti1Image:
     """An image (X, Y, Z, channels) on the grid of ``label``, which keeps the label's own header geometry."""
     classes = np.asarray(label.dataobj).astype(np.int64)
     spacing_mm = [float(step) for step in label.header.get_zooms()[:3]]
-    material = np.where(_body_ellipse(classes.shape), 1, 0)
+    x, y = (np.linspace(-1, 1, size) for size in classes.shape[:2])
+    body = (x[:, None, None] / 0.95) ** 2 + (y[:, None] / 0.85) ** 2 < 1
+    material = np.where(np.broadcast_to(body, classes.shape), 1, 0)
     structure = _smooth_noise(classes.shape, spacing_mm, 9, rng)
     # Background of the odd and of the even classes' materials, so that no threshold finds a class.
     material[(material == 1) & (structure > 0.9)] = 2
     material[(material == 1) & (structure < -0.9)] = 3
     material = np.where(classes > 0, 3 - classes % 2, material)
-    cycle = np.array([_AIR, _BODY, _BRIGHT, _MIDDLE], dtype=np.float32)
-    means = np.stack([cycle[:, channel % 2] for channel in range(channels)], axis=1)
+    two = np.array([_AIR, _BODY, _BRIGHT, _MIDDLE], dtype=np.float32)
+    means = two[:, np.arange(channels) % 2]
     return _nifti(_paint(material, means, spacing_mm, rng), label.affine, label.header)
-
-
-def _body_ellipse(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """True inside the ellipse that fills nine tenths of every slice; shape (X, Y, Z)."""
-    x, y = (np.linspace(-1, 1, size) for size in shape[:2])
-    inside = (x[:, None] / 0.95) ** 2 + (y[None, :] / 0.85) ** 2 < 1
-    return np.broadcast_to(inside[:, :, None], shape)
 
 
 def _read_description(dataset_json: Path) -> dict[str, Any]:
@@ -286,16 +275,19 @@ def _find_labels(label_folder: Path, training: Sequence[dict[str, str]]) -> dict
     labels: dict[str, Path] = {}
     problems: list[Problem] = []
     for entry in training:
-        case = PurePosixPath(entry.get("label", entry["image"])).name.removesuffix(".gz").removesuffix(".nii")
+        listed = PurePosixPath(entry.get("label") or entry.get("image", "")).name
+        case = listed.removesuffix(".gz").removesuffix(".nii")
         candidates = [label_folder / f"{case}{suffix}" for suffix in (".nii.gz", ".nii")]
-        path = next((path for path in candidates if path.is_file()), None)
-        if path is None:
+        labels[case] = next((path for path in candidates if path.is_file()), candidates[0])
+        try:
+            axes = len(nib.load(labels[case]).shape)
+        except (OSError, nib.filebasedimages.ImageFileError) as error:
             fix = "restore the file or take it off the training list"
-            problems.append(Problem("label missing", str(candidates[0]), fix))
-        elif len(shape := nib.load(path).shape) != 3:
-            problems.append(Problem("not a 3D label map", str(path), "give 3D labels", "3 axes", str(shape)))
+            problems.append(Problem("label cannot be read", str(labels[case]), fix, found=str(error)))
         else:
-            labels[case] = path
+            if axes != 3:
+                fix = "give 3D labels"
+                problems.append(Problem("not a label map", str(labels[case]), fix, "3 axes", str(axes)))
     if problems:
         raise DataError(problems)
     return labels
@@ -319,10 +311,7 @@ def _describe_painted(description: dict[str, Any], labels: dict[str, Path], *, s
 
 
 def _paint(
-    material: npt.NDArray[np.integer[Any]],
-    means: FloatArray,
-    spacing_mm: Sequence[float],
-    rng: np.random.Generator,
+    material: npt.NDArray[np.int64], means: FloatArray, spacing_mm: Sequence[float], rng: Generator
 ) -> npt.NDArray[np.int16]:
     """A scan (X, Y, Z, C) of the materials (X, Y, Z), whose mean signals are ``means`` (materials, C)."""
     shape = material.shape
@@ -343,9 +332,7 @@ def _paint(
     return image
 
 
-def _smooth_noise(
-    shape: tuple[int, ...], spacing_mm: Sequence[float], scale_mm: float, rng: np.random.Generator
-) -> FloatArray:
+def _smooth_noise(shape: Shape, spacing_mm: Sequence[float], scale_mm: float, rng: Generator) -> FloatArray:
     """Gaussian noise (X, Y, Z) of unit variance that changes over about ``scale_mm``.
 
     A cubic spline over white noise on a coarse grid, axis by axis: far cheaper than filtering fine noise.
@@ -366,16 +353,17 @@ def _spline_weights(size: int, step_knots: float) -> FloatArray:
 
 
 def _nifti(
-    voxels: npt.NDArray[Any],
-    affine: npt.NDArray[np.float64],
-    header: nib.Nifti1Header | None = None,
+    voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], like: nib.Nifti1Header | None = None
 ) -> nib.Nifti1Image:
-    """A NIfTI image of ``voxels``; of a given header the geometry is kept and the rest is reset."""
-    image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
-    codes = (1, 1) if header is None else (int(header["qform_code"]), int(header["sform_code"]))
-    image.set_qform(affine if header is None else header.get_qform(), codes[0])
-    image.set_sform(affine if header is None else header.get_sform(), codes[1])
+    """A NIfTI image of ``voxels``, in mm; its geometry is kept to the last bit where ``like`` has it."""
+    image = nib.Nifti1Image(voxels, affine, like, dtype=voxels.dtype)
+    if like is None:
+        image.set_qform(affine, 1)
+        image.set_sform(affine, 1)
+    image.header.set_zooms((*image.header.get_zooms()[:3], 1)[: voxels.ndim])
     image.header.set_xyzt_units("mm")
+    # The display range of a label map would show the image all white.
+    image.header["cal_min"] = image.header["cal_max"] = 0
     return image
 
 
@@ -392,12 +380,11 @@ def _write_nifti(path: Path, image: nib.Nifti1Image) -> None:
 def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path], None]) -> Path:
     """Let ``fill`` make the task's files; return ``target`` as it is if it holds the task so described."""
     if target.exists():
-        existing = target / "dataset.json"
-        if existing.is_file() and read_json(existing) == description:
-            return target
-        raise UsageError(
-            Problem("something else is there", str(target), "choose another folder or remove it")
-        )
+        with suppress(OSError, ValueError):
+            if read_json(target / "dataset.json") == description:
+                return target
+        fix = "choose another folder or remove it"
+        raise UsageError(Problem("something else is there", str(target), fix))
     with _whole_folder(target) as task:
         fill(task)
         write_json(task / "dataset.json", description)
@@ -422,6 +409,5 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 def _require_range(name: str, value: int, smallest: int) -> None:
     if value < smallest:
-        raise UsageError(
-            Problem(f"{name} out of range", "", f"give {smallest} or more", f"{smallest} or more", str(value))
-        )
+        allowed = f"{smallest} or more"
+        raise UsageError(Problem(f"{name} out of range", "", f"give {allowed}", allowed, str(value)))

@@ -1,0 +1,117 @@
+"""Prediction as ``nnUNetv2_predict`` makes it, in this process, without running code from the model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from pcl_auto.errors import NumericalError, Problem, StateError
+from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
+from pcl_auto.nnunet.images import Properties, read_image
+from pcl_auto.run.files import read_json
+
+
+class ModelPredictor:
+    """A trained model, ready to segment images."""
+
+    def __init__(self, model: Path, device: torch.device, *, mirroring: bool = True) -> None:
+        """Load the folds that ``model`` holds.
+
+        Raises:
+            StateError: the folder holds no trained model, or one whose weights do not fit its plans.
+        """
+        checkpoints = sorted(model.glob(f"fold_*/{FINAL}"))
+        if not checkpoints:
+            raise StateError(
+                Problem(
+                    what="no trained model",
+                    where=str(model),
+                    expected=f"fold_*/{FINAL}",
+                    fix="finish the training (repeat its command), or name another model with --model",
+                )
+            )
+        folds = [read_checkpoint(path) for path in checkpoints]
+        self.dataset_json = read_json(model / "dataset.json")
+        self.plans = PlansManager(read_json(model / "plans.json"))
+        self.configuration = self.plans.get_configuration(folds[0]["init_args"]["configuration"])
+        self.channels: int = determine_num_input_channels(self.plans, self.configuration, self.dataset_json)
+        self._labels = self.plans.get_label_manager(self.dataset_json)
+        network = nnUNetTrainer.build_network_architecture(
+            self.plans,
+            self.configuration,
+            self.channels,
+            self._labels.num_segmentation_heads,
+            enable_deep_supervision=False,
+        )
+        try:
+            network.load_state_dict(folds[0]["network_weights"])
+        except RuntimeError as error:
+            raise StateError(
+                Problem(
+                    what="the weights do not fit the plans",
+                    where=str(model),
+                    found=str(error).splitlines()[0],
+                    fix="name a model whose network is nnU-Net's own",
+                )
+            ) from error
+        self._predictor = nnUNetPredictor(
+            use_mirroring=mirroring,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
+        self._predictor.manual_initialization(
+            network,
+            self.plans,
+            self.configuration,
+            [fold["network_weights"] for fold in folds],
+            self.dataset_json,
+            nnUNetTrainer.__name__,
+            folds[0]["inference_allowed_mirroring_axes"],
+        )
+
+    def segment(self, files: Sequence[Path]) -> tuple[np.ndarray, Properties]:
+        """Segment one scan: one 4D file, or one 3D file per channel.
+
+        Returns:
+            the mask (z, y, x) on the scan's own grid, and the geometry to write it with.
+
+        Raises:
+            NumericalError: the network's output is not finite.
+        """
+        image, properties = read_image(files)
+        if len(image) != self.channels:
+            raise StateError(
+                Problem(
+                    what="wrong number of channels",
+                    where=str(files[0]),
+                    expected=f"{self.channels} ({', '.join(self.dataset_json['channel_names'].values())})",
+                    found=str(len(image)),
+                    fix="give one 4D file, or files that end in _0000, _0001, …",
+                )
+            )
+        preprocessor = self.configuration.preprocessor_class(verbose=False)
+        data, _, properties = preprocessor.run_case_npy(
+            image, None, properties, self.plans, self.configuration, self.dataset_json
+        )
+        logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
+        if not torch.isfinite(logits).all():
+            raise NumericalError(
+                Problem(
+                    what="the network's output is no longer a number",
+                    where=str(files[0]),
+                    fix="check the scan's intensities; if they are ordinary, train again",
+                )
+            )
+        mask = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits, self.plans, self.configuration, self._labels, properties
+        )
+        return np.asarray(mask), properties

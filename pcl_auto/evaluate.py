@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
@@ -127,8 +128,8 @@ def evaluate(
         predictions: a folder or one file.
         labels: a folder or one file.
         classes: names and voxel values of the classes to score; default: all values but 0 that occur in
-            labels, named by their number. Other values count as background and are listed in
-            ``unscored_values``.
+            labels, named by their number. 0 is background and left out. Other values count as background
+            and are listed in ``unscored_values``.
         allow_missing: list cases without a partner in ``skipped``, instead of refusing them.
         threads: cases scored at a time.
 
@@ -137,6 +138,8 @@ def evaluate(
         DataError: files without a partner, unreadable files, grids that differ, values that are no integers,
             or no case at all; every such problem is listed.
     """
+    if classes is not None:
+        classes = {name: value for name, value in classes.items() if value != 0}
     pairs, unpaired = _pair(predictions, labels)
     problems = [] if allow_missing else [problem for _, problem in unpaired]
     counted: list[_Counted] = []
@@ -268,10 +271,12 @@ def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> np
     voxels = SimpleITK.GetArrayViewFromImage(image)
     if np.issubdtype(voxels.dtype, np.integer):
         return np.array(voxels)
-    whole = np.isfinite(voxels) & (voxels == np.rint(voxels))
+    # ITK's NIfTI reader turns NaN and infinity into 0, so the file is looked at once more by a reader that does not.
+    stored = np.asarray(nib.load(path).dataobj) if path.name.endswith(_SUFFIXES) else voxels
+    whole = np.isfinite(stored) & (stored == np.rint(stored))
     if whole.all():
-        return np.asarray(voxels.astype(np.int64))
-    found = f"{np.count_nonzero(~whole)} voxels such as {voxels[~whole].flat[0]:g}"
+        return np.asarray(np.rint(voxels), dtype=np.int64)
+    found = f"{np.count_nonzero(~whole)} voxels such as {stored[~whole].flat[0]:g}"
     problems.append(Problem("values that are no integers", str(path), "give a label map", "whole numbers", found))
     return None
 

@@ -170,9 +170,9 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
         chosen = name == facts["configuration"]
         table.add_row(
             f"{'› ' if chosen else '  '}{name}",
-            " × ".join(f"{value:g}" for value in entry["spacing_mm"]),
-            " × ".join(map(str, entry["median_shape_voxels"])),
-            " × ".join(map(str, entry["patch_voxels"])),
+            "×".join(f"{value:g}" for value in entry["spacing_mm"]),
+            "×".join(map(str, entry["median_shape_voxels"])),
+            "×".join(map(str, entry["patch_voxels"])),
             str(entry["batch_size"]),
             str(entry["stages"]),
             f"{entry['step_memory_gb']:g} GB",

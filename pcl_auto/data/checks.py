@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pcl_auto.data.decathlon import Case, Task
 
+# To be raised whenever a probe learns to judge differently, so that no earlier verdict is believed.
 _SCHEMA = 1
 _LISTED_CASES = 10
 
@@ -210,10 +211,10 @@ def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int
     constant = image.volume.constant_channels
     # A channel of NaN alone has been reported for what it is.
     if constant and not image.problems:
-        kind = "labelled" if case.label else "unlabelled"
+        kind = "a labelled" if case.label else "an unlabelled"
         named = "" if found == 1 else f" in channel {', '.join(map(str, constant))}"
         fix = "restore the image from its source, or take the case out of the data set"
-        yield Problem(f"image of a {kind} case is constant{named}", where, fix, "more than one value", "one value")
+        yield Problem(f"image of {kind} case is constant{named}", where, fix, "more than one value", "one value")
     if label and label.volume:
         yield from compare_grids(image.volume, label.volume)
 

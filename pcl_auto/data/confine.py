@@ -19,6 +19,7 @@ _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesUn")
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}", re.ASCII)
 _CASE_RULE = "up to 120 letters, digits, '.', '_' and '-', beginning with a letter or digit and not ending in _seg"
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SHOWN = 250
 _INSIDE = "a path inside the data set's folder, such as imagesTr/case_01.nii.gz"
 
 
@@ -61,7 +62,7 @@ class Confined:
         first = relative.parts[0]
         if text.startswith("/") and first not in _FOLDERS and not (self.root / first).exists():
             return None, _outside(text, where)
-        return None, Problem(f"{kind} is missing", where, fix, str(path), "no such file")
+        return None, Problem(f"{kind} is missing", where, fix, _cut(shown(path)), "no such file")
 
     def spell(self, text: str, where: str) -> tuple[PurePosixPath | None, Problem | None]:
         """``text`` as a path relative to the data set's folder, judged as text alone."""
@@ -150,4 +151,8 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _quoted(text: str) -> str:
     """``text`` in quotes, cut, with everything unprintable escaped."""
-    return ascii(text if len(text) <= 130 else text[:127] + "...")
+    return ascii(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

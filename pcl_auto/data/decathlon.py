@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Source = Literal["training", "imagesTr", "imagesUn", "imagesTs"]
 
-_TASK_FOLDER = re.compile(r"Task(\d+)_(.+)", re.ASCII)
-_SHORT_TASK = re.compile(r"(?:Task)?(\d+)", re.ASCII)
+_TASK_FOLDER = re.compile(r"Task(\d{1,9})_(.+)", re.ASCII)
+_SHORT_TASK = re.compile(r"(?:Task)?(\d{1,9})", re.ASCII)
 _LISTED_TASKS = 12
 # Volumes in formats that are not read here; other files beside the images (notes, thumbnails) are no cases.
 
@@ -86,7 +86,8 @@ def read_task(root: Path, *, use_test_images: bool = False) -> tuple[Task | None
         return None, problems
     reader = _Reader(folder, str(index))
     cases, test = reader.read(description, use_test_images=use_test_images)
-    problems += reader.problems
+    # A file can be met twice, in the list and in its folder; what is wrong with it is said once.
+    problems = list(dict.fromkeys([*problems, *reader.problems]))
     if description.channels is None or description.labels is None:
         return None, problems
     name, number = _parse_name(folder.given.name or folder.root.name)
@@ -142,7 +143,7 @@ class _Reader:
         test = self._listed(self._present(description.test, use_test_images=use_test_images), "imagesTs")
         test += self._unlisted("imagesTs", "imagesTs")
         self._refuse_shared(training, test)
-        pool = training + self._without_label_file(self._unlisted("imagesTr", "imagesTr"))
+        pool = training + self._unlisted_unlabelled(training)
         pool += self._unlisted("imagesUn", "imagesUn")
         if use_test_images:
             # An image that is both has been reported; here it would only be reported again.
@@ -208,23 +209,24 @@ class _Reader:
                 cases.append(case)
         return cases
 
-    def _without_label_file(self, cases: list[Case]) -> list[Case]:
-        """Leave out, and report, unlisted images beside whose name a label lies: what is meant is unclear."""
+    def _unlisted_unlabelled(self, training: list[Case]) -> list[Case]:
+        """The images of ``imagesTr`` that no entry names, without those beside whose name a label lies.
+
+        What such a label means is unclear: it may be forgotten in the list, or be meant to stay hidden.
+        """
         files, problems = self.folder.list_files("labelsTr")
         self.problems += problems
         labels = {strip_suffix(path.name): path for path in files}
-        for case in cases:
-            if case.id in labels:
-                fix = 'list the case under "training" in dataset.json, without "label" to use it as unlabelled'
-                self.problems.append(
-                    Problem(
-                        "labelsTr holds a label that dataset.json does not list",
-                        str(labels[case.id]),
-                        fix,
-                        "a training entry",
-                        f"none for {case.id}",
-                    )
-                )
+        for case in training:
+            labels.pop(case.id, None)
+        cases = self._unlisted("imagesTr", "imagesTr")
+        what = "labelsTr holds a label that dataset.json does not list"
+        fix = 'list the case under "training" in dataset.json, without "label" to use it as unlabelled'
+        self.problems += [
+            Problem(what, str(labels[case.id]), fix, "a training entry", f"none for {case.id}")
+            for case in cases
+            if case.id in labels
+        ]
         return [case for case in cases if case.id not in labels]
 
     def _case(self, image: Path, label: Path | None, source: Source) -> Case | None:

@@ -194,7 +194,8 @@ def _judge_affine(fields: Any, spacing: tuple[float, float, float], where: str) 
     fix = f"restore the orientation ({name}) from the source scan"
     if affine is None:
         return None, [Problem(f"{name} is no orientation", where, fix, "a finite, invertible matrix", reason)]
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(all="ignore"):  # NIfTI-2 can hold numbers whose squares overflow
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if np.any(np.abs(lengths - spacing) > _SPACING_TOLERANCE * np.asarray(spacing)):
         fix = "make pixdim and the affine say the same: readers differ in which one they believe"
         return None, [Problem("spacing contradicts the affine", where, fix, f"pixdim {_mm(spacing)}", _mm(lengths))]
@@ -217,9 +218,11 @@ def _best_affine(fields: Any, name: str) -> tuple[Matrix | None, str]:
     if not np.isfinite(affine).all():
         return None, "a matrix with NaN or infinity"
     columns = affine[:3, :3]
-    volume = abs(float(np.linalg.det(columns)))
+    with np.errstate(all="ignore"):
+        volume = abs(float(np.linalg.det(columns)))
+        box = float(np.prod(np.linalg.norm(columns, axis=0)))
     # Relative to a box with the same edges, so that a fine spacing does not pass for a flat volume.
-    if not volume > 1e-6 * float(np.prod(np.linalg.norm(columns, axis=0))):
+    if not volume > 1e-6 * box:
         return None, f"a singular matrix {np.round(columns, 4).tolist()}"
     return affine, ""
 

@@ -11,7 +11,7 @@ import math
 import shutil
 import tempfile
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from numpy.random import Generator
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -27,7 +27,9 @@ from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.run.files import STAGING, read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+
+    from numpy.random import Generator
 
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -54,10 +56,9 @@ class _Tissue(IntEnum):
 
 _CLASS_OF_TISSUE = np.array([0, 0, 0, 0, 0, 1, 2, 3], dtype=np.uint8)
 
-# Mean signal in T2 and ADC. Shell, horns and vessels are one material; core and lumen are another, close to
-# the body's.
+# Mean signal in T2 and ADC. Shell, horns and vessels are one material; core and lumen another, close to the body.
 _AIR, _BODY, _BONE, _BRIGHT, _MIDDLE = (20, 20), (300, 330), (150, 110), (500, 520), (345, 300)
-_PHANTOM_MATERIALS = (_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE)
+_PHANTOM_MATERIALS = np.array([_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE], dtype=np.float32)
 _MATERIAL_OF_TISSUE = np.array([0, 1, 2, 3, 4, 3, 4, 3])
 
 # Standard deviations relative to the signal: a material's mean between cases (log), the structure inside a
@@ -123,7 +124,7 @@ def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: 
         UsageError: the name or seed cannot be used, or another task of that name is there.
     """
     _require_range("seed", seed, 0)
-    if PurePosixPath(name).name != name:
+    if PurePosixPath(name).name != name or name in {"", ".."}:
         raise UsageError(Problem("not a folder name", name, "give a name such as Task05_Prostate"))
     description = _read_description(dataset_json)
     channels = len(description["modality"])
@@ -166,8 +167,7 @@ def _phantom_case(rng: Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     in_plane_mm = rng.uniform(0.94, 1.06)
     spacing_mm = (in_plane_mm, in_plane_mm, rng.uniform(2.8, 3.2))
     tissue = _draw_anatomy(shape, spacing_mm, rng)
-    means = np.array(_PHANTOM_MATERIALS, dtype=np.float32)
-    image = _paint(_MATERIAL_OF_TISSUE[tissue], means, spacing_mm, rng)
+    image = _paint(_MATERIAL_OF_TISSUE[tissue], _PHANTOM_MATERIALS, spacing_mm, rng)
     affine = _scanner_affine(shape, spacing_mm, rng)
     return _nifti(image, affine), _nifti(_CLASS_OF_TISSUE[tissue], affine)
 
@@ -224,19 +224,17 @@ def _turned(grid_mm: FloatArray, rng: Generator) -> FloatArray:
 
 
 def _ellipsoid(grid_mm: FloatArray, centre_mm: npt.ArrayLike, radii_mm: npt.ArrayLike) -> Mask:
-    centre = np.reshape(np.asarray(centre_mm, dtype=np.float32), (3, 1, 1, 1))
-    radii = np.reshape(np.asarray(radii_mm, dtype=np.float32), (3, 1, 1, 1))
+    centre, radii = (np.asarray(mm, dtype=np.float32).reshape(3, 1, 1, 1) for mm in (centre_mm, radii_mm))
     return np.asarray((((grid_mm - centre) / radii) ** 2).sum(axis=0) < 1)
 
 
 def _scanner_affine(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> npt.NDArray[np.float64]:
-    """An affine (4, 4) as scanners write it: x and y run towards right and front, slices a little oblique."""
+    """An affine (4, 4) as converters write it: x runs to the left, y to the front, slices are a little oblique."""
     turn = Rotation.from_euler("x", rng.uniform(-8, 8), degrees=True).as_matrix()
     affine = np.eye(4)
     # The same flip in every case: the organs then lie alike for readers that reorient and those that do not.
-    affine[:3, :3] = turn @ np.diag([-1, -1, 1]) * np.asarray(spacing_mm)
-    centre_mm = rng.uniform(-30, 30, 3)
-    affine[:3, 3] = centre_mm - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    affine[:3, :3] = turn @ np.diag([-1, 1, 1]) * np.asarray(spacing_mm)
+    affine[:3, 3] = rng.uniform(-30, 30, 3) - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
     return affine
 
 
@@ -252,8 +250,7 @@ def _paint_on(label: nib.Nifti1Image, channels: int, rng: Generator) -> nib.Nift
     material[(material == 1) & (structure > 0.9)] = 2
     material[(material == 1) & (structure < -0.9)] = 3
     material = np.where(classes > 0, 3 - classes % 2, material)
-    two = np.array([_AIR, _BODY, _BRIGHT, _MIDDLE], dtype=np.float32)
-    means = two[:, np.arange(channels) % 2]
+    means = np.array([_AIR, _BODY, _BRIGHT, _MIDDLE], dtype=np.float32)[:, np.arange(channels) % 2]
     return _nifti(_paint(material, means, spacing_mm, rng), label.affine, label.header)
 
 
@@ -279,15 +276,14 @@ def _find_labels(label_folder: Path, training: Sequence[dict[str, str]]) -> dict
         case = listed.removesuffix(".gz").removesuffix(".nii")
         candidates = [label_folder / f"{case}{suffix}" for suffix in (".nii.gz", ".nii")]
         labels[case] = next((path for path in candidates if path.is_file()), candidates[0])
+        fix = "restore the file or take it off the training list"
         try:
             axes = len(nib.load(labels[case]).shape)
-        except (OSError, nib.filebasedimages.ImageFileError) as error:
-            fix = "restore the file or take it off the training list"
+        except (OSError, ImageFileError) as error:
             problems.append(Problem("label cannot be read", str(labels[case]), fix, found=str(error)))
-        else:
-            if axes != 3:
-                fix = "give 3D labels"
-                problems.append(Problem("not a label map", str(labels[case]), fix, "3 axes", str(axes)))
+            continue
+        if axes != 3:
+            problems.append(Problem("not a label map", str(labels[case]), fix, "3 axes", str(axes)))
     if problems:
         raise DataError(problems)
     return labels
@@ -378,33 +374,24 @@ def _write_nifti(path: Path, image: nib.Nifti1Image) -> None:
 
 
 def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path], None]) -> Path:
-    """Let ``fill`` make the task's files; return ``target`` as it is if it holds the task so described."""
+    """Let ``fill`` make the task's files; ``target`` appears whole, or stays if it holds the same task."""
     if target.exists():
         with suppress(OSError, ValueError):
             if read_json(target / "dataset.json") == description:
                 return target
         fix = "choose another folder or remove it"
         raise UsageError(Problem("something else is there", str(target), fix))
-    with _whole_folder(target) as task:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f"{STAGING}-", dir=target.parent))
+    try:
+        task = staging / target.name
+        task.mkdir()
         fill(task)
         write_json(task / "dataset.json", description)
-    return target
-
-
-@contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``target`` when all went well, and is removed otherwise."""
-    staging = target.parent / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=staging))
-    try:
-        (temporary / target.name).mkdir()
-        yield temporary / target.name
-        (temporary / target.name).rename(target)
+        task.rename(target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # another process may stage here too
-            staging.rmdir()
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
 
 
 def _require_range(name: str, value: int, smallest: int) -> None:

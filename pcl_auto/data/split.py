@@ -119,8 +119,10 @@ def choose_split(
                 problems.append(
                     _usage(f"case {case!r} has no label", f"the {group} cases", "name cases that have a label")
                 )
-    for case in sorted(set(labeled) & set(validation)):
-        problems.append(_usage(f"case {case!r} is in both groups", "the split", "keep it in one of them"))
+    problems.extend(
+        _usage(f"case {case!r} is in both groups", "the split", "keep it in one of them")
+        for case in sorted(set(labeled) & set(validation))
+    )
     if not labeled:
         problems.append(_usage("no labelled case", "the split", "name at least one case that has a label"))
     if problems:

@@ -69,9 +69,7 @@ def local_contrastive_loss(
     return (anchor_weights(image, cls, n_images, n_classes) * losses).sum()
 
 
-def class_means(
-    embeddings: Tensor, sample: VoxelSample, n_images: int, n_classes: int
-) -> tuple[Tensor, Tensor]:
+def class_means(embeddings: Tensor, sample: VoxelSample, n_images: int, n_classes: int) -> tuple[Tensor, Tensor]:
     """Average the embeddings of each class in each image, z̄_c(x) of Eq. 3.
 
     Args:

@@ -90,9 +90,7 @@ def gather_features(features: Tensor, sample: VoxelSample) -> Tensor:
     return vectors
 
 
-def _few_voxels(
-    flat: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None
-) -> VoxelSample:
+def _few_voxels(flat: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None) -> VoxelSample:
     """Draw by the lowest random keys: shapes are known beforehand, only ``nonzero`` waits for the device."""
     keys = torch.randint(_NEVER, flat.shape, generator=generator, dtype=torch.int32, device=flat.device)
     lowest = [

@@ -13,10 +13,10 @@ from torch import Tensor, autocast, nn
 from pcl_auto.data import split as splits
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
-from pcl_auto.method.sampling import gather_features, sample_voxels
+from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, make_optimizer
+from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised
 from pcl_auto.rounds import self_train
 from pcl_auto.run.files import read_json
 
@@ -84,7 +84,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         images = torch.cat([batch["data"], unlabeled["data"]]).to(self.device, non_blocking=True)
         targets = [target.to(self.device, non_blocking=True) for target in _scales(batch["target"])]
         labels = torch.cat([_scales(batch["target"])[0], _scales(unlabeled["target"])[0]])
-        labels = labels[:, 0].to(self.device, non_blocking=True)  # (B, *patch)
+        labels = labels[:, 0].to(self.device, non_blocking=True).long()  # (B, *patch)
+        # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
+        sample = sample_voxels(labels, len(self.label_manager.foreground_labels), self.recipe.contrast.mean_voxels)
 
         self.optimizer.zero_grad(set_to_none=True)
         self.head_optimizer.zero_grad(set_to_none=True)
@@ -94,26 +96,24 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             segmentation = self.loss(
                 _like(batch["target"], [output[:labeled] for output in outputs]), _like(batch["target"], targets)
             )
-        contrast = self._contrast(self.features.take(), labels)
+        contrast = self._contrast(self.features.take(), sample, len(images))
         self._descend(segmentation + self.recipe.contrast.weight * contrast)
         return {
             "loss": segmentation.detach().cpu().numpy(),
             "contrast": contrast.detach().cpu().numpy(),
         }
 
-    def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
-        """L_cont of a step over labelled and unlabelled patches: features (B, F, *patch), labels (B, *patch)."""
+    def _contrast(self, features: Tensor, sample: VoxelSample, patches: int) -> Tensor:
+        """L_cont of a step over its labelled and unlabelled patches: features (B, F, *patch)."""
         settings = self.recipe.contrast
-        classes = len(self.label_manager.foreground_labels)
-        sample = sample_voxels(labels, classes, settings.mean_voxels)
         # In float32 also where the network runs in half precision: e^(1/τ) leaves no room for rounding.
         with autocast(self.device.type, enabled=False):
             embeddings = self.head(gather_features(features, sample).float())
             return local_contrastive_loss(
                 embeddings,
                 sample,
-                n_images=len(labels),
-                n_classes=classes,
+                n_images=patches,
+                n_classes=len(self.label_manager.foreground_labels),
                 n_anchors=settings.anchors,
                 temperature=settings.temperature,
                 matching=settings.matching,
@@ -123,9 +123,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """One step down, as nnU-Net makes it, for the network and for the head."""
         trained = ((self.optimizer, self.network), (self.head_optimizer, self.head))
         if self.grad_scaler is None:
-            loss.backward()
+            torch.autograd.backward(loss)
         else:
-            self.grad_scaler.scale(loss).backward()
+            torch.autograd.backward(self.grad_scaler.scale(loss))
         for optimizer, module in trained:
             if self.grad_scaler is not None:
                 self.grad_scaler.unscale_(optimizer)
@@ -180,7 +180,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
     def _segmenter(self) -> pseudo_labels.Segmenter:
         """nnU-Net's sliding window over the network of the moment, not compiled: its outputs change shape here."""
-        self.set_deep_supervision_enabled(False)  # noqa: FBT003
+        self.set_deep_supervision_enabled(False)
         predictor = nnUNetPredictor(
             use_mirroring=self.recipe.pseudo_labels.mirroring,
             perform_everything_on_device=self.device.type == "cuda",

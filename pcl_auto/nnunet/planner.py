@@ -32,8 +32,7 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             # nnU-Net's reference value is the size of a 3D network at a batch of two. Per patch it stays as it is.
-            share = self.UNet_reference_val_corresp_bs_3d / min_patches
-            self.UNet_reference_val_3d *= share
+            self.UNet_reference_val_3d *= self.UNet_reference_val_corresp_bs_3d / min_patches
             self.UNet_reference_val_corresp_bs_3d = min_patches
             self.UNet_min_batch_size = min_patches
 

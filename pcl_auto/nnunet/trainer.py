@@ -71,6 +71,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.validation_view = self.data.validation_view(self.settings.split, self.configuration_name)
         share = VALIDATION_SHARE if self.has_validation else VALIDATION_SHARE / 5
         self.num_val_iterations_per_epoch = max(1, round(schedule.steps_per_epoch * share))
+        self._best_ema: float | None = None
         self._progress_png_drawn = 0.0
         self._best_weights: dict[str, Any] | None = None
 
@@ -244,6 +245,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """nnU-Net's log, without its console."""
+        del also_print_to_console
         super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
 
     def own_state(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,8 @@ def atomic_path(target: Path, staging: Path | None = None) -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        try:
+        with suppress(OSError):  # another process stages here too
             staging.rmdir()
-        except OSError:
-            pass  # another process stages here too
 
 
 def write_text(target: Path, text: str) -> None:

@@ -1,0 +1,248 @@
+import gzip
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pcl_auto.data.phantom import make_phantom, paint_labels
+from pcl_auto.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("phantom"), labeled=2, unlabeled=3, test=2)
+
+
+@pytest.fixture
+def geometry(tmp_path):
+    """Two label maps, one gzipped and one not, of which only the first has class 2, and their dataset.json."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    affine = np.diag([0.5, -0.5, 4.0, 1.0])
+    affine[1, 2] = 0.4
+    for name, classes in (("scan_7.nii.gz", (1, 2)), ("scan_3.nii", (1,))):
+        voxels = np.zeros((30, 24, 5), np.uint8)
+        for value in classes:
+            voxels[8:20, 6 * value : 6 * value + 6, 1:4] = value
+        image = nib.Nifti1Image(voxels, affine)
+        image.set_qform(affine, 0)
+        image.header["cal_max"] = 2
+        nib.save(image, folder / name)
+    description = {
+        "name": "SCAN",
+        "relase": "1.0",
+        "modality": {"0": "T2", "1": "ADC", "2": "DCE"},
+        "labels": {"0": "background", "1": "PZ", "2": "TZ"},
+        "numTraining": 2,
+        "numTest": 1,
+        "training": [
+            {"image": f"/imagesTr/{case}.nii", "label": f"/labelsTr/{case}.nii"} for case in ("scan_7", "scan_3")
+        ],
+        "test": ["/imagesTs/scan_1.nii"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    return folder, tmp_path / "dataset.json"
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"labeled": 0}, {"unlabeled": -1}, {"test": -1}, {"seed": -1}], ids=lambda wrong: next(iter(wrong))
+)
+def test_counts_out_of_range(tmp_path, wrong):
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} out of range"):
+        make_phantom(tmp_path, **wrong)
+
+
+def test_another_task_is_never_overwritten(tmp_path):
+    task = make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="something else is there"):
+        make_phantom(tmp_path, seed=1, labeled=1, unlabeled=0, test=0)
+    (task / "dataset.json").unlink()
+    with pytest.raises(UsageError, match="something else is there"):
+        make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
+    assert contents(tmp_path).keys() == before.keys() - {"Task99_Phantom/dataset.json"}
+
+
+def test_every_unusable_label_is_listed(geometry, tmp_path):
+    folder, description = geometry
+    (folder / "scan_3.nii").unlink()
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.uint8), np.eye(4)), folder / "scan_7.nii.gz")
+    with pytest.raises(DataError) as caught:
+        paint_labels(folder, description, tmp_path, name="Task05_Scan")
+    assert [problem.what for problem in caught.value.problems] == ["not a label map", "label cannot be read"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_unusable_description(geometry, tmp_path, text):
+    geometry[1].write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        paint_labels(*geometry, tmp_path, name="Task05_Scan")
+
+
+@pytest.mark.parametrize("name", ["../Task05_Scan", "..", ".", "", "a/b"])
+def test_name_that_is_no_folder_name(geometry, tmp_path, name):
+    with pytest.raises(UsageError, match="not a folder name"):
+        paint_labels(*geometry, tmp_path, name=name)
+
+
+def test_nothing_remains_of_a_task_that_fails(geometry, tmp_path, monkeypatch):
+    monkeypatch.setattr("pcl_auto.data.phantom.shutil.copyfile", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        paint_labels(*geometry, tmp_path / "out", name="Task05_Scan")
+    assert not list((tmp_path / "out").iterdir())
+
+
+# The phantom.
+
+
+def test_listed_files_are_the_files(task):
+    description = json.loads((task / "dataset.json").read_text())
+    labeled = [entry for entry in description["training"] if "label" in entry]
+    listed = [path for entry in description["training"] for path in entry.values()] + description["test"]
+    test_labels = [path.replace("images", "labels") for path in description["test"]]
+    on_disk = {f"./{path.relative_to(task)}" for path in task.rglob("*.nii.gz")}
+    assert on_disk == {*listed, *test_labels}
+    assert len(labeled) == 2
+    assert description["numTraining"] == len(description["training"]) == 5
+    assert description["numTest"] == len(description["test"]) == 2
+
+
+def test_unlabelled_cases_have_no_label_anywhere(task):
+    assert sorted(path.name for path in task.parent.rglob("*") if path.is_file()) == sorted(
+        ["dataset.json"]
+        + [f"phantom_{number:03d}.nii.gz" for number in range(1, 8)]  # images
+        + [f"phantom_{number:03d}.nii.gz" for number in (1, 2, 6, 7)]  # labels: the labelled and the test cases
+    )
+
+
+def test_images_and_labels_share_a_scanner_like_grid(task):
+    shapes, spacings_mm = set(), set()
+    for path in [*(task / "labelsTr").iterdir(), *(task / "labelsTs").iterdir()]:
+        label = nib.load(path)
+        image = nib.load(task / path.parent.name.replace("labels", "images") / path.name)
+        assert image.shape == (*label.shape, 2)
+        assert image.get_data_dtype() == np.int16
+        np.testing.assert_array_equal(image.affine, label.affine)
+        assert image.affine[0, 0] < 0 < image.affine[2, 2]
+        assert image.header["qform_code"] == image.header["sform_code"] == 1
+        assert set(np.unique(label.dataobj)) == {0, 1, 2, 3}
+        np.testing.assert_allclose(label.header.get_zooms(), (1, 1, 3), rtol=0.08)
+        shapes.add(label.shape)
+        spacings_mm.add(label.header.get_zooms())
+    assert len(shapes) > 1
+    assert len(spacings_mm) > 1
+
+
+def test_same_seed_same_bytes(task, tmp_path):
+    again = make_phantom(tmp_path / "again", labeled=2, unlabeled=3, test=2)
+    assert contents(again) == contents(task)
+    other = make_phantom(tmp_path / "other", seed=1, labeled=2, unlabeled=3, test=2)
+    image = "imagesTr/phantom_001.nii.gz"
+    assert contents(other)[image] != contents(task)[image]
+
+
+def test_gzip_header_names_no_time_and_no_file(task):
+    head = (task / "imagesTr" / "phantom_001.nii.gz").read_bytes()[:10]
+    assert head[:2] == b"\x1f\x8b"
+    assert head[3] == 0
+    assert head[4:8] == bytes(4)
+
+
+def test_more_cases_leave_the_others_as_they_are(task, tmp_path):
+    larger = contents(make_phantom(tmp_path, labeled=3, unlabeled=3, test=2))
+    smaller = contents(task)
+    kept = [name for name in smaller if "Tr/" in name]
+    assert all(larger[name] == smaller[name] for name in kept)
+    assert larger["imagesTs/phantom_007.nii.gz"] == smaller["imagesTs/phantom_006.nii.gz"]
+
+
+def test_a_second_call_returns_what_is_there(tmp_path):
+    task = make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
+    stamp = (task / "dataset.json").stat().st_mtime_ns
+    assert make_phantom(tmp_path, labeled=1, unlabeled=0, test=0) == task
+    assert (task / "dataset.json").stat().st_mtime_ns == stamp
+    assert [path.name for path in tmp_path.iterdir()] == ["Task99_Phantom"]
+
+
+def overlap(first, second):
+    """The share of two samples that their common histogram cannot tell apart, from 0 to 1."""
+    edges = np.histogram_bin_edges(np.concatenate([first, second]), bins=30)
+    shares = [np.histogram(sample, edges)[0] / len(sample) for sample in (first, second)]
+    return float(np.minimum(*shares).sum())
+
+
+def test_intensities_do_not_tell_classes_apart(task):
+    shared = {"shell and horns": [], "core and background": [], "shell and brightest background": []}
+    for path in (task / "labelsTr").iterdir():
+        label = np.asarray(nib.load(path).dataobj)
+        for channel in np.moveaxis(nib.load(task / "imagesTr" / path.name).get_fdata(), 3, 0):
+            background, shell, core, horns = (channel[label == value] for value in range(4))
+            shared["shell and horns"].append(overlap(shell, horns))
+            shared["core and background"].append(overlap(core, background[background > np.percentile(core, 1)]))
+            # Background voxels brighter than half of the shell, per voxel of the shell.
+            shared["shell and brightest background"].append((background > np.median(shell)).sum() / len(shell))
+    assert np.mean(shared["shell and horns"]) > 0.6
+    assert np.mean(shared["core and background"]) > 0.5
+    assert np.mean(shared["shell and brightest background"]) > 0.25
+
+
+def test_classes_have_a_size_worth_learning(task):
+    for path in [*(task / "labelsTr").iterdir(), *(task / "labelsTs").iterdir()]:
+        counts = np.bincount(np.asarray(nib.load(path).dataobj).ravel(), minlength=4)
+        assert counts[1:].min() > 50
+        assert counts[0] > 0.8 * counts.sum()
+
+
+# Painting on given labels.
+
+
+def test_painted_task_follows_the_files_and_the_listing_style(geometry, tmp_path):
+    task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
+    description = json.loads((task / "dataset.json").read_text())
+    assert description["training"] == [
+        {"image": "/imagesTr/scan_7.nii.gz", "label": "/labelsTr/scan_7.nii.gz"},
+        {"image": "/imagesTr/scan_3.nii.gz", "label": "/labelsTr/scan_3.nii"},
+    ]
+    assert (description["test"], description["numTest"], description["relase"]) == ([], 0, "1.0")
+    for name in ("scan_7.nii.gz", "scan_3.nii"):
+        assert (task / "labelsTr" / name).read_bytes() == (geometry[0] / name).read_bytes()
+    assert sorted(path.name for path in (task / "imagesTr").iterdir()) == ["scan_3.nii.gz", "scan_7.nii.gz"]
+
+
+def test_painted_images_keep_the_geometry(geometry, tmp_path):
+    task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
+    image, label = nib.load(task / "imagesTr" / "scan_7.nii.gz"), nib.load(geometry[0] / "scan_7.nii.gz")
+    assert image.shape == (30, 24, 5, 3)
+    assert image.get_data_dtype() == np.int16
+    for key in ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x"):
+        np.testing.assert_array_equal(image.header[key], label.header[key])
+    np.testing.assert_array_equal(image.header["pixdim"][:4], label.header["pixdim"][:4])
+    assert image.header["pixdim"][4] == 1
+    assert image.header["cal_max"] == 0
+
+
+def test_painted_classes_can_be_seen_but_not_by_a_threshold(geometry, tmp_path):
+    task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
+    channel = nib.load(task / "imagesTr" / "scan_7.nii.gz").get_fdata()[..., 0]
+    label = np.asarray(nib.load(geometry[0] / "scan_7.nii.gz").dataobj)
+    assert channel[label == 1].mean() > 1.1 * channel[label == 0].mean()
+    assert overlap(channel[label == 1], channel[label == 2]) > 0.05
+
+
+def test_a_painted_case_does_not_depend_on_the_others(geometry, tmp_path):
+    first = paint_labels(*geometry, tmp_path / "both", name="Task05_Scan")
+    description = json.loads(geometry[1].read_text())
+    description["training"].pop(0)
+    geometry[1].write_text(json.dumps(description))
+    second = paint_labels(*geometry, tmp_path / "one", name="Task05_Scan")
+    name = "imagesTr/scan_3.nii.gz"
+    assert contents(first)[name] == contents(second)[name]
+    assert np.ptp(np.frombuffer(gzip.decompress(contents(first)[name])[352:], np.int16)) > 0

@@ -56,13 +56,22 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
         supervised_only: take the baseline trained last.
 
     Raises:
-        StateError: there is no such model.
+        StateError: there is no such model, or more than one.
     """
     known = sorted(path.parent for path in workspace.results.glob("Dataset*/*/plans.json"))
     if name is not None:
         given = Path(name)
-        candidates = [given, given.parent, *(model for model in known if name == model.name)]
-        for candidate in candidates:
+        named = [model for model in known if name == model.name]
+        if len(named) > 1:
+            raise StateError(
+                Problem(
+                    what=f"{len(named)} data sets have a model {name!r}",
+                    where=str(workspace.results),
+                    expected=" | ".join(map(str, named)),
+                    fix="give the path of one of these with --model",
+                )
+            )
+        for candidate in [*([given, given.parent] if given.is_dir() else []), *named]:
             if (candidate / "plans.json").is_file():
                 return candidate.resolve()
         raise StateError(_no_model(f"no model {name!r}", workspace, known))
@@ -158,7 +167,7 @@ def predict(
 
     Raises:
         StateError: no usable model, or masks of another model in ``output``.
-        UsageError: nothing to segment, or a device that is not there.
+        UsageError: nothing to segment, a device that is not there, or scans that lie in ``output`` themselves.
     """
     chosen = choose_device(device)
     prepare_environment()
@@ -168,6 +177,7 @@ def predict(
 
         predictor = ModelPredictor(model, chosen, mirroring=mirroring)
     scans = list_scans(inputs, predictor.channels)
+    _refuse_scan_folder(scans, output)
     record = _record(model, mirroring=mirroring)
     _claim(output, record, overwrite=overwrite)
 
@@ -190,10 +200,22 @@ def predict(
     return results
 
 
+def _refuse_scan_folder(scans: Sequence[Scan], output: Path) -> None:
+    """Scans are never written over, also not where a mask would have another name than its scan."""
+    if output.resolve() in {file.parent.resolve() for scan in scans for file in scan.files}:
+        raise UsageError(
+            Problem(
+                what="the masks would lie among the scans",
+                where=str(output),
+                fix="choose another folder with -o",
+            )
+        )
+
+
 def _refuse_damaged(scan: Scan) -> None:
     """SimpleITK reads a truncated NIfTI as zeros and NaN as 0: look before it does."""
     problems = [
-        problem for file in scan.files if file.name.endswith((".nii", ".nii.gz")) for problem in probe_image(file)[1]
+        problem for file in scan.files if _suffix(file) in (".nii", ".nii.gz") for problem in probe_image(file)[1]
     ]
     if problems:
         raise DataError(problems)

@@ -6,6 +6,7 @@ wrong types and values out of range are errors that name the key.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -46,9 +47,7 @@ class Schedule:
 
     def scaled_to(self, epochs: int) -> Schedule:
         """The same schedule over ``epochs`` epochs: every part keeps its share, none vanishes."""
-        per_round = max(1, round(epochs * self.epochs_per_round / self.epochs))
-        supervised = epochs - self.rounds * per_round
-        if supervised < 1:
+        if epochs < self.rounds + 1:
             raise UsageError(
                 Problem(
                     what="too few epochs for the recipe's rounds",
@@ -58,7 +57,9 @@ class Schedule:
                     fix=f"ask for --epochs {self.rounds + 1} or more",
                 )
             )
-        return replace(self, supervised_epochs=supervised, epochs_per_round=per_round)
+        share = max(1, round(epochs * self.epochs_per_round / self.epochs))
+        per_round = min(share, (epochs - 1) // self.rounds)
+        return replace(self, supervised_epochs=epochs - self.rounds * per_round, epochs_per_round=per_round)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ class Recipe:
         return asdict(self)
 
 
+# The name stands in names of folders, where nnU-Net takes two underscores for its separator.
+_NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*", re.ASCII)
 _Table = TypeVar("_Table")
 
 
@@ -178,6 +181,10 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     """
     problems: list[Problem] = []
     recipe = _table(Recipe, {"name": "unnamed", **values}, "", problems)
+    if isinstance(recipe.name, str) and not _NAME.fullmatch(recipe.name):
+        problems.append(_problem("name", "unusable name", "letters, digits, '.', '-' and single '_'", recipe.name))
+    if recipe.batch.patches == 1:
+        problems.append(_problem("batch.patches", "value out of range", "0, or 2 and more: labelled and unlabelled", 1))
     if problems:
         raise UsageError(problems)
     return recipe

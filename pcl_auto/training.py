@@ -119,6 +119,14 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
         "--labeled-cases": bool(request.labeled_cases),
         "--split": request.split_file is not None,
     }
+    if request.split_file is not None and request.validation:
+        raise UsageError(
+            Problem(
+                what="a split file names the validation cases itself",
+                where="--split and --validation",
+                fix="leave out --validation",
+            )
+        )
     if sum(ways.values()) > 1:
         raise UsageError(
             Problem(
@@ -149,6 +157,8 @@ def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         labeled, validation = content["labeled"], content.get("validation", [])
+        if not (isinstance(labeled, list) and isinstance(validation, list)):
+            raise TypeError("the groups are lists")
         if not all(isinstance(case, str) for case in [*labeled, *validation]):
             raise TypeError("case ids are strings")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -245,7 +255,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     device = choose_device(request.device)
     run = resolve_run(request, workspace)
     workspace.activate()
-    prepare_environment(workers=0 if request.deterministic else request.workers)
+    prepare_environment(workers=_workers(request, device))
     listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
     plans, store = prepare_split(
         run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
@@ -264,6 +274,15 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         return run
     _drive(run, device, listener)
     return run
+
+
+def _workers(request: TrainRequest, device: Any) -> int | None:
+    """Processes for data augmentation: none on a CPU, where they take from the network what they save it."""
+    if request.deterministic:
+        return 0
+    if request.workers is None and device.type == "cpu":
+        return 0
+    return request.workers
 
 
 def _remembered(workspace: Workspace) -> dict[str, str]:

@@ -62,9 +62,9 @@ def plan(
         *([Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []),
         place.raw.parent,
     ]
+    root = find_task(task, folders)
     memory_gb, memory_reason = _memory(gpu_memory_gb, planner)
     try:
-        root = find_task(task, folders)
         with counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener:
             outcome = plan_task(
                 root,

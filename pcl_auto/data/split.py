@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from pcl_auto.errors import Problem, UsageError
 
 SCHEMA_VERSION = 1
+_GROUPS = ("labeled", "validation", "unlabeled", "hidden")
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class Split:
 
     def as_dict(self) -> dict[str, Any]:
         """The split as plain values; :func:`from_dict` reads it back."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        groups = {group: list(getattr(self, group)) for group in _GROUPS}
+        return {"schema_version": SCHEMA_VERSION, "name": self.name, "seed": self.seed, **groups}
 
 
 def from_dict(values: dict[str, Any]) -> Split:
     """The split that :meth:`Split.as_dict` wrote."""
-    groups = ("labeled", "validation", "unlabeled", "hidden")
-    return Split(values["name"], values["seed"], *(tuple(values[group]) for group in groups))
+    return Split(values["name"], values["seed"], *(tuple(values[group]) for group in _GROUPS))
 
 
 def _usage(what: str, where: str, fix: str, expected: str = "", found: str = "") -> Problem:
@@ -46,6 +47,11 @@ def _usage(what: str, where: str, fix: str, expected: str = "", found: str = "")
 
 def _digest(*groups: Iterable[str]) -> str:
     return hashlib.sha256("|".join(",".join(group) for group in groups).encode()).hexdigest()[:6]
+
+
+def _seed_of_training(seed: int) -> str:
+    """What a name says of a seed that draws no case: runs with several seeds need names of their own."""
+    return f"_s{seed}" if seed else ""
 
 
 def draw_split(
@@ -84,7 +90,7 @@ def draw_split(
             )
         )
     suffix = f"_V{validation}" if validation else ""
-    drawn = f"_s{seed}" if count + validation < len(order) or validation else "_all"
+    drawn = f"_s{seed}" if count + validation < len(order) or validation else f"_all{_seed_of_training(seed)}"
     return _split(
         f"L{count}{suffix}{drawn}",
         seed,
@@ -128,7 +134,8 @@ def choose_split(
     if problems:
         raise UsageError(problems)
     suffix = f"_V{len(set(validation))}" if validation else ""
-    name = name or f"L{len(set(labeled))}{suffix}_c{_digest(sorted(labeled), sorted(validation))}"
+    digest = _digest(sorted(set(labeled)), sorted(set(validation)))
+    name = name or f"L{len(set(labeled))}{suffix}_c{digest}{_seed_of_training(seed)}"
     return _split(name, seed, labeled, validation, with_label, without_label)
 
 

@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; an earlier one of that name stays until the new one is complete."""
-    with atomic_path(path, staging=path.parent / ".tmp") as temporary:
+    with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
 

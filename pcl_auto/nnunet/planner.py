@@ -29,6 +29,8 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
     """``planner`` with patches small enough that ``min_patches`` of them fit the memory, not two."""
 
     class Budgeted(planner):  # type: ignore[misc]
+        UNet_reference_val_corresp_bs_3d: int
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             # nnU-Net's reference value is the size of a 3D network at a batch of two. Per patch it stays as it is.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from pcl_auto.method.judgement import LedgerRow, judge
-from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label, staging_folder
-from pcl_auto.run.files import link_relative, write_text
+from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
+from pcl_auto.run.files import link_relative, staging_folder, write_text
 
 # Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
 Segmenter = Callable[[torch.Tensor], torch.Tensor]
@@ -69,13 +68,10 @@ def predict_round(
             # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
             labels[(labels == 0) & (region[:] < 0)] = -1
             properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, list(classes))
-            staged = staging_folder(folder.cases)
-            try:
+            with staging_folder(folder.cases) as staged:
                 save_label(staged, case, labels, properties, patch_voxels)
                 link_relative(case_files(staged, case)[0], case_files(store, case)[0])
                 publish_case(staged, folder.cases, case)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
         progress(index + 1, len(cases))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.nnunet.images import read_image, read_label
-from pcl_auto.run.files import STAGING, link_relative
+from pcl_auto.run.files import link_relative, staging_folder
 
 # A worker process imports torch and nnU-Net first; fewer voxels than this are done sooner without one.
 VOXELS_WORTH_A_WORKER = 1.5e8
@@ -120,20 +119,10 @@ def publish_case(staged: Path, folder: Path, case: str) -> None:
             source.replace(target)
 
 
-def staging_folder(beside: Path) -> Path:
-    """A new folder for half-made cases beside ``beside``, where nnU-Net does not look."""
-    parent = beside.parent / STAGING
-    parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
-
-
 def _store_image(how: Preprocessing, case: str, image: Path, folder: Path) -> None:
-    staged = staging_folder(folder)
-    try:
+    with staging_folder(folder) as staged:
         how.save(staged, case, *how.run(image, None))
         publish_case(staged, folder, case)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def fill_store(
@@ -188,19 +177,17 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: 
 
     The view appears as a whole; one that is there is replaced.
     """
-    staged = staging_folder(view)
-    try:
+    with staging_folder(view) as staged:
+        whole = staged / view.name
+        whole.mkdir()
         for files in cases:
             _, seg, properties = how.run(files.image, files.label)
-            image_target, stored = (case_files(folder, files.case)[0] for folder in (staged, store))
+            image_target, stored = (case_files(folder, files.case)[0] for folder in (whole, store))
             # Relative to where the view will be, not to where it is made.
             image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
-            save_label(staged, files.case, seg, properties, how.patch_voxels)
+            save_label(whole, files.case, seg, properties, how.patch_voxels)
         shutil.rmtree(view, ignore_errors=True)
-        view.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(view)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        whole.replace(view)
 
 
 def foreground_intensities(cases: Sequence[LabeledFiles], channels: int) -> dict[str, dict[str, float]]:

@@ -16,12 +16,6 @@ from typing import Any
 STAGING = ".tmp"
 
 
-def _current_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -31,29 +25,36 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_path(target: Path, staging: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path with the suffix of ``target``; on success it is synced and renamed to ``target``.
-
-    Args:
-        target: the final path; its folder is made if need be.
-        staging: where the temporary file lives, on the same file system; default ``.tmp`` beside the target.
-    """
-    staging = staging or target.parent / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=staging))
-    temporary = folder / target.name
+def staging_folder(beside: Path) -> Iterator[Path]:
+    """Yield a new folder on the file system of ``beside``, in a ``.tmp`` next to it; what is left in it is removed."""
+    parent = beside.parent / STAGING
+    while True:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+        except (FileNotFoundError, FileExistsError):  # another process has just tidied up behind itself
+            if parent.exists() and not parent.is_dir():
+                raise
+            continue
+        break
     try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.chmod(0o666 & ~_current_umask())
-        temporary.replace(target)
-        _sync_folder(target.parent)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another process stages here too
-            staging.rmdir()
+            parent.rmdir()
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path with the name of ``target``; on success it is synced and renamed to ``target``."""
+    with staging_folder(target) as folder:
+        temporary = folder / target.name
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(target)
+        _sync_folder(target.parent)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -160,7 +160,8 @@ class Workspace:
             return next((data for data in planned if data.name == last), planned[-1])
         for data in planned:
             task_name = data.name.split("_", 1)[1]
-            if name in {data.name, str(data.id), task_name, f"Task{data.id:02d}_{task_name}"}:
+            numbers = {str(data.id), f"{data.id:02d}", f"{data.id:03d}"}
+            if name in {data.name, *numbers, task_name, f"Task{data.id:02d}_{task_name}"}:
                 return data
         raise UsageError(
             Problem(

@@ -188,9 +188,7 @@ def test_order_of_images_classes_and_rows_does_not_matter(sample, matching):
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_scale_does_not_matter(matching, scale):
     embeddings = random_embeddings(ABSENT)
-    torch.testing.assert_close(
-        loss_of(embeddings * scale, ABSENT, matching), loss_of(embeddings, ABSENT, matching)
-    )
+    torch.testing.assert_close(loss_of(embeddings * scale, ABSENT, matching), loss_of(embeddings, ABSENT, matching))
 
 
 @every_matching

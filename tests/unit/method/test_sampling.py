@@ -11,18 +11,14 @@ SHAPES = [(7, 9), (5, 6, 4)]
 
 def random_labels(shape: tuple[int, ...], n_images: int, n_classes: int, seed: int = 0) -> torch.Tensor:
     """Labels from -1 (ignore) to n_classes + 1 (no class); image 0 lacks class 1."""
-    labels = torch.randint(
-        -1, n_classes + 2, (n_images, *shape), generator=torch.Generator().manual_seed(seed)
-    )
+    labels = torch.randint(-1, n_classes + 2, (n_images, *shape), generator=torch.Generator().manual_seed(seed))
     labels[0][labels[0] == 1] = 0
     return labels
 
 
 def drawn_groups(sample: VoxelSample) -> dict[tuple[int, int], list[int]]:
     groups: dict[tuple[int, int], list[int]] = {}
-    for image, cls, voxel in zip(
-        sample.image.tolist(), sample.cls.tolist(), sample.voxel.tolist(), strict=True
-    ):
+    for image, cls, voxel in zip(sample.image.tolist(), sample.cls.tolist(), sample.voxel.tolist(), strict=True):
         groups.setdefault((image, cls), []).append(voxel)
     return groups
 
@@ -118,9 +114,7 @@ def test_every_subset_is_equally_likely(per_class):
 def test_gathers_what_a_loop_gathers(shape, channels_last):
     features = torch.rand(3, 4, *shape, generator=torch.Generator().manual_seed(0))
     if channels_last:
-        features = features.to(
-            memory_format=torch.channels_last if len(shape) == 2 else torch.channels_last_3d
-        )
+        features = features.to(memory_format=torch.channels_last if len(shape) == 2 else torch.channels_last_3d)
     sample = sample_voxels(random_labels(shape, 3, 2), 2, 5)
     weights = torch.rand(len(sample), 4)
     features.requires_grad_()

@@ -1,0 +1,205 @@
+"""plan, train, predict, evaluate: what comes out, and what stock nnU-Net makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from conftest import Shell  # type: ignore[import-not-found]
+
+
+def test_plan_says_what_it_found(shell: Shell, task: Path, trained: Path) -> None:
+    facts = json.loads(shell.pclauto("plan", task, "--workspace", trained, "--gpu-memory-gb", "1", "--json").stdout)
+    assert facts["up_to_date"] is True
+    assert facts["dataset"] == "Dataset099_Phantom"
+    assert len(facts["labeled"]) == 2
+    assert len(facts["unlabeled"]) == 4
+    assert facts["problems"] == []
+    chosen = facts["configurations"][facts["configuration"]]
+    assert chosen["batch_size"] >= 4
+    assert len(chosen["patch_voxels"]) == len(chosen["spacing_mm"]) == 3
+
+
+def test_nothing_is_written_into_the_task_or_by_a_dry_run(shell: Shell, own_copy: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in own_copy.rglob("*")}
+    shell.pclauto("plan", own_copy, "--workspace", tmp_path / "dry", "--gpu-memory-gb", "1", "--dry-run")
+    assert not (tmp_path / "dry").exists()
+    assert {path: path.stat().st_mtime_ns for path in own_copy.rglob("*")} == before
+
+
+def test_three_problems_are_refused_in_one_run(shell: Shell, own_copy: Path, tmp_path: Path) -> None:
+    images, labels = sorted((own_copy / "imagesTr").iterdir()), sorted((own_copy / "labelsTr").iterdir())
+    images[-1].write_bytes(images[-1].read_bytes()[: images[-1].stat().st_size // 2])
+    first = nibabel.load(labels[0])
+    voxels = np.asanyarray(first.dataobj).copy()
+    voxels[0, 0, 0] = 7
+    nibabel.save(nibabel.Nifti1Image(voxels, first.affine, first.header), labels[0])
+    second = nibabel.load(labels[1])
+    moved = second.affine.copy()
+    moved[0, 3] += 40
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(second.dataobj), moved), labels[1])
+
+    done = shell.pclauto("plan", own_copy, "--workspace", tmp_path / "work", "--json", code=3)
+
+    problems = {Path(entry["where"].split(" and ")[0]).name: entry for entry in json.loads(done.stdout)["problems"]}
+    assert len(problems) == 3
+    for file in (images[-1], labels[0], labels[1]):
+        matching = [entry for entry in problems.values() if file.name in str(entry)]
+        assert matching, f"{file.name} is not named"
+        assert all(entry["fix"] and entry["found"] for entry in matching)
+        assert file.name in done.stderr
+    assert not (tmp_path / "work" / "nnUNet_preprocessed" / "Dataset099_Phantom" / "pclauto" / "plan.json").exists()
+
+
+def test_train_leaves_a_record(trained: Path, model: Path) -> None:
+    run = model / "fold_all"
+    record = json.loads((run / "run.json").read_text())
+    assert record["identity"]["recipe"]["name"] == "tiny"
+    assert record["versions"]["nnunetv2"].startswith("2.8")
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2, 3, 4, 5, 6]
+    for number in (1, 2):
+        ledger = (run / "pseudo_labels" / f"round_{number}" / "ledger.csv").read_text().splitlines()
+        assert len(ledger) == 1 + 4
+    assert not list(trained.rglob(".tmp")), "staging folders stay behind"
+
+
+def test_checkpoint_is_stock_and_holds_no_code(model: Path) -> None:
+    content = torch.load(model / "fold_all" / "checkpoint_final.pth", weights_only=True)
+    assert content["trainer_name"] == "nnUNetTrainer"
+    assert content["current_epoch"] == 6
+    assert not any("head" in key for key in content["network_weights"])
+    assert {"head", "settings"} <= set(content["pclauto"])
+
+
+def test_predictions_keep_name_and_geometry(shell: Shell, task: Path, trained: Path) -> None:
+    scans = sorted((task / "imagesTs").iterdir())
+    bad = shell.folder / "scans" / "broken.nii.gz"
+    bad.parent.mkdir()
+    bad.write_bytes(scans[0].read_bytes()[:3000])
+    odd_name = bad.parent / "Any name, really.nii.gz"
+    shutil.copyfile(scans[0], odd_name)
+
+    done = shell.pclauto("predict", bad.parent, scans[1], "-o", "masks", "--workspace", trained, "--json", code=1)
+
+    result = json.loads(done.stdout)
+    assert (result["done"], result["failed"]) == (2, 1)
+    status = {case["id"]: case for case in result["cases"]}
+    assert "broken.nii.gz" in status["broken"]["error"]
+    assert status["broken"]["output"] is None
+    for scan in (odd_name, scans[1]):
+        case = status[scan.name.removesuffix(".nii.gz")]
+        mask, image = nibabel.load(shell.folder / case["output"]), nibabel.load(scan)
+        assert mask.shape == image.shape[:3]
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+
+    kept = json.loads(shell.pclauto("predict", scans[1], "-o", "masks", "--workspace", trained, "--json").stdout)
+    assert [case["status"] for case in kept["cases"]] == ["kept"]
+
+
+def test_evaluate_scores_the_predictions(shell: Shell, task: Path, trained: Path) -> None:
+    shell.pclauto("predict", task / "imagesTs", "-o", "scored", "--workspace", trained)
+    result = json.loads(shell.pclauto("evaluate", "scored", task / "labelsTs", "--json").stdout)
+    assert set(result) >= {"mean", "per_class", "cases"}
+    assert set(result["mean"]) >= {"dice", "hd95_mm"}
+    assert len(result["cases"]) == 2
+
+
+BLOCKED = """
+import os, sys
+sys.modules["pcl_auto"] = None
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+if __name__ == "__main__":
+    sys.argv = ["predict", *sys.argv[1:]]
+    predict_entry_point_modelfolder()
+"""
+
+
+def test_stock_nnunet_predicts_the_same_voxels_without_us(
+    shell: Shell, task: Path, trained: Path, model: Path, tmp_path: Path
+) -> None:
+    channels = tmp_path / "channels"
+    channels.mkdir()
+    for scan in sorted((task / "imagesTs").iterdir()):
+        image = SimpleITK.ReadImage(str(scan))
+        for index in range(2):
+            extracted = SimpleITK.Extract(image, (*image.GetSize()[:3], 0), (0, 0, 0, index))
+            SimpleITK.WriteImage(extracted, str(channels / scan.name.replace(".nii.gz", f"_{index:04d}.nii.gz")))
+    (tmp_path / "stock.py").write_text(BLOCKED)
+    stock = shell.python(
+        tmp_path / "stock.py", "-i", channels, "-o", tmp_path / "stock", "-m", model, "-f", "all",
+        "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar",
+    )  # fmt: skip
+    assert stock.returncode == 0, stock.stderr
+    shell.pclauto("predict", task / "imagesTs", "-o", tmp_path / "ours", "--workspace", trained)
+    masks = sorted((tmp_path / "ours").glob("*.nii.gz"))
+    assert len(masks) == 2
+    for mask in masks:
+        ours, theirs = (
+            SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+            for path in (mask, tmp_path / "stock" / mask.name)
+        )
+        np.testing.assert_array_equal(ours, theirs)
+
+
+ONE_EPOCH = """
+import sys
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
+stock_init = module.nnUNetTrainer.__init__
+def short(self, plans, configuration, fold, dataset_json, device):
+    stock_init(self, plans, configuration, fold, dataset_json, device)
+    self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 1, 1
+module.nnUNetTrainer.__init__ = short
+from nnunetv2.run.run_training import run_training_entry
+if __name__ == "__main__":
+    sys.argv = ["train", *sys.argv[1:]]
+    run_training_entry()
+"""
+
+
+def test_stock_nnunet_trains_on_exactly_the_labelled_cases(shell: Shell, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "stock.py").write_text(ONE_EPOCH)
+    done = shell.python(
+        tmp_path / "stock.py", "99", "3d_fullres", "all", "-p", "nnUNetPlans_L2_all_tiny", "-device", "cpu",
+        nnUNet_raw=trained / "nnUNet_raw",
+        nnUNet_preprocessed=trained / "nnUNet_preprocessed",
+        nnUNet_results=tmp_path / "results",
+        nnUNet_n_proc_DA="0",
+        nnUNet_def_n_proc="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    fold = (
+        tmp_path / "results" / "Dataset099_Phantom" / "nnUNetTrainer__nnUNetPlans_L2_all_tiny__3d_fullres" / "fold_all"
+    )
+    validated = {path.name.removesuffix(".nii.gz") for path in (fold / "validation").glob("*.nii.gz")}
+    split = json.loads((trained / "nnUNet_preprocessed/Dataset099_Phantom/splits/L2_all.json").read_text())
+    assert validated == set(split["labeled"])
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"])
+def test_our_trainers_work_from_stock_commands(shell: Shell, trained: Path, tmp_path: Path, trainer: str) -> None:
+    from pcl_auto.nnunet.environment import EXTENSION_FOLDER
+
+    (tmp_path / "train.py").write_text(
+        "from nnunetv2.run.run_training import run_training_entry\n"
+        "if __name__ == '__main__':\n    run_training_entry()\n"
+    )
+    done = shell.python(
+        tmp_path / "train.py", "99", "3d_fullres", "all", "-p", "nnUNetPlans_L2_all_tiny", "-device", "cpu",
+        "-tr", trainer,
+        nnUNet_raw=trained / "nnUNet_raw",
+        nnUNet_preprocessed=trained / "nnUNet_preprocessed",
+        nnUNet_results=tmp_path / "results",
+        nnUNet_extTrainer=EXTENSION_FOLDER,
+        nnUNet_n_proc_DA="0",
+        nnUNet_def_n_proc="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (final,) = (tmp_path / "results").rglob("checkpoint_final.pth")
+    assert torch.load(final, weights_only=True)["current_epoch"] == 6

@@ -1,0 +1,165 @@
+"""Splits: what is refused, and what a draw promises."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import Any
+
+import pytest
+
+from pcl_auto.data.split import Split, choose_split, draw_split, from_dict
+from pcl_auto.errors import UsageError
+
+WITH_LABEL = [f"case_{number:02d}" for number in range(10)]
+WITHOUT_LABEL = [f"scan_{number}" for number in range(4)]
+
+
+def draw(**options: Any) -> Split:
+    return draw_split(WITH_LABEL, WITHOUT_LABEL, **{"labeled": 2, **options})
+
+
+def choose(*labeled: str, validation: tuple[str, ...] = (), **options: Any) -> Split:
+    return choose_split(WITH_LABEL, WITHOUT_LABEL, labeled=labeled, validation=validation, **options)
+
+
+@pytest.mark.parametrize(
+    ("labeled", "validation"),
+    [(0, 0), (-1, 0), (11, 0), (9, 2), (10, 1), (2, -1), (None, 10), (None, 11), (None, -1)],
+)
+def test_more_or_fewer_labels_than_there_are(labeled: int | None, validation: int) -> None:
+    with pytest.raises(UsageError, match="not enough labelled cases") as caught:
+        draw(labeled=labeled, validation=validation)
+    assert caught.value.problems[0].expected == "1 to 10 together"
+
+
+@pytest.mark.parametrize("labeled", [None, 1])
+def test_a_task_without_labels(labeled: int | None) -> None:
+    with pytest.raises(UsageError, match="not enough labelled cases"):
+        draw_split([], WITHOUT_LABEL, labeled=labeled)
+
+
+def test_every_wrong_choice_is_reported_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        choose("case_00", "scan_1", "nobody", validation=("case_00", "scan_2", "no one"))
+    assert [problem.what for problem in caught.value.problems] == [
+        "case 'scan_1' has no label",
+        "no case called 'nobody'",
+        "case 'scan_2' has no label",
+        "no case called 'no one'",
+        "case 'case_00' is in both groups",
+    ]
+
+
+def test_a_choice_without_labelled_cases() -> None:
+    with pytest.raises(UsageError, match="no labelled case"):
+        choose(validation=("case_00",))
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        draw(),
+        draw(labeled=1, validation=3, seed=7),
+        draw(labeled=None),
+        draw(labeled=None, validation=2),
+        choose("case_03", "case_01", validation=("case_09",)),
+    ],
+    ids=lambda split: split.name,
+)
+def test_every_case_has_one_place(split: Split) -> None:
+    groups = [*split.labeled, *split.validation, *split.unlabeled]
+    assert sorted(groups) == sorted([*WITH_LABEL, *WITHOUT_LABEL])
+    assert set(split.hidden) == set(split.unlabeled) & set(WITH_LABEL)
+    assert set(WITHOUT_LABEL) <= set(split.unlabeled)
+    for group in (split.labeled, split.validation, split.unlabeled, split.hidden):
+        assert list(group) == sorted(set(group))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fewer_labels_are_a_subset_of_more(seed: int) -> None:
+    drawn = [set(draw(labeled=count, seed=seed).labeled) for count in range(1, 11)]
+    assert [len(labeled) for labeled in drawn] == list(range(1, 11))
+    assert all(few < many for few, many in zip(drawn, drawn[1:], strict=False))
+
+
+def test_unlabelled_cases_do_not_change_the_draw() -> None:
+    more = draw_split(WITH_LABEL, [*WITHOUT_LABEL, "a_new_scan"], labeled=2, validation=2)
+    before = draw(validation=2)
+    assert (more.name, more.labeled, more.validation) == (before.name, before.labeled, before.validation)
+    assert set(more.unlabeled) == {*before.unlabeled, "a_new_scan"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_input_does_not_matter(seed: int) -> None:
+    shuffled = random.Random(seed)
+    with_label, without_label = WITH_LABEL.copy(), WITHOUT_LABEL.copy()
+    shuffled.shuffle(with_label)
+    shuffled.shuffle(without_label)
+    assert draw_split(with_label, without_label, labeled=3, validation=1, seed=5) == draw(
+        labeled=3, validation=1, seed=5
+    )
+
+
+def test_seeds_draw_different_cases() -> None:
+    assert len({draw(seed=seed).labeled for seed in range(20)}) > 10
+    assert draw(seed=3) == draw(seed=3)
+
+
+def test_a_draw_stays_what_it_was() -> None:
+    # Written down on purpose: a change here silently changes everyone's splits.
+    assert draw(seed=0).labeled == ("case_04", "case_06")
+
+
+def test_without_a_number_all_labels_that_validation_leaves() -> None:
+    assert draw(labeled=None).labeled == tuple(WITH_LABEL)
+    assert draw(labeled=None).hidden == ()
+    held_out = draw(labeled=None, validation=3)
+    assert (len(held_out.labeled), len(held_out.validation)) == (7, 3)
+
+
+NAMED = [
+    draw(),
+    draw(seed=1),
+    draw(labeled=3),
+    draw(validation=1),
+    draw(validation=2),
+    draw(labeled=8, validation=2),
+    draw(labeled=8, validation=2, seed=1),
+    draw(labeled=None),
+    draw(labeled=None, seed=1),
+    choose("case_00", "case_01"),
+    choose("case_00", "case_02"),
+    choose("case_00", "case_01", validation=("case_02",)),
+    choose("case_00", "case_01", "case_02"),
+    choose("case_00", "case_01", seed=1),
+]
+
+
+def test_different_splits_have_different_names() -> None:
+    assert len({split.name for split in NAMED}) == len(NAMED)
+
+
+@pytest.mark.parametrize("split", NAMED, ids=lambda split: split.name)
+def test_a_name_fits_into_file_names_and_nnunet_folders(split: Split) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_]{1,40}", split.name)
+    assert "__" not in split.name  # nnU-Net's separator
+
+
+@pytest.mark.parametrize(("labeled", "name"), [(2, "L2_s0"), (10, "L10_all"), (None, "L10_all")])
+def test_the_names_that_people_type(labeled: int | None, name: str) -> None:
+    assert draw(labeled=labeled).name == name
+
+
+def test_a_choice_is_the_same_however_it_is_written() -> None:
+    assert choose("case_01", "case_00", "case_01") == choose("case_00", "case_01")
+    assert choose("case_00", name="mine").name == "mine"
+
+
+@pytest.mark.parametrize("split", NAMED, ids=lambda split: split.name)
+def test_a_split_survives_json(split: Split) -> None:
+    written = split.as_dict()
+    read = json.loads(json.dumps(written))
+    assert read == written  # plain values: a run that goes on compares the two
+    assert from_dict(read) == split

@@ -1,0 +1,102 @@
+"""What is said of pseudo-labels, on label maps of a few voxels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pcl_auto.method.judgement import LedgerRow, judge, mean_dice
+
+CLASSES = {"core": 1, "rim": 2}
+LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.0])}
+
+
+def labels(core: int, rim: int) -> np.ndarray:
+    """A volume of 4 × 4 × 4 voxels with so many of each class."""
+    values = np.zeros(64, dtype=np.int16)
+    values[:core] = 1
+    values[core : core + rim] = 2
+    return values.reshape(4, 4, 4)
+
+
+def row(core: int, rim: int, last: np.ndarray | None = None, **options: Any) -> LedgerRow:
+    known = options.pop("labeled_ml", LABELED_ML)
+    return judge("case", labels(core, rim), last, known, classes=CLASSES, voxel_ml=0.5)
+
+
+def slow_dice(first: np.ndarray, second: np.ndarray, value: int) -> float | None:
+    """2 |A ∩ B| / (|A| + |B|), voxel by voxel; None where both are empty."""
+    both = size = 0
+    for a, b in zip(first.flat, second.flat, strict=True):
+        size += int(a == value) + int(b == value)
+        both += int(a == value and b == value)
+    return 2 * both / size if size else None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_dice_is_the_mean_of_the_slow_formula(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, 3, (2, 3, 4, 5))
+    scores = [slow_dice(first, second, value) for value in CLASSES.values()]
+    assert mean_dice(first, second, CLASSES) == pytest.approx(np.mean([score for score in scores if score is not None]))
+    assert mean_dice(first, second, CLASSES) == mean_dice(second, first, CLASSES)
+
+
+def test_mean_dice_of_special_maps() -> None:
+    assert mean_dice(labels(3, 2), labels(3, 2), CLASSES) == 1.0
+    assert mean_dice(labels(0, 0), labels(0, 0), CLASSES) == 1.0
+    assert mean_dice(labels(3, 0), labels(0, 3), CLASSES) == 0.0
+    # A class that neither holds does not count; one that a single map holds counts as zero.
+    assert mean_dice(labels(3, 0), labels(3, 0), CLASSES) == 1.0
+    assert mean_dice(labels(3, 2), labels(3, 0), CLASSES) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("core", "remark"),
+    [
+        (0, "core is absent"),
+        (1, "core has 0.5 ml, labelled cases 2 to 4"),
+        (2, None),  # 1 ml, half of the smallest
+        (6, None),
+        (16, None),  # 8 ml, twice the largest
+        (17, "core has 8.5 ml, labelled cases 2 to 4"),
+    ],
+)
+def test_volumes_beyond_half_and_twice_the_labelled_ones_are_remarkable(core: int, remark: str | None) -> None:
+    assert row(core, 2).remarks == (() if remark is None else (remark,))
+
+
+def test_every_class_is_judged() -> None:
+    assert row(0, 20).remarks == ("core is absent", "rim has 10 ml, labelled cases 1 to 1")
+
+
+def test_a_class_that_some_labelled_cases_lack_may_be_absent() -> None:
+    known = {"core": np.array([0.0, 4.0]), "rim": np.array([1.0])}
+    assert row(0, 2, labeled_ml=known).remarks == ()
+
+
+def test_a_class_that_no_labelled_case_holds_is_remarkable_where_it_appears() -> None:
+    known = {"core": np.array([0.0, 0.0]), "rim": np.array([1.0])}
+    assert row(0, 2, labeled_ml=known).remarks == ()
+    assert row(1, 2, labeled_ml=known).remarks == ("core has 0.5 ml, labelled cases 0 to 0",)
+
+
+def test_change_is_measured_against_the_last_round() -> None:
+    assert row(6, 2).change_dice is None
+    assert row(6, 2, last=labels(6, 2)).change_dice == 1.0
+    assert row(6, 2, last=labels(0, 0)).change_dice == 0.0
+
+
+def test_a_row_as_it_stands_in_the_ledger() -> None:
+    assert row(0, 20, last=labels(0, 20)).as_dict() == {
+        "case": "case",
+        "volume_ml_core": 0.0,
+        "volume_ml_rim": 10.0,
+        "dice_to_last_round": 1.0,
+        "used": 1,
+        "remarks": "core is absent; rim has 10 ml, labelled cases 1 to 1",
+    }
+    assert row(6, 2).as_dict()["dice_to_last_round"] == ""
+    assert list(row(6, 2).as_dict()) == list(row(0, 0, last=labels(1, 1)).as_dict())

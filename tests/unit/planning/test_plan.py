@@ -1,0 +1,213 @@
+"""The plan file: which are refused, and what its names depend on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcl_auto.errors import StateError, UsageError
+from pcl_auto.planning import plan as module
+from pcl_auto.planning.plan import (
+    SCHEMA_VERSION,
+    Plan,
+    PlanSettings,
+    choose_configuration,
+    neutral_intensities,
+    read_plan,
+    store_key,
+    write_plan,
+)
+from pcl_auto.run.files import read_json
+from pcl_auto.run.workspace import DatasetFolder
+
+
+def nnunet_plans(scheme: str = "ZScoreNormalization") -> dict[str, Any]:
+    configuration = {
+        "spacing": [2.0, 1.0, 1.0],
+        "patch_size": [8, 32, 32],
+        "batch_size": 4,
+        "normalization_schemes": [scheme, "ZScoreNormalization"],
+        "use_mask_for_norm": [False, False],
+        "resampling_fn_data": "resample",
+        "resampling_fn_data_kwargs": {"order": 3},
+    }
+    return {
+        "dataset_name": "Dataset005_Prostate",
+        "transpose_forward": [0, 1, 2],
+        "foreground_intensity_properties_per_channel": neutral_intensities(2),
+        "configurations": {"2d": configuration, "3d_fullres": copy.deepcopy(configuration)},
+    }
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": {"root": "task", "name": "Prostate", "number": 5},
+        "settings": PlanSettings(memory_gb=4.0).as_dict(),
+        "configuration": "3d_fullres",
+        "cases": {
+            "a": {
+                "image": "imagesTr/a.nii.gz",
+                "label": "labelsTr/a.nii.gz",
+                "source": "training",
+                "size": 10,
+                "mtime_ns": 20,
+                "shape": [5, 6, 7],
+            },
+            "b": {
+                "image": "imagesUn/b.nii",
+                "label": None,
+                "source": "imagesUn",
+                "size": 1,
+                "mtime_ns": 2,
+                "shape": [1, 1, 1],
+            },
+        },
+        "dataset_json": {"channel_names": {"0": "T2", "1": "ADC"}},
+        "fingerprint": {"spacings": []},
+        "nnunet_plans": nnunet_plans(),
+        **changes,
+    }
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DatasetFolder:
+    return DatasetFolder(tmp_path / "Dataset005_Prostate")
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, "1", None])
+def test_a_plan_of_another_version(data: DatasetFolder, version: Any) -> None:
+    write_plan(data, content(schema_version=version))
+    with pytest.raises(StateError, match="another version") as caught:
+        read_plan(data)
+    assert caught.value.problems[0].where == str(data.plan_file)
+
+
+def test_a_configuration_that_was_not_planned() -> None:
+    with pytest.raises(UsageError, match="3d_lowres") as caught:
+        Plan(content()).configuration_named("3d_lowres")
+    assert caught.value.problems[0].expected == "2d | 3d_fullres"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "planned", "reason"),
+    [
+        ("3d_lowres", ["2d", "3d_fullres"], "less than a quarter"),
+        ("3d_fullres", ["2d"], "single slice"),
+        ("4d", ["2d"], ""),
+    ],
+)
+def test_a_configuration_that_the_data_do_not_allow(wanted: str, planned: list[str], reason: str) -> None:
+    with pytest.raises(UsageError, match=wanted) as caught:
+        choose_configuration(wanted, dict.fromkeys(planned), "Dataset005_Prostate")
+    (problem,) = caught.value.problems
+    assert problem.expected == " | ".join(planned)
+    assert reason in problem.found
+
+
+def test_a_plan_comes_back_as_it_was_written(data: DatasetFolder) -> None:
+    written = write_plan(data, content())
+    assert read_plan(data) == written == Plan(content())
+    assert read_json(data.path / "dataset.json") == content()["dataset_json"]
+    assert read_json(data.path / "dataset_fingerprint.json") == content()["fingerprint"]
+
+
+def test_the_plan_itself_is_written_last(data: DatasetFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr(module, "write_json", lambda path, _value: written.append(path))
+    write_plan(data, content())
+    assert written[-1] == data.plan_file
+
+
+def test_what_a_plan_says_of_its_cases() -> None:
+    cases = Plan(content()).cases
+    assert (cases["a"].image, cases["a"].label) == (Path("task/imagesTr/a.nii.gz"), Path("task/labelsTr/a.nii.gz"))
+    assert cases["a"].shape == (5, 6, 7)
+    assert cases["b"].label is None
+    assert [case.id for case in cases.values()] == ["a", "b"]
+
+
+def test_what_a_plan_says_of_itself() -> None:
+    plan = Plan(content())
+    assert plan.settings == PlanSettings(memory_gb=4.0)
+    assert plan.root == Path("task")
+    assert plan.dataset_json["channel_names"] == {"0": "T2", "1": "ADC"}
+
+
+@pytest.mark.parametrize(("name", "taken"), [(None, "3d_fullres"), ("auto", "3d_fullres"), ("2d", "2d")])
+def test_a_configuration_by_name(name: str | None, taken: str) -> None:
+    assert Plan(content()).configuration_named(name) == taken
+
+
+def test_only_ct_waits_for_labels() -> None:
+    assert not Plan(content()).depends_on_labels("3d_fullres")
+    assert Plan(content(nnunet_plans=nnunet_plans("CTNormalization"))).depends_on_labels("3d_fullres")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "planned", "taken"),
+    [
+        ("auto", ["2d", "3d_fullres", "3d_lowres"], "3d_fullres"),
+        ("auto", ["2d"], "2d"),
+        ("2d", ["2d", "3d_fullres"], "2d"),
+        ("3d_lowres", ["2d", "3d_fullres", "3d_lowres"], "3d_lowres"),
+    ],
+)
+def test_the_configuration_and_why(wanted: str, planned: list[str], taken: str) -> None:
+    chosen, reason = choose_configuration(wanted, dict.fromkeys(planned), "here")
+    assert chosen == taken
+    assert reason
+
+
+def test_neutral_intensities_stand_alone() -> None:
+    first, second = neutral_intensities(2).values()
+    assert first == second
+    first["mean"] = 7.0
+    assert second["mean"] == neutral_intensities(1)["0"]["mean"] == 0.0
+
+
+@pytest.mark.parametrize("key", ["patch_size", "batch_size"])
+def test_the_store_is_shared_whatever_the_network(key: str) -> None:
+    other = nnunet_plans()
+    other["configurations"]["3d_fullres"][key] = 99
+    assert store_key(other, "3d_fullres") == store_key(nnunet_plans(), "3d_fullres")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spacing", [2.0, 1.0, 1.1]),
+        ("normalization_schemes", ["ZScoreNormalization", "RescaleTo01Normalization"]),
+        ("use_mask_for_norm", [True, False]),
+        ("resampling_fn_data", "other"),
+        ("resampling_fn_data_kwargs", {"order": 1}),
+    ],
+)
+def test_the_store_changes_with_the_preprocessing(key: str, value: Any) -> None:
+    other = nnunet_plans()
+    other["configurations"]["3d_fullres"][key] = value
+    assert store_key(other, "3d_fullres") != store_key(nnunet_plans(), "3d_fullres")
+
+
+def test_the_store_changes_with_the_axes_and_has_the_configurations_name() -> None:
+    plans = nnunet_plans()
+    keys = {store_key(plans, "2d"), store_key(plans, "3d_fullres")}
+    plans["transpose_forward"] = [2, 0, 1]
+    keys |= {store_key(plans, "2d"), store_key(plans, "3d_fullres")}
+    assert len(keys) == 4
+    assert all(key.startswith(("2d_", "3d_fullres_")) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "channel", "own_store"),
+    [("ZScoreNormalization", "0", False), ("CTNormalization", "0", True), ("CTNormalization", "1", False)],
+)
+def test_intensities_of_labels_count_where_ct_is_normalised_with_them(
+    scheme: str, channel: str, own_store: bool
+) -> None:
+    before, after = nnunet_plans(scheme), nnunet_plans(scheme)
+    after["foreground_intensity_properties_per_channel"][channel]["mean"] = 55.0
+    assert (store_key(before, "3d_fullres") != store_key(after, "3d_fullres")) is own_store

@@ -1,0 +1,168 @@
+"""Recipes: what is refused, what is read back, and how a schedule is stretched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcl_auto.errors import UsageError
+from pcl_auto.recipe import Batch, Recipe, Schedule, from_dict, load_recipe, recipe_folder
+
+SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
+
+
+def places(values: dict[str, Any]) -> list[str]:
+    """Where ``values`` are refused."""
+    with pytest.raises(UsageError) as caught:
+        from_dict(values)
+    return [problem.where for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "what", "expected"),
+    [
+        ({"contrats": {}}, "contrats", "unknown key", "contrast"),
+        ({"contrast": {"temprature": 0.1}}, "contrast.temprature", "unknown key", "temperature"),
+        ({"contrast": 3}, "contrast", "wrong type", "a table"),
+        ({"contrast": {"weight": "much"}}, "contrast.weight", "wrong type", "float"),
+        ({"schedule": {"rounds": 2.0}}, "schedule.rounds", "wrong type", "int"),
+        ({"schedule": {"rounds": True}}, "schedule.rounds", "wrong type", "int"),
+        ({"contrast": {"weight": True}}, "contrast.weight", "wrong type", "float"),
+        ({"pseudo_labels": {"mirroring": 1}}, "pseudo_labels.mirroring", "wrong type", "bool"),
+        ({"description": 7}, "description", "wrong type", "str"),
+        ({"schedule": {"rounds": 0}}, "schedule.rounds", "value out of range", "1 to 100"),
+        ({"contrast": {"temperature": 0.0}}, "contrast.temperature", "value out of range", "0.001 to 100"),
+        ({"contrast": {"temperature": float("nan")}}, "contrast.temperature", "value out of range", "0.001 to 100"),
+        ({"contrast": {"weight": float("inf")}}, "contrast.weight", "value out of range", "0 to 100"),
+        ({"batch": {"patches": 1}}, "batch.patches", "value out of range", "2 and more"),
+        ({"optimizer": {"name": "lion"}}, "optimizer.name", "unknown choice", "'sgd' | 'adam' | 'adamw'"),
+        ({"contrast": {"matching": ["intra"]}}, "contrast.matching", "unknown choice", "'intra' | 'inter'"),
+    ],
+)
+def test_a_bad_value_is_refused_under_its_key(values: dict[str, Any], where: str, what: str, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        from_dict(values)
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.what) == (where, what)
+    assert expected in problem.expected
+
+
+def test_everything_wrong_is_reported_at_once() -> None:
+    values = {
+        "schedul": {},
+        "schedule": {"rounds": 1000, "epochs": 3},
+        "optimizer": {"name": "lion"},
+        "contrast": {"weight": "0.1", "dimensions": 1},
+        "batch": [],
+    }
+    assert places(values) == [
+        "schedul",
+        "schedule.rounds",
+        "schedule.epochs",
+        "optimizer.name",
+        "contrast.weight",
+        "contrast.dimensions",
+        "batch",
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "my recipe", "two__underscores", "../../elsewhere", "a/b", "_first", "ü", "a\nb"])
+def test_a_name_that_no_folder_should_have(name: str) -> None:
+    assert places({"name": name}) == ["name"]
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    for name in ("papr", str(tmp_path), str(tmp_path / "none.toml")):
+        with pytest.raises(UsageError) as caught:
+            load_recipe(name)
+        assert caught.value.problems[0].expected.split(" | ") == SHIPPED
+
+
+@pytest.mark.parametrize("content", [b"[schedule", b"rounds = ", b"\xff\xfe"])
+def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="not a TOML file") as caught:
+        load_recipe(str(file))
+    assert caught.value.problems[0].where == str(file)
+
+
+@pytest.mark.parametrize("epochs", [-1, 0, 1, 3])
+def test_too_few_epochs_for_the_rounds(epochs: int) -> None:
+    with pytest.raises(UsageError, match="at least 4") as caught:
+        Schedule(rounds=3).scaled_to(epochs)
+    assert caught.value.problems[0].found == str(epochs)
+
+
+def test_the_recipes_that_the_documentation_names_are_shipped() -> None:
+    assert {"default", "paper", "quick"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert load_recipe(str(recipe_folder() / f"{name}.toml")) == recipe
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_what_a_file_does_not_say_is_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[contrast]\nweight = 1\n")  # a whole number where a fraction may stand
+    recipe = load_recipe(str(file))
+    assert recipe.name == "mine"
+    assert recipe.contrast.weight == 1.0
+    assert isinstance(recipe.contrast.weight, float)
+    assert from_dict({**recipe.as_dict(), "contrast": {}}) == Recipe("mine")
+
+
+def test_a_shipped_recipe_comes_before_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "paper").write_text("description = 'not this one'")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("paper").description != "not this one"
+    assert load_recipe("./paper").description == "not this one"
+
+
+def test_range_limits_are_allowed() -> None:
+    recipe = from_dict({"contrast": {"weight": 0, "temperature": 100, "mean_voxels": 0}, "batch": {"patches": 2}})
+    assert (recipe.contrast.weight, recipe.contrast.temperature, recipe.batch.patches) == (0.0, 100.0, 2)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_scaled_schedule_has_exactly_the_epochs_asked_for(name: str) -> None:
+    schedule = load_recipe(name).schedule
+    for epochs in range(schedule.rounds + 1, 3 * schedule.epochs, 1 + schedule.epochs // 100):
+        scaled = schedule.scaled_to(epochs)
+        assert scaled.epochs == epochs
+        assert min(scaled.supervised_epochs, scaled.epochs_per_round) >= 1
+        assert (scaled.rounds, scaled.steps_per_epoch) == (schedule.rounds, schedule.steps_per_epoch)
+
+
+def test_a_scaled_schedule_keeps_its_shares() -> None:
+    schedule = Schedule(supervised_epochs=400, rounds=3, epochs_per_round=200)
+    assert schedule.epochs == 1000
+    assert schedule.scaled_to(1000) == schedule
+    assert schedule.scaled_to(100) == Schedule(supervised_epochs=40, rounds=3, epochs_per_round=20)
+
+
+def test_rounding_never_eats_the_supervised_start() -> None:
+    # 6 × 20 / 80 rounds to two epochs a round: six in all, none left to start with.
+    scaled = Schedule(supervised_epochs=20, rounds=3, epochs_per_round=20).scaled_to(6)
+    assert (scaled.supervised_epochs, scaled.epochs_per_round) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "patches", "unlabeled"),
+    [(0.5, 2, 1), (0.05, 2, 1), (0.95, 2, 1), (0.5, 4, 2), (0.05, 4, 1), (0.95, 4, 3), (0.25, 8, 2), (0.95, 1024, 973)],
+)
+def test_a_joint_batch_holds_both_kinds(fraction: float, patches: int, unlabeled: int) -> None:
+    assert Batch(unlabeled_fraction=fraction).unlabeled(patches) == unlabeled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import monotonic
 from typing import Any
 
@@ -29,22 +29,24 @@ def _bar(terminal: Terminal) -> Any:
 def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]:
     """A listener for events that count ``done`` of ``total``; each kind gets a bar, or a line when it is done."""
     started: dict[str, float] = {}
-    with _bar(terminal) as bar:
-        tasks: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
+    bar = _bar(terminal)
 
-        def listen(event: str, values: dict[str, Any]) -> None:
-            if event not in names:
-                return
-            if event not in tasks:
-                started[event] = monotonic()
-                tasks[event] = bar.add_task(names[event], total=values["total"], note="")
-            bar.update(tasks[event], completed=values["done"])
-            if values["done"] == values["total"]:
-                bar.remove_task(tasks[event])
-                seconds = monotonic() - started[event]
-                if seconds > 1 or not terminal.err.is_terminal:
-                    terminal.say(f"{names[event]}: {values['total']} done in {seconds:.0f} s")
+    def listen(event: str, values: dict[str, Any]) -> None:
+        if event not in names:
+            return
+        if event not in tasks:
+            started[event] = monotonic()
+            tasks[event] = bar.add_task(names[event], total=values["total"], note="")
+        bar.update(tasks[event], completed=values["done"])
+        if values["done"] == values["total"]:
+            bar.remove_task(tasks[event])
+            seconds = monotonic() - started[event]
+            if seconds > 1 or not terminal.err.is_terminal:
+                terminal.say(f"{names[event]}: {values['total']} done in {seconds:.0f} s")
 
+    # Elsewhere than on a terminal a bar without anything to count would still leave an empty line.
+    with bar if terminal.err.is_terminal else nullcontext():
         yield listen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def test_every_case_has_one_place(split: Split) -> None:
 def test_fewer_labels_are_a_subset_of_more(seed: int) -> None:
     drawn = [set(draw(labeled=count, seed=seed).labeled) for count in range(1, 11)]
     assert [len(labeled) for labeled in drawn] == list(range(1, 11))
-    assert all(few < many for few, many in zip(drawn, drawn[1:], strict=False))
+    assert all(few < many for few, many in pairwise(drawn))
 
 
 def test_unlabelled_cases_do_not_change_the_draw() -> None:

@@ -1,0 +1,165 @@
+"""The command as a process: exit codes, and what goes to stdout and to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pcl_auto import __version__, errors
+from pcl_auto.cli import main
+from pcl_auto.errors import PclautoError, Problem
+
+VERBS = ("plan", "train", "predict", "evaluate", "demo")
+HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
+
+# Runs the command and says on stderr which heavy packages that took.
+WATCH_IMPORTS = f"""
+import sys
+from pcl_auto.cli.main import run
+try:
+    run()
+finally:
+    print("imported:", *sorted(set(sys.modules) & set({HEAVY})), file=sys.stderr)
+"""
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("nnUNet_", "PCLAUTO_"))}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**kept, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def pclauto(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return python(folder, "-m", "pcl_auto", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [("nope",), ("--nope",), ("plan",), ("train", "--labeled", "0")])
+def test_what_the_command_does_not_know(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = pclauto(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_plan_of_a_missing_task_names_where_it_looked(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = pclauto(tmp_path, "plan", "Task05_Prostate", *options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: no task 'Task05_Prostate'")
+    assert str(tmp_path) in line
+    assert "Fix: " in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_of_a_bad_folder_lists_its_problems(tmp_path: Path) -> None:
+    task = tmp_path / "Task05_Bad"
+    task.mkdir()
+    (task / "dataset.json").write_text('{"labels": 3}')
+    done = pclauto(tmp_path, "plan", "Task05_Bad", "--gpu-memory-gb", "4")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    listed = done.stderr.splitlines()
+    assert listed
+    assert all(line.startswith("error: ") for line in listed)
+
+    as_json = pclauto(tmp_path, "plan", "Task05_Bad", "--gpu-memory-gb", "4", "--json")
+    assert as_json.returncode == 3
+    problems = json.loads(as_json.stdout)["problems"]
+    assert [f"error: {Problem(**problem)}" for problem in problems] == listed
+    assert as_json.stderr == done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["Task05_Bad"]
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("train", "--json"), ("predict", "scan.nii.gz", "-o", "out")])
+def test_what_needs_a_plan_or_a_model_says_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = pclauto(tmp_path, *arguments)
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert str(tmp_path / "pclauto_work") in done.stderr
+    assert f"pclauto {'plan' if arguments[0] == 'train' else 'train'}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_of_what_is_not_there(tmp_path: Path) -> None:
+    done = pclauto(tmp_path, "evaluate", "out", "labels")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_error_is_a_line_and_its_exit_code(
+    kind: type[PclautoError], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    problems = [Problem("first", "a\nb", "fix it"), Problem("second", "c", "fix it")]
+
+    def fail(*_arguments: object) -> None:
+        raise kind(problems)
+
+    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == kind.exit_code
+    assert capfd.readouterr() == ("", "error: first in a\\x0ab. Fix: fix it.\nerror: second in c. Fix: fix it.\n")
+
+
+def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", interrupt)
+    monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == 130
+
+
+def test_the_help_tells_every_exit_code() -> None:
+    assert all(f"{kind.exit_code} " in main._EPILOG for kind in KINDS)
+
+
+def test_without_arguments_the_command_explains_itself(tmp_path: Path) -> None:
+    done = pclauto(tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert all(verb in done.stdout for verb in VERBS)
+    assert pclauto(tmp_path, "--help").stdout == pclauto(tmp_path, "-h").stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), *((verb, "--help") for verb in VERBS)])
+def test_help_is_there_before_anything_heavy_is_imported(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = python(tmp_path, "-c", WATCH_IMPORTS, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["imported:"]
+    assert done.stdout
+
+
+def test_the_watch_on_imports_sees_them(tmp_path: Path) -> None:
+    done = python(tmp_path, "-c", WATCH_IMPORTS, "evaluate", "out", "labels")
+    assert "numpy" in done.stderr.splitlines()[-1]
+    assert "torch" not in done.stderr.splitlines()[-1]
+
+
+def test_a_wrong_task_name_is_answered_without_torch(tmp_path: Path) -> None:
+    done = python(tmp_path, "-c", WATCH_IMPORTS, "plan", "nope")
+    assert "torch" not in done.stderr.splitlines()[-1]
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert pclauto(tmp_path, "--version").stdout == f"pclauto {__version__}\n"

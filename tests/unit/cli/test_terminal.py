@@ -1,0 +1,65 @@
+"""What reaches the terminal: results apart from messages, and nothing that steers it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from pcl_auto.cli.terminal import MOST_PROBLEMS_SHOWN, Terminal, printable
+from pcl_auto.errors import Problem
+from pcl_auto.run.quiet import output_to
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("scan.nii.gz", "scan.nii.gz"),
+        ("Größe 3 × 4 µm", "Größe 3 × 4 µm"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\nb\tc\r", "a\\x0ab\\x09c\\x0d"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u202egnp.exe", "\\x202egnp.exe"),
+    ],
+)
+def test_control_characters_are_written_out(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+def test_a_message_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    Terminal().say("failed: \x1b]0;title\x07[bold]scan[/bold]\nsecond line")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == "failed: \\x1b]0;title\\x07[bold]scan[/bold]\nsecond line\n"
+
+
+def test_every_problem_has_a_line_up_to_a_limit(capfd: pytest.CaptureFixture[str]) -> None:
+    problems = [Problem(f"problem {number}", f"file\n{number}", "fix it") for number in range(MOST_PROBLEMS_SHOWN + 2)]
+    Terminal().problems(problems, "warning")
+    out, err = capfd.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[0] == "warning: problem 0 in file\\x0a0. Fix: fix it."
+    assert len(lines) == MOST_PROBLEMS_SHOWN + 1
+    assert lines[-1] == "warning: and 2 more; --json lists them all"
+
+
+def test_json_is_one_document_without_what_json_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:
+    Terminal().json({"dice": (0.5, math.nan), "hd95": {"core": math.inf}, "folder": Path("out"), "name": "µ"})
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"dice": [0.5, None], "hd95": {"core": None}, "folder": "out", "name": "µ"}
+    assert err == ""
+
+
+def test_a_terminal_is_reached_while_output_goes_to_a_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    with output_to(tmp_path / "log.txt"):
+        os.write(1, b"nnU-Net's own\n")
+        terminal.say("progress")
+        terminal.json([])
+    assert capfd.readouterr() == ("[]\n", "progress\n")
+    assert (tmp_path / "log.txt").read_text() == "nnU-Net's own\n"

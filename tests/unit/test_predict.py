@@ -1,0 +1,299 @@
+"""Prediction: which model, which scans, and what becomes of each; the network itself is a stub."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pcl_auto import predict as module
+from pcl_auto.errors import StateError, UsageError
+from pcl_auto.predict import RECORD, find_model, list_scans, predict
+from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.workspace import Workspace
+from pcl_auto.training import JOINT, SUPERVISED
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.at(tmp_path / "work", "test")
+
+
+def files(folder: Path, *names: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"voxels")
+    return [folder / name for name in names]
+
+
+def train(workspace: Workspace, dataset: str, model: str) -> Path:
+    """Leave behind what a training would, as far as the search for models looks at it."""
+    folder = workspace.results / dataset / model
+    write_json(folder / "plans.json", {})
+    (folder / "fold_all").mkdir()
+    return folder
+
+
+def scans(inputs: list[Path], channels: int = 1) -> dict[str, list[str]]:
+    return {scan.id: [file.name for file in scan.files] for scan in list_scans(inputs, channels)}
+
+
+# --- which model ----------------------------------------------------------------------------------------------
+
+
+def test_no_model_in_a_new_workspace(workspace: Workspace) -> None:
+    with pytest.raises(StateError, match=r"no trained model in .*pclauto train"):
+        find_model(workspace, None)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "nonsense/fold_all", ""])
+def test_an_unknown_model_is_refused_with_the_known_ones(
+    workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train(workspace, "Dataset005_Prostate", f"{JOINT}__nnUNetPlans_L2_s0__2d")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StateError, match="no model") as caught:
+        find_model(workspace, name)
+    assert caught.value.problems[0].expected == f"{JOINT}__nnUNetPlans_L2_s0__2d"
+
+
+def test_a_typing_error_does_not_find_the_model_one_stands_in(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(train(workspace, "Dataset005_Prostate", "model"))
+    with pytest.raises(StateError, match="no model 'modle'"):
+        find_model(workspace, "modle")
+
+
+def test_a_name_that_two_data_sets_use(workspace: Workspace) -> None:
+    both = [train(workspace, dataset, "model") for dataset in ("Dataset004_Hippocampus", "Dataset005_Prostate")]
+    with pytest.raises(StateError, match="2 data sets have a model") as caught:
+        find_model(workspace, "model")
+    assert caught.value.problems[0].expected == " | ".join(map(str, both))
+    assert find_model(workspace, str(both[1])) == both[1]
+
+
+def test_a_remembered_model_that_is_gone(workspace: Workspace) -> None:
+    workspace.remember(last_run={JOINT: str(workspace.results / "gone")})
+    with pytest.raises(StateError, match="no trained model"):
+        find_model(workspace, None)
+
+
+def test_the_baseline_is_not_stood_in_for(workspace: Workspace) -> None:
+    workspace.remember(last_run={JOINT: str(train(workspace, "Dataset005_Prostate", "joint"))})
+    with pytest.raises(StateError, match="no trained model"):
+        find_model(workspace, None, supervised_only=True)
+
+
+def test_a_model_by_name_folder_or_fold(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = train(workspace, "Dataset005_Prostate", "model")
+    for name in ("model", str(model), str(model / "fold_all")):
+        assert find_model(workspace, name) == model
+    monkeypatch.chdir(model)
+    for name in (".", "fold_all"):
+        assert find_model(workspace, name) == model
+
+
+def test_without_a_name_the_one_trained_last(workspace: Workspace) -> None:
+    baseline = train(workspace, "Dataset005_Prostate", "baseline")
+    workspace.remember(last_run={SUPERVISED: str(baseline)})
+    assert find_model(workspace, None) == baseline
+    joint = train(workspace, "Dataset005_Prostate", "joint")
+    workspace.remember(last_run={SUPERVISED: str(baseline), JOINT: str(joint)})
+    assert find_model(workspace, None) == joint
+    assert find_model(workspace, None, supervised_only=True) == baseline
+
+
+# --- which scans ----------------------------------------------------------------------------------------------
+
+
+def test_all_missing_paths_are_listed_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    files(tmp_path / "notes", "readme.txt", "scan.dcm")
+    with pytest.raises(UsageError) as caught:
+        list_scans([tmp_path / "a.nii", tmp_path / "empty", tmp_path / "notes", tmp_path / "b"], 1)
+    assert [(problem.what, problem.where) for problem in caught.value.problems] == [
+        ("no such file or folder", str(tmp_path / "a.nii")),
+        ("no scan", str(tmp_path / "empty")),
+        ("no scan", str(tmp_path / "notes")),
+        ("no such file or folder", str(tmp_path / "b")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/x.nii.gz", "b/x.nii.gz"),
+        ("a/x.nii.gz", "a/x.nii"),
+        ("a/x.nii.gz", "b/x.nrrd"),
+        ("a/x_0000.nii.gz", "b/x.nii.gz"),
+        ("a/x.nii.gz", "a/x.nii.gz"),
+    ],
+)
+def test_two_scans_for_one_mask(tmp_path: Path, names: tuple[str, str]) -> None:
+    given = [files((tmp_path / name).parent, Path(name).name)[0] for name in names]
+    with pytest.raises(UsageError, match=r"2 scans would write x\.nii\.gz") as caught:
+        list_scans(given, 1)
+    assert set(caught.value.problems[0].where.split(", ")) == {str(path) for path in given}
+
+
+def test_a_folder_of_every_format(tmp_path: Path) -> None:
+    files(tmp_path, "b.nii", "a.nii.gz", "d.mha", "c.nrrd", "E.NII.GZ", "notes.txt", "dataset.json")
+    assert list(scans([tmp_path])) == ["E", "a", "b", "c", "d"]
+
+
+def test_hidden_files_are_no_scans(tmp_path: Path) -> None:
+    files(tmp_path, ".hidden.nii.gz", "._scan.nii.gz", "scan.nii.gz")
+    assert scans([tmp_path]) == {"scan": ["scan.nii.gz"]}
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
+    assert scans(files(tmp_path, "scan.mhd")) == {"scan.mhd": ["scan.mhd"]}
+
+
+def test_channels_make_one_scan(tmp_path: Path) -> None:
+    files(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nrrd", "c.nii.gz")
+    assert scans([tmp_path], channels=2) == {
+        "a": ["a_0000.nii.gz", "a_0001.nii.gz"],
+        "b": ["b_0000.nii.gz", "b_0001.nrrd"],
+        "c": ["c.nii.gz"],
+    }
+
+
+def test_channels_that_are_not_all_there_are_scans_of_their_own(tmp_path: Path) -> None:
+    files(tmp_path, "a_0000.nii.gz", "b_0001.nii.gz", "b_0002.nii.gz")
+    assert list(scans([tmp_path], channels=2)) == ["a_0000", "b_0001", "b_0002"]
+
+
+def test_channels_of_different_folders_do_not_meet(tmp_path: Path) -> None:
+    given = [*files(tmp_path / "a", "x_0000.nii.gz"), *files(tmp_path / "b", "x_0001.nii.gz")]
+    assert list(scans(given, channels=2)) == ["x_0000", "x_0001"]
+
+
+def test_a_lone_first_channel_loses_its_number(tmp_path: Path) -> None:
+    assert scans(files(tmp_path, "x_0000.nii.gz", "y.nii.gz")) == {"x": ["x_0000.nii.gz"], "y": ["y.nii.gz"]}
+
+
+def test_numbered_scans_of_one_channel_keep_their_numbers(tmp_path: Path) -> None:
+    assert list(scans(files(tmp_path, "p_0000.nii.gz", "p_0001.nii.gz"))) == ["p_0000", "p_0001"]
+
+
+# --- what becomes of them -------------------------------------------------------------------------------------
+
+
+class StubPredictor:
+    """Segments every scan but those called bad."""
+
+    def __init__(self, model: Path, device: Any, *, mirroring: bool) -> None:
+        self.channels = 1
+
+    def segment(self, files: Sequence[Path]) -> tuple[str, dict[str, Any]]:
+        if "bad" in files[0].name:
+            raise RuntimeError("cannot read this")
+        return f"mask of {files[0].name}", {}
+
+
+def write_stub_mask(mask: str, file: Path, properties: dict[str, Any]) -> None:
+    file.write_text(mask)
+
+
+@pytest.fixture(autouse=True)
+def stub_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the modules that import torch and nnunetv2."""
+    stubs = {"predictor": {"ModelPredictor": StubPredictor}, "images": {"write_mask": write_stub_mask}}
+    for name, content in stubs.items():
+        stub = ModuleType(f"pcl_auto.nnunet.{name}")
+        vars(stub).update(content)
+        monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    monkeypatch.setattr(module, "choose_device", str)
+    monkeypatch.setattr(module, "prepare_environment", lambda: None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (checkpoint,) = files(tmp_path / "model" / "fold_all", "checkpoint_final.pth")
+    return checkpoint.parent.parent
+
+
+def segment(inputs: list[Path], output: Path, model: Path, **options: Any) -> dict[str, str]:
+    results = predict(inputs, output, model, listener=lambda _event, _values: None, **options)
+    return {result.id: result.status for result in results}
+
+
+def test_scans_are_never_written_over(tmp_path: Path, model: Path) -> None:
+    given = files(tmp_path / "scans", "a.nii.gz", "b_0000.nrrd")
+    (tmp_path / "link").symlink_to(tmp_path / "scans")
+    for output in (tmp_path / "scans", tmp_path / "link"):
+        for overwrite in (False, True):
+            with pytest.raises(UsageError, match="among the scans"):
+                segment([tmp_path / "scans"], output, model, overwrite=overwrite)
+    assert sorted((tmp_path / "scans").iterdir()) == given
+    assert {path.read_bytes() for path in given} == {b"voxels"}
+
+
+def test_masks_of_another_model_are_not_mixed_with(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd"), tmp_path / "out"
+    segment(given, output, model)
+    (other,) = files(tmp_path / "other" / "fold_all", "checkpoint_final.pth")
+    with pytest.raises(StateError, match="another model") as caught:
+        segment(given, output, other.parent.parent)
+    (problem,) = caught.value.problems
+    assert (problem.expected, problem.found) == (str(other.parent.parent), str(model))
+    assert segment(given, output, other.parent.parent, overwrite=True) == {"a": "done"}
+    assert read_json(output / RECORD)["model"] == str(other.parent.parent)
+
+
+def test_masks_that_nobody_signed_are_not_mixed_with(tmp_path: Path, model: Path) -> None:
+    files(tmp_path / "out", "a.nii.gz")
+    with pytest.raises(StateError, match="found unknown"):
+        segment(files(tmp_path / "scans", "b.nrrd"), tmp_path / "out", model)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("change", ["trained again", "without mirroring"])
+def test_masks_of_the_same_folder_made_otherwise(tmp_path: Path, model: Path, change: str) -> None:
+    given = files(tmp_path / "scans", "a.nrrd")
+    segment(given, tmp_path / "out", model)
+    if change == "trained again":
+        os.utime(model / "fold_all" / "checkpoint_final.pth", ns=(1, 1))
+    with pytest.raises(StateError, match="another model"):
+        segment(given, tmp_path / "out", model, mirroring=change != "without mirroring")
+
+
+def test_nothing_is_written_where_there_is_nothing_to_segment(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(UsageError):
+        segment([tmp_path / "none.nii.gz"], tmp_path / "out", model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd", "bad.nrrd", "c.nrrd"), tmp_path / "out"
+    heard: list[dict[str, Any]] = []
+    results = predict(given, output, model, listener=lambda _event, values: heard.append(values))
+    assert [result.status for result in results] == ["done", "failed", "done"]
+    assert results[1].as_dict() == {"id": "bad", "output": None, "status": "failed", "error": "cannot read this"}
+    assert (output / "a.nii.gz").read_text() == "mask of a.nrrd"
+    assert sorted(path.name for path in output.iterdir()) == ["a.nii.gz", "c.nii.gz", RECORD]
+    assert heard == [{"done": done, "total": 3} for done in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
+def test_a_damaged_nifti_is_not_segmented(tmp_path: Path, model: Path, name: str) -> None:
+    # The stub would: SimpleITK reads what is missing as zeros.
+    given = files(tmp_path / "scans", name)
+    assert list(segment(given, tmp_path / "out", model).values()) == ["failed"]
+
+
+def test_masks_of_the_same_model_are_kept(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd", "b.nrrd"), tmp_path / "out"
+    assert segment(given[:1], output, model) == {"a": "done"}
+    (output / "a.nii.gz").write_text("from before")
+    assert segment(given, output, model) == {"a": "kept", "b": "done"}
+    assert (output / "a.nii.gz").read_text() == "from before"
+    assert segment(given, output, model, overwrite=True) == {"a": "done", "b": "done"}
+    assert (output / "a.nii.gz").read_text() == "mask of a.nrrd"

@@ -1,0 +1,331 @@
+"""What a training is before it starts: its split, its folder, its device, and whether it may go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pcl_auto import training
+from pcl_auto.data.checks import image_stats
+from pcl_auto.errors import StateError, UsageError
+from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.run.workspace import DatasetFolder, Workspace
+from pcl_auto.training import (
+    JOINT,
+    SUPERVISED,
+    TrainRequest,
+    choose_device,
+    identity,
+    refuse_changes,
+    resolve_run,
+    resolve_split,
+)
+
+LABELED = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A planned task of four labelled cases and one without a label; its images are a few bytes."""
+    root, place = tmp_path / "Task05_Toy", Workspace.at(tmp_path / "work", "test")
+    cases = {}
+    for case in (*LABELED, "u"):
+        image = root / "imagesTr" / f"{case}.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(b"voxels")
+        cases[case] = {
+            "image": str(image.relative_to(root)),
+            "label": None if case == "u" else f"labelsTr/{case}.nii.gz",
+            "source": "training",
+            "shape": [5, 6, 7],
+            **image_stats(image),
+        }
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "task": {"root": str(root), "name": "Toy", "number": 5},
+        "settings": PlanSettings().as_dict(),
+        "configuration": "3d_fullres",
+        "cases": cases,
+        "dataset_json": {},
+        "fingerprint": {},
+        "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
+    }
+    write_plan(DatasetFolder(place.preprocessed / "Dataset005_Toy"), content)
+    return place
+
+
+@pytest.fixture
+def plan(workspace: Workspace) -> Plan:
+    return read_plan(workspace.dataset(None))
+
+
+def written(folder: Path, content: Any) -> Path:
+    file = folder / "split.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+# --- the split ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"labeled": 1, "labeled_cases": ("a",)},
+        {"labeled": 1, "split_file": Path("split.json")},
+        {"labeled": 1, "labeled_cases": ("a",), "split_file": Path("split.json")},
+    ],
+)
+def test_one_way_to_choose_labels(plan: Plan, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="more than one way") as caught:
+        resolve_split(TrainRequest(**options), plan)
+    assert caught.value.problems[0].where.count(" and ") == len(options) - 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no json",
+        "\x00",
+        [],
+        "3",
+        {},
+        {"labeled": "ab"},
+        {"labeled": {"a": 1}},
+        {"labeled": [1]},
+        {"labeled": ["a"], "validation": "b"},
+        {"labeled": ["a"], "validation": None},
+    ],
+)
+def test_a_file_that_is_no_split(plan: Plan, tmp_path: Path, content: Any) -> None:
+    file = written(tmp_path, content)
+    with pytest.raises(UsageError, match="not a split") as caught:
+        resolve_split(TrainRequest(split_file=file), plan)
+    assert caught.value.problems[0].where == str(file)
+
+
+def test_a_split_file_that_is_not_there(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a split"):
+        resolve_split(TrainRequest(split_file=tmp_path / "none.json"), plan)
+
+
+def test_a_split_file_beside_a_number_of_validation_cases(plan: Plan, tmp_path: Path) -> None:
+    request = TrainRequest(split_file=written(tmp_path, {"labeled": ["a"]}), validation=1)
+    with pytest.raises(UsageError, match="--split and --validation"):
+        resolve_split(request, plan)
+
+
+def test_cases_that_are_not_there(plan: Plan) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_split(TrainRequest(labeled_cases=("a", "u", "x")), plan)
+    assert len(caught.value.problems) == 2
+
+
+def test_more_validation_cases_than_the_named_ones_leave(plan: Plan) -> None:
+    with pytest.raises(UsageError, match="not enough labelled cases"):
+        resolve_split(TrainRequest(labeled_cases=("a", "b"), validation=3), plan)
+
+
+def test_a_number_of_labels(plan: Plan) -> None:
+    split = resolve_split(TrainRequest(labeled=2, seed=1), plan)
+    assert (split.name, len(split.labeled), len(split.hidden)) == ("L2_s1", 2, 2)
+    assert set(split.unlabeled) == {*split.hidden, "u"}
+
+
+def test_all_labels(plan: Plan) -> None:
+    split = resolve_split(TrainRequest(), plan)
+    assert (split.labeled, split.unlabeled) == (LABELED, ("u",))
+
+
+def test_named_cases_with_validation_drawn_among_the_others(plan: Plan) -> None:
+    split = resolve_split(TrainRequest(labeled_cases=("c", "a"), validation=1), plan)
+    assert split.labeled == ("a", "c")
+    assert len(split.validation) == 1
+    assert set(split.validation) < {"b", "d"}
+
+
+def test_a_split_file_of_the_workspace_itself(plan: Plan, tmp_path: Path) -> None:
+    drawn = resolve_split(TrainRequest(labeled=2, validation=1), plan)
+    again = resolve_split(TrainRequest(split_file=written(tmp_path, drawn.as_dict())), plan)
+    assert (again.labeled, again.validation, again.hidden) == (drawn.labeled, drawn.validation, drawn.hidden)
+
+
+# --- the run --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_plan(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="no planned data set"):
+        resolve_run(TrainRequest(), Workspace.at(tmp_path, "test"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "Spleen"}, "no planned data set called 'Spleen'"),
+        ({"recipe": "none"}, "no recipe called 'none'"),
+        ({"configuration": "3d_lowres"}, "configuration '3d_lowres' was not planned"),
+        ({"recipe": "quick", "epochs": 2}, "too few epochs"),
+        ({"labeled": 5}, "not enough labelled cases"),
+    ],
+)
+def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_run(TrainRequest(**options), workspace)
+
+
+def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace, plan: Plan) -> None:
+    plan.cases["a"].image.unlink()
+    plan.cases["u"].image.write_bytes(b"more voxels")
+    os.utime(plan.cases["c"].image, ns=(1, 1))
+    with pytest.raises(StateError) as caught:
+        resolve_run(TrainRequest(), workspace)
+    assert [(Path(problem.where).name, problem.found) for problem in caught.value.problems] == [
+        ("a.nii.gz", "the file is gone"),
+        ("c.nii.gz", "another size or time"),
+        ("u.nii.gz", "another size or time"),
+    ]
+
+
+def test_a_run_and_its_folder(workspace: Workspace) -> None:
+    run = resolve_run(TrainRequest(labeled=2, recipe="quick"), workspace)
+    assert run.plans_name == "nnUNetPlans_L2_s0_quick"
+    assert run.model == workspace.results / "Dataset005_Toy" / f"{JOINT}__{run.plans_name}__3d_fullres"
+    assert run.folder == run.model / "fold_all"
+    assert not run.finished
+    assert not workspace.results.exists()
+
+
+def test_a_finished_run(workspace: Workspace) -> None:
+    run = resolve_run(TrainRequest(), workspace)
+    run.folder.mkdir(parents=True)
+    (run.folder / "checkpoint_final.pth").touch()
+    assert run.finished
+
+
+@pytest.mark.parametrize("options", [{"supervised_only": True}, {"split_file": "all"}])
+def test_without_unlabelled_cases_nnunet_trains_alone(
+    workspace: Workspace, plan: Plan, options: dict[str, Any]
+) -> None:
+    if "split_file" in options:  # a task whose every case has a label, and all labels are used
+        cases = {case: entry for case, entry in plan.content["cases"].items() if case != "u"}
+        write_plan(workspace.dataset(None), {**plan.content, "cases": cases})
+        options = {}
+    assert resolve_run(TrainRequest(**options), workspace).trainer == SUPERVISED
+
+
+REQUESTS = [
+    TrainRequest(),
+    TrainRequest(seed=1),
+    TrainRequest(labeled=2),
+    TrainRequest(labeled=2, seed=1),
+    TrainRequest(labeled=2, validation=1),
+    TrainRequest(labeled_cases=("a", "b")),
+    TrainRequest(labeled_cases=("a", "b"), seed=1),
+    TrainRequest(supervised_only=True),
+    TrainRequest(recipe="quick"),
+    TrainRequest(epochs=20),
+    TrainRequest(deterministic=True),
+    TrainRequest(configuration="2d"),
+]
+
+
+def test_different_runs_have_different_folders_that_nnunet_can_parse(workspace: Workspace) -> None:
+    models = [resolve_run(request, workspace).model for request in REQUESTS]
+    assert len(set(models)) == len(models)
+    assert {len(model.name.split("__")) for model in models} == {3}
+
+
+def test_fewer_epochs_scale_the_recipe(workspace: Workspace) -> None:
+    run = resolve_run(TrainRequest(recipe="quick", epochs=24), workspace)
+    assert run.recipe.schedule.epochs == 24
+    assert run.plans_name.endswith("_quick_e24")
+
+
+# --- going on -------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_run_is_refused_with_every_difference(workspace: Workspace, tmp_path: Path) -> None:
+    request = TrainRequest(labeled=2)
+    run = resolve_run(request, workspace)
+    recorded = json.loads(json.dumps(identity(run, request, {"patch": 1})))
+    changed = replace(run, recipe=replace(run.recipe, batch=replace(run.recipe.batch, patches=8)))
+    with pytest.raises(StateError) as caught:
+        refuse_changes(recorded, identity(changed, replace(request, seed=3), {"patch": 2}), tmp_path)
+    differences = {problem.what: (problem.expected, problem.found) for problem in caught.value.problems}
+    assert differences["the run there has another recipe.batch.patches"] == ("0", "8")
+    assert differences["the run there has another seed"] == ("0", "3")
+    assert "the run there has another plan" in differences
+    assert len(differences) == 3
+
+
+@pytest.mark.parametrize(("before", "now"), [({}, {"seed": 0}), ({"seed": 0}, {}), ({"seed": {"a": 1}}, {"seed": 0})])
+def test_a_setting_that_one_side_lacks(before: dict[str, Any], now: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="another seed"):
+        refuse_changes(before, now, tmp_path)
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_the_same_command_goes_on(workspace: Workspace, request_: TrainRequest, tmp_path: Path) -> None:
+    wanted = identity(resolve_run(request_, workspace), request_, {"patch": 1})
+    refuse_changes(json.loads(json.dumps(wanted)), wanted, tmp_path)
+
+
+# --- the device -----------------------------------------------------------------------------------------------
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
+    """A torch that sees these devices; the real one takes seconds to import."""
+    stub = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: cuda),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
+        device=lambda name: SimpleNamespace(type=name),
+    )
+    monkeypatch.setitem(sys.modules, "torch", stub)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "mps", "gpu", ""])
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    machine(monkeypatch, cuda=False, mps=False)
+    with pytest.raises(UsageError) as caught:
+        choose_device(wanted)
+    assert caught.value.problems[0].expected == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "wanted", "taken"),
+    [
+        (False, False, "auto", "cpu"),
+        (True, False, "auto", "cuda"),
+        (False, True, "auto", "mps"),
+        (True, True, "auto", "cuda"),
+        (True, True, "cpu", "cpu"),
+        (True, True, "mps", "mps"),
+    ],
+)
+def test_the_device_that_is_taken(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, wanted: str, taken: str
+) -> None:
+    machine(monkeypatch, cuda=cuda, mps=mps)
+    assert choose_device(wanted).type == taken
+
+
+@pytest.mark.parametrize(
+    ("workers", "deterministic", "device", "taken"),
+    [
+        (None, False, "cuda", None),
+        (None, False, "cpu", 0),
+        (3, False, "cpu", 3),
+        (3, False, "cuda", 3),
+        (3, True, "cuda", 0),
+    ],
+)
+def test_workers_that_augment(workers: int | None, deterministic: bool, device: str, taken: int | None) -> None:
+    request = TrainRequest(workers=workers, deterministic=deterministic)
+    assert training._workers(request, SimpleNamespace(type=device)) == taken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +40,10 @@ def run_demo(folder: Path, *, seed: int, device: str, say: Callable[[str], None]
     started = monotonic()
     workspace = Workspace.at(folder / "work", f"--workspace {folder / 'work'}")
     task = folder / "Task99_Phantom"
-    if not task.is_dir():
-        make_phantom(folder, seed=seed)
+    make_phantom(folder, seed=seed)
     say(f"phantom   {task}")
     say("plan      2 labelled and 12 unlabelled volumes, 2 channels, 3 classes")
-    plan_task(task, workspace, PlanSettings(memory_gb=MEMORY_GB), listener=listener)
+    plan = plan_task(task, workspace, PlanSettings(memory_gb=MEMORY_GB), listener=listener).plan
     scores = {}
     for arm, supervised_only in (("nnU-Net alone", True), ("pclauto", False)):
         say(f"train     {arm}")
@@ -53,7 +51,7 @@ def run_demo(folder: Path, *, seed: int, device: str, say: Callable[[str], None]
         run = train(request, workspace, listener)
         masks = folder / "predictions" / ("baseline" if supervised_only else "pclauto")
         predict([task / "imagesTs"], masks, run.model, device=device, overwrite=True, listener=listener)
-        scores[arm] = evaluate(masks, task / "labelsTs").as_dict()
+        scores[arm] = evaluate(masks, task / "labelsTs", classes=plan.dataset_json["labels"]).as_dict()
     result = DemoResult(folder, scores, monotonic() - started)
-    write_json(folder / "scores.json", json.loads(json.dumps(scores)))
+    write_json(folder / "scores.json", scores)
     return result

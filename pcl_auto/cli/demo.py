@@ -51,7 +51,7 @@ def _render(terminal: Terminal, result: DemoResult) -> None:
     arms: dict[str, dict[str, Any]] = result.scores
     classes = list(next(iter(arms.values()))["per_class"])
     table.add_column("")
-    for name in [*(f"class {name}" for name in classes), "mean", "HD95 (mm)"]:
+    for name in [*classes, "mean", "HD95 (mm)"]:
         table.add_column(name, justify="right")
     for arm, scores in arms.items():
         dice = [scores["per_class"][name]["dice"]["mean"] for name in classes]

@@ -65,3 +65,10 @@ def _render(terminal: Terminal, result: dict[str, Any]) -> None:
         "mean", _number(mean["dice"], 3), "", _number(mean["hd95_mm"], 2), "", str(len(result["cases"])), style="bold"
     )
     terminal.out.print(table)
+    missing = result["undefined"]["hd95_mm"] - result["undefined"]["dice"]
+    if missing:
+        terminal.say(f"{missing} structures are in one mask only: Dice 0, no HD95")
+    if result["unscored_values"]:
+        terminal.say(f"values that no label holds, counted as background: {result['unscored_values']}")
+    for entry in result["skipped"]:
+        terminal.say(f"not scored: {entry['id']}: {entry['reason']}")

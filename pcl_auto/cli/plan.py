@@ -106,7 +106,7 @@ def _configurations(plan: Plan) -> dict[str, dict[str, Any]]:
             "batch_size": chosen["batch_size"],
             "stages": chosen["architecture"]["arch_kwargs"]["n_stages"],
             "normalization": chosen["normalization_schemes"],
-            "step_memory_gb": round(plan.content["step_memory_gb"][name], 1),
+            "step_memory_gb": round(plan.content["step_memory_gb"][name], 2),
         }
         for name, chosen in plan.nnunet["configurations"].items()
     }
@@ -170,12 +170,12 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
         chosen = name == facts["configuration"]
         table.add_row(
             f"{'› ' if chosen else '  '}{name}",
-            "×".join(f"{value:g}" for value in entry["spacing_mm"]),
+            "×".join(f"{value:.3g}" for value in entry["spacing_mm"]),
             "×".join(map(str, entry["median_shape_voxels"])),
             "×".join(map(str, entry["patch_voxels"])),
             str(entry["batch_size"]),
             str(entry["stages"]),
-            f"{entry['step_memory_gb']:g} GB",
+            f"{max(entry['step_memory_gb'], 0.1):.1f} GB",
             style="bold" if chosen else "",
         )
     terminal.out.print(table)

@@ -22,6 +22,9 @@ def _bar(terminal: Terminal) -> Any:
         TextColumn("[dim]{task.fields[note]}"),
         console=terminal.err,
         transient=True,
+        # nnU-Net's prints belong in the log; rich would fetch them back.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
 
 

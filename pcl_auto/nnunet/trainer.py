@@ -72,7 +72,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         share = VALIDATION_SHARE if self.has_validation else VALIDATION_SHARE / 5
         self.num_val_iterations_per_epoch = max(1, round(schedule.steps_per_epoch * share))
         self._best_ema: float | None = None
-        self._progress_png_drawn = 0.0
+        self._progress_png_drawn = monotonic()
         self._best_weights: dict[str, Any] | None = None
 
     # --- what the recipe and the split decide -----------------------------------------------------------------

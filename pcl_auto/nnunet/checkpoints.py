@@ -66,7 +66,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
                 what="checkpoint cannot be read",
                 where=str(path),
                 expected="tensors and plain values, complete",
-                found=str(error).splitlines()[0],
+                found=(str(error) or type(error).__name__).splitlines()[0],
                 fix="restore the file, or train again with --restart; do not open files of strangers with other tools",
             )
         ) from error

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     nnUNetPlannerResEncL,
@@ -25,22 +26,59 @@ PLANNERS: dict[str, type[Any]] = {
 }
 
 
+# Where a configuration carries its memory from the planner to the caller.
+_MEMORY_KEY = "step_memory_gb"
+
+
 def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
     """``planner`` with patches small enough that ``min_patches`` of them fit the memory, not two."""
 
     class Budgeted(planner):  # type: ignore[misc]
-        UNet_reference_val_corresp_bs_3d: int
+        UNet_reference_val_3d: float
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            # nnU-Net's reference value is the size of a 3D network at a batch of two. Per patch it stays as it is.
-            self.UNet_reference_val_3d *= self.UNet_reference_val_corresp_bs_3d / min_patches
-            self.UNet_reference_val_corresp_bs_3d = min_patches
+            self._full_reference_3d: float = self.UNet_reference_val_3d
+            # nnU-Net shrinks a 3D patch until two of them fit its reference.
+            self.UNet_reference_val_3d = self._full_reference_3d * 2 / min_patches
             self.UNet_min_batch_size = min_patches
 
         def determine_reader_writer(self) -> type[Any]:
             # nnU-Net would open an example image to find out.
             return SimpleITKIO  # type: ignore[no-any-return]
+
+        def get_plans_for_configuration(
+            self, spacing: Any, median_shape: Any, data_identifier: str, voxels: float, cache: dict[str, Any]
+        ) -> dict[str, Any]:
+            """nnU-Net's choice of patch and network; the batch that the whole memory holds with them."""
+            plan: dict[str, Any] = super().get_plans_for_configuration(
+                spacing, median_shape, data_identifier, voxels, cache
+            )
+            patch_gb = self._patch_gb(plan)
+            # The planner's own limit: no step sees more than a twentieth of all voxels.
+            most = round(voxels * self.max_dataset_covered / float(np.prod(plan["patch_size"], dtype=np.float64)))
+            fitting = round(self.UNet_vram_target_GB / patch_gb)
+            plan["batch_size"] = max(min(fitting, most), self.UNet_min_batch_size)
+            plan[_MEMORY_KEY] = float(plan["batch_size"] * patch_gb)
+            return plan
+
+        def _patch_gb(self, plan: dict[str, Any]) -> float:
+            """GPU memory of one patch by nnU-Net's estimate, which its reference values calibrate."""
+            network = plan["architecture"]
+            size = self.static_estimate_VRAM_usage(
+                plan["patch_size"],
+                len(self.dataset_json["channel_names"]),
+                len(self.dataset_json["labels"]),
+                network["network_class_name"],
+                network["arch_kwargs"],
+                network["_kw_requires_import"],
+            )
+            reference, patches = (
+                (self.UNet_reference_val_2d, self.UNet_reference_val_corresp_bs_2d)
+                if len(plan["patch_size"]) == 2
+                else (self._full_reference_3d, self.UNet_reference_val_corresp_bs_3d)
+            )
+            return float(size / reference * self.UNet_reference_val_corresp_GB / patches)
 
     Budgeted.__name__ = planner.__name__
     return Budgeted
@@ -74,7 +112,7 @@ def plan_network(
     planner: str,
     memory_gb: float,
     min_patches: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, float]]:
     """Plan network, patch size and batch size as nnU-Net does, from a fingerprint; nothing is left on disk.
 
     Args:
@@ -86,7 +124,7 @@ def plan_network(
         min_patches: labelled and unlabelled patches of a step, at least.
 
     Returns:
-        nnU-Net's plans.
+        nnU-Net's plans, and the GPU memory in GB that a step of each configuration takes by nnU-Net's estimate.
     """
     with _scratch_folders(dataset_name) as (raw, preprocessed):
         # An empty case list: the fingerprint says all that is to be known of the cases.
@@ -104,26 +142,5 @@ def plan_network(
     plans["configurations"].pop("3d_cascade_fullres", None)
     for configuration in plans["configurations"].values():
         configuration.pop("next_stage", None)
-    return plans
-
-
-def step_memory_gb(
-    plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], planner: str
-) -> float:
-    """The GPU memory that a step with the planned batch takes by nnU-Net's estimate."""
-    chosen = plans["configurations"][configuration]
-    network = chosen["architecture"]
-    size = ExperimentPlanner.static_estimate_VRAM_usage(
-        tuple(chosen["patch_size"]),
-        len(dataset_json["channel_names"]),
-        len(dataset_json["labels"]),
-        network["network_class_name"],
-        network["arch_kwargs"],
-        network["_kw_requires_import"],
-    )
-    # The planners' own reference points; they are set in their constructors, which need files.
-    residual = planner != "default"
-    reference, patches = (
-        (135e6 if residual else 85e6, 12) if len(chosen["patch_size"]) == 2 else (680e6 if residual else 560e6, 2)
-    )
-    return float(size / reference * 8 * chosen["batch_size"] / patches)
+    memory = {name: entry.pop(_MEMORY_KEY) for name, entry in plans["configurations"].items()}
+    return plans, memory

@@ -206,7 +206,7 @@ def _plan(
     spacings = {case.id: images.spacing_zyx_mm(case.image) for case in task.cases}
     fingerprint = make_fingerprint(checks.images, spacings)
     with output_to(Path("/dev/null")):
-        plans = planner.plan_network(
+        plans, memory_gb = planner.plan_network(
             data.name,
             described["dataset_json"],
             fingerprint,
@@ -214,10 +214,6 @@ def _plan(
             memory_gb=settings.memory_gb,
             min_patches=MIN_PATCHES,
         )
-        memory_gb = {
-            name: planner.step_memory_gb(plans, name, described["dataset_json"], settings.planner)
-            for name in plans["configurations"]
-        }
     plans["foreground_intensity_properties_per_channel"] = neutral_intensities(len(task.channels))
     configuration, reason = choose_configuration(settings.configuration, plans["configurations"], data.name)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,6 +120,23 @@ def test_what_another_writer_stages_stays(tmp_path: Path) -> None:
         write_text(tmp_path / "b", "whole")
         assert (other / "half").read_text() == "x"
     assert names(tmp_path) == ["b"]
+
+
+@pytest.mark.parametrize(("place", "name"), [(tempfile, "mkdtemp"), (Path, "mkdir")])
+def test_another_writer_tidies_up_at_the_wrong_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    original, gone = getattr(place, name), [FileExistsError if name == "mkdir" else FileNotFoundError]
+
+    def tidied(*arguments: Any, **options: Any) -> Any:
+        if gone:
+            raise gone.pop()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(place, name, tidied)
+    write_text(tmp_path / "file.txt", "new")
+    assert gone == []
+    assert names(tmp_path) == ["file.txt"]
 
 
 def test_many_writers_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""Real decathlon data, where the machine has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from conftest import Shell  # type: ignore[import-not-found]
+
+from pcl_auto.data.phantom import paint_labels
+
+
+def test_hippocampus_is_planned(shell: Shell, real_data: Path, tmp_path: Path) -> None:
+    facts = json.loads(
+        shell.pclauto("plan", real_data / "Task04_Hippocampus", "--workspace", tmp_path, "--dry-run", "--json").stdout
+    )
+    chosen = facts["configurations"]["3d_fullres"]
+    assert chosen["patch_voxels"] == [40, 56, 40]
+    assert chosen["stages"] == 4
+    assert "3d_lowres" not in facts["configurations"]
+    assert len(facts["labeled"]) == 120
+
+
+def test_prostate_geometry_plans_and_trains(shell: Shell, real_data: Path, tmp_path: Path) -> None:
+    source = real_data / "Task05_Prostate_geometry"
+    task = paint_labels(source / "labelsTr", source / "dataset.json", tmp_path, name="Task05_Prostate")
+    workspace = tmp_path / "work"
+    facts = json.loads(shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1", "--json").stdout)
+    chosen = facts["configurations"]["3d_fullres"]
+    np.testing.assert_allclose(chosen["spacing_mm"], [3.6, 0.625, 0.625], rtol=1e-3)
+    assert len(facts["labeled"]) == 32
+    recipe = tmp_path / "steps.toml"
+    recipe.write_text(
+        (shell.folder / "tiny.toml").read_text()
+        .replace("steps_per_epoch = 2", "steps_per_epoch = 1")
+        .replace("epochs_per_round = 2", "epochs_per_round = 1")
+        .replace("supervised_epochs = 2", "supervised_epochs = 1")
+        .replace("rounds = 2", "rounds = 1")
+    )  # fmt: skip
+    done = shell.pclauto(
+        "train", "--workspace", workspace, "--labeled", "30", "--recipe", recipe, "--device", "cpu", "--json"
+    )
+    trained = json.loads(done.stdout)
+    assert trained["finished"]
+    assert len(trained["split"]["hidden"]) == 2

@@ -1,0 +1,60 @@
+"""nnU-Net's planners under our budget."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pcl_auto.nnunet import planner
+from pcl_auto.planning.plan import MIN_PATCHES
+
+PROSTATE: dict[str, Any] = {
+    "spacings": [[3.6, 0.625, 0.625]] * 32,
+    "shapes_after_crop": [[20, 320, 320]] * 32,
+    "foreground_intensity_properties_per_channel": {},
+    "median_relative_size_after_cropping": 1.0,
+}
+DESCRIPTION: dict[str, Any] = {
+    "name": "Dataset005_Prostate",
+    "channel_names": {"0": "T2", "1": "ADC"},
+    "labels": {"background": 0, "PZ": 1, "TZ": 2},
+    "numTraining": 32,
+    "file_ending": ".nii.gz",
+}
+
+
+def plan(memory_gb: float, min_patches: int, name: str = "default") -> tuple[dict[str, Any], dict[str, float]]:
+    return planner.plan_network(
+        "Dataset005_Prostate", DESCRIPTION, PROSTATE, planner=name, memory_gb=memory_gb, min_patches=min_patches
+    )
+
+
+def test_two_patches_in_8_gb_are_nnunets_own_plan() -> None:
+    chosen = plan(8, 2)[0]["configurations"]["3d_fullres"]
+    assert [int(size) for size in chosen["patch_size"]] == [20, 320, 256]
+    assert chosen["batch_size"] == 2
+    assert len(chosen["architecture"]["arch_kwargs"]["features_per_stage"]) == 7
+    np.testing.assert_allclose(chosen["spacing"], [3.6, 0.625, 0.625])
+
+
+@pytest.mark.parametrize("name", ["default", "resenc-m"])
+def test_patches_shrink_until_labelled_and_unlabelled_ones_fit(name: str) -> None:
+    plans, memory_gb = plan(8, MIN_PATCHES, name)
+    chosen = plans["configurations"]["3d_fullres"]
+    assert chosen["batch_size"] >= MIN_PATCHES
+    assert np.prod(chosen["patch_size"]) < np.prod([20, 320, 256])
+    assert 4 < memory_gb["3d_fullres"] <= 8.8
+
+
+def test_planning_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", "somewhere")
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    plans, _ = plan(4, MIN_PATCHES)
+    assert "3d_cascade_fullres" not in plans["configurations"]
+    assert os.environ["nnUNet_preprocessed"] == "somewhere"
+    assert "nnUNet_raw" not in os.environ
+    assert os.environ["nnUNet_n_proc_DA"] == "0"

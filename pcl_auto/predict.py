@@ -179,7 +179,7 @@ def predict(
     scans = list_scans(inputs, predictor.channels)
     _refuse_scan_folder(scans, output)
     record = _record(model, mirroring=mirroring)
-    _claim(output, record, overwrite=overwrite)
+    _claim(output, record, {scan.id for scan in scans} if overwrite else set())
 
     results = []
     for index, scan in enumerate(scans):
@@ -232,22 +232,24 @@ def _record(model: Path, *, mirroring: bool) -> dict[str, Any]:
     }
 
 
-def _claim(output: Path, record: dict[str, Any], *, overwrite: bool) -> None:
-    """Note in ``output`` which model fills it.
+def _claim(output: Path, record: dict[str, Any], replaced: set[str]) -> None:
+    """Note in ``output`` which model fills it; the masks of ``replaced`` scans are about to be written anew.
 
     Raises:
-        StateError: it holds masks that another model, or nobody knows which, has made.
+        StateError: it holds other masks, that another model, or nobody knows which, has made.
     """
     file = output / RECORD
     recorded = read_json(file) if file.is_file() else None
-    if not overwrite and recorded != record and any(output.glob("*.nii.gz")):
+    staying = [mask.name for mask in sorted(output.glob("*.nii.gz")) if _stem(mask) not in replaced]
+    if recorded != record and staying:
         raise StateError(
             Problem(
                 what="the folder holds masks of another model",
                 where=str(output),
                 expected=record["model"],
-                found="unknown" if recorded is None else recorded["model"],
-                fix="choose an empty folder with -o, or --overwrite",
+                found=f"{len(staying)} ({staying[0]}, …) of "
+                + ("an unknown one" if recorded is None else recorded["model"]),
+                fix="choose an empty folder with -o, or replace all of its masks with --overwrite",
             )
         )
     output.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto import __version__
-from pcl_auto.data.split import Split, choose_split, draw_split
+from pcl_auto.data.split import Split, choose_split, draw_split, from_dict
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.planning.plan import Plan, read_plan
@@ -85,7 +85,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     """
     data = workspace.dataset(request.dataset)
     plan = read_plan(data)
-    split = resolve_split(request, plan)
+    split = apart_from_recorded(resolve_split(request, plan), data)
     check_inputs_unchanged(plan, split)
     recipe = load_recipe(request.recipe)
     if request.epochs is not None:
@@ -151,6 +151,18 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
     return draw_split(
         with_label, without_label, labeled=request.labeled, validation=request.validation, seed=request.seed
     )
+
+
+def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
+    """``split``, under a name of its own where its own name was recorded with other cases.
+
+    So a data set that has grown since can be trained again without touching what was trained before.
+    """
+    file = data.split_file(split.name)
+    if not file.is_file() or from_dict(read_json(file)) == split:
+        return split
+    digest = hashlib.sha256(json.dumps(split.as_dict(), sort_keys=True).encode()).hexdigest()[:6]
+    return replace(split, name=f"{split.name}_g{digest}")
 
 
 def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str]]:

@@ -7,6 +7,7 @@ intensities with each other and with the background, so that only shape and posi
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pcl_auto.errors import DataError, Problem, UsageError
-from pcl_auto.run.files import STAGING, read_json, write_json
+from pcl_auto.run.files import STAGING, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -257,7 +258,7 @@ def _paint_on(label: nib.Nifti1Image, channels: int, rng: Generator) -> nib.Nift
 def _read_description(dataset_json: Path) -> dict[str, Any]:
     fix = "give the dataset.json of a decathlon task"
     try:
-        description = read_json(dataset_json)
+        description = json.loads(dataset_json.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(Problem("cannot be read", str(dataset_json), fix, found=str(error))) from error
     known = description if isinstance(description, dict) else {}
@@ -377,7 +378,7 @@ def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path]
     """Let ``fill`` make the task's files; ``target`` appears whole, or stays if it holds the same task."""
     if target.exists():
         with suppress(OSError, ValueError):
-            if read_json(target / "dataset.json") == description:
+            if json.loads((target / "dataset.json").read_text(encoding="utf-8")) == description:
                 return target
         fix = "choose another folder or remove it"
         raise UsageError(Problem("something else is there", str(target), fix))

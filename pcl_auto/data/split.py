@@ -64,8 +64,9 @@ def draw_split(
 ) -> Split:
     """Draw ``labeled`` and ``validation`` cases among those with a label; all others become unlabelled.
 
-    The draw of a seed is one order of the cases with labels: a smaller number is a subset of a larger one, and
-    adding unlabelled cases changes nothing.
+    The draw of a seed is one order of the cases with labels, labelled cases from its front and validation cases from
+    its end: a smaller number is a subset of a larger one, however many the other group has, and adding unlabelled
+    cases changes neither.
 
     Args:
         with_label: ids of cases that have a label.
@@ -95,7 +96,7 @@ def draw_split(
         f"L{count}{suffix}{drawn}",
         seed,
         order[:count],
-        order[count : count + validation],
+        order[len(order) - validation :],
         with_label,
         without_label,
     )

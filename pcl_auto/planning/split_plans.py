@@ -24,35 +24,20 @@ def record_split(split: Split, data: DatasetFolder) -> Path:
     """Write a split down, before anything is trained with it; one of that name must say the same.
 
     Raises:
-        StateError: a split of that name holds other cases.
+        StateError: the record of that name holds other cases.
     """
     file = data.split_file(split.name)
-    if file.is_file():
-        recorded = from_dict(read_json(file))
-        if recorded != split:
-            raise StateError(
-                [
-                    Problem(
-                        what=f"split {split.name} was recorded with other {group} cases",
-                        where=str(file),
-                        expected=_listed(getattr(recorded, group)),
-                        found=_listed(getattr(split, group)),
-                        fix="choose another --seed, or remove the file and the runs made with it",
-                    )
-                    for group in ("seed", "labeled", "validation", "unlabeled")
-                    if getattr(recorded, group) != getattr(split, group)
-                ]
-            )
-    else:
+    if not file.is_file():
         write_json(file, split.as_dict())
+    elif from_dict(read_json(file)) != split:
+        raise StateError(
+            Problem(
+                what=f"split {split.name} was recorded with other cases",
+                where=str(file),
+                fix="restore the file, or remove it and the runs made with it",
+            )
+        )
     return file
-
-
-def _listed(value: Any, limit: int = 6) -> str:
-    if not isinstance(value, tuple):
-        return str(value)
-    shown = ", ".join(value[:limit])
-    return f"{len(value)} cases ({shown}{', …' if len(value) > limit else ''})"
 
 
 def check_inputs_unchanged(plan: Plan, split: Split) -> None:

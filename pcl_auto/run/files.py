@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.errors import Problem, StateError
+
 # Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
 # folders for a case).
 STAGING = ".tmp"
@@ -69,8 +71,23 @@ def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None
 
 
 def read_json(path: Path) -> Any:
-    """The parsed content of a JSON file that this package wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The parsed content of a JSON file that this package wrote.
+
+    Raises:
+        StateError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StateError(
+            Problem(
+                what="file cannot be read",
+                where=str(path),
+                expected="the JSON that pclauto or nnU-Net wrote there",
+                found=str(error),
+                fix="restore the file, or repeat the step that made it with --force or --restart",
+            )
+        ) from error
 
 
 def link_relative(target: Path, source: Path) -> None:

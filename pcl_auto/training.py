@@ -328,6 +328,8 @@ def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:
 def _drive(run: Run, device: Any, listener: Listener) -> None:
     """Build the trainer as nnU-Net would, take up its last checkpoint, and train."""
     with output_to(run.folder / "log.txt"):
+        import torch
+
         from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
         from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 
@@ -336,6 +338,8 @@ def _drive(run: Run, device: Any, listener: Listener) -> None:
         plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": latest.is_file()}
         trainer = kind(plans, run.configuration, "all", read_json(run.data.path / "dataset.json"), device)
         trainer.events.listener = listener
+        # As stock nnU-Net has it: patches have one size, so the fastest kernels are worth looking for.
+        torch.backends.cudnn.benchmark = not trainer.settings.deterministic
         if latest.is_file():
             trainer.load_checkpoint(str(latest))
             trainer.events.emit("resumed", epoch=trainer.epoch)

@@ -243,14 +243,24 @@ def test_masks_of_another_model_are_not_mixed_with(tmp_path: Path, model: Path) 
     with pytest.raises(StateError, match="another model") as caught:
         segment(given, output, other.parent.parent)
     (problem,) = caught.value.problems
-    assert (problem.expected, problem.found) == (str(other.parent.parent), str(model))
+    assert problem.expected == str(other.parent.parent)
+    assert problem.found == f"1 (a.nii.gz, …) of {model}"
     assert segment(given, output, other.parent.parent, overwrite=True) == {"a": "done"}
     assert read_json(output / RECORD)["model"] == str(other.parent.parent)
 
 
+def test_replacing_some_masks_leaves_none_of_another_model(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd", "b.nrrd"), tmp_path / "out"
+    segment(given, output, model)
+    (other,) = files(tmp_path / "other" / "fold_all", "checkpoint_final.pth")
+    with pytest.raises(StateError, match=r"1 \(b\.nii\.gz"):
+        segment(given[:1], output, other.parent.parent, overwrite=True)
+    assert read_json(output / RECORD)["model"] == str(model)
+
+
 def test_masks_that_nobody_signed_are_not_mixed_with(tmp_path: Path, model: Path) -> None:
     files(tmp_path / "out", "a.nii.gz")
-    with pytest.raises(StateError, match="found unknown"):
+    with pytest.raises(StateError, match="of an unknown one"):
         segment(files(tmp_path / "scans", "b.nrrd"), tmp_path / "out", model)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 

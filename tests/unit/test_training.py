@@ -16,6 +16,7 @@ from pcl_auto import training
 from pcl_auto.data.checks import image_stats
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
 from pcl_auto.training import (
     JOINT,
@@ -200,6 +201,19 @@ def test_a_run_and_its_folder(workspace: Workspace) -> None:
     assert run.folder == run.model / "fold_all"
     assert not run.finished
     assert not workspace.results.exists()
+
+
+def test_a_data_set_that_has_grown_gets_a_split_of_its_own(workspace: Workspace) -> None:
+    first = resolve_run(TrainRequest(labeled=2), workspace)
+    record = first.data.split_file(first.split.name)
+    write_json(record, replace(first.split, unlabeled=first.split.unlabeled[:-1]).as_dict())
+    grown = resolve_run(TrainRequest(labeled=2), workspace)
+    assert grown.split.labeled == first.split.labeled
+    assert grown.split.name.startswith(f"{first.split.name}_g")
+    assert grown.model != first.model
+    assert resolve_run(TrainRequest(labeled=2), workspace) == grown
+    write_json(record, first.split.as_dict())
+    assert resolve_run(TrainRequest(labeled=2), workspace) == first
 
 
 def test_a_finished_run(workspace: Workspace) -> None:

@@ -164,3 +164,8 @@ def test_a_split_survives_json(split: Split) -> None:
     read = json.loads(json.dumps(written))
     assert read == written  # plain values: a run that goes on compares the two
     assert from_dict(read) == split
+
+
+def test_validation_cases_do_not_depend_on_the_number_of_labels() -> None:
+    drawn = [draw(labeled=count, validation=2, seed=5).validation for count in (1, 2, 4)]
+    assert len(set(drawn)) == 1

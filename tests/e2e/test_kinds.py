@@ -1,0 +1,75 @@
+"""The main job on other kinds of data and settings: 2D, CT, validation cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Shell  # type: ignore[import-not-found]
+
+from pcl_auto.data.phantom import make_phantom
+
+
+@pytest.fixture
+def fuller_task(tmp_path: Path) -> Path:
+    """A phantom with three labelled, one unlabelled and one test volume."""
+    return make_phantom(tmp_path, seed=5, labeled=3, unlabeled=1, test=1)
+
+
+def run(shell: Shell, task: Path, workspace: Path, *options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Plan, train on two labels, predict; the training's JSON and its events."""
+    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+    done = shell.pclauto(
+        "train",
+        "--workspace",
+        workspace,
+        "--labeled",
+        "2",
+        "--recipe",
+        "tiny.toml",
+        "--device",
+        "cpu",
+        "--json",
+        *options,
+    )
+    trained = json.loads(done.stdout)
+    shell.pclauto("predict", task / "imagesTs", "-o", workspace / "masks", "--workspace", workspace)
+    lines = (Path(trained["model"]) / "fold_all" / "events.jsonl").read_text().splitlines()
+    return trained, [json.loads(line) for line in lines]
+
+
+def test_slices_instead_of_volumes(shell: Shell, fuller_task: Path, tmp_path: Path) -> None:
+    trained, events = run(shell, fuller_task, tmp_path / "work", "--configuration", "2d")
+    assert trained["configuration"] == "2d"
+    joint = [event["losses"] for event in events if event["event"] == "epoch" and event["stage"] != "supervised"]
+    assert joint
+    assert all(losses["contrast"] > 0 for losses in joint)
+
+
+def test_ct_takes_its_intensities_from_the_splits_own_labels(shell: Shell, fuller_task: Path, tmp_path: Path) -> None:
+    description = fuller_task / "dataset.json"
+    content = json.loads(description.read_text())
+    content["modality"] = {"0": "CT", "1": "ADC"}
+    description.write_text(json.dumps(content))
+    workspace = tmp_path / "work"
+    trained, _ = run(shell, fuller_task, workspace)
+    data = workspace / "nnUNet_preprocessed" / "Dataset099_Phantom"
+    assert len(list((data / "pclauto" / "store").iterdir())) == 1, "CT waits for a split"
+    plans = json.loads((data / f"{trained['plans']}.json").read_text())
+    assert plans["foreground_intensity_properties_per_channel"]["0"]["std"] > 1
+    shell.pclauto("train", "--workspace", workspace, "--labeled", "2", "--seed", "1", "--recipe", "tiny.toml",
+                  "--device", "cpu", "--supervised-only")  # fmt: skip
+    assert len(list((data / "pclauto" / "store").iterdir())) == 2, "another split, other intensities, another store"
+
+
+def test_validation_cases_choose_the_model(shell: Shell, fuller_task: Path, tmp_path: Path) -> None:
+    trained, events = run(shell, fuller_task, tmp_path / "work", "--validation", "1")
+    assert len(trained["split"]["validation"]) == 1
+    assert not set(trained["split"]["validation"]) & {*trained["split"]["labeled"], *trained["split"]["unlabeled"]}
+    assert [event["epoch"] for event in events if event["event"] == "best"], "no epoch was the best"
+    content = torch.load(Path(trained["model"]) / "fold_all" / "checkpoint_final.pth", weights_only=True)
+    for name, best in content["pclauto"]["best_weights"].items():
+        assert torch.equal(content["network_weights"][name], best)

@@ -110,6 +110,24 @@ class PseudoLabels:
 
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
+    # Weight of the segmentation loss on pseudo-labelled patches; the paper gives them none.
+    segmentation_weight: float = _setting(0.0, 0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Bidirectional copy-paste between the labelled and the unlabelled patches of a joint step."""
+
+    copy_paste: bool = False
+    box: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An exponential moving average of the network's weights that makes the pseudo-labels, and the final model."""
+
+    # Of the average, per step; 0: no teacher.
+    decay: float = _setting(0.0, 0.0, 0.99999)
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,8 @@ class Recipe:
     network: Network = Network()
     contrast: Contrast = Contrast()
     pseudo_labels: PseudoLabels = PseudoLabels()
+    mixing: Mixing = Mixing()
+    teacher: Teacher = Teacher()
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain values; :func:`from_dict` reads it back."""

@@ -13,9 +13,11 @@ from torch import Tensor, autocast, nn
 from pcl_auto.data import split as splits
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
+from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.teacher import Teacher
 from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised
 from pcl_auto.rounds import self_train
 from pcl_auto.run.files import read_json
@@ -35,6 +37,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         A second optimiser, so that nnU-Net can go on with the first one's state by itself.
         """
         super().initialize()
+        decay = self.recipe.teacher.decay
+        self.teacher = Teacher(unwrapped(self.network), decay) if decay else None
         self.features = DecoderFeatures(self.network)
         self.head = ContrastHead(self.features.width, self.recipe.contrast.dimensions).to(self.device)
         self.head_optimizer = make_optimizer(self.head.parameters(), self.recipe.optimizer)
@@ -79,12 +83,16 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """One step: on labelled patches in the supervised start, on labelled and unlabelled ones in a round."""
         if self.dataloader_unlabeled is None:
             result: dict[str, Any] = super().train_step(batch)
-            return result
-        unlabeled = next(self.dataloader_unlabeled)
-        images = torch.cat([batch["data"], unlabeled["data"]]).to(self.device, non_blocking=True)
-        targets = [target.to(self.device, non_blocking=True) for target in _scales(batch["target"])]
-        labels = torch.cat([_scales(batch["target"])[0], _scales(unlabeled["target"])[0]])
-        labels = labels[:, 0].to(self.device, non_blocking=True).long()  # (B, *patch)
+        else:
+            result = self._joint_step(batch, next(self.dataloader_unlabeled))
+        if self.teacher is not None:
+            self.teacher.follow(unwrapped(self.network))
+        return result
+
+    def _joint_step(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
+        count = len(labeled["data"])
+        images, targets = self._joined(labeled, unlabeled)
+        labels = targets[0][:, 0].long()  # (B, *patch)
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
         sample = sample_voxels(labels, len(self.label_manager.foreground_labels), self.recipe.contrast.mean_voxels)
 
@@ -92,16 +100,37 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.head_optimizer.zero_grad(set_to_none=True)
         with autocast(self.device.type, enabled=self.device.type == "cuda"):
             outputs = _scales(self.network(images))
-            labeled = len(targets[0])
-            segmentation = self.loss(
-                _like(batch["target"], [output[:labeled] for output in outputs]), _like(batch["target"], targets)
-            )
+            loss = segmentation = self._segmentation_loss(outputs, targets, slice(None, count))
+            if self.recipe.pseudo_labels.segmentation_weight:
+                pseudo = self._segmentation_loss(outputs, targets, slice(count, None))
+                loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
         contrast = self._contrast(self.features.take(), sample, len(images))
-        self._descend(segmentation + self.recipe.contrast.weight * contrast)
+        self._descend(loss + self.recipe.contrast.weight * contrast)
         return {
             "loss": segmentation.detach().cpu().numpy(),
             "contrast": contrast.detach().cpu().numpy(),
         }
+
+    def _joined(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        """Images (B, C, *patch) and targets, from full resolution down, of a joint step: labelled patches first."""
+        images = [labeled["data"], unlabeled["data"]]
+        targets = [_scales(labeled["target"]), _scales(unlabeled["target"])]
+        pairs = min(len(images[0]), len(images[1]))
+        if self.recipe.mixing.copy_paste:
+            mask = box_mask(images[0].shape[2:], self.recipe.mixing.box)
+            swap_pairs(images, mask, pairs)
+            for scale in zip(*targets, strict=True):
+                swap_pairs(scale, nearest(mask, scale[0].shape[2:]), pairs)
+        joined = torch.cat(images).to(self.device, non_blocking=True)
+        return joined, [torch.cat(scale).to(self.device, non_blocking=True) for scale in zip(*targets, strict=True)]
+
+    def _segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor], patches: slice) -> Tensor:
+        """nnU-Net's loss on some patches of a step."""
+        if not self.enable_deep_supervision:
+            return self.loss(outputs[0][patches], targets[0][patches])  # type: ignore[no-any-return]
+        return self.loss(  # type: ignore[no-any-return]
+            [output[patches] for output in outputs], [target[patches] for target in targets]
+        )
 
     def _contrast(self, features: Tensor, sample: VoxelSample, patches: int) -> Tensor:
         """L_cont of a step over its labelled and unlabelled patches: features (B, F, *patch)."""
@@ -188,7 +217,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             allow_tqdm=False,
         )
         predictor.manual_initialization(
-            unwrapped(self.network),
+            unwrapped(self.network) if self.teacher is None else self.teacher.network,
             self.plans_manager,
             self.configuration_manager,
             None,
@@ -221,6 +250,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             **super().own_state(),
             "head": self.head.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
@@ -228,13 +258,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         super().load_own_state(state)
         self.head.load_state_dict(state["head"])
         self.head_optimizer.load_state_dict(state["head_optimizer"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
 
 
 def _scales(value: Tensor | list[Tensor]) -> list[Tensor]:
     """Outputs or targets as a list from full resolution down; without deep supervision there is one."""
     return value if isinstance(value, list) else [value]
-
-
-def _like(target: Tensor | list[Tensor], scales: list[Tensor]) -> Tensor | list[Tensor]:
-    """``scales`` in the form that nnU-Net's loss expects for ``target``."""
-    return scales if isinstance(target, list) else scales[0]

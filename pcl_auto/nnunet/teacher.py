@@ -1,0 +1,41 @@
+"""The teacher: an exponential moving average of the network's weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Teacher:
+    """Follows a network's weights slowly; the average of many steps segments more steadily than the last one.
+
+    All of nnU-Net's normalisation is per instance: there are no running statistics to follow.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """Start as ``network``; an update keeps the share ``decay`` in [0, 1) of what the teacher was."""
+        self.decay = decay
+        self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
+        # It only ever segments: one output, at full resolution.
+        self.network.decoder.deep_supervision = False  # type: ignore[union-attr]
+        self._updates = 0
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        """Take a step towards ``network``; the first steps are larger, so that random first weights are forgotten."""
+        self._updates += 1
+        keep = min(self.decay, self._updates / (self._updates + 9))
+        for average, value in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(value, 1 - keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes up."""
+        return {"updates": self._updates, "network": self.network.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a kept state."""
+        self._updates = state["updates"]
+        self.network.load_state_dict(state["network"])

@@ -35,6 +35,11 @@ anchors = 4
 mean_voxels = 64
 [pseudo_labels]
 mirroring = false
+segmentation_weight = 0.5
+[mixing]
+copy_paste = true
+[teacher]
+decay = 0.9
 """
 
 

@@ -50,6 +50,7 @@ class TrainRequest:
     supervised_only: bool = False
     deterministic: bool = False
     restart: bool = False
+    prepare_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,8 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     if record_file.is_file():
         refuse_changes(read_json(record_file)["identity"], wanted, run.folder)
     _write_plans(run, plans, store, request)
+    if request.prepare_only:
+        return run
     write_json(record_file, _record(wanted, device))
     workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
     if run.finished:

@@ -53,6 +53,9 @@ def train(
         bool, typer.Option("--deterministic", help="Same command, same bytes, on a CPU; slower.")
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run of these settings.")] = False,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Write split, plans and data for stock nnU-Net; train nothing.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, write nothing.")] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -87,6 +90,7 @@ def train(
         supervised_only=supervised_only,
         deterministic=deterministic,
         restart=restart,
+        prepare_only=prepare_only,
     )
     run = resolve_run(request, place)
     _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
@@ -100,8 +104,12 @@ def train(
             except KeyboardInterrupt:
                 terminal.say(f"interrupted; resume with: {shlex.join(_command())}")
                 raise typer.Exit(130) from None
-        terminal.say(f"model: {run.model}")
-        terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
+        if prepare_only:
+            stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"
+            terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
+        else:
+            terminal.say(f"model: {run.model}")
+            terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
     if json:
         terminal.json(_as_json(run))
 

@@ -258,7 +258,7 @@ def _paint_on(label: nib.Nifti1Image, channels: int, rng: Generator) -> nib.Nift
 def _read_description(dataset_json: Path) -> dict[str, Any]:
     fix = "give the dataset.json of a decathlon task"
     try:
-        description = json.loads(dataset_json.read_text(encoding="utf-8"))
+        description = json.loads(dataset_json.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(Problem("cannot be read", str(dataset_json), fix, found=str(error))) from error
     known = description if isinstance(description, dict) else {}
@@ -378,10 +378,9 @@ def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path]
     """Let ``fill`` make the task's files; ``target`` appears whole, or stays if it holds the same task."""
     if target.exists():
         with suppress(OSError, ValueError):
-            if json.loads((target / "dataset.json").read_text(encoding="utf-8")) == description:
+            if json.loads((target / "dataset.json").read_bytes()) == description:
                 return target
-        fix = "choose another folder or remove it"
-        raise UsageError(Problem("something else is there", str(target), fix))
+        raise UsageError(Problem("something else is there", str(target), "choose another folder or remove it"))
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{STAGING}-", dir=target.parent))
     try:

@@ -47,7 +47,7 @@ def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSetti
                 what="the plans say nothing about a split and a recipe",
                 where=plans_name,
                 expected=f"a key {KEY!r} in the configuration, as `pclauto train` writes it",
-                fix="run `pclauto train` (with --dry-run to write nothing but the split) and use its plans",
+                fix="run `pclauto train --prepare-only` and use the plans that it names",
             )
         )
     return RunSettings(

@@ -163,7 +163,12 @@ if __name__ == "__main__":
 """
 
 
-def test_stock_nnunet_trains_on_exactly_the_labelled_cases(shell: Shell, trained: Path, tmp_path: Path) -> None:
+def test_stock_nnunet_trains_on_exactly_the_labelled_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "work"
+    shell.pclauto("plan", task, "--workspace", trained, "--gpu-memory-gb", "1")
+    done = shell.pclauto("train", "--workspace", trained, "--recipe", "tiny.toml", "--prepare-only")
+    assert "nnUNetv2_train 99 3d_fullres all -p nnUNetPlans_L2_all_tiny" in done.stderr
+    assert not list((trained / "nnUNet_results").rglob("*.pth"))
     (tmp_path / "stock.py").write_text(ONE_EPOCH)
     done = shell.python(
         tmp_path / "stock.py", "99", "3d_fullres", "all", "-p", "nnUNetPlans_L2_all_tiny", "-device", "cpu",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pcl_auto.data.nifti import probe_image
-from pcl_auto.errors import DataError, PclautoError, Problem, StateError, UsageError
+from pcl_auto.errors import DataError, Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import atomic_path, read_json, write_json
@@ -179,23 +179,27 @@ def predict(
     scans = list_scans(inputs, predictor.channels)
     _refuse_scan_folder(scans, output)
     record = _record(model, mirroring=mirroring)
-    _claim(output, record, {scan.id for scan in scans} if overwrite else set())
+    made = _claim(output, record, {scan.id for scan in scans} if overwrite else set())
 
     results = []
     for index, scan in enumerate(scans):
         target = output / f"{scan.id}.nii.gz"
         try:
             status: Status = "kept"
-            if overwrite or not target.is_file():
+            files = _identify(scan)
+            if not target.is_file() or made.get(scan.id) != files:
+                _refuse_another_mask(target)
                 _refuse_damaged(scan)
                 with output_to(Path("/dev/null")):
                     mask, properties = predictor.segment(scan.files)
                     with atomic_path(target) as temporary:
                         write_mask(mask, temporary, properties)
+                made[scan.id] = files
+                write_json(output / RECORD, {**record, "scans": made})
                 status = "done"
             results.append(Prediction(scan.id, str(target), status))
-        except (PclautoError, RuntimeError, ValueError, OSError) as error:
-            results.append(Prediction(scan.id, None, "failed", str(error)))
+        except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
+            results.append(Prediction(scan.id, None, "failed", str(error) or type(error).__name__))
         listener("predict", {"done": index + 1, "total": len(scans)})
     return results
 
@@ -232,25 +236,50 @@ def _record(model: Path, *, mirroring: bool) -> dict[str, Any]:
     }
 
 
-def _claim(output: Path, record: dict[str, Any], replaced: set[str]) -> None:
-    """Note in ``output`` which model fills it; the masks of ``replaced`` scans are about to be written anew.
+def _identify(scan: Scan) -> list[list[Any]]:
+    """Which files a mask was made from, and in what state they were."""
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in scan.files]
+
+
+def _refuse_another_mask(target: Path) -> None:
+    """A mask that is there, and was not made from the scan at hand, stays."""
+    if target.is_file():
+        raise StateError(
+            Problem(
+                what="there is a mask of another scan, or of this scan as it was before",
+                where=str(target),
+                fix="choose another folder with -o, or --overwrite",
+            )
+        )
+
+
+def _claim(output: Path, record: dict[str, Any], replaced: set[str]) -> dict[str, Any]:
+    """Note in ``output`` which model fills it; masks of ``replaced`` scans are removed, to be made anew.
+
+    Returns:
+        what each mask that stays was made from.
 
     Raises:
         StateError: it holds other masks, that another model, or nobody knows which, has made.
     """
     file = output / RECORD
-    recorded = read_json(file) if file.is_file() else None
-    staying = [mask.name for mask in sorted(output.glob("*.nii.gz")) if _stem(mask) not in replaced]
+    recorded = read_json(file) if file.is_file() else {}
+    made: dict[str, Any] = recorded.pop("scans", {})
+    masks = {_stem(mask): mask for mask in sorted(output.glob("*.nii.gz"))}
+    staying = [mask.name for case, mask in masks.items() if case not in replaced]
     if recorded != record and staying:
         raise StateError(
             Problem(
                 what="the folder holds masks of another model",
                 where=str(output),
                 expected=record["model"],
-                found=f"{len(staying)} ({staying[0]}, …) of "
-                + ("an unknown one" if recorded is None else recorded["model"]),
+                found=f"{len(staying)} ({staying[0]}, …) of " + recorded.get("model", "an unknown one"),
                 fix="choose an empty folder with -o, or replace all of its masks with --overwrite",
             )
         )
+    for case in replaced & masks.keys():
+        masks[case].unlink()
+    made = {case: files for case, files in made.items() if case in masks and case not in replaced}
     output.mkdir(parents=True, exist_ok=True)
-    write_json(file, record)
+    write_json(file, {**record, "scans": made})
+    return made

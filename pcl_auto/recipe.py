@@ -124,7 +124,7 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Teacher:
-    """An exponential moving average of the network's weights that makes the pseudo-labels, and the final model."""
+    """An exponential moving average of the network's weights that makes the pseudo-labels."""
 
     # Of the average, per step; 0: no teacher.
     decay: float = _setting(0.0, 0.0, 0.99999)

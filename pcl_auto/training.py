@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto import __version__
+from pcl_auto.data.checks import image_stats
 from pcl_auto.data.split import Split, choose_split, draw_split, from_dict
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import prepare_environment
@@ -23,6 +24,7 @@ from pcl_auto.planning.split_plans import check_inputs_unchanged, prepare_split,
 from pcl_auto.recipe import Recipe, load_recipe
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import DatasetFolder, Workspace
 
@@ -199,7 +201,22 @@ def identity(run: Run, request: TrainRequest, plans: dict[str, Any]) -> dict[str
         "recipe": run.recipe.as_dict(),
         "deterministic": request.deterministic,
         "plan": digest,
+        "input": _input_digest(run),
     }
+
+
+def _input_digest(run: Run) -> str:
+    """One value for the files that a run learns from; hidden labels are not among them."""
+    cases = run.plan.cases
+    labels = [cases[case].label for case in (*run.split.labeled, *run.split.validation)]
+    stats = [
+        *(
+            (case, cases[case].size, cases[case].mtime_ns)
+            for case in sorted({*run.split.labeled, *run.split.validation, *run.split.unlabeled})
+        ),
+        *(image_stats(label) for label in labels if label is not None),
+    ]
+    return hashlib.sha256(json.dumps(stats, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def refuse_changes(recorded: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
@@ -269,6 +286,12 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     run = resolve_run(request, workspace)
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
+    with sole_writer(run.model):
+        _train_alone(run, request, workspace, device, listener)
+    return run
+
+
+def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: Any, listener: Listener) -> None:
     listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
     plans, store = prepare_split(
         run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
@@ -281,14 +304,11 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         refuse_changes(read_json(record_file)["identity"], wanted, run.folder)
     _write_plans(run, plans, store, request)
     if request.prepare_only:
-        return run
-    write_json(record_file, _record(wanted, device))
+        return
+    if not run.finished:
+        write_json(record_file, _record(wanted, device))
+        _drive(run, device, listener)
     workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
-    if run.finished:
-        listener("finished_before", {"model": str(run.model)})
-        return run
-    _drive(run, device, listener)
-    return run
 
 
 def _workers(request: TrainRequest, device: Any) -> int | None:
@@ -309,11 +329,12 @@ def _write_plans(run: Run, plans: dict[str, Any], store: str, request: TrainRequ
     from pcl_auto.nnunet.settings import KEY, RunSettings
 
     settings = RunSettings(run.recipe, request.seed, run.split.name, store, request.deterministic)
-    named = {**plans, "plans_name": run.plans_name}
-    named["configurations"] = {
-        name: {**configuration, KEY: settings.as_dict()} for name, configuration in plans["configurations"].items()
-    }
-    write_json(run.data.plans_file(run.plans_name), named)
+    file = run.data.plans_file(run.plans_name)
+    # Other configurations of the same split and recipe share the file, as in nnU-Net's own plans.
+    earlier = read_json(file)["configurations"] if file.is_file() else {}
+    (chosen,) = plans["configurations"].values()
+    configurations = {**earlier, run.configuration: {**chosen, KEY: settings.as_dict()}}
+    write_json(file, {**plans, "plans_name": run.plans_name, "configurations": configurations})
 
 
 def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:

@@ -16,7 +16,9 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.", file_okay=False)],
     model: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="A model folder, or its name in the workspace. Default: the one trained last."),
+        typer.Option(
+            help="A model folder, or its name in the workspace. Default: the last one trained with unlabelled cases."
+        ),
     ] = None,
     supervised_only: Annotated[
         bool, typer.Option("--supervised-only", help="Take the baseline that was trained last.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pcl_auto.errors import Problem
+from pcl_auto.run.files import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ class Terminal:
 
     def json(self, value: Any) -> None:
         """One JSON document on stdout; numbers that are none become null."""
-        self._out.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
+        self._out.write(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
         self._out.flush()
 
     def say(self, text: str) -> None:
@@ -62,15 +62,6 @@ class Terminal:
             self.say(f"{word}: {printable(str(problem))}")
         if len(listed) > MOST_PROBLEMS_SHOWN:
             self.say(f"{word}: and {len(listed) - MOST_PROBLEMS_SHOWN} more; --json lists them all")
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with None for what is no finite number, all the way down."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# nnU-Net's own defaults, for machines with more cores than that.
+NNUNET_PROCESSES, NNUNET_WORKERS = 8, 12
 EXTENSION_FOLDER = Path(__file__).resolve().parent / "extension"
 
 
@@ -19,12 +21,12 @@ def prepare_environment(*, workers: int | None = None) -> None:
     Args:
         workers: processes for data augmentation, 0 for none; None leaves the user's or nnU-Net's choice.
     """
-    cores = str(available_cores())
-    os.environ.setdefault("nnUNet_def_n_proc", cores)
+    cores = available_cores()
+    os.environ.setdefault("nnUNet_def_n_proc", str(min(cores, NNUNET_PROCESSES)))
     if workers is not None:
         os.environ["nnUNet_n_proc_DA"] = str(workers)
     else:
-        os.environ.setdefault("nnUNet_n_proc_DA", cores)
+        os.environ.setdefault("nnUNet_n_proc_DA", str(min(cores, NNUNET_WORKERS)))
     folders = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
     if str(EXTENSION_FOLDER) not in folders:
         os.environ["nnUNet_extTrainer"] = os.pathsep.join([*filter(None, folders), str(EXTENSION_FOLDER)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
 from pcl_auto.nnunet.teacher import Teacher
 from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised
-from pcl_auto.rounds import self_train
+from pcl_auto.rounds import joint_rounds, self_train
 from pcl_auto.run.files import read_json
 
 # nnU-Net clips the gradient of its network to this norm.
@@ -48,7 +49,13 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.dataloader_unlabeled: Any = None
 
     def learn(self) -> None:
-        """The supervised start, then the rounds."""
+        """The supervised start, then the rounds.
+
+        Pseudo-labels of rounds that this training has not come to are another training's: they go first.
+        """
+        for ahead in joint_rounds(self.recipe.schedule):
+            if ahead.first_epoch > self.epoch:
+                shutil.rmtree(pseudo_labels.round_folder(self.run_folder, ahead.number).path, ignore_errors=True)
         self_train(self, self.recipe.schedule)
 
     # --- step two (Eq. 2) -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from pcl_auto import __version__
-from pcl_auto.errors import NumericalError, Problem
+from pcl_auto.errors import NumericalError, Problem, UsageError
 from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.checkpoints import FINAL, FORMAT, LATEST, OWN_KEY, plain, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.features import unwrapped
@@ -99,6 +99,12 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
 
     def initialize(self) -> None:
         """Build the network; a seed fixes its first weights."""
+        if self.is_ddp:
+            raise UsageError(
+                Problem(
+                    what="several GPUs in one training are not supported yet", where="-num_gpus", fix="train on one GPU"
+                )
+            )
         torch.manual_seed(self.settings.seed)
         super().initialize()
 
@@ -214,10 +220,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         """Keep the state, so that a run that stops here goes on from here."""
         self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self._keep_best()
-        last = self.current_epoch == self.num_epochs - 1
-        if not last:
-            self.save_checkpoint(str(self.run_folder / LATEST))
-        if last or monotonic() - self._progress_png_drawn > PROGRESS_PNG_SECONDS:
+        self.save_checkpoint(str(self.run_folder / LATEST))
+        if self.current_epoch == self.num_epochs - 1 or monotonic() - self._progress_png_drawn > PROGRESS_PNG_SECONDS:
             self.logger.plot_progress_png(self.output_folder)
             self._progress_png_drawn = monotonic()
         self.current_epoch += 1

@@ -26,7 +26,7 @@ from pcl_auto.planning.plan import (
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.quiet import output_to
-from pcl_auto.run.workspace import DatasetFolder, Workspace
+from pcl_auto.run.workspace import DATASET_NAME, DatasetFolder, Workspace
 
 # Decathlon tasks have numbers below 100; folders without one get the first free number from here.
 FIRST_FREE_ID = 500
@@ -69,7 +69,7 @@ def plan_task(
     if task is None:
         raise DataError(problems)
     data = dataset_folder(task, workspace, dataset_id)
-    previous = read_plan(data) if data.plan_file.is_file() and not force else None
+    previous = read_plan(data) if data.plan_file.is_file() else None
     known = read_json(data.checks_file) if data.checks_file.is_file() else None
     checks = check_cases(
         task,
@@ -85,7 +85,7 @@ def plan_task(
         write_json(data.checks_file, checks.as_dict())
 
     described = _describe(task, checks, data, settings)
-    if previous is not None and all(previous.content[key] == value for key, value in described.items()):
+    if previous is not None and not force and all(previous.content[key] == value for key, value in described.items()):
         if not dry_run:
             _fill_store(previous, data, listener)
             workspace.remember(last_dataset=data.name)
@@ -115,7 +115,8 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     number = dataset_id if dataset_id is not None else task.number
     folder = DatasetFolder(workspace.preprocessed / f"Dataset{number:03d}_{name}")
     taken = existing.get(folder.id)
-    foreign = taken is not None and not taken.own.is_dir()
+    # Results alone are ours to add to: a data set's preprocessed folder can be made again.
+    foreign = taken is not None and taken.path.is_dir() and not taken.own.is_dir()
     other_source = (
         taken is not None and taken.plan_file.is_file() and read_json(taken.plan_file)["task"]["root"] != str(task.root)
     )
@@ -138,7 +139,8 @@ def _dataset_folders(workspace: Workspace) -> list[DatasetFolder]:
         path.name
         for parent in (workspace.raw, workspace.preprocessed, workspace.results)
         if parent.is_dir()
-        for path in parent.glob("Dataset[0-9][0-9][0-9]*_*")
+        for path in parent.iterdir()
+        if DATASET_NAME.fullmatch(path.name)
     }
     return [DatasetFolder(workspace.preprocessed / name) for name in sorted(names)]
 

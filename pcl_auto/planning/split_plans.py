@@ -64,6 +64,11 @@ def check_inputs_unchanged(plan: Plan, split: Split) -> None:
                 fix="restore the file, or run `pclauto plan` again",
             )
         )
+    problems += [
+        Problem(what="label is gone", where=str(label), fix="restore the file, or run `pclauto plan` again")
+        for label in (cases[case].label for case in (*split.labeled, *split.validation))
+        if label is not None and not label.is_file()
+    ]
     if problems:
         raise StateError(problems)
 
@@ -116,6 +121,7 @@ def prepare_split(
     for view, files in views.items():
         record = {
             "store": key,
+            "images": {entry.case: image_stats(entry.image) for entry in files},
             "labels": {entry.case: image_stats(entry.label) for entry in files},
         }
         record_file = view.with_name(f"{view.name}.json")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def staging_folder(beside: Path) -> Iterator[Path]:
             parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
         except (FileNotFoundError, FileExistsError):  # another process has just tidied up behind itself
-            if parent.exists() and not parent.is_dir():
+            if parent.is_file():
                 raise
             continue
         break
@@ -68,6 +69,15 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
     """Write ``value`` as indented JSON with a final newline, whole or not at all."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, default=default) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None for what is no finite number, all the way down: JSON knows no NaN."""
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

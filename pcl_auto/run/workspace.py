@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pcl_auto.run.files import read_json, write_json
 
 DEFAULT_FOLDER = "pclauto_work"
 SCHEMA_VERSION = 1
+# nnU-Net's name of a data set.
+DATASET_NAME = re.compile(r"Dataset\d{3,}_.+")
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -136,7 +139,9 @@ class Workspace:
 
     def planned(self) -> list[DatasetFolder]:
         """The data sets that were planned in this workspace, by name."""
-        folders = sorted(self.preprocessed.glob("Dataset[0-9][0-9][0-9]*_*"))
+        if not self.preprocessed.is_dir():
+            return []
+        folders = sorted(path for path in self.preprocessed.iterdir() if DATASET_NAME.fullmatch(path.name))
         return [data for data in map(DatasetFolder, folders) if data.plan_file.is_file()]
 
     def dataset(self, name: str | None) -> DatasetFolder:

@@ -41,6 +41,9 @@ def workspace(tmp_path: Path) -> Workspace:
         image = root / "imagesTr" / f"{case}.nii.gz"
         image.parent.mkdir(parents=True, exist_ok=True)
         image.write_bytes(b"voxels")
+        label = root / "labelsTr" / f"{case}.nii.gz"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_bytes(b"labels")
         cases[case] = {
             "image": str(image.relative_to(root)),
             "label": None if case == "u" else f"labelsTr/{case}.nii.gz",

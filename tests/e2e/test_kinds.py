@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Shell  # type: ignore[import-not-found]
+from shell import Shell
 
 from pcl_auto.data.phantom import make_phantom
 

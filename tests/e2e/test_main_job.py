@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
-from conftest import Shell  # type: ignore[import-not-found]
+from shell import Shell
 
 
 def test_plan_says_what_it_found(shell: Shell, task: Path, trained: Path) -> None:

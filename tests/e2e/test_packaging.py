@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from conftest import Shell  # type: ignore[import-not-found]
+from shell import Shell
 
 ROOT = Path(__file__).parents[2]
 

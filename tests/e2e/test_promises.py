@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
-from conftest import Shell  # type: ignore[import-not-found]
+from shell import Shell
 
 from pcl_auto.data.phantom import make_phantom
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import Shell  # type: ignore[import-not-found]
+from shell import Shell
 
 from pcl_auto.data.phantom import make_phantom
 

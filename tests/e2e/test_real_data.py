@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from conftest import Shell  # type: ignore[import-not-found]
+from shell import Shell
 
 from pcl_auto.data.phantom import paint_labels
 

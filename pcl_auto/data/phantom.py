@@ -10,7 +10,6 @@ import gzip
 import json
 import math
 import shutil
-import tempfile
 import zlib
 from contextlib import suppress
 from enum import IntEnum
@@ -25,7 +24,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pcl_auto.errors import DataError, Problem, UsageError
-from pcl_auto.run.files import STAGING, write_json
+from pcl_auto.run.files import staging_folder, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -381,16 +380,12 @@ def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path]
             if json.loads((target / "dataset.json").read_bytes()) == description:
                 return target
         raise UsageError(Problem("something else is there", str(target), "choose another folder or remove it"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f"{STAGING}-", dir=target.parent))
-    try:
+    with staging_folder(target) as staging:
         task = staging / target.name
         task.mkdir()
         fill(task)
         write_json(task / "dataset.json", description)
         task.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 

@@ -18,13 +18,11 @@ from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.teacher import Teacher
-from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised, scales
 from pcl_auto.rounds import joint_rounds, self_train
 from pcl_auto.run.files import read_json
-
-# nnU-Net clips the gradient of its network to this norm.
-MAX_GRADIENT_NORM = 12
 
 
 class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds trainers by name)
@@ -105,14 +103,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         self.optimizer.zero_grad(set_to_none=True)
         self.head_optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device.type, enabled=self.device.type == "cuda"):
-            outputs = _scales(self.network(images))
-            loss = segmentation = self._segmentation_loss(outputs, targets, slice(None, count))
-            if self.recipe.pseudo_labels.segmentation_weight:
-                pseudo = self._segmentation_loss(outputs, targets, slice(count, None))
-                loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
+        outputs = self.forward(images)
+        loss = segmentation = self.segmentation_loss(_patches(outputs, 0, count), _patches(targets, 0, count))
+        if self.recipe.pseudo_labels.segmentation_weight:
+            pseudo = self.segmentation_loss(_patches(outputs, count, None), _patches(targets, count, None))
+            loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
         contrast = self._contrast(self.features.take(), sample, len(images))
-        self._descend(loss + self.recipe.contrast.weight * contrast)
+        self.descend(
+            loss + self.recipe.contrast.weight * contrast,
+            (self.optimizer, self.network),
+            (self.head_optimizer, self.head),
+        )
         return {
             "loss": segmentation.detach().cpu().numpy(),
             "contrast": contrast.detach().cpu().numpy(),
@@ -121,7 +122,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def _joined(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
         """Images (B, C, *patch) and targets, from full resolution down, of a joint step: labelled patches first."""
         images = [labeled["data"], unlabeled["data"]]
-        targets = [_scales(labeled["target"]), _scales(unlabeled["target"])]
+        targets = [scales(labeled["target"]), scales(unlabeled["target"])]
         pairs = min(len(images[0]), len(images[1]))
         if self.recipe.mixing.copy_paste:
             mask = box_mask(images[0].shape[2:], self.recipe.mixing.box)
@@ -130,14 +131,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 swap_pairs(scale, nearest(mask, scale[0].shape[2:]), pairs)
         joined = torch.cat(images).to(self.device, non_blocking=True)
         return joined, [torch.cat(scale).to(self.device, non_blocking=True) for scale in zip(*targets, strict=True)]
-
-    def _segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor], patches: slice) -> Tensor:
-        """nnU-Net's loss on some patches of a step."""
-        if not self.enable_deep_supervision:
-            return self.loss(outputs[0][patches], targets[0][patches])  # type: ignore[no-any-return]
-        return self.loss(  # type: ignore[no-any-return]
-            [output[patches] for output in outputs], [target[patches] for target in targets]
-        )
 
     def _contrast(self, features: Tensor, sample: VoxelSample, patches: int) -> Tensor:
         """L_cont of a step over its labelled and unlabelled patches: features (B, F, *patch)."""
@@ -154,25 +147,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 temperature=settings.temperature,
                 matching=settings.matching,
             )
-
-    def _descend(self, loss: Tensor) -> None:
-        """One step down, as nnU-Net makes it, for the network and for the head."""
-        trained = ((self.optimizer, self.network), (self.head_optimizer, self.head))
-        if self.grad_scaler is None:
-            torch.autograd.backward(loss)
-        else:
-            torch.autograd.backward(self.grad_scaler.scale(loss))
-        for optimizer, module in trained:
-            if self.grad_scaler is not None:
-                self.grad_scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
-        for optimizer, _ in trained:
-            if self.grad_scaler is None:
-                optimizer.step()
-            else:
-                self.grad_scaler.step(optimizer)
-        if self.grad_scaler is not None:
-            self.grad_scaler.update()
 
     # --- pseudo-labels ----------------------------------------------------------------------------------------
 
@@ -232,7 +206,12 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             type(self).__name__,
             self.inference_allowed_mirroring_axes,
         )
-        return predictor.predict_sliding_window_return_logits  # type: ignore[no-any-return]
+
+        def segment(image: Tensor) -> Tensor:
+            with half_precision(self.device):
+                return predictor.predict_sliding_window_return_logits(image)  # type: ignore[no-any-return]
+
+        return segment
 
     def _voxel_ml(self) -> float:
         """Volume of a stored voxel in millilitres; in 2D the planned slice distance stands in for each case's own."""
@@ -269,6 +248,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             self.teacher.load_state_dict(state["teacher"])
 
 
-def _scales(value: Tensor | list[Tensor]) -> list[Tensor]:
-    """Outputs or targets as a list from full resolution down; without deep supervision there is one."""
-    return value if isinstance(value, list) else [value]
+def _patches(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
+    """Some patches of a batch, at every scale."""
+    return [batch[first:last] for batch in batches]

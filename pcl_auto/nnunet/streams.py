@@ -33,6 +33,7 @@ def same_augmentation(
         model.final_patch_size[first:],
         label_manager,
         oversample_foreground_percent=oversample_foreground,
+        probabilistic_oversampling=True,
         transforms=model.transforms,
     )
     workers = get_allowed_n_proc_DA()

@@ -20,13 +20,14 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
+from torch import Tensor, autocast, nn
 
 from pcl_auto import __version__
 from pcl_auto.errors import NumericalError, Problem, UsageError
 from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.checkpoints import FINAL, FORMAT, LATEST, OWN_KEY, plain, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.features import unwrapped
+from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.settings import read_settings
 from pcl_auto.recipe import Optimizer, Recipe
 from pcl_auto.run.events import EventLog
@@ -35,6 +36,8 @@ from pcl_auto.run.workspace import DatasetFolder
 # nnU-Net's share of validation steps, and the seconds between two drawings of progress.png (which takes one or two).
 VALIDATION_SHARE = 0.2
 PROGRESS_PNG_SECONDS = 120.0
+# nnU-Net clips the gradient of its network to this norm.
+MAX_GRADIENT_NORM = 12
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
@@ -67,6 +70,9 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.num_epochs = schedule.epochs
         self.num_iterations_per_epoch = schedule.steps_per_epoch
         self.initial_lr, self.weight_decay = optimizer.learning_rate, optimizer.weight_decay
+        # Each patch by chance: nnU-Net's other rule rounds to whole patches of a batch, so that a joint step of two
+        # streams would see more foreground than a step of one.
+        self.probabilistic_oversampling = True
         # Without validation cases nnU-Net's curves come from training cases: a glance is enough.
         self.validation_view = self.data.validation_view(self.settings.split, self.configuration_name)
         share = VALIDATION_SHARE if self.has_validation else VALIDATION_SHARE / 5
@@ -172,6 +178,46 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             self._validate()
             self._report(stage, outputs, monotonic() - started)
             self.on_epoch_end()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One step on labelled patches."""
+        targets = [target.to(self.device, non_blocking=True) for target in scales(batch["target"])]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.segmentation_loss(self.forward(batch["data"].to(self.device, non_blocking=True)), targets)
+        self.descend(loss, (self.optimizer, self.network))
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Logits of a batch, from full resolution down; (B, K, *patch), float32 on a CPU."""
+        with half_precision(self.device):
+            outputs = scales(self.network(images))
+        # On CUDA autocast knows which parts of the loss need float32.
+        return outputs if self.device.type == "cuda" else [output.float() for output in outputs]
+
+    def segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """nnU-Net's Dice and cross-entropy with deep supervision."""
+        with autocast("cuda", enabled=self.device.type == "cuda"):
+            if self.enable_deep_supervision:
+                return self.loss(outputs, targets)  # type: ignore[no-any-return]
+            return self.loss(outputs[0], targets[0])  # type: ignore[no-any-return]
+
+    def descend(self, loss: Tensor, *trained: tuple[torch.optim.Optimizer, nn.Module]) -> None:
+        """One step down, as nnU-Net makes it, for every optimiser and the module that it trains."""
+        if self.grad_scaler is None:
+            torch.autograd.backward(loss)
+        else:
+            torch.autograd.backward(self.grad_scaler.scale(loss))
+        for optimizer, module in trained:
+            if self.grad_scaler is not None:
+                self.grad_scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
+        for optimizer, _ in trained:
+            if self.grad_scaler is None:
+                optimizer.step()
+            else:
+                self.grad_scaler.step(optimizer)
+        if self.grad_scaler is not None:
+            self.grad_scaler.update()
 
     def _validate(self) -> None:
         with torch.no_grad():
@@ -303,3 +349,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         if OWN_KEY in content:
             self.load_own_state(content[OWN_KEY])
+
+
+def scales(value: Tensor | list[Tensor]) -> list[Tensor]:
+    """Outputs or targets as a list from full resolution down; without deep supervision there is one."""
+    return value if isinstance(value, list) else [value]

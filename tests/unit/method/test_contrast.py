@@ -194,7 +194,8 @@ def test_scale_does_not_matter(matching, scale):
 @every_matching
 def test_empty_images_and_classes_do_not_matter(matching):
     embeddings = random_embeddings(DISJOINT)
-    assert torch.equal(
+    # Close, not equal: how a processor adds up a row depends on the row's length.
+    torch.testing.assert_close(
         loss_of(embeddings, DISJOINT, matching, n_images=9, n_classes=7),
         loss_of(embeddings, DISJOINT, matching, n_images=2, n_classes=4),
     )

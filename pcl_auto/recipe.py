@@ -220,9 +220,35 @@ def recipe_folder() -> Path:
 def load_recipe(name: str) -> Recipe:
     """The recipe called ``name`` (``default``, ``paper``, ``quick``), or the one in the TOML file at that path.
 
+    A file with ``extends = "default"`` says what it changes in that recipe.
+
     Raises:
         UsageError: there is no such recipe, or it does not parse, or its values are wrong.
     """
+    path, values = _read_toml(name)
+    extended = values.pop("extends", None)
+    if extended is None:
+        return from_dict({"name": path.stem, **values})
+    base_path, base = _read_toml(str(extended))
+    if "extends" in base:
+        raise UsageError(
+            _problem("extends", f"recipe {base_path.stem!r} extends another itself", "a whole recipe", extended)
+        )
+    return from_dict({"name": path.stem, **_overlaid(base, values)})
+
+
+def _overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the settings that ``changes`` name, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        before = merged.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[key] = {**before, **value} if both else value  # type: ignore[dict-item]
+    return merged
+
+
+def _read_toml(name: str) -> tuple[Path, dict[str, Any]]:
+    """A recipe file and what it says."""
     shipped = {path.stem: path for path in sorted(recipe_folder().glob("*.toml"))}
     path = shipped.get(name, Path(name))
     if not path.is_file():
@@ -235,9 +261,8 @@ def load_recipe(name: str) -> Recipe:
             )
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             Problem(what="not a TOML file", where=str(path), found=str(error), fix="correct the recipe")
         ) from error
-    return from_dict({"name": path.stem, **values})

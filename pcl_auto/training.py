@@ -53,6 +53,8 @@ class TrainRequest:
     deterministic: bool = False
     restart: bool = False
     prepare_only: bool = False
+    # The state after the supervised start: read if it is there, else written; for recipes that differ in the rounds.
+    shared_start: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: 
         return
     if not run.finished:
         write_json(record_file, _record(wanted, device))
-        _drive(run, device, listener)
+        _drive(run, device, listener, request.shared_start)
     workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
 
 
@@ -349,7 +351,7 @@ def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:
     }
 
 
-def _drive(run: Run, device: Any, listener: Listener) -> None:
+def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None) -> None:
     """Build the trainer as nnU-Net would, take up its last checkpoint, and train."""
     with output_to(run.folder / "log.txt"):
         import torch
@@ -362,11 +364,15 @@ def _drive(run: Run, device: Any, listener: Listener) -> None:
         plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": latest.is_file()}
         trainer = kind(plans, run.configuration, "all", read_json(run.data.path / "dataset.json"), device)
         trainer.events.listener = listener
+        trainer.shared_start = shared_start
         # As stock nnU-Net has it: patches have one size, so the fastest kernels are worth looking for.
         torch.backends.cudnn.benchmark = not trainer.settings.deterministic
         if latest.is_file():
             trainer.load_checkpoint(str(latest))
             trainer.events.emit("resumed", epoch=trainer.epoch)
+        elif shared_start is not None and shared_start.is_file():
+            trainer.load_start(shared_start)
+            trainer.events.emit("started", epochs=trainer.num_epochs, from_shared_start=str(shared_start))
         else:
             trainer.events.emit("started", epochs=trainer.num_epochs)
         trainer.run_training()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
         """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
+        if self.teacher is not None and self.epoch == self.recipe.schedule.supervised_epochs:
+            self.teacher.restart(unwrapped(self.network))
         patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         self._open_streams(patches - unlabeled)
@@ -87,9 +90,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step: on labelled patches in the supervised start, on labelled and unlabelled ones in a round."""
         if self.dataloader_unlabeled is None:
-            result: dict[str, Any] = super().train_step(batch)
-        else:
-            result = self._joint_step(batch, next(self.dataloader_unlabeled))
+            return super().train_step(batch)
+        result = self._joint_step(batch, next(self.dataloader_unlabeled))
         if self.teacher is not None:
             self.teacher.follow(unwrapped(self.network))
         return result
@@ -158,11 +160,12 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         folder = pseudo_labels.round_folder(self.run_folder, round_number)
         if folder.complete:
             return
+        started = monotonic()
         self._close_streams()
         patch = tuple(self.configuration_manager.patch_size)
         foreground = list(self.label_manager.foreground_labels)
         pseudo_labels.predict_round(
-            self._segmenter(),
+            self._segmenter(round_number),
             self.split.unlabeled,
             self.store,
             folder,
@@ -171,6 +174,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             progress=lambda done, total: self._notify("pseudo_label", round=round_number, done=done, total=total),
         )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        self.seconds += monotonic() - started
         names = {name: value for name, value in self.dataset_json["labels"].items() if value in foreground}
         previous = pseudo_labels.round_folder(self.run_folder, round_number - 1) if round_number > 1 else None
         rows = pseudo_labels.keep_ledger(
@@ -188,7 +192,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if self.events.listener is not None:
             self.events.listener(event, values)
 
-    def _segmenter(self) -> pseudo_labels.Segmenter:
+    def _segmenter(self, round_number: int) -> pseudo_labels.Segmenter:
         """nnU-Net's sliding window over the network of the moment, not compiled: its outputs change shape here."""
         self.set_deep_supervision_enabled(False)
         predictor = nnUNetPredictor(
@@ -198,7 +202,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             allow_tqdm=False,
         )
         predictor.manual_initialization(
-            unwrapped(self.network) if self.teacher is None else self.teacher.network,
+            unwrapped(self.network) if self.teacher is None or round_number == 1 else self.teacher.network,
             self.plans_manager,
             self.configuration_manager,
             None,

@@ -23,9 +23,14 @@ class Teacher:
         self.network.decoder.deep_supervision = False  # type: ignore[union-attr]
         self._updates = 0
 
+    def restart(self, network: nn.Module) -> None:
+        """Be a copy of ``network`` again."""
+        self.network.load_state_dict(network.state_dict())
+        self._updates = 0
+
     @torch.no_grad()
     def follow(self, network: nn.Module) -> None:
-        """Take a step towards ``network``; the first steps are larger, so that random first weights are forgotten."""
+        """Take a step towards ``network``; the first steps are larger: the network learns fast in them."""
         self._updates += 1
         keep = min(self.decay, self._updates / (self._updates + 9))
         for average, value in zip(self.network.parameters(), network.parameters(), strict=True):

@@ -23,7 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 
 from pcl_auto import __version__
-from pcl_auto.errors import NumericalError, Problem, UsageError
+from pcl_auto.errors import NumericalError, Problem, StateError, UsageError
 from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.checkpoints import FINAL, FORMAT, LATEST, OWN_KEY, plain, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.features import unwrapped
@@ -31,6 +31,7 @@ from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.settings import read_settings
 from pcl_auto.recipe import Optimizer, Recipe
 from pcl_auto.run.events import EventLog
+from pcl_auto.run.memory import peak_memory_mb
 from pcl_auto.run.workspace import DatasetFolder
 
 # nnU-Net's share of validation steps, and the seconds between two drawings of progress.png (which takes one or two).
@@ -77,6 +78,9 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.validation_view = self.data.validation_view(self.settings.split, self.configuration_name)
         share = VALIDATION_SHARE if self.has_validation else VALIDATION_SHARE / 5
         self.num_val_iterations_per_epoch = max(1, round(schedule.steps_per_epoch * share))
+        # Where the state after the supervised start goes, for runs that share it.
+        self.shared_start: Path | None = None
+        self.seconds = 0.0
         self._best_ema: float | None = None
         self._progress_png_drawn = monotonic()
         self._best_weights: dict[str, Any] | None = None
@@ -176,7 +180,9 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
                     self.events.listener("step", {"epoch": self.epoch, "step": step + 1})
             self.on_train_epoch_end(outputs)
             self._validate()
-            self._report(stage, outputs, monotonic() - started)
+            seconds = monotonic() - started
+            self.seconds += seconds
+            self._report(stage, outputs, seconds)
             self.on_epoch_end()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -267,6 +273,9 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self._keep_best()
         self.save_checkpoint(str(self.run_folder / LATEST))
+        starting = self.epoch + 1 == self.recipe.schedule.supervised_epochs
+        if starting and self.shared_start is not None and not self.shared_start.is_file():
+            self.save_checkpoint(str(self.shared_start))
         if self.current_epoch == self.num_epochs - 1 or monotonic() - self._progress_png_drawn > PROGRESS_PNG_SECONDS:
             self.logger.plot_progress_png(self.output_folder)
             self._progress_png_drawn = monotonic()
@@ -289,7 +298,13 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.save_checkpoint(str(self.run_folder / FINAL))
         self.current_epoch += 1
         (self.run_folder / LATEST).unlink(missing_ok=True)
-        self.events.emit("trained", epochs=self.epoch)
+        self.events.emit("trained", epochs=self.epoch, seconds=round(self.seconds, 1), memory_mb=self._memory_mb())
+
+    def _memory_mb(self) -> int:
+        """The most memory that the training has held: of the GPU, or on a CPU of the process."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_reserved(self.device) / 2**20)
+        return peak_memory_mb()
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -306,11 +321,35 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             "version": __version__,
             "settings": self.settings.as_dict(),
             "best_weights": self._best_weights,
+            "seconds": self.seconds,
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`own_state` kept."""
         self._best_weights = state["best_weights"]
+        self.seconds = state["seconds"]
+
+    def load_start(self, file: Path) -> None:
+        """Take up the supervised start that another recipe's run on the same split made.
+
+        Raises:
+            StateError: it was made with other settings.
+        """
+        own = read_checkpoint(file, self.device)[OWN_KEY]
+        before, now = own["settings"], self.settings.as_dict()
+        shared = ("schedule", "optimizer", "batch", "network")
+        differing = [key for key in ("seed", "split", "store", "deterministic") if before[key] != now[key]]
+        differing += [key for key in shared if before["recipe"][key] != now["recipe"][key]]
+        if differing:
+            raise StateError(
+                Problem(
+                    what="the supervised start was made with another " + ", ".join(differing),
+                    where=str(file),
+                    fix="share a start only between recipes that agree in these",
+                )
+            )
+        self._load_training_state(file)
+        self._best_weights, self.seconds = own["best_weights"], own["seconds"]
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint whole, in nnU-Net's format, under the name of nnU-Net's own trainer."""
@@ -336,9 +375,15 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Take up a run where its checkpoint left it."""
+        content = self._load_training_state(Path(filename_or_checkpoint))
+        if OWN_KEY in content:
+            self.load_own_state(content[OWN_KEY])
+
+    def _load_training_state(self, file: Path) -> dict[str, Any]:
+        """Take up what of a checkpoint is nnU-Net's; all of it is returned."""
         if not self.was_initialized:
             self.initialize()
-        content = read_checkpoint(Path(filename_or_checkpoint), self.device)
+        content = read_checkpoint(file, self.device)
         unwrapped(self.network).load_state_dict(content["network_weights"])
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
@@ -347,8 +392,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self._best_ema = content["_best_ema"]
         self.current_epoch = content["current_epoch"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
-        if OWN_KEY in content:
-            self.load_own_state(content[OWN_KEY])
+        return content
 
 
 def scales(value: Tensor | list[Tensor]) -> list[Tensor]:

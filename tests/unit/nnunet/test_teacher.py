@@ -51,3 +51,15 @@ def test_state_goes_on_where_it_stopped() -> None:
             resumed.follow(student)
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_restarted_teacher_is_a_new_one() -> None:
+    student = network(1)
+    restarted = Teacher(student, 0.9)
+    nn.init.constant_(student.decoder.weight, 7.0)
+    restarted.follow(student)
+    restarted.restart(student)
+    fresh = Teacher(student, 0.9)
+    assert restarted.state_dict()["updates"] == fresh.state_dict()["updates"]
+    for one, other in zip(restarted.network.parameters(), fresh.network.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
         raise DataError([Problem("test scan cannot be segmented", e.id, fix, found=e.error or "") for e in failed])
     found = evaluate(job.masks, job.held_out.labels, classes=job.classes)
     shutil.rmtree(job.masks)
+    with suppress(OSError):  # masks of a run that failed lie there too
+        job.masks.parent.rmdir()
     cases = [case_entry(case) for case in found.cases]
     return {
         "mean": {metric: mean(case[metric] for case in cases) for metric in ("dice", "hd95_mm")},

@@ -275,5 +275,6 @@ def run_study(
             content = {"schema_version": SCHEMA_VERSION, "settings": study.settings(run), **outcome}
             write_json(study.file(run), finite(content))
             found[run.name] = read_json(study.file(run))
+            found = {run.name: found[run.name] for run in study.runs if run.name in found}
             after_each(found)
     return found

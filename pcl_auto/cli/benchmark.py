@@ -228,7 +228,7 @@ def _render(terminal: Terminal, rows: list[Row]) -> None:
         table.add_row(*map(escape, _cells(row)))
     terminal.out.print(table)
     terminal.out.print(
-        "\nDice, HD95 (mm): means over test cases and seeds, sd over seeds; HD95 without structures that one mask lacks."
+        "\nDice, HD95 (mm): means over test cases and seeds, sd over seeds; what one mask lacks has no HD95."
         "\nΔ Dice: to supervised with as many labels. p: Wilcoxon over test cases. seeds: better on so many of them."
         "\ngap: share of the way to all labels. min: minutes of a training. MB: its peak of memory.",
         style="dim",

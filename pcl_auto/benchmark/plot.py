@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,6 +13,9 @@ from matplotlib.figure import Figure
 from pcl_auto.benchmark.arms import ALL_LABELS
 from pcl_auto.benchmark.table import Row
 from pcl_auto.run.files import atomic_path
+
+# Dice that differ by less fill no axis: they look as close as they are.
+LEAST_SPAN = 0.1
 
 
 def draw(rows: Sequence[Row], title: str, target: Path) -> None:
@@ -39,6 +43,8 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
         if row.arm == ALL_LABELS:
             axes.axhline(row.dice.mean, linestyle="--", color="gray", label=f"supervised, all {row.labeled} labels")
     axes.set_xticks(list(place.values()), [str(number) for number in numbers])
+    axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
+    _widen(axes)
     axes.set_xlabel("labelled cases")
     axes.set_ylabel("mean Dice ± sd over seeds")
     axes.set_title(title)
@@ -47,3 +53,10 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
         axes.legend()
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def _widen(axes: Any) -> None:
+    low, high = axes.get_ylim()
+    missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
+    axes.ticklabel_format(axis="y", useOffset=False)

@@ -16,7 +16,7 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path) -> None:
                "--arms", "supervised,paper", "--budget", "bench.toml"]  # fmt: skip
     done = shell.pclauto(*command)
     assert "paper, labels 2: " in done.stdout
-    (folder,) = (shell.folder / "bench-work" / "benchmarks").iterdir()
+    folder = shell.folder / "bench-work" / "benchmarks" / "Dataset099_Phantom"
     runs = {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()}
     assert set(runs) == {"supervised_L2_s0.json", "paper_L2_s0.json"}
     assert {path.name for path in folder.iterdir()} == {

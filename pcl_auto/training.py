@@ -44,7 +44,8 @@ class TrainRequest:
     split_file: Path | None = None
     validation: int = 0
     seed: int = 0
-    recipe: str = "default"
+    # A name, the path of a TOML file, or the recipe itself.
+    recipe: str | Recipe = "default"
     epochs: int | None = None
     configuration: str | None = None
     device: str = "auto"
@@ -55,6 +56,8 @@ class TrainRequest:
     prepare_only: bool = False
     # The state after the supervised start: read if it is there, else written; for recipes that differ in the rounds.
     shared_start: Path | None = None
+    # Whether ``pclauto predict`` takes this model when none is named.
+    remember: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     plan = read_plan(data)
     split = apart_from_recorded(resolve_split(request, plan), data)
     check_inputs_unchanged(plan, split)
-    recipe = load_recipe(request.recipe)
+    recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
     joint = not request.supervised_only and bool(split.unlabeled)
@@ -221,7 +224,12 @@ def _input_digest(run: Run) -> str:
     return hashlib.sha256(json.dumps(stats, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def refuse_changes(recorded: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+def refuse_changes(
+    recorded: dict[str, Any],
+    wanted: dict[str, Any],
+    folder: Path,
+    fix: str = "repeat the settings it was started with, or start over with --restart",
+) -> None:
     """Make sure that a run folder holds the run that is wanted.
 
     Raises:
@@ -233,7 +241,7 @@ def refuse_changes(recorded: dict[str, Any], wanted: dict[str, Any], folder: Pat
             where=str(folder),
             expected=before,
             found=now,
-            fix="repeat the settings it was started with, or start over with --restart",
+            fix=fix,
         )
         for key, before, now in _differences(recorded, wanted)
     ]
@@ -310,7 +318,8 @@ def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: 
     if not run.finished:
         write_json(record_file, _record(wanted, device))
         _drive(run, device, listener, request.shared_start)
-    workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
+    if request.remember:
+        workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
 
 
 def _workers(request: TrainRequest, device: Any) -> int | None:

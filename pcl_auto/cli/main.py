@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pcl_auto import __version__
-from pcl_auto.cli import demo, evaluate, plan, predict, train
+from pcl_auto.cli import benchmark, demo, evaluate, plan, predict, train
 from pcl_auto.errors import PclautoError
 
 _EPILOG = (
@@ -37,6 +37,7 @@ app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("benchmark")(benchmark.benchmark)
 app.command("demo")(demo.demo)
 
 

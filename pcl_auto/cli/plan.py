@@ -63,7 +63,7 @@ def plan(
         place.raw.parent,
     ]
     root = find_task(task, folders)
-    memory_gb, memory_reason = _memory(gpu_memory_gb, planner)
+    memory_gb, memory_reason = memory_to_plan_for(gpu_memory_gb, planner)
     try:
         with counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener:
             outcome = plan_task(
@@ -86,7 +86,7 @@ def plan(
         _render(terminal, outcome, memory_reason, dry_run=dry_run)
 
 
-def _memory(asked: float | None, planner: str) -> tuple[float, str]:
+def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:
     """The memory to plan for, and why."""
     if asked is not None:
         return asked, "asked for"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.recipe import Recipe, from_dict
+from pcl_auto.recipe import Recipe, Schedule, from_dict
 
 # nnU-Net keeps keys of a configuration that it does not know.
 KEY = "pclauto"
@@ -57,3 +57,16 @@ def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSetti
         store=values["store"],
         deterministic=values["deterministic"],
     )
+
+
+def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of :meth:`RunSettings.as_dict` decides the state after the supervised start; how rounds divide does not."""
+    recipe, schedule = settings["recipe"], Schedule(**settings["recipe"]["schedule"])
+    return {
+        **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},
+        **{key: recipe[key] for key in ("optimizer", "batch", "network")},
+        "steps_per_epoch": schedule.steps_per_epoch,
+        "supervised_epochs": schedule.supervised_epochs,
+        # The learning rate decays over all of them.
+        "epochs": schedule.epochs,
+    }

@@ -28,7 +28,7 @@ from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.checkpoints import FINAL, FORMAT, LATEST, OWN_KEY, plain, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.features import unwrapped
 from pcl_auto.nnunet.precision import half_precision
-from pcl_auto.nnunet.settings import read_settings
+from pcl_auto.nnunet.settings import read_settings, start_settings
 from pcl_auto.recipe import Optimizer, Recipe
 from pcl_auto.run.events import EventLog
 from pcl_auto.run.memory import peak_memory_mb
@@ -336,10 +336,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             StateError: it was made with other settings.
         """
         own = read_checkpoint(file, self.device)[OWN_KEY]
-        before, now = own["settings"], self.settings.as_dict()
-        shared = ("schedule", "optimizer", "batch", "network")
-        differing = [key for key in ("seed", "split", "store", "deterministic") if before[key] != now[key]]
-        differing += [key for key in shared if before["recipe"][key] != now["recipe"][key]]
+        before, now = start_settings(own["settings"]), start_settings(self.settings.as_dict())
+        differing = [key for key in now if before[key] != now[key]]
         if differing:
             raise StateError(
                 Problem(

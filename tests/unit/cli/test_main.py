@@ -14,7 +14,7 @@ from pcl_auto import __version__, errors
 from pcl_auto.cli import main
 from pcl_auto.errors import PclautoError, Problem
 
-VERBS = ("plan", "train", "predict", "evaluate", "demo")
+VERBS = ("plan", "train", "predict", "evaluate", "benchmark", "demo")
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
 
@@ -100,6 +100,29 @@ def test_evaluate_of_what_is_not_there(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
+
+
+def test_benchmark_of_a_task_without_test_labels_lists_all_that_is_wrong(tmp_path: Path) -> None:
+    task = tmp_path / "Task05_Bad"
+    (task / "imagesTs").mkdir(parents=True)
+    (task / "dataset.json").write_text("{}")
+    done = pclauto(tmp_path, "benchmark", "Task05_Bad", "--labeled", "0,2", "--arms", "supervised,papr")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    wrong = ["not a number of labels", "no arm 'papr'", "no folder of test labels"]
+    lines = done.stderr.splitlines()
+    assert [line.startswith(f"error: {what}") for line, what in zip(lines, wrong, strict=True)] == [True] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["Task05_Bad"]
+
+
+def test_benchmark_of_a_missing_task(tmp_path: Path) -> None:
+    done = pclauto(tmp_path, "benchmark", "Task05_Prostate", "--labeled", "x")
+    assert done.returncode == 2
+    assert "no task 'Task05_Prostate'" in done.stderr
+    assert "not a number of labels" in done.stderr
+    assert pclauto(tmp_path, "benchmark").returncode == 4
+    assert pclauto(tmp_path, "benchmark", "--seeds", "0").returncode == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,77 @@
+"""The test cases of a benchmark: scans with labels that no training sees."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pcl_auto.errors import Problem, UsageError
+from pcl_auto.planning.plan import Plan
+from pcl_auto.predict import Scan, list_scans
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Test scans and the folder of their labels, which have their names."""
+
+    scans: tuple[Scan, ...]
+    labels: Path
+
+    def digest(self) -> str:
+        """One value for the scans that are scored and the labels that they are scored by."""
+        content = hashlib.sha256()
+        for scan in self.scans:
+            content.update(f"{scan.id} {[file.stat().st_size for file in scan.files]} ".encode())
+            content.update(_label(self.labels, scan.id).read_bytes())
+        return content.hexdigest()[:16]
+
+
+def _label(folder: Path, case: str) -> Path:
+    compressed = folder / f"{case}.nii.gz"
+    return compressed if compressed.is_file() else folder / f"{case}.nii"
+
+
+def folder_problems(images: Path, labels: Path) -> list[Problem]:
+    """Which of the two folders is not there."""
+    return [
+        Problem(f"no folder of test {what}", str(folder), f"name one with {option}")
+        for what, folder, option in (("images", images, "--test-images"), ("labels", labels, "--test"))
+        if not folder.is_dir()
+    ]
+
+
+def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | None, list[Problem]]:
+    """The scans in ``images`` with a label in ``labels``; scans without one are left out.
+
+    Problems are missing folders, labels without a scan, no label at all, and scans that the training pool has with
+    their labels.
+    """
+    problems = folder_problems(images, labels)
+    if problems:
+        return None, problems
+    try:
+        scans = {scan.id: scan for scan in list_scans([images], len(plan.dataset_json["channel_names"]))}
+    except UsageError as error:
+        return None, list(error.problems)
+    files = [file for file in sorted(labels.iterdir()) if not file.name.startswith(".")]
+    cases = [
+        file.name.removesuffix(".gz").removesuffix(".nii") for file in files if file.name.endswith((".nii", ".nii.gz"))
+    ]
+    if not cases:
+        problems.append(Problem("no test label", str(labels), "name another folder with --test", "files .nii.gz .nii"))
+    problems += [
+        Problem(f"test label {case!r} without a scan", str(images), "add the scan, or remove its label")
+        for case in cases
+        if case not in scans
+    ]
+    held_out = HeldOut(tuple(scans[case] for case in cases if case in scans), labels)
+    trained_on = {case.image.resolve() for case in plan.cases.values() if case.label is not None}
+    problems += [
+        Problem(
+            f"test scan {scan.id!r} is a labelled training case", str(images), "name other scans with --test-images"
+        )
+        for scan in held_out.scans
+        if trained_on & {file.resolve() for file in scan.files}
+    ]
+    return held_out, problems

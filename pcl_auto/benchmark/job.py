@@ -1,0 +1,90 @@
+"""One run of a benchmark: train, segment the test scans, score them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.benchmark.held_out import HeldOut
+from pcl_auto.benchmark.statistics import mean
+from pcl_auto.errors import DataError, Problem
+from pcl_auto.evaluate import CaseScore, evaluate
+from pcl_auto.predict import predict
+from pcl_auto.run.events import Listener
+from pcl_auto.run.workspace import Workspace
+from pcl_auto.training import TrainRequest, train
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run needs to know, in a process of its own."""
+
+    request: TrainRequest
+    workspace: Workspace
+    held_out: HeldOut
+    classes: dict[str, int]
+    mirroring: bool
+    masks: Path
+    """A folder for the masks while they are scored."""
+
+
+def do_job(job: Job, listener: Listener) -> dict[str, Any]:
+    """Train, segment and score; the scores by case, the cost and where the model lies.
+
+    The masks are removed once they are scored.
+
+    Raises:
+        DataError: a test scan or its label cannot be used.
+        PclautoError: see :func:`pcl_auto.training.train`.
+    """
+    run = train(job.request, job.workspace, listener)
+    files = [file for scan in job.held_out.scans for file in scan.files]
+    predictions = predict(
+        files,
+        job.masks,
+        run.model,
+        device=job.request.device,
+        mirroring=job.mirroring,
+        overwrite=True,
+        listener=listener,
+    )
+    failed = [entry for entry in predictions if entry.status == "failed"]
+    if failed:
+        fix = "repair the scan, or take it and its label out of the test folders"
+        raise DataError([Problem("test scan cannot be segmented", e.id, fix, found=e.error or "") for e in failed])
+    found = evaluate(job.masks, job.held_out.labels, classes=job.classes)
+    shutil.rmtree(job.masks)
+    with suppress(OSError):  # masks of a run that failed lie there too
+        job.masks.parent.rmdir()
+    cases = [case_entry(case) for case in found.cases]
+    return {
+        "mean": {metric: mean(case[metric] for case in cases) for metric in ("dice", "hd95_mm")},
+        "undefined": found.undefined,
+        **cost(run.folder / "events.jsonl"),
+        "model": str(run.model),
+        "split": run.split.as_dict(),
+        "cases": cases,
+    }
+
+
+def case_entry(case: CaseScore) -> dict[str, Any]:
+    """A case's means over its classes, and every class; NaN stands for a value that does not exist."""
+    per_class = {name: {"dice": case.dice[name], "hd95_mm": case.hd95_mm[name]} for name in case.dice}
+    return {
+        "id": case.id,
+        "dice": mean(case.dice.values()),
+        "hd95_mm": mean(case.hd95_mm.values()),
+        "per_class": per_class,
+    }
+
+
+def cost(events: Path) -> dict[str, float]:
+    """Seconds and memory of the training that ``events`` tells of, a shared start included; NaN if it does not."""
+    lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
+    last: dict[str, float] = next((line for line in map(json.loads, reversed(lines)) if line["event"] == "trained"), {})
+    return {key: last.get(key, math.nan) for key in ("seconds", "memory_mb")}

@@ -1,0 +1,62 @@
+"""``results.png``: mean Dice over the number of labels, one line per arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pcl_auto.benchmark.arms import ALL_LABELS
+from pcl_auto.benchmark.table import Row
+from pcl_auto.run.files import atomic_path
+
+# Dice that differ by less fill no axis: they look as close as they are.
+LEAST_SPAN = 0.1
+
+
+def draw(rows: Sequence[Row], title: str, target: Path) -> None:
+    """Draw ``rows`` into the PNG ``target``: error bars are standard deviations over seeds, all labels are dashed."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    numbers = sorted({row.labeled for row in rows if row.arm != ALL_LABELS})
+    # Numbers of labels are far apart at one end and close at the other: evenly spaced, named by what they are.
+    place = {number: index for index, number in enumerate(numbers)}
+    names = list(dict.fromkeys(row.arm for row in rows if row.arm != ALL_LABELS))
+    for index, name in enumerate(names):
+        line = [row for row in rows if row.arm == name]
+        # A little apart, so that bars of two arms do not cover one another.
+        shift = 0.03 * (index - (len(names) - 1) / 2)
+        axes.errorbar(
+            [place[row.labeled] + shift for row in line],
+            [row.dice.mean for row in line],
+            yerr=[0.0 if math.isnan(row.dice.sd) else row.dice.sd for row in line],
+            marker="o",
+            capsize=3,
+            label=name,
+        )
+    for row in rows:
+        if row.arm == ALL_LABELS:
+            axes.axhline(row.dice.mean, linestyle="--", color="gray", label=f"supervised, all {row.labeled} labels")
+    axes.set_xticks(list(place.values()), [str(number) for number in numbers])
+    axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
+    _widen(axes)
+    axes.set_xlabel("labelled cases")
+    axes.set_ylabel("mean Dice ± sd over seeds")
+    axes.set_title(title)
+    axes.grid(visible=True, alpha=0.3)
+    if rows:
+        axes.legend()
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _widen(axes: Any) -> None:
+    low, high = axes.get_ylim()
+    missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
+    axes.ticklabel_format(axis="y", useOffset=False)

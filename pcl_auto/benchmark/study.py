@@ -1,0 +1,280 @@
+"""``pclauto benchmark``: every arm with every number of labels and every seed, one run after the other, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.benchmark.apart import run_apart
+from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, Arm, load_budget, make_arms, parse_labeled
+from pcl_auto.benchmark.held_out import HeldOut, find_held_out
+from pcl_auto.benchmark.job import Job, do_job
+from pcl_auto.errors import Problem, UsageError
+from pcl_auto.nnunet.settings import start_settings
+from pcl_auto.planning.plan import Plan, read_plan
+from pcl_auto.recipe import Recipe
+from pcl_auto.run.events import Listener
+from pcl_auto.run.files import finite, read_json, write_json
+from pcl_auto.run.lock import sole_writer
+from pcl_auto.run.workspace import DatasetFolder, Workspace
+from pcl_auto.training import TrainRequest, refuse_changes
+
+SCHEMA_VERSION = 1
+DEFAULT_ARMS = f"{SUPERVISED},paper,default,{ALL_LABELS}"
+
+
+@dataclass(frozen=True)
+class BenchmarkRequest:
+    """What ``pclauto benchmark`` was asked for."""
+
+    labeled: str = "2"
+    seeds: int = 3
+    arms: str = DEFAULT_ARMS
+    budget: str = "quick"
+    epochs: int | None = None
+    test_labels: Path | None = None
+    test_images: Path | None = None
+    configuration: str | None = None
+    mirroring: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """One arm, one number of labelled cases, one seed."""
+
+    arm: Arm
+    labeled: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The run in names of files."""
+        return f"{self.arm.name}_L{self.labeled}_s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A benchmark as it will be or as it is: its runs in their order, its test cases, its folder."""
+
+    folder: Path
+    data: DatasetFolder
+    plan: Plan
+    configuration: str
+    budget: Recipe
+    arms: tuple[Arm, ...]
+    labeled: tuple[int, ...]
+    seeds: tuple[int, ...]
+    all_labels: int
+    held_out: HeldOut
+    mirroring: bool
+    device: str
+    workers: int | None
+
+    @property
+    def runs(self) -> list[BenchmarkRun]:
+        """By number of labels and seed, supervised first: a study that is cut short has whole comparisons.
+
+        All labels come after the first comparison, seed by seed.
+        """
+        with_all = [arm for arm in self.arms if arm.all_labels]
+        compared = sorted((arm for arm in self.arms if not arm.all_labels), key=lambda arm: arm.name != SUPERVISED)
+        numbers = self.labeled if compared else ()
+        runs = [BenchmarkRun(arm, number, seed) for number in numbers for seed in self.seeds for arm in compared]
+        first = len(self.seeds) * len(compared) if numbers else 0
+        ceiling = [BenchmarkRun(arm, self.all_labels, seed) for arm in with_all for seed in self.seeds]
+        return [*runs[:first], *ceiling, *runs[first:]]
+
+    def file(self, run: BenchmarkRun) -> Path:
+        """Where a finished run is on record."""
+        return self.folder / "runs" / f"{run.name}.json"
+
+    def settings(self, run: BenchmarkRun) -> dict[str, Any]:
+        """What makes a recorded run the one that is asked for."""
+        return {
+            "dataset": self.data.name,
+            "plan": _digest(self.plan.content),
+            "configuration": self.configuration,
+            "arm": run.arm.name,
+            "labeled": run.labeled,
+            "seed": run.seed,
+            "recipe": run.arm.recipe.as_dict(),
+            "supervised_only": run.arm.supervised_only,
+            "test": {"labels": str(self.held_out.labels), "digest": self.held_out.digest()},
+            "mirroring": self.mirroring,
+        }
+
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """The runs that are there, by name, in the order of :attr:`runs`.
+
+        Raises:
+            StateError: a run was made with other settings; every difference of every run.
+        """
+        found = {run.name: read_json(self.file(run)) for run in self.runs if self.file(run).is_file()}
+        wanted = {run.name: self.settings(run) for run in self.runs if run.name in found}
+        fix = "repeat the settings of this benchmark, or name another folder with --folder"
+        refuse_changes({name: entry["settings"] for name, entry in found.items()}, wanted, self.folder / "runs", fix)
+        return found
+
+    def shared_start(self, run: BenchmarkRun) -> Path | None:
+        """The supervised start that all arms of one number of labels and one seed go on from."""
+        if run.arm.all_labels:
+            return None
+        whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.seed, "split": "", "store": "", "deterministic": False}
+        digest = _digest([start_settings(whole), self.configuration, self.plan.content])
+        return self.folder / "starts" / f"L{run.labeled}_s{run.seed}_{digest}.pth"
+
+    def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
+        """What a run does."""
+        request = TrainRequest(
+            dataset=self.data.name,
+            labeled=None if run.arm.all_labels else run.labeled,
+            seed=run.seed,
+            recipe=run.arm.recipe,
+            configuration=self.configuration,
+            device=self.device,
+            workers=self.workers,
+            supervised_only=run.arm.supervised_only,
+            shared_start=self.shared_start(run),
+            remember=False,
+        )
+        classes = self.plan.dataset_json["labels"]
+        return Job(request, workspace, self.held_out, classes, self.mirroring, self.folder / "masks" / run.name)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def find_planned(name: str | None, workspace: Workspace) -> DatasetFolder | None:
+    """The planned data set that ``name`` means, also by its decathlon folder; None where it waits for its plan."""
+    planned = workspace.planned()
+    if name is None:
+        return workspace.dataset(None)
+    for data in planned:
+        if Path(name).is_dir() and read_plan(data).root.resolve() == Path(name).resolve():
+            return data
+    try:
+        return workspace.dataset(name) if planned else None
+    except UsageError:
+        return None
+
+
+def request_problems(request: BenchmarkRequest) -> list[Problem]:
+    """What is wrong with a request whatever the data set."""
+    return _settle(request)[3]
+
+
+def _settle(request: BenchmarkRequest) -> tuple[Recipe | None, list[Arm], list[int], list[Problem]]:
+    """Budget, arms and numbers of labels, and what is wrong with them."""
+    numbers, problems = parse_labeled(request.labeled)
+    names = [name.strip() for name in request.arms.split(",") if name.strip()]
+    try:
+        budget = load_budget(request.budget, request.epochs)
+    except UsageError as error:
+        # The arms' names are looked at all the same, under any budget.
+        return None, [], numbers, [*problems, *error.problems, *make_arms(names, Recipe("any"))[1]]
+    arms, wrong = make_arms(names, budget)
+    return budget, arms, numbers, [*problems, *wrong]
+
+
+def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Workspace) -> Study:
+    """Settle arms, runs, test cases and folder of a benchmark; nothing is written.
+
+    Raises:
+        UsageError: everything in the request that does not fit, all at once.
+    """
+    plan = read_plan(data)
+    budget, arms, numbers, problems = _settle(request)
+    problems += _label_problems(plan, arms, numbers)
+    images = request.test_images or plan.root / "imagesTs"
+    held_out, wrong = find_held_out(images, request.test_labels or plan.root / "labelsTs", plan)
+    problems += wrong
+    configuration = ""
+    try:
+        configuration = plan.configuration_named(request.configuration)
+    except UsageError as error:
+        problems += error.problems
+    if problems or budget is None or held_out is None:
+        raise UsageError(problems)
+    return Study(
+        folder=(request.folder or workspace.results.parent / "benchmarks" / data.name).resolve(),
+        data=data,
+        plan=plan,
+        configuration=configuration,
+        budget=budget,
+        arms=tuple(arms),
+        labeled=tuple(numbers),
+        seeds=tuple(range(request.seeds)),
+        all_labels=sum(case.label is not None for case in plan.cases.values()),
+        held_out=replace(held_out, labels=held_out.labels.resolve()),
+        mirroring=request.mirroring,
+        device=request.device,
+        workers=request.workers,
+    )
+
+
+def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int]) -> list[Problem]:
+    cases = plan.cases.values()
+    with_label = sum(case.label is not None for case in cases)
+    joint = any(not arm.supervised_only for arm in arms)
+    problems = []
+    for number in numbers:
+        if number > with_label:
+            problems.append(
+                Problem(
+                    "more labels than there are", "--labeled", "ask for fewer", f"1 to {with_label}", found=str(number)
+                )
+            )
+        elif number == len(cases) and joint:
+            fix = "ask for fewer labels, or for supervised arms alone"
+            problems.append(Problem(f"with {number} labels no case is unlabelled", "--labeled", fix))
+    return problems
+
+
+def run_study(
+    study: Study,
+    workspace: Workspace,
+    *,
+    say: Callable[[str], None],
+    listener: Listener,
+    work: Callable[[Job, Listener], dict[str, Any]] | None = None,
+    after_each: Callable[[dict[str, dict[str, Any]]], None] = lambda _found: None,
+) -> dict[str, dict[str, Any]]:
+    """Do every run that is not on record yet and return all of them by name.
+
+    Args:
+        study: what to run.
+        workspace: where its data set was planned.
+        say: takes a line about every run.
+        listener: takes the events of every run.
+        work: does a run; default: in a process of its own.
+        after_each: takes all runs on record, at first and after every new one.
+
+    Raises:
+        StateError: a run on record was made with other settings.
+        PclautoError: see :func:`pcl_auto.benchmark.job.do_job`.
+    """
+    work = work or (lambda job, listener: run_apart(do_job, job, listener))
+    with sole_writer(study.folder):
+        found = study.recorded()
+        after_each(found)
+        for index, run in enumerate(study.runs):
+            what = f"run {index + 1}/{len(study.runs)}  {run.arm.name}, labels {run.labeled}, seed {run.seed}"
+            if run.name in found:
+                say(f"{what}: done before")
+                continue
+            say(what)
+            outcome = work(study.job(run, workspace), listener)
+            content = {"schema_version": SCHEMA_VERSION, "settings": study.settings(run), **outcome}
+            write_json(study.file(run), finite(content))
+            found[run.name] = read_json(study.file(run))
+            found = {run.name: found[run.name] for run in study.runs if run.name in found}
+            after_each(found)
+    return found

@@ -1,0 +1,127 @@
+"""The results of a benchmark: one row per arm and number of labels, ``results.json`` and ``results.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED
+from pcl_auto.benchmark.statistics import MOST_P, Comparison, Scores, Spread, compare, least_p, mean, spread
+from pcl_auto.benchmark.study import SCHEMA_VERSION, Study
+
+Runs = Mapping[str, Mapping[str, Any]]
+COLUMNS = ("arm", "labeled", "seed", "case", "dice", "hd95_mm")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm with one number of labels, over the seeds that are there."""
+
+    arm: str
+    labeled: int
+    dice: Spread
+    hd95_mm: Spread
+    hd95_undefined: int
+    """Structures of cases without a HD95: in one of the two masks or in neither."""
+    seconds: float
+    memory_mb: float
+    comparison: Comparison | None
+
+    @property
+    def verdict(self) -> str:
+        """A line on whether the arm helped; empty where there is nothing to compare with."""
+        if self.comparison is None:
+            return ""
+        found = self.comparison
+        text = (
+            f"{self.arm}, labels {self.labeled}: {found.verdict}. Mean Dice {found.difference:+.3f} against "
+            f"supervised, better on {found.seeds_better} of {found.seeds} seeds, "
+            f"p {p_text(found.p)} over {found.cases} test cases"
+        )
+        if least_p(found.cases) >= MOST_P:
+            text += f" (so few cases cannot give less than {p_text(least_p(found.cases))}: no gain would count)"
+        return text
+
+
+def p_text(p: float) -> str:
+    """A p value as it is read."""
+    return "n/a" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def make_rows(study: Study, runs: Runs) -> list[Row]:
+    """The rows of the runs that are there: by number of labels and arm, all labels last."""
+    groups = {(run.arm.name, run.labeled): run.arm for run in study.runs if run.name in runs}
+    order = [arm.name for arm in study.arms]
+    keys = sorted(groups, key=lambda key: (groups[key].all_labels, key[1], order.index(key[0])))
+    return [_row(arm, labeled, study, runs) for arm, labeled in keys]
+
+
+def _row(arm: str, labeled: int, study: Study, runs: Runs) -> Row:
+    own = _entries(arm, labeled, runs)
+    comparison = None
+    if arm not in (SUPERVISED, ALL_LABELS):
+        ceiling = _scores(ALL_LABELS, study.all_labels, runs)
+        comparison = compare(_scores(arm, labeled, runs), _scores(SUPERVISED, labeled, runs), ceiling)
+    return Row(
+        arm=arm,
+        labeled=labeled,
+        dice=spread(_scores(arm, labeled, runs)),
+        hd95_mm=spread(_scores(arm, labeled, runs, "hd95_mm")),
+        hd95_undefined=sum(entry["undefined"]["hd95_mm"] for entry in own),
+        seconds=mean(_number(entry["seconds"]) for entry in own),
+        memory_mb=max(map(_number, (entry["memory_mb"] for entry in own)), default=math.nan),
+        comparison=comparison,
+    )
+
+
+def _entries(arm: str, labeled: int, runs: Runs) -> list[Mapping[str, Any]]:
+    wanted = {"arm": arm, "labeled": labeled}
+    return [entry for entry in runs.values() if {key: entry["settings"][key] for key in wanted} == wanted]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _scores(arm: str, labeled: int, runs: Runs, metric: str = "dice") -> Scores:
+    return {
+        entry["settings"]["seed"]: {case["id"]: _number(case[metric]) for case in entry["cases"]}
+        for entry in _entries(arm, labeled, runs)
+    }
+
+
+def as_csv(runs: Runs) -> str:
+    """One line per run and test case; a value that does not exist is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry in runs.values():
+        of_run = [entry["settings"][key] for key in ("arm", "labeled", "seed")]
+        writer.writerows([*of_run, case["id"], case["dice"], case["hd95_mm"]] for case in entry["cases"])
+    return text.getvalue()
+
+
+def as_json(study: Study, runs: Runs, rows: list[Row]) -> dict[str, Any]:
+    """Everything of a benchmark but the single cases, which lie with each run; NaN stands for no value."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": study.data.name,
+        "configuration": study.configuration,
+        "budget": study.budget.as_dict(),
+        "mirroring": study.mirroring,
+        "test_cases": [scan.id for scan in study.held_out.scans],
+        "runs_done": len(runs),
+        "runs_wanted": len(study.runs),
+        "rows": [{**asdict(row), "verdict": row.verdict} for row in rows],
+        "runs": [
+            {
+                **{key: entry["settings"][key] for key in ("arm", "labeled", "seed")},
+                **{key: entry[key] for key in ("mean", "undefined", "seconds", "memory_mb", "model")},
+            }
+            for entry in runs.values()
+        ],
+    }

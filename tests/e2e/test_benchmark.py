@@ -1,0 +1,44 @@
+"""A small benchmark from the data set to the verdict, and once more without training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from shell import Shell
+
+
+def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path) -> None:
+    # Rounds of which the paper's three make two: arms that differ in rounds share their start.
+    (shell.folder / "bench.toml").write_text('extends = "tiny.toml"\n[schedule]\nrounds = 4\nepochs_per_round = 1\n')
+    shell.pclauto("plan", task, "--workspace", "bench-work", "--gpu-memory-gb", "1")
+    command = ["benchmark", task, "--workspace", "bench-work", "--labeled", "2", "--seeds", "1", "--device", "cpu",
+               "--arms", "supervised,paper", "--budget", "bench.toml"]  # fmt: skip
+    done = shell.pclauto(*command)
+    assert "paper, labels 2: " in done.stdout
+    folder = shell.folder / "bench-work" / "benchmarks" / "Dataset099_Phantom"
+    runs = {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()}
+    assert set(runs) == {"supervised_L2_s0.json", "paper_L2_s0.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "runs", "starts", "results.json", "results.csv", "results.png",
+    }  # fmt: skip
+    (start,) = (folder / "starts").iterdir()
+    paper = json.loads((folder / "runs" / "paper_L2_s0.json").read_text())
+    supervised = json.loads((folder / "runs" / "supervised_L2_s0.json").read_text())
+    assert paper["settings"]["recipe"]["schedule"]["rounds"] == 2
+    assert paper["settings"]["recipe"]["mixing"]["copy_paste"] is False
+    events = (Path(paper["model"]) / "fold_all" / "events.jsonl").read_text()
+    assert str(start) in events
+    assert [events.count('"stage": "supervised"'), events.count('"stage": "round')] == [0, 4]
+    for run in (paper, supervised):
+        assert run["seconds"] > 0
+        assert run["memory_mb"] > 0
+        assert [0 <= case["dice"] <= 1 for case in run["cases"]] == [True, True]
+    # A model of a benchmark is not what `pclauto predict` takes when none is named.
+    assert "last_run" not in json.loads((shell.folder / "bench-work/nnUNet_preprocessed/pclauto.json").read_text())
+
+    again = shell.pclauto(*command, "--json")
+    assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
+    assert json.loads(again.stdout)["runs_done"] == 2
+    refused = shell.pclauto(*command, "--epochs", "7", code=4)
+    assert "recipe.schedule" in refused.stderr

@@ -1,0 +1,59 @@
+"""A planned toy task with test scans and labels; its files are a few bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pcl_auto.data.checks import image_stats
+from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
+from pcl_auto.run.workspace import DatasetFolder, Workspace
+
+
+def touch(file: Path, content: bytes = b"voxels") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    """Four labelled cases, one without a label, three test scans, two of them with labels."""
+    root = tmp_path / "Task05_Toy"
+    for case in "abcdu":
+        touch(root / "imagesTr" / f"{case}.nii.gz")
+    for case in "abcd":
+        touch(root / "labelsTr" / f"{case}.nii.gz")
+    for case in "xyz":
+        touch(root / "imagesTs" / f"{case}.nii.gz")
+    for case in "xy":
+        touch(root / "labelsTs" / f"{case}.nii.gz", case.encode())
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, task: Path) -> Workspace:
+    place = Workspace.at(tmp_path / "work", "test")
+    cases = {
+        case: {
+            "image": f"imagesTr/{case}.nii.gz",
+            "label": None if case == "u" else f"labelsTr/{case}.nii.gz",
+            "source": "training",
+            "shape": [5, 6, 7],
+            **image_stats(task / "imagesTr" / f"{case}.nii.gz"),
+        }
+        for case in "abcdu"
+    }
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "task": {"root": str(task), "name": "Toy", "number": 5},
+        "settings": PlanSettings().as_dict(),
+        "configuration": "3d_fullres",
+        "cases": cases,
+        "dataset_json": {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "organ": 1}},
+        "fingerprint": {},
+        "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
+    }
+    write_plan(DatasetFolder(place.preprocessed / "Dataset005_Toy"), content)
+    return place

@@ -1,0 +1,62 @@
+"""Work in a process of its own: its events, its result, its errors, its end."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from pcl_auto.benchmark.apart import run_apart
+from pcl_auto.errors import DataError, Problem, ResourceError
+from pcl_auto.run.events import Listener
+
+
+def double(job: int, listener: Listener) -> dict[str, int]:
+    for step in range(job):
+        listener("step", {"step": step})
+    return {"doubled": 2 * job, "process": os.getpid()}
+
+
+def refuse(job: str, _listener: Listener) -> None:
+    raise DataError([Problem(job, "here", "none"), Problem("second", "there", "none")])
+
+
+def fault(job: str, _listener: Listener) -> None:
+    raise ValueError(job)
+
+
+def vanish(job: int, _listener: Listener) -> None:
+    os._exit(job)
+
+
+def test_events_and_result_come_back_from_another_process() -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    found = run_apart(double, 3, lambda event, values: heard.append((event, values)))
+    assert found["doubled"] == 6
+    assert found["process"] != os.getpid()
+    assert heard == [("step", {"step": step}) for step in range(3)]
+
+
+def test_errors_of_ours_come_back_as_they_are() -> None:
+    with pytest.raises(DataError) as caught:
+        run_apart(refuse, "first", lambda _event, _values: None)
+    assert [problem.what for problem in caught.value.problems] == ["first", "second"]
+
+
+def test_a_fault_comes_back_with_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="ValueError: what"):
+        run_apart(fault, "what", lambda _event, _values: None)
+
+
+def test_a_process_that_is_gone() -> None:
+    with pytest.raises(ResourceError, match="exit code 3"):
+        run_apart(vanish, 3, lambda _event, _values: None)
+
+
+def test_whoever_interrupts_ends_the_process() -> None:
+    def interrupt(_event: str, _values: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_apart(double, 1, interrupt)

@@ -1,0 +1,103 @@
+"""Arms: what they share, what stays their own, and names that are none."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, fit_schedule, load_budget, make_arms, parse_labeled, within
+from pcl_auto.errors import UsageError
+from pcl_auto.recipe import Recipe, Schedule, from_dict, load_recipe
+
+BUDGET = load_recipe("quick")
+SHARED = {"schedule", "optimizer", "batch", "network"}
+
+
+@pytest.mark.parametrize("joint", range(1, 25))
+@pytest.mark.parametrize("wanted", [1, 2, 3, 5, 8, 100])
+def test_every_number_of_rounds_gets_as_many_epochs(joint: int, wanted: int) -> None:
+    budget = Schedule(steps_per_epoch=7, supervised_epochs=4, rounds=1, epochs_per_round=joint)
+    fitted = fit_schedule(budget, wanted)
+    assert fitted.epochs == budget.epochs
+    assert fitted.supervised_epochs == 4
+    assert fitted.steps_per_epoch == 7
+    # As many rounds as the arm has, or as few less as it takes for the rounds to be equal.
+    assert fitted.rounds == max(number for number in range(1, min(wanted, joint) + 1) if joint % number == 0)
+
+
+@pytest.mark.parametrize("name", ["paper", "default", "demo"])
+def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
+    recipe = load_recipe(name)
+    arm = within(recipe, BUDGET)
+    for field in fields(Recipe):
+        if field.name not in SHARED:
+            assert getattr(arm, field.name) == getattr(recipe, field.name)
+        elif field.name != "schedule":
+            assert getattr(arm, field.name) == getattr(BUDGET, field.name)
+    assert arm.schedule.epochs == BUDGET.schedule.epochs
+
+
+def test_a_scaled_budget_scales_every_arm() -> None:
+    arms, problems = make_arms([SUPERVISED, "paper", "default", ALL_LABELS], load_budget("quick", 24))
+    assert problems == []
+    assert {arm.recipe.schedule.epochs for arm in arms} == {24}
+    assert len({arm.recipe.schedule.supervised_epochs for arm in arms}) == 1
+    assert [(arm.supervised_only, arm.all_labels) for arm in arms] == [
+        (True, False), (False, False), (False, False), (True, True),
+    ]  # fmt: skip
+
+
+def test_too_few_epochs_for_the_budget() -> None:
+    with pytest.raises(UsageError, match="too few epochs"):
+        load_budget("quick", 2)
+
+
+def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
+    (supervised, paper, ceiling), _ = make_arms([SUPERVISED, "paper", ALL_LABELS], BUDGET)
+    (longer,), _ = make_arms(["paper"], load_budget("quick", 24))
+    assert from_dict(paper.recipe.as_dict()) == paper.recipe
+    assert paper.recipe.name.startswith("bench-paper-")
+    assert paper.recipe.name != longer.recipe.name
+    # With all labels on either side they are one training.
+    assert supervised.recipe == ceiling.recipe
+    # The baseline does not depend on the method of the recipe that the budget comes from.
+    other = replace(BUDGET, contrast=replace(BUDGET.contrast, weight=3.0))
+    assert make_arms([SUPERVISED], other)[0][0].recipe == supervised.recipe
+
+
+def test_an_arm_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "paper"\n[contrast]\nweight = 0.5\n')
+    (arm,), problems = make_arms([str(file)], BUDGET)
+    assert problems == []
+    assert arm.name == "mine"
+    assert arm.recipe.contrast.weight == 0.5
+
+
+def test_every_wrong_arm_is_listed(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[contrast]\nweight = -1\nnope = 1\n")
+    arms, problems = make_arms(["papr", "paper", "paper", str(broken), "other"], BUDGET)
+    assert [arm.name for arm in arms] == ["paper"]
+    found = [problem.what for problem in problems]
+    assert found == ["no arm 'papr'", "two arms called 'paper'", "value out of range", "unknown key", "no arm 'other'"]
+    assert SUPERVISED in problems[0].expected
+    assert "default" in problems[0].expected
+
+
+def test_no_arm_at_all() -> None:
+    assert [problem.what for problem in make_arms([], BUDGET)[1]] == ["no arm"]
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("1,2,8", [1, 2, 8]), ("8, 2,2", [2, 8]), ("3", [3])])
+def test_numbers_of_labels(text: str, numbers: list[int]) -> None:
+    assert parse_labeled(text) == (numbers, [])
+
+
+@pytest.mark.parametrize(("text", "wrong"), [("0,2", 1), ("a,-1,2", 2), ("", 1), ("1,,2", 1), ("1.5", 1), ("²", 1)])
+def test_what_is_no_number_of_labels(text: str, wrong: int) -> None:
+    problems = parse_labeled(text)[1]
+    assert len(problems) == wrong
+    assert all(problem.where == "--labeled" for problem in problems)

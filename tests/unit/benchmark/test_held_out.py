@@ -1,0 +1,56 @@
+"""Test cases: pairs of scan and label, none of them trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pcl_auto.benchmark.held_out import find_held_out
+from pcl_auto.planning.plan import Plan, read_plan
+from pcl_auto.run.workspace import Workspace
+
+
+def plan_of(workspace: Workspace) -> Plan:
+    return read_plan(workspace.dataset(None))
+
+
+def test_scans_with_labels_are_the_test_cases(task: Path, workspace: Workspace) -> None:
+    found, problems = find_held_out(task / "imagesTs", task / "labelsTs", plan_of(workspace))
+    assert problems == []
+    assert found is not None
+    assert [scan.id for scan in found.scans] == ["x", "y"]
+
+
+def test_another_label_is_another_test(task: Path, workspace: Workspace) -> None:
+    found, _ = find_held_out(task / "imagesTs", task / "labelsTs", plan_of(workspace))
+    assert found is not None
+    before = found.digest()
+    assert found.digest() == before
+    (task / "labelsTs" / "x.nii.gz").write_bytes(b"!")
+    assert found.digest() != before
+
+
+def test_folders_that_are_not_there(task: Path, workspace: Workspace) -> None:
+    found, problems = find_held_out(task / "nope", task / "neither", plan_of(workspace))
+    assert found is None
+    assert [problem.what for problem in problems] == ["no folder of test images", "no folder of test labels"]
+    assert "--test" in problems[1].fix
+
+
+def test_every_problem_is_listed(task: Path, workspace: Workspace) -> None:
+    (task / "labelsTs" / "w.nii.gz").write_bytes(b"")
+    (task / "labelsTs" / "._x.nii.gz").write_bytes(b"")
+    (task / "imagesTs" / "y.nii.gz").unlink()
+    (task / "imagesTs" / "y.nii.gz").symlink_to(task / "imagesTr" / "a.nii.gz")
+    problems = find_held_out(task / "imagesTs", task / "labelsTs", plan_of(workspace))[1]
+    assert [problem.what for problem in problems] == [
+        "test label 'w' without a scan",
+        "test scan 'y' is a labelled training case",
+    ]
+
+
+def test_no_label_at_all(task: Path, workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    problems = find_held_out(task / "imagesTs", tmp_path / "empty", plan_of(workspace))[1]
+    assert [problem.what for problem in problems] == ["no test label"]
+    problems = find_held_out(tmp_path / "empty", task / "labelsTs", plan_of(workspace))[1]
+    assert [problem.what for problem in problems] == ["no scan"]

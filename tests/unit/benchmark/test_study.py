@@ -1,0 +1,161 @@
+"""A study: its runs in their order, what it refuses, and that nothing is done twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcl_auto.benchmark.job import Job
+from pcl_auto.benchmark.study import (
+    BenchmarkRequest,
+    Study,
+    find_planned,
+    request_problems,
+    resolve_study,
+    run_study,
+)
+from pcl_auto.errors import StateError, UsageError
+from pcl_auto.run.events import Listener
+from pcl_auto.run.workspace import Workspace
+
+REQUEST = BenchmarkRequest(labeled="1,2", seeds=2, arms="paper,supervised,all-labels")
+
+
+def resolved(workspace: Workspace, request: BenchmarkRequest = REQUEST) -> Study:
+    return resolve_study(request, workspace.dataset(None), workspace)
+
+
+class Work:
+    """Stands in for training: notes the jobs, scores by arm."""
+
+    def __init__(self, fails_after: int = 1000) -> None:
+        self.jobs: list[Job] = []
+        self.fails_after = fails_after
+
+    def __call__(self, job: Job, _listener: Listener) -> dict[str, Any]:
+        if len(self.jobs) == self.fails_after:
+            raise KeyboardInterrupt
+        self.jobs.append(job)
+        dice = 0.5 if job.request.supervised_only else 0.6
+        return {
+            "mean": {"dice": dice, "hd95_mm": 2.0},
+            "undefined": {"dice": 0, "hd95_mm": 1},
+            "seconds": 60.0,
+            "memory_mb": float("nan"),
+            "model": "model",
+            "cases": [{"id": case, "dice": dice, "hd95_mm": 2.0} for case in "xy"],
+        }
+
+
+def run(study: Study, workspace: Workspace, work: Work) -> dict[str, Any]:
+    return run_study(study, workspace, say=lambda _text: None, listener=lambda _event, _values: None, work=work)
+
+
+def test_supervised_comes_first_and_all_labels_after_the_first_comparison(workspace: Workspace) -> None:
+    assert [run.name for run in resolved(workspace).runs] == [
+        "supervised_L1_s0", "paper_L1_s0", "supervised_L1_s1", "paper_L1_s1",
+        "all-labels_L4_s0", "all-labels_L4_s1",
+        "supervised_L2_s0", "paper_L2_s0", "supervised_L2_s1", "paper_L2_s1",
+    ]  # fmt: skip
+    only = resolved(workspace, replace(REQUEST, arms="all-labels"))
+    assert [run.name for run in only.runs] == ["all-labels_L4_s0", "all-labels_L4_s1"]
+
+
+def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspace) -> None:
+    study = resolved(workspace, replace(REQUEST, arms="supervised,paper,default,all-labels"))
+    starts: dict[tuple[int, int], set[Path | None]] = {}
+    for run in study.runs:
+        start = study.shared_start(run)
+        if run.arm.all_labels:
+            assert start is None
+        else:
+            starts.setdefault((run.labeled, run.seed), set()).add(start)
+    assert len(starts) == 4
+    assert all(len(group) == 1 for group in starts.values())
+    assert len(set.union(*starts.values())) == 4
+    longer = resolved(workspace, replace(REQUEST, epochs=24))
+    assert longer.shared_start(longer.runs[0]) not in set.union(*starts.values())
+
+
+def test_a_study_goes_on_where_it_stopped(workspace: Workspace) -> None:
+    study = resolved(workspace)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, workspace, Work(fails_after=3))
+    rest = Work()
+    found = run(study, workspace, rest)
+    assert list(found) == [run.name for run in study.runs]
+    assert len(rest.jobs) == len(study.runs) - 3
+    written = {file: file.stat().st_mtime_ns for file in (study.folder / "runs").iterdir()}
+    again = Work()
+    assert run(study, workspace, again) == found
+    assert again.jobs == []
+    assert {file: file.stat().st_mtime_ns for file in (study.folder / "runs").iterdir()} == written
+    # More labels and arms go into the same folder, and to their place among the runs.
+    more, request = Work(), replace(REQUEST, labeled="1,2,3")
+    wider = resolved(workspace, request)
+    assert list(run(wider, workspace, more)) == [planned.name for planned in wider.runs]
+    assert {job.request.labeled for job in more.jobs} == {3}
+
+
+def test_jobs_are_trainings_of_their_arm(workspace: Workspace) -> None:
+    study, work = resolved(workspace), Work()
+    run(study, workspace, work)
+    requests = [job.request for job in work.jobs]
+    assert [request.labeled for request in requests] == [1, 1, 1, 1, None, None, 2, 2, 2, 2]
+    assert [request.supervised_only for request in requests[:5]] == [True, False, True, False, True]
+    assert not any(request.remember for request in requests)
+    assert not any(job.mirroring for job in work.jobs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [({"epochs": 24}, "recipe.schedule"), ({"mirroring": True}, "mirroring"), ({"configuration": "2d"}, "configura")],
+)
+def test_runs_of_other_settings_are_refused(workspace: Workspace, changes: dict[str, Any], setting: str) -> None:
+    run(resolved(workspace), workspace, Work())
+    work = Work()
+    with pytest.raises(StateError, match=setting) as caught:
+        run(resolved(workspace, replace(REQUEST, **changes)), workspace, work)
+    assert work.jobs == []
+    assert all("--folder" in problem.fix for problem in caught.value.problems)
+
+
+def test_other_test_labels_are_refused(workspace: Workspace, task: Path) -> None:
+    run(resolved(workspace), workspace, Work())
+    (task / "labelsTs" / "x.nii.gz").write_bytes(b"other")
+    with pytest.raises(StateError, match=r"test\.digest"):
+        run(resolved(workspace), workspace, Work())
+
+
+def test_everything_wrong_is_said_at_once(workspace: Workspace, task: Path) -> None:
+    request = replace(REQUEST, labeled="0,2,5,9", arms="paper,nope", test_labels=task / "no", configuration="1d")
+    with pytest.raises(UsageError) as caught:
+        resolved(workspace, request)
+    assert [problem.what for problem in caught.value.problems] == [
+        "not a number of labels",
+        "no arm 'nope'",
+        "more labels than there are",
+        "more labels than there are",
+        "no folder of test labels",
+        "configuration '1d' was not planned for this data set",
+    ]
+
+
+def test_a_wrong_budget_does_not_hide_a_wrong_arm() -> None:
+    found = [problem.what for problem in request_problems(replace(REQUEST, budget="nope", arms="neither", labeled="x"))]
+    assert found == ["not a number of labels", "no recipe called 'nope'", "no arm 'neither'"]
+
+
+def test_data_sets_by_name_by_folder_and_not_planned(
+    workspace: Workspace, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (None, "Toy", "5", "Task05_Toy", str(task)):
+        found = find_planned(name, workspace)
+        assert found is not None
+        assert found.name == "Dataset005_Toy"
+    assert find_planned("Task06_Other", workspace) is None
+    assert find_planned("Task06_Other", Workspace.at(tmp_path / "empty", "test")) is None

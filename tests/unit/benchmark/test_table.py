@@ -1,0 +1,90 @@
+"""Rows, verdicts, CSV and JSON of a study, whole and cut short."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pcl_auto.benchmark.study import BenchmarkRequest, Study, resolve_study
+from pcl_auto.benchmark.table import as_csv, as_json, make_rows
+from pcl_auto.run.files import finite
+from pcl_auto.run.workspace import Workspace
+
+DICE = {"supervised": 0.5, "paper": 0.6, "all-labels": 0.9}
+
+
+@pytest.fixture
+def study(workspace: Workspace) -> Study:
+    request = BenchmarkRequest(labeled="1,2", seeds=2, arms="all-labels,paper,supervised")
+    return resolve_study(request, workspace.dataset(None), workspace)
+
+
+def entry(arm: str, labeled: int, seed: int, cases: int = 10) -> dict[str, Any]:
+    listed = [
+        {"id": f"case{i}", "dice": DICE[arm] + 0.001 * i * (arm == "paper"), "hd95_mm": None} for i in range(cases)
+    ]
+    return {
+        "settings": {"arm": arm, "labeled": labeled, "seed": seed},
+        "mean": {"dice": DICE[arm], "hd95_mm": None},
+        "undefined": {"dice": 0, "hd95_mm": cases},
+        "seconds": 60.0 * (seed + 1),
+        "memory_mb": None if seed else 100,
+        "model": "model",
+        "cases": listed,
+    }
+
+
+def everything(study: Study, cases: int = 10) -> dict[str, Any]:
+    return {run.name: entry(run.arm.name, run.labeled, run.seed, cases) for run in study.runs}
+
+
+def test_rows_of_a_whole_study(study: Study) -> None:
+    rows = make_rows(study, everything(study))
+    assert [(row.arm, row.labeled) for row in rows] == [
+        ("paper", 1), ("supervised", 1), ("paper", 2), ("supervised", 2), ("all-labels", 4),
+    ]  # fmt: skip
+    paper = rows[0]
+    assert paper.comparison is not None
+    assert paper.comparison.verdict == "helped"
+    assert paper.comparison.difference == pytest.approx(0.1045)
+    assert paper.comparison.gap_closed == pytest.approx(0.1045 / 0.4)
+    assert paper.seconds == 90
+    assert paper.memory_mb == 100
+    assert paper.hd95_undefined == 20
+    assert "paper, labels 1: helped. Mean Dice +0.10" in paper.verdict
+    assert "no gain would count" not in paper.verdict
+    assert [row.verdict for row in rows if row.arm != "paper"] == ["", "", ""]
+
+
+def test_few_test_cases_are_said_to_be_few(study: Study) -> None:
+    (row, *_) = make_rows(study, everything(study, cases=4))
+    assert "no clear difference" in row.verdict
+    assert "cannot give less than 0.125: no gain would count" in row.verdict
+
+
+def test_a_study_that_is_cut_short_shows_what_is_there(study: Study) -> None:
+    runs = everything(study)
+    assert make_rows(study, {}) == []
+    (alone,) = make_rows(study, {"paper_L1_s0": runs["paper_L1_s0"]})
+    assert alone.comparison is None
+    first = {name: runs[name] for name in ("supervised_L1_s0", "paper_L1_s0")}
+    paper = make_rows(study, first)[0]
+    assert paper.comparison is not None
+    assert paper.comparison.seeds == 1
+
+
+def test_csv_has_a_line_per_run_and_case(study: Study) -> None:
+    lines = as_csv(everything(study)).splitlines()
+    assert lines[0] == "arm,labeled,seed,case,dice,hd95_mm"
+    assert len(lines) == 1 + 10 * 10
+    assert lines[1] == "supervised,1,0,case0,0.5,"
+
+
+def test_results_are_json(study: Study) -> None:
+    runs = everything(study)
+    content = as_json(study, runs, make_rows(study, runs))
+    read = json.loads(json.dumps(finite(content), allow_nan=False))
+    assert read["runs_done"] == read["runs_wanted"] == 10
+    assert len(read["rows"][0]["comparison"]["per_seed"]) == 2

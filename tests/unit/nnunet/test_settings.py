@@ -1,0 +1,41 @@
+"""What decides a supervised start, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pcl_auto.nnunet.settings import RunSettings, start_settings
+from pcl_auto.recipe import Batch, Contrast, Optimizer, Recipe, Schedule
+
+SCHEDULE = Schedule(steps_per_epoch=10, supervised_epochs=4, rounds=4, epochs_per_round=3)
+RECIPE = Recipe("one", schedule=SCHEDULE)
+SETTINGS = RunSettings(RECIPE, seed=0, split="L2_s0", store="store", deterministic=False)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(RECIPE, name="two", contrast=Contrast(weight=9.0)),
+        replace(RECIPE, schedule=replace(SCHEDULE, rounds=2, epochs_per_round=6)),
+    ],
+)
+def test_recipes_that_differ_in_the_rounds_share_a_start(recipe: Recipe) -> None:
+    assert start_settings(replace(SETTINGS, recipe=recipe).as_dict()) == start_settings(SETTINGS.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (replace(SETTINGS, seed=1), "seed"),
+        (replace(SETTINGS, split="L3_s0"), "split"),
+        (replace(SETTINGS, recipe=replace(RECIPE, optimizer=Optimizer(learning_rate=1e-3))), "optimizer"),
+        (replace(SETTINGS, recipe=replace(RECIPE, batch=Batch(patches=8))), "batch"),
+        (replace(SETTINGS, recipe=replace(RECIPE, schedule=replace(SCHEDULE, rounds=5))), "epochs"),
+        (replace(SETTINGS, recipe=replace(RECIPE, schedule=replace(SCHEDULE, steps_per_epoch=9))), "steps_per_epoch"),
+    ],
+)
+def test_what_a_start_depends_on(settings: RunSettings, key: str) -> None:
+    before, now = start_settings(SETTINGS.as_dict()), start_settings(settings.as_dict())
+    assert [name for name in now if before[name] != now[name]] == [key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -13,6 +14,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 
 from pcl_auto.data import split as splits
+from pcl_auto.method.components import one_piece_classes
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
@@ -66,9 +68,12 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         self._open_streams(patches - unlabeled)
+        folder = pseudo_labels.round_folder(self.run_folder, round_number)
         self.dataloader_unlabeled = streams.same_augmentation(
             self.dataloader_train,
-            pseudo_labels.round_folder(self.run_folder, round_number).cases,
+            folder.cases,
+            # From the ledger, so that a resumed run uses the same ones.
+            pseudo_labels.used_cases(folder),
             unlabeled,
             self.oversample_foreground_percent,
             self.label_manager,
@@ -171,6 +176,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             folder,
             patch_voxels=patch,
             classes=foreground,
+            one_piece=self._one_piece_classes(),
             progress=lambda done, total: self._notify("pseudo_label", round=round_number, done=done, total=total),
         )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
@@ -184,6 +190,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             self._labeled_volumes_ml(names),
             classes=names,
             voxel_ml=self._voxel_ml(),
+            judgement=self.recipe.judgement,
         )
         self.events.emit("pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(names)))
 
@@ -224,9 +231,19 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             spacing.append(self.plans_manager.plans["original_median_spacing_after_transp"][0])
         return float(np.prod(spacing)) / 1000
 
-    def _labeled_volumes_ml(self, classes: dict[str, int]) -> dict[str, np.ndarray]:
+    def _labeled_maps(self) -> Iterator[np.ndarray]:
+        """Label maps (z, y, x) of the labelled cases, one at a time."""
         labeled = self.data.labeled_view(self.settings.split, self.configuration_name)
-        maps = [pseudo_labels.read_labels(labeled, case) for case in self.split.labeled]
+        return (pseudo_labels.read_labels(labeled, case) for case in self.split.labeled)
+
+    def _one_piece_classes(self) -> list[int]:
+        """The classes of which a pseudo-label keeps one component: learned from the labelled cases."""
+        if not self.recipe.judgement.largest_component:
+            return []
+        return one_piece_classes(self._labeled_maps(), self.label_manager.foreground_labels)
+
+    def _labeled_volumes_ml(self, classes: dict[str, int]) -> dict[str, np.ndarray]:
+        maps = list(self._labeled_maps())
         return {
             name: np.array([np.count_nonzero(labels == value) for labels in maps]) * self._voxel_ml()
             for name, value in classes.items()

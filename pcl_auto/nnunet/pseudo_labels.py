@@ -14,8 +14,10 @@ import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from pcl_auto.method.judgement import LedgerRow, judge
+from pcl_auto.method.components import keep_largest
+from pcl_auto.method.judgement import LedgerRow, drop_outside, judge
 from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
+from pcl_auto.recipe import Judgement
 from pcl_auto.run.files import link_relative, staging_folder, write_text
 
 # Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
@@ -57,14 +59,19 @@ def predict_round(
     *,
     patch_voxels: tuple[int, ...],
     classes: Sequence[int],
+    one_piece: Sequence[int],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept."""
+    """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept.
+
+    Of the classes ``one_piece`` only the largest connected component stays.
+    """
     images = nnUNetDatasetBlosc2(str(store), list(cases))
     for index, case in enumerate(cases):
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
-            labels = segment(torch.from_numpy(data[:])).argmax(0).cpu().numpy().astype(np.int16)[None]
+            labels = segment(torch.from_numpy(data[:])).argmax(0).cpu().numpy().astype(np.int16)
+            labels = keep_largest(labels, one_piece)[None]
             # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
             labels[(labels == 0) & (region[:] < 0)] = -1
             properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, list(classes))
@@ -90,6 +97,7 @@ def keep_ledger(
     *,
     classes: dict[str, int],
     voxel_ml: float,
+    judgement: Judgement,
 ) -> list[LedgerRow]:
     """Judge the round's pseudo-labels against the labelled cases and the last round, and write the ledger."""
     rows = [
@@ -100,9 +108,12 @@ def keep_ledger(
             labeled,
             classes=classes,
             voxel_ml=voxel_ml,
+            margin=judgement.range_margin,
         )
         for case in cases
     ]
+    if judgement.drop_outside_range:
+        rows = drop_outside(rows)
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(rows[0].as_dict()) if rows else ["case"], lineterminator="\n")
     writer.writeheader()
@@ -111,12 +122,21 @@ def keep_ledger(
     return rows
 
 
+def used_cases(folder: RoundFolder) -> list[str]:
+    """The cases that the round trains on, as its ledger has them."""
+    with folder.ledger.open(encoding="utf-8", newline="") as table:
+        return [row["case"] for row in csv.DictReader(table) if row["used"] == "1"]
+
+
 def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]:
     """What a round's ledger says in a few numbers."""
     changes = [row.change_dice for row in rows if row.change_dice is not None]
     return {
         "cases": len(rows),
-        "outside_labeled_range": sum(bool(row.remarks) for row in rows),
+        "used": sum(row.used for row in rows),
+        # All lie outside, and some are used nevertheless.
+        "kept_nearest": any(not row.used for row in rows) and all(row.outside != (0, 0.0) for row in rows),
+        "outside_labeled_range": sum(row.outside != (0, 0.0) for row in rows),
         "dice_to_last_round": float(np.mean(changes)) if changes else None,
         "vanished": [name for name in classes if rows and all(row.volumes_ml[name] == 0 for row in rows)],
     }

@@ -116,7 +116,7 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is made of the judgement of pseudo-labels against the labelled cases."""
+    """What is made of the judgement of pseudo-labels against the labelled cases, and of a round against the last."""
 
     # Leave out of a round the pseudo-labels with a class volume beyond the labelled range, or without a class that
     # every labelled case has.
@@ -125,6 +125,10 @@ class Judgement:
     range_margin: float = _setting(2.0, 1.0, 1000.0)
     # Keep one connected component of every class that is in one piece in all labelled cases.
     largest_component: bool = False
+    # Roll back a round that the network comes out of collapsed.
+    guard: bool = True
+    # With validation cases: a collapse is a fall of their Dice in a round by more than this.
+    validation_drop: float = _setting(0.1, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def round_folder(run: Path, number: int) -> RoundFolder:
     return RoundFolder(run / "pseudo_labels" / f"round_{number}")
 
 
+def last_check_folder(run: Path) -> RoundFolder:
+    """What the network that came out of the last round makes of a few unlabelled cases."""
+    return RoundFolder(run / "pseudo_labels" / "last_check")
+
+
 def predict_round(
     segment: Segmenter,
     cases: Sequence[str],
@@ -95,7 +101,7 @@ def keep_ledger(
     cases: Sequence[str],
     labeled: dict[str, np.ndarray],
     *,
-    classes: dict[str, int],
+    classes: Mapping[str, int],
     voxel_ml: float,
     judgement: Judgement,
 ) -> list[LedgerRow]:
@@ -114,18 +120,38 @@ def keep_ledger(
     ]
     if judgement.drop_outside_range:
         rows = drop_outside(rows)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0].as_dict()) if rows else ["case"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.as_dict() for row in rows)
-    write_text(folder.ledger, table.getvalue())
+    _write_ledger(folder, [row.as_dict() for row in rows])
     return rows
+
+
+def _write_ledger(folder: RoundFolder, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]) if rows else ["case"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder.ledger, table.getvalue())
+
+
+def _read_ledger(folder: RoundFolder) -> list[dict[str, str]]:
+    with folder.ledger.open(encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
 
 
 def used_cases(folder: RoundFolder) -> list[str]:
     """The cases that the round trains on, as its ledger has them."""
-    with folder.ledger.open(encoding="utf-8", newline="") as table:
-        return [row["case"] for row in csv.DictReader(table) if row["used"] == "1"]
+    return [row["case"] for row in _read_ledger(folder) if row["used"] == "1"]
+
+
+def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Volume of each class in each case, as the ledger has them, in millilitres."""
+    names = list(classes)
+    return {row["case"]: {name: float(row[f"volume_ml_{name}"]) for name in names} for row in _read_ledger(folder)}
+
+
+def discard(folder: RoundFolder) -> None:
+    """Take the pseudo-labels of a rolled-back round out of use; the ledger stays, as a record."""
+    _write_ledger(folder, [{**row, "used": 0, "remarks": "rolled back"} for row in _read_ledger(folder)])
+    shutil.rmtree(folder.cases, ignore_errors=True)
 
 
 def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]:

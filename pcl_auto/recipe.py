@@ -115,6 +115,23 @@ class PseudoLabels:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What is made of the judgement of pseudo-labels against the labelled cases, and of a round against the last."""
+
+    # Leave out of a round the pseudo-labels with a class volume beyond the labelled range, or without a class that
+    # every labelled case has.
+    drop_outside_range: bool = False
+    # The range: from the smallest labelled volume divided by this to the largest times this.
+    range_margin: float = _setting(2.0, 1.0, 1000.0)
+    # Keep one connected component of every class that is in one piece in all labelled cases.
+    largest_component: bool = False
+    # Roll back a round that the network comes out of collapsed.
+    guard: bool = True
+    # With validation cases: a collapse is a fall of their Dice in a round by more than this.
+    validation_drop: float = _setting(0.1, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Mixing:
     """Bidirectional copy-paste between the labelled and the unlabelled patches of a joint step."""
 
@@ -142,6 +159,7 @@ class Recipe:
     network: Network = Network()
     contrast: Contrast = Contrast()
     pseudo_labels: PseudoLabels = PseudoLabels()
+    judgement: Judgement = Judgement()
     mixing: Mixing = Mixing()
     teacher: Teacher = Teacher()
 

@@ -107,14 +107,24 @@ class TrainingProgress:
             self._bar.update(self._task, description=f"round {round}", note=f"pseudo-labels {done}/{total}")
 
     def _on_pseudo_labels(self, round: int, cases: int, **rest: Any) -> None:  # noqa: A002
-        text = f"round {round}: {cases} cases pseudo-labelled"
+        text = f"round {round}: {rest['used']} pseudo-labels used, {cases - rest['used']} dropped"
         if rest["dice_to_last_round"] is not None:
             text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
         if rest["outside_labeled_range"]:
             text += f"; {rest['outside_labeled_range']} with volumes unlike the labelled cases' (see ledger.csv)"
         self.terminal.say(text)
+        if rest["kept_nearest"]:
+            self.terminal.say(f"warning: no volume is like the labelled cases': the nearest {rest['used']} are used")
         for name in rest["vanished"]:
             self.terminal.say(f"warning: class {name} is in no pseudo-label of round {round}")
+
+    def _on_last_check(self, cases: int, dice_to_last_round: float, **_rest: Any) -> None:
+        self.terminal.say(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")
+
+    def _on_rolled_back(self, round: int, reasons: list[str], back_to_epoch: int, **rest: Any) -> None:  # noqa: A002
+        self.terminal.say(f"warning: round {round} ended in a collapse and is rolled back: {'; '.join(reasons)}")
+        then = "training ends with these" if rest["training_ends"] else "the next round tries again from these"
+        self.terminal.say(f"the weights are again those of epoch {back_to_epoch}; {then}")
 
     def _on_resumed(self, epoch: int) -> None:
         self.terminal.say(f"going on after epoch {epoch}")

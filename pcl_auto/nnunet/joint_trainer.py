@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
@@ -15,11 +16,15 @@ from torch import Tensor, autocast, nn
 from pcl_auto.data import split as splits
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
+from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import pseudo_labels, streams
+from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.precision import half_precision
+from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.teacher import Teacher
 from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised, scales
 from pcl_auto.rounds import joint_rounds, self_train
@@ -46,6 +51,14 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.split = splits.from_dict(read_json(self.data.split_file(self.settings.split)))
         self.store = self.data.store(self.settings.store)
         self.dataloader_unlabeled: Any = None
+        self.round_guard = RoundGuard(self.run_folder, self.recipe)
+        foreground = self.label_manager.foreground_labels
+        self.labeled = LabeledCases(
+            self.data.labeled_view(self.settings.split, self.configuration_name),
+            self.split.labeled,
+            {name: value for name, value in self.dataset_json["labels"].items() if value in foreground},
+            stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
+        )
 
     def learn(self) -> None:
         """The supervised start, then the rounds.
@@ -55,7 +68,14 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         for ahead in joint_rounds(self.recipe.schedule):
             if ahead.first_epoch > self.epoch:
                 shutil.rmtree(pseudo_labels.round_folder(self.run_folder, ahead.number).path, ignore_errors=True)
+        if self.epoch < self.recipe.schedule.epochs:
+            shutil.rmtree(pseudo_labels.last_check_folder(self.run_folder).path, ignore_errors=True)
         self_train(self, self.recipe.schedule)
+
+    def on_train_end(self) -> None:
+        """Write the model; there is no way back from it."""
+        self.round_guard.forget_starts()
+        super().on_train_end()
 
     # --- step two (Eq. 2) -------------------------------------------------------------------------------------
 
@@ -63,12 +83,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
         if self.teacher is not None and self.epoch == self.recipe.schedule.supervised_epochs:
             self.teacher.restart(unwrapped(self.network))
+        if self._guards and self.epoch == self.round_guard.rounds[round_number].first_epoch:
+            self.round_guard.keep_start(round_number, self._parts())
         patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         self._open_streams(patches - unlabeled)
+        folder = self.round_guard.labels_of(round_number)
         self.dataloader_unlabeled = streams.same_augmentation(
             self.dataloader_train,
-            pseudo_labels.round_folder(self.run_folder, round_number).cases,
+            folder.cases,
+            # From the ledger, so that a resumed run uses the same ones.
+            pseudo_labels.used_cases(folder),
             unlabeled,
             self.oversample_foreground_percent,
             self.label_manager,
@@ -158,42 +183,53 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         The network is that of the last checkpoint: what an interrupted try has finished is what it would be again.
         """
         folder = pseudo_labels.round_folder(self.run_folder, round_number)
-        if folder.complete:
-            return
+        if not folder.complete:
+            network = self.network if self.teacher is None or round_number == 1 else self.teacher.network
+            rows = self._segment_unlabeled(network, round_number, folder, self.split.unlabeled)
+            facts = pseudo_labels.summary(rows, list(self.labeled.classes))
+            self.events.emit("pseudo_labels", round=round_number, **facts)
+
+    def _segment_unlabeled(
+        self, network: nn.Module, round_number: int, folder: pseudo_labels.RoundFolder, cases: Sequence[str]
+    ) -> list[LedgerRow]:
+        """Segment ``cases`` as the start of round ``round_number`` does and judge the result."""
         started = monotonic()
         self._close_streams()
         patch = tuple(self.configuration_manager.patch_size)
-        foreground = list(self.label_manager.foreground_labels)
+        judgement, classes, last = self.recipe.judgement, self.labeled.classes, self.recipe.schedule.rounds
+        if round_number > last:  # nothing is trained on these
+            judgement = replace(judgement, drop_outside_range=False)
         pseudo_labels.predict_round(
-            self._segmenter(round_number),
-            self.split.unlabeled,
+            self._segmenter(network),
+            cases,
             self.store,
             folder,
             patch_voxels=patch,
-            classes=foreground,
-            progress=lambda done, total: self._notify("pseudo_label", round=round_number, done=done, total=total),
+            classes=list(classes.values()),
+            one_piece=self.labeled.one_piece() if judgement.largest_component else [],
+            progress=lambda done, total: self._notify(
+                "pseudo_label", round=min(round_number, last), done=done, total=total
+            ),
         )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         self.seconds += monotonic() - started
-        names = {name: value for name, value in self.dataset_json["labels"].items() if value in foreground}
-        previous = pseudo_labels.round_folder(self.run_folder, round_number - 1) if round_number > 1 else None
-        rows = pseudo_labels.keep_ledger(
+        return pseudo_labels.keep_ledger(
             folder,
-            previous,
-            self.split.unlabeled,
-            self._labeled_volumes_ml(names),
-            classes=names,
-            voxel_ml=self._voxel_ml(),
+            self.round_guard.labels_of(round_number - 1) if round_number > 1 else None,
+            cases,
+            self.labeled.volumes_ml(),
+            classes=classes,
+            voxel_ml=self.labeled.voxel_ml,
+            judgement=judgement,
         )
-        self.events.emit("pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(names)))
 
     def _notify(self, event: str, **values: Any) -> None:
         """Tell a listener what is too frequent to put on record."""
         if self.events.listener is not None:
             self.events.listener(event, values)
 
-    def _segmenter(self, round_number: int) -> pseudo_labels.Segmenter:
-        """nnU-Net's sliding window over the network of the moment, not compiled: its outputs change shape here."""
+    def _segmenter(self, network: nn.Module) -> pseudo_labels.Segmenter:
+        """nnU-Net's sliding window over ``network``, not compiled: its outputs change shape here."""
         self.set_deep_supervision_enabled(False)
         predictor = nnUNetPredictor(
             use_mirroring=self.recipe.pseudo_labels.mirroring,
@@ -202,7 +238,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             allow_tqdm=False,
         )
         predictor.manual_initialization(
-            unwrapped(self.network) if self.teacher is None or round_number == 1 else self.teacher.network,
+            unwrapped(network),
             self.plans_manager,
             self.configuration_manager,
             None,
@@ -217,20 +253,53 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         return segment
 
-    def _voxel_ml(self) -> float:
-        """Volume of a stored voxel in millilitres; in 2D the planned slice distance stands in for each case's own."""
-        spacing = list(self.configuration_manager.spacing)
-        if len(spacing) == 2:
-            spacing.append(self.plans_manager.plans["original_median_spacing_after_transp"][0])
-        return float(np.prod(spacing)) / 1000
+    # --- the guard --------------------------------------------------------------------------------------------
 
-    def _labeled_volumes_ml(self, classes: dict[str, int]) -> dict[str, np.ndarray]:
-        labeled = self.data.labeled_view(self.settings.split, self.configuration_name)
-        maps = [pseudo_labels.read_labels(labeled, case) for case in self.split.labeled]
-        return {
-            name: np.array([np.count_nonzero(labels == value) for labels in maps]) * self._voxel_ml()
-            for name, value in classes.items()
+    @property
+    def _guards(self) -> bool:
+        return self.recipe.judgement.guard and not self.disable_checkpointing
+
+    def withstood(self, round_number: int) -> bool:
+        """Roll back round ``round_number``, just finished, if it ended in a collapse; whether to train on."""
+        guard = self.round_guard
+        if self._guards and guard.undecided(round_number):
+            if round_number == self.recipe.schedule.rounds and not guard.labels_after(round_number).complete:
+                self._check_last_round(round_number)
+            dice = self.logger.get_value("mean_fg_dice", step=None) if self.has_validation else None
+            reasons = guard.reasons(round_number, self.labeled.volumes_ml(), dice)
+            if reasons:
+                self._roll_back(round_number, reasons)
+        if round_number in guard.collapsed:
+            pseudo_labels.discard(guard.labels_after(round_number))
+        return guard.goes_on
+
+    def _check_last_round(self, round_number: int) -> None:
+        """No round follows whose pseudo-labels would show a collapse: segment a few cases."""
+        cases = sorted(self.split.unlabeled)[:CASES_OF_LAST_CHECK]
+        folder = self.round_guard.labels_after(round_number)
+        rows = self._segment_unlabeled(self.network, round_number + 1, folder, cases)
+        self.events.emit("last_check", **pseudo_labels.summary(rows, list(self.labeled.classes)))
+
+    def _roll_back(self, round_number: int, reasons: list[str]) -> None:
+        """Return to the start of the round; epochs count on, so that every run is as long as its recipe says."""
+        facts = self.round_guard.roll_back(round_number, self._parts(), self.device)
+        # On record before the checkpoint: what is interrupted here is decided, and put on record, again.
+        self.events.emit("rolled_back", round=round_number, epoch=self.epoch, reasons=reasons, **facts)
+        self.current_epoch -= 1  # save_checkpoint counts the current epoch as finished, and it was counted
+        self.save_checkpoint(str(self.run_folder / LATEST))
+        self.current_epoch += 1
+
+    def _parts(self) -> dict[str, Any]:
+        """What training changes and a roll-back restores; under ``network_weights`` as in every checkpoint."""
+        parts = {
+            "network_weights": unwrapped(self.network),
+            "optimizer": self.optimizer,
+            "head": self.head,
+            "head_optimizer": self.head_optimizer,
+            "teacher": self.teacher,
+            "grad_scaler": self.grad_scaler,
         }
+        return {name: part for name, part in parts.items() if part is not None}
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -241,6 +310,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             "head": self.head.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "collapsed": list(self.round_guard.collapsed),
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
@@ -250,6 +320,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.head_optimizer.load_state_dict(state["head_optimizer"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
+        self.round_guard.collapsed = list(state.get("collapsed", ()))
 
 
 def _patches(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from pcl_auto.method.judgement import LedgerRow, judge
+from pcl_auto.method.components import keep_largest
+from pcl_auto.method.judgement import LedgerRow, drop_outside, judge
 from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
+from pcl_auto.recipe import Judgement
 from pcl_auto.run.files import link_relative, staging_folder, write_text
 
 # Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
@@ -49,6 +52,11 @@ def round_folder(run: Path, number: int) -> RoundFolder:
     return RoundFolder(run / "pseudo_labels" / f"round_{number}")
 
 
+def last_check_folder(run: Path) -> RoundFolder:
+    """What the network that came out of the last round makes of a few unlabelled cases."""
+    return RoundFolder(run / "pseudo_labels" / "last_check")
+
+
 def predict_round(
     segment: Segmenter,
     cases: Sequence[str],
@@ -57,14 +65,19 @@ def predict_round(
     *,
     patch_voxels: tuple[int, ...],
     classes: Sequence[int],
+    one_piece: Sequence[int],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept."""
+    """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept.
+
+    Of the classes ``one_piece`` only the largest connected component stays.
+    """
     images = nnUNetDatasetBlosc2(str(store), list(cases))
     for index, case in enumerate(cases):
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
-            labels = segment(torch.from_numpy(data[:])).argmax(0).cpu().numpy().astype(np.int16)[None]
+            labels = segment(torch.from_numpy(data[:])).argmax(0).cpu().numpy().astype(np.int16)
+            labels = keep_largest(labels, one_piece)[None]
             # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
             labels[(labels == 0) & (region[:] < 0)] = -1
             properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, list(classes))
@@ -88,8 +101,9 @@ def keep_ledger(
     cases: Sequence[str],
     labeled: dict[str, np.ndarray],
     *,
-    classes: dict[str, int],
+    classes: Mapping[str, int],
     voxel_ml: float,
+    judgement: Judgement,
 ) -> list[LedgerRow]:
     """Judge the round's pseudo-labels against the labelled cases and the last round, and write the ledger."""
     rows = [
@@ -100,15 +114,44 @@ def keep_ledger(
             labeled,
             classes=classes,
             voxel_ml=voxel_ml,
+            margin=judgement.range_margin,
         )
         for case in cases
     ]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0].as_dict()) if rows else ["case"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.as_dict() for row in rows)
-    write_text(folder.ledger, table.getvalue())
+    if judgement.drop_outside_range:
+        rows = drop_outside(rows)
+    _write_ledger(folder, [row.as_dict() for row in rows])
     return rows
+
+
+def _write_ledger(folder: RoundFolder, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]) if rows else ["case"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder.ledger, table.getvalue())
+
+
+def _read_ledger(folder: RoundFolder) -> list[dict[str, str]]:
+    with folder.ledger.open(encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def used_cases(folder: RoundFolder) -> list[str]:
+    """The cases that the round trains on, as its ledger has them."""
+    return [row["case"] for row in _read_ledger(folder) if row["used"] == "1"]
+
+
+def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Volume of each class in each case, as the ledger has them, in millilitres."""
+    names = list(classes)
+    return {row["case"]: {name: float(row[f"volume_ml_{name}"]) for name in names} for row in _read_ledger(folder)}
+
+
+def discard(folder: RoundFolder) -> None:
+    """Take the pseudo-labels of a rolled-back round out of use; the ledger stays, as a record."""
+    _write_ledger(folder, [{**row, "used": 0, "remarks": "rolled back"} for row in _read_ledger(folder)])
+    shutil.rmtree(folder.cases, ignore_errors=True)
 
 
 def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]:
@@ -116,7 +159,10 @@ def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]
     changes = [row.change_dice for row in rows if row.change_dice is not None]
     return {
         "cases": len(rows),
-        "outside_labeled_range": sum(bool(row.remarks) for row in rows),
+        "used": sum(row.used for row in rows),
+        # All lie outside, and some are used nevertheless.
+        "kept_nearest": any(not row.used for row in rows) and all(row.outside != (0, 0.0) for row in rows),
+        "outside_labeled_range": sum(row.outside != (0, 0.0) for row in rows),
         "dice_to_last_round": float(np.mean(changes)) if changes else None,
         "vanished": [name for name in classes if rows and all(row.volumes_ml[name] == 0 for row in rows)],
     }

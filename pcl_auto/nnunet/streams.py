@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,21 @@ def loader_of(stream: Any) -> nnUNetDataLoader:
 
 
 def same_augmentation(
-    stream: Any, folder: Path, patches: int, oversample_foreground: float, label_manager: Any, *, pin_memory: bool
+    stream: Any,
+    folder: Path,
+    cases: Sequence[str],
+    patches: int,
+    oversample_foreground: float,
+    label_manager: Any,
+    *,
+    pin_memory: bool,
 ) -> Any:
-    """A stream of ``patches`` from the cases in ``folder``, cut and augmented as those of ``stream``."""
+    """A stream of ``patches`` from ``cases`` in ``folder``, cut and augmented as those of ``stream``."""
     model = loader_of(stream)
     # A loader turns 2D patches into slices of depth one and would do it again.
     first = 1 if model.patch_size_was_2d else 0
     loader = nnUNetDataLoader(
-        nnUNetDatasetBlosc2(str(folder)),
+        nnUNetDatasetBlosc2(str(folder), list(cases)),
         patches,
         model.patch_size[first:],
         model.final_patch_size[first:],

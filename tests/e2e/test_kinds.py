@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,20 @@ def test_validation_cases_choose_the_model(shell: Shell, fuller_task: Path, tmp_
     content = torch.load(Path(trained["model"]) / "fold_all" / "checkpoint_final.pth", weights_only=True)
     for name, best in content["pclauto"]["best_weights"].items():
         assert torch.equal(content["network_weights"][name], best)
+
+
+def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
+    strict = "[judgement]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\n"
+    (shell.folder / "strict.toml").write_text((shell.folder / "tiny.toml").read_text() + strict)
+    trained, events = run(shell, task, tmp_path / "work", "--recipe", "strict.toml")
+    labels = Path(trained["model"]) / "fold_all" / "pseudo_labels"
+    said = {event["round"]: event for event in events if event["event"] == "pseudo_labels"}
+    for number in (1, 2):
+        with (labels / f"round_{number}" / "ledger.csv").open(newline="") as table:
+            rows = list(csv.DictReader(table))
+        assert said[number]["cases"] == len(rows) == 4
+        assert 1 <= said[number]["used"] <= 4
+        rolled_back = rows[0]["remarks"] == "rolled back"
+        assert sum(row["used"] == "1" for row in rows) == (0 if rolled_back else said[number]["used"])
+        assert all("dropped" in row["remarks"] for row in rows if row["used"] == "0" and not rolled_back)
+    assert len([event for event in events if event["event"] == "epoch"]) == 6

@@ -13,11 +13,14 @@ FRESH = [
     "epoch 1 supervised",
     "epoch 2 supervised",
     "pseudo-label 1",
+    "round 0 withstood",
     "epoch 3 round 1",
     "epoch 4 round 1",
     "pseudo-label 2",
+    "round 1 withstood",
     "epoch 5 round 2",
     "epoch 6 round 2",
+    "round 2 withstood",
 ]
 
 
@@ -28,7 +31,9 @@ class Stopped(Exception):
 class Diary:
     """A learner that notes what it does, and is stopped before ``stop_at``."""
 
-    def __init__(self, epoch: int = 0, stop_at: int | None = None) -> None:
+    def __init__(self, epoch: int = 0, stop_at: int | None = None, collapses: tuple[int, ...] = ()) -> None:
+        self.collapses = collapses
+        self.rolled_back = 0
         self.epoch = epoch
         self.stop_at = stop_at
         self.notes: list[str] = []
@@ -46,6 +51,12 @@ class Diary:
     def pseudo_label(self, round_number: int) -> None:
         self.notes.append(f"pseudo-label {round_number}")
 
+    def withstood(self, round_number: int) -> bool:
+        collapsed = round_number in self.collapses
+        self.rolled_back += collapsed
+        self.notes.append(f"round {round_number} {'rolled back' if collapsed else 'withstood'}")
+        return self.rolled_back < 2
+
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
         self._train(until_epoch, f"round {round_number}")
 
@@ -62,10 +73,32 @@ def test_a_fresh_run() -> None:
     assert learner.epoch == SCHEDULE.epochs
 
 
-def test_a_finished_run_does_nothing() -> None:
+def test_a_finished_run_only_looks_back() -> None:
     learner = Diary(epoch=SCHEDULE.epochs)
     self_train(learner, SCHEDULE)
-    assert learner.notes == []
+    assert learner.notes == ["round 2 withstood"]
+
+
+def test_after_a_collapse_the_next_round_is_a_second_try() -> None:
+    learner = Diary(collapses=(1,))
+    self_train(learner, SCHEDULE)
+    assert learner.notes == [note.replace("round 1 withstood", "round 1 rolled back") for note in FRESH]
+
+
+def test_after_a_second_collapse_training_ends() -> None:
+    learner = Diary(collapses=(1, 2))
+    self_train(learner, Schedule(supervised_epochs=1, rounds=4, epochs_per_round=1))
+    assert learner.notes == [
+        "epoch 0 supervised",
+        "pseudo-label 1",
+        "round 0 withstood",
+        "epoch 1 round 1",
+        "pseudo-label 2",
+        "round 1 rolled back",
+        "epoch 2 round 2",
+        "pseudo-label 3",
+        "round 2 rolled back",
+    ]
 
 
 @pytest.mark.parametrize("epoch", range(SCHEDULE.epochs))
@@ -89,4 +122,8 @@ def test_a_resumed_run_opens_unfinished_rounds_alone(epoch: int) -> None:
     for number in (1, 2):
         epochs = [index for index, note in enumerate(learner.notes) if note.endswith(f"round {number}")]
         if epochs:
-            assert learner.notes.index(f"pseudo-label {number}") == epochs[0] - 1
+            assert learner.notes.index(f"pseudo-label {number}") < epochs[0]
+            # A round that was begun before is not judged again.
+            begun = joint_rounds(SCHEDULE)
+            fresh = [joint.first_epoch >= epoch for joint in begun if joint.number == number] == [True]
+            assert (f"round {number - 1} withstood" in learner.notes) == fresh

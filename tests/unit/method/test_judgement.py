@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pcl_auto.method.judgement import LedgerRow, judge, mean_dice
+from pcl_auto.method.judgement import LedgerRow, drop_outside, judge, mean_dice
 
 CLASSES = {"core": 1, "rim": 2}
 LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.0])}
@@ -23,7 +24,9 @@ def labels(core: int, rim: int) -> np.ndarray:
 
 def row(core: int, rim: int, last: np.ndarray | None = None, **options: Any) -> LedgerRow:
     known = options.pop("labeled_ml", LABELED_ML)
-    return judge("case", labels(core, rim), last, known, classes=CLASSES, voxel_ml=0.5)
+    return judge(
+        "case", labels(core, rim), last, known, classes=CLASSES, voxel_ml=0.5, margin=options.pop("margin", 2.0)
+    )
 
 
 def slow_dice(first: np.ndarray, second: np.ndarray, value: int) -> float | None:
@@ -94,9 +97,63 @@ def test_a_row_as_it_stands_in_the_ledger() -> None:
         "case": "case",
         "volume_ml_core": 0.0,
         "volume_ml_rim": 10.0,
+        "components_core": 0,
+        "components_rim": 1,
         "dice_to_last_round": 1.0,
         "used": 1,
         "remarks": "core is absent; rim has 10 ml, labelled cases 1 to 1",
     }
     assert row(6, 2).as_dict()["dice_to_last_round"] == ""
     assert list(row(6, 2).as_dict()) == list(row(0, 0, last=labels(1, 1)).as_dict())
+
+
+@pytest.mark.parametrize(("core", "rim", "outside"), [
+    (6, 2, (0, 0.0)),
+    (1, 2, (0, 1.0)),  # 0.5 ml, a doubling below 1 ml
+    (32, 2, (0, 1.0)),  # 16 ml, a doubling above 8 ml
+    (0, 2, (1, 0.0)),
+    (0, 16, (1, 2.0)),
+    (0, 0, (2, 0.0)),
+])  # fmt: skip
+def test_distance_from_the_labelled_range_is_in_doublings(core: int, rim: int, outside: tuple[int, float]) -> None:
+    assert row(core, rim).outside == pytest.approx(outside)
+
+
+def test_the_margin_widens_the_range() -> None:
+    assert row(1, 2, margin=4.0).remarks == ()
+    assert row(2, 2, margin=1.0).outside == (0, 1.0)
+
+
+def test_a_class_that_no_labelled_case_holds_is_outside_from_its_first_voxel() -> None:
+    known = {"core": np.array([0.0, 0.0]), "rim": np.array([1.0])}
+    assert row(1, 2, labeled_ml=known).outside == (0, 1.0)
+    assert row(2, 2, labeled_ml=known).outside == (0, 2.0)
+
+
+def rows(*sizes: tuple[int, int]) -> list[LedgerRow]:
+    return [replace(row(*size), case=f"case{number}") for number, size in enumerate(sizes)]
+
+
+def test_what_is_outside_is_dropped_and_says_why() -> None:
+    judged = drop_outside(rows((6, 2), (0, 2), (17, 2), (2, 2)))
+    assert [entry.used for entry in judged] == [True, False, False, True]
+    assert judged[1].remarks == ("core is absent", "dropped: outside the labelled range")
+    assert judged[0] == rows((6, 2))[0]
+    assert [entry.as_dict()["used"] for entry in judged] == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, 1), (3, 1), (7, 1), (8, 2), (9, 2)])
+def test_where_all_are_outside_the_nearest_quarter_stays(count: int, kept: int) -> None:
+    # The nearest last: a lone absent class is farther than any volume, two are farther still.
+    sizes = [(0, 0), (0, 2), (60, 2), (50, 2), (40, 2), (30, 2), (20, 2), (19, 2), (18, 2)][-count:]
+    judged = drop_outside(rows(*sizes))
+    assert [entry.used for entry in judged] == [False] * (count - kept) + [True] * kept
+    assert judged[-1].remarks[-1] == "kept: all are outside, it is among the nearest"
+
+
+def test_an_absent_class_is_farther_than_any_volume() -> None:
+    assert [entry.used for entry in drop_outside(rows((0, 0), (0, 2), (64, 0), (0, 2)))] == [False, True, False, False]
+
+
+def test_a_round_without_cases_drops_none() -> None:
+    assert drop_outside([]) == []

@@ -1,0 +1,43 @@
+"""What the labelled cases of a split show of anatomy: volumes, and which classes are in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcl_auto.method.components import one_piece_classes
+from pcl_auto.nnunet.pseudo_labels import read_labels
+
+
+def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> float:
+    """Volume of a stored voxel in millilitres; in 2D the planned slice distance stands in for each case's own."""
+    spacing = [*spacing_mm]
+    if len(spacing) == 2:
+        spacing.append(plans["original_median_spacing_after_transp"][0])
+    return float(np.prod(spacing)) / 1000
+
+
+@dataclass(frozen=True)
+class LabeledCases:
+    """The stored labels of ``cases`` in ``folder``; ``classes``: foreground, name to value."""
+
+    folder: Path
+    cases: Sequence[str]
+    classes: Mapping[str, int]
+    voxel_ml: float
+
+    def volumes_ml(self) -> dict[str, np.ndarray]:
+        """Volume of each class in each case, shape (cases,), in millilitres."""
+        counts = np.array([[np.count_nonzero(labels == v) for v in self.classes.values()] for labels in self._maps()])
+        return {name: counts[:, index] * self.voxel_ml for index, name in enumerate(self.classes)}
+
+    def one_piece(self) -> list[int]:
+        """The classes that are one connected component in every case."""
+        return one_piece_classes(self._maps(), list(self.classes.values()))
+
+    def _maps(self) -> Iterator[np.ndarray]:
+        return (read_labels(self.folder, case) for case in self.cases)

@@ -1,0 +1,206 @@
+"""A network that comes out of a round collapsed: rolled back, on record, and the same again after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shell import Shell
+
+# Trains as `pclauto` does, but for weights that become zero at the end of rounds, a segmenter that finds every class
+# as long as they are not, and a process that ends where the test wants it.
+DRIVER = """
+import hashlib, json, os, sys
+import torch
+from pcl_auto.nnunet import joint_trainer, pseudo_labels
+from pcl_auto.nnunet.round_guard import RoundGuard
+
+rounds, die, *arguments = sys.argv[1:]
+collapsing = [int(number) for number in rounds.split(",") if number]
+trainer = joint_trainer.nnUNetTrainerPCL
+
+def digest(parts):
+    whole = hashlib.sha256()
+    for name in ("network_weights", "head", "teacher"):
+        state = parts[name].state_dict()
+        for value in (state["network"] if name == "teacher" else state).values():
+            whole.update(value.numpy().tobytes())
+    whole.update(str([s["exp_avg"].sum().item() for s in parts["optimizer"].state_dict()["state"].values()]).encode())
+    return whole.hexdigest()
+
+def validate(self, plain=trainer._validate):
+    ends = [entry.last_epoch for entry in self.round_guard.rounds.values() if entry.number in collapsing]
+    if self.epoch + 1 in ends:
+        for network in (self.network, self.teacher.network):
+            for parameter in network.parameters():
+                parameter.data.zero_()
+    plain(self)
+
+def segmenter(self, network):
+    self.set_deep_supervision_enabled(False)
+    alive = any(parameter.any() for parameter in network.parameters())
+    heads = self.label_manager.num_segmentation_heads
+    def segment(image):
+        logits = torch.zeros(heads, *image.shape[1:])
+        logits[0] = 0.5
+        for value in range(1, heads if alive else 1):
+            logits[value, :, value::heads] = 1
+        return logits
+    return segment
+
+def note(**facts):
+    with open(os.environ["NOTES"], "a") as handle:
+        handle.write(json.dumps(facts) + chr(10))
+
+def keep_start(self, number, parts, plain=RoundGuard.keep_start):
+    plain(self, number, parts)
+    note(kept=number, digest=digest(parts))
+
+def roll_back(self, number, parts, device, plain=RoundGuard.roll_back):
+    note(collapsed=number, digest=digest(parts))
+    facts = plain(self, number, parts, device)
+    note(restored=number, digest=digest(parts))
+    return facts
+
+def before_checkpoint(self, name, plain=trainer.save_checkpoint):
+    if die == "before" and self.round_guard.collapsed:
+        os._exit(9)
+    plain(self, name)
+
+def discard(folder, plain=pseudo_labels.discard):
+    if die == "after":
+        os._exit(9)
+    plain(folder)
+
+trainer._validate, trainer._segmenter, trainer.save_checkpoint = validate, segmenter, before_checkpoint
+RoundGuard.keep_start, RoundGuard.roll_back, pseudo_labels.discard = keep_start, roll_back, discard
+sys.argv = ["pclauto", *arguments]
+from pcl_auto.cli.main import run
+run()
+"""
+
+
+def train(shell: Shell, workspace: Path, collapsing: str, die: str = "", *, recipe: str = "tiny.toml") -> Any:
+    return shell.python(
+        "-c", DRIVER, collapsing, die, "train", "--workspace", workspace, "--recipe", shell.folder / recipe,
+        "--device", "cpu", "--deterministic", NOTES=workspace / "notes.jsonl",
+    )  # fmt: skip
+
+
+def run_folder(workspace: Path) -> Path:
+    (found,) = (workspace / "nnUNet_results").glob("Dataset*/nnUNetTrainerPCL__*/fold_all")
+    return found
+
+
+def events(workspace: Path, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (run_folder(workspace) / "events.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
+def notes(workspace: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workspace / "notes.jsonl").read_text().splitlines()]
+
+
+def ledgers(workspace: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in run_folder(workspace).rglob("ledger.csv")}
+
+
+def final(workspace: Path) -> dict[str, bytes]:
+    content = torch.load(run_folder(workspace) / "checkpoint_final.pth", weights_only=True)
+    return {name: value.numpy().tobytes() for name, value in content["network_weights"].items()}
+
+
+@pytest.fixture(scope="module")
+def planned(shell: Shell, task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("collapse") / "planned"
+    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def rolled_back(shell: Shell, planned: Path) -> Path:
+    """A run whose first round collapsed."""
+    workspace = Path(shutil.copytree(planned, planned.parent / "rolled_back", symlinks=True))
+    done = train(shell, workspace, "1")
+    assert done.returncode == 0, done.stderr
+    assert "warning: round 1 ended in a collapse and is rolled back" in done.stderr
+    assert "vanished everywhere" in done.stderr
+    assert "the weights are again those of epoch 2; the next round tries again" in done.stderr
+    return workspace
+
+
+def test_a_collapsed_round_is_rolled_back(rolled_back: Path) -> None:
+    (event,) = events(rolled_back, "rolled_back")
+    assert (event["round"], event["epoch"], event["back_to_epoch"], event["training_ends"]) == (1, 4, 2, False)
+    assert all("has vanished everywhere" in reason for reason in event["reasons"])
+    kept, collapsed, restored, kept_again = notes(rolled_back)
+    assert kept["digest"] != collapsed["digest"]
+    assert kept["digest"] == restored["digest"] == kept_again["digest"]
+    assert (kept["kept"], kept_again["kept"]) == (1, 2)
+
+
+def test_after_a_roll_back_training_is_as_long_as_ever(rolled_back: Path) -> None:
+    assert [event["epoch"] for event in events(rolled_back, "epoch")] == [1, 2, 3, 4, 5, 6]
+    found = ledgers(rolled_back)
+    assert set(found) == {"round_1", "round_2", "last_check"}
+    assert found["round_2"].count("0,rolled back\n") == 4
+    run = run_folder(rolled_back)
+    assert not (run / "pseudo_labels" / "round_2" / "cases").exists()
+    assert not list(run.glob("*_start.pth"))
+    assert any(any(value) for value in final(rolled_back).values())
+
+
+@pytest.mark.parametrize("die", ["before", "after"])
+def test_a_run_killed_at_its_roll_back_ends_as_one_that_was_not(
+    shell: Shell, planned: Path, rolled_back: Path, tmp_path: Path, die: str
+) -> None:
+    workspace = Path(shutil.copytree(planned, tmp_path / "killed", symlinks=True))
+    assert train(shell, workspace, "1", die).returncode == 9
+    done = train(shell, workspace, "1")
+    assert done.returncode == 0, done.stderr
+    # Killed before the checkpoint it decides, and says, the same again.
+    said = [event["reasons"] for event in events(workspace, "rolled_back")]
+    assert said == [events(rolled_back, "rolled_back")[0]["reasons"]] * (2 if die == "before" else 1)
+    assert final(workspace) == final(rolled_back)
+    assert ledgers(workspace) == ledgers(rolled_back)
+
+
+def test_the_last_round_is_checked_and_a_second_collapse_ends_the_training(
+    shell: Shell, planned: Path, tmp_path: Path
+) -> None:
+    workspace = Path(shutil.copytree(planned, tmp_path / "twice", symlinks=True))
+    longer = (shell.folder / "tiny.toml").read_text().replace("rounds = 2", "rounds = 4")
+    (shell.folder / "longer.toml").write_text(longer.replace("epochs_per_round = 2", "epochs_per_round = 1"))
+    done = train(shell, workspace, "2,3", recipe="longer.toml")
+    assert done.returncode == 0, done.stderr
+    first, second = events(workspace, "rolled_back")
+    assert (first["round"], first["back_to_epoch"], first["training_ends"]) == (2, 3, False)
+    assert (second["round"], second["back_to_epoch"], second["training_ends"]) == (3, 3, True)
+    assert len(events(workspace, "epoch")) == 5  # of 6
+    digests = {note["digest"] for note in notes(workspace) if note.get("kept") in (2, 3) or "restored" in note}
+    assert len(digests) == 1
+    assert any(any(value) for value in final(workspace).values())
+
+
+def test_a_collapse_in_the_last_round_is_noticed(shell: Shell, planned: Path, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(planned, tmp_path / "last", symlinks=True))
+    done = train(shell, workspace, "2")
+    assert done.returncode == 0, done.stderr
+    (event,) = events(workspace, "rolled_back")
+    assert (event["round"], event["back_to_epoch"], event["training_ends"]) == (2, 4, True)
+    assert any(any(value) for value in final(workspace).values())
+
+
+def test_without_the_guard_nothing_is_kept_or_rolled_back(shell: Shell, planned: Path, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(planned, tmp_path / "off", symlinks=True))
+    (shell.folder / "off.toml").write_text((shell.folder / "tiny.toml").read_text() + "[judgement]\nguard = false\n")
+    done = train(shell, workspace, "2", recipe="off.toml")
+    assert done.returncode == 0, done.stderr
+    assert events(workspace, "rolled_back") == []
+    assert not (workspace / "notes.jsonl").exists()
+    assert "last_check" not in ledgers(workspace)
+    assert not any(any(value) for value in final(workspace).values())

@@ -1,0 +1,58 @@
+"""What a training says of its rounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pcl_auto.cli.progress import TrainingProgress
+from pcl_auto.cli.terminal import Terminal
+
+LABELS: dict[str, Any] = {
+    "round": 2,
+    "cases": 10,
+    "used": 8,
+    "kept_nearest": False,
+    "dice_to_last_round": 0.9174,
+    "outside_labeled_range": 3,
+    "vanished": [],
+}
+
+
+def said(capfd: pytest.CaptureFixture[str], event: str, **values: Any) -> list[str]:
+    TrainingProgress(Terminal())(event, values)
+    return capfd.readouterr().err.splitlines()
+
+
+def test_a_round_says_in_a_line_what_its_pseudo_labels_are(capfd: pytest.CaptureFixture[str]) -> None:
+    (line,) = said(capfd, "pseudo_labels", **LABELS)
+    assert line.startswith("round 2: 8 pseudo-labels used, 2 dropped, Dice 0.917 to the last round's; 3 with volumes")
+    first = {**LABELS, "round": 1, "used": 10, "dice_to_last_round": None, "outside_labeled_range": 0}
+    assert said(capfd, "pseudo_labels", **first) == ["round 1: 10 pseudo-labels used, 0 dropped"]
+
+
+def test_what_is_wrong_with_pseudo_labels_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = said(capfd, "pseudo_labels", **{**LABELS, "used": 2, "kept_nearest": True, "vanished": ["core"]})
+    assert lines[1:] == [
+        "warning: no volume is like the labelled cases': the nearest 2 are used",
+        "warning: class core is in no pseudo-label of round 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "then"), [(False, "the next round tries again from these"), (True, "training ends with these")]
+)
+def test_a_roll_back_is_plain(capfd: pytest.CaptureFixture[str], ends: bool, then: str) -> None:
+    lines = said(
+        capfd, "rolled_back", round=1, epoch=4, reasons=["a has vanished", "b too"], back_to_epoch=2, training_ends=ends
+    )
+    assert lines == [
+        "warning: round 1 ended in a collapse and is rolled back: a has vanished; b too",
+        f"the weights are again those of epoch 2; {then}",
+    ]
+
+
+def test_the_last_check_has_its_line(capfd: pytest.CaptureFixture[str]) -> None:
+    rest = {key: value for key, value in LABELS.items() if key != "round"}
+    assert said(capfd, "last_check", **rest) == ["last check: 10 cases, Dice 0.917 to the last round's"]

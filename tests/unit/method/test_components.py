@@ -1,0 +1,84 @@
+"""Connected components against a flood fill, voxel by voxel."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from pcl_auto.method.components import component_counts, component_sizes, keep_largest, one_piece_classes
+
+
+def flood(mask: np.ndarray) -> list[set[tuple[int, ...]]]:
+    """The components of a mask as sets of voxels, in the order of their first voxel; corners connect."""
+    left = {tuple(map(int, index)) for index in np.argwhere(mask)}
+    found = []
+    for start in sorted(left):
+        if start not in left:
+            continue
+        left.remove(start)
+        piece, front = {start}, [start]
+        while front:
+            here = front.pop()
+            for step in itertools.product((-1, 0, 1), repeat=mask.ndim):
+                there = tuple(a + b for a, b in zip(here, step, strict=True))
+                if there in left:
+                    left.remove(there)
+                    piece.add(there)
+                    front.append(there)
+        found.append(piece)
+    return found
+
+
+def random_labels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice([0, 0, 0, 0, 0, 0, 1, 2, -1], size=(4, 6, 7))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_components_are_those_of_a_flood_fill(seed: int) -> None:
+    labels = random_labels(seed)
+    assert sorted(component_sizes(labels == 1)) == sorted(len(piece) for piece in flood(labels == 1))
+    assert component_counts(labels, {"a": 1, "b": 2}) == {"a": len(flood(labels == 1)), "b": len(flood(labels == 2))}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_largest_component_stays(seed: int) -> None:
+    labels = random_labels(seed)
+    before = labels.copy()
+    kept = keep_largest(labels, [1])
+    pieces = flood(labels == 1)
+    largest = max(pieces, key=len)
+    expected = labels.copy()
+    for piece in pieces:
+        if piece is not largest:
+            expected[tuple(np.array(sorted(piece)).T)] = 0
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_nothing_to_keep() -> None:
+    labels = random_labels(0)
+    np.testing.assert_array_equal(keep_largest(labels, []), labels)
+    np.testing.assert_array_equal(keep_largest(labels, [9]), labels)
+    assert len(component_sizes(np.zeros((2, 3, 4), dtype=bool))) == 0
+
+
+def line(*pieces: int) -> np.ndarray:
+    """A label map in which class 1 has pieces of so many voxels, class 2 is one piece and class 3 is absent."""
+    row = [value for piece in pieces for value in [*[1] * piece, 0]]
+    return np.array([[row, [2] * len(row)]]).transpose(0, 2, 1)[:, :, [0, 0, 1]] * np.array([1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected"),
+    [
+        ([line(5)], [1, 2]),
+        ([line(5), line(3, 3)], [2]),
+        ([line(99, 1)], [1, 2]),
+        ([line(98, 1)], [2]),
+        ([line(5), np.zeros((2, 2, 2))], []),
+    ],
+)
+def test_classes_in_one_piece_are_learned_from_every_case(maps: list[np.ndarray], expected: list[int]) -> None:
+    assert one_piece_classes(maps, [1, 2, 3]) == expected

@@ -1,0 +1,37 @@
+"""What labelled cases show: volumes, and classes in one piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+
+from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_voxel_ml
+from pcl_auto.nnunet.store import case_files, save_label
+
+SHAPE = (2, 4, 6)
+
+
+def labeled(folder: Path, *maps: np.ndarray) -> LabeledCases:
+    cases = [f"case{number}" for number in range(len(maps))]
+    for case, values in zip(cases, maps, strict=True):
+        blosc2.asarray(np.zeros((1, *SHAPE), dtype=np.float32), urlpath=str(case_files(folder, case)[0]))
+        save_label(folder, case, values[None].astype(np.int16), {}, SHAPE)
+    return LabeledCases(folder, cases, {"a": 1, "b": 2}, voxel_ml=0.5)
+
+
+def test_volumes_and_pieces(tmp_path: Path) -> None:
+    first, second = np.full(SHAPE, -1), np.zeros(SHAPE)
+    first[0, 0], second[1, 3] = [1, 1, 0, 2, 2, 2], [1, 0, 2, 0, 2, -1]
+    cases = labeled(tmp_path, first, second)
+    volumes = cases.volumes_ml()
+    assert {name: values.tolist() for name, values in volumes.items()} == {"a": [1.0, 0.5], "b": [1.5, 1.0]}
+    assert cases.one_piece() == [1]
+
+
+def test_a_slice_takes_its_distance_from_the_plans() -> None:
+    plans = {"original_median_spacing_after_transp": [5.0, 9.0, 9.0]}
+    assert stored_voxel_ml([2.0, 3.0, 4.0], plans) == pytest.approx(0.024)
+    assert stored_voxel_ml([2.0, 3.0], plans) == pytest.approx(0.03)

@@ -1,0 +1,83 @@
+"""Pseudo-labels of a round on disk: made, judged, and read back by training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import write_pickle
+
+from pcl_auto.nnunet import pseudo_labels
+from pcl_auto.nnunet.store import case_files, save_label
+from pcl_auto.recipe import Judgement
+
+CLASSES = {"core": 1}
+SHAPE = (4, 6, 8)
+
+
+def store(folder: Path, *sizes: int) -> list[str]:
+    """A case store whose images are 1 in so many voxels of a row, plus one far from it."""
+    folder.mkdir()
+    cases = [f"case{number}" for number in range(len(sizes))]
+    for case, size in zip(cases, sizes, strict=True):
+        image = np.zeros((1, *SHAPE), dtype=np.float32)
+        image[0, 0].ravel()[:size] = 1
+        image[0, 3, 5, 7] = 1
+        region = np.zeros((1, *SHAPE), dtype=np.int16)
+        region[0, 2] = -1
+        blosc2.asarray(image, urlpath=str(case_files(folder, case)[0]))
+        save_label(folder, case, region, {}, SHAPE)
+        write_pickle({}, str(case_files(folder, case)[2]))
+    return cases
+
+
+def make_round(
+    run: Path, number: int, cases: list[str], one_piece: list[int], judgement: Judgement
+) -> tuple[pseudo_labels.RoundFolder, list[Any]]:
+    folder = pseudo_labels.round_folder(run, number)
+    pseudo_labels.predict_round(
+        lambda image: torch.stack([0.5 - image[0], image[0] - 0.5]),
+        cases,
+        run / "store",
+        folder,
+        patch_voxels=SHAPE,
+        classes=[1],
+        one_piece=one_piece,
+        progress=lambda _done, _total: None,
+    )
+    previous = pseudo_labels.round_folder(run, number - 1) if number > 1 else None
+    rows = pseudo_labels.keep_ledger(
+        folder, previous, cases, {"core": np.array([8.0])}, classes=CLASSES, voxel_ml=1.0, judgement=judgement
+    )
+    return folder, rows
+
+
+def test_a_round_uses_what_lies_in_the_labelled_range(tmp_path: Path) -> None:
+    cases = store(tmp_path / "store", 7, 1, 30, 12)
+    folder, rows = make_round(tmp_path, 1, cases, [], Judgement(drop_outside_range=True))
+    assert pseudo_labels.used_cases(folder) == ["case0", "case3"]
+    facts = pseudo_labels.summary(rows, ["core"])
+    assert (facts["cases"], facts["used"], facts["outside_labeled_range"], facts["kept_nearest"]) == (4, 2, 2, False)
+    assert rows[0].components == {"core": 2}
+    _, rows = make_round(tmp_path, 2, cases, [], Judgement())
+    assert pseudo_labels.used_cases(pseudo_labels.round_folder(tmp_path, 2)) == cases
+    assert pseudo_labels.summary(rows, ["core"])["dice_to_last_round"] == 1.0
+
+
+def test_one_component_stays_of_a_class_in_one_piece(tmp_path: Path) -> None:
+    cases = store(tmp_path / "store", 7)
+    folder, rows = make_round(tmp_path, 1, cases, [1], Judgement())
+    assert rows[0].components == {"core": 1}
+    assert rows[0].volumes_ml == {"core": 7.0}
+    labels = pseudo_labels.read_labels(folder.cases, "case0")
+    assert np.flatnonzero(labels).tolist() == list(range(7))
+
+
+def test_where_all_are_outside_the_nearest_is_used(tmp_path: Path) -> None:
+    cases = store(tmp_path / "store", 1, 2, 30)
+    folder, rows = make_round(tmp_path, 1, cases, [], Judgement(drop_outside_range=True))
+    assert pseudo_labels.used_cases(folder) == ["case1"]
+    assert pseudo_labels.summary(rows, ["core"])["kept_nearest"] is True

@@ -1,0 +1,33 @@
+"""The stream of unlabelled patches reads the cases it is told to, and no other in their folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import blosc2
+import numpy as np
+import pytest
+
+from pcl_auto.nnunet import streams
+from pcl_auto.nnunet.store import case_files, save_label
+
+SHAPE = (4, 4, 4)
+
+
+def test_only_the_cases_named_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    for number in range(3):
+        image = np.full((1, *SHAPE), number, dtype=np.float32)
+        blosc2.asarray(image, urlpath=str(case_files(tmp_path, f"case{number}")[0]))
+        empty = np.zeros((1, *SHAPE), dtype=np.int16)
+        save_label(tmp_path, f"case{number}", empty, {"class_locations": {1: []}}, SHAPE)
+    model = SimpleNamespace(patch_size_was_2d=False, patch_size=SHAPE, final_patch_size=SHAPE, transforms=None)
+    labels = SimpleNamespace(has_ignore_label=False, all_labels=[0, 1])
+
+    stream = streams.same_augmentation(
+        SimpleNamespace(generator=model), tmp_path, ["case2", "case0"], 2, 0.0, labels, pin_memory=False
+    )
+
+    seen = {float(value) for _ in range(20) for value in np.unique(next(stream)["data"])}
+    assert seen == {0.0, 2.0}

@@ -22,6 +22,7 @@ else:  # pragma: no cover
 
 Matching = Literal["intra", "inter"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
+Mirroring = Literal["all", "symmetric"]
 
 Range = tuple[float, float]
 
@@ -37,7 +38,7 @@ class Schedule:
 
     steps_per_epoch: int = _setting(250, 1, 100_000)
     supervised_epochs: int = _setting(400, 1, 100_000)
-    rounds: int = _setting(3, 1, 100)
+    rounds: int = _setting(3, 0, 100)  # 0: what the rest of a recipe does without them
     epochs_per_round: int = _setting(200, 1, 100_000)
 
     @property
@@ -57,6 +58,8 @@ class Schedule:
                     fix=f"ask for --epochs {self.rounds + 1} or more",
                 )
             )
+        if not self.rounds:
+            return replace(self, supervised_epochs=epochs)
         share = max(1, round(epochs * self.epochs_per_round / self.epochs))
         per_round = min(share, (epochs - 1) // self.rounds)
         return replace(self, supervised_epochs=epochs - self.rounds * per_round, epochs_per_round=per_round)
@@ -90,6 +93,15 @@ class Network:
 
     # Share of nnU-Net's feature maps per stage; short runs on a CPU train half of them.
     width: float = _setting(1.0, 0.05, 4.0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes to nnU-Net's augmentation of the training patches."""
+
+    # Axes to mirror along, in training and in prediction: "all" as nnU-Net does, "symmetric" those along which a
+    # mirrored scan is as near to the other scans as the scan itself.
+    mirroring: Mirroring = "all"
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,7 @@ class Recipe:
     optimizer: Optimizer = Optimizer()
     batch: Batch = Batch()
     network: Network = Network()
+    augmentation: Augmentation = Augmentation()
     contrast: Contrast = Contrast()
     pseudo_labels: PseudoLabels = PseudoLabels()
     judgement: Judgement = Judgement()

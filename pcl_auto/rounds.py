@@ -68,4 +68,5 @@ def self_train(learner: Learner, schedule: Schedule) -> None:
             if learner.epoch == joint_round.first_epoch and not learner.withstood(joint_round.number - 1):
                 return
             learner.learn_jointly(joint_round.number, joint_round.last_epoch)
-    learner.withstood(schedule.rounds)
+    if schedule.rounds:
+        learner.withstood(schedule.rounds)

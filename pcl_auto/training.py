@@ -17,11 +17,12 @@ from typing import Any
 from pcl_auto import __version__
 from pcl_auto.data.checks import image_stats
 from pcl_auto.data.split import Split, choose_split, draw_split, from_dict
-from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.planning.split_plans import check_inputs_unchanged, prepare_split, record_split
 from pcl_auto.recipe import Recipe, load_recipe
+from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.lock import sole_writer
@@ -224,41 +225,6 @@ def _input_digest(run: Run) -> str:
     return hashlib.sha256(json.dumps(stats, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def refuse_changes(
-    recorded: dict[str, Any],
-    wanted: dict[str, Any],
-    folder: Path,
-    fix: str = "repeat the settings it was started with, or start over with --restart",
-) -> None:
-    """Make sure that a run folder holds the run that is wanted.
-
-    Raises:
-        StateError: every setting that differs, with both values.
-    """
-    problems = [
-        Problem(
-            what=f"the run there has another {key}",
-            where=str(folder),
-            expected=before,
-            found=now,
-            fix=fix,
-        )
-        for key, before, now in _differences(recorded, wanted)
-    ]
-    if problems:
-        raise StateError(problems)
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in sorted({*before, *now})
-            for difference in _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if before == now else [(path, str(before), str(now))]
-
-
 def choose_device(wanted: str) -> Any:
     """The torch device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
@@ -312,7 +278,7 @@ def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: 
     record_file = run.folder / "run.json"
     if record_file.is_file():
         refuse_changes(read_json(record_file)["identity"], wanted, run.folder)
-    _write_plans(run, plans, store, request)
+    _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
     if request.prepare_only:
         return
     if not run.finished:
@@ -336,10 +302,25 @@ def _remembered(workspace: Workspace) -> dict[str, str]:
     return runs
 
 
-def _write_plans(run: Run, plans: dict[str, Any], store: str, request: TrainRequest) -> None:
+def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:
+    """What the recipe's mirroring comes to for this data set; None where nnU-Net decides, as in every baseline."""
+    if run.recipe.augmentation.mirroring == "all":
+        return None
+    from pcl_auto.nnunet.symmetry import mirror_axes, stored_symmetries
+
+    symmetries = stored_symmetries(run.data.store(store), list(run.plan.cases))
+    if run.trainer == JOINT:
+        names = ["zyx"[axis] for axis in plans["transpose_forward"]]
+        listener("mirroring", {names[entry.axis]: entry for entry in symmetries})
+    return mirror_axes(symmetries, len(plans["configurations"][run.configuration]["patch_size"]))
+
+
+def _write_plans(
+    run: Run, plans: dict[str, Any], store: str, request: TrainRequest, mirror_axes: tuple[int, ...] | None
+) -> None:
     from pcl_auto.nnunet.settings import KEY, RunSettings
 
-    settings = RunSettings(run.recipe, request.seed, run.split.name, store, request.deterministic)
+    settings = RunSettings(run.recipe, request.seed, run.split.name, store, request.deterministic, mirror_axes)
     file = run.data.plans_file(run.plans_name)
     # Other configurations of the same split and recipe share the file, as in nnU-Net's own plans.
     earlier = read_json(file)["configurations"] if file.is_file() else {}

@@ -28,9 +28,13 @@ def load_budget(name: str, epochs: int | None) -> Recipe:
     """The recipe whose optimiser, batch, network and schedule every arm takes, scaled to ``epochs`` if given.
 
     Raises:
-        UsageError: there is no such recipe, or too few epochs for its rounds.
+        UsageError: there is no such recipe, or it has no rounds, or too few epochs for them.
     """
     budget = load_recipe(name)
+    if not budget.schedule.rounds:
+        raise UsageError(
+            Problem(f"recipe {budget.name!r} leaves no time for rounds", "--budget", "name one with schedule.rounds")
+        )
     return budget if epochs is None else replace(budget, schedule=budget.schedule.scaled_to(epochs))
 
 
@@ -90,6 +94,8 @@ def within(recipe: Recipe, budget: Recipe) -> Recipe:
 def fit_schedule(budget: Schedule, rounds: int) -> Schedule:
     """``budget`` with its joint epochs in ``rounds`` rounds, or in the most below that which divide them."""
     joint = budget.rounds * budget.epochs_per_round
+    if not rounds:
+        return replace(budget, supervised_epochs=budget.epochs, rounds=0)
     rounds = next(number for number in range(min(rounds, joint), 0, -1) if joint % number == 0)
     return replace(budget, rounds=rounds, epochs_per_round=joint // rounds)
 

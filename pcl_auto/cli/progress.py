@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcl_auto.cli.terminal import Terminal
 from pcl_auto.run.events import Listener
+
+if TYPE_CHECKING:
+    from pcl_auto.method.symmetry import AxisSymmetry
 
 
 def _bar(terminal: Terminal) -> Any:
@@ -85,6 +88,14 @@ class TrainingProgress:
         handler = getattr(self, f"_on_{event}", None)
         if handler is not None:
             handler(**values)
+
+    def _on_mirroring(self, **axes: AxisSymmetry) -> None:
+        if not axes:
+            self.terminal.say("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")
+            return
+        along = " and ".join(name for name, found in axes.items() if found.symmetric) or "no axis"
+        shares = ", ".join(f"{name} {found.share:.2f}" for name, found in axes.items())
+        self.terminal.say(f"mirroring  along {along} (share of mirrored scans that look like another: {shares})")
 
     def _on_step(self, epoch: int, step: int) -> None:
         if self.live:

@@ -60,6 +60,14 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
         )
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
+        """nnU-Net's augmentation, mirrored along the axes that the recipe's choice came to."""
+        rotation, dummy_2d, initial_patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.settings.mirror_axes is not None:
+            # Prediction too: what was never seen mirrored cannot be averaged over mirrored copies.
+            axes = self.inference_allowed_mirroring_axes = self.settings.mirror_axes or None
+        return rotation, dummy_2d, initial_patch, axes
+
     def learn(self) -> None:
         """The supervised start, then the rounds.
 

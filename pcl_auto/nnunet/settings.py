@@ -15,13 +15,17 @@ KEY = "pclauto"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The recipe of a run, its split, its case store and how far it is to be reproducible."""
+    """The recipe of a run, its split, its case store and how far it is to be reproducible.
+
+    ``mirror_axes``: of the patch, what the recipe's mirroring came to for the data set; None leaves it to nnU-Net.
+    """
 
     recipe: Recipe
     seed: int
     split: str
     store: str
     deterministic: bool
+    mirror_axes: tuple[int, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values for a plans file."""
@@ -31,6 +35,7 @@ class RunSettings:
             "split": self.split,
             "store": self.store,
             "deterministic": self.deterministic,
+            "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
         }
 
 
@@ -56,6 +61,7 @@ def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSetti
         split=values["split"],
         store=values["store"],
         deterministic=values["deterministic"],
+        mirror_axes=None if values.get("mirror_axes") is None else tuple(values["mirror_axes"]),
     )
 
 
@@ -64,7 +70,7 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     recipe, schedule = settings["recipe"], Schedule(**settings["recipe"]["schedule"])
     return {
         **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},
-        **{key: recipe[key] for key in ("optimizer", "batch", "network")},
+        **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
         "steps_per_epoch": schedule.steps_per_epoch,
         "supervised_epochs": schedule.supervised_epochs,
         # The learning rate decays over all of them.

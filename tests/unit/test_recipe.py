@@ -33,7 +33,7 @@ def places(values: dict[str, Any]) -> list[str]:
         ({"contrast": {"weight": True}}, "contrast.weight", "wrong type", "float"),
         ({"pseudo_labels": {"mirroring": 1}}, "pseudo_labels.mirroring", "wrong type", "bool"),
         ({"description": 7}, "description", "wrong type", "str"),
-        ({"schedule": {"rounds": 0}}, "schedule.rounds", "value out of range", "1 to 100"),
+        ({"schedule": {"rounds": -1}}, "schedule.rounds", "value out of range", "0 to 100"),
         ({"contrast": {"temperature": 0.0}}, "contrast.temperature", "value out of range", "0.001 to 100"),
         ({"contrast": {"temperature": float("nan")}}, "contrast.temperature", "value out of range", "0.001 to 100"),
         ({"contrast": {"weight": float("inf")}}, "contrast.weight", "value out of range", "0 to 100"),
@@ -166,3 +166,8 @@ def test_rounding_never_eats_the_supervised_start() -> None:
 )
 def test_a_joint_batch_holds_both_kinds(fraction: float, patches: int, unlabeled: int) -> None:
     assert Batch(unlabeled_fraction=fraction).unlabeled(patches) == unlabeled
+
+
+def test_without_rounds_every_epoch_is_supervised() -> None:
+    scaled = Schedule(supervised_epochs=10, rounds=0).scaled_to(4)
+    assert (scaled.epochs, scaled.supervised_epochs) == (4, 4)

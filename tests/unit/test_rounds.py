@@ -73,6 +73,12 @@ def test_a_fresh_run() -> None:
     assert learner.epoch == SCHEDULE.epochs
 
 
+def test_without_rounds_there_is_only_the_supervised_start() -> None:
+    learner = Diary()
+    self_train(learner, Schedule(supervised_epochs=2, rounds=0))
+    assert learner.notes == ["epoch 0 supervised", "epoch 1 supervised"]
+
+
 def test_a_finished_run_only_looks_back() -> None:
     learner = Diary(epoch=SCHEDULE.epochs)
     self_train(learner, SCHEDULE)

@@ -16,6 +16,7 @@ from pcl_auto import training
 from pcl_auto.data.checks import image_stats
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
 from pcl_auto.training import (
@@ -24,7 +25,6 @@ from pcl_auto.training import (
     TrainRequest,
     choose_device,
     identity,
-    refuse_changes,
     resolve_run,
     resolve_split,
 )

@@ -49,6 +49,18 @@ def test_a_scaled_budget_scales_every_arm() -> None:
     ]  # fmt: skip
 
 
+def test_an_arm_without_rounds_has_as_many_epochs() -> None:
+    assert fit_schedule(BUDGET.schedule, 0).rounds == 0
+    assert fit_schedule(BUDGET.schedule, 0).epochs == BUDGET.schedule.epochs
+
+
+def test_a_budget_needs_rounds(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "quick"\n[schedule]\nrounds = 0\n')
+    with pytest.raises(UsageError, match="no time for rounds"):
+        load_budget(str(file), None)
+
+
 def test_too_few_epochs_for_the_budget() -> None:
     with pytest.raises(UsageError, match="too few epochs"):
         load_budget("quick", 2)

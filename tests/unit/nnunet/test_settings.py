@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from pcl_auto.nnunet.settings import RunSettings, start_settings
-from pcl_auto.recipe import Batch, Contrast, Optimizer, Recipe, Schedule
+from pcl_auto.nnunet.settings import KEY, RunSettings, read_settings, start_settings
+from pcl_auto.recipe import Augmentation, Batch, Contrast, Optimizer, Recipe, Schedule
 
 SCHEDULE = Schedule(steps_per_epoch=10, supervised_epochs=4, rounds=4, epochs_per_round=3)
 RECIPE = Recipe("one", schedule=SCHEDULE)
@@ -32,6 +33,7 @@ def test_recipes_that_differ_in_the_rounds_share_a_start(recipe: Recipe) -> None
         (replace(SETTINGS, split="L3_s0"), "split"),
         (replace(SETTINGS, recipe=replace(RECIPE, optimizer=Optimizer(learning_rate=1e-3))), "optimizer"),
         (replace(SETTINGS, recipe=replace(RECIPE, batch=Batch(patches=8))), "batch"),
+        (replace(SETTINGS, recipe=replace(RECIPE, augmentation=Augmentation("symmetric"))), "augmentation"),
         (replace(SETTINGS, recipe=replace(RECIPE, schedule=replace(SCHEDULE, rounds=5))), "epochs"),
         (replace(SETTINGS, recipe=replace(RECIPE, schedule=replace(SCHEDULE, steps_per_epoch=9))), "steps_per_epoch"),
     ],
@@ -39,3 +41,9 @@ def test_recipes_that_differ_in_the_rounds_share_a_start(recipe: Recipe) -> None
 def test_what_a_start_depends_on(settings: RunSettings, key: str) -> None:
     before, now = start_settings(SETTINGS.as_dict()), start_settings(settings.as_dict())
     assert [name for name in now if before[name] != now[name]] == [key]
+
+
+@pytest.mark.parametrize("axes", [None, (), (2,)])
+def test_settings_come_back_from_a_plans_file(axes: tuple[int, ...] | None) -> None:
+    settings = replace(SETTINGS, mirror_axes=axes)
+    assert read_settings({KEY: json.loads(json.dumps(settings.as_dict()))}, "plans") == settings

@@ -1,0 +1,43 @@
+"""What is on record must be what is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError
+
+
+def refuse_changes(
+    recorded: dict[str, Any],
+    wanted: dict[str, Any],
+    folder: Path,
+    fix: str = "repeat the settings it was started with, or start over with --restart",
+) -> None:
+    """Make sure that a run folder holds the run that is wanted.
+
+    Raises:
+        StateError: every setting that differs, with both values.
+    """
+    problems = [
+        Problem(
+            what=f"the run there has another {key}",
+            where=str(folder),
+            expected=before,
+            found=now,
+            fix=fix,
+        )
+        for key, before, now in _differences(recorded, wanted)
+    ]
+    if problems:
+        raise StateError(problems)
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted({*before, *now})
+            for difference in _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [(path, str(before), str(now))]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from shell import Shell
@@ -91,3 +94,40 @@ def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, t
         assert sum(row["used"] == "1" for row in rows) == (0 if rolled_back else said[number]["used"])
         assert all("dropped" in row["remarks"] for row in rows if row["used"] == "0" and not rolled_back)
     assert len([event for event in events if event["event"] == "epoch"]) == 6
+
+
+def test_patches_are_mirrored_along_the_axes_of_symmetry(shell: Shell, tmp_path: Path) -> None:
+    (shell.folder / "symmetric.toml").write_text(
+        (shell.folder / "tiny.toml").read_text() + '[augmentation]\nmirroring = "symmetric"\n'
+    )
+    task = make_phantom(tmp_path, seed=3, labeled=2, unlabeled=8, test=1)
+    for file in (task / "imagesTr").glob("*.nii.gz"):
+        brighter_to_the_front(file)
+    workspace = tmp_path / "work"
+    options = ("--labeled", "2", "--recipe", "symmetric.toml", "--workspace", workspace, "--device", "cpu", "--json")
+    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+    ours = shell.pclauto("train", *options)
+    baseline = shell.pclauto("train", *options, "--supervised-only")
+    assert re.search(r"mirroring +along (z|x|z and x|no axis) \(", ours.stderr)
+    assert "mirroring" not in baseline.stderr
+    trained = json.loads(ours.stdout)
+    plans = workspace / "nnUNet_preprocessed" / "Dataset099_Phantom" / f"{trained['plans']}.json"
+    axes = json.loads(plans.read_text())["configurations"]["3d_fullres"]["pclauto"]["mirror_axes"]
+    assert 1 not in axes
+    assert mirrored_in_prediction(trained) == axes
+    assert mirrored_in_prediction(json.loads(baseline.stdout)) == [0, 1, 2]
+    shell.pclauto("predict", task / "imagesTs", "-o", workspace / "masks", "--workspace", workspace)
+
+
+def brighter_to_the_front(file: Path) -> None:
+    """Let the signal rise along y, as near a coil."""
+    scan = nib.load(file)
+    voxels = np.asarray(scan.dataobj)
+    rising = np.linspace(0.2, 1.8, voxels.shape[1])[None, :, None, None]
+    nib.save(nib.Nifti1Image((voxels * rising).astype(voxels.dtype), scan.affine, scan.header), file)
+
+
+def mirrored_in_prediction(trained: dict[str, Any]) -> list[int]:
+    """The axes that a model's predictions may be mirrored along."""
+    content = torch.load(Path(trained["model"]) / "fold_all" / "checkpoint_final.pth", weights_only=True)
+    return list(content["inference_allowed_mirroring_axes"] or ())

@@ -155,8 +155,13 @@ class Mixing:
 class Teacher:
     """An exponential moving average of the network's weights that makes the pseudo-labels."""
 
-    # Of the average, per step; 0: no teacher.
-    decay: float = _setting(0.0, 0.0, 0.99999)
+    # How many rounds the average looks back, in steps; a share, so that it fits every schedule. 0: no teacher.
+    memory: float = _setting(0.0, 0.0, 100.0)
+
+    def decay(self, schedule: Schedule) -> float:
+        """What of the average stays in a step."""
+        steps = self.memory * schedule.steps_per_epoch * schedule.epochs_per_round
+        return max(0.0, 1 - 1 / steps) if steps else 0.0
 
 
 @dataclass(frozen=True)
@@ -257,15 +262,16 @@ def load_recipe(name: str) -> Recipe:
         UsageError: there is no such recipe, or it does not parse, or its values are wrong.
     """
     path, values = _read_toml(name)
-    extended = values.pop("extends", None)
-    if extended is None:
-        return from_dict({"name": path.stem, **values})
-    base_path, base = _read_toml(str(extended))
-    if "extends" in base:
-        raise UsageError(
-            _problem("extends", f"recipe {base_path.stem!r} extends another itself", "a whole recipe", extended)
-        )
-    return from_dict({"name": path.stem, **_overlaid(base, values)})
+    chain = [path]
+    while "extends" in values:
+        base, extended = _read_toml(str(values.pop("extends")), chain[-1].parent)
+        extended.pop("name", None)
+        if base in chain:
+            names = " extends ".join(file.stem for file in [*chain, base])
+            raise UsageError(_problem("extends", "recipes that extend each other", "a recipe that stands alone", names))
+        chain.append(base)
+        values = _overlaid(extended, values)
+    return from_dict({"name": path.stem, **values})
 
 
 def _overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,10 +284,10 @@ def _overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def _read_toml(name: str) -> tuple[Path, dict[str, Any]]:
-    """A recipe file and what it says."""
+def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
+    """A recipe file, shipped or in ``folder``, and what it says."""
     shipped = {path.stem: path for path in sorted(recipe_folder().glob("*.toml"))}
-    path = shipped.get(name, Path(name))
+    path = shipped.get(name, folder / name)
     if not path.is_file():
         raise UsageError(
             Problem(

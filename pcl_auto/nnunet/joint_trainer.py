@@ -42,8 +42,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         A second optimiser, so that nnU-Net can go on with the first one's state by itself.
         """
         super().initialize()
-        decay = self.recipe.teacher.decay
-        self.teacher = Teacher(unwrapped(self.network), decay) if decay else None
+        decay = self.recipe.teacher.decay(self.recipe.schedule)
+        self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.memory else None
         self.features = DecoderFeatures(self.network)
         self.head = ContrastHead(self.features.width, self.recipe.contrast.dimensions).to(self.device)
         self.head_optimizer = make_optimizer(self.head.parameters(), self.recipe.optimizer)

@@ -36,7 +36,7 @@ segmentation_weight = 0.5
 [mixing]
 copy_paste = true
 [teacher]
-decay = 0.9
+memory = 0.5
 """
 
 

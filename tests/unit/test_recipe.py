@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pcl_auto.errors import UsageError
-from pcl_auto.recipe import Batch, Recipe, Schedule, from_dict, load_recipe, recipe_folder
+from pcl_auto.recipe import Batch, Recipe, Schedule, Teacher, from_dict, load_recipe, recipe_folder
 
 SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
 
@@ -171,3 +172,42 @@ def test_a_joint_batch_holds_both_kinds(fraction: float, patches: int, unlabeled
 def test_without_rounds_every_epoch_is_supervised() -> None:
     scaled = Schedule(supervised_epochs=10, rounds=0).scaled_to(4)
     assert (scaled.epochs, scaled.supervised_epochs) == (4, 4)
+
+
+@pytest.mark.parametrize(("memory", "decay"), [(0.0, 0.0), (0.5, 0.98), (1.0, 0.99), (0.001, 0.0)])
+def test_the_teacher_looks_back_over_a_share_of_a_round(memory: float, decay: float) -> None:
+    schedule = Schedule(steps_per_epoch=50, rounds=4, epochs_per_round=2)
+    assert Teacher(memory).decay(schedule) == pytest.approx(decay)
+
+
+@pytest.mark.parametrize("name", ["quick", "demo"])
+def test_short_recipes_have_the_defaults_method(name: str) -> None:
+    short, default = load_recipe(name), load_recipe("default")
+    for table in ("augmentation", "contrast", "pseudo_labels", "judgement", "mixing", "teacher"):
+        assert getattr(short, table) == getattr(default, table)
+
+
+def test_recipes_extend_one_another(tmp_path: Path) -> None:
+    (tmp_path / "first.toml").write_text('extends = "quick"\n[contrast]\nweight = 0.5\n[teacher]\nmemory = 2.0\n')
+    (tmp_path / "second.toml").write_text('extends = "first.toml"\ndescription = "mine"\n[contrast]\nanchors = 7\n')
+    quick, mine = load_recipe("quick"), load_recipe(str(tmp_path / "second.toml"))
+    assert (mine.name, mine.description) == ("second", "mine")
+    assert mine.contrast == replace(quick.contrast, weight=0.5, anchors=7)
+    assert (mine.teacher.memory, mine.schedule, mine.optimizer) == (2.0, quick.schedule, quick.optimizer)
+
+
+@pytest.mark.parametrize("second", ["first.toml", "second.toml"])
+def test_recipes_that_extend_each_other_are_refused(
+    second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("first.toml").write_text('extends = "second.toml"\n')
+    Path("second.toml").write_text(f'extends = "{second}"\n')
+    with pytest.raises(UsageError, match="extend each other"):
+        load_recipe("first.toml")
+
+
+def test_a_recipe_that_extends_nothing_known_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "nothing"\n')
+    with pytest.raises(UsageError, match="no recipe called 'nothing'"):
+        load_recipe(str(tmp_path / "mine.toml"))

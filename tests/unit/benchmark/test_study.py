@@ -65,7 +65,7 @@ def test_supervised_comes_first_and_all_labels_after_the_first_comparison(worksp
 
 
 def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspace) -> None:
-    study = resolved(workspace, replace(REQUEST, arms="supervised,paper,default,all-labels"))
+    study = resolved(workspace, replace(REQUEST, arms="supervised,paper,all-labels"))
     starts: dict[tuple[int, int], set[Path | None]] = {}
     for run in study.runs:
         start = study.shared_start(run)
@@ -78,6 +78,11 @@ def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspa
     assert len(set.union(*starts.values())) == 4
     longer = resolved(workspace, replace(REQUEST, epochs=24))
     assert longer.shared_start(longer.runs[0]) not in set.union(*starts.values())
+
+
+def test_arms_of_another_augmentation_have_a_start_of_their_own(workspace: Workspace) -> None:
+    study = resolved(workspace, replace(REQUEST, arms="supervised,default"))
+    assert len({study.shared_start(run) for run in study.runs}) == len(study.runs)
 
 
 def test_a_study_goes_on_where_it_stopped(workspace: Workspace) -> None:

@@ -114,6 +114,8 @@ class Contrast:
     anchors: int = _setting(3, 1, 100_000)  # |S̃_c|, Eq. 3: per class and image
     mean_voxels: int = _setting(256, 0, 10_000_000)  # voxels that estimate z̄_c(x); 0: all of them
     dimensions: int = _setting(16, 2, 4096)  # D, the output of h_φ
+    # Draw the segmentation head anew at the start of round one; h_φ is new there in any case.
+    restart_head: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.heads import restart_segmentation_head
 from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
@@ -89,8 +90,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
         """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
-        if self.teacher is not None and self.epoch == self.recipe.schedule.supervised_epochs:
-            self.teacher.restart(unwrapped(self.network))
+        if self.epoch == self.recipe.schedule.supervised_epochs:
+            if self.recipe.contrast.restart_head:
+                restart_segmentation_head(self.network, self.optimizer, self.settings.seed)
+            if self.teacher is not None:
+                self.teacher.restart(unwrapped(self.network))
         if self._guards and self.epoch == self.round_guard.rounds[round_number].first_epoch:
             self.round_guard.keep_start(round_number, self._parts())
         patches: int = self.configuration_manager.batch_size

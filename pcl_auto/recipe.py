@@ -116,6 +116,9 @@ class Contrast:
     dimensions: int = _setting(16, 2, 4096)  # D, the output of h_φ
     # Draw the segmentation head anew at the start of round one; h_φ is new there in any case.
     restart_head: bool = False
+    # Every image of a joint step also in a second view, of another brightness and contrast, for this loss alone: a step
+    # takes nearly twice as long.
+    intensity_views: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,9 @@ class Judgement:
     drop_outside_range: bool = False
     # The range: from the smallest labelled volume divided by this to the largest times this.
     range_margin: float = _setting(2.0, 1.0, 1000.0)
+    # Leave out of a round the pseudo-labels whose Dice to themselves under two random transforms is lower; 0: do not
+    # look. The paper's check, at 0.9; three predictions per case instead of one.
+    agreement: float = _setting(0.0, 0.0, 1.0)
     # Keep one connected component of every class that is in one piece in all labelled cases.
     largest_component: bool = False
     # Roll back a round that the network comes out of collapsed.

@@ -124,8 +124,8 @@ class TrainingProgress:
         if rest["outside_labeled_range"]:
             text += f"; {rest['outside_labeled_range']} with volumes unlike the labelled cases' (see ledger.csv)"
         self.terminal.say(text)
-        if rest["kept_nearest"]:
-            self.terminal.say(f"warning: no volume is like the labelled cases': the nearest {rest['used']} are used")
+        if rest["kept_best"]:
+            self.terminal.say(f"warning: no pseudo-label passed the judgement: the best {rest['used']} are used")
         for name in rest["vanished"]:
             self.terminal.say(f"warning: class {name} is in no pseudo-label of round {round}")
 

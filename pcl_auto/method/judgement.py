@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from pcl_auto.method.components import component_counts
 
 # Where every pseudo-label of a round would be dropped, this share of them stays.
 LEAST_SHARE = 0.25
+# How the remark on one of those begins.
+KEPT = "kept as one of the best"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class LedgerRow:
     ``change_dice``: mean foreground Dice to the same case's pseudo-label of the last round, None in round one.
     ``outside``: how far it lies from what the labelled cases show: classes that are absent though every labelled case
     has them, and doublings (log2) of volume beyond the widened range, summed over classes; (0, 0.0) within.
+    ``agreement``: Dice of the segmentations under two random transforms, None where that was not looked at.
     ``used``: whether the round trains on it.
     """
 
@@ -31,6 +34,7 @@ class LedgerRow:
     change_dice: float | None
     remarks: tuple[str, ...]
     outside: tuple[int, float] = (0, 0.0)
+    agreement: float | None = None
     used: bool = True
 
     def as_dict(self) -> dict[str, Any]:
@@ -40,6 +44,7 @@ class LedgerRow:
             **{f"volume_ml_{name}": round(value, 4) for name, value in self.volumes_ml.items()},
             **{f"components_{name}": count for name, count in self.components.items()},
             "dice_to_last_round": "" if self.change_dice is None else round(self.change_dice, 4),
+            **({} if self.agreement is None else {"agreement": round(self.agreement, 4)}),
             "used": int(self.used),
             "remarks": "; ".join(self.remarks),
         }
@@ -64,6 +69,7 @@ def judge(
     classes: Mapping[str, int],
     voxel_ml: float,
     margin: float,
+    agreement: float | None = None,
 ) -> LedgerRow:
     """Measure a pseudo-label and compare it with the labelled cases and with the last round.
 
@@ -76,6 +82,7 @@ def judge(
         voxel_ml: volume of a voxel in millilitres.
         margin: anatomy varies more than a few labelled cases show: a volume is remarkable below the smallest labelled
             one divided by it and above the largest one times it.
+        agreement: see :func:`pcl_auto.method.agreement.agreement`; None where that was not looked at.
     """
     volumes = {name: float(np.count_nonzero(labels == value) * voxel_ml) for name, value in classes.items()}
     remarks, absent, doublings = [], 0, 0.0
@@ -96,6 +103,7 @@ def judge(
         change_dice=None if last_round is None else mean_dice(labels, last_round, classes),
         remarks=tuple(remarks),
         outside=(absent, doublings),
+        agreement=agreement,
     )
 
 
@@ -110,16 +118,28 @@ def drop_outside(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
     Where that would be all of them, the nearest quarter stays, at least one: a round cannot train on nothing.
     """
     inside = {row.case for row in rows if row.outside == (0, 0.0)}
-    nearest: set[str] = set()
-    if not inside:
-        order = sorted(rows, key=lambda row: (row.outside, row.case))
-        nearest = {row.case for row in order[: max(1, int(len(rows) * LEAST_SHARE))]}
-    return [_decided(row, inside, nearest) for row in rows]
+    return _kept(rows, inside, lambda row: (row.outside, row.case), "outside the labelled range")
 
 
-def _decided(row: LedgerRow, inside: set[str], nearest: set[str]) -> LedgerRow:
-    if row.case in inside:
-        return row
-    if row.case in nearest:
-        return replace(row, remarks=(*row.remarks, "kept: all are outside, it is among the nearest"))
-    return replace(row, used=False, remarks=(*row.remarks, "dropped: outside the labelled range"))
+def drop_disagreeing(rows: Sequence[LedgerRow], threshold: float) -> list[LedgerRow]:
+    """``rows``, those whose segmentations under two transforms agree less than ``threshold`` marked as not used.
+
+    Where that would be all that are used, the quarter that agrees best stays, at least one.
+    """
+    agreed = {row.case: 0.0 if row.agreement is None else row.agreement for row in rows}
+    inside = {case for case, dice in agreed.items() if dice >= threshold}
+    return _kept(rows, inside, lambda row: (-agreed[row.case], row.case), "transforms disagree")
+
+
+def _kept(rows: Sequence[LedgerRow], inside: set[str], order: Callable[[LedgerRow], Any], why: str) -> list[LedgerRow]:
+    """``rows``, the used ones that are not ``inside`` marked as not used; if that is all, the first in order stay."""
+    used = sorted((row for row in rows if row.used), key=order)
+    some_inside = any(row.case in inside for row in used)
+    best = set() if some_inside else {row.case for row in used[: max(1, int(len(used) * LEAST_SHARE))]}
+    return [_decided(row, best, why) if row.used and row.case not in inside else row for row in rows]
+
+
+def _decided(row: LedgerRow, best: set[str], why: str) -> LedgerRow:
+    if row.case in best:
+        return replace(row, remarks=(*row.remarks, f"{KEPT}: {why}"))
+    return replace(row, used=False, remarks=(*row.remarks, f"dropped: {why}"))

@@ -5,20 +5,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 
 from pcl_auto.data import split as splits
+from pcl_auto.method.agreement import agreement, draw_transforms
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
+from pcl_auto.method.views import intensity_view
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
@@ -137,6 +141,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         count = len(labeled["data"])
         images, targets = self._joined(labeled, unlabeled)
         labels = targets[0][:, 0].long()  # (B, *patch)
+        if self.recipe.contrast.intensity_views:
+            # Behind the images, where the segmentation loss does not look.
+            images, labels = torch.cat([images, intensity_view(images)]), torch.cat([labels, labels])
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
         sample = sample_voxels(labels, len(self.label_manager.foreground_labels), self.recipe.contrast.mean_voxels)
 
@@ -145,7 +152,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         outputs = self.forward(images)
         loss = segmentation = self.segmentation_loss(_patches(outputs, 0, count), _patches(targets, 0, count))
         if self.recipe.pseudo_labels.segmentation_weight:
-            pseudo = self.segmentation_loss(_patches(outputs, count, None), _patches(targets, count, None))
+            both = len(targets[0])
+            pseudo = self.segmentation_loss(_patches(outputs, count, both), _patches(targets, count, both))
             loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
         contrast = self._contrast(self.features.take(), sample, len(images))
         self.descend(
@@ -210,15 +218,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         patch = tuple(self.configuration_manager.patch_size)
         judgement, classes, last = self.recipe.judgement, self.labeled.classes, self.recipe.schedule.rounds
         if round_number > last:  # nothing is trained on these
-            judgement = replace(judgement, drop_outside_range=False)
+            judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
+        segment = self._segmenter(network)
         pseudo_labels.predict_round(
-            self._segmenter(network),
+            segment,
             cases,
             self.store,
             folder,
             patch_voxels=patch,
             classes=list(classes.values()),
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
+            check=self._agreement_check(segment) if judgement.agreement else None,
             progress=lambda done, total: self._notify(
                 "pseudo_label", round=min(round_number, last), done=done, total=total
             ),
@@ -234,6 +244,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             voxel_ml=self.labeled.voxel_ml,
             judgement=judgement,
         )
+
+    def _agreement_check(self, segment: pseudo_labels.Segmenter) -> pseudo_labels.AgreementCheck:
+        """Segment a scan under two transforms, the same in every round, so that rounds can be compared."""
+        last_axis = len(self.configuration_manager.patch_size) - 1
+        mirror = last_axis in (self.inference_allowed_mirroring_axes or ())
+
+        def check(case: str, image: np.ndarray) -> float:
+            transforms = draw_transforms(case, self.settings.seed, mirror=mirror)
+            return agreement(partial(pseudo_labels.label_map, segment), image, transforms, self.labeled.classes)
+
+        return check
 
     def _notify(self, event: str, **values: Any) -> None:
         """Tell a listener what is too frequent to put on record."""
@@ -335,6 +356,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.round_guard.collapsed = list(state.get("collapsed", ()))
 
 
-def _patches(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
+def _patches(batches: list[Tensor], first: int, last: int) -> list[Tensor]:
     """Some patches of a batch, at every scale."""
     return [batch[first:last] for batch in batches]

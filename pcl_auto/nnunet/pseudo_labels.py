@@ -16,13 +16,17 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from pcl_auto.method.components import keep_largest
-from pcl_auto.method.judgement import LedgerRow, drop_outside, judge
+from pcl_auto.method.judgement import KEPT, LedgerRow, drop_disagreeing, drop_outside, judge
 from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
 from pcl_auto.recipe import Judgement
 from pcl_auto.run.files import link_relative, staging_folder, write_text
 
 # Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
 Segmenter = Callable[[torch.Tensor], torch.Tensor]
+# How far the segmentations of a case's preprocessed image agree under transforms.
+AgreementCheck = Callable[[str, np.ndarray], float]
+# Beside nnU-Net's own properties of a case.
+AGREEMENT_KEY = "pclauto_agreement"
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,21 @@ def predict_round(
     patch_voxels: tuple[int, ...],
     classes: Sequence[int],
     one_piece: Sequence[int],
+    check: AgreementCheck | None,
     progress: Callable[[int, int], None],
 ) -> None:
     """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept.
 
-    Of the classes ``one_piece`` only the largest connected component stays.
+    Of the classes ``one_piece`` only the largest connected component stays; what ``check`` finds is kept with the case.
     """
     images = nnUNetDatasetBlosc2(str(store), list(cases))
     for index, case in enumerate(cases):
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
-            labels = segment(torch.from_numpy(data[:])).argmax(0).cpu().numpy().astype(np.int16)
-            labels = keep_largest(labels, one_piece)[None]
+            image = data[:]
+            labels = keep_largest(label_map(segment, image), one_piece)[None]
+            if check is not None:
+                properties[AGREEMENT_KEY] = check(case, image)
             # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
             labels[(labels == 0) & (region[:] < 0)] = -1
             properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, list(classes))
@@ -88,11 +95,22 @@ def predict_round(
         progress(index + 1, len(cases))
 
 
+def label_map(segment: Segmenter, image: np.ndarray) -> np.ndarray:
+    """The segmentation (z, y, x) of a preprocessed image (C, z, y, x)."""
+    labels: np.ndarray = segment(torch.from_numpy(image)).argmax(0).cpu().numpy().astype(np.int16)
+    return labels
+
+
 def read_labels(folder: Path, case: str) -> np.ndarray:
     """The stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
     _, seg, _, _ = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)
     labels: np.ndarray = np.maximum(seg[0], 0)
     return labels
+
+
+def _read_agreement(folder: Path, case: str) -> float | None:
+    agreement: float | None = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)[3].get(AGREEMENT_KEY)
+    return agreement
 
 
 def keep_ledger(
@@ -115,11 +133,14 @@ def keep_ledger(
             classes=classes,
             voxel_ml=voxel_ml,
             margin=judgement.range_margin,
+            agreement=_read_agreement(folder.cases, case),
         )
         for case in cases
     ]
     if judgement.drop_outside_range:
         rows = drop_outside(rows)
+    if judgement.agreement:
+        rows = drop_disagreeing(rows, judgement.agreement)
     _write_ledger(folder, [row.as_dict() for row in rows])
     return rows
 
@@ -160,8 +181,8 @@ def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]
     return {
         "cases": len(rows),
         "used": sum(row.used for row in rows),
-        # All lie outside, and some are used nevertheless.
-        "kept_nearest": any(not row.used for row in rows) and all(row.outside != (0, 0.0) for row in rows),
+        # None passed the judgement, and some are used nevertheless.
+        "kept_best": any(remark.startswith(KEPT) for row in rows for remark in row.remarks),
         "outside_labeled_range": sum(row.outside != (0, 0.0) for row in rows),
         "dice_to_last_round": float(np.mean(changes)) if changes else None,
         "vanished": [name for name in classes if rows and all(row.volumes_ml[name] == 0 for row in rows)],

@@ -80,8 +80,10 @@ def test_validation_cases_choose_the_model(shell: Shell, fuller_task: Path, tmp_
 
 
 def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
-    strict = "[judgement]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\n"
-    (shell.folder / "strict.toml").write_text((shell.folder / "tiny.toml").read_text() + strict)
+    (shell.folder / "strict.toml").write_text(
+        'extends = "tiny.toml"\n[contrast]\nrestart_head = true\nintensity_views = true\n'
+        "[judgement]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\nagreement = 0.5\n"
+    )
     trained, events = run(shell, task, tmp_path / "work", "--recipe", "strict.toml")
     labels = Path(trained["model"]) / "fold_all" / "pseudo_labels"
     said = {event["round"]: event for event in events if event["event"] == "pseudo_labels"}
@@ -89,6 +91,7 @@ def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, t
         with (labels / f"round_{number}" / "ledger.csv").open(newline="") as table:
             rows = list(csv.DictReader(table))
         assert said[number]["cases"] == len(rows) == 4
+        assert all(0 <= float(row["agreement"]) <= 1 for row in rows)
         assert 1 <= said[number]["used"] <= 4
         rolled_back = rows[0]["remarks"] == "rolled back"
         assert sum(row["used"] == "1" for row in rows) == (0 if rolled_back else said[number]["used"])
@@ -97,9 +100,7 @@ def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, t
 
 
 def test_patches_are_mirrored_along_the_axes_of_symmetry(shell: Shell, tmp_path: Path) -> None:
-    (shell.folder / "symmetric.toml").write_text(
-        (shell.folder / "tiny.toml").read_text() + '[augmentation]\nmirroring = "symmetric"\n'
-    )
+    (shell.folder / "symmetric.toml").write_text('extends = "tiny.toml"\n[augmentation]\nmirroring = "symmetric"\n')
     task = make_phantom(tmp_path, seed=3, labeled=2, unlabeled=8, test=1)
     for file in (task / "imagesTr").glob("*.nii.gz"):
         brighter_to_the_front(file)

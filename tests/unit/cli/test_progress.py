@@ -13,7 +13,7 @@ LABELS: dict[str, Any] = {
     "round": 2,
     "cases": 10,
     "used": 8,
-    "kept_nearest": False,
+    "kept_best": False,
     "dice_to_last_round": 0.9174,
     "outside_labeled_range": 3,
     "vanished": [],
@@ -33,9 +33,9 @@ def test_a_round_says_in_a_line_what_its_pseudo_labels_are(capfd: pytest.Capture
 
 
 def test_what_is_wrong_with_pseudo_labels_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = said(capfd, "pseudo_labels", **{**LABELS, "used": 2, "kept_nearest": True, "vanished": ["core"]})
+    lines = said(capfd, "pseudo_labels", **{**LABELS, "used": 2, "kept_best": True, "vanished": ["core"]})
     assert lines[1:] == [
-        "warning: no volume is like the labelled cases': the nearest 2 are used",
+        "warning: no pseudo-label passed the judgement: the best 2 are used",
         "warning: class core is in no pseudo-label of round 2",
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcl_auto.method.judgement import LedgerRow, drop_outside, judge, mean_dice
+from pcl_auto.method.judgement import LedgerRow, drop_disagreeing, drop_outside, judge, mean_dice
 
 CLASSES = {"core": 1, "rim": 2}
 LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.0])}
@@ -148,7 +148,7 @@ def test_where_all_are_outside_the_nearest_quarter_stays(count: int, kept: int) 
     sizes = [(0, 0), (0, 2), (60, 2), (50, 2), (40, 2), (30, 2), (20, 2), (19, 2), (18, 2)][-count:]
     judged = drop_outside(rows(*sizes))
     assert [entry.used for entry in judged] == [False] * (count - kept) + [True] * kept
-    assert judged[-1].remarks[-1] == "kept: all are outside, it is among the nearest"
+    assert judged[-1].remarks[-1] == "kept as one of the best: outside the labelled range"
 
 
 def test_an_absent_class_is_farther_than_any_volume() -> None:
@@ -157,3 +157,29 @@ def test_an_absent_class_is_farther_than_any_volume() -> None:
 
 def test_a_round_without_cases_drops_none() -> None:
     assert drop_outside([]) == []
+
+
+def agreeing(*shares: float, used: bool = True) -> list[LedgerRow]:
+    return [LedgerRow(f"case{i}", {}, {}, None, (), agreement=share, used=used) for i, share in enumerate(shares)]
+
+
+def test_what_agrees_too_little_is_dropped() -> None:
+    judged = drop_disagreeing(agreeing(0.95, 0.89, 0.9), 0.9)
+    assert [entry.used for entry in judged] == [True, False, True]
+    assert judged[1].remarks == ("dropped: transforms disagree",)
+    assert judged[1].as_dict()["agreement"] == 0.89
+
+
+def test_where_nothing_agrees_the_best_quarter_stays() -> None:
+    judged = drop_disagreeing(agreeing(0.1, 0.3, 0.2, 0.6, 0.5, 0.4, 0.0, 0.0), 0.9)
+    assert [entry.case for entry in judged if entry.used] == ["case3", "case4"]
+    assert judged[3].remarks == ("kept as one of the best: transforms disagree",)
+
+
+def test_the_best_are_chosen_from_what_is_in_use() -> None:
+    rows = [*agreeing(0.99, 0.98, used=False), *(replace(row, case="used") for row in agreeing(0.5))]
+    assert [entry.used for entry in drop_disagreeing(rows, 0.9)] == [False, False, True]
+
+
+def test_a_ledger_without_the_check_has_no_column_for_it() -> None:
+    assert "agreement" not in LedgerRow("case", {}, {}, None, ()).as_dict()

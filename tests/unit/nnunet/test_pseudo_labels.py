@@ -7,6 +7,7 @@ from typing import Any
 
 import blosc2
 import numpy as np
+import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 
@@ -46,6 +47,7 @@ def make_round(
         patch_voxels=SHAPE,
         classes=[1],
         one_piece=one_piece,
+        check=(lambda case, image: float(image.mean() * (case != "case0"))) if judgement.agreement else None,
         progress=lambda _done, _total: None,
     )
     previous = pseudo_labels.round_folder(run, number - 1) if number > 1 else None
@@ -60,7 +62,7 @@ def test_a_round_uses_what_lies_in_the_labelled_range(tmp_path: Path) -> None:
     folder, rows = make_round(tmp_path, 1, cases, [], Judgement(drop_outside_range=True))
     assert pseudo_labels.used_cases(folder) == ["case0", "case3"]
     facts = pseudo_labels.summary(rows, ["core"])
-    assert (facts["cases"], facts["used"], facts["outside_labeled_range"], facts["kept_nearest"]) == (4, 2, 2, False)
+    assert (facts["cases"], facts["used"], facts["outside_labeled_range"], facts["kept_best"]) == (4, 2, 2, False)
     assert rows[0].components == {"core": 2}
     _, rows = make_round(tmp_path, 2, cases, [], Judgement())
     assert pseudo_labels.used_cases(pseudo_labels.round_folder(tmp_path, 2)) == cases
@@ -80,4 +82,12 @@ def test_where_all_are_outside_the_nearest_is_used(tmp_path: Path) -> None:
     cases = store(tmp_path / "store", 1, 2, 30)
     folder, rows = make_round(tmp_path, 1, cases, [], Judgement(drop_outside_range=True))
     assert pseudo_labels.used_cases(folder) == ["case1"]
-    assert pseudo_labels.summary(rows, ["core"])["kept_nearest"] is True
+    assert pseudo_labels.summary(rows, ["core"])["kept_best"] is True
+
+
+def test_agreement_is_on_record_and_decides(tmp_path: Path) -> None:
+    cases = store(tmp_path / "store", 7, 30)
+    folder, rows = make_round(tmp_path, 1, cases, [], Judgement(agreement=0.1))
+    assert [row.agreement for row in rows] == pytest.approx([0.0, 31 / 192])
+    assert pseudo_labels.used_cases(folder) == ["case1"]
+    assert pseudo_labels._read_ledger(folder)[1]["agreement"] == "0.1615"

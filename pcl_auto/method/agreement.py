@@ -1,0 +1,90 @@
+"""Whether a network segments a scan alike after it was turned, scaled and mirrored: a check of pseudo-labels.
+
+Chaitanya et al. (MedIA 2023, Section 3.3) keep the volumes whose segmentations under two random transforms agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from pcl_auto.method.judgement import mean_dice
+
+# The published ranges.
+MOST_DEGREES = 30.0
+SCALES = (0.9, 1.1)
+
+
+@dataclass(frozen=True)
+class InPlane:
+    """Turn by ``degrees``, scale and mirror within the slices, about their centre; slices stay where they are."""
+
+    degrees: float
+    scale: float
+    mirrored: bool
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """A transformed image, shape (C, z, y, x); what comes from beyond the border is the border's."""
+        moved = np.stack([self._resampled(channel, self._matrix(), order=1, mode="nearest") for channel in image])
+        return moved.astype(image.dtype, copy=False)
+
+    def undo(self, labels: np.ndarray) -> np.ndarray:
+        """A label map (z, y, x) of the transformed image, back where the image was; background beyond its border."""
+        return self._resampled(labels, np.linalg.inv(self._matrix()), order=0, mode="constant")
+
+    def _matrix(self) -> np.ndarray:
+        """From a voxel of the transformed slice to where its value comes from, both as (y, x) from the centre."""
+        angle = np.deg2rad(self.degrees)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        mirror = np.diag([1.0, -1.0 if self.mirrored else 1.0])
+        matrix: np.ndarray = turn @ mirror / self.scale
+        return matrix
+
+    @staticmethod
+    def _resampled(volume: np.ndarray, matrix: np.ndarray, *, order: int, mode: str) -> np.ndarray:
+        whole = np.eye(3)
+        whole[1:, 1:] = matrix
+        centre = (np.array(volume.shape) - 1) / 2
+        moved: np.ndarray = ndimage.affine_transform(volume, whole, centre - whole @ centre, order=order, mode=mode)
+        return moved
+
+
+def draw_transforms(case: str, seed: int, *, mirror: bool) -> tuple[InPlane, InPlane]:
+    """Two random transforms for a case, the same ones for the same ``seed``.
+
+    Args:
+        case: the case's id.
+        seed: of the run.
+        mirror: whether the data set could hold scans mirrored along x.
+    """
+    rng = np.random.default_rng([seed, *case.encode()])
+    first, second = (
+        InPlane(
+            degrees=float(rng.uniform(-MOST_DEGREES, MOST_DEGREES)),
+            scale=float(rng.uniform(*SCALES)),
+            mirrored=mirror and bool(rng.integers(2)),
+        )
+        for _ in range(2)
+    )
+    return first, second
+
+
+def agreement(
+    segment: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    transforms: tuple[InPlane, InPlane],
+    classes: Mapping[str, int],
+) -> float:
+    """Mean foreground Dice of the segmentations of a scan under two transforms; 1 where neither holds any foreground.
+
+    Args:
+        segment: a label map (z, y, x) of an image (C, z, y, x).
+        image: the scan, shape (C, z, y, x).
+        transforms: applied before the segmentation and undone after it.
+        classes: foreground classes, name to value.
+    """
+    first, second = (transform.undo(segment(transform.apply(image))) for transform in transforms)
+    return mean_dice(first, second, classes)

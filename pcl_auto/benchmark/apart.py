@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -66,7 +67,18 @@ def run_apart(work: Work, job: Any, listener: Listener) -> Any:
         receiving.close()
 
 
+def _end_with_parent() -> None:
+    """Interrupt this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def _work(work: Work, job: Any, sending: Connection) -> None:
+    # Also where the shell that started the command made it deaf to Ctrl-C, as for jobs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         sending.send(("result", work(job, lambda event, values: sending.send(("event", event, values)))))
     except PclautoError as error:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +32,38 @@ def fault(job: str, _listener: Listener) -> None:
 
 def vanish(job: int, _listener: Listener) -> None:
     os._exit(job)
+
+
+def outlive(place: str, _listener: Listener) -> None:
+    (Path(place) / "child").write_text(str(os.getpid()))
+    try:
+        time.sleep(60)
+    finally:
+        (Path(place) / "ended").touch()
+
+
+def wait_for(file: Path) -> Path:
+    for _ in range(600):
+        if file.is_file():
+            return file
+        time.sleep(0.05)
+    raise AssertionError(f"{file.name} did not come")
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_apart
+if __name__ == "__main__":
+    test_apart.run_apart(test_apart.outlive, {str(tmp_path)!r}, lambda event, values: None)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    parent = subprocess.Popen([sys.executable, str(script)])
+    wait_for(tmp_path / "child")
+    parent.kill()
+    parent.wait()
+    wait_for(tmp_path / "ended")
 
 
 def test_events_and_result_come_back_from_another_process() -> None:

@@ -6,9 +6,10 @@ import ctypes
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
+_STATUS, _PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -23,6 +24,12 @@ def peak_memory_mb() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KB, macOS in bytes.
     return int(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def forget_peak_memory() -> None:
+    """Let :func:`peak_memory_mb` count from here, where the system can (Linux)."""
+    with suppress(OSError):
+        _PEAK.write_text("5", encoding="ascii")
 
 
 def keep_freed_memory() -> None:

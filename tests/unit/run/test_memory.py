@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pcl_auto.run.memory import peak_memory_mb
+from pcl_auto.run.memory import forget_peak_memory, peak_memory_mb
 
 # Page faults of twenty blocks of 64 MB, one after the other, as a training's steps allocate them.
 FAULTS = """
@@ -48,3 +49,12 @@ def test_the_peak_grows_with_what_is_held() -> None:
     before = peak_memory_mb()
     block = np.ones(2**25)  # 256 MB
     assert peak_memory_mb() >= max(before, block.nbytes // 2**20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="Linux alone can count anew")
+def test_the_peak_is_counted_anew() -> None:
+    block = np.ones(2**25)
+    held = peak_memory_mb()
+    del block
+    forget_peak_memory()
+    assert peak_memory_mb() < held - 200

@@ -1,0 +1,49 @@
+"""A supervised start is taken up only by a run that would have made it itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pcl_auto.errors import StateError
+from pcl_auto.nnunet.checkpoints import OWN_KEY, write_checkpoint
+from pcl_auto.nnunet.settings import RunSettings
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.recipe import Contrast, Optimizer, Recipe
+
+SETTINGS = RunSettings(Recipe("one"), seed=0, split="L2_s0", store="store", deterministic=False)
+
+
+def taken_up(file: Path, settings: RunSettings) -> dict[str, Any]:
+    """What a trainer of ``settings`` has of the start in ``file``."""
+    read: list[Path] = []
+    trainer = SimpleNamespace(settings=settings, device=torch.device("cpu"), _load_training_state=read.append)
+    nnUNetTrainerPCLSupervised.load_start(trainer, file)  # type: ignore[arg-type]
+    assert read == [file]
+    return vars(trainer)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    file = tmp_path / "start.pth"
+    write_checkpoint(
+        file, {"network_weights": {}, OWN_KEY: {"settings": SETTINGS.as_dict(), "best_weights": None, "seconds": 12.5}}
+    )
+    return file
+
+
+def test_a_recipe_that_differs_in_the_rounds_takes_it_up(start: Path) -> None:
+    found = taken_up(start, replace(SETTINGS, recipe=Recipe("two", contrast=Contrast(weight=0.5))))
+    assert found["seconds"] == 12.5
+
+
+def test_every_setting_that_is_another_is_named(start: Path) -> None:
+    other = replace(SETTINGS, seed=1, recipe=Recipe("two", optimizer=Optimizer(learning_rate=0.5)))
+    with pytest.raises(StateError, match="another seed, optimizer") as caught:
+        taken_up(start, other)
+    assert caught.value.problems[0].where == str(start)

@@ -30,6 +30,8 @@ from typing import Any
 
 from prepared import Prepared, machine, parser, precision, prepared, print_table, say
 
+from pcl_auto.run.files import finite
+
 JOINT, SUPERVISED, STOCK = "joint", "supervised", "stock"
 ARMS = (JOINT, SUPERVISED, STOCK)
 # Of a joint step to a stock step with as many patches.
@@ -231,7 +233,7 @@ def main() -> None:
     with prepared(options) as split:
         results = measure(split, options.blocks, options.steps)
     if options.json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps(finite(results), indent=1))
     else:
         render(results)
 

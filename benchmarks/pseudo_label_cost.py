@@ -41,7 +41,6 @@ def segment(trainer: Any, cases: list[str], folder: Path) -> float:
         patch_voxels=tuple(trainer.configuration_manager.patch_size),
         classes=list(trainer.labeled.classes.values()),
         one_piece=[],
-        refine=None,
         check=None,
         progress=lambda _done, _total: None,
     )

@@ -129,8 +129,6 @@ class PseudoLabels:
     mirroring: bool = True
     # Weight of the segmentation loss on pseudo-labelled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
-    # Refine them with a dense CRF; takes the package's extra "crf".
-    crf: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +101,6 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
     joint = not request.supervised_only and bool(split.unlabeled)
-    if joint and recipe.pseudo_labels.crf and find_spec("pydensecrf") is None:
-        raise UsageError(
-            Problem(
-                what="the recipe's CRF is not installed",
-                where="pseudo_labels.crf",
-                expected="the package pydensecrf2",
-                fix="pip install 'pclauto[crf]', or set pseudo_labels.crf = false",
-            )
-        )
     name = "_".join(
         [
             split.name,

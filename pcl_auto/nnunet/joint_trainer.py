@@ -21,14 +21,13 @@ from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
-from pcl_auto.method.refinement import refine
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.method.views import intensity_view
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
 from pcl_auto.nnunet.heads import restart_segmentation_head
-from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm
+from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.teacher import Teacher
@@ -59,12 +58,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.dataloader_unlabeled: Any = None
         self.round_guard = RoundGuard(self.run_folder, self.recipe)
         foreground = self.label_manager.foreground_labels
-        self.spacing_mm = stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
         self.labeled = LabeledCases(
             self.data.labeled_view(self.settings.split, self.configuration_name),
             self.split.labeled,
             {name: value for name, value in self.dataset_json["labels"].items() if value in foreground},
-            float(np.prod(self.spacing_mm)) / 1000,
+            stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
         )
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
@@ -230,7 +228,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             patch_voxels=patch,
             classes=list(classes.values()),
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
-            refine=partial(refine, spacing_mm=self.spacing_mm) if self.recipe.pseudo_labels.crf else None,
             check=self._agreement_check(segment) if judgement.agreement else None,
             progress=lambda done, total: self._notify(
                 "pseudo_label", round=min(round_number, last), done=done, total=total

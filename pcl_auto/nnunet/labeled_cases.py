@@ -13,10 +13,12 @@ from pcl_auto.method.components import one_piece_classes
 from pcl_auto.nnunet.pseudo_labels import read_labels
 
 
-def stored_spacing_mm(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> list[float]:
-    """Spacing (z, y, x) of a stored scan; in 2D the planned slice distance stands in for each case's own."""
-    in_patch = [float(value) for value in spacing_mm]
-    return in_patch if len(in_patch) == 3 else [float(plans["original_median_spacing_after_transp"][0]), *in_patch]
+def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> float:
+    """Volume of a stored voxel in millilitres; in 2D the planned slice distance stands in for each case's own."""
+    spacing = [*spacing_mm]
+    if len(spacing) == 2:
+        spacing.append(plans["original_median_spacing_after_transp"][0])
+    return float(np.prod(spacing)) / 1000
 
 
 @dataclass(frozen=True)

@@ -184,20 +184,6 @@ def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, A
         resolve_run(TrainRequest(**options), workspace)
 
 
-def test_a_crf_that_is_not_installed_is_missed_before_training(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "mine.toml").write_text('extends = "quick"\n[pseudo_labels]\ncrf = true\n')
-    request = TrainRequest(labeled=2, recipe=str(tmp_path / "mine.toml"))
-    monkeypatch.setattr("pcl_auto.training.find_spec", lambda _name: None)
-    with pytest.raises(UsageError, match="CRF is not installed") as caught:
-        resolve_run(request, workspace)
-    assert "pip install 'pclauto[crf]'" in caught.value.problems[0].fix
-    resolve_run(replace(request, supervised_only=True), workspace)
-    monkeypatch.setattr("pcl_auto.training.find_spec", lambda _name: object())
-    assert resolve_run(request, workspace).recipe.pseudo_labels.crf
-
-
 def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace, plan: Plan) -> None:
     plan.cases["a"].image.unlink()
     plan.cases["u"].image.write_bytes(b"more voxels")

@@ -94,13 +94,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
         """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
-        if self.epoch == self.recipe.schedule.supervised_epochs:
-            if self.recipe.contrast.restart_head:
-                restart_segmentation_head(self.network, self.optimizer, self.settings.seed)
-            if self.teacher is not None:
-                self.teacher.restart(unwrapped(self.network))
-        if self._guards and self.epoch == self.round_guard.rounds[round_number].first_epoch:
-            self.round_guard.keep_start(round_number, self._parts())
+        if self.epoch == self.round_guard.rounds[round_number].first_epoch:
+            self._begin_round(round_number)
         patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         self._open_streams(patches - unlabeled)
@@ -116,6 +111,16 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             pin_memory=self.device.type == "cuda",
         )
         self._train_until(until_epoch, f"round {round_number}")
+
+    def _begin_round(self, round_number: int) -> None:
+        if self._guards:
+            self.round_guard.keep_start(round_number, self._parts())
+        if self.round_guard.source(round_number) == 1:
+            # Behind the way back, which leads to a network that can segment; a second try of round one comes here too.
+            if self.recipe.contrast.restart_head:
+                restart_segmentation_head(self.network, self.optimizer, self.settings.seed)
+            if self.teacher is not None:
+                self.teacher.restart(unwrapped(self.network))
 
     def _close_streams(self) -> None:
         super()._close_streams()

@@ -127,6 +127,8 @@ class PseudoLabels:
 
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
+    # Refine them by a dense conditional random field over places and intensities; needs pip install 'pclauto[crf]'.
+    crf: bool = False
     # Weight of the segmentation loss on pseudo-labelled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
 

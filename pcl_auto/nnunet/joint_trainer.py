@@ -25,14 +25,16 @@ from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.method.views import intensity_view
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.checkpoints import LATEST
+from pcl_auto.nnunet.crf import refined
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
 from pcl_auto.nnunet.heads import restart_segmentation_head
-from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_voxel_ml
+from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.teacher import Teacher
 from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised, scales
 from pcl_auto.rounds import joint_rounds, self_train
+from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json
 
 
@@ -46,6 +48,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         A second optimiser, so that nnU-Net can go on with the first one's state by itself.
         """
+        if self.recipe.pseudo_labels.crf:
+            require("pydensecrf", "crf", "pseudo_labels.crf")
         super().initialize()
         decay = self.recipe.teacher.decay(self.recipe.schedule)
         self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.memory else None
@@ -226,7 +230,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
         segment = self._segmenter(network)
         pseudo_labels.predict_round(
-            segment,
+            refined(segment, self._stored_spacing_mm) if self.recipe.pseudo_labels.crf else segment,
             cases,
             self.store,
             folder,
@@ -249,6 +253,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             voxel_ml=self.labeled.voxel_ml,
             judgement=judgement,
         )
+
+    @property
+    def _stored_spacing_mm(self) -> list[float]:
+        return stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
 
     def _agreement_check(self, segment: pseudo_labels.Segmenter) -> pseudo_labels.AgreementCheck:
         """Segment a scan under two transforms, the same in every round, so that rounds can be compared."""

@@ -99,6 +99,13 @@ def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, t
     assert len([event for event in events if event["event"] == "epoch"]) == 6
 
 
+def test_a_random_field_refines_pseudo_labels(shell: Shell, task: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pydensecrf")
+    (shell.folder / "crf.toml").write_text('extends = "tiny.toml"\n[pseudo_labels]\ncrf = true\n')
+    _, events = run(shell, task, tmp_path / "work", "--recipe", "crf.toml")
+    assert [event["cases"] for event in events if event["event"] == "pseudo_labels"] == [4, 4]
+
+
 def test_patches_are_mirrored_along_the_axes_of_symmetry(shell: Shell, tmp_path: Path) -> None:
     (shell.folder / "symmetric.toml").write_text('extends = "tiny.toml"\n[augmentation]\nmirroring = "symmetric"\n')
     task = make_phantom(tmp_path, seed=3, labeled=2, unlabeled=8, test=1)

@@ -117,7 +117,7 @@ class Contrast:
     # Draw the segmentation head anew at the start of round one; h_φ is new there in any case.
     restart_head: bool = False
     # Every image of a joint step also in a second view, of another brightness and contrast, for this loss alone: a step
-    # takes nearly twice as long.
+    # takes more than twice as long, on a GPU without more memory.
     intensity_views: bool = False
 
 

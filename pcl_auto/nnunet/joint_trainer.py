@@ -150,21 +150,23 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         count = len(labeled["data"])
         images, targets = self._joined(labeled, unlabeled)
         labels = targets[0][:, 0].long()  # (B, *patch)
-        if self.recipe.contrast.intensity_views:
-            # Behind the images, where the segmentation loss does not look.
-            images, labels = torch.cat([images, intensity_view(images)]), torch.cat([labels, labels])
+        views = 2 if self.recipe.contrast.intensity_views else 1
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
-        sample = sample_voxels(labels, len(self.label_manager.foreground_labels), self.recipe.contrast.mean_voxels)
+        sample = sample_voxels(
+            torch.cat([labels] * views), len(self.label_manager.foreground_labels), self.recipe.contrast.mean_voxels
+        )
+        first, second = sample.split(len(images))
 
         self.optimizer.zero_grad(set_to_none=True)
         self.head_optimizer.zero_grad(set_to_none=True)
+        seconds = [self._view_vectors(intensity_view(images), second)] if views == 2 else []
         outputs = self.forward(images)
         loss = segmentation = self.segmentation_loss(_patches(outputs, 0, count), _patches(targets, 0, count))
         if self.recipe.pseudo_labels.segmentation_weight:
-            both = len(targets[0])
-            pseudo = self.segmentation_loss(_patches(outputs, count, both), _patches(targets, count, both))
+            pseudo = self.segmentation_loss(_patches(outputs, count, None), _patches(targets, count, None))
             loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
-        contrast = self._contrast(self.features.take(), sample, len(images))
+        vectors = torch.cat([gather_features(self.features.take(), first), *seconds])
+        contrast = self._contrast(vectors, sample, views * len(images))
         self.descend(
             loss + self.recipe.contrast.weight * contrast,
             (self.optimizer, self.network),
@@ -188,12 +190,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         joined = torch.cat(images).to(self.device, non_blocking=True)
         return joined, [torch.cat(scale).to(self.device, non_blocking=True) for scale in zip(*targets, strict=True)]
 
-    def _contrast(self, features: Tensor, sample: VoxelSample, patches: int) -> Tensor:
-        """L_cont of a step over its labelled and unlabelled patches: features (B, F, *patch)."""
+    def _view_vectors(self, images: Tensor, sample: VoxelSample) -> Tensor:
+        """Feature vectors of a second view; on a GPU the memory is planned for the images of a step once."""
+        gather = self.features.recomputed_vectors if self.device.type == "cuda" else self.features.vectors
+        return gather(self.forward, images, sample)
+
+    def _contrast(self, vectors: Tensor, sample: VoxelSample, patches: int) -> Tensor:
+        """L_cont of a step over its labelled and unlabelled patches: feature vectors (N, F) of the drawn voxels."""
         settings = self.recipe.contrast
         # In float32 also where the network runs in half precision: e^(1/τ) leaves no room for rounding.
         with autocast(self.device.type, enabled=False):
-            embeddings = self.head(gather_features(features, sample).float())
+            embeddings = self.head(vectors.float())
             return local_contrastive_loss(
                 embeddings,
                 sample,
@@ -369,6 +376,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.round_guard.collapsed = list(state.get("collapsed", ()))
 
 
-def _patches(batches: list[Tensor], first: int, last: int) -> list[Tensor]:
+def _patches(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
     """Some patches of a batch, at every scale."""
     return [batch[first:last] for batch in batches]

@@ -27,6 +27,7 @@ from pcl_auto.run.events import Listener
 from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.lock import sole_writer
+from pcl_auto.run.memory import keep_freed_memory
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import DatasetFolder, Workspace
 
@@ -352,6 +353,8 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
         from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 
+        if device.type == "cpu":
+            keep_freed_memory()
         kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
         latest = run.folder / "checkpoint_latest.pth"
         plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": latest.is_file()}

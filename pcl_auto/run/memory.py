@@ -1,13 +1,16 @@
-"""How much memory this process has held."""
+"""The memory of this process: how much it has held, and that it keeps what it will need again."""
 
 from __future__ import annotations
 
+import ctypes
 import re
 import resource
 import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def peak_memory_mb() -> int:
@@ -20,3 +23,18 @@ def peak_memory_mb() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KB, macOS in bytes.
     return int(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next allocation, instead of giving it back to the system.
+
+    Every step of a training on a CPU allocates the same large blocks again; fetching them from the system page by page
+    takes up to a third of its time. glibc alone has such settings; elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)
+    mallopt(_M_TOP_PAD, 64 * 2**20)

@@ -24,6 +24,7 @@ from pcl_auto.planning.split_plans import check_inputs_unchanged, prepare_split,
 from pcl_auto.recipe import Recipe, load_recipe
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.events import Listener
+from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
@@ -261,6 +262,8 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     """
     device = choose_device(request.device)
     run = resolve_run(request, workspace)
+    if run.trainer == JOINT and run.recipe.pseudo_labels.crf and not run.finished:
+        require("pydensecrf", "crf", "pseudo_labels.crf")
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
     with sole_writer(run.model):

@@ -13,12 +13,16 @@ from pcl_auto.method.components import one_piece_classes
 from pcl_auto.nnunet.pseudo_labels import read_labels
 
 
+def stored_spacing_mm(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> list[float]:
+    """Spacing of stored voxels along z, y and x; in 2D the planned slice distance stands in for each case's own."""
+    if len(spacing_mm) == 2:
+        return [plans["original_median_spacing_after_transp"][0], *spacing_mm]
+    return [*spacing_mm]
+
+
 def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> float:
-    """Volume of a stored voxel in millilitres; in 2D the planned slice distance stands in for each case's own."""
-    spacing = [*spacing_mm]
-    if len(spacing) == 2:
-        spacing.append(plans["original_median_spacing_after_transp"][0])
-    return float(np.prod(spacing)) / 1000
+    """Volume of a stored voxel in millilitres."""
+    return float(np.prod(stored_spacing_mm(spacing_mm, plans))) / 1000
 
 
 @dataclass(frozen=True)

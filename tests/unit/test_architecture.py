@@ -26,7 +26,7 @@ NNUNET_FAMILY = {
     "dynamic_network_architectures",
     "nnunetv2",
 }
-PURE = {"__future__", "collections", "dataclasses", "math", "numpy", "scipy", "torch", "typing"}
+PURE = {"__future__", "collections", "dataclasses", "math", "numpy", "pydensecrf", "scipy", "torch", "typing"}
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 70
 

@@ -16,6 +16,7 @@ from pcl_auto import training
 from pcl_auto.data.checks import image_stats
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.recipe import from_dict
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
@@ -27,6 +28,7 @@ from pcl_auto.training import (
     identity,
     resolve_run,
     resolve_split,
+    train,
 )
 
 LABELED = ("a", "b", "c", "d")
@@ -182,6 +184,17 @@ def test_a_run_without_a_plan(tmp_path: Path) -> None:
 def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_run(TrainRequest(**options), workspace)
+
+
+def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pcl_auto.run.extras.find_spec", lambda _name: None)
+    recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}})
+    before = sorted(workspace.preprocessed.parent.rglob("*"))
+    with pytest.raises(UsageError, match=r"pydensecrf is not installed in pseudo_labels.crf.*'pclauto\[crf\]'"):
+        train(TrainRequest(recipe=recipe, device="cpu"), workspace, lambda _event, _values: None)
+    assert sorted(workspace.preprocessed.parent.rglob("*")) == before
 
 
 def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace, plan: Plan) -> None:

@@ -117,7 +117,7 @@ class Contrast:
     # Draw the segmentation head anew at the start of round one; h_φ is new there in any case.
     restart_head: bool = False
     # Every image of a joint step also in a second view, of another brightness and contrast, for this loss alone: a step
-    # takes nearly twice as long.
+    # takes more than twice as long, on a GPU without more memory.
     intensity_views: bool = False
 
 
@@ -127,10 +127,10 @@ class PseudoLabels:
 
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
+    # Refine them by a dense conditional random field over places and intensities; needs pip install 'pclauto[crf]'.
+    crf: bool = False
     # Weight of the segmentation loss on pseudo-labelled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
-    # Refine them with a dense CRF; takes the package's extra "crf".
-    crf: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pcl_auto.planning.split_plans import check_inputs_unchanged, prepare_split,
 from pcl_auto.recipe import Recipe, load_recipe
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.events import Listener
+from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
@@ -102,15 +102,6 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
     joint = not request.supervised_only and bool(split.unlabeled)
-    if joint and recipe.pseudo_labels.crf and find_spec("pydensecrf") is None:
-        raise UsageError(
-            Problem(
-                what="the recipe's CRF is not installed",
-                where="pseudo_labels.crf",
-                expected="the package pydensecrf2",
-                fix="pip install 'pclauto[crf]', or set pseudo_labels.crf = false",
-            )
-        )
     name = "_".join(
         [
             split.name,
@@ -271,6 +262,8 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     """
     device = choose_device(request.device)
     run = resolve_run(request, workspace)
+    if run.trainer == JOINT and run.recipe.pseudo_labels.crf and not run.finished:
+        require("pydensecrf", "crf", "pseudo_labels.crf")
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
     with sole_writer(run.model):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pcl_auto.cli.interrupt import resumable
 from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
@@ -177,13 +176,9 @@ def _run(terminal: Terminal, study: Study, place: Workspace) -> tuple[list[Row],
         draw(rows, study.data.name, study.folder / "results.png")
 
     schedule = study.budget.schedule
-    with TrainingProgress(terminal) as progress:
+    with resumable(terminal), TrainingProgress(terminal) as progress:
         progress.begin(schedule.epochs, schedule.steps_per_epoch)
-        try:
-            found = run_study(study, place, say=terminal.say, listener=progress, after_each=write)
-        except KeyboardInterrupt:
-            terminal.say(f"interrupted; resume with: {shlex.join(['pclauto', *sys.argv[1:]])}")
-            raise typer.Exit(130) from None
+        found = run_study(study, place, say=terminal.say, listener=progress, after_each=write)
     rows = make_rows(study, found)
     return rows, as_json(study, found, rows)
 

@@ -9,11 +9,12 @@ import typer
 
 from pcl_auto import __version__
 from pcl_auto.cli import benchmark, demo, evaluate, plan, predict, train
+from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.errors import PclautoError
 
 _EPILOG = (
     "Exit codes: 0 done, 1 unexpected fault or some cases failed, 2 usage, 3 bad data, 4 bad plan, run or model, "
-    "5 resources, 6 locked by another run, 7 numerical failure, 130 interrupted."
+    "5 resources, 6 locked by another run, 7 numerical failure, 130 interrupted, 143 terminated."
 )
 _HELP = """Semi-supervised nnU-Net: few labels, many scans.
 
@@ -60,6 +61,7 @@ def _root(
 
 def run() -> None:
     """The console script: errors of ours become lines on stderr and an exit code."""
+    end_in_order()
     try:
         app()
     except PclautoError as error:
@@ -67,3 +69,8 @@ def run() -> None:
 
         Terminal().problems(error.problems)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        # typer knows one interrupt alone.
+        if end.code == exit_code(KeyboardInterrupt()) and terminated():
+            sys.exit(exit_code(Terminated()))
+        raise

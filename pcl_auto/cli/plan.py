@@ -37,6 +37,9 @@ def plan(
     use_test_images: Annotated[
         bool, typer.Option("--use-test-images", help="imagesTs joins the unlabelled cases.")
     ] = False,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction", help="Even out the shading of MR scans first (N4).")
+    ] = False,
     dataset_id: Annotated[Optional[int], typer.Option(help="nnU-Net's number of the data set.", min=1, max=999)] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Plan again even if the plan is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, write nothing.")] = False,
@@ -69,7 +72,7 @@ def plan(
             outcome = plan_task(
                 root,
                 place,
-                PlanSettings(configuration, planner, memory_gb, use_test_images),
+                PlanSettings(configuration, planner, memory_gb, use_test_images, bias_correction),
                 dataset_id=dataset_id,
                 force=force,
                 dry_run=dry_run,
@@ -123,6 +126,7 @@ def _as_json(outcome: PlanOutcome) -> dict[str, Any]:
         "configuration_reason": plan.content["configuration_reason"],
         "planner": plan.settings.planner,
         "memory_gb": plan.settings.memory_gb,
+        "bias_correction": plan.settings.bias_correction,
         "configurations": _configurations(plan),
         "channels": list(plan.dataset_json["channel_names"].values()),
         "labels": plan.dataset_json["labels"],
@@ -157,6 +161,7 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
         "unlabelled": _some(facts["unlabeled"]),
         "memory": f"{facts['memory_gb']:g} GB ({memory_reason})",
         "planner": facts["planner"],
+        **({"shading": "evened out first (N4), in prediction too"} if facts["bias_correction"] else {}),
     }
     for name, value in rows.items():
         summary.add_row(name, escape(value))

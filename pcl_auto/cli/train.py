@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pcl_auto.cli.interrupt import resumable
 from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
@@ -97,13 +96,9 @@ def train(
     if dry_run:
         terminal.say("dry run: nothing was written")
     else:
-        with TrainingProgress(terminal) as progress:
+        with resumable(terminal), TrainingProgress(terminal) as progress:
             progress.begin(run.recipe.schedule.epochs, run.recipe.schedule.steps_per_epoch)
-            try:
-                run = train_run(request, place, progress)
-            except KeyboardInterrupt:
-                terminal.say(f"interrupted; resume with: {shlex.join(_command())}")
-                raise typer.Exit(130) from None
+            run = train_run(request, place, progress)
         if prepare_only:
             stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"
             terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
@@ -112,10 +107,6 @@ def train(
             terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
     if json:
         terminal.json(_as_json(run))
-
-
-def _command() -> list[str]:
-    return ["pclauto", *(argument for argument in sys.argv[1:] if argument != "--restart")]
 
 
 def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: bool) -> None:

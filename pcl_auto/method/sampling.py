@@ -34,6 +34,14 @@ class VoxelSample:
         """Number of drawn voxels, N."""
         return len(self.voxel)
 
+    def split(self, images: int) -> tuple[VoxelSample, VoxelSample]:
+        """The voxels of the first ``images`` images, and those of the others, whose images count from 0 again."""
+        first = int(torch.searchsorted(self.image, images))
+        return (
+            VoxelSample(self.image[:first], self.cls[:first], self.voxel[:first], self.rank[:first]),
+            VoxelSample(self.image[first:] - images, self.cls[first:], self.voxel[first:], self.rank[first:]),
+        )
+
 
 def sample_voxels(
     labels: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.method.sampling import VoxelSample, gather_features
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -53,3 +56,18 @@ class DecoderFeatures:
             raise RuntimeError("no forward pass with gradients has been made")
         value, self._value = self._value, None
         return value
+
+    def vectors(self, forward: Callable[[Tensor], object], images: Tensor, sample: VoxelSample) -> Tensor:
+        """The feature vectors of ``images`` at the drawn voxels, shape (N, F), from a forward pass of their own."""
+        forward(images)
+        return gather_features(self.take(), sample)
+
+    def recomputed_vectors(self, forward: Callable[[Tensor], object], images: Tensor, sample: VoxelSample) -> Tensor:
+        """:meth:`vectors` that keep nothing for the backward pass, which makes the forward pass once more.
+
+        What is made before another forward pass is needed after it: at no time are the activations of both held.
+        """
+        # To the end, so that the features are taken again.
+        with set_checkpoint_early_stop(False):
+            vectors: Tensor = checkpoint(self.vectors, forward, images, sample, use_reentrant=False)
+        return vectors

@@ -21,19 +21,20 @@ from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
-from pcl_auto.method.refinement import refine
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.method.views import intensity_view
 from pcl_auto.nnunet import pseudo_labels, streams
 from pcl_auto.nnunet.checkpoints import LATEST
+from pcl_auto.nnunet.crf import refined
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
 from pcl_auto.nnunet.heads import restart_segmentation_head
-from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm
+from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.teacher import Teacher
 from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised, scales
 from pcl_auto.rounds import joint_rounds, self_train
+from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json
 
 
@@ -47,6 +48,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         A second optimiser, so that nnU-Net can go on with the first one's state by itself.
         """
+        if self.recipe.pseudo_labels.crf:
+            require("pydensecrf", "crf", "pseudo_labels.crf")
         super().initialize()
         decay = self.recipe.teacher.decay(self.recipe.schedule)
         self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.memory else None
@@ -59,12 +62,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.dataloader_unlabeled: Any = None
         self.round_guard = RoundGuard(self.run_folder, self.recipe)
         foreground = self.label_manager.foreground_labels
-        self.spacing_mm = stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
         self.labeled = LabeledCases(
             self.data.labeled_view(self.settings.split, self.configuration_name),
             self.split.labeled,
             {name: value for name, value in self.dataset_json["labels"].items() if value in foreground},
-            float(np.prod(self.spacing_mm)) / 1000,
+            stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
         )
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
@@ -96,13 +98,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
         """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
-        if self.epoch == self.recipe.schedule.supervised_epochs:
-            if self.recipe.contrast.restart_head:
-                restart_segmentation_head(self.network, self.optimizer, self.settings.seed)
-            if self.teacher is not None:
-                self.teacher.restart(unwrapped(self.network))
-        if self._guards and self.epoch == self.round_guard.rounds[round_number].first_epoch:
-            self.round_guard.keep_start(round_number, self._parts())
+        if self.epoch == self.round_guard.rounds[round_number].first_epoch:
+            self._begin_round(round_number)
         patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         self._open_streams(patches - unlabeled)
@@ -118,6 +115,16 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             pin_memory=self.device.type == "cuda",
         )
         self._train_until(until_epoch, f"round {round_number}")
+
+    def _begin_round(self, round_number: int) -> None:
+        if self._guards:
+            self.round_guard.keep_start(round_number, self._parts())
+        if self.round_guard.source(round_number) == 1:
+            # Behind the way back, which leads to a network that can segment; a second try of round one comes here too.
+            if self.recipe.contrast.restart_head:
+                restart_segmentation_head(self.network, self.optimizer, self.settings.seed)
+            if self.teacher is not None:
+                self.teacher.restart(unwrapped(self.network))
 
     def _close_streams(self) -> None:
         super()._close_streams()
@@ -143,21 +150,23 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         count = len(labeled["data"])
         images, targets = self._joined(labeled, unlabeled)
         labels = targets[0][:, 0].long()  # (B, *patch)
-        if self.recipe.contrast.intensity_views:
-            # Behind the images, where the segmentation loss does not look.
-            images, labels = torch.cat([images, intensity_view(images)]), torch.cat([labels, labels])
+        views = 2 if self.recipe.contrast.intensity_views else 1
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
-        sample = sample_voxels(labels, len(self.label_manager.foreground_labels), self.recipe.contrast.mean_voxels)
+        sample = sample_voxels(
+            torch.cat([labels] * views), len(self.label_manager.foreground_labels), self.recipe.contrast.mean_voxels
+        )
+        first, second = sample.split(len(images))
 
         self.optimizer.zero_grad(set_to_none=True)
         self.head_optimizer.zero_grad(set_to_none=True)
+        seconds = [self._view_vectors(intensity_view(images), second)] if views == 2 else []
         outputs = self.forward(images)
         loss = segmentation = self.segmentation_loss(_patches(outputs, 0, count), _patches(targets, 0, count))
         if self.recipe.pseudo_labels.segmentation_weight:
-            both = len(targets[0])
-            pseudo = self.segmentation_loss(_patches(outputs, count, both), _patches(targets, count, both))
+            pseudo = self.segmentation_loss(_patches(outputs, count, None), _patches(targets, count, None))
             loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
-        contrast = self._contrast(self.features.take(), sample, len(images))
+        vectors = torch.cat([gather_features(self.features.take(), first), *seconds])
+        contrast = self._contrast(vectors, sample, views * len(images))
         self.descend(
             loss + self.recipe.contrast.weight * contrast,
             (self.optimizer, self.network),
@@ -181,12 +190,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         joined = torch.cat(images).to(self.device, non_blocking=True)
         return joined, [torch.cat(scale).to(self.device, non_blocking=True) for scale in zip(*targets, strict=True)]
 
-    def _contrast(self, features: Tensor, sample: VoxelSample, patches: int) -> Tensor:
-        """L_cont of a step over its labelled and unlabelled patches: features (B, F, *patch)."""
+    def _view_vectors(self, images: Tensor, sample: VoxelSample) -> Tensor:
+        """Feature vectors of a second view; on a GPU the memory is planned for the images of a step once."""
+        gather = self.features.recomputed_vectors if self.device.type == "cuda" else self.features.vectors
+        return gather(self.forward, images, sample)
+
+    def _contrast(self, vectors: Tensor, sample: VoxelSample, patches: int) -> Tensor:
+        """L_cont of a step over its labelled and unlabelled patches: feature vectors (N, F) of the drawn voxels."""
         settings = self.recipe.contrast
         # In float32 also where the network runs in half precision: e^(1/τ) leaves no room for rounding.
         with autocast(self.device.type, enabled=False):
-            embeddings = self.head(gather_features(features, sample).float())
+            embeddings = self.head(vectors.float())
             return local_contrastive_loss(
                 embeddings,
                 sample,
@@ -223,14 +237,13 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
         segment = self._segmenter(network)
         pseudo_labels.predict_round(
-            segment,
+            refined(segment, self._stored_spacing_mm) if self.recipe.pseudo_labels.crf else segment,
             cases,
             self.store,
             folder,
             patch_voxels=patch,
             classes=list(classes.values()),
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
-            refine=partial(refine, spacing_mm=self.spacing_mm) if self.recipe.pseudo_labels.crf else None,
             check=self._agreement_check(segment) if judgement.agreement else None,
             progress=lambda done, total: self._notify(
                 "pseudo_label", round=min(round_number, last), done=done, total=total
@@ -247,6 +260,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             voxel_ml=self.labeled.voxel_ml,
             judgement=judgement,
         )
+
+    @property
+    def _stored_spacing_mm(self) -> list[float]:
+        return stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
 
     def _agreement_check(self, segment: pseudo_labels.Segmenter) -> pseudo_labels.AgreementCheck:
         """Segment a scan under two transforms, the same in every round, so that rounds can be compared."""
@@ -359,6 +376,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.round_guard.collapsed = list(state.get("collapsed", ()))
 
 
-def _patches(batches: list[Tensor], first: int, last: int) -> list[Tensor]:
+def _patches(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
     """Some patches of a batch, at every scale."""
     return [batch[first:last] for batch in batches]

@@ -14,9 +14,15 @@ from pcl_auto.nnunet.pseudo_labels import read_labels
 
 
 def stored_spacing_mm(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> list[float]:
-    """Spacing (z, y, x) of a stored scan; in 2D the planned slice distance stands in for each case's own."""
-    in_patch = [float(value) for value in spacing_mm]
-    return in_patch if len(in_patch) == 3 else [float(plans["original_median_spacing_after_transp"][0]), *in_patch]
+    """Spacing of stored voxels along z, y and x; in 2D the planned slice distance stands in for each case's own."""
+    if len(spacing_mm) == 2:
+        return [plans["original_median_spacing_after_transp"][0], *spacing_mm]
+    return [*spacing_mm]
+
+
+def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> float:
+    """Volume of a stored voxel in millilitres."""
+    return float(np.prod(stored_spacing_mm(spacing_mm, plans))) / 1000
 
 
 @dataclass(frozen=True)

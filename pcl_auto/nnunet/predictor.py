@@ -14,6 +14,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.errors import NumericalError, Problem, StateError
+from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
 from pcl_auto.nnunet.images import Properties, read_image
 from pcl_auto.run.files import read_json
@@ -98,8 +99,7 @@ class ModelPredictor:
                     fix="give one 4D file, or files that end in _0000, _0001, …",
                 )
             )
-        preprocessor = self.configuration.preprocessor_class(verbose=False)
-        data, _, properties = preprocessor.run_case_npy(
+        data, _, properties = preprocessor_of(self.configuration).run_case_npy(
             image, None, properties, self.plans, self.configuration, self.dataset_json
         )
         logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()

@@ -23,8 +23,6 @@ from pcl_auto.run.files import link_relative, staging_folder, write_text
 
 # Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
 Segmenter = Callable[[torch.Tensor], torch.Tensor]
-# Labels (z, y, x) from probabilities (K, z, y, x) and the preprocessed image (C, z, y, x).
-Refinement = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # How far the segmentations of a case's preprocessed image agree under transforms.
 AgreementCheck = Callable[[str, np.ndarray], float]
 # Beside nnU-Net's own properties of a case.
@@ -72,7 +70,6 @@ def predict_round(
     patch_voxels: tuple[int, ...],
     classes: Sequence[int],
     one_piece: Sequence[int],
-    refine: Refinement | None,
     check: AgreementCheck | None,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -85,7 +82,7 @@ def predict_round(
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
             image = data[:]
-            labels = keep_largest(label_map(segment, image, refine), one_piece)[None]
+            labels = keep_largest(label_map(segment, image), one_piece)[None]
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)
             # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
@@ -98,12 +95,9 @@ def predict_round(
         progress(index + 1, len(cases))
 
 
-def label_map(segment: Segmenter, image: np.ndarray, refine: Refinement | None = None) -> np.ndarray:
+def label_map(segment: Segmenter, image: np.ndarray) -> np.ndarray:
     """The segmentation (z, y, x) of a preprocessed image (C, z, y, x)."""
-    logits = segment(torch.from_numpy(image))
-    if refine is not None:
-        return refine(logits.float().softmax(0).cpu().numpy(), image)
-    labels: np.ndarray = logits.argmax(0).cpu().numpy().astype(np.int16)
+    labels: np.ndarray = segment(torch.from_numpy(image)).argmax(0).cpu().numpy().astype(np.int16)
     return labels
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.images import read_image, read_label
 from pcl_auto.run.files import link_relative, staging_folder
 
@@ -36,20 +36,21 @@ class Preprocessing:
     dataset_json: Mapping[str, Any]
 
     def run(self, image: Path, label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """Crop, normalise and resample a case as nnU-Net does.
+        """Crop, normalise and resample a case as nnU-Net does; bias correction first, where the plans say so.
 
         Returns:
             the image (C, z, y, x), float32; the label, or without one 0 inside and -1 outside the nonzero region
             (1, z, y, x), int16; and nnU-Net's properties.
         """
         manager = PlansManager(dict(self.plans))
+        configuration = manager.get_configuration(self.configuration)
         data, properties = read_image([image])
-        data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        data, seg, properties = preprocessor_of(configuration).run_case_npy(
             data,
             None if label is None else read_label(label),
             properties,
             manager,
-            manager.get_configuration(self.configuration),
+            configuration,
             dict(self.dataset_json),
         )
         return data.astype(np.float32, copy=False), seg.astype(np.int16, copy=False), properties

@@ -19,6 +19,7 @@ CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
 MIN_PATCHES = 4
 # Schemes that take their statistics from labelled foreground, so that a store with them belongs to a split.
 LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
+STOCK_PREPROCESSOR = "DefaultPreprocessor"
 _NEUTRAL_INTENSITIES = {
     "mean": 0.0, "median": 0.0, "std": 1.0, "min": 0.0, "max": 0.0, "percentile_99_5": 0.0, "percentile_00_5": 0.0,
 }  # fmt: skip
@@ -32,6 +33,7 @@ class PlanSettings:
     planner: str = "default"
     memory_gb: float = 8.0
     use_test_images: bool = False
+    bias_correction: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values."""
@@ -174,8 +176,29 @@ def store_key(plans: Mapping[str, Any], configuration: str) -> str:
             if scheme in LABEL_DEPENDENT_SCHEMES
         ],
     }
+    if chosen.get("preprocessor_name", STOCK_PREPROCESSOR) != STOCK_PREPROCESSOR:
+        decisive["preprocessor"] = chosen["preprocessor_name"]
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
     return f"{configuration}_{digest}"
+
+
+def name_preprocessor(plans: Mapping[str, Any], name: str) -> None:
+    """Let every configuration of ``plans`` name a preprocessor that corrects the bias field.
+
+    Raises:
+        UsageError: the images are CT, whose intensities mean something as they are.
+    """
+    for configuration in plans["configurations"].values():
+        if LABEL_DEPENDENT_SCHEMES & set(configuration["normalization_schemes"]):
+            raise UsageError(
+                Problem(
+                    what="CT has no bias field",
+                    where="--bias-correction",
+                    expected="images of MR alone",
+                    fix="leave out --bias-correction",
+                )
+            )
+        configuration["preprocessor_name"] = name
 
 
 def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from pcl_auto.planning.plan import (
     Plan,
     PlanSettings,
     choose_configuration,
+    name_preprocessor,
     neutral_intensities,
     read_plan,
     store_key,
@@ -194,7 +195,7 @@ def _plan(
     task: Task, checks: Checks, data: DatasetFolder, settings: PlanSettings, described: dict[str, Any]
 ) -> dict[str, Any]:
     prepare_environment()
-    from pcl_auto.nnunet import images, planner
+    from pcl_auto.nnunet import bias, images, planner
 
     if settings.planner not in planner.PLANNERS:
         raise UsageError(
@@ -216,6 +217,8 @@ def _plan(
             memory_gb=settings.memory_gb,
             min_patches=MIN_PATCHES,
         )
+    if settings.bias_correction:
+        name_preprocessor(plans, bias.BiasCorrectingPreprocessor.__name__)
     plans["foreground_intensity_properties_per_channel"] = neutral_intensities(len(task.channels))
     configuration, reason = choose_configuration(settings.configuration, plans["configurations"], data.name)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ def discard(folder, plain=pseudo_labels.discard):
         os._exit(9)
     plain(folder)
 
+def restart(network, optimizer, seed, plain=joint_trainer.restart_segmentation_head):
+    note(drawn_anew=True)
+    plain(network, optimizer, seed)
+
+joint_trainer.restart_segmentation_head = restart
 trainer._validate, trainer._segmenter, trainer.save_checkpoint = validate, segmenter, before_checkpoint
 RoundGuard.keep_start, RoundGuard.roll_back, pseudo_labels.discard = keep_start, roll_back, discard
 sys.argv = ["pclauto", *arguments]
@@ -193,6 +199,21 @@ def test_a_collapse_in_the_last_round_is_noticed(shell: Shell, planned: Path, tm
     (event,) = events(workspace, "rolled_back")
     assert (event["round"], event["back_to_epoch"], event["training_ends"]) == (2, 4, True)
     assert any(any(value) for value in final(workspace).values())
+
+
+def test_the_way_back_from_round_one_leads_to_the_head_that_was_trained(
+    shell: Shell, planned: Path, tmp_path: Path
+) -> None:
+    workspace = Path(shutil.copytree(planned, tmp_path / "head", symlinks=True))
+    (shell.folder / "anew.toml").write_text('extends = "tiny.toml"\n[contrast]\nrestart_head = true\n')
+    done = train(shell, workspace, "1,2", recipe="anew.toml")
+    assert done.returncode == 0, done.stderr
+    assert [event["round"] for event in events(workspace, "rolled_back")] == [1, 2]
+    # The second try begins as the first one did.
+    assert [next(iter(note)) for note in notes(workspace)] == ["kept", "drawn_anew", "collapsed", "restored"] * 2
+    assert len({note["digest"] for note in notes(workspace) if "kept" in note or "restored" in note}) == 1
+    # Drawn anew, no layer of it has a bias; in training the one at full resolution, at least, comes to have one.
+    assert any(any(value) for name, value in final(workspace).items() if re.search(r"seg_layers.*bias", name))
 
 
 def test_without_the_guard_nothing_is_kept_or_rolled_back(shell: Shell, planned: Path, tmp_path: Path) -> None:

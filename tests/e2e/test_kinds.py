@@ -99,6 +99,28 @@ def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, t
     assert len([event for event in events if event["event"] == "epoch"]) == 6
 
 
+def test_a_random_field_refines_pseudo_labels(shell: Shell, task: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pydensecrf")
+    (shell.folder / "crf.toml").write_text('extends = "tiny.toml"\n[pseudo_labels]\ncrf = true\n')
+    _, events = run(shell, task, tmp_path / "work", "--recipe", "crf.toml")
+    assert [event["cases"] for event in events if event["event"] == "pseudo_labels"] == [4, 4]
+
+
+def test_shading_is_evened_out_in_training_and_prediction(shell: Shell, task: Path, tmp_path: Path) -> None:
+    place = ("--workspace", tmp_path / "work")
+    planned = shell.pclauto("plan", task, *place, "--gpu-memory-gb", "1", "--bias-correction", "--json")
+    assert json.loads(planned.stdout)["bias_correction"] is True
+    done = shell.pclauto("train", *place, "--recipe", "tiny.toml", "--device", "cpu", "--supervised-only", "--json")
+    model = Path(json.loads(done.stdout)["model"])
+    plans = json.loads((model / "plans.json").read_text())
+    assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "BiasCorrectingPreprocessor"
+    shell.pclauto("predict", task / "imagesTs", "-o", tmp_path / "masks", *place, "--supervised-only")
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
+    # As it is known from the plan, another plan is another one.
+    again = shell.pclauto("plan", task, *place, "--gpu-memory-gb", "1", "--json")
+    assert json.loads(again.stdout)["up_to_date"] is False
+
+
 def test_patches_are_mirrored_along_the_axes_of_symmetry(shell: Shell, tmp_path: Path) -> None:
     (shell.folder / "symmetric.toml").write_text('extends = "tiny.toml"\n[augmentation]\nmirroring = "symmetric"\n')
     task = make_phantom(tmp_path, seed=3, labeled=2, unlabeled=8, test=1)

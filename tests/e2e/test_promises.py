@@ -49,9 +49,14 @@ def plan_and_train(shell: Shell, task: Path, workspace: Path) -> None:
 
 
 def train_command(shell: Shell, workspace: Path) -> list[str]:
+    """A short training with whatever draws numbers or happens once in a run."""
+    recipe = shell.folder / "drawing.toml"
+    recipe.write_text(
+        'extends = "tiny.toml"\n[contrast]\nrestart_head = true\nintensity_views = true\n[judgement]\nagreement = 0.5\n'
+    )
     return [
-        "train", "--workspace", str(workspace), "--labeled", "2", "--seed", "3", "--recipe",
-        str(shell.folder / "tiny.toml"), "--device", "cpu", "--deterministic",
+        "train", "--workspace", str(workspace), "--labeled", "2", "--seed", "3", "--recipe", str(recipe),
+        "--device", "cpu", "--deterministic",
     ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from pcl_auto import training
 from pcl_auto.data.checks import image_stats
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.recipe import from_dict
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
@@ -27,6 +28,7 @@ from pcl_auto.training import (
     identity,
     resolve_run,
     resolve_split,
+    train,
 )
 
 LABELED = ("a", "b", "c", "d")
@@ -184,18 +186,15 @@ def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, A
         resolve_run(TrainRequest(**options), workspace)
 
 
-def test_a_crf_that_is_not_installed_is_missed_before_training(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.toml").write_text('extends = "quick"\n[pseudo_labels]\ncrf = true\n')
-    request = TrainRequest(labeled=2, recipe=str(tmp_path / "mine.toml"))
-    monkeypatch.setattr("pcl_auto.training.find_spec", lambda _name: None)
-    with pytest.raises(UsageError, match="CRF is not installed") as caught:
-        resolve_run(request, workspace)
-    assert "pip install 'pclauto[crf]'" in caught.value.problems[0].fix
-    resolve_run(replace(request, supervised_only=True), workspace)
-    monkeypatch.setattr("pcl_auto.training.find_spec", lambda _name: object())
-    assert resolve_run(request, workspace).recipe.pseudo_labels.crf
+    monkeypatch.setattr("pcl_auto.run.extras.find_spec", lambda _name: None)
+    recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}})
+    before = sorted(workspace.preprocessed.parent.rglob("*"))
+    with pytest.raises(UsageError, match=r"pydensecrf is not installed in pseudo_labels.crf.*'pclauto\[crf\]'"):
+        train(TrainRequest(recipe=recipe, device="cpu"), workspace, lambda _event, _values: None)
+    assert sorted(workspace.preprocessed.parent.rglob("*")) == before
 
 
 def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace, plan: Plan) -> None:

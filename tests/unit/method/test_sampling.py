@@ -150,3 +150,16 @@ def test_flattening_the_feature_map_does_not_copy_it(shape, memory_format):
 def test_gather_refuses_vectors():
     with pytest.raises(ValueError, match=r"features must have shape .* got \(2, 3\)"):
         gather_features(torch.rand(2, 3), sample_voxels(torch.ones(2, 3, dtype=torch.long), 1, 1))
+
+
+@pytest.mark.parametrize("images", range(4))
+def test_split_by_image(images):
+    sample = sample_voxels(random_labels((5, 6, 4), 3, 2), 2, 3)
+    first, others = drawn_groups(sample.split(images)[0]), drawn_groups(sample.split(images)[1])
+    groups = drawn_groups(sample)
+    assert first == {group: voxels for group, voxels in groups.items() if group[0] < images}
+    assert others == {(i - images, cls): voxels for (i, cls), voxels in groups.items() if i >= images}
+    assert all(
+        torch.equal(torch.cat([getattr(part, name) for part in sample.split(images)]), getattr(sample, name))
+        for name in ("cls", "voxel", "rank")
+    )

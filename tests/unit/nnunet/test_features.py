@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass
+
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
 from pcl_auto.errors import StateError
+from pcl_auto.method.sampling import gather_features, sample_voxels
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
 
 
@@ -47,6 +51,82 @@ def test_compiled_network_gives_the_same_features_and_gradients() -> None:
         gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
     torch.testing.assert_close(*values)
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_vectors_of_a_second_pass_have_the_gradients_of_one_pass_over_all(compiled: bool) -> None:
+    """Reference: both batches in one forward pass that keeps everything."""
+    labels = torch.randint(0, 3, (4, 8, 8, 8))
+    sample = sample_voxels(labels, 2, 5)
+    first, second = sample.split(2)
+    images, views = torch.randn(2, 2, 8, 8, 8), torch.randn(2, 2, 8, 8, 8)
+    weights = torch.randn(len(sample), 6)
+    values, gradients = [], []
+    for way in ("whole", "vectors", "recomputed_vectors"):
+        model = network(3)
+        run = torch.compile(model, backend="aot_eager") if compiled else model
+        features = DecoderFeatures(run)
+        if way == "whole":
+            output = run(torch.cat([images, views]))[:2]
+            vectors = gather_features(features.take(), sample)
+        else:
+            of_views = getattr(features, way)(run, views, second)
+            output = run(images)
+            vectors = torch.cat([gather_features(features.take(), first), of_views])
+        ((vectors.tanh() * weights).sum() + output.square().mean()).backward()
+        values.append(vectors.detach())
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+        with pytest.raises(RuntimeError, match="no forward pass"):
+            features.take()
+    for other in (1, 2):
+        torch.testing.assert_close(values[other], values[0])
+        torch.testing.assert_close(gradients[other], gradients[0], rtol=1e-4, atol=1e-5)
+
+
+@dataclass(eq=False)
+class Saved:
+    """A tensor saved for the backward pass."""
+
+    value: torch.Tensor
+
+
+class Held:
+    """Bytes that are saved for the backward pass and not yet let go of."""
+
+    def __init__(self) -> None:
+        self.tensors: list[weakref.ref[Saved]] = []
+
+    def pack(self, value: torch.Tensor) -> Saved:
+        kept = Saved(value)
+        self.tensors.append(weakref.ref(kept))
+        return kept
+
+    def bytes(self) -> int:
+        alive = [kept.value.untyped_storage() for kept in (reference() for reference in self.tensors) if kept]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values())
+
+
+def test_recomputed_vectors_hold_the_activations_of_one_pass_at_a_time() -> None:
+    model, held, before_passes = network(3), Held(), []
+    features = DecoderFeatures(model)
+    sample = sample_voxels(torch.ones(1, 16, 16, 16, dtype=torch.long), 1, 5)
+    images = torch.randn(1, 2, 16, 16, 16)
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        before_passes.append(held.bytes())
+        return model(batch)
+
+    with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.value):
+        vectors = features.recomputed_vectors(forward, images, sample)
+        output = forward(images)
+        after_passes = held.bytes()
+        loss = output.square().mean() + gather_features(features.take(), sample).sum() + vectors.square().sum()
+        del vectors, output
+        loss.backward()
+    small = images.nbytes + sum(parameter.nbytes for parameter in model.parameters())
+    assert len(before_passes) == 3
+    assert max(before_passes) <= small
+    assert after_passes > 10 * small
 
 
 def test_features_are_handed_out_once_and_not_kept_in_inference() -> None:

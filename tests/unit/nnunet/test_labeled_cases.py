@@ -6,8 +6,9 @@ from pathlib import Path
 
 import blosc2
 import numpy as np
+import pytest
 
-from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm
+from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
 from pcl_auto.nnunet.store import case_files, save_label
 
 SHAPE = (2, 4, 6)
@@ -32,5 +33,7 @@ def test_volumes_and_pieces(tmp_path: Path) -> None:
 
 def test_a_slice_takes_its_distance_from_the_plans() -> None:
     plans = {"original_median_spacing_after_transp": [5.0, 9.0, 9.0]}
+    assert stored_voxel_ml([2.0, 3.0, 4.0], plans) == pytest.approx(0.024)
+    assert stored_voxel_ml([2.0, 3.0], plans) == pytest.approx(0.03)
     assert stored_spacing_mm([2.0, 3.0, 4.0], plans) == [2.0, 3.0, 4.0]
     assert stored_spacing_mm([2.0, 3.0], plans) == [5.0, 2.0, 3.0]

@@ -36,12 +36,7 @@ def store(folder: Path, *sizes: int) -> list[str]:
 
 
 def make_round(
-    run: Path,
-    number: int,
-    cases: list[str],
-    one_piece: list[int],
-    judgement: Judgement,
-    refine: pseudo_labels.Refinement | None = None,
+    run: Path, number: int, cases: list[str], one_piece: list[int], judgement: Judgement
 ) -> tuple[pseudo_labels.RoundFolder, list[Any]]:
     folder = pseudo_labels.round_folder(run, number)
     pseudo_labels.predict_round(
@@ -52,7 +47,6 @@ def make_round(
         patch_voxels=SHAPE,
         classes=[1],
         one_piece=one_piece,
-        refine=refine,
         check=(lambda case, image: float(image.mean() * (case != "case0"))) if judgement.agreement else None,
         progress=lambda _done, _total: None,
     )
@@ -97,15 +91,3 @@ def test_agreement_is_on_record_and_decides(tmp_path: Path) -> None:
     assert [row.agreement for row in rows] == pytest.approx([0.0, 31 / 192])
     assert pseudo_labels.used_cases(folder) == ["case1"]
     assert pseudo_labels._read_ledger(folder)[1]["agreement"] == "0.1615"
-
-
-def test_labels_are_what_refinement_makes_of_probabilities_and_image(tmp_path: Path) -> None:
-    cases = store(tmp_path / "store", 7)
-
-    def swapped(probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
-        np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-6)
-        assert image.shape == (1, *SHAPE)
-        return np.asarray(probabilities.argmin(0), dtype=np.int16)
-
-    _, rows = make_round(tmp_path, 1, cases, [], Judgement(), swapped)
-    assert rows[0].volumes_ml == {"core": float(np.prod(SHAPE) - 8)}

@@ -15,6 +15,7 @@ from pcl_auto.planning.plan import (
     Plan,
     PlanSettings,
     choose_configuration,
+    name_preprocessor,
     neutral_intensities,
     read_plan,
     store_key,
@@ -211,3 +212,17 @@ def test_intensities_of_labels_count_where_ct_is_normalised_with_them(
     before, after = nnunet_plans(scheme), nnunet_plans(scheme)
     after["foreground_intensity_properties_per_channel"][channel]["mean"] = 55.0
     assert (store_key(before, "3d_fullres") != store_key(after, "3d_fullres")) is own_store
+
+
+def test_bias_correction_has_a_store_of_its_own() -> None:
+    plans, stock = nnunet_plans(), nnunet_plans()
+    stock["configurations"]["3d_fullres"]["preprocessor_name"] = "DefaultPreprocessor"
+    assert store_key(stock, "3d_fullres") == store_key(plans, "3d_fullres")
+    name_preprocessor(plans, "BiasCorrectingPreprocessor")
+    assert {entry["preprocessor_name"] for entry in plans["configurations"].values()} == {"BiasCorrectingPreprocessor"}
+    assert store_key(plans, "3d_fullres") != store_key(stock, "3d_fullres")
+
+
+def test_bias_correction_of_ct_is_refused() -> None:
+    with pytest.raises(UsageError, match="CT has no bias field in --bias-correction"):
+        name_preprocessor(nnunet_plans("CTNormalization"), "BiasCorrectingPreprocessor")

@@ -42,7 +42,7 @@ memory = 0.5
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "e2e" in item.path.parts:
+        if {"e2e", "faults"} & set(item.path.parts):
             item.add_marker(pytest.mark.slow)
 
 
@@ -76,7 +76,7 @@ def model(trained: Path) -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Real decathlon data, where the machine has it."""
-    folder = Path(os.environ.get("PCLAUTO_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    folder = Path(os.environ.get("PCLAUTO_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip("no real data: set PCLAUTO_TEST_DATA")
     return folder

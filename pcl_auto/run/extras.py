@@ -1,0 +1,28 @@
+"""Packages that only some settings need."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from pcl_auto.errors import Problem, UsageError
+
+
+def require(module: str, extra: str, setting: str) -> None:
+    """Make sure that a module is installed, before hours are spent on what needs it.
+
+    Args:
+        module: as it is imported.
+        extra: of this package, that installs it.
+        setting: of the recipe, that needs it.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if find_spec(module) is None:
+        raise UsageError(
+            Problem(
+                what=f"the package {module} is not installed",
+                where=setting,
+                fix=f"pip install 'pclauto[{extra}]' (compiles, where there is no wheel), or set {setting} = false",
+            )
+        )

@@ -1,0 +1,115 @@
+"""F32: SIGINT and SIGTERM end a training in order; repeating the command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from shell import Shell
+
+SECONDS_TO_END = 30
+
+
+def started(shell: Shell, workspace: Path) -> subprocess.Popen[str]:
+    """A training in a session of its own, as far as its second epoch."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pcl_auto", *command(workspace)],
+        cwd=shell.folder, env=shell.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            return process
+    raise AssertionError(f"the training ended with {process.wait()}")
+
+
+def command(workspace: Path) -> list[str]:
+    return ["train", "--workspace", str(workspace), "--recipe", "tiny.toml", "--device", "cpu", "--workers", "1"]
+
+
+def processes_of_session(session: int) -> list[str]:
+    """The processes of a session that still run (Linux; none elsewhere)."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # pid (name) state parent group session
+            state, _, _, its_session = file.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state not in "ZX":
+                found.append(file.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_f32_a_signal_ends_a_training_in_order(
+    shell: Shell, task: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    workspace = tmp_path / "work"
+    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+    process = started(shell, workspace)
+    os.kill(process.pid, sent)
+    _, said = process.communicate(timeout=SECONDS_TO_END)
+    assert process.returncode == code
+    assert f"resume with: pclauto {' '.join(command(workspace))}" in said
+    for _ in range(100):
+        if not processes_of_session(process.pid):
+            break
+        time.sleep(0.1)
+    assert processes_of_session(process.pid) == []
+
+    done = shell.pclauto(*command(workspace))
+    assert "going on after epoch" in done.stderr
+    assert (next((workspace / "nnUNet_results").rglob("fold_all")) / "checkpoint_final.pth").is_file()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_f32_a_second_signal_ends_at_once(sent: signal.Signals) -> None:
+    code = """
+import time
+from pcl_auto.cli.interrupt import end_in_order
+end_in_order()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("cleaning up", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for expected in ("ready", "cleaning up"):
+        assert process.stdout.readline().strip() == expected
+        os.kill(process.pid, sent)
+    assert process.wait(timeout=10) == -sent
+
+
+def test_f32_any_verb_says_which_signal_it_was() -> None:
+    code = """
+import time
+from pcl_auto.cli import main
+@main.app.command("wait")
+def wait() -> None:
+    print("ready", flush=True)
+    time.sleep(60)
+main.run()
+"""
+    for sent, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen([sys.executable, "-c", code, "wait"], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        os.kill(process.pid, sent)
+        assert process.wait(timeout=10) == expected
+
+
+def test_f32_a_job_in_the_background_stays_deaf_to_ctrl_c() -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "from pcl_auto.cli.interrupt import end_in_order; end_in_order();"
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"

@@ -15,6 +15,9 @@ A step is what training repeats: draw and augment the patches, then train on the
 labelled cases once more, under their labels: as in a round with perfect pseudo-labels, where the contrastive loss has
 every class to work on. Seconds are medians over blocks, ratios medians of what each block gave. Memory is the peak of
 building the trainer and of all its steps: on CUDA what torch has allocated, on a CPU what the process has grown by.
+
+Processes that augment data (--workers, on CUDA the default) fill an arm's stream while the others step. Where drawing
+is to count, take blocks much longer than what they hold ready, as --steps 50.
 """
 
 from __future__ import annotations

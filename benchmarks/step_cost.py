@@ -1,168 +1,244 @@
 """What a joint step costs against a step of stock nnU-Net with as many patches.
 
-    pclauto train --labeled 2 --recipe quick --prepare-only --workspace W
+    python benchmarks/step_cost.py                                   (on the demo's phantom)
+    pclauto train --workspace W --labeled 2 --recipe quick --prepare-only
     python benchmarks/step_cost.py W nnUNetPlans_L2_s0_quick
 
-Steps of three trainers take turns on batches drawn before: stock nnUNetTrainer (float32 on a CPU), our supervised
-baseline (the same step in our precision) and the joint trainer with the recipe of the plans. Prints medians in
-seconds, their ratios, and each trainer's own peak of memory, measured in a process of its own.
+Three trainers, each in a process of its own, take turns in blocks of steps on the same plans:
+
+    joint        ours in a round, L labelled and U unlabelled patches, with everything that the recipe switches on
+    supervised   our baseline, L + U labelled patches: the same precision, so joint / supervised is the method's cost
+    stock        nnUNetTrainer as it comes, L + U labelled patches: on a CPU it computes in float32, ours in bfloat16
+                 where that is fast, and ours keeps freed memory for the next step
+
+A step is what training repeats: draw and augment the patches, then train on them. The unlabelled stream draws the
+labelled cases once more, under their labels: as in a round with perfect pseudo-labels, where the contrastive loss has
+every class to work on. Seconds are medians over blocks, ratios medians of what each block gave. Memory is the peak of
+building the trainer and of all its steps: on CUDA what torch has allocated, on a CPU what the process has grown by.
+
+Processes that augment data (--workers, on CUDA the default) fill an arm's stream while the others step. Where drawing
+is to count, take blocks much longer than what they hold ready, as --steps 50.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import resource
+import multiprocessing
 import statistics
-import subprocess
-import sys
-import time
-from contextlib import redirect_stdout
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-STOCK, SUPERVISED, JOINT = "stock", "supervised", "joint"
+from prepared import Prepared, machine, parser, precision, prepared, print_table, say
+
+from pcl_auto.run.files import finite
+
+JOINT, SUPERVISED, STOCK = "joint", "supervised", "stock"
+ARMS = (JOINT, SUPERVISED, STOCK)
+# Of a joint step to a stock step with as many patches.
 TARGET = 1.10
+# The first steps compile, look for kernels and fetch memory.
+WARM_UP_STEPS = 3
 
 
-def build(kind: str, workspace: Path, plans_name: str, device: str) -> Any:
-    """A trainer on the plans of a prepared split, initialised, with no files of its own."""
-    from pcl_auto.nnunet.environment import prepare_environment
-    from pcl_auto.run.workspace import Workspace
+class TimedStream:
+    """A stream of patches that knows how long it was waited for."""
 
-    place = Workspace.find(workspace, os.environ)
-    place.activate()
-    prepare_environment(workers=0)
-    import torch
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.seconds = stream, 0.0
+
+    def __next__(self) -> Any:
+        started = perf_counter()
+        batch = next(self.stream)
+        self.seconds += perf_counter() - started
+        return batch
+
+
+class Stepper:
+    """A trainer of one arm, ready to step."""
+
+    def __init__(self, arm: str, split: Prepared) -> None:
+        import torch
+
+        from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory, peak_memory_mb
+
+        classes = trainer_classes()
+        if arm != STOCK and split.device == "cpu":
+            keep_freed_memory()  # as `pclauto train` does
+        forget_peak_memory()
+        self._held_mb = peak_memory_mb()
+        self.trainer = split.trainer(classes[arm])
+        self.streams = self._open_stock() if arm == STOCK else self._open_ours(joint=arm == JOINT)
+        self.trainer.on_train_epoch_start()
+        self._cuda = torch.cuda if split.device == "cuda" else None
+
+    def _open_stock(self) -> list[TimedStream]:
+        trainer = self.trainer
+        trainer.initialize()
+        trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+        trainer.dataloader_train, trainer.dataloader_val = map(TimedStream, trainer.get_dataloaders())
+        return [trainer.dataloader_train, trainer.dataloader_val]
+
+    def _open_ours(self, *, joint: bool) -> list[TimedStream]:
+        from pcl_auto.nnunet import streams
+
+        trainer = self.trainer
+        trainer.on_train_start()
+        patches = trainer.configuration_manager.batch_size
+        unlabeled = trainer.recipe.batch.unlabeled(patches) if joint else 0
+        trainer._open_streams(patches - unlabeled)
+        opened = []
+        if joint:
+            trainer.dataloader_unlabeled = TimedStream(
+                streams.same_augmentation(
+                    trainer.dataloader_train,
+                    Path(trainer.preprocessed_dataset_folder),
+                    trainer.split.labeled,
+                    unlabeled,
+                    trainer.oversample_foreground_percent,
+                    trainer.label_manager,
+                    pin_memory=trainer.device.type == "cuda",
+                )
+            )
+            opened.append(trainer.dataloader_unlabeled)
+        trainer.dataloader_train = TimedStream(trainer.dataloader_train)
+        trainer.dataloader_val = TimedStream(trainer.dataloader_val)
+        return [*opened, trainer.dataloader_train, trainer.dataloader_val]
+
+    def block(self, steps: int) -> dict[str, float]:
+        """Seconds of a step, mean of ``steps``, and how many of them went into drawing patches."""
+        for stream in self.streams:
+            stream.seconds = 0.0
+        started = perf_counter()
+        for _ in range(steps):
+            self.trainer.train_step(next(self.trainer.dataloader_train))
+        if self._cuda is not None:
+            self._cuda.synchronize()
+        seconds = perf_counter() - started
+        return {"step": seconds / steps, "drawing": sum(stream.seconds for stream in self.streams) / steps}
+
+    def finish(self) -> dict[str, int]:
+        """Peaks of memory; the streams end."""
+        from pcl_auto.nnunet import streams
+        from pcl_auto.run.memory import peak_memory_mb
+
+        facts = {"memory_mb": peak_memory_mb() - self._held_mb}
+        if self._cuda is not None:
+            allocated, reserved = self._cuda.max_memory_allocated(), self._cuda.max_memory_reserved()
+            facts = {"memory_mb": allocated // 2**20, "reserved_mb": reserved // 2**20}
+        for stream in self.streams:
+            streams.close(stream.stream)
+        return facts
+
+
+def trainer_classes() -> dict[str, Any]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
     from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 
-    class Stock(nnUNetTrainer):  # type: ignore[misc]
-        """nnU-Net itself; its name alone is another, so that its folder is."""
-
-    data = place.dataset(None)
-    plans = json.loads(data.plans_file(plans_name).read_text())
-    configuration = next(iter(plans["configurations"]))
-    trainer = {STOCK: Stock, SUPERVISED: nnUNetTrainerPCLSupervised, JOINT: nnUNetTrainerPCL}[kind](
-        {**plans, "continue_training": False},
-        configuration,
-        "all",
-        json.loads((data.path / "dataset.json").read_text()),
-        torch.device(device),
-    )
-    trainer.initialize()
-    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
-    trainer.network.train()
-    return trainer
+    return {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised, STOCK: nnUNetTrainer}
 
 
-def batches(patches: int, trainer: Any) -> dict[str, Any]:
-    """A batch of so many patches of noise with every class, in the format of nnU-Net's loaders."""
-    import torch
-
-    size = trainer.configuration_manager.patch_size
-    channels = trainer.num_input_channels
-    classes = 1 + len(trainer.label_manager.foreground_labels)
-    target = torch.randint(classes, (patches, 1, *size)).to(torch.int16)
-    scales = [[1.0] * len(size)] if not trainer.enable_deep_supervision else trainer._get_deep_supervision_scales()
-    shrunk = [
-        torch.nn.functional.interpolate(target.float(), [round(s * f) for s, f in zip(size, scale, strict=True)])
-        for scale in scales
-    ]
-    return {"data": torch.randn(patches, channels, *size), "target": [entry.to(torch.int16) for entry in shrunk]}
+# In each arm's process.
+_stepper: Stepper
 
 
-def stepper(kind: str, trainer: Any) -> Any:
-    """A function that makes one step with all the patches of the plans."""
-    import torch
+def _start(arm: str, split: Prepared) -> dict[str, Any]:
+    from pcl_auto.run.quiet import output_to
 
-    patches = trainer.configuration_manager.batch_size
-    if kind != JOINT:
-        batch = batches(patches, trainer)
-        step = lambda: trainer.train_step(batch)  # noqa: E731
-    else:
-        unlabeled = trainer.recipe.batch.unlabeled(patches)
-        batch = batches(patches - unlabeled, trainer)
-        other = batches(unlabeled, trainer)
-
-        def endless() -> Any:
-            while True:
-                # Copies: mixing changes patches in place.
-                yield {"data": other["data"].clone(), "target": [scale.clone() for scale in other["target"]]}
-
-        trainer.dataloader_unlabeled = endless()
-        step = lambda: trainer.train_step(  # noqa: E731
-            {"data": batch["data"].clone(), "target": [scale.clone() for scale in batch["target"]]}
-        )
-
-    def timed() -> float:
-        started = time.perf_counter()
-        step()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    return timed
+    global _stepper  # noqa: PLW0603 (what a process keeps between its calls)
+    with output_to(split.scratch / f"{arm}.txt"):
+        _stepper = Stepper(arm, split)
+    configuration = _stepper.trainer.configuration_manager
+    return {
+        "patches": configuration.batch_size,
+        "unlabeled": _stepper.trainer.recipe.batch.unlabeled(configuration.batch_size) if arm == JOINT else 0,
+        "patch": list(configuration.patch_size),
+        "feature_maps": configuration.network_arch_init_kwargs["features_per_stage"],
+        "precision": precision(split.device, stock=arm == STOCK),
+    }
 
 
-def peak_mb(kind: str, arguments: argparse.Namespace) -> float:
-    """The peak of memory of five steps in a process of its own, beyond what importing and building took."""
-    command = [sys.executable, __file__, str(arguments.workspace), arguments.plans, "--device", arguments.device]
-    done = subprocess.run([*command, "--memory-of", kind], check=True, capture_output=True, text=True)
-    return float(json.loads(done.stdout)["peak_mb"])
+def _block(steps: int) -> dict[str, float]:
+    return _stepper.block(steps)
 
 
-def measure_memory(kind: str, trainer: Any) -> float:
-    """The peak of five steps in this process."""
-    import torch
+def _finish() -> dict[str, int]:
+    return _stepper.finish()
 
-    step = stepper(kind, trainer)
-    for _ in range(5):
-        step()
-    if trainer.device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated() / 2**20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def measure(split: Prepared, blocks: int, steps: int) -> dict[str, Any]:
+    """Everything about the three arms, and the ratios of the joint one to the others."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        arms = {arm: stack.enter_context(ProcessPoolExecutor(1, context)) for arm in ARMS}
+        say("building three trainers")
+        facts = {arm: process.submit(_start, arm, split).result() for arm, process in arms.items()}
+        for process in arms.values():
+            process.submit(_block, WARM_UP_STEPS).result()
+        found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+        for number in range(blocks):
+            for arm, process in arms.items():
+                found[arm].append(process.submit(_block, steps).result())
+            last = ", ".join(f"{arm} {times[-1]['step']:.3f} s" for arm, times in found.items())
+            say(f"block {number + 1}/{blocks}: {last}")
+        for arm, process in arms.items():
+            facts[arm] |= process.submit(_finish).result()
+    for arm, times in found.items():
+        facts[arm]["step_s"] = statistics.median(time["step"] for time in times)
+        facts[arm]["drawing_s"] = statistics.median(time["drawing"] for time in times)
+        facts[arm]["blocks_s"] = [time["step"] for time in times]
+    return {
+        "dataset": split.data.name,
+        "plans": split.plans_name,
+        "configuration": split.configuration,
+        "steps_per_block": steps,
+        "target_joint_to_stock": TARGET,
+        **{f"joint_to_{other}": ratio(found[JOINT], found[other]) for other in (SUPERVISED, STOCK)},
+        "arms": facts,
+        "machine": machine(split.device),
+    }
+
+
+def ratio(joint: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, float]:
+    """The median over blocks of joint / other: of whole steps, and of what is left of them without the drawing."""
+    pairs = list(zip(joint, other, strict=True))
+    return {
+        "step": statistics.median(a["step"] / b["step"] for a, b in pairs),
+        "without_drawing": statistics.median((a["step"] - a["drawing"]) / (b["step"] - b["drawing"]) for a, b in pairs),
+    }
+
+
+def render(results: dict[str, Any]) -> None:
+    """Print the results as a table."""
+    arms = results["arms"]
+    joint, size = arms[JOINT], " × ".join(map(str, arms[JOINT]["patch"]))
+    print(f"{results['dataset']}, {results['plans']}, {results['machine']['device']}; patches of {size}")
+    print(f"joint: {joint['patches'] - joint['unlabeled']} labelled + {joint['unlabeled']} unlabelled patches")
+    rows = []
+    for arm in ARMS:
+        facts, to_it = arms[arm], results.get(f"joint_to_{arm}")
+        ratios = ["", ""] if to_it is None else [f"{to_it['step']:.3f}", f"{to_it['without_drawing']:.3f}"]
+        times = [f"{facts['step_s']:.3f}", f"{facts['drawing_s']:.3f}"]
+        rows.append([arm, facts["precision"], *times, str(facts["memory_mb"]), *ratios])
+    print_table(["arm", "precision", "step s", "drawing s", "MB", "joint / it", "without drawing"], rows)
+    print(f"target: a joint step takes at most {TARGET:.2f} of a stock step")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workspace", type=Path)
-    parser.add_argument("plans")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--memory-of", choices=(STOCK, SUPERVISED, JOINT))
-    arguments = parser.parse_args()
-    kinds = (arguments.memory_of,) if arguments.memory_of else (STOCK, SUPERVISED, JOINT)
-    # nnU-Net prints its plans.
-    with redirect_stdout(sys.stderr):
-        trainers = {kind: build(kind, arguments.workspace, arguments.plans, arguments.device) for kind in kinds}
-    if arguments.memory_of:
-        print(json.dumps({"peak_mb": measure_memory(arguments.memory_of, trainers[arguments.memory_of])}))
-        return
-    steps = {kind: stepper(kind, trainer) for kind, trainer in trainers.items()}
-    for step in steps.values():
-        step(), step()
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(arguments.steps):
-        for kind, step in steps.items():
-            seconds[kind].append(step())
-    median = {kind: statistics.median(values) for kind, values in seconds.items()}
-    memory = {kind: peak_mb(kind, arguments) for kind in kinds}
-    print(
-        json.dumps(
-            {
-                "median_s": {kind: round(value, 3) for kind, value in median.items()},
-                "joint_to_stock": round(median[JOINT] / median[STOCK], 3),
-                "joint_to_supervised": round(median[JOINT] / median[SUPERVISED], 3),
-                "target": TARGET,
-                "peak_mb": {kind: round(value) for kind, value in memory.items()},
-            },
-            indent=1,
-        )
-    )
+    options_of = parser(__doc__ or "")
+    options_of.add_argument("--blocks", type=int, default=9, help="of every arm, in turns")
+    options_of.add_argument("--steps", type=int, default=5, help="of a block")
+    options = options_of.parse_args()
+    with prepared(options) as split:
+        results = measure(split, options.blocks, options.steps)
+    if options.json:
+        print(json.dumps(finite(results), indent=1))
+    else:
+        render(results)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,18 @@ class Study:
         whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.seed, "split": "", "store": "", "deterministic": False}
         digest = _digest([start_settings(whole), self.configuration, self.plan.content])
         return self.folder / "starts" / f"L{run.labeled}_s{run.seed}_{digest}.pth"
+
+    def forget_starts(self, done: Collection[str]) -> None:
+        """Remove the supervised starts that no run goes on from any more; ``done`` names the runs on record.
+
+        An arm that is added later makes its start anew.
+        """
+        starts = {run.name: self.shared_start(run) for run in self.runs}
+        needed = {start for name, start in starts.items() if name not in done}
+        for start in {start for start in starts.values() if start is not None} - needed:
+            start.unlink(missing_ok=True)
+        with suppress(OSError):  # others are still needed, or there never were any
+            (self.folder / "starts").rmdir()
 
     def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
         """What a run does."""
@@ -265,6 +278,7 @@ def run_study(
     work = work or (lambda job, listener: run_apart(do_job, job, listener))
     with sole_writer(study.folder):
         found = study.recorded()
+        study.forget_starts(found)  # an earlier try may have been stopped before it did
         after_each(found)
         for index, run in enumerate(study.runs):
             what = f"run {index + 1}/{len(study.runs)}  {run.arm.name}, labels {run.labeled}, seed {run.seed}"
@@ -277,5 +291,6 @@ def run_study(
             write_json(study.file(run), finite(content))
             found[run.name] = read_json(study.file(run))
             found = {run.name: found[run.name] for run in study.runs if run.name in found}
+            study.forget_starts(found)
             after_each(found)
     return found

@@ -68,7 +68,8 @@ def benchmark(
       pclauto benchmark --labeled 2 --arms supervised,paper,mine.toml --test labelsTs
 
     Repeat the command to resume; a finished run is not done again. Arms of one number of labels and one seed share
-    their supervised start. Test scans are segmented without mirroring unless asked for.
+    their supervised start, which is removed when all of them are done; the models stay, results.json says where. Test
+    scans are segmented without mirroring unless asked for.
     """
     from pcl_auto.benchmark.study import BenchmarkRequest, resolve_study
     from pcl_auto.cli.terminal import Terminal

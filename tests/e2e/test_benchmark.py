@@ -19,18 +19,19 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path) -> None:
     folder = shell.folder / "bench-work" / "benchmarks" / "Dataset099_Phantom"
     runs = {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()}
     assert set(runs) == {"supervised_L2_s0.json", "paper_L2_s0.json"}
-    assert {path.name for path in folder.iterdir()} == {
-        "runs", "starts", "results.json", "results.csv", "results.png",
-    }  # fmt: skip
-    (start,) = (folder / "starts").iterdir()
+    # The start that both arms shared is gone; the models stay.
+    assert {path.name for path in folder.iterdir()} == {"runs", "results.json", "results.csv", "results.png"}
     paper = json.loads((folder / "runs" / "paper_L2_s0.json").read_text())
     supervised = json.loads((folder / "runs" / "supervised_L2_s0.json").read_text())
     assert paper["settings"]["recipe"]["schedule"]["rounds"] == 2
     assert paper["settings"]["recipe"]["mixing"]["copy_paste"] is False
     events = (Path(paper["model"]) / "fold_all" / "events.jsonl").read_text()
-    assert str(start) in events
+    assert f'"from_shared_start": "{folder.resolve() / "starts"}' in events
     assert [events.count('"stage": "supervised"'), events.count('"stage": "round')] == [0, 4]
+    listed = json.loads((folder / "results.json").read_text())["runs"]
+    assert [run["model"] for run in listed] == [supervised["model"], paper["model"]]
     for run in (paper, supervised):
+        assert (Path(run["model"]) / "fold_all" / "checkpoint_final.pth").is_file()
         assert run["seconds"] > 0
         assert run["memory_mb"] > 0
         assert [0 <= case["dice"] <= 1 for case in run["cases"]] == [True, True]

@@ -39,6 +39,9 @@ class Work:
         if len(self.jobs) == self.fails_after:
             raise KeyboardInterrupt
         self.jobs.append(job)
+        if job.request.shared_start is not None:
+            job.request.shared_start.parent.mkdir(parents=True, exist_ok=True)
+            job.request.shared_start.touch()
         dice = 0.5 if job.request.supervised_only else 0.6
         return {
             "mean": {"dice": dice, "hd95_mm": 2.0},
@@ -103,6 +106,33 @@ def test_a_study_goes_on_where_it_stopped(workspace: Workspace) -> None:
     wider = resolved(workspace, request)
     assert list(run(wider, workspace, more)) == [planned.name for planned in wider.runs]
     assert {job.request.labeled for job in more.jobs} == {3}
+
+
+def test_a_start_stays_until_all_its_arms_are_on_record(workspace: Workspace) -> None:
+    study = resolved(workspace)
+    first = study.shared_start(study.runs[0])
+    assert first is not None
+    with pytest.raises(KeyboardInterrupt):
+        run(study, workspace, Work(fails_after=1))
+    assert list(first.parent.iterdir()) == [first]
+    with pytest.raises(KeyboardInterrupt):
+        run(study, workspace, Work(fails_after=2))  # both arms of seed 0, and supervised of seed 1
+    second = study.shared_start(study.runs[2])
+    assert list(first.parent.iterdir()) == [second]
+    run(study, workspace, Work())
+    assert not first.parent.exists()
+
+
+def test_a_start_that_an_earlier_try_left_goes(workspace: Workspace) -> None:
+    study = resolved(workspace)
+    run(study, workspace, Work())
+    left = study.shared_start(study.runs[0])
+    assert left is not None
+    left.parent.mkdir()
+    left.touch()
+    (left.parent / "of_another_study.pth").touch()
+    run(study, workspace, Work())
+    assert [file.name for file in left.parent.iterdir()] == ["of_another_study.pth"]
 
 
 def test_jobs_are_trainings_of_their_arm(workspace: Workspace) -> None:

@@ -67,9 +67,9 @@ def benchmark(
       pclauto benchmark Task05_Prostate --labeled 1,2,8 --seeds 3
       pclauto benchmark --labeled 2 --arms supervised,paper,mine.toml --test labelsTs
 
-    Repeat the command to resume; a finished run is not done again. Arms of one number of labels and one seed share
-    their supervised start, which is removed when all of them are done; the models stay, results.json says where. Test
-    scans are segmented without mirroring unless asked for.
+    Repeat the command to resume; a finished run is not done again. Arms of one number of labels and one seed that
+    augment alike share their supervised start, which is removed when all of them are done; the models stay,
+    results.json says where. Test scans are segmented without mirroring unless asked for.
     """
     from pcl_auto.benchmark.study import BenchmarkRequest, resolve_study
     from pcl_auto.cli.terminal import Terminal
@@ -149,12 +149,15 @@ def _announce(terminal: Terminal, study: Study) -> None:
     terminal.say(f"data set   {study.data.name}, {study.configuration}; {len(study.held_out.scans)} test cases")
     terminal.say(
         f"budget     {study.budget.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps for every arm, "
-        f"{schedule.supervised_epochs} of them supervised and shared"
+        f"{schedule.supervised_epochs} of them before the rounds"
     )
     for arm in study.arms:
         own = arm.recipe.schedule
-        rounds = "nnU-Net on the labelled cases alone" if arm.supervised_only else f"{own.rounds} rounds"
-        terminal.say(f"arm        {arm.name}: {rounds}{'' if arm.supervised_only else f' of {own.epochs_per_round}'}")
+        if arm.supervised_only:
+            what = "nnU-Net on the labelled cases alone"
+        else:
+            what = f"{own.rounds} rounds of {own.epochs_per_round} epochs" if own.rounds else "no rounds"
+        terminal.say(f"arm        {arm.name}: {what}")
     terminal.say(f"runs       {len(study.runs)}, test scans {'' if study.mirroring else 'not '}mirrored")
     terminal.say(f"folder     {study.folder}")
 

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from pcl_auto.data.nifti import probe_image
 from pcl_auto.errors import DataError, Problem, StateError, UsageError
-from pcl_auto.nnunet.environment import prepare_environment
+from pcl_auto.nnunet.environment import choose_device, prepare_environment
+from pcl_auto.request import JOINT, SUPERVISED
+from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.events import Listener
-from pcl_auto.run.files import atomic_path, read_json, write_json
+from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import JOINT, SUPERVISED, choose_device
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 # Which model made the masks of a folder; masks of two models do not mix.

@@ -14,8 +14,9 @@ from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.planning.plan import Plan
 from pcl_auto.planning.prepare import fill_store
 from pcl_auto.recipe import Network, Recipe
+from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.events import Listener
-from pcl_auto.run.files import atomic_path, read_json, write_json
+from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import DatasetFolder
 

@@ -14,9 +14,9 @@ import pytest
 from pcl_auto import predict as module
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.predict import RECORD, find_model, list_scans, predict
+from pcl_auto.request import JOINT, SUPERVISED
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import JOINT, SUPERVISED
 
 
 @pytest.fixture

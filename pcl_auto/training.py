@@ -17,7 +17,7 @@ from pcl_auto.data.checks import image_stats
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_run
-from pcl_auto.run.changes import refuse_changes
+from pcl_auto.run.changes import compare_versions, refuse_changes
 from pcl_auto.run.events import Listener
 from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json, write_json
@@ -92,7 +92,9 @@ def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: 
     if record_file.is_file():
         before = read_json(record_file)
         refuse_changes(before["identity"], wanted, run.folder)
-        _compare_versions(before["versions"], record["versions"], run, request, listener)
+        if not run.finished:
+            now, strict = record["versions"], request.deterministic
+            compare_versions(before["versions"], now, run.folder, deterministic=strict, listener=listener)
     _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
     if request.prepare_only:
         return
@@ -146,17 +148,6 @@ def _write_plans(
     (chosen,) = plans["configurations"].values()
     configurations = {**earlier, run.configuration: {**chosen, KEY: settings.as_dict()}}
     write_json(file, {**plans, "plans_name": run.plans_name, "configurations": configurations})
-
-
-def _compare_versions(
-    before: dict[str, str], now: dict[str, str], run: Run, request: TrainRequest, listener: Listener
-) -> None:
-    """Going on with other packages is worth a word; only a deterministic run promises what they may not keep."""
-    changed = {name: (before.get(name), version) for name, version in now.items() if before.get(name) != version}
-    if changed and not run.finished:
-        if request.deterministic:
-            refuse_changes(before, now, run.folder, "install the versions it was started with, or --restart")
-        listener("versions", changed)
 
 
 def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:

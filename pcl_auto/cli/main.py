@@ -64,11 +64,15 @@ def run() -> None:
     end_in_order()
     try:
         app()
-    except PclautoError as error:
+    except (PclautoError, OSError, MemoryError) as error:
         from pcl_auto.cli.terminal import Terminal
+        from pcl_auto.run.resources import as_resource_error
 
-        Terminal().problems(error.problems)
-        sys.exit(error.exit_code)
+        told = error if isinstance(error, PclautoError) else as_resource_error(error)
+        if told is None:
+            raise
+        Terminal().problems(told.problems)
+        sys.exit(told.exit_code)
     except SystemExit as end:
         # typer knows one interrupt alone.
         if end.code == exit_code(KeyboardInterrupt()) and terminated():

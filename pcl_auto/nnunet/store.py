@@ -102,6 +102,12 @@ def is_stored(folder: Path, case: str) -> bool:
     return all(file.is_file() for file in case_files(folder, case))
 
 
+def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:
+    """Whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
+    wanted = {file.name for case in cases for file in case_files(folder, case)}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} == wanted
+
+
 def remove_case(folder: Path, case: str) -> None:
     """Remove ``case`` from ``folder``, its last file first."""
     for file in reversed(case_files(folder, case)):

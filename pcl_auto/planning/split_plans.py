@@ -126,7 +126,9 @@ def prepare_split(
             "labels": {entry.case: image_stats(entry.label) for entry in files},
         }
         record_file = view.with_name(f"{view.name}.json")
-        if view.is_dir() and record_file.is_file() and read_json(record_file) == record:
+        if store.holds_exactly(view, [entry.case for entry in files]) and (
+            record_file.is_file() and read_json(record_file) == record
+        ):
             continue
         with output_to(data.log_file):
             store.fill_labeled_view(how, files, data.store(key), view)

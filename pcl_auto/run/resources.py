@@ -23,12 +23,12 @@ _FIXES = {
 }
 
 
-def as_resource_error(error: OSError | MemoryError) -> ResourceError | None:
+def as_resource_error(error: Exception) -> ResourceError | None:
     """What the system could not give, as an error with its fix; None for what is a fault of the program."""
     if isinstance(error, MemoryError):
         return ResourceError(Problem("the memory does not suffice", "", _FIXES[errno.ENOMEM], found=str(error)))
-    fix = _FIXES.get(error.errno or 0)
-    if fix is None:
+    fix = _FIXES.get(error.errno or 0) if isinstance(error, OSError) else None
+    if not isinstance(error, OSError) or fix is None:
         return None
     where = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     return ResourceError(Problem("the system refused a file operation", where, fix, found=error.strerror or ""))

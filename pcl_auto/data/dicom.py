@@ -1,0 +1,220 @@
+"""DICOM series: which slices belong together, and whether they are the evenly spaced volume that they look like."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+
+from pcl_auto.errors import Problem
+
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+_PREAMBLE = 128
+# The file's kind (MediaStorageSOPClassUID) as it stands in every file's first group.
+_KIND = re.compile(rb"\x02\x00\x02\x00UI..([\d.]+)", re.DOTALL)
+# Directories, reports, structure sets, presentation states, documents: they lie beside scans and hold no voxels.
+_NO_IMAGE = re.compile(r"1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104|481\.[3589])\b)")
+# Slices lie even when no distance differs by more than this share of the usual one; scanners round positions.
+_UNEVEN = 0.1
+# Positions may stray from the normal by so much of a pixel over the whole scan before voxels are sheared.
+_STRAY_PIXELS = 0.5
+_ORIENTATION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Series:
+    """The slices of a DICOM series, along the normal of their planes, and what the scanner calls it."""
+
+    uid: str
+    name: str
+    files: tuple[Path, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The deepest folder that holds every slice."""
+        first, *rest = (file.parent for file in self.files)
+        return next(folder for folder in (first, *first.parents) if all(p.is_relative_to(folder) for p in rest))
+
+    def __str__(self) -> str:
+        """Where it is and what it is called, as errors name it."""
+        return f"{self.folder} (series {self.name})"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A series, why it is no scan to segment, if so, and whether nobody would take it for one (a scout, a report)."""
+
+    series: Series
+    problem: Problem | None = None
+    beside: bool = False
+
+
+@dataclass(frozen=True)
+class _Slice:
+    file: Path
+    tags: dict[str, str]
+    components: int
+
+    def text(self, tag: str) -> str:
+        return self.tags.get(tag, "").strip(" \0")
+
+    def numbers(self, tag: str) -> tuple[float, ...]:
+        try:
+            return tuple(float(value) for value in self.text(tag).split("\\"))
+        except ValueError:
+            return ()
+
+    @property
+    def position_mm(self) -> tuple[float, ...]:
+        return self.numbers("0020|0032")
+
+    @property
+    def orientation(self) -> tuple[float, ...]:
+        return self.numbers("0020|0037")
+
+    @property
+    def grid(self) -> tuple[str, str, tuple[float, ...]]:
+        return self.text("0028|0010"), self.text("0028|0011"), self.numbers("0028|0030")
+
+
+def is_dicom(file: Path) -> bool:
+    """Whether a file says of itself, in its content or by its name, that it is DICOM."""
+    with file.open("rb") as handle:
+        start = handle.read(_PREAMBLE + 4)
+    return start[_PREAMBLE:] == b"DICM" or file.suffix.lower() in _SUFFIXES
+
+
+def find_series(files: Iterable[Path]) -> list[Finding]:
+    """Every series that the DICOM ``files`` hold, by SeriesInstanceUID, judged; and files that cannot be read."""
+    groups: dict[str, list[_Slice]] = {}
+    findings = []
+    for file in files:
+        header = _read_header(file)
+        if header is None:
+            findings.append(_unreadable(file))
+        else:
+            groups.setdefault(header.text("0020|000e"), []).append(header)
+    return findings + [_judge(uid, slices) for uid, slices in groups.items()]
+
+
+def _read_header(file: Path) -> _Slice | None:
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    tags = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    return _Slice(file, tags, reader.GetNumberOfComponents())
+
+
+def _unreadable(file: Path) -> Finding:
+    series = Series("", file.name, (file,))
+    with file.open("rb") as handle:
+        kind = _KIND.search(handle.read(1024))
+    if file.name.upper() == "DICOMDIR" or (kind and _NO_IMAGE.match(kind[1].decode("ascii"))):
+        return Finding(series, Problem("a DICOM file without an image", str(file), "nothing to do"), beside=True)
+    return Finding(series, Problem("DICOM file cannot be read", str(file), "copy it again: it may be damaged or cut"))
+
+
+def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
+    first = slices[0]
+    number, description = first.text("0020|0011"), first.text("0008|103e")
+    name = " ".join(part for part in (number, description) if part) or (uid.rsplit(".", 1)[-1] or "without a UID")
+    unsorted = Series(uid, name, tuple(each.file for each in slices))
+    what = _no_scan(slices)
+    if what:
+        return Finding(unsorted, Problem(what, str(unsorted), "nothing to do"), beside=True)
+    problem = _no_grid(slices, str(unsorted))
+    if problem:
+        return Finding(unsorted, problem)
+    positions_mm = np.array([each.position_mm for each in slices])
+    normal = _normal(first)
+    order = np.argsort(positions_mm @ normal, kind="stable")
+    series = Series(uid, name, tuple(slices[index].file for index in order))
+    # Pixel spacing: between rows, between columns.
+    return Finding(series, _no_volume(positions_mm[order], normal, min(first.grid[2]), str(series)))
+
+
+def _no_scan(slices: Sequence[_Slice]) -> str:
+    """What a series is that nobody wants segmented; empty for others."""
+    if any("LOCALIZER" in each.text("0008|0008").upper() for each in slices):
+        return "a localizer (scout)"
+    if any(each.components > 1 for each in slices):
+        return "colour pictures, no scan"
+    if any(each.text("0008|0060") in ("SEG", "RTDOSE") for each in slices):
+        return "no scan but what was made from one"
+    if len(slices) == 1 and not _frames(slices[0]):
+        return "a single slice"
+    return ""
+
+
+def _frames(header: _Slice) -> int:
+    """Frames of a multi-frame file, 0 where a file is one slice."""
+    frames = header.text("0028|0008")
+    return int(frames) if frames.isdecimal() and int(frames) > 1 else 0
+
+
+def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
+    """Why the slices are not parallel, on one grid of pixels, each in a place of its own."""
+    frames = max(map(_frames, slices))
+    if frames:
+        fix = "convert it to NIfTI, for example with dcm2niix"
+        return Problem("a multi-frame file", where, fix, "one file per slice", f"{frames} frames")
+    if any(len(each.position_mm) != 3 or len(each.orientation) != 6 or len(each.grid[2]) != 2 for each in slices):
+        fix = "export the series with ImagePositionPatient, ImageOrientationPatient and PixelSpacing"
+        return Problem("slices without a place in space", where, fix)
+    fix = "export the stacks as series of their own"
+    orientations = np.array([each.orientation for each in slices])
+    apart = np.abs(orientations - orientations[0]).max(axis=1) > _ORIENTATION_TOLERANCE
+    if apart.any():
+        found = f"{int(apart.sum())} of {len(slices)} slices lie otherwise than the first"
+        return Problem("slices of mixed orientation", where, fix, "parallel slices", found)
+    grids = Counter(each.grid for each in slices)
+    if len(grids) > 1:
+        found = " | ".join(
+            f"{number} of {columns} x {rows}, {spacing[1]:g} x {spacing[0]:g} mm"
+            for (rows, columns, spacing), number in grids.items()
+        )
+        return Problem("slices of mixed size or spacing", where, fix, "one size and one spacing", found)
+    return None
+
+
+def _normal(header: _Slice) -> npt.NDArray[np.float64]:
+    row, column = np.reshape(header.orientation, (2, 3))
+    normal = np.cross(row, column)
+    return normal / np.linalg.norm(normal)
+
+
+def _no_volume(
+    positions_mm: npt.NDArray[np.float64], normal: npt.NDArray[np.float64], pixel_mm: float, where: str
+) -> Problem | None:
+    """Why slices at these positions (N, 3), in order along their normal, are no right-angled, evenly spaced stack."""
+    depth_mm = positions_mm @ normal
+    steps_mm = np.diff(depth_mm)
+    usual_mm = float(np.median(steps_mm))
+    same = int((steps_mm < _UNEVEN * max(usual_mm, 1e-3)).sum())
+    if same:
+        fix = "keep one copy of each slice; export time points, echoes or b-values as series of their own"
+        found = f"{same} slices in the place of another, {len(positions_mm)} slices in all"
+        return Problem("duplicate slices", where, fix, "one slice per position", found)
+    stray_mm = positions_mm - positions_mm[0] - np.outer(depth_mm - depth_mm[0], normal)
+    if np.linalg.norm(stray_mm, axis=1).max() > _STRAY_PIXELS * pixel_mm:
+        angle = np.degrees(np.arctan2(np.linalg.norm(stray_mm[-1]), depth_mm[-1] - depth_mm[0]))
+        fix = "straighten it with a converter that corrects gantry tilt, for example dcm2niix"
+        return Problem("gantry tilt", where, fix, "slices stacked along their normal", f"{angle:.1f}° off it")
+    wide = np.flatnonzero(np.abs(steps_mm - usual_mm) > _UNEVEN * usual_mm)
+    if wide.size:
+        between = f"{depth_mm[wide[0]]:g} and {depth_mm[wide[0] + 1]:g} mm"
+        missing = int(np.rint(steps_mm[wide] / usual_mm - 1).clip(min=0).sum())
+        what = f"missing slices ({missing})" if missing else "unevenly spaced slices"
+        fix = "export the whole series again"
+        return Problem(what, where, fix, f"a slice every {usual_mm:g} mm", f"none between {between}")
+    return None

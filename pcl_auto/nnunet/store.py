@@ -15,7 +15,7 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.nnunet.bias import preprocessor_of
@@ -62,18 +62,8 @@ class Preprocessing:
 
     def save(self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]) -> None:
         """Write a case into ``folder`` as nnU-Net stores it."""
-        blocks, chunks = comp_blosc2_params(data.shape, self.patch_voxels, data.itemsize)
-        blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_voxels, seg.itemsize)
-        nnUNetDatasetBlosc2.save_case(
-            data,
-            seg,
-            properties,
-            str(folder / case),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_seg,
-            blocks_seg=blocks_seg,
-        )
+        _write_array(case_files(folder, case)[0], data, self.patch_voxels)
+        save_label(folder, case, seg, properties, self.patch_voxels)
 
 
 def save_label(
@@ -81,15 +71,21 @@ def save_label(
 ) -> None:
     """Write a label map (1, z, y, x) and a case's properties into ``folder`` as nnU-Net reads them."""
     _, seg_file, properties_file = case_files(folder, case)
-    blocks, chunks = comp_blosc2_params(seg.shape, patch_voxels, seg.itemsize)
+    _write_array(seg_file, seg, patch_voxels)
+    write_pickle(properties, str(properties_file))
+
+
+def _write_array(file: Path, array: np.ndarray, patch_voxels: tuple[int, ...]) -> None:
+    """Write ``array`` (C, z, y, x) in nnU-Net's format, chunked for patches of ``patch_voxels``."""
+    blocks, chunks = comp_blosc2_params(array.shape, patch_voxels, array.itemsize)
     blosc2.asarray(
-        np.ascontiguousarray(seg),
-        urlpath=str(seg_file),
+        np.ascontiguousarray(array),
+        urlpath=str(file),
         chunks=chunks,
         blocks=blocks,
+        # Several threads would write their blocks in whatever order they finish: another file every time.
         cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
     )
-    write_pickle(properties, str(properties_file))
 
 
 def case_files(folder: Path, case: str) -> tuple[Path, Path, Path]:

@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from pcl_auto.data.dicom import Series
 from pcl_auto.data.nifti import probe_image
-from pcl_auto.errors import DataError, Problem, ResourceError, StateError, UsageError
+from pcl_auto.data.scans import Scan, list_scans, suffix
+from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
+from pcl_auto.masks import MaskFolder
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.request import JOINT, SUPERVISED
-from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.events import Listener
-from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.extras import require
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import Workspace
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-# Which model made the masks of a folder; masks of two models do not mix.
-RECORD = "predictions.json"
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$")
+if TYPE_CHECKING:
+    from pcl_auto.nnunet.predictor import ModelPredictor
 
-Status = Literal["done", "kept", "failed"]
+# A mask like its scan; of an .mhd too it is one file.
+_LIKE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
+_PLAIN = ".nii.gz"
+
+Status = Literal["done", "kept", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
-class Scan:
-    """A scan to segment: its name and its files, one in 4D or one per channel."""
+class Outputs:
+    """What is written for a scan: its mask in NIfTI or like the scan, a picture, a DICOM SEG beside a DICOM series."""
 
-    id: str
-    files: tuple[Path, ...]
+    like_input: bool = False
+    preview: bool = False
+    dicom_seg: bool = False
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of a scan."""
+    """What became of a scan; ``exit_code`` is that of the kind of failure."""
 
     id: str
     output: str | None
     status: Status
     error: str | None = None
+    exit_code: int = 0
+    volumes_ml: dict[str, float] | None = None
+    preview: str | None = None
+    dicom_seg: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The prediction as plain values."""
@@ -92,66 +103,6 @@ def _no_model(what: str, workspace: Workspace, known: Sequence[Path]) -> Problem
     )
 
 
-def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
-    """The scans that files and folders hold; ``name_0000``, ``name_0001``, … are the channels of one scan.
-
-    Raises:
-        UsageError: nothing to segment, or two scans whose masks would have the same name.
-    """
-    problems, files = [], []
-    for path in inputs:
-        if path.is_dir():
-            found = [file for file in sorted(path.iterdir()) if _suffix(file) and not file.name.startswith(".")]
-            files += found
-            if not found:
-                problems.append(
-                    Problem("no scan", str(path), "name another folder", expected=f"files {' '.join(SUFFIXES)}")
-                )
-        elif path.exists():
-            files.append(path)
-        else:
-            problems.append(Problem("no such file or folder", str(path), "check the path"))
-    scans = _group_channels(files, channels)
-    for case in sorted({scan.id for scan in scans}):
-        same = [scan for scan in scans if scan.id == case]
-        if len(same) > 1:
-            problems.append(
-                Problem(
-                    what=f"{len(same)} scans would write {case}.nii.gz",
-                    where=", ".join(str(scan.files[0]) for scan in same),
-                    fix="predict them into different folders, or rename them",
-                )
-            )
-    if problems:
-        raise UsageError(problems)
-    return scans
-
-
-def _suffix(path: Path) -> str | None:
-    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(_suffix(path) or "")] if _suffix(path) else path.name
-
-
-def _group_channels(files: Sequence[Path], channels: int) -> list[Scan]:
-    groups: dict[tuple[Path, str], dict[int, Path]] = {}
-    for file in files:
-        match = _CHANNEL.match(_stem(file))
-        if match:
-            groups.setdefault((file.parent, match["case"]), {})[int(match["channel"])] = file
-    complete = {
-        key: tuple(group[index] for index in range(channels))
-        for key, group in groups.items()
-        if set(group) == set(range(channels))
-    }
-    grouped = {file for group in complete.values() for file in group}
-    scans = [Scan(case, group) for (_, case), group in complete.items()]
-    scans += [Scan(_stem(file), (file,)) for file in files if file not in grouped]
-    return sorted(scans, key=lambda scan: scan.id)
-
-
 def predict(
     inputs: Sequence[Path],
     output: Path,
@@ -160,6 +111,7 @@ def predict(
     device: str = "auto",
     mirroring: bool = True,
     overwrite: bool = False,
+    outputs: Outputs = Outputs(),
     listener: Listener,
 ) -> list[Prediction]:
     """Segment every scan in ``inputs`` into ``output``, each mask on its scan's grid and named after it.
@@ -169,50 +121,101 @@ def predict(
     Raises:
         StateError: no usable model, or masks of another model in ``output``.
         ResourceError: no room on the disk; the masks made before are whole.
-        UsageError: nothing to segment, a device that is not there, or scans that lie in ``output`` themselves.
+        UsageError: nothing to segment, a device or package that is not there, or scans that lie in ``output``.
     """
+    if outputs.dicom_seg:
+        require("highdicom", "dicom", "--dicom-seg", "leave --dicom-seg out")
     chosen = choose_device(device)
     prepare_environment()
     with output_to(Path("/dev/null")):
-        from pcl_auto.nnunet.images import write_mask
         from pcl_auto.nnunet.predictor import ModelPredictor
 
         predictor = ModelPredictor(model, chosen, mirroring=mirroring)
     scans = list_scans(inputs, predictor.channels)
-    _refuse_scan_folder(scans, output)
-    record = _record(model, mirroring=mirroring)
-    made = _claim(output, record, {scan.id for scan in scans} if overwrite else set())
-
+    _refuse_scan_folder(inputs, scans, output)
+    masks = MaskFolder(output, _record(model, mirroring=mirroring), {scan.id for scan in scans} if overwrite else set())
     results = []
     for index, scan in enumerate(scans):
-        target = output / f"{scan.id}.nii.gz"
         try:
-            status: Status = "kept"
-            files = _identify(scan)
-            if made.get(scan.id) != files or not _is_whole(target):
-                if made.get(scan.id) != files:
-                    _refuse_another_mask(target)
-                _refuse_damaged(scan)
-                with output_to(Path("/dev/null")):
-                    mask, properties = predictor.segment(scan.files)
-                    with atomic_path(target) as temporary:
-                        write_mask(mask, temporary, properties)
-                        # Before the mask has its name: a mask that nobody has on record is somebody else's.
-                        made[scan.id] = files
-                        write_json(output / RECORD, {**record, "scans": made})
-                status = "done"
-            results.append(Prediction(scan.id, str(target), status))
+            results.append(_segment(scan, predictor, masks, outputs))
         except ResourceError:
-            raise  # the next scan would find no room either
+            raise  # no room on the disk: the next scan would find none either
         except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
-            results.append(Prediction(scan.id, None, "failed", str(error) or type(error).__name__))
+            results.append(_failed(scan, error))
         listener("predict", {"done": index + 1, "total": len(scans)})
     return results
 
 
-def _refuse_scan_folder(scans: Sequence[Scan], output: Path) -> None:
+def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs) -> Prediction:
+    if scan.problem:
+        if scan.beside:
+            return Prediction(scan.id, None, "skipped", str(scan.problem))
+        raise DataError(scan.problem)
+    name = scan.id + (_LIKE.get(scan.suffix or "", _PLAIN) if outputs.like_input else _PLAIN)
+    volumes_ml = masks.kept(scan, name)
+    status: Status = "kept"
+    if volumes_ml is None:
+        from pcl_auto.nnunet.images import write_mask
+
+        status = "done"
+        _refuse_damaged(scan)
+        with output_to(Path("/dev/null")):
+            try:
+                mask, properties = predictor.segment(scan.files)
+            except ResourceError as error:
+                return _failed(scan, error)  # too large for the memory; another may not be
+            volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
+            masks.add(scan, name, volumes_ml, lambda file: write_mask(mask, file, properties))
+    result = Prediction(scan.id, str(masks.folder / name), status, volumes_ml=volumes_ml)
+    return _with_extras(result, scan, predictor.classes, masks, outputs)
+
+
+def _failed(scan: Scan, error: Exception) -> Prediction:
+    code = error.exit_code if isinstance(error, PclautoError) else 1
+    return Prediction(scan.id, None, "failed", str(error) or type(error).__name__, code)
+
+
+def _volumes_ml(
+    mask: np.ndarray, spacing_mm: Sequence[float], classes: Mapping[str, tuple[int, ...]]
+) -> dict[str, float]:
+    """The volume of every class, to a cubic millimetre."""
+    voxels = np.bincount(mask.ravel())
+    voxel_ml = math.prod(spacing_mm) / 1000
+    return {
+        name: round(float(sum(voxels[value] for value in values if value < len(voxels)) * voxel_ml), 3)
+        for name, values in classes.items()
+    }
+
+
+def _with_extras(
+    result: Prediction, scan: Scan, classes: Mapping[str, tuple[int, ...]], masks: MaskFolder, outputs: Outputs
+) -> Prediction:
+    """The picture and the DICOM SEG of a mask, made where they are asked for and not there or of an older mask."""
+    from pcl_auto.nnunet.images import read_image, read_label
+
+    mask_file = Path(str(result.output))
+    picture, segmentation = masks.folder / f"{scan.id}.png", masks.folder / f"{scan.id}.dcm"
+    if outputs.preview:
+        if result.status == "done" or not picture.is_file():
+            from pcl_auto.preview import draw
+
+            image, properties = read_image(scan.files)
+            grid = properties["sitk_stuff"]
+            draw(image[0], read_label(mask_file)[0], grid["spacing"], grid["direction"], classes, scan.id, picture)
+        result = replace(result, preview=str(picture))
+    if outputs.dicom_seg and isinstance(scan.files[0], Series):
+        if result.status == "done" or not segmentation.is_file():
+            from pcl_auto.data.dicom_seg import write_dicom_seg
+
+            write_dicom_seg(read_label(mask_file)[0], scan.files[0], classes, masks.made_by["model"], segmentation)
+        result = replace(result, dicom_seg=str(segmentation))
+    return result
+
+
+def _refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> None:
     """Scans are never written over, also not where a mask would have another name than its scan."""
-    if output.resolve() in {file.parent.resolve() for scan in scans for file in scan.files}:
+    folders = {path.resolve() for path in inputs if path.is_dir()}
+    if output.resolve() in folders | {path.parent.resolve() for scan in scans for path in scan.paths}:
         raise UsageError(
             Problem(
                 what="the masks would lie among the scans",
@@ -225,7 +228,7 @@ def _refuse_scan_folder(scans: Sequence[Scan], output: Path) -> None:
 def _refuse_damaged(scan: Scan) -> None:
     """SimpleITK reads a truncated NIfTI as zeros and NaN as 0: look before it does."""
     problems = [
-        problem for file in scan.files if _suffix(file) in (".nii", ".nii.gz") for problem in probe_image(file)[1]
+        problem for path in scan.paths if suffix(path) in (".nii", ".nii.gz") for problem in probe_image(path)[1]
     ]
     if problems:
         raise DataError(problems)
@@ -240,57 +243,3 @@ def _record(model: Path, *, mirroring: bool) -> dict[str, Any]:
         },
         "mirroring": mirroring,
     }
-
-
-def _identify(scan: Scan) -> list[list[Any]]:
-    """Which files a mask was made from, and in what state they were."""
-    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in scan.files]
-
-
-def _is_whole(mask: Path) -> bool:
-    """Whether a mask that was written here is there and still readable."""
-    return mask.is_file() and not probe_image(mask)[1]
-
-
-def _refuse_another_mask(target: Path) -> None:
-    """A mask that is there, and was not made from the scan at hand, stays."""
-    if target.is_file():
-        raise StateError(
-            Problem(
-                what="there is a mask of another scan, or of this scan as it was before",
-                where=str(target),
-                fix="choose another folder with -o, or --overwrite",
-            )
-        )
-
-
-def _claim(output: Path, record: dict[str, Any], replaced: set[str]) -> dict[str, Any]:
-    """Note in ``output`` which model fills it; masks of ``replaced`` scans are removed, to be made anew.
-
-    Returns:
-        what each mask that stays was made from.
-
-    Raises:
-        StateError: it holds other masks, that another model, or nobody knows which, has made.
-    """
-    file = output / RECORD
-    recorded = read_json(file) if file.is_file() else {}
-    made: dict[str, Any] = recorded.pop("scans", {})
-    masks = {_stem(mask): mask for mask in sorted(output.glob("*.nii.gz"))}
-    staying = [mask.name for case, mask in masks.items() if case not in replaced]
-    if recorded != record and staying:
-        raise StateError(
-            Problem(
-                what="the folder holds masks of another model",
-                where=str(output),
-                expected=record["model"],
-                found=f"{len(staying)} ({staying[0]}, …) of " + recorded.get("model", "an unknown one"),
-                fix="choose an empty folder with -o, or replace all of its masks with --overwrite",
-            )
-        )
-    for case in replaced & masks.keys():
-        masks[case].unlink()
-    made = {case: files for case, files in made.items() if case in masks and case not in replaced}
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(file, {**record, "scans": made})
-    return made

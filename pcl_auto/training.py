@@ -72,7 +72,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     runs = resolve_runs(request, workspace)
     run = runs[-1]
     if run.trainer == JOINT and run.recipe.pseudo_labels.crf and not run.finished:
-        require("pydensecrf", "crf", "pseudo_labels.crf")
+        require("pydensecrf", "crf", "pseudo_labels.crf", "set pseudo_labels.crf = false")
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
     with sole_writer(run.model):

@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pcl_auto.data.scans import Scan, list_scans
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.planning.plan import Plan
-from pcl_auto.predict import Scan, list_scans
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class HeldOut:
         """One value for the scans that are scored and the labels that they are scored by."""
         content = hashlib.sha256()
         for scan in self.scans:
-            content.update(f"{scan.id} {[file.stat().st_size for file in scan.files]} ".encode())
+            content.update(f"{scan.id} {[file.stat().st_size for file in scan.paths]} ".encode())
             content.update(_label(self.labels, scan.id).read_bytes())
         return content.hexdigest()[:16]
 
@@ -72,6 +72,6 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
             f"test scan {scan.id!r} is a labelled training case", str(images), "name other scans with --test-images"
         )
         for scan in held_out.scans
-        if trained_on & {file.resolve() for file in scan.files}
+        if trained_on & {file.resolve() for file in scan.paths}
     ]
     return held_out, problems

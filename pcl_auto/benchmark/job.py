@@ -44,7 +44,7 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
         PclautoError: see :func:`pcl_auto.training.train`.
     """
     run = train(job.request, job.workspace, listener)
-    files = [file for scan in job.held_out.scans for file in scan.files]
+    files = [file for scan in job.held_out.scans for file in scan.paths]
     predictions = predict(
         files,
         job.masks,

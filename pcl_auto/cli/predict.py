@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 
+if TYPE_CHECKING:
+    from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.predict import Prediction
+
 
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Scans or folders of scans, any names, 3D or 4D.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.", file_okay=False)],
     model: Annotated[
         Optional[str],  # noqa: UP045
@@ -28,6 +36,15 @@ def predict(
     no_mirroring: Annotated[
         bool, typer.Option("--no-mirroring", help="Eight times faster in 3D, a little less accurate.")
     ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="A picture per scan: three planes through the largest structure.")
+    ] = False,
+    like_input: Annotated[
+        bool, typer.Option("--like-input", help="Masks of NRRD and MHA scans in that format. Default: all in NIfTI.")
+    ] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (extra: pclauto[dicom]).")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -35,13 +52,18 @@ def predict(
 
     \b
       pclauto predict new_scan.nii.gz -o out/
-      pclauto predict Task05_Prostate/imagesTs -o out/
+      pclauto predict Task05_Prostate/imagesTs -o out/ --preview
+      pclauto predict study_from_the_scanner/ -o out/ --dicom-seg
 
-    A scan that fails does not stop the others; they are listed at the end and the exit code is 1.
+    A folder is searched for volumes, and with its subfolders for DICOM series. The channels of a scan are one 4D file,
+    or files or folders of one series each that end in _0000, _0001, … in the order of the model's channels.
+
+    A scan that fails does not stop the others; they are listed at the end and the exit code is 1, or where none
+    succeeded and all failed alike, the code of that failure (see `pclauto --help`).
     """
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.predict import find_model
+    from pcl_auto.predict import Outputs, find_model
     from pcl_auto.predict import predict as segment
     from pcl_auto.run.workspace import Workspace
 
@@ -56,23 +78,53 @@ def predict(
             device=device,
             mirroring=not no_mirroring,
             overwrite=overwrite,
+            outputs=Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg),
             listener=listener,
         )
     failed = [result for result in results if result.status == "failed"]
-    kept = sum(result.status == "kept" for result in results)
+    made = [result for result in results if result.status in ("done", "kept")]
     if json:
         terminal.json(
             {
                 "model": str(folder),
                 "cases": [result.as_dict() for result in results],
-                "done": len(results) - len(failed),
+                "done": len(made),
                 "failed": len(failed),
             }
         )
+    elif made:
+        _show_volumes(terminal, made)
+    kept = sum(result.status == "kept" for result in made)
     terminal.say(
-        f"{len(results) - len(failed)} of {len(results)} masks in {output}" + (f", {kept} from before" if kept else "")
+        f"{len(made)} of {len(made) + len(failed)} masks in {output}" + (f", {kept} from before" if kept else "")
     )
-    for result in failed:
-        terminal.say(f"failed: {result.id}: {result.error}")
+    for result in results:
+        if result.error:
+            terminal.say(f"{result.status}: {result.id}: {result.error}")
     if failed:
-        raise typer.Exit(1)
+        codes = {result.exit_code for result in failed}
+        raise typer.Exit(codes.pop() if not made and len(codes) == 1 else 1)
+
+
+def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
+    """A column per class where they fit, else all classes of a scan in one."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from pcl_auto.cli.terminal import printable
+
+    names = [printable(name) for name in made[0].volumes_ml or {}]
+    rows = [[f"{volume:.1f}" for volume in (result.volumes_ml or {}).values()] for result in made]
+    longest = max(len(printable(result.id)) for result in made)
+    wide = longest + sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names))
+    table = Table(box=None, header_style="dim", pad_edge=False, title="volumes in ml", title_justify="left")
+    table.add_column("scan", overflow="fold")
+    if wide <= terminal.out.width:
+        for name in names:
+            table.add_column(Text(name), justify="right", no_wrap=True)
+    else:
+        table.add_column("classes", overflow="fold")
+        rows = [[", ".join(f"{name} {volume}" for name, volume in zip(names, row, strict=True))] for row in rows]
+    for result, row in zip(made, rows, strict=True):
+        table.add_row(*(Text(cell) for cell in (printable(result.id), *row)))
+    terminal.out.print(table)

@@ -189,8 +189,9 @@ def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
 
 def _normal(header: _Slice) -> npt.NDArray[np.float64]:
     row, column = np.reshape(header.orientation, (2, 3))
-    normal = np.cross(row, column)
-    return normal / np.linalg.norm(normal)
+    normal: npt.NDArray[np.float64] = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
+    return normal
 
 
 def _no_volume(

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from pcl_auto.data.scans import Source
 from pcl_auto.errors import NumericalError, Problem, StateError
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
+from pcl_auto.nnunet.export import mask_of
 from pcl_auto.nnunet.images import Properties, read_image
+from pcl_auto.nnunet.inference_memory import needed_memory_mb, require_memory
 from pcl_auto.run.files import read_json
 
 
@@ -79,13 +81,25 @@ class ModelPredictor:
             folds[0]["inference_allowed_mirroring_axes"],
         )
 
-    def segment(self, files: Sequence[Path]) -> tuple[np.ndarray, Properties]:
-        """Segment one scan: one 4D file, or one 3D file per channel.
+    @property
+    def classes(self) -> dict[str, tuple[int, ...]]:
+        """The values that each class, or region, has in a mask."""
+        return {
+            name: tuple(values) if isinstance(values, (list, tuple)) else (values,)
+            for name, values in self.dataset_json["labels"].items()
+            if name not in ("background", "ignore")
+        }
+
+    def segment(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
+        """Segment one scan: one 4D volume, or one 3D volume per channel.
 
         Returns:
             the mask (z, y, x) on the scan's own grid, and the geometry to write it with.
 
         Raises:
+            DataError: the scan cannot be read.
+            StateError: the model wants another number of channels.
+            ResourceError: the scan would need more memory than is free.
             NumericalError: the network's output is not finite.
         """
         image, properties = read_image(files)
@@ -96,9 +110,13 @@ class ModelPredictor:
                     where=str(files[0]),
                     expected=f"{self.channels} ({', '.join(self.dataset_json['channel_names'].values())})",
                     found=str(len(image)),
-                    fix="give one 4D file, or files that end in _0000, _0001, …",
+                    fix="give one 4D file, or files or folders of one DICOM series that end in _0000, _0001, …",
                 )
             )
+        heads = self._labels.num_segmentation_heads
+        require_memory(
+            needed_memory_mb(image, properties["spacing"], self.plans, self.configuration, heads), str(files[0])
+        )
         data, _, properties = preprocessor_of(self.configuration).run_case_npy(
             image, None, properties, self.plans, self.configuration, self.dataset_json
         )
@@ -111,7 +129,5 @@ class ModelPredictor:
                     fix="check the scan's intensities; if they are ordinary, train again",
                 )
             )
-        mask = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits, self.plans, self.configuration, self._labels, properties
-        )
-        return np.asarray(mask), properties
+        mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
+        return mask, properties

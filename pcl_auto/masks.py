@@ -1,0 +1,113 @@
+"""A folder of masks: which model made them, each from which scan, so that masks of two models never mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import SimpleITK
+
+from pcl_auto.data.nifti import probe_image
+from pcl_auto.data.scans import Scan, suffix
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.run.atomic import atomic_path
+from pcl_auto.run.files import read_json, write_json
+
+RECORD = "predictions.json"
+# What masks are written as.
+MASK_SUFFIXES = (".nii.gz", ".nrrd", ".mha")
+
+
+class MaskFolder:
+    """The masks of one model in a folder, on record in :data:`RECORD`.
+
+    Args:
+        folder: for the masks; made if it is not there.
+        made_by: the model, and how it predicts.
+        replaced: names of scans whose masks are removed, to be made anew.
+
+    Raises:
+        StateError: the folder holds other masks, that another model, or nobody knows which, has made.
+    """
+
+    def __init__(self, folder: Path, made_by: dict[str, Any], replaced: Collection[str]) -> None:
+        self.folder, self.made_by = folder, made_by
+        file = folder / RECORD
+        recorded = read_json(file) if file.is_file() else {}
+        entries: dict[str, Any] = recorded.pop("scans", {})
+        masks = [mask for ending in MASK_SUFFIXES for mask in sorted(folder.glob(f"*{ending}"))]
+        staying = [mask for mask in masks if _case(mask) not in replaced]
+        if recorded != made_by and staying:
+            raise StateError(
+                Problem(
+                    what="the folder holds masks of another model",
+                    where=str(folder),
+                    expected=made_by["model"],
+                    found=f"{len(staying)} ({staying[0].name}, …) of " + recorded.get("model", "an unknown one"),
+                    fix="choose an empty folder with -o, or replace all of its masks with --overwrite",
+                )
+            )
+        for mask in set(masks) - set(staying):
+            mask.unlink()
+        there = {mask.name for mask in staying}
+        self._entries = {case: entry for case, entry in entries.items() if entry["mask"] in there}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_record()
+
+    def kept(self, scan: Scan, name: str) -> dict[str, float] | None:
+        """The volumes of the mask ``name`` if it was made from this scan and is whole, else None.
+
+        Raises:
+            StateError: there is a mask of another scan under this name, or one of this scan in another format.
+        """
+        entry = self._entries.get(scan.id)
+        if entry is None or entry["mask"] != name or entry["files"] != _state(scan):
+            self._refuse_another(scan.id)
+            return None
+        volumes: dict[str, float] = entry["volumes_ml"]
+        return volumes if _is_whole(self.folder / name) else None
+
+    def add(self, scan: Scan, name: str, volumes_ml: dict[str, float], write: Callable[[Path], None]) -> None:
+        """Let ``write`` make the mask ``name`` of a scan."""
+        with atomic_path(self.folder / name) as temporary:
+            write(temporary)
+            # Before the mask has its name: a mask that nobody has on record is somebody else's.
+            self._entries[scan.id] = {"mask": name, "volumes_ml": volumes_ml, "files": _state(scan)}
+            self._write_record()
+
+    def _write_record(self) -> None:
+        write_json(self.folder / RECORD, {**self.made_by, "scans": self._entries})
+
+    def _refuse_another(self, case: str) -> None:
+        for target in (self.folder / f"{case}{ending}" for ending in MASK_SUFFIXES):
+            if target.is_file():
+                raise StateError(
+                    Problem(
+                        what="there is a mask of another scan, of this scan as it was before, or in another format",
+                        where=str(target),
+                        fix="choose another folder with -o, or --overwrite",
+                    )
+                )
+
+
+def _case(mask: Path) -> str:
+    return mask.name[: -len(suffix(mask) or "")]
+
+
+def _state(scan: Scan) -> list[list[Any]]:
+    """Which files a mask was made from, and in what state they were."""
+    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in scan.paths]
+
+
+def _is_whole(mask: Path) -> bool:
+    """Whether a mask that was written here is there and still readable."""
+    if not mask.is_file():
+        return False
+    if suffix(mask) == ".nii.gz":  # SimpleITK reads what is missing of a NIfTI as zeros
+        return not probe_image(mask)[1]
+    try:
+        SimpleITK.ReadImage(str(mask))
+    except RuntimeError:
+        return False
+    return True

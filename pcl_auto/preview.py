@@ -1,0 +1,119 @@
+"""A picture of a mask: three planes through the largest structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pcl_auto.run.atomic import atomic_path
+
+# Axes of the volume, patient-wise: 0 foot to head, 1 front to back, 2 right to left; (rows, columns) of each picture.
+_PLANES = {"axial": (0, (1, 2)), "coronal": (1, (0, 2)), "sagittal": (2, (0, 1))}
+# What is right of and above each picture's left and upper edge; the patient's right is on the left, as in radiology.
+_EDGES = {"axial": ("R", "A"), "coronal": ("R", "H"), "sagittal": ("A", "H")}
+_WINDOW_PERCENT = (1.0, 99.0)
+_PICTURE_INCHES = 4.0
+_MOST_IN_LEGEND = 12
+
+
+def draw(
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing_mm: Sequence[float],
+    direction: Sequence[float],
+    classes: Mapping[str, tuple[int, ...]],
+    title: str,
+    target: Path,
+) -> None:
+    """Draw the outlines of a mask on its image into the PNG ``target``.
+
+    Args:
+        image: one channel, shape (z, y, x).
+        mask: the same shape.
+        spacing_mm: along x, y and z.
+        direction: where x, y and z point to (left, back, head), nine cosines, row by row as ITK has them.
+        classes: the values that each class has in the mask.
+        title: the name of the scan.
+        target: is replaced.
+    """
+    axes, flips = _to_patient(direction)
+    image, mask = (np.flip(volume.transpose(axes), flips) for volume in (image, mask))
+    steps_mm = [spacing_mm[2 - axis] for axis in axes]
+    present = {name: np.isin(mask, values) for name, values in classes.items()}
+    present = {name: inside for name, inside in present.items() if inside.any()}
+    largest = max(present, key=lambda name: int(present[name].sum()), default=None)
+    place = [size // 2 for size in mask.shape] if largest is None else _widest_slices(present[largest])
+    sides_mm = [size * step for size, step in zip(mask.shape, steps_mm, strict=True)]
+    widths = [sides_mm[columns] for _, (_, columns) in _PLANES.values()]
+    tallest = max(sides_mm[rows] for _, (rows, _) in _PLANES.values())
+    height = _PICTURE_INCHES * min(1.0, 3 * tallest / sum(widths))
+    figure = Figure(figsize=(3 * _PICTURE_INCHES, height + 1), layout="constrained", facecolor="black")
+    FigureCanvasAgg(figure)
+    colours = dict(zip(classes, colormaps["tab10"](np.arange(len(classes)) % 10), strict=True))
+    pictures = figure.subplots(1, 3, width_ratios=widths)
+    for picture, (name, (across, (rows, columns))) in zip(pictures, _PLANES.items(), strict=True):
+        flat = image.take(place[across], axis=across)
+        low, high = np.percentile(flat, _WINDOW_PERCENT)
+        shape = {"aspect": steps_mm[rows] / steps_mm[columns], "origin": "upper"}
+        picture.imshow(flat, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest", **shape)
+        for label, inside in present.items():
+            outline = inside.take(place[across], axis=across)
+            if outline.any() and min(outline.shape) > 1:
+                # Zeros around: an outline that reaches the border is closed there.
+                around = np.pad(outline, 1)
+                grid = (np.arange(-1, size + 1) for size in outline.shape[::-1])
+                picture.contour(*grid, around, levels=[0.5], colors=[colours[label]], linewidths=1.2)
+        picture.set_title(name, color="white", fontsize=10)
+        picture.set_axis_off()
+        left, top = _EDGES[name]
+        for text, spot in ((left, (0.02, 0.5)), (top, (0.5, 0.98))):
+            vertical = "top" if text == top else "center"
+            picture.text(*spot, text, color="white", fontsize=9, transform=picture.transAxes, va=vertical)
+    _caption(figure, title, {name: colours[name] for name in present})
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def _to_patient(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which array axes (of z, y, x) go most nearly from head to foot, front to back and right to left, and flips."""
+    # Rows: head, back, left; columns: z, y, x.
+    cosines = np.reshape(direction, (3, 3))[::-1, ::-1]
+    axes = max(permutations(range(3)), key=lambda order: sum(abs(cosines[row, axis]) for row, axis in enumerate(order)))
+    # From the head down, so that it is on top.
+    downwards = np.array([-1, 1, 1])
+    return axes, tuple(row for row, axis in enumerate(axes) if downwards[row] * cosines[row, axis] < 0)
+
+
+def _widest_slices(inside: np.ndarray) -> list[int]:
+    """Along each axis, the slice that shows most of a structure."""
+    return [int(np.argmax(inside.sum(axis=tuple(other for other in range(3) if other != axis)))) for axis in range(3)]
+
+
+def _caption(figure: Figure, title: str, colours: Mapping[str, Sequence[float]]) -> None:
+    # Names are anybody's: a dollar sign begins no formula.
+    figure.suptitle(title.replace("$", r"\$"), color="white", fontsize=11)
+    shown = list(colours.items())[:_MOST_IN_LEGEND]
+    if not shown:
+        figure.supxlabel("nothing found", color="white", fontsize=9)
+        return
+    lines = [Line2D([], [], color=colour) for _, colour in shown]
+    names = [name.replace("$", r"\$") for name, _ in shown]
+    if len(colours) > len(shown):
+        lines.append(Line2D([], [], color="none"))
+        names.append(f"and {len(colours) - len(shown)} more")
+    figure.legend(
+        lines,
+        names,
+        loc="outside lower center",
+        ncols=min(len(names), 6),
+        frameon=False,
+        labelcolor="white",
+        fontsize=9,
+    )

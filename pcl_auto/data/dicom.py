@@ -91,16 +91,41 @@ def is_dicom(file: Path) -> bool:
 
 
 def find_series(files: Iterable[Path]) -> list[Finding]:
-    """Every series that the DICOM ``files`` hold, by SeriesInstanceUID, judged; and files that cannot be read."""
+    """Every series that the DICOM ``files`` hold, by SeriesInstanceUID, judged; and files that cannot be read.
+
+    A file that cannot be read spoils the series in its folder: it may be a slice of theirs.
+    """
     groups: dict[str, list[_Slice]] = {}
+    damaged: dict[Path, list[Path]] = {}
+    spoilt: set[Path] = set()
     findings = []
     for file in files:
         header = _read_header(file)
-        if header is None:
-            findings.append(_unreadable(file))
-        else:
+        if header is not None:
             groups.setdefault(header.text("0020|000e"), []).append(header)
-    return findings + [_judge(uid, slices) for uid, slices in groups.items()]
+        elif _holds_no_image(file):
+            problem = Problem("a DICOM file without an image", str(file), "nothing to do")
+            findings.append(Finding(Series("", file.name, (file,)), problem, beside=True))
+        else:
+            damaged.setdefault(file.parent, []).append(file)
+    for uid, slices in groups.items():
+        finding = _judge(uid, slices)
+        bad = [file for folder in {each.file.parent for each in slices} for file in damaged.get(folder, ())]
+        if bad and not finding.problem:
+            spoilt.update(file.parent for file in bad)
+            finding = Finding(
+                finding.series, _damaged("files that cannot be read among the slices", finding.series, bad)
+            )
+        findings.append(finding)
+    for folder in damaged.keys() - spoilt:
+        series = Series("", damaged[folder][0].name, tuple(damaged[folder]))
+        findings.append(Finding(series, _damaged("DICOM files that cannot be read", folder, damaged[folder])))
+    return findings
+
+
+def _damaged(what: str, where: object, files: Sequence[Path]) -> Problem:
+    found = f"{len(files)}, the first {files[0].name}"
+    return Problem(what, str(where), "copy the files again: they may be damaged or cut", found=found)
 
 
 def _read_header(file: Path) -> _Slice | None:
@@ -115,13 +140,10 @@ def _read_header(file: Path) -> _Slice | None:
     return _Slice(file, tags, reader.GetNumberOfComponents())
 
 
-def _unreadable(file: Path) -> Finding:
-    series = Series("", file.name, (file,))
+def _holds_no_image(file: Path) -> bool:
     with file.open("rb") as handle:
         kind = _KIND.search(handle.read(1024))
-    if file.name.upper() == "DICOMDIR" or (kind and _NO_IMAGE.match(kind[1].decode("ascii"))):
-        return Finding(series, Problem("a DICOM file without an image", str(file), "nothing to do"), beside=True)
-    return Finding(series, Problem("DICOM file cannot be read", str(file), "copy it again: it may be damaged or cut"))
+    return file.name.upper() == "DICOMDIR" or bool(kind and _NO_IMAGE.match(kind[1].decode("ascii")))
 
 
 def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
@@ -131,7 +153,8 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
     unsorted = Series(uid, name, tuple(each.file for each in slices))
     what = _no_scan(slices)
     if what:
-        return Finding(unsorted, Problem(what, str(unsorted), "nothing to do"), beside=True)
+        fix = "nothing to do, if it is not a part of a scan that is missing here"
+        return Finding(unsorted, Problem(what, str(unsorted), fix), beside=True)
     problem = _no_grid(slices, str(unsorted))
     if problem:
         return Finding(unsorted, problem)

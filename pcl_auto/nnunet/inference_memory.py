@@ -32,13 +32,13 @@ def needed_memory_mb(
         configuration: with the spacing of the network.
         heads: classes, the background among them, or regions.
     """
-    channels, voxels = len(image), image[0].size
+    channels, voxels = len(image), int(image[0].size)
     shape: list[int] = [_nonzero_shape(image)[axis] for axis in plans.transpose_forward]
     spacing = [spacing_mm[axis] for axis in plans.transpose_forward]
     target = [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
     patch = [*[1] * (len(shape) - len(configuration.patch_size)), *configuration.patch_size]
-    cropped = math.prod(shape)
-    resampled = math.prod(
+    cropped: int = math.prod(shape)
+    resampled: int = math.prod(
         max(int(size), least) for size, least in zip(compute_new_shape(shape, spacing, target), patch, strict=True)
     )
     # Resampling computes in float64: a copy of all channels, and three of the one at hand (skimage).
@@ -53,7 +53,7 @@ def needed_memory_mb(
     )
     # The same logits, one class in float64, the best so far and the mask.
     export = 2 * heads * resampled + working + 6 * cropped + 2 * voxels
-    return math.ceil(max(preprocessing, network, export) / 2**20)
+    return -(-max(preprocessing, network, export) // 2**20)
 
 
 def _nonzero_shape(image: np.ndarray) -> tuple[int, ...]:

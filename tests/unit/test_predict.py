@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from pcl_auto import predict as module
-from pcl_auto.errors import ResourceError, StateError, UsageError
-from pcl_auto.predict import RECORD, find_model, list_scans, predict
+from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
+from pcl_auto.masks import RECORD
+from pcl_auto.predict import Prediction, find_model, predict
 from pcl_auto.request import JOINT, SUPERVISED
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.workspace import Workspace
@@ -40,10 +41,6 @@ def train(workspace: Workspace, dataset: str, model: str) -> Path:
     write_json(folder / "plans.json", {})
     (folder / "fold_all").mkdir()
     return folder
-
-
-def scans(inputs: list[Path], channels: int = 1) -> dict[str, list[str]]:
-    return {scan.id: [file.name for file in scan.files] for scan in list_scans(inputs, channels)}
 
 
 # --- which model ----------------------------------------------------------------------------------------------
@@ -112,80 +109,6 @@ def test_without_a_name_the_one_trained_last(workspace: Workspace) -> None:
     assert find_model(workspace, None, supervised_only=True) == baseline
 
 
-# --- which scans ----------------------------------------------------------------------------------------------
-
-
-def test_all_missing_paths_are_listed_at_once(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    files(tmp_path / "notes", "readme.txt", "scan.dcm")
-    with pytest.raises(UsageError) as caught:
-        list_scans([tmp_path / "a.nii", tmp_path / "empty", tmp_path / "notes", tmp_path / "b"], 1)
-    assert [(problem.what, problem.where) for problem in caught.value.problems] == [
-        ("no such file or folder", str(tmp_path / "a.nii")),
-        ("no scan", str(tmp_path / "empty")),
-        ("no scan", str(tmp_path / "notes")),
-        ("no such file or folder", str(tmp_path / "b")),
-    ]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("a/x.nii.gz", "b/x.nii.gz"),
-        ("a/x.nii.gz", "a/x.nii"),
-        ("a/x.nii.gz", "b/x.nrrd"),
-        ("a/x_0000.nii.gz", "b/x.nii.gz"),
-        ("a/x.nii.gz", "a/x.nii.gz"),
-    ],
-)
-def test_two_scans_for_one_mask(tmp_path: Path, names: tuple[str, str]) -> None:
-    given = [files((tmp_path / name).parent, Path(name).name)[0] for name in names]
-    with pytest.raises(UsageError, match=r"2 scans would write x\.nii\.gz") as caught:
-        list_scans(given, 1)
-    assert set(caught.value.problems[0].where.split(", ")) == {str(path) for path in given}
-
-
-def test_a_folder_of_every_format(tmp_path: Path) -> None:
-    files(tmp_path, "b.nii", "a.nii.gz", "d.mha", "c.nrrd", "E.NII.GZ", "notes.txt", "dataset.json")
-    assert list(scans([tmp_path])) == ["E", "a", "b", "c", "d"]
-
-
-def test_hidden_files_are_no_scans(tmp_path: Path) -> None:
-    files(tmp_path, ".hidden.nii.gz", "._scan.nii.gz", "scan.nii.gz")
-    assert scans([tmp_path]) == {"scan": ["scan.nii.gz"]}
-
-
-def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
-    assert scans(files(tmp_path, "scan.mhd")) == {"scan.mhd": ["scan.mhd"]}
-
-
-def test_channels_make_one_scan(tmp_path: Path) -> None:
-    files(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nrrd", "c.nii.gz")
-    assert scans([tmp_path], channels=2) == {
-        "a": ["a_0000.nii.gz", "a_0001.nii.gz"],
-        "b": ["b_0000.nii.gz", "b_0001.nrrd"],
-        "c": ["c.nii.gz"],
-    }
-
-
-def test_channels_that_are_not_all_there_are_scans_of_their_own(tmp_path: Path) -> None:
-    files(tmp_path, "a_0000.nii.gz", "b_0001.nii.gz", "b_0002.nii.gz")
-    assert list(scans([tmp_path], channels=2)) == ["a_0000", "b_0001", "b_0002"]
-
-
-def test_channels_of_different_folders_do_not_meet(tmp_path: Path) -> None:
-    given = [*files(tmp_path / "a", "x_0000.nii.gz"), *files(tmp_path / "b", "x_0001.nii.gz")]
-    assert list(scans(given, channels=2)) == ["x_0000", "x_0001"]
-
-
-def test_a_lone_first_channel_loses_its_number(tmp_path: Path) -> None:
-    assert scans(files(tmp_path, "x_0000.nii.gz", "y.nii.gz")) == {"x": ["x_0000.nii.gz"], "y": ["y.nii.gz"]}
-
-
-def test_numbered_scans_of_one_channel_keep_their_numbers(tmp_path: Path) -> None:
-    assert list(scans(files(tmp_path, "p_0000.nii.gz", "p_0001.nii.gz"))) == ["p_0000", "p_0001"]
-
-
 # --- what becomes of them -------------------------------------------------------------------------------------
 
 
@@ -194,17 +117,20 @@ class StubPredictor:
 
     def __init__(self, model: Path, device: Any, *, mirroring: bool) -> None:
         self.channels = 1
+        self.classes = {"tumour": (1,)}
 
-    def segment(self, files: Sequence[Path]) -> tuple[str, dict[str, Any]]:
+    def segment(self, files: Sequence[Path]) -> tuple[np.ndarray, dict[str, Any]]:
         if "bad" in files[0].name:
             raise RuntimeError("cannot read this")
-        return f"mask of {files[0].name}", {}
+        if "large" in files[0].name:
+            raise ResourceError(Problem("too large", files[0].name, "more memory"))
+        return np.ones((2, 2, 2), np.uint8), {"sitk_stuff": {"spacing": (1, 2, 5)}, "of": f"mask of {files[0].name}"}
 
 
-def write_stub_mask(mask: str, file: Path, properties: dict[str, Any]) -> None:
+def write_stub_mask(mask: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
     """A small mask that says what it is in its header."""
-    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    image.header["descrip"] = mask
+    image = nibabel.Nifti1Image(mask, np.eye(4))
+    image.header["descrip"] = properties["of"]
     nibabel.save(image, file)
 
 
@@ -215,7 +141,10 @@ def read_stub_mask(file: Path) -> str:
 @pytest.fixture(autouse=True)
 def stub_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the modules that import torch and nnunetv2."""
-    stubs = {"predictor": {"ModelPredictor": StubPredictor}, "images": {"write_mask": write_stub_mask}}
+    stubs: dict[str, dict[str, Any]] = {
+        "predictor": {"ModelPredictor": StubPredictor},
+        "images": dict.fromkeys(("read_image", "read_label")) | {"write_mask": write_stub_mask},
+    }
     for name, content in stubs.items():
         stub = ModuleType(f"pcl_auto.nnunet.{name}")
         vars(stub).update(content)
@@ -296,10 +225,25 @@ def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: Path) -> Non
     heard: list[dict[str, Any]] = []
     results = predict(given, output, model, listener=lambda _event, values: heard.append(values))
     assert [result.status for result in results] == ["done", "failed", "done"]
-    assert results[1].as_dict() == {"id": "bad", "output": None, "status": "failed", "error": "cannot read this"}
+    assert results[1] == Prediction("bad", None, "failed", "cannot read this", exit_code=1)
     assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
     assert sorted(path.name for path in output.iterdir()) == ["a.nii.gz", "c.nii.gz", RECORD]
     assert heard == [{"done": done, "total": 3} for done in (1, 2, 3)]
+
+
+def test_a_scan_too_large_for_the_memory_does_not_stop_the_others(tmp_path: Path, model: Path) -> None:
+    given = files(tmp_path / "scans", "a.nrrd", "large.nrrd", "z.nrrd")
+    results = predict(given, tmp_path / "out", model, listener=lambda _event, _values: None)
+    assert [(result.status, result.exit_code) for result in results] == [("done", 0), ("failed", 5), ("done", 0)]
+
+
+def test_volumes_are_told_and_remembered(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd"), tmp_path / "out"
+    for status in ("done", "kept"):
+        (result,) = predict(given, output, model, listener=lambda _event, _values: None)
+        # 8 voxels of 10 cubic millimetres
+        assert (result.status, result.volumes_ml) == (status, {"tumour": 0.08})
+    assert read_json(output / RECORD)["scans"]["a"]["volumes_ml"] == {"tumour": 0.08}
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
@@ -312,7 +256,7 @@ def test_a_damaged_nifti_is_not_segmented(tmp_path: Path, model: Path, name: str
 def test_masks_of_the_same_model_are_kept(tmp_path: Path, model: Path) -> None:
     given, output = files(tmp_path / "scans", "a.nrrd", "b.nrrd"), tmp_path / "out"
     assert segment(given[:1], output, model) == {"a": "done"}
-    write_stub_mask("corrected by hand", output / "a.nii.gz", {})
+    write_stub_mask(np.ones((2, 2, 2), np.uint8), output / "a.nii.gz", {"of": "corrected by hand"})
     assert segment(given, output, model) == {"a": "kept", "b": "done"}
     assert read_stub_mask(output / "a.nii.gz") == "corrected by hand"
     assert segment(given, output, model, overwrite=True) == {"a": "done", "b": "done"}

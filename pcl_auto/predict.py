@@ -167,7 +167,10 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
             volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
             masks.add(scan, name, volumes_ml, lambda file: write_mask(mask, file, properties))
     result = Prediction(scan.id, str(masks.folder / name), status, volumes_ml=volumes_ml)
-    return _with_extras(result, scan, predictor.classes, masks, outputs)
+    try:
+        return _with_extras(result, scan, predictor.classes, masks, outputs)
+    except DataError as error:  # the mask is there all the same
+        return replace(result, status="failed", error=str(error), exit_code=error.exit_code)
 
 
 def _failed(scan: Scan, error: Exception) -> Prediction:
@@ -207,7 +210,9 @@ def _with_extras(
         if result.status == "done" or not segmentation.is_file():
             from pcl_auto.data.dicom_seg import write_dicom_seg
 
-            write_dicom_seg(read_label(mask_file)[0], scan.files[0], classes, masks.made_by["model"], segmentation)
+            write_dicom_seg(
+                read_label(mask_file)[0], scan.files[0], classes, Path(masks.made_by["model"]).name, segmentation
+            )
         result = replace(result, dicom_seg=str(segmentation))
     return result
 

@@ -82,22 +82,21 @@ def predict(
             listener=listener,
         )
     failed = [result for result in results if result.status == "failed"]
-    made = [result for result in results if result.status in ("done", "kept")]
+    made = [result for result in results if result.output]
     if json:
         terminal.json(
             {
                 "model": str(folder),
                 "cases": [result.as_dict() for result in results],
-                "done": len(made),
+                "done": sum(result.status in ("done", "kept") for result in results),
                 "failed": len(failed),
             }
         )
     elif made:
         _show_volumes(terminal, made)
     kept = sum(result.status == "kept" for result in made)
-    terminal.say(
-        f"{len(made)} of {len(made) + len(failed)} masks in {output}" + (f", {kept} from before" if kept else "")
-    )
+    scans = sum(result.status != "skipped" for result in results)
+    terminal.say(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
     for result in results:
         if result.error:
             terminal.say(f"{result.status}: {result.id}: {result.error}")

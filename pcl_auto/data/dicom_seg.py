@@ -18,6 +18,8 @@ from pcl_auto.errors import DataError, Problem
 from pcl_auto.run.atomic import atomic_path
 
 _SERIES_NUMBER = 900
+# Of DICOM's long strings (LO).
+_LONGEST_TEXT = 64
 
 
 def write_dicom_seg(
@@ -28,14 +30,16 @@ def write_dicom_seg(
     Raises:
         DataError: the series lacks what DICOM asks of one that is segmented.
     """
-    algorithm = AlgorithmIdentificationSequence(model, codes.DCM.ArtificialIntelligence, f"pclauto {__version__}")
+    algorithm = AlgorithmIdentificationSequence(
+        model[:_LONGEST_TEXT], codes.DCM.ArtificialIntelligence, f"pclauto {__version__}"
+    )
     descriptions = [
         SegmentDescription(
             segment_number=number,
-            segment_label=name[:64],
+            segment_label=name[:_LONGEST_TEXT],
             # What the names mean nobody has told us: the widest codes there are.
             segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=codes.SCT.BodyPart,
+            segmented_property_type=codes.SCT.BodyStructure,
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
         )

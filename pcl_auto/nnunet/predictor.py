@@ -121,7 +121,8 @@ class ModelPredictor:
             image, None, properties, self.plans, self.configuration, self.dataset_json
         )
         logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
-        if not torch.isfinite(logits).all():
+        # One class after the other: the search for what is not finite takes several times what it looks at.
+        if not all(torch.isfinite(values).all() for values in logits):
             raise NumericalError(
                 Problem(
                     what="the network's output is no longer a number",

@@ -141,7 +141,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """One step: on labelled patches in the supervised start, on labelled and unlabelled ones in a round."""
         if self.dataloader_unlabeled is None:
             return super().train_step(batch)
-        result = self._joint_step(batch, next(self.dataloader_unlabeled))
+        unlabeled = streams.next_batch(self.dataloader_unlabeled)
+        self.cases_of_step += list(unlabeled["keys"])
+        result = self._joint_step(batch, unlabeled)
         if self.teacher is not None:
             self.teacher.follow(unwrapped(self.network))
         return result

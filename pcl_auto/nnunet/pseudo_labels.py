@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from pcl_auto.method.components import keep_largest
 from pcl_auto.method.judgement import KEPT, LedgerRow, drop_disagreeing, drop_outside, judge
+from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
 from pcl_auto.recipe import Judgement
 from pcl_auto.run.files import link_relative, staging_folder, write_text
@@ -77,7 +77,7 @@ def predict_round(
 
     Of the classes ``one_piece`` only the largest connected component stays; what ``check`` finds is kept with the case.
     """
-    images = nnUNetDatasetBlosc2(str(store), list(cases))
+    images = StoredCases(str(store), list(cases))
     for index, case in enumerate(cases):
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
@@ -103,13 +103,13 @@ def label_map(segment: Segmenter, image: np.ndarray) -> np.ndarray:
 
 def read_labels(folder: Path, case: str) -> np.ndarray:
     """The stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
-    _, seg, _, _ = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)
+    _, seg, _, _ = StoredCases(str(folder), [case]).load_case(case)
     labels: np.ndarray = np.maximum(seg[0], 0)
     return labels
 
 
 def _read_agreement(folder: Path, case: str) -> float | None:
-    agreement: float | None = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)[3].get(AGREEMENT_KEY)
+    agreement: float | None = StoredCases(str(folder), [case]).load_case(case)[3].get(AGREEMENT_KEY)
     return agreement
 
 

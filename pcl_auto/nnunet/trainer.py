@@ -17,18 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 
 from pcl_auto import __version__
-from pcl_auto.errors import NumericalError, Problem, StateError, UsageError
+from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet import streams
+from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.checkpoints import FINAL, FORMAT, LATEST, OWN_KEY, plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.features import unwrapped
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.settings import read_settings, start_settings
+from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.recipe import Optimizer, Recipe
 from pcl_auto.run.events import EventLog
 from pcl_auto.run.memory import peak_memory_mb
@@ -61,6 +63,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
     ) -> None:
+        require_trusted(plans, dataset_json, plans.get("dataset_name", ""))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = read_settings(self.configuration_manager.configuration, self.plans_manager.plans_name)
         self.data = DatasetFolder(Path(self.preprocessed_dataset_folder_base))
@@ -81,6 +84,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         # Where the state after the supervised start goes, for runs that share it.
         self.shared_start: Path | None = None
         self.seconds = 0.0
+        # The cases whose patches the step at hand has, to name them if it fails.
+        self.cases_of_step: list[str] = []
         self._best_ema: float | None = None
         self._progress_png_drawn = monotonic()
         self._best_weights: dict[str, Any] | None = None
@@ -118,10 +123,10 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         torch.manual_seed(self.settings.seed)
         super().initialize()
 
-    def get_tr_and_val_datasets(self) -> tuple[nnUNetDatasetBlosc2, nnUNetDatasetBlosc2]:
+    def get_tr_and_val_datasets(self) -> tuple[StoredCases, StoredCases]:
         """The split's labelled cases, and its validation cases where it has some."""
-        labeled = nnUNetDatasetBlosc2(self.preprocessed_dataset_folder)
-        held_out = nnUNetDatasetBlosc2(str(self.validation_view)) if self.has_validation else labeled
+        labeled = StoredCases(self.preprocessed_dataset_folder)
+        held_out = StoredCases(str(self.validation_view)) if self.has_validation else labeled
         return labeled, held_out
 
     # --- the training loop ------------------------------------------------------------------------------------
@@ -130,7 +135,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         """Train from the current epoch to the end."""
         self.on_train_start()
         try:
-            self.learn()
+            with memory_errors(lambda: f"epoch {self.epoch + 1}", LESS_MEMORY_TO_TRAIN):
+                self.learn()
         finally:
             self._close_streams()
         self.on_train_end()
@@ -160,7 +166,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
     def _open_streams(self, labeled_patches: int) -> None:
         self._close_streams()
         self.batch_size = labeled_patches
-        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        with streams.starting():
+            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def _close_streams(self) -> None:
         for stream in (self.dataloader_train, self.dataloader_val):
@@ -175,7 +182,11 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             self.on_train_epoch_start()
             outputs = []
             for step in range(self.num_iterations_per_epoch):
-                outputs.append(self.train_step(next(self.dataloader_train)))
+                batch = streams.next_batch(self.dataloader_train)
+                self.cases_of_step = list(batch["keys"])
+                outputs.append(self.train_step(batch))
+                # At once: no checkpoint, least of all the best one, is written behind it.
+                require_numbers(outputs[-1], f"epoch {self.epoch + 1} ({stage}), step {step + 1}", self.cases_of_step)
                 if self.events.listener is not None:
                     self.events.listener("step", {"epoch": self.epoch, "step": step + 1})
             self.on_train_epoch_end(outputs)
@@ -229,7 +240,9 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         with torch.no_grad():
             self.on_validation_epoch_start()
             batches = range(self.num_val_iterations_per_epoch)
-            self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
+            self.on_validation_epoch_end(
+                [self.validation_step(streams.next_batch(self.dataloader_val)) for _ in batches]
+            )
 
     def _seed_epoch(self) -> None:
         """In deterministic mode an epoch draws the same numbers whether or not the run was interrupted before."""
@@ -240,11 +253,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             torch.manual_seed(seed)
 
     def _report(self, stage: str, outputs: list[dict[str, Any]], seconds: float) -> None:
-        """Record the epoch; a loss that is no number ends the run before the last checkpoint is replaced.
-
-        Raises:
-            NumericalError: the mean of a loss is not finite.
-        """
+        """Record the epoch."""
         losses = {key: float(np.mean([output[key] for output in outputs])) for key in outputs[0]}
         self.events.emit(
             "epoch",
@@ -257,16 +266,6 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             seconds=round(seconds, 2),
         )
-        if not np.isfinite(list(losses.values())).all():
-            raise NumericalError(
-                Problem(
-                    what="the loss is no longer a number",
-                    where=f"epoch {self.epoch + 1} ({stage})",
-                    found=str(losses),
-                    fix="repeat the command: it goes on from the last checkpoint; if it happens again, lower "
-                    "optimizer.learning_rate in the recipe",
-                )
-            )
 
     def on_epoch_end(self) -> None:
         """Keep the state, so that a run that stops here goes on from here."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.workspace import DatasetFolder
 
@@ -132,7 +133,7 @@ def read_plan(data: DatasetFolder) -> Plan:
     """The plan of a prepared data set.
 
     Raises:
-        StateError: it was written by another version.
+        StateError: it was written by another version, or names what nnU-Net does not.
     """
     content = read_json(data.plan_file)
     if content.get("schema_version") != SCHEMA_VERSION:
@@ -145,6 +146,7 @@ def read_plan(data: DatasetFolder) -> Plan:
                 fix="run `pclauto plan` again with --force",
             )
         )
+    require_trusted(content["nnunet_plans"], content["dataset_json"], data.plan_file)
     return Plan(content)
 
 

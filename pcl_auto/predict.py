@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pcl_auto.data.nifti import probe_image
-from pcl_auto.errors import DataError, Problem, StateError, UsageError
+from pcl_auto.errors import DataError, PclautoError, Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import atomic_path, read_json, write_json
@@ -41,6 +41,7 @@ class Prediction:
     output: str | None
     status: Status
     error: str | None = None
+    exit_code: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The prediction as plain values."""
@@ -199,7 +200,8 @@ def predict(
                 status = "done"
             results.append(Prediction(scan.id, str(target), status))
         except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
-            results.append(Prediction(scan.id, None, "failed", str(error) or type(error).__name__))
+            code = error.exit_code if isinstance(error, PclautoError) else 1
+            results.append(Prediction(scan.id, None, "failed", str(error) or type(error).__name__, code))
         listener("predict", {"done": index + 1, "total": len(scans)})
     return results
 

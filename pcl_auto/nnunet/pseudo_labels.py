@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
+from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.components import keep_largest
 from pcl_auto.method.judgement import KEPT, LedgerRow, drop_disagreeing, drop_outside, judge
 from pcl_auto.nnunet.cases import StoredCases
@@ -158,9 +159,29 @@ def _read_ledger(folder: RoundFolder) -> list[dict[str, str]]:
         return list(csv.DictReader(table))
 
 
-def used_cases(folder: RoundFolder) -> list[str]:
-    """The cases that the round trains on, as its ledger has them."""
-    return [row["case"] for row in _read_ledger(folder) if row["used"] == "1"]
+def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
+    """The cases that the round trains on, as its ledger has them.
+
+    Raises:
+        StateError: one of the ``labeled`` is among them: a pseudo-label never stands in for a label.
+    """
+    used = [row["case"] for row in _read_ledger(folder) if row["used"] == "1"]
+    if not set(used).isdisjoint(labeled):
+        raise StateError(
+            Problem(
+                what="pseudo-labels of cases that have a label",
+                where=str(folder.ledger),
+                found=", ".join(sorted(set(used) & set(labeled))),
+                fix="remove the folder of the round and repeat the command: it makes the pseudo-labels again",
+            )
+        )
+    return used
+
+
+def is_degenerate(folder: RoundFolder, cases: Iterable[str], classes: Iterable[str]) -> bool:
+    """Whether the pseudo-labels of ``cases`` hold no foreground at all, so that nothing can be learned from them."""
+    volumes = volumes_ml(folder, classes)
+    return not any(volume for case in cases for volume in volumes[case].values())
 
 
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:

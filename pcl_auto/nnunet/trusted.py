@@ -71,34 +71,36 @@ MOST_CHANNELS, MOST_CLASSES, LARGEST_LABEL = 256, 1024, 32767
 SPACING_MM = (1e-6, 1e6)
 _FILE_NAME = re.compile(r"(?!\.)[\w .+-]{1,200}")
 
-# The whole numbers of a network, or lists of them, by stage.
+# The whole numbers of a network: one for all stages, or one per stage, or one per stage and axis (the second group).
 _PER_STAGE = {
     "features_per_stage": MOST_FEATURES,
-    "kernel_sizes": MOST_KERNEL,
-    "strides": MOST_KERNEL,
     "n_conv_per_stage": MOST_CONVOLUTIONS,
     "n_blocks_per_stage": MOST_CONVOLUTIONS,
+    "n_conv_per_stage_decoder": MOST_CONVOLUTIONS,
     "bottleneck_channels": MOST_FEATURES,
+    "stem_channels": MOST_FEATURES,
 }
-_PER_DECODER_STAGE = {"n_conv_per_stage_decoder": MOST_CONVOLUTIONS, "n_blocks_per_stage_decoder": MOST_CONVOLUTIONS}
+_PER_AXIS = {"kernel_sizes": MOST_KERNEL, "strides": MOST_KERNEL}
+_NEEDED = ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder", "conv_op")
+_MAY_BE_NONE = ("bottleneck_channels", "stem_channels")
 _SWITCHES = ("conv_bias", "deep_supervision", "nonlin_first")
 _OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
 
 
-def require_trusted(plans: Any, dataset_json: Any, folder: object) -> None:
+def require_trusted(plans: Any, dataset_json: Any, owner: object) -> None:
     """Refuse plans or a dataset.json that name what is not nnU-Net's own, or are of no possible size.
 
     Args:
         plans: nnU-Net's plans.
         dataset_json: nnU-Net's description of the data set.
-        folder: where they were read, for the message.
+        owner: the model folder or the data set that they belong to, for the message.
 
     Raises:
         StateError: everything in them that is not accepted.
     """
     problems = [
-        *_check(_plans, plans, f"{folder}/plans.json"),
-        *_check(_dataset, dataset_json, f"{folder}/dataset.json"),
+        *_check(_plans, plans, f"the plans of {owner}"),
+        *_check(_dataset, dataset_json, f"dataset.json of {owner}"),
     ]
     if problems:
         raise StateError(problems)
@@ -162,7 +164,7 @@ class _Findings:
 
     def are_options(self, key: str, value: Any, allowed: Collection[str]) -> None:
         """Named plain values."""
-        for name, entry in ((None if value is None else self.table(key, value)) or {}).items():
+        for name, entry in (self.table(key, value) or {}).items():
             if self.is_one_of(key, name, allowed) and not isinstance(entry, (bool, int, float, str, type(None))):
                 self.refuse(f"{key}.{name}", "a plain value", entry)
 
@@ -260,12 +262,12 @@ def _architecture(findings: _Findings, key: str, value: Any) -> None:
     given = findings.table(key, entry.get("arch_kwargs"))
     if given is None:
         return
-    stages = given.get("n_stages")
+    stages: Any = given.get("n_stages")
     if not findings.is_whole(f"{key}.n_stages", stages, 1, MOST_STAGES):
         return
     before = len(findings.problems)
-    for name, value in given.items():
-        _argument(findings, f"{key}.{name}", name, value, stages, imported)
+    for name in {**dict.fromkeys(_NEEDED), **given}:
+        _argument(findings, f"{key}.{name}", name, given.get(name), stages, imported)
     if len(findings.problems) == before and _weights(given, stages) > MOST_WEIGHTS:
         findings.refuse(key, f"at most {MOST_WEIGHTS:.0e} weights", f"{_weights(given, stages):.0e}")
 
@@ -273,22 +275,23 @@ def _architecture(findings: _Findings, key: str, value: Any) -> None:
 def _argument(findings: _Findings, key: str, name: str, value: Any, stages: int, imported: Collection[str]) -> None:
     """An argument of a network."""
     if name in LAYERS:
-        if value is not None and findings.is_one_of(key, value, LAYERS[name]) and name not in imported:
+        needed = name in _NEEDED or value is not None
+        if needed and findings.is_one_of(key, value, LAYERS[name]) and name not in imported:
             findings.refuse(key, "mentioned in _kw_requires_import", value)
-    elif name in _PER_STAGE or name in _PER_DECODER_STAGE:
-        if name == "bottleneck_channels" and value is None:
-            return
-        most = {**_PER_STAGE, **_PER_DECODER_STAGE}[name]
-        length = stages if name in _PER_STAGE else stages - 1
-        for index, entry in enumerate(_by_stage(value, length) or [None]):
-            if isinstance(entry, (list, tuple)):
-                findings.are_whole(f"{key}[{index}]", entry, 1, most, (1, 2, 3))
-            else:
-                findings.is_whole(f"{key}[{index}]", entry, 1, most)
-    elif name == "stem_channels":
-        _ = value is None or findings.is_whole(key, value, 1, MOST_FEATURES)
+    elif name in _PER_STAGE or name in _PER_AXIS:
+        length = stages - 1 if name.endswith("_decoder") else stages
+        entries = _by_stage(value, length)
+        if entries is None:
+            findings.refuse(key, f"{length} entries, one per stage", value)
+        elif value is not None or name not in _MAY_BE_NONE:
+            for index, entry in enumerate(entries):
+                if name in _PER_AXIS and isinstance(entry, (list, tuple)):
+                    findings.are_whole(f"{key}[{index}]", entry, 1, _PER_AXIS[name], (1, 2, 3))
+                else:
+                    findings.is_whole(f"{key}[{index}]", entry, 1, {**_PER_STAGE, **_PER_AXIS}[name])
     elif name in _OPTIONS:
-        findings.are_options(key, value, LAYER_OPTIONS)
+        if value is not None:
+            findings.are_options(key, value, LAYER_OPTIONS)
     elif name in _SWITCHES:
         findings.is_switch(key, value)
     elif name != "n_stages":
@@ -296,21 +299,23 @@ def _argument(findings: _Findings, key: str, name: str, value: Any, stages: int,
 
 
 def _by_stage(value: Any, stages: int) -> list[Any] | None:
-    """One entry per stage; a single one is that of every stage, None stands for what is neither."""
+    """One entry per stage; a single value is that of every stage; None where there are too many or too few."""
     if isinstance(value, (list, tuple)):
         return list(value) if len(value) == stages else None
     return [value] * stages
 
 
-def _weights(given: Mapping[str, Any], stages: int) -> float:
+def _weights(given: Mapping[str, Any], stages: int) -> int:
     """About how many weights a network has: those of its encoder, twice."""
-    per_stage = {
-        name: _by_stage(given.get(name, 1), stages) or [] for name in _PER_STAGE if given.get(name) is not None
-    }
-    features, kernels = per_stage["features_per_stage"], per_stage["kernel_sizes"]
-    layers = [2 * n for n in per_stage.get("n_blocks_per_stage", [])] or per_stage["n_conv_per_stage"]
-    volumes = [math.prod(kernel) if isinstance(kernel, (list, tuple)) else kernel**3 for kernel in kernels]
-    return 2.0 * float(sum(n * width**2 * volume for n, width, volume in zip(layers, features, volumes, strict=True)))
+    names = ("features_per_stage", "kernel_sizes", "n_conv_per_stage", "n_blocks_per_stage")
+    total: int = sum(
+        # A block is two convolutions.
+        max(convolutions, 2 * blocks) * width**2 * (math.prod(kernel) if isinstance(kernel, list) else kernel**3)
+        for width, kernel, convolutions, blocks in zip(
+            *(_by_stage(given.get(name, 0), stages) or [] for name in names), strict=True
+        )
+    )
+    return 2 * total
 
 
 def _old_architecture(findings: _Findings, key: str, entry: Mapping[str, Any]) -> None:

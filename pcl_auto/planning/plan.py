@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError, UsageError
-from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.workspace import DatasetFolder
 
@@ -133,7 +132,7 @@ def read_plan(data: DatasetFolder) -> Plan:
     """The plan of a prepared data set.
 
     Raises:
-        StateError: it was written by another version, or names what nnU-Net does not.
+        StateError: it was written by another version.
     """
     content = read_json(data.plan_file)
     if content.get("schema_version") != SCHEMA_VERSION:
@@ -146,7 +145,6 @@ def read_plan(data: DatasetFolder) -> Plan:
                 fix="run `pclauto plan` again with --force",
             )
         )
-    require_trusted(content["nnunet_plans"], content["dataset_json"], data.plan_file)
     return Plan(content)
 
 

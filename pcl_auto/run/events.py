@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from pcl_auto.run.files import finite
+from pcl_auto.run.names import json_text
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -29,6 +29,6 @@ class EventLog:
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event, **values}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+            handle.write(json_text(finite(line), allow_nan=False) + "\n")
         if self.listener is not None:
             self.listener(event, values)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.run.names import json_text
 
 # Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
 # folders for a case).
@@ -68,7 +69,7 @@ def write_text(target: Path, text: str) -> None:
 
 def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
     """Write ``value`` as indented JSON with a final newline, whole or not at all."""
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, default=default) + "\n")
+    write_text(target, json_text(value, indent=2, default=default) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -88,7 +89,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StateError(
             Problem(
                 what="file cannot be read",

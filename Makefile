@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pclauto demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# Kills a plan, a training and a prediction at every third sync and renaming, and a training at 50 random moments.
+soak: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/kills.py --kills 50 --stride 3
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

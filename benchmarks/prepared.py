@@ -100,7 +100,8 @@ def _make_demo(folder: Path, device: str) -> Workspace:
     from pcl_auto.data.phantom import make_phantom
     from pcl_auto.planning.plan import PlanSettings
     from pcl_auto.planning.prepare import plan_task
-    from pcl_auto.training import TrainRequest, train
+    from pcl_auto.request import TrainRequest
+    from pcl_auto.training import train
 
     say("no workspace named: preparing the demo's phantom")
     workspace = Workspace.at(folder / "work", "a benchmark's own")

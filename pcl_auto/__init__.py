@@ -2,7 +2,7 @@
 
 The package flows in one direction; a module imports only from what stands before it here (a test checks it)::
 
-    errors, recipe ─► run ─► data ─► method ─► rounds ─► nnunet ─► planning ─► training
+    errors, recipe ─► run ─► data ─► method ─► rounds ─► nnunet ─► machine ─► planning ─► request ─► training
                                                     ─► predict ─► evaluate ─► demo ─► benchmark ─► cli
 
 ``method`` knows tensors and arrays only. ``nnunet`` is the only package that imports nnunetv2. ``rounds`` tells the

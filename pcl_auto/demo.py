@@ -13,10 +13,11 @@ from pcl_auto.evaluate import evaluate
 from pcl_auto.planning.plan import PlanSettings
 from pcl_auto.planning.prepare import plan_task
 from pcl_auto.predict import predict
+from pcl_auto.request import TrainRequest
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import TrainRequest, train
+from pcl_auto.training import train
 
 # The phantom is small: a plan for this memory keeps its patches so.
 MEMORY_GB = 1.0

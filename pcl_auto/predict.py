@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pcl_auto.data.nifti import probe_image
-from pcl_auto.errors import DataError, PclautoError, Problem, StateError, UsageError
-from pcl_auto.nnunet.environment import prepare_environment
+from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
+from pcl_auto.nnunet.environment import choose_device, prepare_environment
+from pcl_auto.request import JOINT, SUPERVISED
+from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.events import Listener
-from pcl_auto.run.files import atomic_path, read_json, write_json
+from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import JOINT, SUPERVISED, choose_device
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 # Which model made the masks of a folder; masks of two models do not mix.
@@ -168,6 +169,7 @@ def predict(
 
     Raises:
         StateError: no usable model, or masks of another model in ``output``.
+        ResourceError: no room on the disk; the masks made before are whole.
         UsageError: nothing to segment, a device that is not there, or scans that lie in ``output`` themselves.
     """
     chosen = choose_device(device)
@@ -188,17 +190,21 @@ def predict(
         try:
             status: Status = "kept"
             files = _identify(scan)
-            if not target.is_file() or made.get(scan.id) != files:
-                _refuse_another_mask(target)
+            if made.get(scan.id) != files or not _is_whole(target):
+                if made.get(scan.id) != files:
+                    _refuse_another_mask(target)
                 _refuse_damaged(scan)
                 with output_to(Path("/dev/null")):
                     mask, properties = predictor.segment(scan.files)
                     with atomic_path(target) as temporary:
                         write_mask(mask, temporary, properties)
-                made[scan.id] = files
-                write_json(output / RECORD, {**record, "scans": made})
+                        # Before the mask has its name: a mask that nobody has on record is somebody else's.
+                        made[scan.id] = files
+                        write_json(output / RECORD, {**record, "scans": made})
                 status = "done"
             results.append(Prediction(scan.id, str(target), status))
+        except ResourceError:
+            raise  # the next scan would find no room either
         except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
             code = error.exit_code if isinstance(error, PclautoError) else 1
             results.append(Prediction(scan.id, None, "failed", str(error) or type(error).__name__, code))
@@ -241,6 +247,11 @@ def _record(model: Path, *, mirroring: bool) -> dict[str, Any]:
 def _identify(scan: Scan) -> list[list[Any]]:
     """Which files a mask was made from, and in what state they were."""
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in scan.files]
+
+
+def _is_whole(mask: Path) -> bool:
+    """Whether a mask that was written here is there and still readable."""
+    return mask.is_file() and not probe_image(mask)[1]
 
 
 def _refuse_another_mask(target: Path) -> None:

@@ -15,9 +15,10 @@ from pcl_auto.benchmark.statistics import mean
 from pcl_auto.errors import DataError, Problem
 from pcl_auto.evaluate import CaseScore, evaluate
 from pcl_auto.predict import predict
+from pcl_auto.request import TrainRequest
 from pcl_auto.run.events import Listener
 from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import TrainRequest, train
+from pcl_auto.training import train
 
 
 @dataclass(frozen=True)

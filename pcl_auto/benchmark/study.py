@@ -18,12 +18,12 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe import Recipe
+from pcl_auto.request import TrainRequest
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import finite, read_json, write_json
 from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.workspace import DatasetFolder, Workspace
-from pcl_auto.training import TrainRequest
 
 SCHEMA_VERSION = 1
 DEFAULT_ARMS = f"{SUPERVISED},paper,default,{ALL_LABELS}"

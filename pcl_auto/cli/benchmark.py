@@ -168,8 +168,8 @@ def _run(terminal: Terminal, study: Study, place: Workspace) -> tuple[list[Row],
     from pcl_auto.benchmark.study import run_study
     from pcl_auto.benchmark.table import as_csv, as_json, make_rows
     from pcl_auto.cli.progress import TrainingProgress
+    from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.run.files import finite, write_json, write_text
-    from pcl_auto.training import choose_device
 
     choose_device(study.device)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pcl_auto import __version__
-from pcl_auto.cli import benchmark, demo, evaluate, plan, predict, train
+from pcl_auto.cli import benchmark, demo, env, evaluate, plan, predict, train
 from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.errors import PclautoError
 
 _EPILOG = (
     "Exit codes: 0 done, 1 unexpected fault or some cases failed, 2 usage, 3 bad data, 4 bad plan, run or model, "
-    "5 resources, 6 locked by another run, 7 numerical failure, 130 interrupted, 143 terminated."
+    "5 resources, 6 locked by another run, 7 numerical failure, 130 interrupted, 143 terminated. "
+    "With --debug, an error comes with its traceback."
 )
 _HELP = """Semi-supervised nnU-Net: few labels, many scans.
 
@@ -26,6 +31,8 @@ _HELP = """Semi-supervised nnU-Net: few labels, many scans.
 \b
 No data at hand? `pclauto demo` makes some and runs the whole way in minutes.
 """
+
+_DEBUG = "--debug"
 
 app = typer.Typer(
     name="pclauto",
@@ -39,6 +46,7 @@ app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("benchmark")(benchmark.benchmark)
+app.command("env")(env.env)
 app.command("demo")(demo.demo)
 
 
@@ -59,16 +67,35 @@ def _root(
         typer.echo(context.get_help())
 
 
+def _say(error: Exception) -> int:
+    """Say on stderr what went wrong; the exit code."""
+    from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.run.resources import as_resource_error
+
+    terminal = Terminal()
+    told = error if isinstance(error, PclautoError) else as_resource_error(error)
+    if told is not None:
+        terminal.problems(told.problems)
+        return told.exit_code
+    kept = Path(tempfile.gettempdir()) / f"pclauto-fault-{os.getpid()}.txt"
+    kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    terminal.say(f"unexpected fault: {type(error).__name__}: {error}")
+    terminal.say(f"A report of it should hold what is in {kept}; the same command with {_DEBUG} shows it.")
+    return PclautoError.exit_code
+
+
 def run() -> None:
     """The console script: errors of ours become lines on stderr and an exit code."""
     end_in_order()
+    # Wherever in the command it stands: who needs it has just seen the command fail.
+    debug = _DEBUG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != _DEBUG]
     try:
         app()
-    except PclautoError as error:
-        from pcl_auto.cli.terminal import Terminal
-
-        Terminal().problems(error.problems)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_say(error))
     except SystemExit as end:
         # typer knows one interrupt alone.
         if end.code == exit_code(KeyboardInterrupt()) and terminated():

@@ -142,3 +142,11 @@ class TrainingProgress:
 
     def _on_resumed(self, epoch: int) -> None:
         self.terminal.say(f"going on after epoch {epoch}")
+
+    def _on_versions(self, **changed: tuple[str | None, str]) -> None:
+        text = ", ".join(f"{name} {before or 'none'} → {now}" for name, (before, now) in changed.items())
+        self.terminal.say(f"warning: the run goes on with other versions than it was started with: {text}")
+
+    def _on_checkpoint_damaged(self, problem: dict[str, str], epoch: int) -> None:
+        self.terminal.say(f"warning: {problem['what']} in {problem['where']}: {problem['found']}")
+        self.terminal.say(f"the checkpoint before it is whole: that of epoch {epoch}")

@@ -13,7 +13,7 @@ from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.training import Run
+    from pcl_auto.request import Run
 
 
 def train(
@@ -68,8 +68,9 @@ def train(
     """
     from pcl_auto.cli.progress import TrainingProgress
     from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.nnunet.environment import choose_device
+    from pcl_auto.request import TrainRequest, resolve_run
     from pcl_auto.run.workspace import Workspace
-    from pcl_auto.training import TrainRequest, choose_device, resolve_run
     from pcl_auto.training import train as train_run
 
     terminal = Terminal()

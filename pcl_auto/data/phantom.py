@@ -24,7 +24,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pcl_auto.errors import DataError, Problem, UsageError
-from pcl_auto.run.files import staging_folder, write_json
+from pcl_auto.run.atomic import publish, staging_folder
+from pcl_auto.run.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -385,7 +386,7 @@ def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path]
         task.mkdir()
         fill(task)
         write_json(task / "dataset.json", description)
-        task.rename(target)
+        publish(task, target)
     return target
 
 

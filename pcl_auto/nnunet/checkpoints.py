@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import numpy as np
 import torch
 
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.run.files import atomic_path
+from pcl_auto.run.atomic import publish, staging_folder
 
 # The one key that nnU-Net does not know; it ignores what it does not know.
 OWN_KEY = "pclauto"
 FORMAT = 1
 LATEST = "checkpoint_latest.pth"
+# The one before, should the latest be damaged where it lies.
+PREVIOUS = "checkpoint_previous.pth"
 FINAL = "checkpoint_final.pth"
 
 # What nnU-Net's own checkpoints hold beside tensors and plain values: numpy scalars in the training curves.
@@ -41,10 +45,28 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; an earlier one of that name stays until the new one is complete."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+def write_checkpoint(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
+    """Write a checkpoint; an earlier one of that name stays until the new one is complete, then as ``previous``.
+
+    Raises:
+        ResourceError: there is no room for it on the disk.
+    """
+    with staging_folder(path) as staged:
+        whole = staged / path.name
+        torch.save(content, whole)
+        if previous is not None and path.is_file():
+            _keep_as(previous, path, staged)
+        publish(whole, path)
+
+
+def _keep_as(previous: Path, path: Path, staged: Path) -> None:
+    """Give ``path`` the name ``previous`` too, so that there is one of that name at every moment."""
+    try:
+        os.link(path, staged / previous.name)
+    except OSError:  # a file system without links
+        publish(path, previous)
+    else:
+        publish(staged / previous.name, previous)
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -58,9 +80,10 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             Problem(what="no checkpoint", where=str(path), fix="train first, or name another model with --model")
         )
     try:
+        _check_sums(path)
         with torch.serialization.safe_globals(_ALLOWED):
             content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise StateError(
             Problem(
                 what="checkpoint cannot be read",
@@ -77,3 +100,19 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             )
         )
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every part of a checkpoint with its check sum, which torch writes and does not look at.
+
+    Raises:
+        ValueError: a part is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:
+        # A damaged archive misleads the library that reads it into errors of any kind.
+        raise ValueError(f"damaged: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"damaged: {damaged}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import Problem, UsageError
 
 # nnU-Net's own defaults, for machines with more cores than that.
 NNUNET_PROCESSES, NNUNET_WORKERS = 8, 12
@@ -32,3 +35,30 @@ def prepare_environment(*, workers: int | None = None) -> None:
         os.environ["nnUNet_extTrainer"] = os.pathsep.join([*filter(None, folders), str(EXTENSION_FOLDER)])
     # Nobody reads nnU-Net's progress bars in a log.
     os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def choose_device(wanted: str) -> Any:
+    """The torch device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
+
+    Raises:
+        UsageError: the device is not there; the ones that are, are named.
+    """
+    import torch
+
+    there = [
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+        "cpu",
+    ]
+    if wanted == "auto":
+        return torch.device(there[0])
+    if wanted not in there:
+        raise UsageError(
+            Problem(
+                what=f"no device {wanted!r} on this machine",
+                where="--device",
+                expected=" | ".join(there),
+                fix=f"take --device {there[0]}, or leave it out",
+            )
+        )
+    return torch.device(wanted)

@@ -29,10 +29,11 @@ from pcl_auto.nnunet.crf import refined
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
 from pcl_auto.nnunet.heads import restart_segmentation_head
 from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
+from pcl_auto.nnunet.optimizers import make_optimizer
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.teacher import Teacher
-from pcl_auto.nnunet.trainer import make_optimizer, nnUNetTrainerPCLSupervised, scales
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, scales
 from pcl_auto.rounds import joint_rounds, self_train
 from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json

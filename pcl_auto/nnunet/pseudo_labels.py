@@ -20,7 +20,8 @@ from pcl_auto.method.judgement import KEPT, LedgerRow, drop_disagreeing, drop_ou
 from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
 from pcl_auto.recipe import Judgement
-from pcl_auto.run.files import link_relative, staging_folder, write_text
+from pcl_auto.run.atomic import staging_folder
+from pcl_auto.run.files import link_relative, write_text
 
 # Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
 Segmenter = Callable[[torch.Tensor], torch.Tensor]

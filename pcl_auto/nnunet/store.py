@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.images import read_image, read_label
 from pcl_auto.nnunet.trusted import require_trusted
-from pcl_auto.run.files import link_relative, staging_folder
+from pcl_auto.run.atomic import publish, staging_folder
+from pcl_auto.run.files import link_relative
 
 # A worker process imports torch and nnU-Net first; fewer voxels than this are done sooner without one.
 VOXELS_WORTH_A_WORKER = 1.5e8
@@ -110,6 +110,12 @@ def is_stored(folder: Path, case: str) -> bool:
     return all(file.is_file() for file in case_files(folder, case))
 
 
+def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:
+    """Whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
+    wanted = {file.name for case in cases for file in case_files(folder, case)}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} == wanted
+
+
 def remove_case(folder: Path, case: str) -> None:
     """Remove ``case`` from ``folder``, its last file first."""
     for file in reversed(case_files(folder, case)):
@@ -123,9 +129,7 @@ def publish_case(staged: Path, folder: Path, case: str) -> None:
         if source.is_symlink():
             link_relative(target, source)
         else:
-            with source.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            source.replace(target)
+            publish(source, target)
 
 
 def _store_image(how: Preprocessing, case: str, image: Path, folder: Path) -> None:
@@ -195,8 +199,7 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: 
             # Relative to where the view will be, not to where it is made.
             image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
             save_label(whole, files.case, seg, properties, how.patch_voxels)
-        shutil.rmtree(view, ignore_errors=True)
-        whole.replace(view)
+        publish(whole, view)
 
 
 def foreground_intensities(cases: Sequence[LabeledFiles], channels: int) -> dict[str, dict[str, float]]:

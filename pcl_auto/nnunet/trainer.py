@@ -8,15 +8,12 @@ under one key of it: stock ``nnUNetv2_predict`` reads every model.
 from __future__ import annotations
 
 import random
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
@@ -25,31 +22,31 @@ from pcl_auto import __version__
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.cases import StoredCases
-from pcl_auto.nnunet.checkpoints import FINAL, FORMAT, LATEST, OWN_KEY, plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.checkpoints import (
+    FINAL,
+    FORMAT,
+    LATEST,
+    OWN_KEY,
+    PREVIOUS,
+    plain,
+    read_checkpoint,
+    write_checkpoint,
+)
 from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.features import unwrapped
+from pcl_auto.nnunet.optimizers import descend, make_optimizer
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.settings import read_settings, start_settings
 from pcl_auto.nnunet.trusted import require_trusted
-from pcl_auto.recipe import Optimizer, Recipe
+from pcl_auto.recipe import Recipe
 from pcl_auto.run.events import EventLog
+from pcl_auto.run.files import write_json, write_text
 from pcl_auto.run.memory import peak_memory_mb
 from pcl_auto.run.workspace import DatasetFolder
 
 # nnU-Net's share of validation steps, and the seconds between two drawings of progress.png (which takes one or two).
 VALIDATION_SHARE = 0.2
 PROGRESS_PNG_SECONDS = 120.0
-# nnU-Net clips the gradient of its network to this norm.
-MAX_GRADIENT_NORM = 12
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser that a recipe names; ``sgd`` is nnU-Net's, with its momentum."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.name == "sgd":
-        return torch.optim.SGD(parameters, rate, weight_decay=decay, momentum=0.99, nesterov=True)
-    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(parameters, rate, weight_decay=decay)
 
 
 class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801 (nnU-Net finds trainers by name)
@@ -159,9 +156,10 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
         self.print_plans()
         model_folder = Path(self.output_folder_base)
-        save_json(self.plans_manager.plans, str(model_folder / "plans.json"), sort_keys=False)
-        save_json(self.dataset_json, str(model_folder / "dataset.json"), sort_keys=False)
-        shutil.copyfile(self.data.path / "dataset_fingerprint.json", model_folder / "dataset_fingerprint.json")
+        write_json(model_folder / "plans.json", self.plans_manager.plans)
+        write_json(model_folder / "dataset.json", self.dataset_json)
+        fingerprint = "dataset_fingerprint.json"
+        write_text(model_folder / fingerprint, (self.data.path / fingerprint).read_text(encoding="utf-8"))
 
     def _open_streams(self, labeled_patches: int) -> None:
         self._close_streams()
@@ -219,22 +217,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             return self.loss(outputs[0], targets[0])  # type: ignore[no-any-return]
 
     def descend(self, loss: Tensor, *trained: tuple[torch.optim.Optimizer, nn.Module]) -> None:
-        """One step down, as nnU-Net makes it, for every optimiser and the module that it trains."""
-        if self.grad_scaler is None:
-            torch.autograd.backward(loss)
-        else:
-            torch.autograd.backward(self.grad_scaler.scale(loss))
-        for optimizer, module in trained:
-            if self.grad_scaler is not None:
-                self.grad_scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
-        for optimizer, _ in trained:
-            if self.grad_scaler is None:
-                optimizer.step()
-            else:
-                self.grad_scaler.step(optimizer)
-        if self.grad_scaler is not None:
-            self.grad_scaler.update()
+        """One step down for every optimiser and the module that it trains."""
+        descend(loss, trained, self.grad_scaler)
 
     def _validate(self) -> None:
         with torch.no_grad():
@@ -296,7 +280,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.current_epoch -= 1  # save_checkpoint counts the current epoch as finished, and it was counted
         self.save_checkpoint(str(self.run_folder / FINAL))
         self.current_epoch += 1
-        (self.run_folder / LATEST).unlink(missing_ok=True)
+        for checkpoint in (PREVIOUS, LATEST):
+            (self.run_folder / checkpoint).unlink(missing_ok=True)
         self.events.emit("trained", epochs=self.epoch, seconds=round(self.seconds, 1), memory_mb=self._memory_mb())
 
     def _memory_mb(self) -> int:
@@ -352,9 +337,9 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         """Write a checkpoint whole, in nnU-Net's format, under the name of nnU-Net's own trainer."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return
-        scaler = self.grad_scaler
+        scaler, path = self.grad_scaler, Path(filename)
         write_checkpoint(
-            Path(filename),
+            path,
             {
                 "network_weights": unwrapped(self.network).state_dict(),
                 "optimizer_state": self.optimizer.state_dict(),
@@ -368,11 +353,21 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
                 "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
                 OWN_KEY: self.own_state(),
             },
+            previous=path.with_name(PREVIOUS) if path.name == LATEST else None,
         )
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Take up a run where its checkpoint left it."""
-        content = self._load_training_state(Path(filename_or_checkpoint))
+        """Take up a run where its checkpoint left it; where the latest one is damaged, the one before."""
+        file = Path(filename_or_checkpoint)
+        try:
+            content = self._load_training_state(file)
+        except StateError as error:
+            previous = file.with_name(PREVIOUS)
+            if file.name != LATEST or not previous.is_file():
+                raise
+            content = self._load_training_state(previous)
+            self.events.emit("checkpoint_damaged", problem=error.problems[0].as_dict(), epoch=self.epoch)
+            previous.replace(file)
         if OWN_KEY in content:
             self.load_own_state(content[OWN_KEY])
 

@@ -14,8 +14,9 @@ from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.planning.plan import Plan
 from pcl_auto.planning.prepare import fill_store
 from pcl_auto.recipe import Network, Recipe
+from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.events import Listener
-from pcl_auto.run.files import atomic_path, read_json, write_json
+from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import DatasetFolder
 
@@ -125,7 +126,9 @@ def prepare_split(
             "labels": {entry.case: image_stats(entry.label) for entry in files},
         }
         record_file = view.with_name(f"{view.name}.json")
-        if view.is_dir() and record_file.is_file() and read_json(record_file) == record:
+        if store.holds_exactly(view, [entry.case for entry in files]) and (
+            record_file.is_file() and read_json(record_file) == record
+        ):
             continue
         with output_to(data.log_file):
             store.fill_labeled_view(how, files, data.store(key), view)

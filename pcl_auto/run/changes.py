@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.run.events import Listener
 
 
 def refuse_changes(
@@ -31,6 +32,21 @@ def refuse_changes(
     ]
     if problems:
         raise StateError(problems)
+
+
+def compare_versions(
+    before: dict[str, str], now: dict[str, str], folder: Path, *, deterministic: bool, listener: Listener
+) -> None:
+    """Tell ``listener`` of packages that the run in ``folder`` goes on with in other versions.
+
+    Raises:
+        StateError: the run is deterministic, which other versions may not keep.
+    """
+    if deterministic:
+        refuse_changes(before, now, folder, "install the versions it was started with, or start over with --restart")
+    changed = {name: (before.get(name), version) for name, version in now.items() if before.get(name) != version}
+    if changed:
+        listener("versions", changed)
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:

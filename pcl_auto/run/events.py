@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.run.disk import full_disk
 from pcl_auto.run.files import finite
 from pcl_auto.run.names import json_text
 
@@ -28,7 +29,12 @@ class EventLog:
         """Record ``event`` with its ``values`` (anything that JSON holds)."""
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event, **values}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json_text(finite(line), allow_nan=False) + "\n")
+        text = json_text(finite(line), allow_nan=False) + "\n"
+        with self.path.open("ab", buffering=0) as handle:
+            before = handle.tell()
+            written = handle.write(text.encode())
+            if written < len(text.encode()):
+                handle.truncate(before)  # half a line would be in the way of every reader, and of the next line
+                raise full_disk(self.path, written)
         if self.listener is not None:
             self.listener(event, values)

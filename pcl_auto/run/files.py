@@ -1,4 +1,4 @@
-"""Files that are complete under their final name, or not there."""
+"""Text, JSON and links, written whole."""
 
 from __future__ import annotations
 
@@ -6,59 +6,13 @@ import json
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.names import json_text
-
-# Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
-# folders for a case).
-STAGING = ".tmp"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def staging_folder(beside: Path) -> Iterator[Path]:
-    """Yield a new folder on the file system of ``beside``, in a ``.tmp`` next to it; what is left in it is removed."""
-    parent = beside.parent / STAGING
-    while True:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
-        except (FileNotFoundError, FileExistsError):  # another process has just tidied up behind itself
-            if parent.is_file():
-                raise
-            continue
-        break
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another process stages here too
-            parent.rmdir()
-
-
-@contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path with the name of ``target``; on success it is synced and renamed to ``target``."""
-    with staging_folder(target) as folder:
-        temporary = folder / target.name
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(target)
-        _sync_folder(target.parent)
 
 
 def write_text(target: Path, text: str) -> None:

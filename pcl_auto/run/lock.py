@@ -16,10 +16,11 @@ from pcl_auto.run.files import write_text
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``folder`` for this process; the system lets go of it when the process ends, however it ends.
 
-    The lock lies beside the folder, which may itself be thrown away and made again.
+    The lock lies beside the folder, which may itself be thrown away and made again. With ``wait`` another process is
+    waited for.
 
     Raises:
         LockedError: another process holds it; who and since when is said.
@@ -27,7 +28,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = folder.parent / f".{folder.name}.lock", folder.parent / f".{folder.name}.holder"
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=-1 if wait else 0):
             since = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_text(holder, f"process {os.getpid()} on {socket.gethostname()} since {since}")
             yield

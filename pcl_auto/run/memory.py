@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _STATUS, _PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_MEMORY, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -24,6 +25,19 @@ def peak_memory_mb() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KB, macOS in bytes.
     return int(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def available_memory_mb() -> int | None:
+    """The memory that this process may still take without swapping, in MB; None where the system does not say."""
+    room = []
+    if _MEMORY.is_file():
+        available_kb = re.search(r"^MemAvailable:\s*(\d+) kB", _MEMORY.read_text(encoding="ascii"), re.MULTILINE)
+        room += [int(available_kb[1]) // 2**10] if available_kb is not None else []
+    # A container or a batch job may have less than the machine.
+    limit, used = (_GROUP / name for name in ("memory.max", "memory.current"))
+    with suppress(OSError, ValueError):  # ValueError: the limit is "max", which is none
+        room.append((int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii"))) // 2**20)
+    return min(room, default=None)
 
 
 def forget_peak_memory() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pytest
 import SimpleITK
 import torch
 from shell import Shell
@@ -146,65 +145,3 @@ def test_stock_nnunet_predicts_the_same_voxels_without_us(
             for path in (mask, tmp_path / "stock" / mask.name)
         )
         np.testing.assert_array_equal(ours, theirs)
-
-
-ONE_EPOCH = """
-import sys
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
-stock_init = module.nnUNetTrainer.__init__
-def short(self, plans, configuration, fold, dataset_json, device):
-    stock_init(self, plans, configuration, fold, dataset_json, device)
-    self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 1, 1
-module.nnUNetTrainer.__init__ = short
-from nnunetv2.run.run_training import run_training_entry
-if __name__ == "__main__":
-    sys.argv = ["train", *sys.argv[1:]]
-    run_training_entry()
-"""
-
-
-def test_stock_nnunet_trains_on_exactly_the_labelled_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
-    trained = tmp_path / "work"
-    shell.pclauto("plan", task, "--workspace", trained, "--gpu-memory-gb", "1")
-    done = shell.pclauto("train", "--workspace", trained, "--recipe", "tiny.toml", "--prepare-only")
-    assert "nnUNetv2_train 99 3d_fullres all -p nnUNetPlans_L2_all_tiny" in done.stderr
-    assert not list((trained / "nnUNet_results").rglob("*.pth"))
-    (tmp_path / "stock.py").write_text(ONE_EPOCH)
-    done = shell.python(
-        tmp_path / "stock.py", "99", "3d_fullres", "all", "-p", "nnUNetPlans_L2_all_tiny", "-device", "cpu",
-        nnUNet_raw=trained / "nnUNet_raw",
-        nnUNet_preprocessed=trained / "nnUNet_preprocessed",
-        nnUNet_results=tmp_path / "results",
-        nnUNet_n_proc_DA="0",
-        nnUNet_def_n_proc="1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    fold = (
-        tmp_path / "results" / "Dataset099_Phantom" / "nnUNetTrainer__nnUNetPlans_L2_all_tiny__3d_fullres" / "fold_all"
-    )
-    validated = {path.name.removesuffix(".nii.gz") for path in (fold / "validation").glob("*.nii.gz")}
-    split = json.loads((trained / "nnUNet_preprocessed/Dataset099_Phantom/splits/L2_all.json").read_text())
-    assert validated == set(split["labeled"])
-
-
-@pytest.mark.parametrize("trainer", ["nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"])
-def test_our_trainers_work_from_stock_commands(shell: Shell, trained: Path, tmp_path: Path, trainer: str) -> None:
-    from pcl_auto.nnunet.environment import EXTENSION_FOLDER
-
-    (tmp_path / "train.py").write_text(
-        "from nnunetv2.run.run_training import run_training_entry\n"
-        "if __name__ == '__main__':\n    run_training_entry()\n"
-    )
-    done = shell.python(
-        tmp_path / "train.py", "99", "3d_fullres", "all", "-p", "nnUNetPlans_L2_all_tiny", "-device", "cpu",
-        "-tr", trainer,
-        nnUNet_raw=trained / "nnUNet_raw",
-        nnUNet_preprocessed=trained / "nnUNet_preprocessed",
-        nnUNet_results=tmp_path / "results",
-        nnUNet_extTrainer=EXTENSION_FOLDER,
-        nnUNet_n_proc_DA="0",
-        nnUNet_def_n_proc="1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    (final,) = (tmp_path / "results").rglob("checkpoint_final.pth")
-    assert torch.load(final, weights_only=True)["current_epoch"] == 6

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nibabel
@@ -96,36 +91,6 @@ def test_scrambled_hidden_labels_change_no_byte(shell: Shell, tmp_path: Path) ->
                   "--workspace", other, "--gpu-memory-gb", "1")  # fmt: skip
     shell.pclauto(*[argument if argument != "3" else "4" for argument in train_command(shell, other)])
     assert weights(tmp_path / "before") != weights(other)
-
-
-def epochs_recorded(workspace: Path) -> int:
-    found = list((workspace / "nnUNet_results").rglob("events.jsonl"))
-    return found[0].read_text().count('"event": "epoch"') if found else 0
-
-
-def test_killed_run_ends_like_one_that_was_not(shell: Shell, task: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    plan_and_train(shell, task, whole)
-    shell.pclauto("plan", task, "--workspace", broken, "--gpu-memory-gb", "1")
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pcl_auto", *train_command(shell, broken)],
-        cwd=shell.folder, env=shell.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while epochs_recorded(broken) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert 3 <= epochs_recorded(broken) < 6, "the run was not killed in the middle"
-    (first_round,) = (broken / "nnUNet_results").rglob("round_1")
-    written = {path: path.lstat().st_mtime_ns for path in first_round.rglob("*")}
-
-    shell.pclauto(*train_command(shell, broken))
-
-    assert {path: path.lstat().st_mtime_ns for path in first_round.rglob("*")} == written
-    assert weights(broken) == weights(whole)
-    assert ledgers(broken) == ledgers(whole)
 
 
 def test_another_setting_is_refused_with_the_difference(shell: Shell, task: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -9,14 +10,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 
 from pcl_auto import predict as module
-from pcl_auto.errors import StateError, UsageError
+from pcl_auto.errors import ResourceError, StateError, UsageError
 from pcl_auto.predict import RECORD, find_model, list_scans, predict
+from pcl_auto.request import JOINT, SUPERVISED
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import JOINT, SUPERVISED
 
 
 @pytest.fixture
@@ -199,7 +202,14 @@ class StubPredictor:
 
 
 def write_stub_mask(mask: str, file: Path, properties: dict[str, Any]) -> None:
-    file.write_text(mask)
+    """A small mask that says what it is in its header."""
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header["descrip"] = mask
+    nibabel.save(image, file)
+
+
+def read_stub_mask(file: Path) -> str:
+    return str(nibabel.load(file).header["descrip"].item().decode())
 
 
 @pytest.fixture(autouse=True)
@@ -293,7 +303,7 @@ def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: Path) -> Non
         "error": "cannot read this",
         "exit_code": 1,
     }
-    assert (output / "a.nii.gz").read_text() == "mask of a.nrrd"
+    assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
     assert sorted(path.name for path in output.iterdir()) == ["a.nii.gz", "c.nii.gz", RECORD]
     assert heard == [{"done": done, "total": 3} for done in (1, 2, 3)]
 
@@ -308,8 +318,30 @@ def test_a_damaged_nifti_is_not_segmented(tmp_path: Path, model: Path, name: str
 def test_masks_of_the_same_model_are_kept(tmp_path: Path, model: Path) -> None:
     given, output = files(tmp_path / "scans", "a.nrrd", "b.nrrd"), tmp_path / "out"
     assert segment(given[:1], output, model) == {"a": "done"}
-    (output / "a.nii.gz").write_text("from before")
+    write_stub_mask("corrected by hand", output / "a.nii.gz", {})
     assert segment(given, output, model) == {"a": "kept", "b": "done"}
-    assert (output / "a.nii.gz").read_text() == "from before"
+    assert read_stub_mask(output / "a.nii.gz") == "corrected by hand"
     assert segment(given, output, model, overwrite=True) == {"a": "done", "b": "done"}
-    assert (output / "a.nii.gz").read_text() == "mask of a.nrrd"
+    assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
+
+
+@pytest.mark.parametrize("left", [0, 30])
+def test_f40_a_mask_that_was_cut_is_made_again(tmp_path: Path, model: Path, left: int) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd", "b.nrrd"), tmp_path / "out"
+    segment(given, output, model)
+    cut = output / "a.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:left])
+    assert segment(given, output, model) == {"a": "done", "b": "kept"}
+    assert read_stub_mask(cut) == "mask of a.nrrd"
+
+
+def test_a_full_disk_ends_a_prediction(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = files(tmp_path / "scans", "a.nrrd", "b.nrrd")
+
+    def full(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(sys.modules["pcl_auto.nnunet.images"], "write_mask", full)
+    with pytest.raises(ResourceError, match=r"no room to write in .*a\.nii\.gz"):
+        segment(given, tmp_path / "out", model)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [RECORD]

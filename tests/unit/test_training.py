@@ -15,21 +15,14 @@ import pytest
 from pcl_auto import training
 from pcl_auto.data.checks import image_stats
 from pcl_auto.errors import StateError, UsageError
+from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
 from pcl_auto.recipe import from_dict
+from pcl_auto.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_split
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
-from pcl_auto.training import (
-    JOINT,
-    SUPERVISED,
-    TrainRequest,
-    choose_device,
-    identity,
-    resolve_run,
-    resolve_split,
-    train,
-)
+from pcl_auto.training import identity, train
 
 LABELED = ("a", "b", "c", "d")
 

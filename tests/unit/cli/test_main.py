@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from pcl_auto import __version__, errors
 from pcl_auto.cli import main
 from pcl_auto.errors import PclautoError, Problem
 
-VERBS = ("plan", "train", "predict", "evaluate", "benchmark", "demo")
+VERBS = ("plan", "train", "predict", "evaluate", "benchmark", "env", "demo")
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
 
@@ -140,6 +141,46 @@ def test_every_kind_of_error_is_a_line_and_its_exit_code(
         main.run()
     assert caught.value.code == kind.exit_code
     assert capfd.readouterr() == ("", "error: first in a\\x0ab. Fix: fix it.\nerror: second in c. Fix: fix it.\n")
+
+
+def fails(*_arguments: object) -> None:
+    raise ZeroDivisionError("a bug\n")
+
+
+def test_an_unexpected_fault_is_two_lines_and_a_kept_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fails)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == 1
+    said = capfd.readouterr().err
+    assert said.startswith("unexpected fault: ZeroDivisionError: a bug")
+    assert "Traceback" not in said
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in said
+    assert "in fails" in kept.read_text()
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fails)
+    monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task", "--debug"])
+    with pytest.raises(ZeroDivisionError):
+        main.run()
+
+
+def test_a_full_disk_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "checks.json")
+
+    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == 5
+    assert "checks.json: found No space left on device. Fix: make room" in capfd.readouterr().err
 
 
 def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch) -> None:

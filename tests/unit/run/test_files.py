@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.run.files import STAGING, atomic_path, link_relative, read_json, staging_folder, write_json, write_text
+from pcl_auto.run.atomic import STAGING, atomic_path, staging_folder
+from pcl_auto.run.files import link_relative, read_json, write_json, write_text
 
 
 @pytest.fixture

@@ -1,0 +1,181 @@
+"""What ``pclauto train`` is asked for, and the run that comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pcl_auto.data.split import Split, choose_split, draw_split, from_dict
+from pcl_auto.errors import Problem, UsageError
+from pcl_auto.planning.plan import Plan, read_plan
+from pcl_auto.planning.split_plans import check_inputs_unchanged
+from pcl_auto.recipe import Recipe, load_recipe
+from pcl_auto.run.files import read_json
+from pcl_auto.run.workspace import DatasetFolder, Workspace
+
+JOINT, SUPERVISED = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
+# Names in plans files must not hold nnU-Net's separator.
+PLANS_PREFIX = "nnUNetPlans"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What ``pclauto train`` was asked for."""
+
+    dataset: str | None = None
+    labeled: int | None = None
+    labeled_cases: tuple[str, ...] = ()
+    split_file: Path | None = None
+    validation: int = 0
+    seed: int = 0
+    # A name, the path of a TOML file, or the recipe itself.
+    recipe: str | Recipe = "default"
+    epochs: int | None = None
+    configuration: str | None = None
+    device: str = "auto"
+    workers: int | None = None
+    supervised_only: bool = False
+    deterministic: bool = False
+    restart: bool = False
+    prepare_only: bool = False
+    # The state after the supervised start: read if it is there, else written; for recipes that differ in the rounds.
+    shared_start: Path | None = None
+    # Whether ``pclauto predict`` takes this model when none is named.
+    remember: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it will be or as it is: data, split, recipe, and the folder of its model."""
+
+    data: DatasetFolder
+    plan: Plan
+    split: Split
+    recipe: Recipe
+    configuration: str
+    trainer: str
+    plans_name: str
+    model: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder, ``fold_all`` of the model."""
+        return self.model / "fold_all"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model is trained to the end."""
+        return (self.folder / "checkpoint_final.pth").is_file()
+
+
+def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
+    """Settle data set, split, recipe and folder of a run; nothing is written.
+
+    Raises:
+        StateError: nothing was planned, or the input changed since.
+        UsageError: cases, numbers, recipe or configuration that do not exist.
+    """
+    data = workspace.dataset(request.dataset)
+    plan = read_plan(data)
+    split = apart_from_recorded(resolve_split(request, plan), data)
+    check_inputs_unchanged(plan, split)
+    recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
+    if request.epochs is not None:
+        recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
+    joint = not request.supervised_only and bool(split.unlabeled)
+    name = "_".join(
+        [
+            split.name,
+            recipe.name,
+            *([f"e{request.epochs}"] if request.epochs is not None else []),
+            *(["deterministic"] if request.deterministic else []),
+        ]
+    )
+    plans_name = f"{PLANS_PREFIX}_{name}"
+    trainer = JOINT if joint else SUPERVISED
+    configuration = plan.configuration_named(request.configuration)
+    model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
+    return Run(data, plan, split, recipe, configuration, trainer, plans_name, model)
+
+
+def resolve_split(request: TrainRequest, plan: Plan) -> Split:
+    """The split that a request describes.
+
+    Raises:
+        UsageError: it asks for cases or labels that are not there, or in more than one way.
+    """
+    with_label = [case.id for case in plan.cases.values() if case.label is not None]
+    without_label = [case.id for case in plan.cases.values() if case.label is None]
+    ways = {
+        "--labeled": request.labeled is not None,
+        "--labeled-cases": bool(request.labeled_cases),
+        "--split": request.split_file is not None,
+    }
+    if request.split_file is not None and request.validation:
+        raise UsageError(
+            Problem(
+                what="a split file names the validation cases itself",
+                where="--split and --validation",
+                fix="leave out --validation",
+            )
+        )
+    if sum(ways.values()) > 1:
+        raise UsageError(
+            Problem(
+                what="more than one way to choose labelled cases",
+                where=" and ".join(name for name, given in ways.items() if given),
+                fix="keep one of them",
+            )
+        )
+    if request.split_file is not None:
+        labeled, validation = _read_split_file(request.split_file)
+        return choose_split(with_label, without_label, labeled=labeled, validation=validation, seed=request.seed)
+    if request.labeled_cases:
+        remaining = [case for case in with_label if case not in request.labeled_cases]
+        drawn = draw_split(remaining, [], labeled=request.validation, seed=request.seed) if request.validation else None
+        return choose_split(
+            with_label,
+            without_label,
+            labeled=request.labeled_cases,
+            validation=() if drawn is None else drawn.labeled,
+            seed=request.seed,
+        )
+    return draw_split(
+        with_label, without_label, labeled=request.labeled, validation=request.validation, seed=request.seed
+    )
+
+
+def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
+    """``split``, under a name of its own where its own name was recorded with other cases.
+
+    So a data set that has grown since can be trained again without touching what was trained before.
+    """
+    file = data.split_file(split.name)
+    if not file.is_file() or from_dict(read_json(file)) == split:
+        return split
+    digest = hashlib.sha256(json.dumps(split.as_dict(), sort_keys=True).encode()).hexdigest()[:6]
+    return replace(split, name=f"{split.name}_g{digest}")
+
+
+def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        labeled, validation = content["labeled"], content.get("validation", [])
+        if not (isinstance(labeled, list) and isinstance(validation, list)):
+            raise TypeError("the groups are lists")
+        if not all(isinstance(case, str) for case in [*labeled, *validation]):
+            raise TypeError("case ids are strings")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            Problem(
+                what="not a split",
+                where=str(path),
+                expected='JSON with "labeled": [case, …] and, if wanted, "validation": [case, …]',
+                found=f"{type(error).__name__}: {error}",
+                fix="write such a file; those under splits/ of a workspace are examples",
+            )
+        ) from error
+    return labeled, validation

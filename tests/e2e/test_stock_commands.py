@@ -1,0 +1,136 @@
+"""Stock nnU-Net commands, typed as users type them, after the one line of ``pclauto env --export``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import SimpleITK
+import torch
+from shell import Shell
+
+PLANS = "nnUNetPlans_L2_all_tiny"
+MODEL = f"Dataset099_Phantom/nnUNetTrainerPCL__{PLANS}__3d_fullres"
+
+
+class Stock:
+    """A POSIX shell in which stock commands work in ``work``, by what ``pclauto env --export`` said of it."""
+
+    def __init__(self, shell: Shell, work: Path) -> None:
+        self.shell = shell
+        self.export = shell.pclauto("env", "--export", "--workspace", work).stdout
+
+    def __call__(self, command: str, **variables: Path | str) -> str:
+        # Where the console scripts of this environment are. Workers would be more processes than there are cores.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        done = subprocess.run(
+            ["sh", "-ec", f"{self.export}\n{command}"],
+            cwd=self.shell.folder,
+            env=self.shell.environment(PATH=path, nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1", **variables),
+            capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def stock(shell: Shell, task: Path, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """A workspace in which a tiny run was prepared, and stock ``nnUNetv2_train`` trained it with our trainer."""
+    work = tmp_path_factory.mktemp("stock")
+    shell.pclauto("plan", task, "--workspace", work, "--gpu-memory-gb", "1")
+    shell.pclauto("train", "--workspace", work, "--recipe", "tiny.toml", "--prepare-only")
+    commands = Stock(shell, work)
+    commands(f"nnUNetv2_train 99 3d_fullres all -tr nnUNetTrainerPCL -p {PLANS} -device cpu")
+    return commands
+
+
+@pytest.fixture(scope="module")
+def results(stock: Stock) -> Path:
+    (line,) = (word for word in stock.export.split() if word.startswith("nnUNet_results="))
+    return Path(line.split("=", 1)[1])
+
+
+@pytest.fixture(scope="module")
+def scans(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test images as stock nnU-Net wants them: a file per channel."""
+    folder = tmp_path_factory.mktemp("channels")
+    for scan in sorted((task / "imagesTs").iterdir()):
+        image = SimpleITK.ReadImage(str(scan))
+        for index in range(2):
+            channel = SimpleITK.Extract(image, (*image.GetSize()[:3], 0), (0, 0, 0, index))
+            SimpleITK.WriteImage(channel, str(folder / scan.name.replace(".nii.gz", f"_{index:04d}.nii.gz")))
+    return folder
+
+
+def test_stock_train_trains_continues_and_validates(stock: Stock, results: Path) -> None:
+    fold = results / MODEL / "fold_all"
+    final = torch.load(fold / "checkpoint_final.pth", weights_only=True)
+    assert final["current_epoch"] == 6
+    assert {path.name for path in (fold / "pseudo_labels").iterdir()} >= {"round_1", "round_2"}
+    command = f"nnUNetv2_train 99 3d_fullres all -tr nnUNetTrainerPCL -p {PLANS} -device cpu"
+    stock(f"{command} --c")
+    again = torch.load(fold / "checkpoint_final.pth", weights_only=True)
+    assert again["current_epoch"] == 6
+    assert all(torch.equal(again["network_weights"][key], value) for key, value in final["network_weights"].items())
+    (fold / "validation" / "summary.json").unlink()
+    stock(f"{command} --val")
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 2
+
+
+def test_a_model_travels_as_stock_nnunets_zip(
+    stock: Stock, results: Path, scans: Path, task: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    predict = f"-i {scans} -device cpu -f all -npp 1 -nps 1 --disable_tta --disable_progress_bar"
+    stock(
+        f"""
+        nnUNetv2_predict {predict} -o {tmp_path}/by_name -d 99 -c 3d_fullres -tr nnUNetTrainerPCL -p {PLANS}
+        nnUNetv2_predict_from_modelfolder {predict} -o {tmp_path}/by_folder -m {results}/{MODEL}
+        nnUNetv2_export_model_to_zip -d 99 -o {tmp_path}/model.zip -c 3d_fullres -f all -tr nnUNetTrainerPCL -p {PLANS}
+        export nnUNet_results={elsewhere}
+        nnUNetv2_install_pretrained_model_from_zip {tmp_path}/model.zip
+        nnUNetv2_predict {predict} -o {tmp_path}/installed -d 99 -c 3d_fullres -tr nnUNetTrainerPCL -p {PLANS}
+        nnUNetv2_evaluate_folder {task}/labelsTs {tmp_path}/by_name -djfile {tmp_path}/by_name/dataset.json \\
+            -pfile {tmp_path}/by_name/plans.json -np 1
+        """
+    )
+    masks = sorted(path.name for path in (tmp_path / "by_name").glob("*.nii.gz"))
+    assert len(masks) == 2
+    for mask in masks:
+        voxels = [
+            SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / folder / mask)))
+            for folder in ("by_name", "by_folder", "installed")
+        ]
+        assert (voxels[0] == voxels[1]).all()
+        assert (voxels[0] == voxels[2]).all()
+    summary = json.loads((tmp_path / "by_name" / "summary.json").read_text())
+    ours = stock.shell.pclauto("evaluate", tmp_path / "by_name", task / "labelsTs", "--json")
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(json.loads(ours.stdout)["mean"]["dice"], abs=1e-6)
+
+
+def test_pclauto_predicts_with_a_stock_model(stock: Stock, results: Path, task: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.py").write_text(
+        "import sys\n"
+        "from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module\n"
+        "begin = module.nnUNetTrainer.__init__\n"
+        "def short(self, plans, configuration, fold, dataset_json, device):\n"
+        "    begin(self, plans, configuration, fold, dataset_json, device)\n"
+        "    self.num_epochs = self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1\n"
+        "module.nnUNetTrainer.__init__ = short\n"
+        "from nnunetv2.run.run_training import run_training_entry\n"
+        "if __name__ == '__main__':\n"
+        "    run_training_entry()\n"
+    )
+    stock(f"python {tmp_path}/short.py 99 3d_fullres all -p {PLANS} -device cpu")
+    model = results / f"Dataset099_Phantom/nnUNetTrainer__{PLANS}__3d_fullres"
+    validated = {path.name for path in (model / "fold_all" / "validation").glob("*.nii.gz")}
+    assert validated == {"phantom_001.nii.gz", "phantom_002.nii.gz"}  # exactly the labelled cases
+    done = stock.shell.pclauto(
+        "predict", task / "imagesTs", "-o", tmp_path / "out", "--model", model, "--device", "cpu", "--no-mirroring"
+    )
+    assert "2 of 2 masks" in done.stderr

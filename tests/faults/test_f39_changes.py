@@ -1,0 +1,46 @@
+"""F39, F41: a run goes on only as what it was, from what it was planned on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shell import Shell
+
+from pcl_auto.errors import StateError
+from pcl_auto.training import compare_versions
+
+VERSIONS = {"torch": "2.9.0", "nnunetv2": "2.8.1"}
+
+
+def compare(now: dict[str, str], *, deterministic: bool) -> list[tuple[str, dict[str, Any]]]:
+    said: list[tuple[str, dict[str, Any]]] = []
+    compare_versions(
+        VERSIONS, now, Path("run"), deterministic=deterministic, listener=lambda *event: said.append(event)
+    )
+    return said
+
+
+def test_f39_other_versions_are_named() -> None:
+    changed = {**VERSIONS, "torch": "2.10.0"}
+    assert compare(changed, deterministic=False) == [("versions", {"torch": ("2.9.0", "2.10.0")})]
+    assert compare(VERSIONS, deterministic=True) == []
+
+
+def test_f39_a_deterministic_run_is_refused_with_other_versions() -> None:
+    with pytest.raises(StateError, match=r"another torch.*expected 2\.9\.0, found 2\.10\.0.*--restart"):
+        compare({**VERSIONS, "torch": "2.10.0"}, deterministic=True)
+
+
+def test_f41_an_image_that_changed_since_it_was_planned(shell: Shell, own_copy: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shell.pclauto("plan", own_copy, "--workspace", work, "--gpu-memory-gb", "1")
+    changed, gone = sorted((own_copy / "imagesTr").iterdir())[:2]
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    gone.unlink()
+    refused = shell.pclauto("train", "--workspace", work, "--recipe", "tiny.toml", "--device", "cpu", code=4)
+    assert refused.stderr.count("image changed since it was planned") == 2
+    assert changed.name in refused.stderr
+    assert gone.name in refused.stderr
+    assert not list((work / "nnUNet_results").rglob("run.json"))

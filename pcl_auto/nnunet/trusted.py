@@ -310,7 +310,7 @@ def _weights(given: Mapping[str, Any], stages: int) -> int:
     names = ("features_per_stage", "kernel_sizes", "n_conv_per_stage", "n_blocks_per_stage")
     total: int = sum(
         # A block is two convolutions.
-        max(convolutions, 2 * blocks) * width**2 * (math.prod(kernel) if isinstance(kernel, list) else kernel**3)
+        max(convolutions, 2 * blocks) * width**2 * (kernel**3 if isinstance(kernel, int) else math.prod(kernel))
         for width, kernel, convolutions, blocks in zip(
             *(_by_stage(given.get(name, 0), stages) or [] for name in names), strict=True
         )

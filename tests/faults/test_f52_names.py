@@ -11,6 +11,7 @@ import pytest
 
 from pcl_auto.benchmark.table import as_csv
 from pcl_auto.cli.terminal import Terminal, cell
+from pcl_auto.data.confine import refuse_case_id
 from pcl_auto.errors import Problem
 from pcl_auto.run.events import EventLog
 from pcl_auto.run.files import read_json, write_json
@@ -80,6 +81,5 @@ def test_f52_ordinary_names_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NASTY if name != "Größe µ"])
 def test_f52_no_such_case_comes_as_far_as_the_ledger_and_the_log(name: str) -> None:
-    from pcl_auto.data import confine
-
-    assert not confine._CASE_ID.fullmatch(name)
+    assert refuse_case_id(name, "dataset.json") is not None
+    assert refuse_case_id("prostate_01", "dataset.json") is None

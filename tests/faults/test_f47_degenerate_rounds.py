@@ -73,6 +73,6 @@ def test_f47_a_class_that_swallows_all_is_a_collapse() -> None:
     labeled = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 2.0])}
     before = {f"case{number}": {"core": 3.0, "rim": 1.5} for number in range(4)}
     after = {case: {"core": 90.0, "rim": 0.0} for case in before}
-    reasons = collapse(before, after, labeled, margin=0.5)
-    assert reasons[0].startswith("the median volume of core went from 3 to 90 ml")
-    assert reasons[1] == "rim has vanished everywhere"
+    reasons = " ".join(collapse(before, after, labeled, margin=2.0))
+    assert "the median volume of core went from 3 to 90 ml" in reasons
+    assert "rim has vanished everywhere" in reasons

@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/pclauto demo
 
+# Two files of tests at a time, each on one core: trainings this small gain nothing from more.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Kills a plan, a training and a prediction at every third sync and renaming, and a training at 50 random moments.
 soak: $(VENV)/.installed

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pcl_auto.data.split import Split, choose_split, draw_split, from_dict
+from pcl_auto.data.split import Split, choose_split, cross_validation, draw_split, from_dict
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.planning.split_plans import check_inputs_unchanged
@@ -40,6 +40,8 @@ class TrainRequest:
     supervised_only: bool = False
     deterministic: bool = False
     restart: bool = False
+    # Of a cross-validation over the labelled cases; None trains one model on all of them.
+    folds: int | None = None
     prepare_only: bool = False
     # The state after the supervised start: read if it is there, else written; for recipes that differ in the rounds.
     shared_start: Path | None = None
@@ -59,20 +61,46 @@ class Run:
     trainer: str
     plans_name: str
     model: Path
+    fold: int | None = None
 
     @property
     def folder(self) -> Path:
-        """The run's own folder, ``fold_all`` of the model."""
-        return self.model / "fold_all"
+        """The run's own folder, ``fold_all`` of the model, or that of its fold."""
+        return self.model / f"fold_{self.fold_name}"
+
+    @property
+    def fold_name(self) -> str:
+        """The fold as nnU-Net has it."""
+        return "all" if self.fold is None else str(self.fold)
 
     @property
     def finished(self) -> bool:
-        """Whether the model is trained to the end."""
-        return (self.folder / "checkpoint_final.pth").is_file()
+        """Whether the model is trained to the end, and validated."""
+        return all((self.folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json"))
+
+
+def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
+    """Settle every run that is asked for, one for each fold; nothing is written.
+
+    Raises:
+        StateError, UsageError: see :func:`resolve_run`; folds that the labelled cases do not allow.
+    """
+    run = resolve_run(request, workspace)
+    if request.folds is None:
+        return [run]
+    if run.split.validation:
+        raise UsageError(
+            Problem(
+                what="a cross-validation holds out cases itself",
+                where="--folds and --validation",
+                fix="keep one of them",
+            )
+        )
+    return [replace(run, fold=fold) for fold in range(len(cross_validation(run.split.labeled, request.folds)))]
 
 
 def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
-    """Settle data set, split, recipe and folder of a run; nothing is written.
+    """Settle data set, split, recipe and folder of a run on all labelled cases; nothing is written.
 
     Raises:
         StateError: nothing was planned, or the input changed since.
@@ -92,6 +120,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
             recipe.name,
             *([f"e{request.epochs}"] if request.epochs is not None else []),
             *(["deterministic"] if request.deterministic else []),
+            *([f"cv{request.folds}"] if request.folds is not None else []),
         ]
     )
     plans_name = f"{PLANS_PREFIX}_{name}"

@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ from pcl_auto import __version__
 from pcl_auto.data.checks import image_stats
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.split_plans import prepare_split, record_split
-from pcl_auto.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_run
+from pcl_auto.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_runs
 from pcl_auto.run.changes import compare_versions, refuse_changes
 from pcl_auto.run.events import Listener
 from pcl_auto.run.extras import require
@@ -41,6 +42,7 @@ def identity(run: Run, request: TrainRequest, plans: dict[str, Any]) -> dict[str
         "seed": request.seed,
         "recipe": run.recipe.as_dict(),
         "deterministic": request.deterministic,
+        "fold": run.fold_name,
         "plan": digest,
         "input": _input_digest(run),
     }
@@ -64,20 +66,28 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     """Train a run to its end, going on where an earlier try of the same run stopped.
 
     Raises:
-        UsageError, StateError, ResourceError, NumericalError: see :func:`resolve_run` and the trainers.
+        UsageError, StateError, ResourceError, NumericalError: see :func:`resolve_runs` and the trainers.
     """
     device = choose_device(request.device)
-    run = resolve_run(request, workspace)
+    runs = resolve_runs(request, workspace)
+    run = runs[-1]
     if run.trainer == JOINT and run.recipe.pseudo_labels.crf and not run.finished:
         require("pydensecrf", "crf", "pseudo_labels.crf")
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
     with sole_writer(run.model):
-        _train_alone(run, request, workspace, device, listener)
+        if request.restart and run.model.is_dir():
+            shutil.rmtree(run.model)
+        for run in runs:
+            if run.fold is not None:
+                listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
+            _train_alone(run, request, device, listener)
+    if request.remember and not request.prepare_only:
+        workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
     return run
 
 
-def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: Any, listener: Listener) -> None:
+def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listener) -> None:
     # Runs of one data set share its stored images and views: one prepares them, others wait.
     with sole_writer(run.data.own / "prepare", wait=True):
         listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
@@ -85,8 +95,6 @@ def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: 
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
         )
     wanted = identity(run, request, plans)
-    if request.restart and run.model.is_dir():
-        shutil.rmtree(run.model)
     record_file = run.folder / RECORD
     record = _record(wanted, device)
     if record_file.is_file():
@@ -105,8 +113,6 @@ def _train_alone(run: Run, request: TrainRequest, workspace: Workspace, device: 
         check_manifest(run.folder)
     else:
         write_manifest(run.folder)
-    if request.remember:
-        workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
 
 
 def _workers(request: TrainRequest, device: Any) -> int | None:
@@ -142,6 +148,8 @@ def _write_plans(
     from pcl_auto.nnunet.settings import KEY, RunSettings
 
     settings = RunSettings(run.recipe, request.seed, run.split.name, store, request.deterministic, mirror_axes)
+    if request.folds is not None:
+        settings = replace(settings, folds=request.folds)
     file = run.data.plans_file(run.plans_name)
     # Other configurations of the same split and recipe share the file, as in nnU-Net's own plans.
     earlier = read_json(file)["configurations"] if file.is_file() else {}
@@ -167,7 +175,6 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
     with output_to(run.folder / "log.txt"):
         import torch
 
-        from pcl_auto.nnunet.checkpoints import LATEST, PREVIOUS
         from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
         from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 
@@ -175,20 +182,43 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
             keep_freed_memory()
             forget_peak_memory()
         kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
-        latest = run.folder / LATEST
-        begun = latest.is_file() or latest.with_name(PREVIOUS).is_file()
-        plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": begun}
-        trainer = kind(plans, run.configuration, "all", read_json(run.data.path / "dataset.json"), device)
+        plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": _has_begun(run)}
+        trainer = kind(
+            plans,
+            run.configuration,
+            "all" if run.fold is None else run.fold,
+            read_json(run.data.path / "dataset.json"),
+            device,
+        )
         trainer.events.listener = listener
         trainer.shared_start = shared_start
         # As stock nnU-Net has it: patches have one size, so the fastest kernels are worth looking for.
         torch.backends.cudnn.benchmark = not trainer.settings.deterministic
-        if begun:
-            trainer.load_checkpoint(str(latest))
-            trainer.events.emit("resumed", epoch=trainer.epoch)
-        elif shared_start is not None and shared_start.is_file():
-            trainer.load_start(shared_start)
-            trainer.events.emit("started", epochs=trainer.num_epochs, from_shared_start=str(shared_start))
+        final = run.folder / "checkpoint_final.pth"
+        if final.is_file():  # stopped in its validation
+            trainer.load_checkpoint(str(final))
         else:
-            trainer.events.emit("started", epochs=trainer.num_epochs)
-        trainer.run_training()
+            _take_up(trainer, run)
+            trainer.run_training()
+        trainer.validate()
+
+
+def _has_begun(run: Run) -> bool:
+    from pcl_auto.nnunet.checkpoints import LATEST, PREVIOUS
+
+    return (run.folder / LATEST).is_file() or (run.folder / PREVIOUS).is_file()
+
+
+def _take_up(trainer: Any, run: Run) -> None:
+    """Give the trainer the state that an earlier try of the run left, or else the start that it shares."""
+    from pcl_auto.nnunet.checkpoints import LATEST
+
+    start = trainer.shared_start
+    if _has_begun(run):
+        trainer.load_checkpoint(str(run.folder / LATEST))
+        trainer.events.emit("resumed", epoch=trainer.epoch)
+    elif start is not None and start.is_file():
+        trainer.load_start(start)
+        trainer.events.emit("started", epochs=trainer.num_epochs, from_shared_start=str(start))
+    else:
+        trainer.events.emit("started", epochs=trainer.num_epochs)

@@ -89,6 +89,10 @@ class TrainingProgress:
         if handler is not None:
             handler(**values)
 
+    def _on_fold(self, fold: int, folds: int) -> None:
+        self._stage = ""
+        self.terminal.say(f"fold {fold}/{folds}")
+
     def _on_mirroring(self, **axes: AxisSymmetry) -> None:
         if not axes:
             self.terminal.say("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")

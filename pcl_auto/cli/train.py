@@ -33,6 +33,10 @@ def train(
     validation: Annotated[
         int, typer.Option(help="Hold out so many labelled cases to choose the model with.", min=0)
     ] = 0,
+    folds: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Cross-validate over the labelled cases; predict with all of these models.", min=2),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw and of the training.", min=0)] = 0,
     recipe: Annotated[str, typer.Option(help="default, paper, quick, or a TOML file.")] = "default",
     epochs: Annotated[
@@ -69,7 +73,7 @@ def train(
     from pcl_auto.cli.progress import TrainingProgress
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.nnunet.environment import choose_device
-    from pcl_auto.request import TrainRequest, resolve_run
+    from pcl_auto.request import TrainRequest, resolve_runs
     from pcl_auto.run.workspace import Workspace
     from pcl_auto.training import train as train_run
 
@@ -89,11 +93,14 @@ def train(
         workers=workers,
         supervised_only=supervised_only,
         deterministic=deterministic,
+        folds=folds,
         restart=restart,
         prepare_only=prepare_only,
     )
-    run = resolve_run(request, place)
+    run = resolve_runs(request, place)[-1]
     _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
+    if folds is not None:
+        terminal.say(f"folds      {folds}, each a model that does not learn from its part of the labelled cases")
     if dry_run:
         terminal.say("dry run: nothing was written")
     else:

@@ -41,6 +41,26 @@ def from_dict(values: dict[str, Any]) -> Split:
     return Split(values["name"], values["seed"], *(tuple(values[group]) for group in _GROUPS))
 
 
+def cross_validation(cases: Sequence[str], folds: int) -> list[tuple[list[str], list[str]]]:
+    """Cases to learn from and cases held out, for every fold; the same for the same cases, in whatever order.
+
+    Raises:
+        UsageError: fewer than two folds, or more folds than cases.
+    """
+    if not 2 <= folds <= len(cases):
+        raise UsageError(
+            _usage(
+                f"no {folds} folds of {len(cases)} labelled cases",
+                "--folds",
+                "label more cases, or leave out --folds: one model learns from all of them",
+                f"2 to {len(cases)}" if len(cases) > 1 else "2 labelled cases or more",
+            )
+        )
+    shuffled = np.random.default_rng(folds).permutation(sorted(cases))
+    held_out = [sorted(map(str, part)) for part in np.array_split(shuffled, folds)]
+    return [([case for case in sorted(cases) if case not in part], part) for part in held_out]
+
+
 def _usage(what: str, where: str, fix: str, expected: str = "", found: str = "") -> Problem:
     return Problem(what=what, where=where, fix=fix, expected=expected, found=found)
 

@@ -65,7 +65,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         foreground = self.label_manager.foreground_labels
         self.labeled = LabeledCases(
             self.data.labeled_view(self.settings.split, self.configuration_name),
-            self.split.labeled,
+            self.do_split()[0],
             {name: value for name, value in self.dataset_json["labels"].items() if value in foreground},
             stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
         )

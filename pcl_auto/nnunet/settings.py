@@ -11,12 +11,14 @@ from pcl_auto.recipe import Recipe, Schedule, from_dict
 
 # nnU-Net keeps keys of a configuration that it does not know.
 KEY = "pclauto"
+NNUNET_FOLDS = 5
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """The recipe of a run, its split, its case store and how far it is to be reproducible.
 
+    ``folds``: of a cross-validation over the labelled cases, should a fold be trained.
     ``mirror_axes``: of the patch, what the recipe's mirroring came to for the data set; None leaves it to nnU-Net.
     """
 
@@ -26,6 +28,7 @@ class RunSettings:
     store: str
     deterministic: bool
     mirror_axes: tuple[int, ...] | None = None
+    folds: int = NNUNET_FOLDS
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values for a plans file."""
@@ -36,6 +39,7 @@ class RunSettings:
             "store": self.store,
             "deterministic": self.deterministic,
             "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
+            "folds": self.folds,
         }
 
 
@@ -62,6 +66,7 @@ def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSetti
         store=values["store"],
         deterministic=values["deterministic"],
         mirror_axes=None if values.get("mirror_axes") is None else tuple(values["mirror_axes"]),
+        folds=values.get("folds", NNUNET_FOLDS),
     )
 
 

@@ -43,7 +43,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         require_trusted(self.plans, self.dataset_json, self.plans.get("dataset_name", ""))
 
-    def run(self, image: Path, label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    def run(self, images: Sequence[Path], label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Crop, normalise and resample a case as nnU-Net does; bias correction first, where the plans say so.
 
         Returns:
@@ -52,7 +52,7 @@ class Preprocessing:
         """
         manager = PlansManager(dict(self.plans))
         configuration = manager.get_configuration(self.configuration)
-        data, properties = read_image([image])
+        data, properties = read_image(images)
         data, seg, properties = preprocessor_of(configuration).run_case_npy(
             data,
             None if label is None else read_label(label),
@@ -132,26 +132,26 @@ def publish_case(staged: Path, folder: Path, case: str) -> None:
             publish(source, target)
 
 
-def _store_image(how: Preprocessing, case: str, image: Path, folder: Path) -> None:
+def _store_image(how: Preprocessing, case: str, images: Sequence[Path], folder: Path) -> None:
     with staging_folder(folder) as staged:
-        how.save(staged, case, *how.run(image, None))
+        how.save(staged, case, *how.run(images, None))
         publish_case(staged, folder, case)
 
 
 def fill_store(
     how: Preprocessing,
-    images: Mapping[str, Path],
+    images: Mapping[str, Sequence[Path]],
     folder: Path,
     *,
     voxels: float,
     processes: int,
     progress: Callable[[], None],
 ) -> None:
-    """Preprocess ``images`` (case id to file) into ``folder``; cases that are there already are left alone.
+    """Preprocess ``images`` (case id to files) into ``folder``; cases that are there already are left alone.
 
     Args:
         how: the preprocessing.
-        images: image file of each case.
+        images: files of each case: one, or one per channel.
         folder: the case store.
         voxels: voxels of all images together, to judge whether worker processes pay.
         processes: how many worker processes at most.
@@ -181,7 +181,7 @@ class LabeledFiles:
     """The files of a case that a split may read."""
 
     case: str
-    image: Path
+    images: Sequence[Path]
     label: Path
 
 
@@ -194,7 +194,7 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: 
         whole = staged / view.name
         whole.mkdir()
         for files in cases:
-            _, seg, properties = how.run(files.image, files.label)
+            _, seg, properties = how.run(files.images, files.label)
             image_target, stored = (case_files(folder, files.case)[0] for folder in (whole, store))
             # Relative to where the view will be, not to where it is made.
             image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
@@ -207,7 +207,7 @@ def foreground_intensities(cases: Sequence[LabeledFiles], channels: int) -> dict
     per_case = max(1, int(10e7 // len(cases)))
     samples: list[list[np.ndarray]] = [[] for _ in range(channels)]
     for files in cases:
-        image, _ = read_image([files.image])
+        image, _ = read_image(files.images)
         image, label, _ = crop_to_nonzero(image, read_label(files.label))
         values, _ = DatasetFingerprintExtractor.collect_foreground_intensities(label, image, num_samples=per_case)
         for channel, drawn in enumerate(values):

@@ -21,7 +21,6 @@ from torch import Tensor, autocast, nn
 from pcl_auto import __version__
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet import streams
-from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.checkpoints import (
     FINAL,
     FORMAT,
@@ -36,20 +35,18 @@ from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors, require_
 from pcl_auto.nnunet.features import unwrapped
 from pcl_auto.nnunet.optimizers import descend, make_optimizer
 from pcl_auto.nnunet.precision import half_precision
-from pcl_auto.nnunet.settings import read_settings, start_settings
-from pcl_auto.nnunet.trusted import require_trusted
-from pcl_auto.recipe import Recipe
+from pcl_auto.nnunet.settings import start_settings
+from pcl_auto.nnunet.split_trainer import SplitTrainer
 from pcl_auto.run.events import EventLog
 from pcl_auto.run.files import write_json, write_text
 from pcl_auto.run.memory import peak_memory_mb
-from pcl_auto.run.workspace import DatasetFolder
 
 # nnU-Net's share of validation steps, and the seconds between two drawings of progress.png (which takes one or two).
 VALIDATION_SHARE = 0.2
 PROGRESS_PNG_SECONDS = 120.0
 
 
-class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801 (nnU-Net finds trainers by name)
+class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds trainers by name)
     """nnU-Net on the split's labelled cases, with the recipe's schedule: the baseline, and the start of the rounds."""
 
     def __init__(
@@ -60,11 +57,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
     ) -> None:
-        require_trusted(plans, dataset_json, plans.get("dataset_name", ""))
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.settings = read_settings(self.configuration_manager.configuration, self.plans_manager.plans_name)
-        self.data = DatasetFolder(Path(self.preprocessed_dataset_folder_base))
-        self.run_folder = Path(self.output_folder)
         self.events = EventLog(self.run_folder / "events.jsonl")
 
         schedule, optimizer = self.recipe.schedule, self.recipe.optimizer
@@ -75,7 +68,6 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         # streams would see more foreground than a step of one.
         self.probabilistic_oversampling = True
         # Without validation cases nnU-Net's curves come from training cases: a glance is enough.
-        self.validation_view = self.data.validation_view(self.settings.split, self.configuration_name)
         share = VALIDATION_SHARE if self.has_validation else VALIDATION_SHARE / 5
         self.num_val_iterations_per_epoch = max(1, round(schedule.steps_per_epoch * share))
         # Where the state after the supervised start goes, for runs that share it.
@@ -87,17 +79,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self._progress_png_drawn = monotonic()
         self._best_weights: dict[str, Any] | None = None
 
-    # --- what the recipe and the split decide -----------------------------------------------------------------
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of the run."""
-        return self.settings.recipe
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether the split holds out labelled cases."""
-        return self.validation_view.is_dir()
+    # --- what the recipe decides ------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -119,12 +101,6 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             )
         torch.manual_seed(self.settings.seed)
         super().initialize()
-
-    def get_tr_and_val_datasets(self) -> tuple[StoredCases, StoredCases]:
-        """The split's labelled cases, and its validation cases where it has some."""
-        labeled = StoredCases(self.preprocessed_dataset_folder)
-        held_out = StoredCases(str(self.validation_view)) if self.has_validation else labeled
-        return labeled, held_out
 
     # --- the training loop ------------------------------------------------------------------------------------
 
@@ -267,7 +243,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
     def _keep_best(self) -> None:
         """With validation cases, remember the weights of the best smoothed Dice; never without."""
         smoothed = float(self.logger.get_value("ema_fg_dice", step=-1))
-        if self.has_validation and (self._best_ema is None or smoothed > self._best_ema):
+        if self.chooses_best and (self._best_ema is None or smoothed > self._best_ema):
             self._best_ema = smoothed
             weights = unwrapped(self.network).state_dict()
             self._best_weights = {key: value.detach().cpu().clone() for key, value in weights.items()}

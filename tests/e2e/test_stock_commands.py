@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,56 @@ def test_pclauto_predicts_with_a_stock_model(stock: Stock, results: Path, task: 
         "predict", task / "imagesTs", "-o", tmp_path / "out", "--model", model, "--device", "cpu", "--no-mirroring"
     )
     assert "2 of 2 masks" in done.stderr
+
+
+def test_folds_are_validated_compared_exported_and_predict_together(
+    stock: Stock, results: Path, task: Path, tmp_path: Path
+) -> None:
+    work, plans = results.parent, f"{PLANS}_e3_cv2"
+    command = [
+        "train",
+        "--workspace",
+        work,
+        "--recipe",
+        "tiny.toml",
+        "--epochs",
+        "3",
+        "--device",
+        "cpu",
+        "--folds",
+        "2",
+    ]
+    done = stock.shell.pclauto(*command)
+    assert "fold 2/2" in done.stderr
+    model = results / f"Dataset099_Phantom/nnUNetTrainerPCL__{plans}__3d_fullres"
+    held_out = [
+        [path.name for path in sorted((model / f"fold_{fold}" / "validation").glob("*.nii.gz"))] for fold in (0, 1)
+    ]
+    assert sorted(held_out) == [["phantom_001.nii.gz"], ["phantom_002.nii.gz"]]
+    for fold, names in enumerate(held_out):
+        (scored,) = json.loads((model / f"fold_{fold}" / "validation" / "summary.json").read_text())["metric_per_case"]
+        assert Path(scored["prediction_file"]).name == names[0]
+    stock(
+        f"""
+        nnUNetv2_find_best_configuration 99 -c 3d_fullres -tr nnUNetTrainerPCL -p {plans} -f 0 1 -np 1 \\
+            --disable_ensembling
+        nnUNetv2_export_model_to_zip -d 99 -o {tmp_path}/folds.zip -c 3d_fullres -f 0 1 -tr nnUNetTrainerPCL -p {plans}
+        """
+    )
+    assert (model / "crossval_results_folds_0_1" / "summary.json").is_file()
+    assert (tmp_path / "folds.zip").stat().st_size > 0
+    predict = ["predict", task / "imagesTs", "--model", model, "--device", "cpu", "--no-mirroring"]
+    stock.shell.pclauto(*predict, "-o", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert sorted(record["checkpoints"]) == ["fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth"]
+
+
+def test_a_model_of_pclauto_train_is_exported(stock: Stock, trained: Path, tmp_path: Path) -> None:
+    stock(
+        f"""
+        export nnUNet_results={trained}/nnUNet_results nnUNet_preprocessed={trained}/nnUNet_preprocessed
+        nnUNetv2_export_model_to_zip -d 99 -o {tmp_path}/model.zip -c 3d_fullres -f all -tr nnUNetTrainerPCL -p {PLANS}
+        """
+    )
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert any(name.endswith("fold_all/checkpoint_final.pth") for name in archive.namelist())

@@ -162,3 +162,15 @@ def test_f50_an_array_file_that_holds_a_recipe_is_not_opened(
     with pytest.raises((StateError, pytest.fail.Exception)) as caught:
         StoredCases(str(store), ["a"])._open(file)
     assert caught.type is StateError
+
+
+def test_f50_nothing_in_the_package_lets_nnunet_open_a_case() -> None:
+    import pcl_auto
+
+    users = [
+        (path.name, line.strip())
+        for path in Path(pcl_auto.__file__).parent.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "nnUNetDatasetBlosc2(" in line
+    ]
+    assert users == [("cases.py", "class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]")]

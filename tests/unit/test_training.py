@@ -18,7 +18,7 @@ from pcl_auto.errors import StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
 from pcl_auto.recipe import from_dict
-from pcl_auto.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_split
+from pcl_auto.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_runs, resolve_split
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
@@ -229,7 +229,32 @@ def test_a_finished_run(workspace: Workspace) -> None:
     run = resolve_run(TrainRequest(), workspace)
     run.folder.mkdir(parents=True)
     (run.folder / "checkpoint_final.pth").touch()
+    assert not run.finished
+    write_json(run.folder / "validation" / "summary.json", {})
     assert run.finished
+
+
+def test_folds_are_runs_of_one_model(workspace: Workspace) -> None:
+    runs = resolve_runs(TrainRequest(labeled=3, folds=3), workspace)
+    assert [run.folder.name for run in runs] == ["fold_0", "fold_1", "fold_2"]
+    assert len({run.model for run in runs}) == 1
+    assert runs[0].model != resolve_run(TrainRequest(labeled=3), workspace).model
+    (single,) = resolve_runs(TrainRequest(labeled=3), workspace)
+    assert single.folder.name == "fold_all"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 5}, "2 to 4"),
+        ({"folds": 2, "labeled": 1}, "2 labelled cases or more"),
+        ({"folds": 2, "validation": 1}, "--validation"),
+    ],
+)
+def test_folds_that_cannot_be(workspace: Workspace, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match="--folds") as caught:
+        resolve_runs(TrainRequest(**options), workspace)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("options", [{"supervised_only": True}, {"split_file": "all"}])

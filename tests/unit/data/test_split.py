@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.data.split import Split, choose_split, draw_split, from_dict
+from pcl_auto.data.split import Split, choose_split, cross_validation, draw_split, from_dict
 from pcl_auto.errors import UsageError
 
 WITH_LABEL = [f"case_{number:02d}" for number in range(10)]
@@ -169,3 +169,20 @@ def test_a_split_survives_json(split: Split) -> None:
 def test_validation_cases_do_not_depend_on_the_number_of_labels() -> None:
     drawn = [draw(labeled=count, validation=2, seed=5).validation for count in (1, 2, 4)]
     assert len(set(drawn)) == 1
+
+
+@pytest.mark.parametrize(("cases", "folds"), [(2, 2), (7, 3), (10, 5), (5, 5)])
+def test_every_case_is_held_out_once(cases: int, folds: int) -> None:
+    names = [f"case_{index}" for index in range(cases)]
+    made = cross_validation(names, folds)
+    assert sorted(case for _, held_out in made for case in held_out) == sorted(names)
+    for learned_from, held_out in made:
+        assert sorted([*learned_from, *held_out]) == sorted(names)
+        assert len(held_out) in (cases // folds, -(-cases // folds))
+    assert cross_validation(names[::-1], folds) == made
+
+
+@pytest.mark.parametrize(("cases", "folds"), [(2, 3), (1, 2), (5, 1), (0, 2)])
+def test_folds_that_the_cases_do_not_allow(cases: int, folds: int) -> None:
+    with pytest.raises(UsageError, match="--folds"):
+        cross_validation([f"case_{index}" for index in range(cases)], folds)

@@ -23,7 +23,10 @@ CPU_MEMORY_GB = 4.0
 
 def plan(
     task: Annotated[
-        str, typer.Argument(help="A decathlon folder, or its name (Task05_Prostate) here or in $PCLAUTO_DATA.")
+        str,
+        typer.Argument(
+            help="A decathlon or nnUNet_raw folder, or its name or number here, in $PCLAUTO_DATA or nnUNet_raw."
+        ),
     ],
     workspace: WorkspaceOption = None,
     configuration: Annotated[str, typer.Option(help="2d, 3d_fullres, 3d_lowres or auto.")] = "auto",
@@ -63,6 +66,7 @@ def plan(
     folders = [
         Path.cwd(),
         *([Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []),
+        place.raw,
         place.raw.parent,
     ]
     root = find_task(task, folders)

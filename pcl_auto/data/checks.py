@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.nifti import Volume, compare_grids, probe_image, probe_label
+from pcl_auto.data.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pcl_auto.data.decathlon import Case, Task
+    from pcl_auto.data.task import Case, Task
 
 # To be raised whenever a probe learns to judge differently, so that no earlier verdict is believed.
 _SCHEMA = 1
@@ -88,14 +88,14 @@ class Checks:
         }
 
 
-def image_stats(path: Path) -> dict[str, int]:
-    """Size in bytes and modification time of a file, which tell whether it is still the one that was probed.
+def image_stats(*files: Path) -> dict[str, int]:
+    """Size in bytes and last change of an image's files, which tell whether they are still those that were probed.
 
     Raises:
-        OSError: there is no such file.
+        OSError: a file is not there.
     """
-    status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    found = [file.stat() for file in files]
+    return {"size": sum(each.st_size for each in found), "mtime_ns": max(each.st_mtime_ns for each in found)}
 
 
 def check_cases(
@@ -135,9 +135,11 @@ def _probe_all(
     """Image and label records by case, in the order of ``cases``."""
     known_images, known_labels = (_section(known, name) for name in ("images", "labels"))
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        images = {case.id: pool.submit(_probe, case.image, None, known_images.get(case.id)) for case in cases}
+        images = {case.id: pool.submit(_probe, case.files, None, known_images.get(case.id)) for case in cases}
         labels = {
-            case.id: pool.submit(_probe, case.label, allowed, known_labels.get(case.id)) for case in cases if case.label
+            case.id: pool.submit(_probe, (case.label,), allowed, known_labels.get(case.id))
+            for case in cases
+            if case.label
         }
         try:
             for future in as_completed([*images.values(), *labels.values()]):
@@ -156,16 +158,17 @@ def _section(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _probe(path: Path, allowed: tuple[int, ...] | None, facts: Any) -> _Record:
-    """The record of a file: the one in ``facts`` if the file is still the same, else by reading it."""
+def _probe(files: tuple[Path, ...], allowed: tuple[int, ...] | None, facts: Any) -> _Record:
+    """The record of an image or label: the one in ``facts`` if the files are still the same, else by reading them."""
+    path = files[0]
     try:
-        stats = image_stats(path)
+        stats = image_stats(*files)
     except OSError:
         stats = {"size": -1, "mtime_ns": -1}  # the probe says what is wrong; this matches no file
     earlier = _recall(path, facts)
     if earlier and earlier.stats == stats and earlier.allowed == allowed and stats["size"] >= 0:
         return earlier
-    volume, problems = probe_image(path) if allowed is None else probe_label(path, allowed)
+    volume, problems = probe_channels(files) if allowed is None else probe_label(path, allowed)
     return _Record(path, stats, volume, tuple(problems), allowed)
 
 

@@ -38,6 +38,8 @@ class Description:
     labels: dict[str, int] | None
     training: tuple[Entry, ...]
     test: tuple[Entry, ...]
+    # The whole content, if the file is nnU-Net's own, which lists no cases.
+    raw: dict[str, Any] | None = None
 
 
 def read_description(path: Path) -> tuple[Description | None, list[Problem]]:
@@ -49,16 +51,21 @@ def read_description(path: Path) -> tuple[Description | None, list[Problem]]:
     channels, of_channels = _parse_channels(content, where)
     labels, of_labels = parse_labels(content.get("labels"), where)
     problems += of_channels + of_labels
+    if is_raw(content):
+        return Description(channels, labels, (), (), raw=content), problems
     if not isinstance(content.get("training"), list):
         fix = 'list the training cases as {"image": ..., "label": ...}'
-        if isinstance(content.get("channel_names"), dict) and "file_ending" in content:
-            fix += "; this file looks like nnU-Net's own format, which lists no cases"
         found = _shown(content["training"]) if "training" in content else "no such key"
         return None, [*problems, Problem("training is not a list", where, fix, "a list", found)]
     training, of_training = _parse_entries(content, "training", where)
     test, of_test = _parse_entries(content, "test", where)
     problems += of_training + of_test + _judge_count(content, where)
     return Description(channels, labels, tuple(training), tuple(test)), problems
+
+
+def is_raw(content: dict[str, Any]) -> bool:
+    """Whether a ``dataset.json`` is nnU-Net's, which lists no cases."""
+    return "training" not in content and isinstance(content.get("channel_names"), dict) and "file_ending" in content
 
 
 def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:

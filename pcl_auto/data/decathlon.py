@@ -1,4 +1,4 @@
-"""Tasks of the Medical Segmentation Decathlon: which cases there are, and which have a label."""
+"""Data sets on disk: which cases there are, and which have a label."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pcl_auto.data.confine import Confined, refuse_case_id, shown, strip_suffix
 from pcl_auto.data.dataset_json import Description, Entry, read_description
+from pcl_auto.data.nnunet_raw import FOLDER, read_raw
+from pcl_auto.data.task import Case, Source, Task, by_id
 from pcl_auto.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-Source = Literal["training", "imagesTr", "imagesUn", "imagesTs"]
 
 _TASK_FOLDER = re.compile(r"Task(\d{1,9})_(.+)", re.ASCII)
 _SHORT_TASK = re.compile(r"(?:Task)?(\d{1,9})", re.ASCII)
@@ -27,45 +27,8 @@ _LISTED_TASKS = 12
 _FOREIGN = (".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz", ".mgh", ".nii.bz2", ".nii.zip")
 
 
-@dataclass(frozen=True)
-class Case:
-    """One image, with its label or without; ``source`` is where the case was found."""
-
-    id: str
-    image: Path
-    label: Path | None
-    source: Source
-
-
-@dataclass(frozen=True)
-class Task:
-    """A decathlon task: channels in the order of their numbers, classes with their values, cases by name.
-
-    ``cases`` is the training pool, labelled and unlabelled; ``test`` is what ``test`` and ``imagesTs`` hold,
-    never with a label. The paths lie in ``root``, whose links are resolved.
-    """
-
-    root: Path
-    name: str
-    number: int | None
-    channels: tuple[str, ...]
-    labels: dict[str, int]
-    cases: tuple[Case, ...]
-    test: tuple[Case, ...]
-
-    @property
-    def labeled(self) -> tuple[Case, ...]:
-        """The cases of the pool that have a label."""
-        return tuple(case for case in self.cases if case.label is not None)
-
-    @property
-    def unlabeled(self) -> tuple[Case, ...]:
-        """The cases of the pool that have none."""
-        return tuple(case for case in self.cases if case.label is None)
-
-
 def read_task(root: Path, *, use_test_images: bool = False) -> tuple[Task | None, list[Problem]]:
-    """Read a task's ``dataset.json`` and find its files, without opening a single one of them.
+    """Read a ``dataset.json``, a decathlon task's or nnU-Net's, and find its files, without opening one of them.
 
     Args:
         root: the folder that holds ``dataset.json``.
@@ -84,6 +47,13 @@ def read_task(root: Path, *, use_test_images: bool = False) -> tuple[Task | None
     description, problems = read_description(index)
     if description is None:
         return None, problems
+    if description.raw is not None:
+        if description.channels is None or description.labels is None:
+            return None, problems
+        raw, found = read_raw(
+            folder, description.raw, description.channels, description.labels, use_test_images=use_test_images
+        )
+        return raw, [*problems, *found]
     reader = _Reader(folder, str(index))
     cases, test = reader.read(description, use_test_images=use_test_images)
     # A file can be met twice, in the list and in its folder; what is wrong with it is said once.
@@ -155,7 +125,7 @@ class _Reader:
             found = f"{len(pool)} unlabelled cases" if pool else "no cases"
             fix = 'give at least one training entry a "label"'
             self.problems.append(Problem("no labelled case", self.where, fix, "1 or more", found))
-        return _by_id(pool), _by_id(test)
+        return by_id(pool), by_id(test)
 
     def _present(self, entries: Sequence[Entry], *, use_test_images: bool) -> list[Entry]:
         """Test entries to look for: many copies of a task lack ``imagesTs``, and training needs none of it."""
@@ -273,10 +243,6 @@ class _Reader:
         return f"{self.where} ({entry.place})"
 
 
-def _by_id(cases: list[Case]) -> tuple[Case, ...]:
-    return tuple(sorted(cases, key=lambda case: (case.id, case.image)))
-
-
 def _identity(path: Path) -> object:
     """What tells one file from another, whatever links lead to it."""
     status = path.stat()
@@ -284,7 +250,7 @@ def _identity(path: Path) -> object:
 
 
 def _parse_name(folder: str) -> tuple[str, int | None]:
-    match = _TASK_FOLDER.fullmatch(folder)
+    match = _TASK_FOLDER.fullmatch(folder) or FOLDER.fullmatch(folder)
     return (match[2], int(match[1])) if match else (folder, None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from pcl_auto.data.nifti_bytes import Voxels, read_volume
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pcl_auto.data.nifti_header import Affine, Header
@@ -72,6 +72,37 @@ def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
     return survey.volume(path, header), survey.not_finite(str(path))
 
 
+def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]:
+    """Read an image of one file, or of a file per channel, which must lie on one grid.
+
+    Returns:
+        as :func:`probe_image`, under the path of the first file.
+    """
+    probed = [probe_image(file) for file in files]
+    problems = [problem for _, found in probed for problem in found]
+    volumes = [volume for volume, _ in probed if volume is not None]
+    if len(files) == 1 or len(volumes) < len(files):
+        return (volumes[0] if len(files) == 1 and volumes else None), problems
+    first = volumes[0]
+    fix = "store one channel per file, in 3D"
+    problems += [
+        Problem("file of one channel is 4D", str(volume.path), fix, "3D", f"{volume.channels} channels")
+        for volume in volumes
+        if volume.channels > 1
+    ]
+    problems += [problem for volume in volumes[1:] for problem in compare_grids(first, volume, "channel")]
+    boxes = zip(*(volume.nonzero_box for volume in volumes), strict=True)
+    x, y, z = (_join(ranges) for ranges in boxes)
+    constant = tuple(channel for channel, volume in enumerate(volumes) if volume.constant_channels)
+    return replace(first, channels=len(files), nonzero_box=(x, y, z), constant_channels=constant), problems
+
+
+def _join(ranges: Iterable[Range]) -> Range:
+    """The smallest range that holds all of ``ranges`` but the empty ones."""
+    filled = [(low, high) for low, high in ranges if low < high]
+    return (min(low for low, _ in filled), max(high for _, high in filled)) if filled else (0, 0)
+
+
 def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, list[Problem]]:
     """Read a label map to its last byte; its values must be whole numbers from ``allowed``.
 
@@ -96,16 +127,16 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
     return survey.volume(path, header, values if len(values) <= _MOST_LABEL_VALUES else None), problems
 
 
-def compare_grids(image: Volume, label: Volume) -> list[Problem]:
+def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Problem]:
     """Whether ``label`` lies on the voxels of ``image``.
 
     The shapes must be equal, and the label's corner voxels must lie within 0.02 voxels of the image's along
     every axis, plus two parts in a million of the distance from the origin, which float32 affines can lose.
     """
     if image.shape != label.shape:
-        fix = f"resample the label onto the voxels of {image.path}"
+        fix = f"resample the {kind} onto the voxels of {image.path}"
         shapes = (" x ".join(map(str, volume.shape)) for volume in (image, label))
-        return [Problem("label and image differ in shape", str(label.path), fix, *shapes)]
+        return [Problem(f"{kind} and image differ in shape", str(label.path), fix, *shapes)]
     ours, theirs = np.asarray(image.affine), np.asarray(label.affine)
     corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in image.shape))]).T
     apart_mm = (theirs - ours)[:3] @ corners  # (3, 8)
@@ -117,9 +148,9 @@ def compare_grids(image: Volume, label: Volume) -> list[Problem]:
     distance_mm = np.linalg.norm(apart_mm, axis=0).max()
     return [
         Problem(
-            "label and image lie apart in space",
+            f"{kind} and image lie apart in space",
             str(label.path),
-            f"save the label with the affine of {image.path} if it was drawn on that image, else resample it",
+            f"save the {kind} with the affine of {image.path} if it belongs on that grid, else resample it",
             f"affine {_rows(ours)}",
             f"affine {_rows(theirs)}, up to {distance_mm:.4g} mm apart",
         )

@@ -15,7 +15,7 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.nnunet.bias import preprocessor_of
@@ -35,7 +35,7 @@ class Preprocessing:
     configuration: str
     dataset_json: Mapping[str, Any]
 
-    def run(self, image: Path, label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    def run(self, images: Sequence[Path], label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Crop, normalise and resample a case as nnU-Net does; bias correction first, where the plans say so.
 
         Returns:
@@ -44,7 +44,7 @@ class Preprocessing:
         """
         manager = PlansManager(dict(self.plans))
         configuration = manager.get_configuration(self.configuration)
-        data, properties = read_image([image])
+        data, properties = read_image(images)
         data, seg, properties = preprocessor_of(configuration).run_case_npy(
             data,
             None if label is None else read_label(label),
@@ -62,18 +62,8 @@ class Preprocessing:
 
     def save(self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]) -> None:
         """Write a case into ``folder`` as nnU-Net stores it."""
-        blocks, chunks = comp_blosc2_params(data.shape, self.patch_voxels, data.itemsize)
-        blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, self.patch_voxels, seg.itemsize)
-        nnUNetDatasetBlosc2.save_case(
-            data,
-            seg,
-            properties,
-            str(folder / case),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_seg,
-            blocks_seg=blocks_seg,
-        )
+        _write_array(case_files(folder, case)[0], data, self.patch_voxels)
+        save_label(folder, case, seg, properties, self.patch_voxels)
 
 
 def save_label(
@@ -81,15 +71,21 @@ def save_label(
 ) -> None:
     """Write a label map (1, z, y, x) and a case's properties into ``folder`` as nnU-Net reads them."""
     _, seg_file, properties_file = case_files(folder, case)
-    blocks, chunks = comp_blosc2_params(seg.shape, patch_voxels, seg.itemsize)
+    _write_array(seg_file, seg, patch_voxels)
+    write_pickle(properties, str(properties_file))
+
+
+def _write_array(file: Path, array: np.ndarray, patch_voxels: tuple[int, ...]) -> None:
+    """Write ``array`` (C, z, y, x) in nnU-Net's format, chunked for patches of ``patch_voxels``."""
+    blocks, chunks = comp_blosc2_params(array.shape, patch_voxels, array.itemsize)
     blosc2.asarray(
-        np.ascontiguousarray(seg),
-        urlpath=str(seg_file),
+        np.ascontiguousarray(array),
+        urlpath=str(file),
         chunks=chunks,
         blocks=blocks,
+        # Several threads would write their blocks in whatever order they finish: another file every time.
         cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
     )
-    write_pickle(properties, str(properties_file))
 
 
 def case_files(folder: Path, case: str) -> tuple[Path, Path, Path]:
@@ -124,26 +120,26 @@ def publish_case(staged: Path, folder: Path, case: str) -> None:
             publish(source, target)
 
 
-def _store_image(how: Preprocessing, case: str, image: Path, folder: Path) -> None:
+def _store_image(how: Preprocessing, case: str, images: Sequence[Path], folder: Path) -> None:
     with staging_folder(folder) as staged:
-        how.save(staged, case, *how.run(image, None))
+        how.save(staged, case, *how.run(images, None))
         publish_case(staged, folder, case)
 
 
 def fill_store(
     how: Preprocessing,
-    images: Mapping[str, Path],
+    images: Mapping[str, Sequence[Path]],
     folder: Path,
     *,
     voxels: float,
     processes: int,
     progress: Callable[[], None],
 ) -> None:
-    """Preprocess ``images`` (case id to file) into ``folder``; cases that are there already are left alone.
+    """Preprocess ``images`` (case id to files) into ``folder``; cases that are there already are left alone.
 
     Args:
         how: the preprocessing.
-        images: image file of each case.
+        images: files of each case: one, or one per channel.
         folder: the case store.
         voxels: voxels of all images together, to judge whether worker processes pay.
         processes: how many worker processes at most.
@@ -173,7 +169,7 @@ class LabeledFiles:
     """The files of a case that a split may read."""
 
     case: str
-    image: Path
+    images: Sequence[Path]
     label: Path
 
 
@@ -186,7 +182,7 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: 
         whole = staged / view.name
         whole.mkdir()
         for files in cases:
-            _, seg, properties = how.run(files.image, files.label)
+            _, seg, properties = how.run(files.images, files.label)
             image_target, stored = (case_files(folder, files.case)[0] for folder in (whole, store))
             # Relative to where the view will be, not to where it is made.
             image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
@@ -199,7 +195,7 @@ def foreground_intensities(cases: Sequence[LabeledFiles], channels: int) -> dict
     per_case = max(1, int(10e7 // len(cases)))
     samples: list[list[np.ndarray]] = [[] for _ in range(channels)]
     for files in cases:
-        image, _ = read_image([files.image])
+        image, _ = read_image(files.images)
         image, label, _ = crop_to_nonzero(image, read_label(files.label))
         values, _ = DatasetFingerprintExtractor.collect_foreground_intensities(label, image, num_samples=per_case)
         for channel, drawn in enumerate(values):

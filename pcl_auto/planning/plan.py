@@ -51,6 +51,13 @@ class PlannedCase:
     size: int
     mtime_ns: int
     shape: tuple[int, ...]
+    # Of the channels after the first, where each has a file of its own.
+    further: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the image: one, or one per channel."""
+        return (self.image, *self.further)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Plan:
                 size=entry["size"],
                 mtime_ns=entry["mtime_ns"],
                 shape=tuple(entry["shape"]),
+                further=tuple(self.root / file for file in entry.get("further", ())),
             )
             for case, entry in self.content["cases"].items()
         }
@@ -149,9 +157,14 @@ def read_plan(data: DatasetFolder) -> Plan:
 
 
 def write_plan(data: DatasetFolder, content: Mapping[str, Any]) -> Plan:
-    """Write a plan and what nnU-Net expects beside it; ``plan.json`` last, since it says that all is there."""
-    write_json(data.path / "dataset.json", content["dataset_json"])
-    write_json(data.path / "dataset_fingerprint.json", content["fingerprint"])
+    """Write a plan and what nnU-Net expects beside it; ``plan.json`` last, since it says that all is there.
+
+    In a folder that nnU-Net has made of the same data set, its own files stay.
+    """
+    beside = {"dataset.json": content["dataset_json"], "dataset_fingerprint.json": content["fingerprint"]}
+    for name, value in beside.items():
+        if not content.get("shared") or not (data.path / name).is_file():
+            write_json(data.path / name, value)
     write_json(data.plan_file, dict(content))
     return Plan(dict(content))
 

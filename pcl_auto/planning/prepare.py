@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.checks import Checks, check_cases, image_stats
-from pcl_auto.data.decathlon import Task, read_task
+from pcl_auto.data.decathlon import read_task
+from pcl_auto.data.task import Task
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
 from pcl_auto.planning.fingerprint import make_fingerprint
@@ -81,6 +82,7 @@ def plan_task(
     problems = [*problems, *checks.problems]
     if problems:
         raise DataError(problems)
+    shared = previous.content.get("shared", False) if previous is not None else _is_foreign(data)
     if not dry_run:
         workspace.activate()
         write_json(data.checks_file, checks.as_dict())
@@ -92,7 +94,7 @@ def plan_task(
             workspace.remember(last_dataset=data.name)
         return PlanOutcome(previous, data, up_to_date=True, warnings=checks.warnings)
 
-    content = _plan(task, checks, data, settings, described)
+    content = {**_plan(task, checks, data, settings, described), "shared": shared}
     if dry_run:
         return PlanOutcome(Plan(content), data, up_to_date=False, warnings=checks.warnings)
     _forget_changed_images(previous, Plan(content), data)
@@ -116,8 +118,10 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     number = dataset_id if dataset_id is not None else task.number
     folder = DatasetFolder(workspace.preprocessed / f"Dataset{number:03d}_{name}")
     taken = existing.get(folder.id)
-    # Results alone are ours to add to: a data set's preprocessed folder can be made again.
-    foreign = taken is not None and taken.path.is_dir() and not taken.own.is_dir()
+    # Results alone are ours to add to: a data set's preprocessed folder can be made again. What nnU-Net has made of the
+    # same raw folder is shared.
+    same_raw = task.root == (workspace.raw / folder.name).resolve()
+    foreign = taken is not None and _is_foreign(taken) and not same_raw
     other_source = (
         taken is not None and taken.plan_file.is_file() and read_json(taken.plan_file)["task"]["root"] != str(task.root)
     )
@@ -132,6 +136,11 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
             )
         )
     return folder
+
+
+def _is_foreign(data: DatasetFolder) -> bool:
+    """Whether a preprocessed folder is there that is not ours."""
+    return data.path.is_dir() and not data.own.is_dir()
 
 
 def _dataset_folders(workspace: Workspace) -> list[DatasetFolder]:
@@ -168,10 +177,11 @@ def _describe(task: Task, checks: Checks, data: DatasetFolder, settings: PlanSet
         volume = checks.images[case.id]
         cases[case.id] = {
             "image": str(case.image.relative_to(task.root)),
+            "further": [str(file.relative_to(task.root)) for file in case.further],
             "label": None if case.label is None else str(case.label.relative_to(task.root)),
             "source": case.source,
             "shape": list(volume.shape),
-            **image_stats(case.image),
+            **image_stats(*case.files),
         }
     return {
         "schema_version": SCHEMA_VERSION,
@@ -262,7 +272,7 @@ def fill_store(plan: Plan, plans: dict[str, Any], configuration: str, data: Data
     with output_to(data.log_file):
         fill(
             Preprocessing(plans, configuration, plan.dataset_json),
-            {case.id: case.image for case in cases.values()},
+            {case.id: case.files for case in cases.values()},
             data.store(key),
             voxels=voxels * len(plan.dataset_json["channel_names"]),
             processes=available_cores(),

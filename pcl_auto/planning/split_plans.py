@@ -51,9 +51,9 @@ def check_inputs_unchanged(plan: Plan, split: Split) -> None:
     cases = plan.cases
     for case in (*split.labeled, *split.validation, *split.unlabeled):
         planned = cases[case]
-        if not planned.image.is_file():
+        if not all(file.is_file() for file in planned.files):
             finding = "the file is gone"
-        elif image_stats(planned.image) != {"size": planned.size, "mtime_ns": planned.mtime_ns}:
+        elif image_stats(*planned.files) != {"size": planned.size, "mtime_ns": planned.mtime_ns}:
             finding = "another size or time"
         else:
             continue
@@ -122,7 +122,7 @@ def prepare_split(
     for view, files in views.items():
         record = {
             "store": key,
-            "images": {entry.case: image_stats(entry.image) for entry in files},
+            "images": {entry.case: image_stats(*entry.images) for entry in files},
             "labels": {entry.case: image_stats(entry.label) for entry in files},
         }
         record_file = view.with_name(f"{view.name}.json")
@@ -151,7 +151,7 @@ def _files(plan: Plan, ids: Sequence[str]) -> list[Any]:
         label = cases[case].label
         if label is None:
             raise ValueError(f"case {case} has no label")
-        found.append(LabeledFiles(case, cases[case].image, label))
+        found.append(LabeledFiles(case, cases[case].files, label))
     return found
 
 

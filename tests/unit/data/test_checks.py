@@ -143,9 +143,9 @@ def test_unchanged_files_are_not_read_again(make_task: MakeTask, monkeypatch: py
     first = check(root)
     known = json.loads(json.dumps(first.as_dict()))
     read: list[Path] = []
-    for name in ("probe_image", "probe_label"):
-        probe = getattr(checks, name)
-        monkeypatch.setattr(checks, name, lambda path, *rest, probe=probe: read.append(path) or probe(path, *rest))
+    images, labels = checks.probe_channels, checks.probe_label
+    monkeypatch.setattr(checks, "probe_channels", lambda files: read.extend(files) or images(files))
+    monkeypatch.setattr(checks, "probe_label", lambda path, allowed: read.append(path) or labels(path, allowed))
     again = check(root, known=known)
     assert again == first
     assert read == []

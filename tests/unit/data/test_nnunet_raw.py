@@ -1,0 +1,130 @@
+"""Data sets in nnU-Net's raw format: a file per channel, labels for some cases or all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import SHAPE, label_map, ramp, save, write_description
+
+from pcl_auto.data.checks import check_cases
+from pcl_auto.data.decathlon import find_task, read_task
+from pcl_auto.data.task import Task
+from pcl_auto.errors import Problem
+
+DESCRIPTION: dict[str, Any] = {
+    "channel_names": {"0": "T2", "1": "ADC"},
+    "labels": {"background": 0, "PZ": 1, "TZ": 2},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Two labelled cases, one without a label, one of imagesUn, one test case; two channels each."""
+    root = tmp_path / "nnUNet_raw" / "Dataset005_Prostate"
+    write_description(root, DESCRIPTION)
+    for folder, case in (("Tr", "a"), ("Tr", "b"), ("Tr", "c"), ("Un", "u"), ("Ts", "t")):
+        for channel in (0, 1):
+            save(root / f"images{folder}" / f"{case}_{channel:04d}.nii.gz", ramp() + channel)
+    for case in ("a", "b"):
+        save(root / "labelsTr" / f"{case}.nii.gz", label_map())
+    return root
+
+
+def read(root: Path, **options: Any) -> tuple[Task, list[Problem]]:
+    task, problems = read_task(root, **options)
+    assert task is not None, problems
+    return task, problems
+
+
+def whats(problems: list[Problem]) -> list[str]:
+    return [problem.what for problem in problems]
+
+
+def test_labels_for_some_cases_are_enough(raw: Path) -> None:
+    task, problems = read(raw)
+    assert problems == []
+    assert (task.name, task.number, task.channels) == ("Prostate", 5, ("T2", "ADC"))
+    assert [case.id for case in task.labeled] == ["a", "b"]
+    assert [case.id for case in task.unlabeled] == ["c", "u"]
+    assert [case.id for case in task.test] == ["t"]
+    assert [file.name for file in task.cases[0].files] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    more, _ = read(raw, use_test_images=True)
+    assert [case.id for case in more.unlabeled] == ["c", "t", "u"]
+
+
+def test_channels_in_files_of_their_own_are_one_image(raw: Path) -> None:
+    task, _ = read(raw)
+    checks = check_cases(task, threads=1)
+    assert checks.problems == []
+    image = checks.images["a"]
+    assert (image.shape, image.channels, image.constant_channels) == (SHAPE, 2, ())
+    again = check_cases(task, threads=1, known=checks.as_dict())
+    assert again.images == checks.images
+
+
+@pytest.mark.parametrize("name", ["5", "005", "Dataset005_Prostate", "Prostate"])
+def test_it_is_found_by_number_and_name(raw: Path, name: str) -> None:
+    assert find_task(name, [raw.parent]) == raw
+
+
+def test_channels_that_do_not_fit_each_other(raw: Path) -> None:
+    save(raw / "imagesTr" / "a_0001.nii.gz", ramp((5, 6, 8)))
+    save(raw / "imagesTr" / "b_0001.nii.gz", ramp(), np.diag([1.0, 1.0, 2.5, 1.0]))
+    save(raw / "imagesTr" / "c_0001.nii.gz", np.zeros(SHAPE, np.int16))
+    save(raw / "imagesUn" / "u_0001.nii.gz", np.stack([ramp(), ramp()], axis=-1))
+    task, _ = read(raw)
+    found = whats(check_cases(task, threads=1).problems)
+    assert "channel and image differ in shape" in found
+    assert "channel and image lie apart in space" in found
+    assert "image of an unlabelled case is constant in channel 1" in found
+    assert "file of one channel is 4D" in found
+
+
+def test_one_channel_that_cannot_be_read(raw: Path) -> None:
+    (raw / "imagesTr" / "a_0001.nii.gz").write_bytes(b"")
+    task, _ = read(raw)
+    checks = check_cases(task, threads=1)
+    assert "a" not in checks.images
+    assert all("a_0001" in problem.where for problem in checks.problems)
+
+
+def test_everything_wrong_with_the_files_at_once(raw: Path) -> None:
+    (raw / "imagesTr" / "b_0001.nii.gz").unlink()
+    (raw / "imagesTr" / "c_0000.nii.gz").rename(raw / "imagesTr" / "c.nii.gz")
+    save(raw / "labelsTr" / "z.nii.gz", label_map())
+    shutil.copy(raw / "imagesTr" / "a_0000.nii.gz", raw / "imagesUn" / "A_0000.nii.gz")
+    shutil.copy(raw / "imagesTr" / "a_0001.nii.gz", raw / "imagesUn" / "A_0001.nii.gz")
+    (raw / "imagesUn" / "u_0001.nii.gz").unlink()
+    (raw / "imagesUn" / "u_0001.nii.gz").symlink_to("/etc/hostname")
+    found = whats(read(raw)[1])
+    assert {
+        "channels of b",
+        "channels of c",
+        "image name lacks the channel",
+        "label without an image",
+        "case name used twice",
+        "image is a link out of the data set",
+    } <= set(found)
+
+
+def test_no_label_at_all(raw: Path) -> None:
+    shutil.rmtree(raw / "labelsTr")
+    assert "no labelled case" in whats(read(raw)[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"file_ending": ".nrrd"}, "file ending is not read"),
+        ({"dataset": {}}, 'a list of files under "dataset" is not read'),
+    ],
+)
+def test_what_is_not_read_is_said(raw: Path, change: dict[str, Any], what: str) -> None:
+    write_description(raw, {**DESCRIPTION, **change})
+    assert what in whats(read(raw)[1])

@@ -28,7 +28,7 @@ class Patience:
     """How long a server may be silent, and how long to wait before each new try that follows one in vain."""
 
     timeout_seconds: float = 30
-    waits_seconds: tuple[float, ...] = (1, 3, 10, 30)
+    waits_seconds: tuple[float, ...] = (1, 3, 10)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pcl_auto.data.nifti import probe_image
-from pcl_auto.errors import DataError, Problem, ResourceError, StateError, UsageError
+from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.request import JOINT, SUPERVISED
 from pcl_auto.run.atomic import atomic_path
@@ -42,6 +42,7 @@ class Prediction:
     output: str | None
     status: Status
     error: str | None = None
+    exit_code: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The prediction as plain values."""
@@ -205,7 +206,8 @@ def predict(
         except ResourceError:
             raise  # the next scan would find no room either
         except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
-            results.append(Prediction(scan.id, None, "failed", str(error) or type(error).__name__))
+            code = error.exit_code if isinstance(error, PclautoError) else 1
+            results.append(Prediction(scan.id, None, "failed", str(error) or type(error).__name__, code))
         listener("predict", {"done": index + 1, "total": len(scans)})
     return results
 

@@ -148,13 +148,14 @@ def _some(names: list[str], limit: int = 3) -> str:
 
 
 def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry_run: bool) -> None:
-    from rich.markup import escape
     from rich.table import Table
+
+    from pcl_auto.cli.terminal import cell
 
     facts = _as_json(outcome)
     if outcome.up_to_date:
         terminal.say("plan: up to date, nothing to do (--force plans again)")
-    summary = Table(title=facts["dataset"], title_justify="left", title_style="bold", box=None, show_header=False)
+    summary = Table(title=cell(facts["dataset"]), title_justify="left", title_style="bold", box=None, show_header=False)
     summary.add_column(style="dim")
     summary.add_column()
     rows = {
@@ -168,7 +169,7 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
         **({"shading": "evened out first (N4), in prediction too"} if facts["bias_correction"] else {}),
     }
     for name, value in rows.items():
-        summary.add_row(name, escape(value))
+        summary.add_row(name, cell(value))
     terminal.out.print(summary)
     terminal.out.print()
 

@@ -37,7 +37,8 @@ def predict(
       pclauto predict new_scan.nii.gz -o out/
       pclauto predict Task05_Prostate/imagesTs -o out/
 
-    A scan that fails does not stop the others; they are listed at the end and the exit code is 1.
+    A scan that fails does not stop the others; they are listed at the end and the exit code is 1, or where none
+    succeeded and all failed alike, the code of that failure (see `pclauto --help`).
     """
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
@@ -75,4 +76,5 @@ def predict(
     for result in failed:
         terminal.say(f"failed: {result.id}: {result.error}")
     if failed:
-        raise typer.Exit(1)
+        codes = {result.exit_code for result in failed}
+        raise typer.Exit(codes.pop() if len(failed) == len(results) and len(codes) == 1 else 1)

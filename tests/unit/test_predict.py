@@ -296,7 +296,13 @@ def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: Path) -> Non
     heard: list[dict[str, Any]] = []
     results = predict(given, output, model, listener=lambda _event, values: heard.append(values))
     assert [result.status for result in results] == ["done", "failed", "done"]
-    assert results[1].as_dict() == {"id": "bad", "output": None, "status": "failed", "error": "cannot read this"}
+    assert results[1].as_dict() == {
+        "id": "bad",
+        "output": None,
+        "status": "failed",
+        "error": "cannot read this",
+        "exit_code": 1,
+    }
     assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
     assert sorted(path.name for path in output.iterdir()) == ["a.nii.gz", "c.nii.gz", RECORD]
     assert heard == [{"done": done, "total": 3} for done in (1, 2, 3)]

@@ -12,6 +12,7 @@ from typing import Any
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED
 from pcl_auto.benchmark.statistics import MOST_P, Comparison, Scores, Spread, compare, least_p, mean, spread
 from pcl_auto.benchmark.study import SCHEMA_VERSION, Study
+from pcl_auto.run.names import table_cell
 
 Runs = Mapping[str, Mapping[str, Any]]
 COLUMNS = ("arm", "labeled", "seed", "case", "dice", "hd95_mm")
@@ -100,8 +101,9 @@ def as_csv(runs: Runs) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for entry in runs.values():
-        of_run = [entry["settings"][key] for key in ("arm", "labeled", "seed")]
-        writer.writerows([*of_run, case["id"], case["dice"], case["hd95_mm"]] for case in entry["cases"])
+        settings = entry["settings"]
+        of_run = [table_cell(settings["arm"]), settings["labeled"], settings["seed"]]
+        writer.writerows([*of_run, table_cell(case["id"]), case["dice"], case["hd95_mm"]] for case in entry["cases"])
     return text.getvalue()
 
 

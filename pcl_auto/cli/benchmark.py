@@ -215,8 +215,9 @@ def _cells(row: Row) -> list[str]:
 
 
 def _render(terminal: Terminal, rows: list[Row]) -> None:
-    from rich.markup import escape
     from rich.table import Table
+
+    from pcl_auto.cli.terminal import cell
 
     # Ten columns fit into 80 characters; a long name of an arm takes more lines.
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
@@ -224,7 +225,7 @@ def _render(terminal: Terminal, rows: list[Row]) -> None:
     for column in ("labels", "Dice ± sd", "HD95", "Δ Dice", "p", "seeds", "gap", "min", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, _cells(row)))
+        table.add_row(*map(cell, _cells(row)))
     terminal.out.print(table)
     terminal.out.print(
         "\nDice, HD95 (mm): means over test cases and seeds, sd over seeds; what one mask lacks has no HD95."
@@ -235,4 +236,4 @@ def _render(terminal: Terminal, rows: list[Row]) -> None:
     )
     for row in rows:
         if row.verdict:
-            terminal.out.print(row.verdict, markup=False, soft_wrap=True)
+            terminal.out.print(cell(row.verdict), soft_wrap=True)

@@ -47,13 +47,15 @@ def _number(value: float | None, digits: int) -> str:
 def _render(terminal: Terminal, result: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from pcl_auto.cli.terminal import cell
+
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("class", "Dice", "± sd", "HD95 (mm)", "± sd", "cases"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name, entry in result["per_class"].items():
         dice, hd95 = entry["dice"], entry["hd95_mm"]
         table.add_row(
-            name,
+            cell(name),
             _number(dice["mean"], 3),
             _number(dice["std"], 3),
             _number(hd95["mean"], 2),

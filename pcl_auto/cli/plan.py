@@ -37,6 +37,10 @@ def plan(
             help="GPU memory a training step may take. Default: nnU-Net's, or 4 where there is no GPU.", min=1
         ),
     ] = None,
+    plans: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Take these nnU-Net plans as they are: a file, or the name of plans of this data set."),
+    ] = None,
     use_test_images: Annotated[
         bool, typer.Option("--use-test-images", help="imagesTs joins the unlabelled cases.")
     ] = False,
@@ -76,7 +80,7 @@ def plan(
             outcome = plan_task(
                 root,
                 place,
-                PlanSettings(configuration, planner, memory_gb, use_test_images, bias_correction),
+                PlanSettings(configuration, planner, memory_gb, use_test_images, bias_correction, plans),
                 dataset_id=dataset_id,
                 force=force,
                 dry_run=dry_run,
@@ -113,7 +117,7 @@ def _configurations(plan: Plan) -> dict[str, dict[str, Any]]:
             "batch_size": chosen["batch_size"],
             "stages": chosen["architecture"]["arch_kwargs"]["n_stages"],
             "normalization": chosen["normalization_schemes"],
-            "step_memory_gb": round(plan.content["step_memory_gb"][name], 2),
+            "step_memory_gb": plan.content["step_memory_gb"][name],
         }
         for name, chosen in plan.nnunet["configurations"].items()
     }
@@ -129,6 +133,7 @@ def _as_json(outcome: PlanOutcome) -> dict[str, Any]:
         "configuration": plan.configuration,
         "configuration_reason": plan.content["configuration_reason"],
         "planner": plan.settings.planner,
+        "plans_file": plan.settings.plans_file,
         "memory_gb": plan.settings.memory_gb,
         "bias_correction": plan.settings.bias_correction,
         "configurations": _configurations(plan),
@@ -148,13 +153,14 @@ def _some(names: list[str], limit: int = 3) -> str:
 
 
 def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry_run: bool) -> None:
-    from rich.markup import escape
     from rich.table import Table
+
+    from pcl_auto.cli.terminal import cell
 
     facts = _as_json(outcome)
     if outcome.up_to_date:
         terminal.say("plan: up to date, nothing to do (--force plans again)")
-    summary = Table(title=facts["dataset"], title_justify="left", title_style="bold", box=None, show_header=False)
+    summary = Table(title=cell(facts["dataset"]), title_justify="left", title_style="bold", box=None, show_header=False)
     summary.add_column(style="dim")
     summary.add_column()
     rows = {
@@ -164,11 +170,11 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
         "labelled": _some(facts["labeled"]),
         "unlabelled": _some(facts["unlabeled"]),
         "memory": f"{facts['memory_gb']:g} GB ({memory_reason})",
-        "planner": facts["planner"],
+        "planner": facts["planner"] if facts["plans_file"] is None else f"none: {facts['plans_file']} as it is",
         **({"shading": "evened out first (N4), in prediction too"} if facts["bias_correction"] else {}),
     }
     for name, value in rows.items():
-        summary.add_row(name, escape(value))
+        summary.add_row(name, cell(value))
     terminal.out.print(summary)
     terminal.out.print()
 
@@ -184,7 +190,7 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
             "×".join(map(str, entry["patch_voxels"])),
             str(entry["batch_size"]),
             str(entry["stages"]),
-            f"{max(entry['step_memory_gb'], 0.1):.1f} GB",
+            "?" if entry["step_memory_gb"] is None else f"{max(entry['step_memory_gb'], 0.1):.1f} GB",
             style="bold" if chosen else "",
         )
     terminal.out.print(table)

@@ -110,7 +110,7 @@ def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pcl_auto.cli.terminal import printable
+    from pcl_auto.run.names import printable
 
     names = [printable(name) for name in made[0].volumes_ml or {}]
     rows = [[f"{volume:.1f}" for volume in (result.volumes_ml or {}).values()] for result in made]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pcl_auto.errors import Problem
 from pcl_auto.run.files import finite
+from pcl_auto.run.names import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ class Terminal:
 
     def json(self, value: Any) -> None:
         """One JSON document on stdout; numbers that are none become null."""
-        self._out.write(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
+        self._out.write(json_text(finite(value), indent=2, default=str, allow_nan=False) + "\n")
         self._out.flush()
 
     def say(self, text: str) -> None:
@@ -64,6 +64,8 @@ class Terminal:
             self.say(f"{word}: and {len(listed) - MOST_PROBLEMS_SHOWN} more; --json lists them all")
 
 
-def printable(text: str) -> str:
-    """``text`` without control characters: a file name must not steer the terminal."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+def cell(text: str) -> str:
+    """``text`` for a table of rich, which takes some names for markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))

@@ -98,18 +98,28 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     # --- step two (Eq. 2) -------------------------------------------------------------------------------------
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
-        """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
+        """Train on labelled cases and on the round's pseudo-labels together (Eq. 2).
+
+        On labelled cases alone where the pseudo-labels show nothing: background everywhere would only be unlearned
+        again.
+        """
         if self.epoch == self.round_guard.rounds[round_number].first_epoch:
             self._begin_round(round_number)
         patches: int = self.configuration_manager.batch_size
+        folder = self.round_guard.labels_of(round_number)
+        # From the ledger, so that a resumed run uses the same ones.
+        used = pseudo_labels.used_cases(folder, {*self.split.labeled, *self.split.validation})
+        if pseudo_labels.is_degenerate(folder, used, self.labeled.classes):
+            self.events.emit("degenerate", round=round_number)
+            self._open_streams(patches)
+            self._train_until(until_epoch, f"round {round_number}, labels alone")
+            return
         unlabeled = self.recipe.batch.unlabeled(patches)
         self._open_streams(patches - unlabeled)
-        folder = self.round_guard.labels_of(round_number)
         self.dataloader_unlabeled = streams.same_augmentation(
             self.dataloader_train,
             folder.cases,
-            # From the ledger, so that a resumed run uses the same ones.
-            pseudo_labels.used_cases(folder),
+            used,
             unlabeled,
             self.oversample_foreground_percent,
             self.label_manager,
@@ -139,11 +149,14 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.head_lr_scheduler.step(self.current_epoch)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step: on labelled patches in the supervised start, on labelled and unlabelled ones in a round."""
+        """One step: on labelled patches alone, or in a round that has pseudo-labels on labelled and unlabelled ones."""
         if self.dataloader_unlabeled is None:
-            return super().train_step(batch)
-        result = self._joint_step(batch, next(self.dataloader_unlabeled))
-        if self.teacher is not None:
+            result = super().train_step(batch)
+        else:
+            unlabeled = streams.next_batch(self.dataloader_unlabeled)
+            self.cases_of_step += list(unlabeled["keys"])
+            result = self._joint_step(batch, unlabeled)
+        if self.teacher is not None and self.epoch >= self.recipe.schedule.supervised_epochs:
             self.teacher.follow(unwrapped(self.network))
         return result
 

@@ -16,6 +16,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
 )
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.run.files import write_json
 
@@ -102,6 +103,12 @@ def _scratch_folders(name: str) -> Iterator[tuple[Path, Path]]:
                     del os.environ[variable]
                 else:
                     os.environ[variable] = value
+
+
+def spelled_out(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """A configuration with all that it inherits, in today's form, without the stages of a cascade."""
+    entry: dict[str, Any] = dict(PlansManager(plans).get_configuration(configuration).configuration)
+    return {key: value for key, value in entry.items() if key not in ("inherits_from", "previous_stage", "next_stage")}
 
 
 def plan_network(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from pcl_auto.errors import NumericalError, Problem, StateError
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
 from pcl_auto.nnunet.export import mask_of
+from pcl_auto.nnunet.faults import memory_errors
 from pcl_auto.nnunet.images import Properties, read_image
 from pcl_auto.nnunet.inference_memory import needed_memory_mb, require_memory
+from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.run.files import read_json
 
 
@@ -42,9 +45,10 @@ class ModelPredictor:
                 )
             )
         folds = [read_checkpoint(path) for path in checkpoints]
-        self.dataset_json = read_json(model / "dataset.json")
-        self.plans = PlansManager(read_json(model / "plans.json"))
-        self.configuration = self.plans.get_configuration(folds[0]["init_args"]["configuration"])
+        plans, self.dataset_json = read_json(model / "plans.json"), read_json(model / "dataset.json")
+        require_trusted(plans, self.dataset_json, model)
+        self.plans = PlansManager(plans)
+        self.configuration = self.plans.get_configuration(_configuration_name(folds[0], plans, checkpoints[0]))
         self.channels: int = determine_num_input_channels(self.plans, self.configuration, self.dataset_json)
         self._labels = self.plans.get_label_manager(self.dataset_json)
         network = nnUNetTrainer.build_network_architecture(
@@ -120,15 +124,47 @@ class ModelPredictor:
         data, _, properties = preprocessor_of(self.configuration).run_case_npy(
             image, None, properties, self.plans, self.configuration, self.dataset_json
         )
-        logits = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
-        # One class after the other: the search for what is not finite takes several times what it looks at.
-        if not all(torch.isfinite(values).all() for values in logits):
-            raise NumericalError(
-                Problem(
-                    what="the network's output is no longer a number",
-                    where=str(files[0]),
-                    fix="check the scan's intensities; if they are ordinary, train again",
-                )
-            )
-        mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
+        # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
+        with memory_errors(lambda: str(files[0]), "free memory, or predict with --device cpu, or with --no-mirroring"):
+            logits = self._finite_logits(torch.from_numpy(data), files[0])
+            mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
         return mask, properties
+
+    def _finite_logits(self, image: torch.Tensor, source: Source) -> torch.Tensor:
+        """Logits (K, z, y, x) of a preprocessed image (C, z, y, x)."""
+        try:
+            logits: torch.Tensor = self._predictor.predict_logits_from_preprocessed_data(image).cpu()
+            # One class after the other: the search takes several times the memory of what it looks at.
+            if all(torch.isfinite(values).all() for values in logits):
+                return logits
+        except RuntimeError as error:
+            if "Encountered inf" not in str(error):  # nnU-Net looks for infinity, not for NaN
+                raise
+        raise NumericalError(
+            Problem(
+                what="the network's output is no longer a number",
+                where=str(source),
+                fix="check the scan's intensities; if they are ordinary, train again",
+            )
+        )
+
+
+def _configuration_name(checkpoint: dict[str, Any], plans: dict[str, Any], file: Path) -> str:
+    """The configuration that a checkpoint was trained in.
+
+    Raises:
+        StateError: the plans beside it do not know that configuration.
+    """
+    arguments = checkpoint.get("init_args")
+    name = arguments.get("configuration") if isinstance(arguments, dict) else None
+    if not isinstance(name, str) or name not in plans["configurations"]:
+        raise StateError(
+            Problem(
+                what="checkpoint of another configuration",
+                where=str(file),
+                expected=" | ".join(plans["configurations"]),
+                found=str(name),
+                fix="restore the plans.json that belongs to it",
+            )
+        )
+    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.components import keep_largest
 from pcl_auto.method.judgement import KEPT, LedgerRow, drop_disagreeing, drop_outside, judge
+from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
 from pcl_auto.recipe import Judgement
 from pcl_auto.run.atomic import staging_folder
@@ -78,7 +79,7 @@ def predict_round(
 
     Of the classes ``one_piece`` only the largest connected component stays; what ``check`` finds is kept with the case.
     """
-    images = nnUNetDatasetBlosc2(str(store), list(cases))
+    images = StoredCases(str(store), list(cases))
     for index, case in enumerate(cases):
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
@@ -104,13 +105,13 @@ def label_map(segment: Segmenter, image: np.ndarray) -> np.ndarray:
 
 def read_labels(folder: Path, case: str) -> np.ndarray:
     """The stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
-    _, seg, _, _ = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)
+    _, seg, _, _ = StoredCases(str(folder), [case]).load_case(case)
     labels: np.ndarray = np.maximum(seg[0], 0)
     return labels
 
 
 def _read_agreement(folder: Path, case: str) -> float | None:
-    agreement: float | None = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)[3].get(AGREEMENT_KEY)
+    agreement: float | None = StoredCases(str(folder), [case]).load_case(case)[3].get(AGREEMENT_KEY)
     return agreement
 
 
@@ -159,9 +160,29 @@ def _read_ledger(folder: RoundFolder) -> list[dict[str, str]]:
         return list(csv.DictReader(table))
 
 
-def used_cases(folder: RoundFolder) -> list[str]:
-    """The cases that the round trains on, as its ledger has them."""
-    return [row["case"] for row in _read_ledger(folder) if row["used"] == "1"]
+def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
+    """The cases that the round trains on, as its ledger has them.
+
+    Raises:
+        StateError: one of the ``labeled`` is among them: a pseudo-label never stands in for a label.
+    """
+    used = [row["case"] for row in _read_ledger(folder) if row["used"] == "1"]
+    if not set(used).isdisjoint(labeled):
+        raise StateError(
+            Problem(
+                what="pseudo-labels of cases that have a label",
+                where=str(folder.ledger),
+                found=", ".join(sorted(set(used) & set(labeled))),
+                fix="remove the folder of the round and repeat the command: it makes the pseudo-labels again",
+            )
+        )
+    return used
+
+
+def is_degenerate(folder: RoundFolder, cases: Iterable[str], classes: Iterable[str]) -> bool:
+    """Whether the pseudo-labels of ``cases`` hold no foreground at all, so that nothing can be learned from them."""
+    volumes = volumes_ml(folder, classes)
+    return not any(volume for case in cases for volume in volumes[case].values())
 
 
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from pcl_auto.data.split import cross_validation
+from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.settings import read_settings
+from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.recipe import Recipe
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import DatasetFolder
@@ -29,6 +30,7 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
     ) -> None:
+        require_trusted(plans, dataset_json, plans.get("dataset_name", ""))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = read_settings(self.configuration_manager.configuration, self.plans_manager.plans_name)
         self.data = DatasetFolder(Path(self.preprocessed_dataset_folder_base))
@@ -48,19 +50,24 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Whether the split, or the fold, holds out labelled cases."""
         return self.chooses_best or self.fold != "all"
 
+    def initialize(self) -> None:
+        """Build what nnU-Net builds; its validation too reads stored cases without running code from them."""
+        super().initialize()
+        self.dataset_class = StoredCases
+
     def do_split(self) -> tuple[list[str], list[str]]:
         """Labelled cases to learn from, and held-out ones: of the fold or of the split, else the same again."""
-        labeled: list[str] = nnUNetDatasetBlosc2.get_identifiers(str(self.labeled_view))
+        labeled: list[str] = StoredCases.get_identifiers(str(self.labeled_view))
         if self.fold != "all":
             return cross_validation(labeled, self.settings.folds)[int(self.fold)]
-        held_out = nnUNetDatasetBlosc2.get_identifiers(str(self.validation_view)) if self.chooses_best else labeled
+        held_out = StoredCases.get_identifiers(str(self.validation_view)) if self.chooses_best else labeled
         return labeled, held_out
 
-    def get_tr_and_val_datasets(self) -> tuple[nnUNetDatasetBlosc2, nnUNetDatasetBlosc2]:
+    def get_tr_and_val_datasets(self) -> tuple[StoredCases, StoredCases]:
         """What :meth:`do_split` says, from where it lies."""
         labeled, held_out = self.do_split()
         view = str(self.validation_view) if self.chooses_best else str(self.labeled_view)
-        return nnUNetDatasetBlosc2(str(self.labeled_view), labeled), nnUNetDatasetBlosc2(view, held_out)
+        return StoredCases(str(self.labeled_view), labeled), StoredCases(view, held_out)
 
     def validate(self) -> None:
         """Segment held-out cases as they were scanned, as nnU-Net does at the end of a training; or say there are none.

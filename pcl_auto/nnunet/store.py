@@ -20,6 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.images import read_image, read_label
+from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.run.atomic import publish, staging_folder
 from pcl_auto.run.files import link_relative
 
@@ -29,11 +30,18 @@ VOXELS_WORTH_A_WORKER = 1.5e8
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """One way of preprocessing: a configuration of nnU-Net's plans."""
+    """One way of preprocessing: a configuration of nnU-Net's plans.
+
+    Raises:
+        StateError: the plans name what nnU-Net does not, see :mod:`pcl_auto.nnunet.trusted`.
+    """
 
     plans: Mapping[str, Any]
     configuration: str
     dataset_json: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        require_trusted(self.plans, self.dataset_json, self.plans.get("dataset_name", ""))
 
     def run(self, images: Sequence[Path], label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Crop, normalise and resample a case as nnU-Net does; bias correction first, where the plans say so.

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import queue
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from pcl_auto.errors import Problem, ResourceError
+from pcl_auto.nnunet.cases import StoredCases
+
+# How often a training that waits for its workers looks whether they live.
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def loader_of(stream: Any) -> nnUNetDataLoader:
@@ -35,7 +41,7 @@ def same_augmentation(
     # A loader turns 2D patches into slices of depth one and would do it again.
     first = 1 if model.patch_size_was_2d else 0
     loader = nnUNetDataLoader(
-        nnUNetDatasetBlosc2(str(folder), list(cases)),
+        StoredCases(str(folder), list(cases)),
         patches,
         model.patch_size[first:],
         model.final_patch_size[first:],
@@ -56,8 +62,66 @@ def same_augmentation(
         pin_memory=pin_memory,
         wait_time=0.002,
     )
-    next(stream)
+    next_batch(stream)
     return stream
+
+
+def next_batch(stream: Any) -> dict[str, Any]:
+    """The next batch of a stream of either kind.
+
+    batchgenerators asks through a lock that it shares with its workers, and waits forever if one dies with it.
+
+    Raises:
+        ResourceError: a worker process is gone.
+    """
+    if not isinstance(stream, NonDetMultiThreadedAugmenter):
+        return next(stream)
+    if not stream.initialized:
+        stream._start()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return stream.results_loop_queue.get(timeout=SECONDS_BETWEEN_LOOKS)  # type: ignore[no-any-return]
+        gone = [worker for worker in stream._processes if not worker.is_alive()]
+        if gone:
+            found = ", ".join(f"process {worker.pid} ended with exit code {worker.exitcode}" for worker in gone)
+            _abandon(stream)
+            raise _worker_gone(found)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """While nnU-Net starts workers and waits for their first batches.
+
+    Raises:
+        ResourceError: a worker process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "no longer alive" not in str(error):
+            raise
+        raise _worker_gone(str(error)) from error
+
+
+def _worker_gone(found: str) -> ResourceError:
+    return ResourceError(
+        Problem(
+            what="a worker that augments data is gone",
+            where="training",
+            found=found,
+            fix="look for its traceback in log.txt of the run, where it left one; set --workers 0 to do without them "
+            "(exit code -9 is often too little memory, -7 a small /dev/shm); the training goes on from its last "
+            "checkpoint",
+        )
+    )
+
+
+def _abandon(stream: NonDetMultiThreadedAugmenter) -> None:
+    """Be rid of a stream whose worker died, perhaps with a lock: what is left is killed, nothing is asked of it."""
+    for worker in stream._processes:
+        worker.kill()
+        worker.join()
+    stream._processes, stream.initialized = [], False
 
 
 def close(stream: Any) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from pcl_auto.method.symmetry import AxisSymmetry, axis_symmetries, thumbnail
+from pcl_auto.nnunet.cases import StoredCases
 
 # Reading whole scans takes time, and the nearest of so many is near.
 MOST_CASES = 48
@@ -19,7 +19,7 @@ def stored_symmetries(store: Path, cases: Sequence[str]) -> list[AxisSymmetry]:
     chosen = sorted(cases)
     if len(chosen) > MOST_CASES:
         chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, MOST_CASES).round().astype(int)]
-    scans = nnUNetDatasetBlosc2(str(store), chosen)
+    scans = StoredCases(str(store), chosen)
     return axis_symmetries([thumbnail(scans.load_case(case)[0][:]) for case in chosen])
 
 

@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 
 from pcl_auto import __version__
-from pcl_auto.errors import NumericalError, Problem, StateError, UsageError
+from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.checkpoints import (
     FINAL,
@@ -31,6 +31,7 @@ from pcl_auto.nnunet.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.features import unwrapped
 from pcl_auto.nnunet.optimizers import descend, make_optimizer
 from pcl_auto.nnunet.precision import half_precision
@@ -72,6 +73,8 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         # Where the state after the supervised start goes, for runs that share it.
         self.shared_start: Path | None = None
         self.seconds = 0.0
+        # The cases whose patches the step at hand has, to name them if it fails.
+        self.cases_of_step: list[str] = []
         self._best_ema: float | None = None
         self._progress_png_drawn = monotonic()
         self._best_weights: dict[str, Any] | None = None
@@ -105,7 +108,8 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         """Train from the current epoch to the end."""
         self.on_train_start()
         try:
-            self.learn()
+            with memory_errors(lambda: f"epoch {self.epoch + 1}", LESS_MEMORY_TO_TRAIN):
+                self.learn()
         finally:
             self._close_streams()
         self.on_train_end()
@@ -136,7 +140,8 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
     def _open_streams(self, labeled_patches: int) -> None:
         self._close_streams()
         self.batch_size = labeled_patches
-        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        with streams.starting():
+            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def _close_streams(self) -> None:
         for stream in (self.dataloader_train, self.dataloader_val):
@@ -151,7 +156,11 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             self.on_train_epoch_start()
             outputs = []
             for step in range(self.num_iterations_per_epoch):
-                outputs.append(self.train_step(next(self.dataloader_train)))
+                batch = streams.next_batch(self.dataloader_train)
+                self.cases_of_step = list(batch["keys"])
+                outputs.append(self.train_step(batch))
+                # At once: no checkpoint, least of all the best one, is written behind it.
+                require_numbers(outputs[-1], f"epoch {self.epoch + 1} ({stage}), step {step + 1}", self.cases_of_step)
                 if self.events.listener is not None:
                     self.events.listener("step", {"epoch": self.epoch, "step": step + 1})
             self.on_train_epoch_end(outputs)
@@ -191,7 +200,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         with torch.no_grad():
             self.on_validation_epoch_start()
             batches = range(self.num_val_iterations_per_epoch)
-            self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
+            self.on_validation_epoch_end(
+                [self.validation_step(streams.next_batch(self.dataloader_val)) for _ in batches]
+            )
 
     def _seed_epoch(self) -> None:
         """In deterministic mode an epoch draws the same numbers whether or not the run was interrupted before."""
@@ -202,11 +213,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             torch.manual_seed(seed)
 
     def _report(self, stage: str, outputs: list[dict[str, Any]], seconds: float) -> None:
-        """Record the epoch; a loss that is no number ends the run before the last checkpoint is replaced.
-
-        Raises:
-            NumericalError: the mean of a loss is not finite.
-        """
+        """Record the epoch."""
         losses = {key: float(np.mean([output[key] for output in outputs])) for key in outputs[0]}
         self.events.emit(
             "epoch",
@@ -219,16 +226,6 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             seconds=round(seconds, 2),
         )
-        if not np.isfinite(list(losses.values())).all():
-            raise NumericalError(
-                Problem(
-                    what="the loss is no longer a number",
-                    where=f"epoch {self.epoch + 1} ({stage})",
-                    found=str(losses),
-                    fix="repeat the command: it goes on from the last checkpoint; if it happens again, lower "
-                    "optimizer.learning_rate in the recipe",
-                )
-            )
 
     def on_epoch_end(self) -> None:
         """Keep the state, so that a run that stops here goes on from here."""

@@ -34,6 +34,8 @@ class PlanSettings:
     memory_gb: float = 8.0
     use_test_images: bool = False
     bias_correction: bool = False
+    # nnU-Net plans that are there already, taken as they are: the file.
+    plans_file: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values."""

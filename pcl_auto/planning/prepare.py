@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pcl_auto.data.task import Task
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
 from pcl_auto.planning.fingerprint import make_fingerprint
+from pcl_auto.planning.given_plans import find_plans, read_plans
 from pcl_auto.planning.plan import (
     MIN_PATCHES,
     SCHEMA_VERSION,
@@ -87,8 +89,14 @@ def plan_task(
         workspace.activate()
         write_json(data.checks_file, checks.as_dict())
 
+    if settings.plans_file is not None:
+        settings = replace(settings, plans_file=str(find_plans(settings.plans_file, data)))
     described = _describe(task, checks, data, settings)
-    if previous is not None and not force and all(previous.content[key] == value for key, value in described.items()):
+    if (
+        previous is not None
+        and not force
+        and all(previous.content.get(key) == value for key, value in described.items())
+    ):
         if not dry_run:
             _fill_store(previous, data, listener)
             workspace.remember(last_dataset=data.name)
@@ -187,6 +195,7 @@ def _describe(task: Task, checks: Checks, data: DatasetFolder, settings: PlanSet
         "schema_version": SCHEMA_VERSION,
         "task": {"root": str(task.root), "name": task.name, "number": task.number},
         "settings": settings.as_dict(),
+        "given_plans": None if settings.plans_file is None else _digest(Path(settings.plans_file)),
         "cases": cases,
         "test_images": [str(case.image.relative_to(task.root)) for case in task.test],
         "dataset_json": {
@@ -219,14 +228,18 @@ def _plan(
     spacings = {case.id: images.spacing_zyx_mm(case.image) for case in task.cases}
     fingerprint = make_fingerprint(checks.images, spacings)
     with output_to(Path("/dev/null")):
-        plans, memory_gb = planner.plan_network(
-            data.name,
-            described["dataset_json"],
-            fingerprint,
-            planner=settings.planner,
-            memory_gb=settings.memory_gb,
-            min_patches=MIN_PATCHES,
-        )
+        if settings.plans_file is not None:
+            plans = read_plans(Path(settings.plans_file), data, described["dataset_json"])
+            memory_gb: Mapping[str, float | None] = dict.fromkeys(plans["configurations"])
+        else:
+            plans, memory_gb = planner.plan_network(
+                data.name,
+                described["dataset_json"],
+                fingerprint,
+                planner=settings.planner,
+                memory_gb=settings.memory_gb,
+                min_patches=MIN_PATCHES,
+            )
     if settings.bias_correction:
         name_preprocessor(plans, bias.BiasCorrectingPreprocessor.__name__)
     plans["foreground_intensity_properties_per_channel"] = neutral_intensities(len(task.channels))
@@ -279,6 +292,10 @@ def fill_store(plan: Plan, plans: dict[str, Any], configuration: str, data: Data
             progress=_counter(listener, "preprocess", len(cases)),
         )
     return key
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _product(shape: tuple[int, ...]) -> int:

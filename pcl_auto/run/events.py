@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pcl_auto.run.disk import full_disk
 from pcl_auto.run.files import finite
+from pcl_auto.run.names import json_text
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -29,7 +29,7 @@ class EventLog:
         """Record ``event`` with its ``values`` (anything that JSON holds)."""
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event, **values}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n"
+        text = json_text(finite(line), allow_nan=False) + "\n"
         with self.path.open("ab", buffering=0) as handle:
             before = handle.tell()
             written = handle.write(text.encode())

@@ -12,6 +12,7 @@ from typing import Any
 
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.run.atomic import atomic_path
+from pcl_auto.run.names import json_text
 
 
 def write_text(target: Path, text: str) -> None:
@@ -22,7 +23,7 @@ def write_text(target: Path, text: str) -> None:
 
 def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
     """Write ``value`` as indented JSON with a final newline, whole or not at all."""
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, default=default) + "\n")
+    write_text(target, json_text(value, indent=2, default=default) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -42,7 +43,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StateError(
             Problem(
                 what="file cannot be read",

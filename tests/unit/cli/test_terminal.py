@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.cli.terminal import MOST_PROBLEMS_SHOWN, Terminal, printable
+from pcl_auto.cli.terminal import MOST_PROBLEMS_SHOWN, Terminal
 from pcl_auto.errors import Problem
+from pcl_auto.run.names import printable
 from pcl_auto.run.quiet import output_to
 
 

@@ -1,0 +1,72 @@
+"""F43: a loss that is no number ends the training at once; the last good state stays, and the run goes on from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shell import Shell
+
+from pcl_auto.errors import NumericalError
+from pcl_auto.nnunet.faults import require_numbers
+
+# Trains as `pclauto` does, but for one batch whose voxels are no numbers.
+DRIVER = """
+import sys
+from pcl_auto.nnunet import streams
+poisoned, *arguments = sys.argv[1:]
+plain, drawn = streams.next_batch, []
+def next_batch(stream):
+    batch = plain(stream)
+    drawn.append(batch)
+    if len(drawn) == int(poisoned):
+        batch["data"][:] = float("nan")
+    return batch
+streams.next_batch = next_batch
+sys.argv = ["pclauto", *arguments]
+from pcl_auto.cli.main import run
+run()
+"""
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_f43_a_loss_that_is_no_number_names_step_and_cases(value: float) -> None:
+    losses = {"loss": np.array(0.5), "contrast": np.array(value)}
+    with pytest.raises(NumericalError) as caught:
+        require_numbers(losses, "epoch 3 (round 1), step 2", ["b", "a", "b"])
+    (problem,) = caught.value.problems
+    assert problem.where == "epoch 3 (round 1), step 2, on patches of b, a"
+    assert problem.found == f"loss 0.5, contrast {value:g}"
+
+
+def test_f43_ordinary_losses_pass() -> None:
+    require_numbers({"loss": np.array(-0.9), "contrast": np.array(0.0)}, "epoch 1", [])
+
+
+def test_f43_a_poisoned_batch_ends_the_training_and_spoils_nothing(shell: Shell, task: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+    command = [
+        "train", "--workspace", workspace, "--recipe", "tiny.toml", "--device", "cpu", "--labeled", "1",
+        "--validation", "1",
+    ]  # fmt: skip
+    # An epoch draws two batches to train on and one to validate on: the fifth is the second epoch's second step.
+    failed = shell.python("-c", DRIVER, "5", *command)
+    assert failed.returncode == 7, failed.stderr
+    run = next((workspace / "nnUNet_results").rglob("fold_all"))
+    (split,) = (workspace / "nnUNet_preprocessed").rglob("splits/*.json")
+    (labeled,) = json.loads(split.read_text())["labeled"]
+    assert f"epoch 2 (supervised), step 2, on patches of {labeled}" in failed.stderr
+    state = torch.load(run / "checkpoint_latest.pth", weights_only=True)
+    assert state["current_epoch"] == 1
+    for weights in (state["network_weights"], state["pclauto"]["best_weights"]):
+        assert all(torch.isfinite(value).all() for value in weights.values())
+    assert not (run / "checkpoint_final.pth").exists()
+
+    assert "going on after epoch 1" in shell.pclauto(*command).stderr
+    final = torch.load(run / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    assert all(torch.isfinite(value).all() for value in final.values())

@@ -1,0 +1,98 @@
+"""F45: too little memory is said to be that, with what to do; a prediction tries once more with less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import make_model, make_scan
+
+from pcl_auto.errors import ResourceError
+from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors
+from pcl_auto.nnunet.predictor import ModelPredictor
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+
+FULL = "CUDA out of memory. Tried to allocate 20.00 GiB."
+
+
+def predictor(folder: Path, monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[ModelPredictor, list[bool]]:
+    """A predictor that keeps its results on its device, which is full so many times; where results were kept."""
+    made = ModelPredictor(make_model(folder), torch.device("cpu"), mirroring=False)
+    made._predictor.perform_everything_on_device = True
+    on_device: list[bool] = []
+    plain = made._predictor._internal_predict_sliding_window_return_logits
+
+    def full(data: Any, slicers: Any, do_on_device: bool = True) -> Any:
+        on_device.append(do_on_device)
+        if len(on_device) <= failures:
+            raise torch.cuda.OutOfMemoryError(FULL)
+        return plain(data, slicers, do_on_device)
+
+    monkeypatch.setattr(made._predictor, "_internal_predict_sliding_window_return_logits", full)
+    return made, on_device
+
+
+def test_f45_a_prediction_tries_once_more_with_its_results_in_main_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = make_scan(tmp_path / "a.nii.gz")
+    expected, _ = ModelPredictor(make_model(tmp_path / "m"), torch.device("cpu"), mirroring=False).segment([scan])
+    made, on_device = predictor(tmp_path / "model", monkeypatch, failures=1)
+    mask, _ = made.segment([scan])
+    assert on_device == [True, False]
+    assert mask.shape == expected.shape
+
+
+def test_f45_a_second_failure_names_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = make_scan(tmp_path / "a.nii.gz")
+    made, on_device = predictor(tmp_path / "model", monkeypatch, failures=2)
+    with pytest.raises(ResourceError) as caught:
+        made.segment([scan])
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.found) == (str(scan), FULL)
+    assert "--device cpu" in problem.fix
+    assert on_device == [True, False]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError(FULL),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        MemoryError(),
+    ],
+)
+def test_f45_a_training_says_how_to_need_less(error: Exception) -> None:
+    class Trainer:
+        epoch = 4
+        closed = ended = False
+
+        def on_train_start(self) -> None: ...
+
+        def learn(self) -> None:
+            raise error
+
+        def _close_streams(self) -> None:
+            self.closed = True
+
+        def on_train_end(self) -> None:
+            self.ended = True
+
+    trainer = Trainer()
+    with pytest.raises(ResourceError) as caught:
+        nnUNetTrainerPCLSupervised.run_training(trainer)  # type: ignore[arg-type]
+    (problem,) = caught.value.problems
+    assert problem.where == "epoch 5"
+    assert problem.fix == LESS_MEMORY_TO_TRAIN
+    assert all(word in problem.fix for word in ("batch.patches", "--gpu-memory-gb", "--device cpu"))
+    assert trainer.closed
+    assert not trainer.ended
+
+
+def test_f45_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_errors(lambda: "here", "nothing"):
+        raise RuntimeError("shapes differ")

@@ -1,0 +1,140 @@
+"""F46: a worker that dies or fails ends the training within seconds, says so, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from shell import Shell
+from test_f32_signals import command, processes_of_session
+
+from pcl_auto.errors import ResourceError
+from pcl_auto.nnunet import streams
+
+SECONDS = 60
+
+DRIVER = """
+import sys
+from pcl_auto.nnunet.cases import StoredCases
+def load_case(self, identifier):
+    raise OSError("this disk is tired")
+StoredCases.load_case = load_case
+sys.argv = ["pclauto", *sys.argv[1:]]
+from pcl_auto.cli.main import run
+run()
+"""
+
+
+def test_f46_a_killed_worker_ends_the_training(shell: Shell, task: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+    # Steps enough that no stream ends, and what was drawn ahead does not last, until the workers are missed.
+    recipe = tmp_path / "longer.toml"
+    recipe.write_text((shell.folder / "tiny.toml").read_text().replace("steps_per_epoch = 2", "steps_per_epoch = 30"))
+    command = [
+        "train", "--workspace", str(workspace), "--recipe", str(recipe), "--device", "cpu", "--workers", "1",
+        "--supervised-only",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pcl_auto", *command],
+        cwd=shell.folder, env=shell.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert any(line.startswith("epoch 2/") for line in process.stderr)
+    workers = [int(pid) for pid in processes_of_session(process.pid) if int(pid) != process.pid]
+    parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in workers}
+    for pid in (pid for pid, parent in parents.items() if parent == process.pid):
+        os.kill(pid, signal.SIGKILL)
+    begun = time.monotonic()
+    _, said = process.communicate(timeout=SECONDS)
+    assert time.monotonic() - begun < SECONDS
+    assert process.returncode == 5, said
+    assert "a worker that augments data is gone" in said
+    assert "--workers 0" in said
+    for _ in range(100):
+        if not processes_of_session(process.pid):
+            break
+        time.sleep(0.1)
+    assert processes_of_session(process.pid) == []
+    (run,) = (workspace / "nnUNet_results").rglob("fold_all")
+    assert (run / "checkpoint_latest.pth").is_file()
+    assert not (run / "checkpoint_final.pth").exists()
+
+
+def test_f46_an_error_in_a_worker_is_in_the_log(shell: Shell, task: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+    begun = time.monotonic()
+    # With --workers 0 the same error would be the command's own.
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, *command(workspace), "--supervised-only"],
+        cwd=shell.folder, env=shell.environment(), capture_output=True, text=True, timeout=2 * SECONDS,
+    )  # fmt: skip
+    assert time.monotonic() - begun < SECONDS
+    assert done.returncode == 5, done.stderr
+    assert "--workers 0" in done.stderr
+    (log,) = (workspace / "nnUNet_results").rglob("fold_all/log.txt")
+    assert "OSError: this disk is tired" in log.read_text()
+    assert "load_case" in log.read_text()
+
+
+class Loader:
+    """Counts, and fails or ends its process where it is told to."""
+
+    def __init__(self, last: int, how: str) -> None:
+        self.last, self.how, self.count = last, how, 0
+
+    def set_thread_id(self, _number: int) -> None: ...
+
+    def __next__(self) -> dict[str, Any]:
+        self.count += 1
+        if self.count > self.last:
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError("this disk is tired")
+        return {"data": self.count, "keys": ["a"]}
+
+
+def stream(last: int, how: str) -> NonDetMultiThreadedAugmenter:
+    return NonDetMultiThreadedAugmenter(Loader(last, how), None, 1, num_cached=2, wait_time=0.002)
+
+
+def draw_until(drawn: NonDetMultiThreadedAugmenter, batches: int) -> None:
+    for number in range(batches):
+        assert streams.next_batch(drawn)["data"] > number
+
+
+@pytest.mark.parametrize(("how", "code"), [("killed", -9), ("raises", 0)])
+def test_f46_what_was_drawn_is_used_then_the_worker_is_missed(how: str, code: int) -> None:
+    drawn = stream(5, how)
+    with pytest.raises(ResourceError, match=f"ended with exit code {code}"):
+        draw_until(drawn, 10)
+    assert drawn._processes == []
+
+
+def test_f46_a_worker_that_dies_with_the_shared_lock_is_missed_too() -> None:
+    drawn = stream(10**9, "raises")
+    streams.next_batch(drawn)
+    (worker,) = drawn._processes
+    lock = drawn.abort_event._cond
+    lock.acquire()  # as if the worker had died with it: from now on asking for it would never return
+    os.kill(worker.pid, signal.SIGKILL)
+    begun = time.monotonic()
+    with pytest.raises(ResourceError, match="exit code -9"):
+        draw_until(drawn, 10**9)
+    lock.release()
+    assert time.monotonic() - begun < SECONDS / 4
+
+
+def test_f46_a_worker_that_fails_at_the_start() -> None:
+    with pytest.raises(ResourceError, match="--workers 0"), streams.starting():
+        next(stream(0, "raises"))
+    with pytest.raises(RuntimeError, match="something else"), streams.starting():
+        raise RuntimeError("something else")

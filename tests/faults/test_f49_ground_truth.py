@@ -1,0 +1,66 @@
+"""F49: no pseudo-label ever stands in for a label."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_store import SHAPE, make_store
+
+from pcl_auto.errors import StateError
+from pcl_auto.nnunet import pseudo_labels
+from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.nnunet.store import case_files
+from pcl_auto.recipe import Judgement
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_labels.RoundFolder:
+    folder = pseudo_labels.round_folder(run, 1)
+    pseudo_labels.predict_round(
+        lambda image: torch.stack([0.5 - image[0], image[0] - 0.5]), cases, store, folder, patch_voxels=SHAPE,
+        classes=[1], one_piece=[], check=None, progress=lambda _done, _total: None,
+    )  # fmt: skip
+    pseudo_labels.keep_ledger(
+        folder, None, cases, {"core": np.array([8.0])}, classes={"core": 1}, voxel_ml=1.0, judgement=Judgement()
+    )
+    return folder
+
+
+@pytest.mark.parametrize("group", ["labeled", "validation"])
+def test_f49_a_round_with_a_labelled_case_is_not_trained_on(tmp_path: Path, group: str) -> None:
+    view = tmp_path / "labeled"
+    make_store(view, "a")
+    before = digests(view)
+    folder = make_round(tmp_path / "run", make_store(tmp_path / "store", "a", "b"), ["a", "b"])
+    trainer: Any = SimpleNamespace(
+        epoch=5,
+        split=SimpleNamespace(**{"labeled": (), "validation": (), group: ("a",)}),
+        configuration_manager=SimpleNamespace(batch_size=4),
+        round_guard=SimpleNamespace(rounds={1: SimpleNamespace(first_epoch=2)}, labels_of=lambda _number: folder),
+        _open_streams=lambda _patches: pytest.fail("training began"),
+    )
+    with pytest.raises(StateError, match="pseudo-labels of cases that have a label") as caught:
+        nnUNetTrainerPCL.learn_jointly(trainer, 1, 6)
+    assert caught.value.problems[0].found == "a"
+    assert digests(view) == before
+
+
+def test_f49_writing_a_pseudo_label_over_a_link_to_a_label_leaves_the_label(tmp_path: Path) -> None:
+    view, store = make_store(tmp_path / "labeled", "a"), make_store(tmp_path / "store", "a")
+    before = digests(view)
+    folder = pseudo_labels.round_folder(tmp_path / "run", 1)
+    folder.cases.mkdir(parents=True)
+    # Half a case, so that it is made again; whoever linked it would have its target written to.
+    case_files(folder.cases, "a")[1].symlink_to(case_files(view, "a")[1])
+    make_round(tmp_path / "run", store, ["a"])
+    assert digests(view) == before
+    assert not case_files(folder.cases, "a")[1].is_symlink()

@@ -1,0 +1,251 @@
+"""F51: plans and dataset.json that name code, or are of no possible size, are refused before anything is imported."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import DESCRIPTION, PLANS, make_model
+
+from pcl_auto.errors import StateError
+from pcl_auto.nnunet import trusted
+from pcl_auto.nnunet.trusted import require_trusted
+
+CONFIGURATION = "configurations.3d_fullres"
+NETWORK = f"{CONFIGURATION}.architecture"
+FINGERPRINT: dict[str, Any] = {
+    "spacings": [[3.6, 0.625, 0.625]] * 32,
+    "shapes_after_crop": [[20, 320, 320]] * 32,
+    "foreground_intensity_properties_per_channel": {
+        "0": {"mean": 0.0, "std": 1.0, "percentile_00_5": 0.0, "percentile_99_5": 1.0}
+    },
+    "median_relative_size_after_cropping": 1.0,
+}
+
+
+def changed(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    result = copy.deepcopy(content)
+    *path, last = key.split(".")
+    entry = result
+    for name in path:
+        entry = entry[name]
+    entry[last] = value
+    return result
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (f"{NETWORK}.network_class_name", "os.system"),
+        (f"{NETWORK}.network_class_name", "evil.PlainConvUNet"),
+        (f"{NETWORK}.network_class_name", None),
+        (f"{NETWORK}.arch_kwargs.conv_op", "os.system"),
+        (f"{NETWORK}.arch_kwargs.norm_op", "builtins.eval"),
+        (f"{NETWORK}.arch_kwargs.nonlin", "evil.Act"),
+        (f"{NETWORK}.arch_kwargs.nonlin_kwargs", {"num_parameters": 10**12}),
+        (f"{NETWORK}.arch_kwargs.input_channels", "os.system"),
+        (f"{NETWORK}._kw_requires_import", ["conv_op", "features_per_stage"]),
+        (f"{NETWORK}.arch_kwargs.n_stages", 10**6),
+        (f"{NETWORK}.arch_kwargs.features_per_stage", [4, 10**9]),
+        (f"{NETWORK}.arch_kwargs.features_per_stage", 10**9),
+        (f"{NETWORK}.arch_kwargs.features_per_stage", [4, 8, 16]),
+        (f"{NETWORK}.arch_kwargs.kernel_sizes", [[3, 3, 3], [999, 999, 999]]),
+        (f"{NETWORK}.arch_kwargs.strides", [[1, 1, 1], [0, 0, 0]]),
+        (f"{NETWORK}.arch_kwargs.n_conv_per_stage", [1, 10**9]),
+        (f"{CONFIGURATION}.patch_size", [10**6, 10**6, 10**6]),
+        (f"{CONFIGURATION}.patch_size", [16384, 16384, 16384]),
+        (f"{CONFIGURATION}.patch_size", [8, -8, 8]),
+        (f"{CONFIGURATION}.patch_size", "8"),
+        (f"{CONFIGURATION}.batch_size", 10**9),
+        (f"{CONFIGURATION}.batch_size", True),
+        (f"{CONFIGURATION}.spacing", [1e-12, 1, 1]),
+        (f"{CONFIGURATION}.spacing", [float("nan"), 1, 1]),
+        (f"{CONFIGURATION}.preprocessor_name", "join"),
+        (f"{CONFIGURATION}.normalization_schemes", ["os"]),
+        (f"{CONFIGURATION}.normalization_schemes", ["ZScoreNormalization"] * 2),
+        (f"{CONFIGURATION}.resampling_fn_data", "Union"),
+        (f"{CONFIGURATION}.resampling_fn_seg", ["os.system"]),
+        (f"{CONFIGURATION}.resampling_fn_probabilities_kwargs", {"fn": "os.system"}),
+        (f"{CONFIGURATION}.data_identifier", "../../evil"),
+        (f"{CONFIGURATION}.data_identifier", "/etc"),
+        (f"{CONFIGURATION}.previous_stage", "../../evil"),
+        (f"{CONFIGURATION}.inherits_from", "3d_fullres"),
+        (f"{CONFIGURATION}.inherits_from", "nowhere"),
+        ("configurations", []),
+        ("image_reader_writer", "os"),
+        ("label_manager", "join"),
+        ("plans_name", "../../evil"),
+        ("dataset_name", "/evil"),
+        ("transpose_forward", [0, 0, 7]),
+    ],
+)
+def test_f51_plans_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(StateError) as caught:
+        require_trusted(changed(PLANS, key, value), DESCRIPTION, "model")
+    assert all(problem.where.startswith("the plans of model: ") for problem in caught.value.problems)
+
+
+def test_f51_a_configuration_is_called_by_a_plain_name() -> None:
+    configurations = {"../evil": PLANS["configurations"]["3d_fullres"]}
+    with pytest.raises(StateError, match=r"expected a plain name, found '\.\./evil'"):
+        require_trusted({**PLANS, "configurations": configurations}, DESCRIPTION, "model")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("overwrite_image_reader_writer", "os.system"),
+        ("labels", {"gland": 1}),
+        ("labels", {"background": 0, "gland": 10**9}),
+        ("labels", {"background": 0, **{str(number): number for number in range(1, 5000)}}),
+        ("labels", "background"),
+        ("channel_names", {}),
+        ("regions_class_order", "eval"),
+    ],
+)
+def test_f51_a_description_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(StateError, match=f"in dataset.json of model: {key}"):
+        require_trusted(PLANS, changed(DESCRIPTION, key, value), "model")
+
+
+def test_f51_what_is_no_object_is_refused() -> None:
+    for content in (None, [], "plans", 5):
+        with pytest.raises(StateError):
+            require_trusted(content, DESCRIPTION, "model")
+        with pytest.raises(StateError):
+            require_trusted(PLANS, content, "model")
+
+
+def test_f51_everything_is_listed_at_once() -> None:
+    plans = changed(changed(PLANS, "label_manager", "os"), f"{CONFIGURATION}.batch_size", 0)
+    with pytest.raises(StateError) as caught:
+        require_trusted(plans, changed(DESCRIPTION, "overwrite_image_reader_writer", "os"), "model")
+    assert [problem.where.split(": ")[1] for problem in caught.value.problems] == [
+        "label_manager", f"{CONFIGURATION}.batch_size", "overwrite_image_reader_writer",
+    ]  # fmt: skip
+
+
+def test_f51_the_network_as_a_whole_is_of_a_possible_size() -> None:
+    plans = changed(PLANS, f"{NETWORK}.arch_kwargs.features_per_stage", [8192, 8192])
+    plans = changed(plans, f"{NETWORK}.arch_kwargs.n_conv_per_stage", 64)
+    with pytest.raises(StateError, match="at most 2e\\+09 weights"):
+        require_trusted(plans, DESCRIPTION, "model")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_reader_writer", "NibabelIOWithReorient"),
+        (f"{CONFIGURATION}.next_stage", ["3d_fullres"]),
+        (f"{CONFIGURATION}.data_identifier", "splits/L2_s0/labeled_3d_fullres"),
+        (f"{CONFIGURATION}.use_mask_for_norm", [True]),
+        (f"{CONFIGURATION}.pclauto", {"recipe": {}}),
+        (f"{NETWORK}.arch_kwargs.nonlin", "torch.nn.modules.activation.GELU"),
+        (f"{NETWORK}.arch_kwargs.nonlin_kwargs", None),
+        (f"{NETWORK}.arch_kwargs.norm_op", "torch.nn.BatchNorm3d"),
+        (f"{NETWORK}.arch_kwargs.dropout_op", "torch.nn.Dropout3d"),
+        (f"{NETWORK}.arch_kwargs.dropout_op_kwargs", {"p": 0.1, "inplace": True}),
+        (f"{NETWORK}.arch_kwargs.n_conv_per_stage_decoder", 1),
+        (f"{NETWORK}.arch_kwargs.features_per_stage", [64, 1024]),
+        ("configurations.3d_mine", {"inherits_from": "3d_fullres", "batch_size": 12}),
+    ],
+)
+def test_f51_what_users_edit_is_accepted(key: str, value: Any) -> None:
+    require_trusted(changed(PLANS, key, value), DESCRIPTION, "model")
+
+
+def test_f51_regions_and_an_ignore_label_are_accepted() -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    require_trusted(PLANS, {**DESCRIPTION, "labels": labels, "regions_class_order": [1, 2]}, "model")
+
+
+PLANNERS = [
+    "default_experiment_planner.ExperimentPlanner",
+    "residual_unets.residual_encoder_unet_planners.nnUNetPlannerResEncM",
+    "residual_unets.residual_encoder_unet_planners.nnUNetPlannerResEncL",
+    "residual_unets.residual_encoder_unet_planners.nnUNetPlannerResEncXL",
+    "resampling.resample_with_torch.nnUNetPlannerResEncL_torchres",
+    "resampling.resample_with_torch.nnUNetPlannerResEncL_torchres_sepz",
+    "resampling.planners_no_resampling.nnUNetPlannerResEncL_noResampling",
+]
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_f51_what_nnunets_planners_write_is_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pcl_auto.nnunet import planner
+
+    module, kind = name.rsplit(".", 1)
+    found = getattr(importlib.import_module(f"nnunetv2.experiment_planning.experiment_planners.{module}"), kind)
+    monkeypatch.setitem(planner.PLANNERS, kind, found)
+    description = {**DESCRIPTION, "channel_names": {"0": "CT", "1": "rescale_to_0_1", "2": "nonorm", "3": "T2"}}
+    fingerprint = {
+        **FINGERPRINT,
+        "foreground_intensity_properties_per_channel": {
+            str(channel): FINGERPRINT["foreground_intensity_properties_per_channel"]["0"] for channel in range(4)
+        },
+    }
+    plans, _ = planner.plan_network(
+        "Dataset005_Prostate", description, fingerprint, planner=kind, memory_gb=8, min_patches=2
+    )
+    for read in (plans, json.loads(json.dumps(plans))):
+        require_trusted(read, description, "model")
+
+
+def test_f51_every_name_of_nnunet_that_is_accepted_exists_and_none_is_missing() -> None:
+    import nnunetv2.imageio.reader_writer_registry as readers
+    import nnunetv2.preprocessing.normalization.map_channel_name_to_normalization as schemes
+    from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
+
+    assert {reader.__name__ for reader in readers.LIST_OF_IO_CLASSES} == trusted.READERS
+    known = {scheme.__name__ for scheme in schemes.channel_name_to_normalization_mapping.values()}
+    assert known == trusted.NORMALIZATIONS
+    assert all(map(recursive_find_resampling_fn_by_name, trusted.RESAMPLINGS))
+    names = {*trusted.NETWORKS, *(name for names in trusted.LAYERS.values() for name in names)}
+    for name in names:
+        module, kind = name.rsplit(".", 1)
+        if not module.endswith("residual_unet"):
+            assert isinstance(getattr(importlib.import_module(module), kind), type)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [f"{NETWORK}.network_class_name", f"{NETWORK}.arch_kwargs.conv_op", f"{CONFIGURATION}.preprocessor_name"],
+)
+def test_f51_a_model_folder_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    import torch
+
+    from pcl_auto.nnunet.predictor import ModelPredictor
+
+    canary = tmp_path / "canary"
+    (tmp_path / "evil_f51.py").write_text(f"import pathlib\npathlib.Path({str(canary)!r}).touch()\nclass Net: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = make_model(tmp_path / "model")
+    (model / "plans.json").write_text(json.dumps(changed(PLANS, key, "evil_f51.Net")))
+    with pytest.raises(StateError, match="what nnU-Net does not write"):
+        ModelPredictor(model, torch.device("cpu"))
+    assert not canary.exists()
+    assert "evil_f51" not in sys.modules
+    # And the canary would have sung.
+    importlib.import_module("evil_f51")
+    assert canary.exists()
+    del sys.modules["evil_f51"]
+
+
+def test_f51_edited_plans_do_not_reach_training_or_preprocessing() -> None:
+    import torch
+
+    from pcl_auto.nnunet.store import Preprocessing
+    from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+
+    bad = changed(PLANS, f"{CONFIGURATION}.resampling_fn_data", "os")
+    with pytest.raises(StateError, match="resampling_fn_data"):
+        Preprocessing(bad, "3d_fullres", DESCRIPTION)
+    with pytest.raises(StateError, match="resampling_fn_data"):
+        nnUNetTrainerPCLSupervised(
+            {**bad, "continue_training": False}, "3d_fullres", "all", DESCRIPTION, torch.device("cpu")
+        )

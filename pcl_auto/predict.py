@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # A mask like its scan; of an .mhd too it is one file.
 _LIKE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 _PLAIN = ".nii.gz"
+# For what nnU-Net, ITK and highdicom print.
+_NOWHERE = Path("/dev/null")
 
 Status = Literal["done", "kept", "failed", "skipped"]
 
@@ -127,17 +129,18 @@ def predict(
         require("highdicom", "dicom", "--dicom-seg", "leave --dicom-seg out")
     chosen = choose_device(device)
     prepare_environment()
-    with output_to(Path("/dev/null")):
+    with output_to(_NOWHERE):
         from pcl_auto.nnunet.predictor import ModelPredictor
 
         predictor = ModelPredictor(model, chosen, mirroring=mirroring)
-    scans = list_scans(inputs, predictor.channels)
+        scans = list_scans(inputs, predictor.channels)
     _refuse_scan_folder(inputs, scans, output)
     masks = MaskFolder(output, _record(model, mirroring=mirroring), {scan.id for scan in scans} if overwrite else set())
     results = []
     for index, scan in enumerate(scans):
         try:
-            results.append(_segment(scan, predictor, masks, outputs))
+            with output_to(_NOWHERE):
+                results.append(_segment(scan, predictor, masks, outputs))
         except ResourceError:
             raise  # no room on the disk: the next scan would find none either
         except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
@@ -159,13 +162,12 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
 
         status = "done"
         _refuse_damaged(scan)
-        with output_to(Path("/dev/null")):
-            try:
-                mask, properties = predictor.segment(scan.files)
-            except ResourceError as error:
-                return _failed(scan, error)  # too large for the memory; another may not be
-            volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
-            masks.add(scan, name, volumes_ml, lambda file: write_mask(mask, file, properties))
+        try:
+            mask, properties = predictor.segment(scan.files)
+        except ResourceError as error:
+            return _failed(scan, error)  # too large for the memory; another may not be
+        volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
+        masks.add(scan, name, volumes_ml, lambda file: write_mask(mask, file, properties))
     result = Prediction(scan.id, str(masks.folder / name), status, volumes_ml=volumes_ml)
     try:
         return _with_extras(result, scan, predictor.classes, masks, outputs)

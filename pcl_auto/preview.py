@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from pcl_auto.run.atomic import atomic_path
 
@@ -75,7 +76,8 @@ def draw(
         left, top = _EDGES[name]
         for text, spot in ((left, (0.02, 0.5)), (top, (0.5, 0.98))):
             vertical = "top" if text == top else "center"
-            picture.text(*spot, text, color="white", fontsize=9, transform=picture.transAxes, va=vertical)
+            letter = picture.text(*spot, text, color="yellow", fontsize=10, transform=picture.transAxes, va=vertical)
+            letter.set_path_effects([withStroke(linewidth=2, foreground="black")])
     _caption(figure, title, {name: colours[name] for name in present})
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=100)

@@ -43,7 +43,7 @@ def predict(
         bool, typer.Option("--like-input", help="Masks of NRRD and MHA scans in that format. Default: all in NIfTI.")
     ] = False,
     dicom_seg: Annotated[
-        bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (extra: pclauto[dicom]).")
+        bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (needs the extra dicom).")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there.")] = False,
     json: JsonOption = False,
@@ -55,11 +55,13 @@ def predict(
       pclauto predict Task05_Prostate/imagesTs -o out/ --preview
       pclauto predict study_from_the_scanner/ -o out/ --dicom-seg
 
-    A folder is searched for volumes, and with its subfolders for DICOM series. The channels of a scan are one 4D file,
-    or files or folders of one series each that end in _0000, _0001, … in the order of the model's channels.
+    A folder is searched for volumes, and with its subfolders for DICOM series.
+    The channels of a scan are one 4D file, or files or folders of one series
+    each that end in _0000, _0001, … in the order of the model's channels.
 
-    A scan that fails does not stop the others; they are listed at the end and the exit code is 1, or where none
-    succeeded and all failed alike, the code of that failure (see `pclauto --help`).
+    A scan that fails does not stop the others; they are listed at the end and
+    the exit code is 1, or where none succeeded and all failed alike, the code
+    of that failure (see `pclauto --help`).
     """
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal

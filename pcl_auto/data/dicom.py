@@ -104,7 +104,7 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
         if header is not None:
             groups.setdefault(header.text("0020|000e"), []).append(header)
         elif _holds_no_image(file):
-            problem = Problem("a DICOM file without an image", str(file), "nothing to do")
+            problem = Problem("a DICOM file without an image", str(file), "leave it")
             findings.append(Finding(Series("", file.name, (file,)), problem, beside=True))
         else:
             damaged.setdefault(file.parent, []).append(file)
@@ -153,7 +153,7 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
     unsorted = Series(uid, name, tuple(each.file for each in slices))
     what = _no_scan(slices)
     if what:
-        fix = "nothing to do, if it is not a part of a scan that is missing here"
+        fix = "leave it, unless it is a part of a scan"
         return Finding(unsorted, Problem(what, str(unsorted), fix), beside=True)
     problem = _no_grid(slices, str(unsorted))
     if problem:

@@ -7,7 +7,10 @@ import shlex
 import shutil
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+from scanner import write_series
 from shell import Shell
 
 from pcl_auto.data.phantom import make_phantom
@@ -29,6 +32,8 @@ def user(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Shell:
     shutil.copytree(ROOT / "benchmarks", shell.folder / "benchmarks")
     scan = next((shell.folder / "Task05_Prostate" / "imagesTs").iterdir())
     (shell.folder / "new_scan.nii.gz").write_bytes(scan.read_bytes())
+    for channel, voxels in enumerate(np.asanyarray(nibabel.load(scan).dataobj).transpose(3, 2, 1, 0)):
+        write_series(shell.folder / "study" / "anna" / f"_{channel:04d}", voxels)
     (shell.folder / "tiny.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
     return shell
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class MaskFolder:
         StateError: the folder holds other masks, that another model, or nobody knows which, has made.
     """
 
-    def __init__(self, folder: Path, made_by: dict[str, Any], replaced: Collection[str]) -> None:
+    def __init__(self, folder: Path, made_by: dict[str, Any], replaced: set[str]) -> None:
         self.folder, self.made_by = folder, made_by
         file = folder / RECORD
         recorded = read_json(file) if file.is_file() else {}
@@ -50,6 +50,8 @@ class MaskFolder:
             )
         for mask in set(masks) - set(staying):
             mask.unlink()
+        for case in replaced & entries.keys():
+            self._remove_beside(case)
         there = {mask.name for mask in staying}
         self._entries = {case: entry for case, entry in entries.items() if entry["mask"] in there}
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,11 +72,26 @@ class MaskFolder:
 
     def add(self, scan: Scan, name: str, volumes_ml: dict[str, float], write: Callable[[Path], None]) -> None:
         """Let ``write`` make the mask ``name`` of a scan."""
+        if scan.id in self._entries:
+            self._remove_beside(scan.id)
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
             # Before the mask has its name: a mask that nobody has on record is somebody else's.
             self._entries[scan.id] = {"mask": name, "volumes_ml": volumes_ml, "files": _state(scan)}
             self._write_record()
+
+    def preview(self, case: str) -> Path:
+        """Where the picture of a mask is, if there is one."""
+        return self.folder / f"{case}.png"
+
+    def dicom_seg(self, case: str) -> Path:
+        """Where the DICOM SEG of a mask is, if there is one."""
+        return self.folder / f"{case}.dcm"
+
+    def _remove_beside(self, case: str) -> None:
+        """Pictures and copies do not outlive the mask that they show."""
+        for file in (self.preview(case), self.dicom_seg(case)):
+            file.unlink(missing_ok=True)
 
     def _write_record(self) -> None:
         write_json(self.folder / RECORD, {**self.made_by, "scans": self._entries})

@@ -195,13 +195,13 @@ def _volumes_ml(
 def _with_extras(
     result: Prediction, scan: Scan, classes: Mapping[str, tuple[int, ...]], masks: MaskFolder, outputs: Outputs
 ) -> Prediction:
-    """The picture and the DICOM SEG of a mask, made where they are asked for and not there or of an older mask."""
+    """The picture and the DICOM SEG of a mask, made where they are asked for and not there."""
     from pcl_auto.nnunet.images import read_image, read_label
 
     mask_file = Path(str(result.output))
-    picture, segmentation = masks.folder / f"{scan.id}.png", masks.folder / f"{scan.id}.dcm"
+    picture, segmentation = masks.preview(scan.id), masks.dicom_seg(scan.id)
     if outputs.preview:
-        if result.status == "done" or not picture.is_file():
+        if not picture.is_file():
             from pcl_auto.preview import draw
 
             image, properties = read_image(scan.files)
@@ -209,7 +209,7 @@ def _with_extras(
             draw(image[0], read_label(mask_file)[0], grid["spacing"], grid["direction"], classes, scan.id, picture)
         result = replace(result, preview=str(picture))
     if outputs.dicom_seg and isinstance(scan.files[0], Series):
-        if result.status == "done" or not segmentation.is_file():
+        if not segmentation.is_file():
             from pcl_auto.data.dicom_seg import write_dicom_seg
 
             write_dicom_seg(

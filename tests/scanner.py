@@ -60,7 +60,7 @@ def _slice(plane: np.ndarray, position: Sequence[float], orientation: Sequence[f
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    made.PatientID, made.PatientName, made.PatientBirthDate, made.PatientSex = "P1", "Phantom", "", "O"
+    made.PatientID, made.PatientName, made.PatientBirthDate, made.PatientSex = "P1", "Phantom^", "", "O"
     made.StudyInstanceUID, made.FrameOfReferenceUID = uid[:60] + ".1", uid[:60] + ".2"
     made.StudyID, made.StudyDate, made.StudyTime, made.AccessionNumber = "1", "", "", ""
     made.ReferringPhysicianName = made.Manufacturer = made.PositionReferenceIndicator = ""

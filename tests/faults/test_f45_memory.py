@@ -10,6 +10,7 @@ import torch
 from tiny_model import make_model, make_scan
 
 from pcl_auto.errors import ResourceError
+from pcl_auto.nnunet import inference_memory
 from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors
 from pcl_auto.nnunet.predictor import ModelPredictor
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
@@ -54,6 +55,19 @@ def test_f45_a_second_failure_names_the_case(tmp_path: Path, monkeypatch: pytest
     assert (problem.where, problem.found) == (str(scan), FULL)
     assert "--device cpu" in problem.fix
     assert on_device == [True, False]
+
+
+def test_f45_a_scan_that_cannot_fit_is_refused_before_it_is_segmented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = make_scan(tmp_path / "a.nii.gz")
+    made, on_device = predictor(tmp_path / "model", monkeypatch, failures=0)
+    monkeypatch.setattr(inference_memory, "available_memory_mb", lambda: 0)
+    with pytest.raises(ResourceError) as caught:
+        made.segment([scan])
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.found) == (str(scan), "0 MB free")
+    assert on_device == []
 
 
 @pytest.mark.parametrize(

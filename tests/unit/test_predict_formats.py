@@ -239,6 +239,18 @@ def test_a_picture_shows_the_outline(tmp_path: Path) -> None:
     assert (kept.status, picture.is_file()) == ("kept", True)
 
 
+@pytest.mark.parametrize("why", ["overwrite", "cut"])
+def test_a_picture_does_not_outlive_its_mask(tmp_path: Path, why: str) -> None:
+    make(tmp_path / "scans" / "a.nrrd", volume())
+    (result,) = run(tmp_path / "scans", tmp_path / "out", preview=True)
+    if why == "cut":
+        Path(str(result.output)).write_bytes(b"")
+        run(tmp_path / "scans", tmp_path / "out")
+    else:
+        predict([tmp_path / "scans"], tmp_path / "out", tmp_path / "model", overwrite=True, listener=lambda *_: None)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "predictions.json"]
+
+
 def test_a_picture_of_nothing_found(tmp_path: Path) -> None:
     make(tmp_path / "scans" / "a.nrrd", volume() * 0)
     (result,) = run(tmp_path / "scans", tmp_path / "out", preview=True)

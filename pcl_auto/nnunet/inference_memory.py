@@ -13,9 +13,9 @@ from pcl_auto.errors import Problem, ResourceError
 from pcl_auto.run.memory import available_memory_mb
 
 # A patch on its way through the last, widest stage: the skip connection, its concatenation, what two convolutions make.
-_WIDEST_FEATURES = 6
-# What allocators keep; peaks measured on scans of 2 to 8 million voxels were 0.4 to 1.0 of what is told with it.
-_MARGIN = 1.2
+_WIDEST_FEATURES = 7
+# What allocators keep, and what libraries load when they are first used.
+_MARGIN, _LIBRARIES_MB = 1.2, 50
 
 
 def needed_memory_mb(
@@ -59,7 +59,7 @@ def needed_memory_mb(
     )
     # The image and the logits still, one class, the best so far and the mask.
     export = (4 * channels + 2 * heads) * resampled + resampling(resampled, cropped) + 6 * cropped + 2 * voxels
-    return math.ceil(_MARGIN * max(preprocessing, network, export) / 2**20)
+    return _LIBRARIES_MB + math.ceil(_MARGIN * max(preprocessing, network, export) / 2**20)
 
 
 def _nonzero_shape(image: np.ndarray) -> tuple[int, ...]:

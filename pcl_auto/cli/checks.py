@@ -25,6 +25,9 @@ def checks(
     use_test_images: Annotated[
         bool, typer.Option("--use-test-images", help="Judge imagesTs as unlabelled cases, as plan does with it.")
     ] = False,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Accept links that lead out of the data set's folder.")
+    ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,6 +51,7 @@ def checks(
             root,
             threads=available_cores(),
             use_test_images=use_test_images,
+            follow_links=follow_symlinks,
             progress=lambda done, total: listener("check", {"done": done, "total": total}),
         )
     if json:

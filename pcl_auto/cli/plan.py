@@ -47,6 +47,13 @@ def plan(
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction", help="Even out the shading of MR scans first (N4).")
     ] = False,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Accept links that lead out of the data set's folder.")
+    ] = False,
+    skip_bad_unlabeled: Annotated[
+        bool,
+        typer.Option("--skip-bad-unlabeled", help="Leave out unlabelled scans that cannot be used, and list them."),
+    ] = False,
     dataset_id: Annotated[Optional[int], typer.Option(help="nnU-Net's number of the data set.", min=1, max=999)] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Plan again even if the plan is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, write nothing.")] = False,
@@ -73,7 +80,16 @@ def plan(
             outcome = plan_task(
                 root,
                 place,
-                PlanSettings(configuration, planner, memory_gb, use_test_images, bias_correction, plans),
+                PlanSettings(
+                    configuration=configuration,
+                    planner=planner,
+                    memory_gb=memory_gb,
+                    use_test_images=use_test_images,
+                    bias_correction=bias_correction,
+                    plans_file=plans,
+                    follow_links=follow_symlinks,
+                    skip_bad_unlabeled=skip_bad_unlabeled,
+                ),
                 dataset_id=dataset_id,
                 force=force,
                 dry_run=dry_run,

@@ -46,6 +46,7 @@ def diagnose(
     *,
     threads: int,
     use_test_images: bool = False,
+    follow_links: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Diagnosis:
     """Read every file of a data set to its end and look for what is wrong, missing, double or odd.
@@ -54,9 +55,10 @@ def diagnose(
         root: the folder of the data set.
         threads: files read at once; each takes the memory of its volume.
         use_test_images: as in ``pclauto plan``: imagesTs joins the unlabelled cases.
+        follow_links: as there: accept links that lead out of the folder.
         progress: called with the number of files that are done, and of all.
     """
-    task, problems = read_task(root, use_test_images=use_test_images)
+    task, problems = read_task(root, use_test_images=use_test_images, follow_links=follow_links)
     if task is None:
         return Diagnosis(root, {}, tuple(problems), (), ())
     testing = [] if use_test_images else list(task.test)

@@ -196,7 +196,7 @@ def _with_extras(
     result: Prediction, scan: Scan, classes: Mapping[str, tuple[int, ...]], masks: MaskFolder, outputs: Outputs
 ) -> Prediction:
     """The picture and the DICOM SEG of a mask, made where they are asked for and not there."""
-    from pcl_auto.nnunet.images import read_image, read_label
+    from pcl_auto.nnunet.images import read_image
 
     mask_file = Path(str(result.output))
     picture, segmentation = masks.preview(scan.id), masks.dicom_seg(scan.id)
@@ -206,17 +206,24 @@ def _with_extras(
 
             image, properties = read_image(scan.files)
             grid = properties["sitk_stuff"]
-            draw(image[0], read_label(mask_file)[0], grid["spacing"], grid["direction"], classes, scan.id, picture)
+            draw(image[0], _read_mask(mask_file), grid["spacing"], grid["direction"], classes, scan.id, picture)
         result = replace(result, preview=str(picture))
     if outputs.dicom_seg and isinstance(scan.files[0], Series):
         if not segmentation.is_file():
             from pcl_auto.data.dicom_seg import write_dicom_seg
 
             write_dicom_seg(
-                read_label(mask_file)[0], scan.files[0], classes, Path(masks.made_by["model"]).name, segmentation
+                _read_mask(mask_file), scan.files[0], classes, Path(masks.made_by["model"]).name, segmentation
             )
         result = replace(result, dicom_seg=str(segmentation))
     return result
+
+
+def _read_mask(file: Path) -> np.ndarray:
+    from pcl_auto.nnunet.images import read_label
+
+    mask: np.ndarray = read_label(file)[0].astype(np.uint16)  # it comes in float32
+    return mask
 
 
 def _refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> None:

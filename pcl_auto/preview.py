@@ -37,7 +37,7 @@ def draw(
 
     Args:
         image: one channel, shape (z, y, x).
-        mask: the same shape.
+        mask: the same shape, whole numbers.
         spacing_mm: along x, y and z.
         direction: where x, y and z point to (left, back, head), nine cosines, row by row as ITK has them.
         classes: the values that each class has in the mask.
@@ -47,10 +47,11 @@ def draw(
     axes, flips = _to_patient(direction)
     image, mask = (np.flip(volume.transpose(axes), flips) for volume in (image, mask))
     steps_mm = [spacing_mm[2 - axis] for axis in axes]
-    present = {name: np.isin(mask, values) for name, values in classes.items()}
-    present = {name: inside for name, inside in present.items() if inside.any()}
-    largest = max(present, key=lambda name: int(present[name].sum()), default=None)
-    place = [size // 2 for size in mask.shape] if largest is None else _widest_slices(present[largest])
+    # One class at a time: a scan may have a hundred.
+    voxels = np.bincount(mask.ravel(), minlength=1 + max(value for values in classes.values() for value in values))
+    present = {name: int(voxels[list(values)].sum()) for name, values in classes.items() if voxels[list(values)].any()}
+    largest = max(present, key=lambda name: present[name], default=None)
+    place = [size // 2 for size in mask.shape] if largest is None else _widest_slices(np.isin(mask, classes[largest]))
     sides_mm = [size * step for size, step in zip(mask.shape, steps_mm, strict=True)]
     widths = [sides_mm[columns] for _, (_, columns) in _PLANES.values()]
     tallest = max(sides_mm[rows] for _, (rows, _) in _PLANES.values())
@@ -64,8 +65,9 @@ def draw(
         low, high = np.percentile(flat, _WINDOW_PERCENT)
         shape = {"aspect": steps_mm[rows] / steps_mm[columns], "origin": "upper"}
         picture.imshow(flat, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest", **shape)
-        for label, inside in present.items():
-            outline = inside.take(place[across], axis=across)
+        labels = mask.take(place[across], axis=across)
+        for label in present:
+            outline = np.isin(labels, classes[label])
             if outline.any() and min(outline.shape) > 1:
                 # Zeros around: an outline that reaches the border is closed there.
                 around = np.pad(outline, 1)

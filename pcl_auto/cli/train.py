@@ -44,6 +44,12 @@ def train(
         typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1),
     ] = None,
     configuration: Annotated[Optional[str], typer.Option(help="A planned configuration. Default: the plan's.")] = None,  # noqa: UP045
+    start_from: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.", exists=True
+        ),
+    ] = None,
     supervised_only: Annotated[
         bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labelled cases, as many steps.")
     ] = False,
@@ -94,6 +100,7 @@ def train(
         supervised_only=supervised_only,
         deterministic=deterministic,
         folds=folds,
+        start_from=start_from,
         restart=restart,
         prepare_only=prepare_only,
     )

@@ -62,29 +62,26 @@ def _terms(identity: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def judge(run: RunFacts) -> Verdict:
     """The verdict on ``run``, from the evaluations that lie with its model and with its baseline's."""
+    own = _scores(run.folder.parent)
+    last: tuple[dict[str, Any] | None, Path | None] = own[-1] if own else (None, None)
     if run.identity["trainer"] == SUPERVISED:
-        scores, file = _scores(run.folder.parent)[-1] if _scores(run.folder.parent) else (None, None)
-        return Verdict("none", "This run is a baseline: nnU-Net on the labelled cases alone.", None, scores, file)
-    own, baseline = _scores(run.folder.parent), find_baseline(run)
-    scores, file = own[-1] if own else (None, None)
+        return Verdict("none", "This run is a baseline: nnU-Net on the labelled cases alone.", None, *last)
+    baseline = find_baseline(run)
     if baseline is None:
         sentence = "There is no supervised baseline of this split, length and seed: nobody can say whether it helped."
-        return Verdict("none", sentence, _baseline_command(run), scores, file)
+        return Verdict("none", sentence, _baseline_command(run), *last)
     for scores, file in reversed(own):
         for other, _ in reversed(_scores(baseline)):
-            comparison = _compare(scores, other, run.identity["seed"]) if other["labels"] == scores["labels"] else None
+            comparison = _compare(scores, other, run.identity["seed"])
             if comparison is not None:
-                return Verdict(
-                    comparison.verdict.replace(" ", "-"), _say(comparison), None, scores, file, baseline, other, comparison
-                )
-    scores, file = own[-1] if own else (None, None)
+                kind = comparison.verdict.replace(" ", "-")
+                return Verdict(kind, _say(comparison), None, scores, file, baseline, other, comparison)
     missing = "this run" if not own else "the baseline on the same labels"
     return Verdict(
         "none",
         f"A supervised baseline was trained, but {missing} has not been evaluated: nobody can say whether it helped.",
         _evaluation_command(run.folder.parent if not own else baseline),
-        scores,
-        file,
+        *last,
         baseline,
     )
 
@@ -96,6 +93,9 @@ def _scores(model: Path) -> list[tuple[dict[str, Any], Path]]:
 
 
 def _compare(scores: Mapping[str, Any], other: Mapping[str, Any], seed: int) -> Comparison | None:
+    """The two on the cases of both; None where they were scored by other labels or predicted in another way."""
+    if any(scores[key] != other[key] for key in ("labels", "mirroring")):
+        return None
     return compare({seed: case_dice(scores)}, {seed: case_dice(other)})
 
 

@@ -176,9 +176,8 @@ def _number(text: str | None) -> float | None:
 
 def best_median_worst(ranked: Sequence[dict[str, str]]) -> list[tuple[str, dict[str, str]]]:
     """The first, middle and last of ``ranked``, each once."""
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
     chosen: dict[int, str] = {}
-    for name, index in places.items():
+    for name, index in {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}.items():
         if ranked:
             chosen.setdefault(index, name)
     return [(name, ranked[index]) for index, name in sorted(chosen.items())]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 40
+WIDTH, HEIGHT = 400, 230
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 22, 42
 # Colours of the style sheet; further series take them again, dashed.
 COLOURS = 6
 _MOST_MARKED = 40
@@ -48,7 +48,7 @@ def curves(
     Returns:
         "" where no series has a finite value.
     """
-    values = [y for one in series for _, y in one.points if _finite(y)]
+    values = [y for one in series for _, y in one.points if y is not None and math.isfinite(y)]
     if not values:
         return Markup("")
     xs = [x for one in series for x, _ in one.points]
@@ -68,7 +68,7 @@ def curves(
     for value in ticks(low, high):
         _, y = place(start, value)
         parts.append(_line("grid", LEFT, y, WIDTH - RIGHT, y) + _text("tick end", LEFT - 8, y + 4, f"{value:g}"))
-    for value in ticks(start, end, 8):
+    for value in ticks(start, end, 7):
         if value == int(value):
             x, _ = place(value, low)
             parts.append(_text("tick middle", x, HEIGHT - BOTTOM + 18, f"{value:g}"))
@@ -77,16 +77,15 @@ def curves(
     for index, (number, position) in enumerate(shown):
         x, _ = place(position, low)
         parts.append(_line("boundary", x, TOP, x, HEIGHT - BOTTOM))
-        if index % math.ceil(len(shown) / 12) == 0:
-            parts.append(_text("tick round", x + 3, TOP + 10, f"r{number}"))
+        if index % math.ceil(len(shown) / 10) == 0:
+            parts.append(_text("tick middle", x, TOP - 7, f"{number}"))
     for index, one in enumerate(series):
         parts += _curve(index, one, place)
     parts.append(Markup("</svg>"))
     return Markup("").join(parts)
 
 
-def _curve(index: int, one: Series, place: object) -> list[Markup]:
-    assert callable(place)
+def _curve(index: int, one: Series, place: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
     style = f"series s{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in one.points:
@@ -110,10 +109,6 @@ def _curve(index: int, one: Series, place: object) -> list[Markup]:
             for x, y in known
         ]
     return parts
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

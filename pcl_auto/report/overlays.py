@@ -90,7 +90,7 @@ def _window(channel: np.ndarray) -> tuple[float, float]:
 
 
 def shown_slices(centre: int, extent: tuple[int, int], size: int) -> list[int]:
-    """At most ``MOST_SLICES`` of ``size`` slices, evenly over ``extent`` and a tenth around it, ``centre`` with them."""
+    """At most ``MOST_SLICES`` of ``size`` slices, evenly over ``extent`` and a tenth around it, with ``centre``."""
     margin = max(1, (extent[1] - extent[0]) // 10)
     first, last = max(0, extent[0] - margin), min(size - 1, extent[1] + margin)
     chosen = {round(place) for place in np.linspace(first, last, min(MOST_SLICES, last - first + 1))}

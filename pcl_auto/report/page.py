@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from pcl_auto.report.facts import RunFacts, default_recipe, read_run, recipe_lin
 from pcl_auto.report.figures import COLOURS, Series, curves
 from pcl_auto.report.overlays import MOST_CHANNELS, colour
 from pcl_auto.report.shown import evaluated_panels, labeled_panels, pseudo_label_panels
+from pcl_auto.request import JOINT
 from pcl_auto.run.files import write_text
 from pcl_auto.run.names import printable
 from pcl_auto.run.workspace import DatasetFolder, Workspace
@@ -72,6 +74,8 @@ def render(run: RunFacts, workspace: Workspace) -> str:
         recipe=recipe_lines(_settings(run.identity["recipe"]), default_recipe()),
         notes=_notes(run),
         command=shlex.join(map(str, run.record["command"])),
+        joint=JOINT,
+        place=lambda path: os.path.relpath(path, run.folder) if str(path).startswith(f"{run.folder}/") else str(path),
         number=_number,
         style=_inline("page.css"),
         script=_inline("page.js"),
@@ -138,5 +142,3 @@ def _notes(run: RunFacts) -> list[str]:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
-
-

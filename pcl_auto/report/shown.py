@@ -113,7 +113,9 @@ def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, Any]) -> V
     channels = [SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(entry[0]))) for entry in scans[case]]
     image = channels[0] if len(channels) == 1 and channels[0].ndim == 4 else np.stack(channels)
     arrays = {PREDICTION: SimpleITK.GetArrayFromImage(mask)}
-    arrays[LABEL] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(label if label.is_file() else labels / f"{case}.nii")))
+    arrays[LABEL] = SimpleITK.GetArrayFromImage(
+        SimpleITK.ReadImage(str(label if label.is_file() else labels / f"{case}.nii"))
+    )
     spacing = list(reversed(mask.GetSpacing()))
     if image.ndim == 3:  # a 2D scan
         image, spacing = image[:, None], [1.0, *spacing]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,17 @@ def render(run: RunFacts, workspace: Workspace) -> str:
         notes=_notes(run),
         command=shlex.join(map(str, run.record["command"])),
         joint=JOINT,
-        place=lambda path: os.path.relpath(path, run.folder) if str(path).startswith(f"{run.folder}/") else str(path),
+        place=partial(_place, run),
         number=_number,
         style=_inline("page.css"),
         script=_inline("page.js"),
     )
     return str(page)
+
+
+def _place(run: RunFacts, path: Path) -> str:
+    """Where a file is, seen from the run's folder if it belongs to the run's model."""
+    return os.path.relpath(path, run.folder) if Path(path).is_relative_to(run.folder.parent) else str(path)
 
 
 def _inline(name: str) -> Markup:

@@ -60,20 +60,13 @@ def plan(
     """
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.data.decathlon import find_task
     from pcl_auto.planning.plan import PlanSettings
     from pcl_auto.planning.prepare import plan_task
     from pcl_auto.run.workspace import Workspace
 
     terminal = Terminal()
     place = Workspace.find(workspace, os.environ)
-    folders = [
-        Path.cwd(),
-        *([Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []),
-        place.raw,
-        place.raw.parent,
-    ]
-    root = find_task(task, folders)
+    root = find(task, workspace)
     memory_gb, memory_reason = memory_to_plan_for(gpu_memory_gb, planner)
     try:
         with counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener:
@@ -95,6 +88,16 @@ def plan(
         terminal.json({**_as_json(outcome), "workspace": str(place.preprocessed.parent)})
     else:
         _render(terminal, outcome, memory_reason, dry_run=dry_run)
+
+
+def find(task: str, workspace: Path | None) -> Path:
+    """The folder of the data set that the user means: a path, or a name in one of the usual places."""
+    from pcl_auto.data.decathlon import find_task
+    from pcl_auto.run.workspace import Workspace
+
+    raw = Workspace.find(workspace, os.environ).raw
+    data = [Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []
+    return find_task(task, [Path.cwd(), *data, raw, raw.parent])
 
 
 def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:

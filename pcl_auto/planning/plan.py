@@ -17,6 +17,8 @@ SCHEMA_VERSION = 1
 CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
 # A joint step holds at least two labelled and two unlabelled patches: the loss compares images.
 MIN_PATCHES = 4
+# nnU-Net blurs patches with kernels that reach up to six voxels far, reflected at the borders.
+LEAST_PATCH_VOXELS = 7
 # Schemes that take their statistics from labelled foreground, so that a store with them belongs to a split.
 LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
@@ -220,12 +222,14 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
     """The configuration to train and the reason for it.
 
     Raises:
-        UsageError: the one wanted was not planned.
+        UsageError: the one wanted was not planned, or its patches are too thin.
     """
     if wanted == "auto":
-        if "3d_fullres" in planned:
-            return "3d_fullres", "the images have more than one slice: 3D at full resolution"
-        return "2d", "the images have a single slice"
+        if "3d_fullres" not in planned:
+            return "2d", "the images have a single slice"
+        if thin := _thinnest(planned["3d_fullres"]):
+            return "2d", f"in 3D a patch would be {thin} voxels thin, less than nnU-Net's augmentation can blur"
+        return "3d_fullres", "the images have more than one slice: 3D at full resolution"
     if wanted not in planned:
         reasons = {
             "3d_lowres": "nnU-Net plans 3d_lowres where a patch sees less than a quarter of the median image",
@@ -240,4 +244,20 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
                 fix="take one of these, or auto",
             )
         )
+    if thin := _thinnest(planned[wanted]):
+        raise UsageError(
+            Problem(
+                what=f"patches of {wanted} are too thin",
+                where=where,
+                expected=f"{LEAST_PATCH_VOXELS} voxels or more along every axis: nnU-Net's augmentation blurs them",
+                found=str(thin),
+                fix="take --configuration 2d",
+            )
+        )
     return wanted, "asked for"
+
+
+def _thinnest(configuration: Mapping[str, Any]) -> int:
+    """The shortest axis of a patch in voxels, if it is too short; else 0."""
+    shortest = int(min(configuration["patch_size"]))
+    return shortest if shortest < LEAST_PATCH_VOXELS else 0

@@ -14,6 +14,7 @@ from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.request import Run
+    from pcl_auto.run.workspace import Workspace
 
 
 def train(
@@ -119,9 +120,20 @@ def train(
             terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
         else:
             terminal.say(f"model: {run.model}")
+            _report(terminal, run, place)
             terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
     if json:
         terminal.json(_as_json(run))
+
+
+def _report(terminal: Terminal, run: Run, place: Workspace) -> None:
+    """The run's report; whatever is wrong with it, the training is done and its model good."""
+    from pcl_auto.report.page import write_report
+
+    try:
+        terminal.say(f"report: {write_report(run.folder, place)}")
+    except Exception as error:  # noqa: BLE001
+        terminal.say(f"warning: no report: {error}; `pclauto report` tries again")
 
 
 def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: bool) -> None:

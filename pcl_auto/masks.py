@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import SimpleITK
 
+from pcl_auto.data.dicom import Series
 from pcl_auto.data.nifti import probe_image
-from pcl_auto.data.scans import Scan, suffix
+from pcl_auto.data.scans import Scan, Source, paths_of, suffix
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.files import read_json, write_json
@@ -112,9 +113,21 @@ def _case(mask: Path) -> str:
     return mask.name[: -len(suffix(mask) or "")]
 
 
-def _state(scan: Scan) -> list[list[Any]]:
-    """Which files a mask was made from, and in what state they were."""
-    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in scan.paths]
+def recorded_sources(entry: Mapping[str, Any]) -> list[Source]:
+    """The volumes that a mask was made from, as its entry in :data:`RECORD` names them."""
+    sources: list[Source] = []
+    for files in entry["files"]:
+        paths = tuple(Path(path) for path, _size, _time in files)
+        sources.append(paths[0] if len(paths) == 1 else Series("", "", paths))
+    return sources
+
+
+def _state(scan: Scan) -> list[list[list[Any]]]:
+    """Which files a mask was made from, by volume, and in what state they were."""
+    return [
+        [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths_of(source)]
+        for source in scan.files
+    ]
 
 
 def _is_whole(mask: Path) -> bool:

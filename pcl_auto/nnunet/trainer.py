@@ -226,6 +226,10 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             seconds=round(seconds, 2),
         )
+        # Loggers that nnU-Net has beside its own (wandb); its own holds what stock nnU-Net goes on with.
+        for name in losses.keys() - {"loss"}:
+            for logger in self.logger.loggers:
+                logger.log(f"pclauto_{name}", losses[name], self.current_epoch)
 
     def on_epoch_end(self) -> None:
         """Keep the state, so that a run that stops here goes on from here."""

@@ -23,6 +23,6 @@ def require(module: str, extra: str, setting: str) -> None:
             Problem(
                 what=f"the package {module} is not installed",
                 where=setting,
-                fix=f"pip install 'pclauto[{extra}]' (compiles, where there is no wheel), or set {setting} = false",
+                fix=f"pip install 'pclauto[{extra}]', or do without {setting}",
             )
         )

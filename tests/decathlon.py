@@ -48,6 +48,11 @@ class DecathlonTask:
         return self.channels == ("CT",)
 
     @property
+    def is_masked(self) -> bool:
+        """Whether the air around the body is 0 in so much of the image that nnU-Net normalises the rest alone."""
+        return self.relative_size_after_cropping < 0.75
+
+    @property
     def folder_name(self) -> str:
         return f"Task{self.number:02d}_{self.name}"
 
@@ -65,20 +70,26 @@ class DecathlonTask:
             "file_ending": ".nii.gz",
         }
 
+    def geometry(self, number: int, resampled_size: Sizes) -> tuple[Triple, Sizes]:
+        """Spacing and size of a case whose size is ``resampled_size`` at the target spacing.
+
+        Two fifths of the cases have thin slices, two fifths thick ones, the others are between them: so each published
+        median, and the target as the tenth percentile, falls on the group that is made for it.
+        """
+        thin_mm, thick_mm = self.target_spacing_mm[0], self.median_spacing_mm[0]
+        spacing_mm = (thin_mm if number % 5 in (0, 2) else thick_mm, *self.target_spacing_mm[1:])
+        slices = resampled_size[0] * thin_mm / spacing_mm[0]
+        # Where all slices are equally thick, the two medians differ for reasons that are not published.
+        if number % 5 == 4 and thin_mm != thick_mm:
+            slices = self.median_size[0] * resampled_size[0] / self.resampled_size[0]
+        return spacing_mm, (round(slices), *resampled_size[1:])
+
     def fingerprint(self) -> dict[str, Any]:
-        """A fingerprint of the full number of cases, with the medians above and the target as tenth percentile."""
-        median_z, target_z = self.median_spacing_mm[0], self.target_spacing_mm[0]
-        in_plane, size_in_plane = self.median_spacing_mm[1:], self.resampled_size[1:]
-        slices = self.resampled_size[0]
-        thin = ([target_z, *in_plane], [slices, *size_in_plane])
-        thick = ([median_z, *in_plane], [round(slices * target_z / median_z), *size_in_plane])
-        # Where all slices are equally thick, the medians of the two sizes differ for reasons that are not published.
-        middle = ([median_z, *in_plane], list(self.median_size)) if target_z != median_z else thick
-        # Two fifths thin, two fifths thick, the rest between them: each median falls on the group that it is made for.
-        cases = [(thin, thin, middle, thick, thick)[number % 5] for number in range(self.training)]
+        """A fingerprint of the full data set: what is published, and nothing of its voxels."""
+        cases = [self.geometry(number, self.resampled_size) for number in range(self.training)]
         return {
-            "spacings": [spacing for spacing, _ in cases],
-            "shapes_after_crop": [shape for _, shape in cases],
+            "spacings": [list(spacing_mm) for spacing_mm, _ in cases],
+            "shapes_after_crop": [list(size) for _, size in cases],
             "foreground_intensity_properties_per_channel": {},
             "median_relative_size_after_cropping": self.relative_size_after_cropping,
         }
@@ -86,7 +97,8 @@ class DecathlonTask:
 
 DECATHLON = (
     DecathlonTask(
-        1, "BrainTumour", ("FLAIR", "T1w", "t1gd", "T2w"), ("edema", "non-enhancing tumor", "enhancing tumour"), 484, 266,
+        1, "BrainTumour", ("FLAIR", "T1w", "t1gd", "T2w"), ("edema", "non-enhancing tumor", "enhancing tumour"),
+        484, 266,
         (1, 1, 1), (138, 169, 138), (1, 1, 1), (138, 169, 138), MASKED,
         (128, 128, 128), 2, 6, (192, 160), None,
     ),

@@ -66,6 +66,7 @@ def test_labelled_and_unlabelled_patches_fit_the_memory(task: DecathlonTask) -> 
         choice, reason = choose_configuration("auto", planned, task.dataset_name)
         assert choice == "3d_fullres"
         assert "more than one slice" in reason
+        assert ("3d_lowres" in reason) == ("3d_lowres" in planned)
     published = math.prod(task.patch)
     # Four patches where nnU-Net has two: about half its patch, a third at worst since sizes come in steps.
     assert published / 3 < voxels[8.0] <= published

@@ -29,6 +29,7 @@ def nnunet_plans(scheme: str = "ZScoreNormalization") -> dict[str, Any]:
     configuration = {
         "spacing": [2.0, 1.0, 1.0],
         "patch_size": [8, 32, 32],
+        "median_image_size_in_voxels": [16.0, 64.0, 64.0],
         "batch_size": 4,
         "normalization_schemes": [scheme, "ZScoreNormalization"],
         "use_mask_for_norm": [False, False],
@@ -158,9 +159,13 @@ def test_only_ct_waits_for_labels() -> None:
     ],
 )
 def test_the_configuration_and_why(wanted: str, planned: list[str], taken: str) -> None:
-    chosen, reason = choose_configuration(wanted, dict.fromkeys(planned), "here")
+    chosen, reason = choose_configuration(
+        wanted, dict.fromkeys(planned, nnunet_plans()["configurations"]["2d"]), "here"
+    )
     assert chosen == taken
     assert reason
+    # Half of each axis of the image, where there is a choice to make.
+    assert reason.count("12%") == (2 if wanted == "auto" and "3d_lowres" in planned else 0)
 
 
 def test_neutral_intensities_stand_alone() -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pcl_auto import __version__
-from pcl_auto.cli import benchmark, demo, env, evaluate, plan, predict, train
+from pcl_auto.cli import benchmark, demo, download, env, evaluate, plan, predict, train
 from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.errors import PclautoError
 
@@ -41,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("download")(download.download)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("predict")(predict.predict)

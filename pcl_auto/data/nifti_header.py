@@ -34,6 +34,10 @@ _UNITS = {1: "metre", 3: "micron"}
 _AXES = "xyz"
 # ITK takes the spacing from pixdim, nibabel the geometry from the affine; 1 % is far above float32 rounding.
 _SPACING_TOLERANCE = 1e-2
+# No scanner is a kilometre wide; ITK loses its axes in larger numbers.
+_FARTHEST_MM = 1e6
+# ITK 5.4 reads cosines of 1e-4 between axes and refuses 3e-4, unless there is a qform, which it takes then.
+_SKEW, _SKEW_BESIDE_QFORM = 1e-4, 1e-2
 _RE_EXPORT = "export the volume again from its source"
 
 
@@ -199,7 +203,20 @@ def _judge_affine(fields: Any, spacing: tuple[float, float, float], where: str) 
     if np.any(np.abs(lengths - spacing) > _SPACING_TOLERANCE * np.asarray(spacing)):
         fix = "make pixdim and the affine say the same: readers differ in which one they believe"
         return None, [Problem("spacing contradicts the affine", where, fix, f"pixdim {_mm(spacing)}", _mm(lengths))]
+    if np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
+        return None, [Problem(f"{name} puts the volume nowhere", where, fix, "a position in mm", _mm(affine[:3, 3]))]
+    skew = _skew(affine)
+    if skew > (_SKEW_BESIDE_QFORM if name == "sform" and codes["qform_code"] else _SKEW):
+        fix = "resample the volume onto a grid with right angles"
+        expected = "axes at right angles: ITK, which nnU-Net reads with, refuses others or takes the qform instead"
+        return None, [Problem(f"{name} is sheared", where, fix, expected, f"cosines up to {skew:.2g} between axes")]
     return affine, []
+
+
+def _skew(affine: Matrix) -> float:
+    """The largest cosine between two axes; 0 for right angles."""
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(cosines.T @ cosines - np.eye(3)).max())
 
 
 def _best_affine(fields: Any, name: str) -> tuple[Matrix | None, str]:

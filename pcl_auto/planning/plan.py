@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
 # A joint step holds at least two labelled and two unlabelled patches: the loss compares images.
 MIN_PATCHES = 4
+# nnU-Net blurs patches with kernels that reach up to six voxels far, reflected at the borders.
+LEAST_PATCH_VOXELS = 7
 # Schemes that take their statistics from labelled foreground, so that a store with them belongs to a split.
 LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
@@ -221,18 +223,18 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
     """The configuration to train and the reason for it.
 
     Raises:
-        UsageError: the one wanted was not planned.
+        UsageError: the one wanted was not planned, or its patches are too thin.
     """
     if wanted == "auto":
-        if "3d_fullres" in planned:
-            reason = "the images have more than one slice: 3D at full resolution"
-            if "3d_lowres" in planned:
-                seen, seen_in_lowres = (_share_seen(planned[name]) for name in ("3d_fullres", "3d_lowres"))
-                reason += (
-                    f" (a patch sees {seen:.0%} of the median image; 3d_lowres, planned too, {seen_in_lowres:.0%})"
-                )
-            return "3d_fullres", reason
-        return "2d", "the images have a single slice"
+        if "3d_fullres" not in planned:
+            return "2d", "the images have a single slice"
+        if thin := _thinnest(planned["3d_fullres"]):
+            return "2d", f"in 3D a patch would be {thin} voxels thin, less than nnU-Net's augmentation can blur"
+        reason = "the images have more than one slice: 3D at full resolution"
+        if "3d_lowres" in planned:
+            seen, seen_in_lowres = (_share_seen(planned[name]) for name in ("3d_fullres", "3d_lowres"))
+            reason += f" (a patch sees {seen:.0%} of the median image; 3d_lowres, planned too, {seen_in_lowres:.0%})"
+        return "3d_fullres", reason
     if wanted not in planned:
         reasons = {
             "3d_lowres": "nnU-Net plans 3d_lowres where a patch sees less than a quarter of the median image",
@@ -247,9 +249,25 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
                 fix="take one of these, or auto",
             )
         )
+    if thin := _thinnest(planned[wanted]):
+        raise UsageError(
+            Problem(
+                what=f"patches of {wanted} are too thin",
+                where=where,
+                expected=f"{LEAST_PATCH_VOXELS} voxels or more along every axis: nnU-Net's augmentation blurs them",
+                found=str(thin),
+                fix="take --configuration 2d",
+            )
+        )
     return wanted, "asked for"
 
 
 def _share_seen(configuration: Mapping[str, Any]) -> float:
     """How much of the median image a patch covers."""
-    return math.prod(configuration["patch_size"]) / math.prod(configuration["median_image_size_in_voxels"])
+    return float(math.prod(configuration["patch_size"]) / math.prod(configuration["median_image_size_in_voxels"]))
+
+
+def _thinnest(configuration: Mapping[str, Any]) -> int:
+    """The shortest axis of a patch in voxels, if it is too short; else 0."""
+    shortest = int(min(configuration["patch_size"]))
+    return shortest if shortest < LEAST_PATCH_VOXELS else 0

@@ -244,6 +244,7 @@ def _plan(
         name_preprocessor(plans, bias.BiasCorrectingPreprocessor.__name__)
     plans["foreground_intensity_properties_per_channel"] = neutral_intensities(len(task.channels))
     configuration, reason = choose_configuration(settings.configuration, plans["configurations"], data.name)
+    _refuse_tiny_images(plans["configurations"][configuration], task)
     return {
         **described,
         "configuration": configuration,
@@ -252,6 +253,20 @@ def _plan(
         "fingerprint": fingerprint,
         "nnunet_plans": plans,
     }
+
+
+def _refuse_tiny_images(chosen: dict[str, Any], task: Task) -> None:
+    """nnU-Net makes a network of one or two stages for them, whose deep supervision divides by zero."""
+    if chosen["architecture"]["arch_kwargs"]["n_stages"] < 3:
+        raise DataError(
+            Problem(
+                what="the images are too small for a network",
+                where=str(task.root),
+                expected="a patch of 16 voxels or more along some axis",
+                found=" x ".join(str(int(size)) for size in chosen["patch_size"]),
+                fix="do not crop the images, or resample them to a finer spacing",
+            )
+        )
 
 
 def _forget_changed_images(previous: Plan | None, plan: Plan, data: DatasetFolder) -> None:

@@ -54,3 +54,22 @@ def full_disk(target: Path, written: int) -> ResourceError:
             fix="make room, then repeat the command: what was there before is whole, and it goes on from there",
         )
     )
+
+
+def require_room(folder: Path, size: int, purpose: str) -> None:
+    """Refuse to begin what needs ``size`` more bytes in ``folder`` than are free.
+
+    Raises:
+        ResourceError: the disk has less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ResourceError(
+            Problem(
+                what=f"no room for {purpose}",
+                where=str(folder),
+                expected=f"{size / 1e9:.2f} GB",
+                found=f"{free / 1e9:.2f} GB free on the disk",
+                fix="make room, or choose another disk; then repeat the command",
+            )
+        )

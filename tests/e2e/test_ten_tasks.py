@@ -13,13 +13,13 @@ import pytest
 from decathlon import DECATHLON, DecathlonTask
 from small_task import make_small_task
 
+from pcl_auto import training
 from pcl_auto.planning.plan import Plan, PlanSettings
 from pcl_auto.planning.prepare import plan_task
 from pcl_auto.predict import predict
 from pcl_auto.recipe import from_dict
 from pcl_auto.request import TrainRequest
 from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import train
 
 # A supervised step, pseudo-labels of every unlabelled case, two joint steps.
 RECIPE = from_dict(
@@ -50,23 +50,24 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    # It could not be undone.
+    monkeypatch.setattr(training, "keep_freed_memory", lambda: None)
     # One process that validates, not one per core: each takes longer to start than these cases take.
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
 
 
-def whole_way(task: DecathlonTask, root: Path, folder: Path) -> tuple[Plan, list[dict[str, Any]], Path]:
-    """Plan, train on two labels, predict the test case; the plan, the training's events and the mask."""
+def whole_way(task: DecathlonTask, root: Path, folder: Path) -> Plan:
+    """Plan, train on two labels, predict the test case, and look at what came of each."""
     workspace = Workspace.at(folder / "work", "test")
     plan = plan_task(root, workspace, PlanSettings(memory_gb=1.0)).plan
-    run = train(TrainRequest(recipe=RECIPE, device="cpu"), workspace, ignore)
+    run = training.train(TrainRequest(recipe=RECIPE, device="cpu"), workspace, ignore)
     (done,) = predict([root / "imagesTs"], folder / "masks", run.model, device="cpu", mirroring=False, listener=ignore)
     assert done.status == "done", done.error
     assert done.output is not None
     lines = (run.folder / "events.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    check_rounds(events, len(plan.cases) - 2)
+    check_rounds([json.loads(line) for line in lines], len(plan.cases) - 2)
     check_mask(Path(done.output), root, len(task.classes))
-    return plan, events, Path(done.output)
+    return plan
 
 
 def check_rounds(events: list[dict[str, Any]], unlabeled: int) -> None:
@@ -87,7 +88,7 @@ def check_mask(file: Path, root: Path, classes: int) -> None:
 
 @pytest.mark.parametrize("task", DECATHLON, ids=lambda task: task.name)
 def test_a_task_of_the_decathlon(task: DecathlonTask, tmp_path: Path) -> None:
-    plan, _, _ = whole_way(task, make_small_task(task, tmp_path), tmp_path)
+    plan = whole_way(task, make_small_task(task, tmp_path), tmp_path)
     chosen = plan.nnunet["configurations"][plan.configuration]
     assert plan.configuration == "3d_fullres"
     scheme = "CTNormalization" if task.is_ct else "ZScoreNormalization"

@@ -78,7 +78,7 @@ def test_constant_channel(make_task: MakeTask) -> None:
 def test_label_on_another_grid(make_task: MakeTask) -> None:
     root = make_task()
     save(label(root, "l0"), label_map((5, 6, 8)))
-    save(label(root, "l1"), label_map(), np.diag([1.0, 1, 2, 1]) + np.eye(4)[:, [3, 0, 1, 2]] * [[100], [0], [0], [0]])
+    save(label(root, "l1"), label_map(), [[1, 0, 0, 100], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
     assert [problem.what for problem in check(root).problems] == [
         "label and image differ in shape",
         "label and image lie apart in space",

@@ -385,8 +385,9 @@ def test_facts_agree_with_nibabel(tmp_path: Path, name: str, kind: type, dtype: 
     random = np.random.default_rng(3)
     values = np.zeros((9, 8, 7, 2), dtype=dtype)
     values[2:6, 1:5, 3:6] = random.integers(0, 100, (4, 4, 3, 2))
-    affine = random.normal(0, 1, (4, 4)) * 0.1 + np.diag([0.7, -0.8, 3.0, 0])
-    affine[3] = (0, 0, 0, 1)
+    affine = np.eye(4)
+    affine[:3, :3] = np.linalg.qr(random.normal(0, 1, (3, 3)))[0] * [0.7, 0.8, 3.0]
+    affine[:3, 3] = random.normal(0, 100, 3)
     image = kind(values, affine)
     image.header.set_data_dtype(np.dtype(dtype))
     if np.dtype(dtype).byteorder == ">":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ def nnunet_plans(scheme: str = "ZScoreNormalization") -> dict[str, Any]:
     configuration = {
         "spacing": [2.0, 1.0, 1.0],
         "patch_size": [8, 32, 32],
-        "median_image_size_in_voxels": [16.0, 64.0, 64.0],
         "batch_size": 4,
         "normalization_schemes": [scheme, "ZScoreNormalization"],
         "use_mask_for_norm": [False, False],
@@ -94,6 +94,21 @@ def test_a_configuration_that_was_not_planned() -> None:
     assert caught.value.problems[0].expected == "2d | 3d_fullres"
 
 
+def patches(names: Iterable[str], shape: tuple[int, ...] = (12, 32, 32)) -> dict[str, Any]:
+    """Patches of ``shape``, half of the median image along each axis."""
+    median = [2 * size for size in shape]
+    return {name: {"patch_size": shape, "median_image_size_in_voxels": median} for name in names}
+
+
+def test_patches_that_are_too_thin_for_3d() -> None:
+    planned = {**patches(["2d"], (32, 32)), **patches(["3d_fullres"], (3, 32, 32))}
+    chosen, reason = choose_configuration("auto", planned, "here")
+    assert chosen == "2d"
+    assert "3 voxels thin" in reason
+    with pytest.raises(UsageError, match=r"too thin.*found 3.*--configuration 2d"):
+        choose_configuration("3d_fullres", planned, "here")
+
+
 @pytest.mark.parametrize(
     ("wanted", "planned", "reason"),
     [
@@ -104,7 +119,7 @@ def test_a_configuration_that_was_not_planned() -> None:
 )
 def test_a_configuration_that_the_data_do_not_allow(wanted: str, planned: list[str], reason: str) -> None:
     with pytest.raises(UsageError, match=wanted) as caught:
-        choose_configuration(wanted, dict.fromkeys(planned), "Dataset005_Prostate")
+        choose_configuration(wanted, patches(planned), "Dataset005_Prostate")
     (problem,) = caught.value.problems
     assert problem.expected == " | ".join(planned)
     assert reason in problem.found
@@ -159,12 +174,10 @@ def test_only_ct_waits_for_labels() -> None:
     ],
 )
 def test_the_configuration_and_why(wanted: str, planned: list[str], taken: str) -> None:
-    chosen, reason = choose_configuration(
-        wanted, dict.fromkeys(planned, nnunet_plans()["configurations"]["2d"]), "here"
-    )
+    chosen, reason = choose_configuration(wanted, patches(planned), "here")
     assert chosen == taken
     assert reason
-    # Half of each axis of the image, where there is a choice to make.
+    # An eighth of the image, said of both where there is a choice to make.
     assert reason.count("12%") == (2 if wanted == "auto" and "3d_lowres" in planned else 0)
 
 

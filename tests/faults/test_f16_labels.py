@@ -1,0 +1,116 @@
+"""F16 to F20: label values, empty labels, classes that nobody has, and images of a few voxels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from refusals import accepted, describe, image, label, refusal, rewrite, small_task, told
+from shell import Shell
+
+from pcl_auto.data.checks import check_cases
+from pcl_auto.data.decathlon import read_task
+from pcl_auto.evaluate import evaluate
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return small_task(tmp_path)
+
+
+def with_value(file: Path, value: float, dtype: type) -> None:
+    def put(voxels: np.ndarray) -> np.ndarray:
+        made = voxels.astype(dtype)
+        made[0, 0, :2] = value
+        return made
+
+    rewrite(file, put)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(7, np.uint8), (-1, np.int16), (255, np.uint8), (300, np.int16)])
+def test_f16_values_that_are_not_declared(task: Path, value: int, dtype: type) -> None:
+    with_value(label(task), value, dtype)
+    (problem,) = refusal(task)
+    assert f"{value} (2 voxels)" in problem.found
+    assert "0, 1, 2" in problem.expected
+
+
+def test_f17_fractions_in_either_encoding(task: Path) -> None:
+    with_value(label(task, 1), 0.5, np.float32)
+    volume_bytes = label(task, 2)
+    volume = nibabel.load(volume_bytes)
+    scaled = nibabel.Nifti1Image(np.asanyarray(volume.dataobj).astype(np.int16), volume.affine)
+    scaled.header.set_slope_inter(0.5, 0)
+    scaled.to_filename(volume_bytes)
+    said = told(task)
+    assert said.count("fractional label values") == 2
+
+
+def test_f17_whole_numbers_stored_as_floats_are_accepted(task: Path) -> None:
+    rewrite(label(task), lambda voxels: voxels, dtype=np.float64)
+    assert accepted(task)
+
+
+def test_f18_empty_labels(task: Path) -> None:
+    rewrite(label(task), np.zeros_like)
+    found, _ = read_task(task)
+    assert found is not None
+    checks = check_cases(found, threads=1)
+    assert checks.problems == []
+    assert [warning.found for warning in checks.warnings] == ["1 of 3: phantom_001"]
+    for number in (2, 3):
+        rewrite(label(task, number), np.zeros_like)
+    assert "no label holds a class" in told(task)
+
+
+def test_f19_a_class_that_nobody_has(task: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        rewrite(label(task, number), lambda voxels: np.where(voxels == 2, 1, voxels))
+    found, _ = read_task(task)
+    assert found is not None
+    (warning,) = check_cases(found, threads=1).warnings
+    assert "no label holds class 2" in warning.what
+    # What neither mask holds is not scored, not as 0 and not as 1.
+    score = evaluate(task / "labelsTr", task / "labelsTr").as_dict()
+    assert "2" not in score["per_class"] or score["per_class"]["2"]["dice"]["mean"] is None
+
+
+def cropped(folder: Path, width: int, depth: int) -> Path:
+    """A task whose images hold few voxels."""
+    tiny = small_task(folder, labeled=2, unlabeled=2, test=1)
+    for number in (1, 2, 3, 4):
+        for file in [image(tiny, number), *([label(tiny, number)] if number < 3 else [])]:
+            rewrite(file, lambda voxels: voxels[16 : 16 + width, 16 : 16 + width, 5 : 5 + depth])
+    return tiny
+
+
+def test_f20_images_of_a_few_voxels_are_refused(tmp_path: Path) -> None:
+    (problem,) = refusal(cropped(tmp_path, 9, 3))
+    assert problem.what == "the images are too small for a network"
+
+
+def test_f20_small_images_are_trained_and_segmented(shell: Shell, tmp_path: Path) -> None:
+    small, work = cropped(tmp_path, 18, 3), tmp_path / "work"
+    shell.pclauto("plan", small, "--workspace", work, "--gpu-memory-gb", "1")
+    shell.pclauto("train", "--workspace", work, "--recipe", "tiny.toml", "--epochs", "3", "--device", "cpu")
+    done = shell.pclauto(
+        "predict", small / "imagesTs", "-o", tmp_path / "out", "--workspace", work, "--device", "cpu", "--json",
+        "--no-mirroring",
+    )  # fmt: skip
+    assert json.loads(done.stdout)["failed"] == 0
+
+
+def test_f29_labels_with_gaps_and_kinds(task: Path) -> None:
+    for labels, word in (
+        ({"background": 0, "a": 1, "b": 3}, "gap"),
+        ({"a": 1, "b": 2}, "background"),
+        ({"background": 0, "whole": [1, 2], "core": 2}, "region"),
+        ({"background": 0, "a": 1, "ignore": 2}, "ignore"),
+    ):
+        describe(task, labels=labels)
+        said = told(task)
+        assert word in said
+        assert str(task / "dataset.json") in said

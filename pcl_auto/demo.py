@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Any
 
 from pcl_auto.data.phantom import make_phantom
-from pcl_auto.evaluate import evaluate
 from pcl_auto.planning.plan import PlanSettings
 from pcl_auto.planning.prepare import plan_task
 from pcl_auto.predict import predict
@@ -17,6 +16,7 @@ from pcl_auto.request import TrainRequest
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import write_json
 from pcl_auto.run.workspace import Workspace
+from pcl_auto.scores import evaluate_on_record
 from pcl_auto.training import train
 
 # The phantom is small: a plan for this memory keeps its patches so.
@@ -52,7 +52,7 @@ def run_demo(folder: Path, *, seed: int, device: str, say: Callable[[str], None]
         run = train(request, workspace, listener)
         masks = folder / "predictions" / ("baseline" if supervised_only else "pclauto")
         predict([task / "imagesTs"], masks, run.model, device=device, overwrite=True, listener=listener)
-        scores[arm] = evaluate(masks, task / "labelsTs", classes=plan.dataset_json["labels"]).as_dict()
+        scores[arm] = evaluate_on_record(masks, task / "labelsTs", classes=plan.dataset_json["labels"])[0].as_dict()
     result = DemoResult(folder, scores, monotonic() - started)
     write_json(folder / "scores.json", scores)
     return result

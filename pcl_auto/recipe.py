@@ -37,7 +37,7 @@ class Schedule:
     """How long each part of the training lasts; an epoch is ``steps_per_epoch`` optimiser steps."""
 
     steps_per_epoch: int = _setting(250, 1, 100_000)
-    supervised_epochs: int = _setting(400, 1, 100_000)
+    supervised_epochs: int = _setting(400, 0, 100_000)  # 0: the rounds begin with a model that is there already
     rounds: int = _setting(3, 0, 100)  # 0: what the rest of a recipe does without them
     epochs_per_round: int = _setting(200, 1, 100_000)
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcl_auto.data.split import Split, choose_split, cross_validation, draw_split, from_dict
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.planning.split_plans import check_inputs_unchanged
 from pcl_auto.recipe import Recipe, load_recipe
-from pcl_auto.run.files import read_json
+from pcl_auto.run.files import file_digest, read_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
 
 JOINT, SUPERVISED = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
@@ -40,6 +40,8 @@ class TrainRequest:
     supervised_only: bool = False
     deterministic: bool = False
     restart: bool = False
+    # A model that is there already, in place of the supervised epochs: a checkpoint, or the folder of one.
+    start_from: Path | None = None
     # Of a cross-validation over the labelled cases; None trains one model on all of them.
     folds: int | None = None
     prepare_only: bool = False
@@ -62,6 +64,8 @@ class Run:
     plans_name: str
     model: Path
     fold: int | None = None
+    # The checkpoint that it begins with, should there be one.
+    start: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -113,6 +117,10 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
+    start = None if request.start_from is None else find_start(request.start_from)
+    if start is not None:
+        recipe = replace(recipe, schedule=replace(recipe.schedule, supervised_epochs=0))
+    _refuse_nothing_learned(recipe, request)
     joint = not request.supervised_only and bool(split.unlabeled)
     name = "_".join(
         [
@@ -121,13 +129,49 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
             *([f"e{request.epochs}"] if request.epochs is not None else []),
             *(["deterministic"] if request.deterministic else []),
             *([f"cv{request.folds}"] if request.folds is not None else []),
+            *([f"from{file_digest(start)[:6]}"] if start is not None else []),
         ]
     )
     plans_name = f"{PLANS_PREFIX}_{name}"
     trainer = JOINT if joint else SUPERVISED
     configuration = plan.configuration_named(request.configuration)
     model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
-    return Run(data, plan, split, recipe, configuration, trainer, plans_name, model)
+    return Run(data, plan, split, recipe, configuration, trainer, plans_name, model, start=start)
+
+
+def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
+    schedule = recipe.schedule
+    problems = []
+    if request.start_from is not None and request.prepare_only:
+        fix = "leave out --prepare-only; for stock nnU-Net there is `nnUNetv2_train -pretrained_weights`"
+        problems.append(Problem("stock nnU-Net does not know the model to start from", "--start-from", fix))
+    if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.start_from is None):
+        fix = "give the recipe supervised epochs, or a model with --start-from; and rounds to learn in"
+        problems.append(Problem("the recipe has nothing to begin with", recipe.name, fix, found=str(schedule)))
+    if problems:
+        raise UsageError(problems)
+
+
+def find_start(given: Path) -> Path:
+    """The checkpoint that ``given`` means: a checkpoint, the folder of a fold, or a model folder of one fold.
+
+    Raises:
+        StateError: there is none, or more than one.
+    """
+    if given.is_file():
+        return given.resolve()
+    found = [*given.glob("checkpoint_final.pth"), *sorted(given.glob("fold_*/checkpoint_final.pth"))]
+    if len(found) == 1:
+        return found[0].resolve()
+    raise StateError(
+        Problem(
+            what="no model to start from" if not found else "several models to start from",
+            where=str(given),
+            expected="one checkpoint_final.pth",
+            found=" | ".join(str(file.parent.name) for file in found),
+            fix="name a checkpoint, or the folder of a fold, with --start-from",
+        )
+    )
 
 
 def resolve_split(request: TrainRequest, plan: Plan) -> Split:

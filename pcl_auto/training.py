@@ -21,7 +21,7 @@ from pcl_auto.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_runs
 from pcl_auto.run.changes import compare_versions, refuse_changes
 from pcl_auto.run.events import Listener
 from pcl_auto.run.extras import require
-from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.files import file_digest, read_json, write_json
 from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.manifest import RECORD, check_manifest, has_manifest, write_manifest
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
@@ -43,6 +43,7 @@ def identity(run: Run, request: TrainRequest, plans: dict[str, Any]) -> dict[str
         "recipe": run.recipe.as_dict(),
         "deterministic": request.deterministic,
         "fold": run.fold_name,
+        "start": None if run.start is None else file_digest(run.start),
         "plan": digest,
         "input": _input_digest(run),
     }
@@ -94,6 +95,10 @@ def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listene
         plans, store = prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
         )
+    if run.start is not None:
+        from pcl_auto.nnunet.start import refuse_other_model
+
+        refuse_other_model(run.start, plans, run.configuration, run.plan.dataset_json)
     wanted = identity(run, request, plans)
     record_file = run.folder / RECORD
     record = _record(wanted, device)
@@ -210,13 +215,17 @@ def _has_begun(run: Run) -> bool:
 
 
 def _take_up(trainer: Any, run: Run) -> None:
-    """Give the trainer the state that an earlier try of the run left, or else the start that it shares."""
+    """Give the trainer the state that an earlier try of the run left, or else the start that it is to have."""
     from pcl_auto.nnunet.checkpoints import LATEST
+    from pcl_auto.nnunet.start import load_weights
 
     start = trainer.shared_start
     if _has_begun(run):
         trainer.load_checkpoint(str(run.folder / LATEST))
         trainer.events.emit("resumed", epoch=trainer.epoch)
+    elif run.start is not None:
+        load_weights(trainer, run.start)
+        trainer.events.emit("started", epochs=trainer.num_epochs, from_model=str(run.start))
     elif start is not None and start.is_file():
         trainer.load_start(start)
         trainer.events.emit("started", epochs=trainer.num_epochs, from_shared_start=str(start))

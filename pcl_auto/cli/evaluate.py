@@ -30,14 +30,17 @@ def evaluate(
     A class that neither mask holds is not scored. A class that only one of them holds has Dice 0 and no HD95.
     """
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.evaluate import evaluate as score
+    from pcl_auto.scores import evaluate_on_record
 
     terminal = Terminal()
-    result = score(predictions, labels, allow_missing=allow_missing).as_dict()
+    evaluation, kept = evaluate_on_record(predictions, labels, allow_missing=allow_missing)
+    result = evaluation.as_dict()
     if json:
         terminal.json(result)
     else:
         _render(terminal, result)
+    if kept is not None:
+        terminal.say(f"kept with the model, for `pclauto report`: {kept}")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -47,6 +47,13 @@ def plan(
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction", help="Even out the shading of MR scans first (N4).")
     ] = False,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Accept links that lead out of the data set's folder.")
+    ] = False,
+    skip_bad_unlabeled: Annotated[
+        bool,
+        typer.Option("--skip-bad-unlabeled", help="Leave out unlabelled scans that cannot be used, and list them."),
+    ] = False,
     dataset_id: Annotated[Optional[int], typer.Option(help="nnU-Net's number of the data set.", min=1, max=999)] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Plan again even if the plan is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, write nothing.")] = False,
@@ -60,27 +67,29 @@ def plan(
     """
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.data.decathlon import find_task
     from pcl_auto.planning.plan import PlanSettings
     from pcl_auto.planning.prepare import plan_task
     from pcl_auto.run.workspace import Workspace
 
     terminal = Terminal()
     place = Workspace.find(workspace, os.environ)
-    folders = [
-        Path.cwd(),
-        *([Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []),
-        place.raw,
-        place.raw.parent,
-    ]
-    root = find_task(task, folders)
+    root = find(task, workspace)
     memory_gb, memory_reason = memory_to_plan_for(gpu_memory_gb, planner)
     try:
         with counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener:
             outcome = plan_task(
                 root,
                 place,
-                PlanSettings(configuration, planner, memory_gb, use_test_images, bias_correction, plans),
+                PlanSettings(
+                    configuration=configuration,
+                    planner=planner,
+                    memory_gb=memory_gb,
+                    use_test_images=use_test_images,
+                    bias_correction=bias_correction,
+                    plans_file=plans,
+                    follow_links=follow_symlinks,
+                    skip_bad_unlabeled=skip_bad_unlabeled,
+                ),
                 dataset_id=dataset_id,
                 force=force,
                 dry_run=dry_run,
@@ -95,6 +104,16 @@ def plan(
         terminal.json({**_as_json(outcome), "workspace": str(place.preprocessed.parent)})
     else:
         _render(terminal, outcome, memory_reason, dry_run=dry_run)
+
+
+def find(task: str, workspace: Path | None) -> Path:
+    """The folder of the data set that the user means: a path, or a name in one of the usual places."""
+    from pcl_auto.data.decathlon import find_task
+    from pcl_auto.run.workspace import Workspace
+
+    raw = Workspace.find(workspace, os.environ).raw
+    data = [Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []
+    return find_task(task, [Path.cwd(), *data, raw, raw.parent])
 
 
 def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:

@@ -14,6 +14,7 @@ from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.request import Run
+    from pcl_auto.run.workspace import Workspace
 
 
 def train(
@@ -44,6 +45,12 @@ def train(
         typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1),
     ] = None,
     configuration: Annotated[Optional[str], typer.Option(help="A planned configuration. Default: the plan's.")] = None,  # noqa: UP045
+    start_from: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.", exists=True
+        ),
+    ] = None,
     supervised_only: Annotated[
         bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labelled cases, as many steps.")
     ] = False,
@@ -94,6 +101,7 @@ def train(
         supervised_only=supervised_only,
         deterministic=deterministic,
         folds=folds,
+        start_from=start_from,
         restart=restart,
         prepare_only=prepare_only,
     )
@@ -112,9 +120,20 @@ def train(
             terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
         else:
             terminal.say(f"model: {run.model}")
+            _report(terminal, run, place)
             terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
     if json:
         terminal.json(_as_json(run))
+
+
+def _report(terminal: Terminal, run: Run, place: Workspace) -> None:
+    """The run's report; whatever is wrong with it, the training is done and its model good."""
+    from pcl_auto.report.page import write_report
+
+    try:
+        terminal.say(f"report: {write_report(run.folder, place)}")
+    except Exception as error:  # noqa: BLE001
+        terminal.say(f"warning: no report: {error}; `pclauto report` tries again")
 
 
 def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: bool) -> None:

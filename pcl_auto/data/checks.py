@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pcl_auto.data.task import Case, Task
 
 # To be raised whenever a probe learns to judge differently, so that no earlier verdict is believed.
-_SCHEMA = 1
+_SCHEMA = 2
 _LISTED_CASES = 10
 
 
@@ -195,6 +195,8 @@ def _volume(path: Path, facts: Mapping[str, Any], values: Mapping[str, int] | No
         dtype=str(facts["dtype"]),
         nonzero_box=(x, y, z),
         constant_channels=tuple(map(int, facts["constant_channels"])),
+        digest=str(facts["digest"]),
+        quartiles=tuple((float(low), float(middle), float(high)) for low, middle, high in facts["quartiles"]),
         label_values=None if values is None else {int(value): int(n) for value, n in values.items()},
     )
 

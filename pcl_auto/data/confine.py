@@ -25,16 +25,20 @@ _INSIDE = "a path inside the data set's folder, such as imagesTr/case_01.nii.gz"
 
 @dataclass(frozen=True)
 class Confined:
-    """A data set's folder: ``root`` with its links resolved, ``given`` as the user wrote it, absolute."""
+    """A data set's folder: ``root`` with its links resolved, ``given`` as the user wrote it, absolute.
+
+    With ``follow_links`` a link in the folder may lead out of it, as in a folder of links to an archive.
+    """
 
     root: Path
     given: Path
+    follow_links: bool = False
 
     @classmethod
-    def at(cls, folder: Path) -> Confined:
+    def at(cls, folder: Path, *, follow_links: bool = False) -> Confined:
         """The folder, which need not exist yet."""
         absolute = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.absolute would keep ".." in it
-        return cls(Path(os.path.realpath(folder)), absolute)
+        return cls(Path(os.path.realpath(folder)), absolute, follow_links)
 
     def locate(self, text: str, where: str, kind: str) -> tuple[Path | None, Problem | None]:
         """The file that ``text`` means, under its own suffix or the other one, or why it cannot be used.
@@ -90,8 +94,8 @@ class Confined:
         except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
             fix = "put the file itself in this place, readable for you"
             return Problem(f"{kind} cannot be reached", where, fix, "a file", _reason(path, error))
-        if not target.is_relative_to(self.root):
-            fix = "copy the file into the data set's folder, or name the real folder instead of a linked copy"
+        if not target.is_relative_to(self.root) and not self.follow_links:
+            fix = "allow it with --follow-symlinks if you made the link, else put the file itself in this place"
             expected = f"a file inside {self.root}"
             return Problem(f"{kind} is a link out of the data set", where, fix, expected, shown(target))
         wanted = stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode)

@@ -27,18 +27,21 @@ _LISTED_TASKS = 12
 _FOREIGN = (".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz", ".mgh", ".nii.bz2", ".nii.zip")
 
 
-def read_task(root: Path, *, use_test_images: bool = False) -> tuple[Task | None, list[Problem]]:
+def read_task(
+    root: Path, *, use_test_images: bool = False, follow_links: bool = False
+) -> tuple[Task | None, list[Problem]]:
     """Read a ``dataset.json``, a decathlon task's or nnU-Net's, and find its files, without opening one of them.
 
     Args:
         root: the folder that holds ``dataset.json``.
         use_test_images: take ``imagesTs`` into the pool, as unlabelled cases.
+        follow_links: accept links that lead out of the folder.
 
     Returns:
         The task with every case that could be made out, or None if channels, classes or the list of cases
         cannot; and all problems. A task that comes with problems is good for further checks, not for training.
     """
-    folder = Confined.at(root)
+    folder = Confined.at(root, follow_links=follow_links)
     index = folder.root / "dataset.json"
     if index.is_symlink():
         refusal = folder.refuse_target(index, "dataset.json")

@@ -10,19 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pcl_auto.data.nifti_bytes import Voxels, read_volume
+from pcl_auto.data.survey import Quartiles, Survey, first_index, slabs
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from pcl_auto.data.nifti_header import Affine, Header
 
 Range = tuple[int, int]
-Index = tuple[int, ...]
 
-# Voxels looked at together; keeps every temporary array small beside the volume.
-_SLAB_VOXELS = 1 << 21
 # More different values than this are no label map, and not worth counting.
 _MOST_LABEL_VALUES = 1024
 _LISTED_VALUES = 8
@@ -48,6 +46,9 @@ class Volume:
     dtype: str
     nonzero_box: tuple[Range, Range, Range]
     constant_channels: tuple[int, ...]
+    # Of images alone: a hash of the values, and the quartiles of every channel's nonzero voxels.
+    digest: str = ""
+    quartiles: tuple[Quartiles, ...] = ()
     label_values: dict[int, int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,8 +69,10 @@ def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
     if content is None:
         return None, problems
     header, voxels = content
-    survey = _Survey.of(header, voxels)
-    return survey.volume(path, header), survey.not_finite(str(path))
+    survey = Survey.of(header, voxels)
+    return replace(_volume(path, header, survey), digest=survey.digest.hexdigest(), quartiles=survey.quartiles()), (
+        survey.not_finite(str(path))
+    )
 
 
 def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]:
@@ -94,7 +97,15 @@ def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]
     boxes = zip(*(volume.nonzero_box for volume in volumes), strict=True)
     x, y, z = (_join(ranges) for ranges in boxes)
     constant = tuple(channel for channel, volume in enumerate(volumes) if volume.constant_channels)
-    return replace(first, channels=len(files), nonzero_box=(x, y, z), constant_channels=constant), problems
+    joined = replace(
+        first,
+        channels=len(files),
+        nonzero_box=(x, y, z),
+        constant_channels=constant,
+        digest="-".join(volume.digest for volume in volumes),
+        quartiles=tuple(volume.quartiles[0] for volume in volumes),
+    )
+    return joined, problems
 
 
 def _join(ranges: Iterable[Range]) -> Range:
@@ -118,13 +129,13 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
         found = f"4D ({' x '.join(map(str, (*header.shape, header.channels)))})"
         fix = "save one label map per case, with a whole number per voxel"
         return None, [Problem("label is not a 3D volume", where, fix, "3D", found)]
-    survey = _Survey.of(header, voxels)
+    survey = Survey.of(header, voxels)
     problems = survey.not_finite(where) or _fractional(header, voxels, where)
     if problems:
-        return survey.volume(path, header), problems
+        return _volume(path, header, survey), problems
     values = _count_values(header, voxels)
     problems = _undeclared(values, allowed, where)
-    return survey.volume(path, header, values if len(values) <= _MOST_LABEL_VALUES else None), problems
+    return _volume(path, header, survey, values if len(values) <= _MOST_LABEL_VALUES else None), problems
 
 
 def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Problem]:
@@ -157,97 +168,29 @@ def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Pro
     ]
 
 
-@dataclass
-class _Survey:
-    """What one pass over the voxels gathers, in the order of the file: x first, channels last."""
-
-    occupied: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
-    low: list[float]
-    high: list[float]
-    bad_count: int = 0
-    first_bad: Index = ()
-
-    @classmethod
-    def of(cls, header: Header, voxels: Voxels) -> _Survey:
-        x, y, z = (np.zeros(size, dtype=np.bool_) for size in header.shape)
-        limits = [np.inf] * header.channels, [-np.inf] * header.channels
-        survey = cls((x, y, z), *limits)
-        for start, channel, values in _slabs(header, voxels):
-            survey.add(start, channel, values)
-        return survey
-
-    def add(self, start: int, channel: int, values: Voxels) -> None:
-        """Take in ``values`` (x, y, slab), whose first slice is slice ``start`` of ``channel``."""
-        nonzero = values != 0
-        if values.dtype.kind == "f":
-            finite = np.isfinite(values)
-            if not finite.all():
-                self._note_bad(start, channel, finite)
-                nonzero &= finite
-                values = values[finite]
-        plane = nonzero.any(axis=2)
-        x, y, z = self.occupied
-        x |= plane.any(axis=1)
-        y |= plane.any(axis=0)
-        z[start : start + nonzero.shape[2]] |= nonzero.any(axis=(0, 1))
-        if values.size:
-            self.low[channel] = min(self.low[channel], values.min().item())
-            self.high[channel] = max(self.high[channel], values.max().item())
-
-    def _note_bad(self, start: int, channel: int, finite: npt.NDArray[np.bool_]) -> None:
-        bad = ~finite
-        if not self.bad_count:
-            x, y, z = _first_index(bad)
-            self.first_bad = (x, y, z + start, channel)
-        self.bad_count += int(bad.sum())
-
-    def not_finite(self, where: str) -> list[Problem]:
-        """The problem of NaN or infinite voxels, if there are any."""
-        if not self.bad_count:
-            return []
-        *voxel, channel = self.first_bad
-        place = f"({', '.join(map(str, voxel))})" + (f" of channel {channel}" if len(self.low) > 1 else "")
-        found = f"{self.bad_count}, the first at voxel {place}"
-        fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
-        return [Problem("NaN or infinite voxels", where, fix, "finite values", found)]
-
-    def volume(self, path: Path, header: Header, values: dict[int, int] | None = None) -> Volume:
-        x, y, z = (_span(axis) for axis in self.occupied)
-        constant = (channel for channel in range(header.channels) if self.low[channel] >= self.high[channel])
-        return Volume(
-            path=path,
-            shape=header.shape,
-            channels=header.channels,
-            spacing_mm=header.spacing_mm,
-            affine=header.affine,
-            dtype=header.dtype.name,
-            nonzero_box=(x, y, z),
-            constant_channels=tuple(constant),
-            label_values=values,
-        )
-
-
-def _slabs(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:
-    """Slab after slab of ``voxels``: its first slice, its channel, its real (scaled) values (x, y, slab)."""
-    width, height, depth = header.shape
-    step = max(1, _SLAB_VOXELS // (width * height))
-    for channel, start in product(range(header.channels), range(0, depth, step)):
-        stored = voxels[:, :, start : start + step, channel]
-        if not header.scaled:
-            yield start, channel, stored
-            continue
-        with np.errstate(all="ignore"):  # an overflow becomes an infinite voxel, which is reported as such
-            yield start, channel, stored.astype(np.float64) * header.slope + header.intercept
+def _volume(path: Path, header: Header, survey: Survey, values: dict[int, int] | None = None) -> Volume:
+    x, y, z = (_span(axis) for axis in survey.occupied)
+    return Volume(
+        path=path,
+        shape=header.shape,
+        channels=header.channels,
+        spacing_mm=header.spacing_mm,
+        affine=header.affine,
+        dtype=header.dtype.name,
+        nonzero_box=(x, y, z),
+        constant_channels=survey.constant_channels(),
+        label_values=values,
+    )
 
 
 def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
     count, first, example = 0, (0, 0, 0), 0.0
-    for start, _, values in _slabs(header, voxels):
+    for start, _, values in slabs(header, voxels):
         if values.dtype.kind != "f":
             return []
         uneven = values != np.rint(values)
         if not count and uneven.any():
-            x, y, z = _first_index(uneven)
+            x, y, z = first_index(uneven)
             first, example = (x, y, z + start), float(values[x, y, z])
         count += int(uneven.sum())
     if not count:
@@ -261,7 +204,7 @@ def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
 def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
     """Voxels per value, in the order of the values; stops once there are too many for a label map."""
     counts: dict[int, int] = {}
-    for _, _, values in _slabs(header, voxels):
+    for _, _, values in slabs(header, voxels):
         if values.min() >= 0 and values.max() < 1 << 16:
             histogram = np.bincount(values.ravel(order="K").astype(np.intp))
             present = np.flatnonzero(histogram)
@@ -288,12 +231,6 @@ def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) ->
         fix = "correct the label map, or declare the value under labels in dataset.json"
     expected = "only " + ", ".join(map(str, sorted(allowed)))
     return [Problem("label values that dataset.json does not declare", where, fix, expected, found)]
-
-
-def _first_index(marked: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Index of the first true voxel in file order; there must be one."""
-    x, y, z = np.unravel_index(int(np.argmax(marked.ravel(order="F"))), marked.shape, order="F")
-    return int(x), int(y), int(z)
 
 
 def _span(occupied: npt.NDArray[np.bool_]) -> Range:

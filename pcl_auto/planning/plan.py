@@ -39,6 +39,9 @@ class PlanSettings:
     bias_correction: bool = False
     # nnU-Net plans that are there already, taken as they are: the file.
     plans_file: str | None = None
+    # Links may lead out of the data set's folder; unlabelled scans that cannot be used are left out, not refused.
+    follow_links: bool = False
+    skip_bad_unlabeled: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values."""

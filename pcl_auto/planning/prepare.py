@@ -69,7 +69,7 @@ def plan_task(
         UsageError: settings that do not fit the data.
         ResourceError: the workspace cannot be written.
     """
-    task, problems = read_task(root, use_test_images=settings.use_test_images)
+    task, problems = read_task(root, use_test_images=settings.use_test_images, follow_links=settings.follow_links)
     if task is None:
         raise DataError(problems)
     data = dataset_folder(task, workspace, dataset_id)
@@ -81,7 +81,10 @@ def plan_task(
         known=known,
         progress=_counter(listener, "check", _file_count(task)),
     )
-    problems = [*problems, *checks.problems]
+    problems, warnings = [*problems, *checks.problems], checks.warnings
+    if settings.skip_bad_unlabeled:
+        task, problems, left_out = _leave_out_bad(task, problems)
+        warnings = warnings + left_out
     if problems:
         raise DataError(problems)
     shared = previous.content.get("shared", False) if previous is not None else _is_foreign(data)
@@ -100,16 +103,29 @@ def plan_task(
         if not dry_run:
             _fill_store(previous, data, listener)
             workspace.remember(last_dataset=data.name)
-        return PlanOutcome(previous, data, up_to_date=True, warnings=checks.warnings)
+        return PlanOutcome(previous, data, up_to_date=True, warnings=warnings)
 
     content = {**_plan(task, checks, data, settings, described), "shared": shared}
     if dry_run:
-        return PlanOutcome(Plan(content), data, up_to_date=False, warnings=checks.warnings)
+        return PlanOutcome(Plan(content), data, up_to_date=False, warnings=warnings)
     _forget_changed_images(previous, Plan(content), data)
     _fill_store(Plan(content), data, listener)
     plan = write_plan(data, content)
     workspace.remember(last_dataset=data.name)
-    return PlanOutcome(plan, data, up_to_date=False, warnings=checks.warnings)
+    return PlanOutcome(plan, data, up_to_date=False, warnings=warnings)
+
+
+def _leave_out_bad(task: Task, problems: list[Problem]) -> tuple[Task, list[Problem], list[Problem]]:
+    """The task without unlabelled cases whose image has a problem, the problems that remain, and those as warnings."""
+    of_image = {str(file): case.id for case in task.unlabeled for file in case.files}
+    bad = {of_image[problem.where] for problem in problems if problem.where in of_image}
+    remaining = [problem for problem in problems if problem.where not in of_image]
+    left_out = [
+        replace(problem, what=f"unlabelled scan left out: {problem.what}")
+        for problem in problems
+        if problem.where in of_image
+    ]
+    return replace(task, cases=tuple(case for case in task.cases if case.id not in bad)), remaining, left_out
 
 
 def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> DatasetFolder:
@@ -226,7 +242,7 @@ def _plan(
             )
         )
     spacings = {case.id: images.spacing_zyx_mm(case.image) for case in task.cases}
-    fingerprint = make_fingerprint(checks.images, spacings)
+    fingerprint = make_fingerprint({case: checks.images[case] for case in spacings}, spacings)
     with output_to(Path("/dev/null")):
         if settings.plans_file is not None:
             plans = read_plans(Path(settings.plans_file), data, described["dataset_json"])

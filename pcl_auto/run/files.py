@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -53,6 +54,15 @@ def read_json(path: Path) -> Any:
                 fix="restore the file, or repeat the step that made it with --force or --restart",
             )
         ) from error
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def link_relative(target: Path, source: Path) -> None:

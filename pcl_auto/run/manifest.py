@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.run.files import read_json, write_json
+from pcl_auto.run.files import file_digest, read_json, write_json
 
 RECORD = "run.json"
 # Of a run folder, which is a fold of a model folder.
@@ -25,7 +24,7 @@ _LEDGERS = "pseudo_labels/*/ledger.csv"
 def write_manifest(run: Path) -> None:
     """Add to the record of the run in folder ``run`` which files it made, with their sizes in bytes and SHA-256."""
     names = [*_OUTPUTS, *(ledger.relative_to(run).as_posix() for ledger in sorted(run.glob(_LEDGERS)))]
-    outputs = {name: {"bytes": (run / name).stat().st_size, "sha256": _sha256(run / name)} for name in names}
+    outputs = {name: {"bytes": (run / name).stat().st_size, "sha256": file_digest(run / name)} for name in names}
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_json(run / RECORD, {**read_json(run / RECORD), "finished": finished, "outputs": outputs})
 
@@ -56,11 +55,3 @@ def check_manifest(run: Path) -> None:
     ]
     if problems:
         raise StateError(problems)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -34,10 +34,10 @@ def user(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Shell:
 
 
 def test_readme_shows_every_verb() -> None:
-    assert {command[0] for command in COMMANDS} >= {"plan", "train", "predict", "evaluate", "benchmark"}
+    assert {command[0] for command in COMMANDS} >= {"plan", "train", "predict", "evaluate", "report", "benchmark"}
 
 
-def test_readme_commands_run_in_order(user: Shell, model: Path) -> None:
+def test_readme_commands_run_in_order(user: Shell, model: Path, trained: Path) -> None:
     for command in COMMANDS:
         verb, *rest = command
         if verb in NOT_STARTED:
@@ -49,6 +49,8 @@ def test_readme_commands_run_in_order(user: Shell, model: Path) -> None:
             rest = [argument for argument in rest if argument != "--supervised-only"] + ["--model", str(model)]
             if "out/" not in rest:
                 rest.append("--overwrite")
+        if verb == "report":
+            rest += ["--model", str(model), "--workspace", str(trained)]
         if verb == "evaluate" and rest[0] == "out/":
             rest.append("--allow-missing")
             (mask,) = (user.folder / "out").glob("*.nii.gz")

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from refusals import accepted, image, label, refusal, rewrite, small_task, told
 
+from pcl_auto.planning.plan import PlanSettings
+from pcl_auto.planning.prepare import plan_task
+from pcl_auto.run.workspace import Workspace
+
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
@@ -34,6 +38,19 @@ def test_f06_constant_images(task: Path, number: int) -> None:
     said = told(task)
     assert "is constant" in said
     assert str(image(task, number)) in said
+
+
+def test_f06_a_bad_unlabelled_scan_is_left_out_when_asked(task: Path, tmp_path: Path) -> None:
+    rewrite(image(task, 4), np.zeros_like)
+    task_and_work = task, Workspace.at(tmp_path / "work", "test")
+    outcome = plan_task(*task_and_work, PlanSettings(memory_gb=1, skip_bad_unlabeled=True), dry_run=True)
+    assert list(outcome.plan.cases) == ["phantom_001", "phantom_002", "phantom_003"]
+    (warning,) = outcome.warnings
+    assert warning.what == "unlabelled scan left out: image of an unlabelled case is constant in channel 0, 1"
+    # What a labelled case has is refused all the same.
+    rewrite(image(task, 1), np.zeros_like)
+    (problem,) = refusal(task, skip_bad_unlabeled=True)
+    assert problem.where == str(image(task, 1))
 
 
 def test_f07_another_shape(task: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from refusals import accepted, describe, image, label, refusal, small_task, told
 
+from pcl_auto.data.decathlon import read_task
+
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
@@ -104,6 +106,22 @@ def test_f25_links_inside_and_a_linked_folder_are_followed(task: Path) -> None:
     linked = task.parent / "linked"
     linked.symlink_to(task)
     assert accepted(linked)
+
+
+def test_f25_a_folder_of_links_is_followed_when_asked(task: Path) -> None:
+    archive = task.parent / "archive"
+    shutil.move(task / "imagesTr", archive)
+    (task / "imagesTr").mkdir()
+    for file in archive.iterdir():
+        (task / "imagesTr" / file.name).symlink_to(file)
+    assert "--follow-symlinks" in told(task)
+    found, problems = read_task(task, follow_links=True)
+    assert problems == []
+    assert found is not None
+    # A loop leads nowhere, whatever is allowed.
+    image(task).unlink()
+    image(task).symlink_to(image(task).name)
+    assert "image cannot be reached" in [problem.what for problem in read_task(task, follow_links=True)[1]]
 
 
 def test_f27_lists_that_contradict_each_other(task: Path) -> None:

@@ -296,6 +296,41 @@ def test_fewer_epochs_scale_the_recipe(workspace: Workspace) -> None:
     assert run.plans_name.endswith("_quick_e24")
 
 
+# --- a model to start from ---
+
+
+def test_a_model_takes_the_place_of_the_supervised_epochs(workspace: Workspace, tmp_path: Path) -> None:
+    fold = tmp_path / "model" / "fold_all"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_final.pth").write_bytes(b"weights")
+    run = resolve_run(TrainRequest(labeled=2, start_from=fold.parent), workspace)
+    assert run.start == fold / "checkpoint_final.pth"
+    assert run.recipe.schedule.supervised_epochs == 0
+    assert run.recipe.schedule.epochs == run.recipe.schedule.rounds * run.recipe.schedule.epochs_per_round
+    assert "_from" in run.plans_name
+    assert resolve_run(TrainRequest(labeled=2, start_from=run.start), workspace) == run
+    (fold / "checkpoint_final.pth").write_bytes(b"others")
+    assert resolve_run(TrainRequest(labeled=2, start_from=run.start), workspace).plans_name != run.plans_name
+
+
+def test_a_start_that_is_none_or_several(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="no model to start from"):
+        resolve_run(TrainRequest(start_from=tmp_path), workspace)
+    for fold in ("fold_0", "fold_1"):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / "checkpoint_final.pth").touch()
+    with pytest.raises(StateError, match=r"several models.*fold_0 \| fold_1"):
+        resolve_run(TrainRequest(start_from=tmp_path), workspace)
+    with pytest.raises(UsageError, match="pretrained_weights"):
+        resolve_run(TrainRequest(start_from=tmp_path / "fold_0", prepare_only=True), workspace)
+
+
+def test_rounds_need_something_to_begin_with(workspace: Workspace) -> None:
+    recipe = from_dict({"name": "bare", "schedule": {"supervised_epochs": 0}})
+    with pytest.raises(UsageError, match="nothing to begin with"):
+        resolve_run(TrainRequest(recipe=recipe), workspace)
+
+
 # --- going on -------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from pcl_auto import __version__, errors
 from pcl_auto.cli import main
 from pcl_auto.errors import PclautoError, Problem
 
-VERBS = ("plan", "train", "predict", "evaluate", "benchmark", "env", "demo", "download")
+VERBS = ("plan", "train", "predict", "evaluate", "benchmark", "env", "demo", "download", "checks")
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
 

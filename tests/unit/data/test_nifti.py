@@ -503,7 +503,7 @@ def test_slabs_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = save(tmp_path / "a.nii.gz", values)
     labels = save(tmp_path / "b.nii.gz", label_map())
     whole = probe_image(path), probe_label(labels, CLASSES)
-    monkeypatch.setattr("pcl_auto.data.nifti._SLAB_VOXELS", 1)
+    monkeypatch.setattr("pcl_auto.data.survey._SLAB_VOXELS", 1)
     monkeypatch.setattr("pcl_auto.data.nifti_bytes._CHUNK", 7)
     monkeypatch.setattr("pcl_auto.data.nifti_bytes._COMPRESSED_CHUNK", 5)
     assert (probe_image(path), probe_label(labels, CLASSES)) == whole

@@ -1,0 +1,131 @@
+"""The supervised run that a run is measured by, and what their evaluations say of the two."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.benchmark.statistics import Comparison, compare, mean
+from pcl_auto.report.facts import RunFacts
+from pcl_auto.request import SUPERVISED
+from pcl_auto.run.files import read_json
+from pcl_auto.run.manifest import RECORD, has_manifest
+from pcl_auto.scores import SCORES
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said of a run against its baseline.
+
+    ``scores``: the run's last evaluation, as it lies in ``scores_file``. ``comparison``: None where either of the two
+    was not evaluated on the same labels. ``sentence``: all of it in plain words; ``command``: what is missing for more.
+    """
+
+    kind: str
+    sentence: str
+    command: str | None = None
+    scores: dict[str, Any] | None = None
+    scores_file: Path | None = None
+    baseline: Path | None = None
+    baseline_scores: dict[str, Any] | None = None
+    comparison: Comparison | None = None
+
+
+def find_baseline(run: RunFacts) -> Path | None:
+    """The model folder of the finished supervised run on the same split, for as many steps and patches, by one seed."""
+    wanted = _terms(run.identity)
+    for record in sorted(run.folder.parent.parent.glob(f"{SUPERVISED}__*/{run.folder.name}/{RECORD}")):
+        if has_manifest(record.parent) and _terms(read_json(record)["identity"]) == wanted:
+            return record.parent.parent
+    return None
+
+
+def _terms(identity: Mapping[str, Any]) -> tuple[Any, ...]:
+    recipe = identity["recipe"]
+    schedule = recipe["schedule"]
+    epochs = schedule["supervised_epochs"] + schedule["rounds"] * schedule["epochs_per_round"]
+    return (
+        identity["configuration"],
+        identity["split"],
+        identity["seed"],
+        identity.get("fold"),
+        epochs * schedule["steps_per_epoch"],
+        recipe["batch"]["patches"],
+        recipe["network"],
+        identity["input"],
+    )
+
+
+def judge(run: RunFacts) -> Verdict:
+    """The verdict on ``run``, from the evaluations that lie with its model and with its baseline's."""
+    own = _scores(run.folder.parent)
+    last: tuple[dict[str, Any] | None, Path | None] = own[-1] if own else (None, None)
+    if run.identity["trainer"] == SUPERVISED:
+        return Verdict("none", "This run is a baseline: nnU-Net on the labelled cases alone.", None, *last)
+    baseline = find_baseline(run)
+    if baseline is None:
+        sentence = "There is no supervised baseline of this split, length and seed: nobody can say whether it helped."
+        return Verdict("none", sentence, _baseline_command(run), *last)
+    for scores, file in reversed(own):
+        for other, _ in reversed(_scores(baseline)):
+            comparison = _compare(scores, other, run.identity["seed"])
+            if comparison is not None:
+                kind = comparison.verdict.replace(" ", "-")
+                return Verdict(kind, _say(comparison), None, scores, file, baseline, other, comparison)
+    missing = "this run" if not own else "the baseline on the same labels"
+    return Verdict(
+        "none",
+        f"A supervised baseline was trained, but {missing} has not been evaluated: nobody can say whether it helped.",
+        _evaluation_command(run.folder.parent if not own else baseline),
+        *last,
+        baseline,
+    )
+
+
+def _scores(model: Path) -> list[tuple[dict[str, Any], Path]]:
+    """The evaluations of a model, oldest first."""
+    found = [(read_json(file), file) for file in model.glob(f"{SCORES}/*.json")]
+    return sorted(found, key=lambda entry: str(entry[0]["time"]))
+
+
+def _compare(scores: Mapping[str, Any], other: Mapping[str, Any], seed: int) -> Comparison | None:
+    """The two on the cases of both; None where they were scored by other labels or predicted in another way."""
+    if any(scores[key] != other[key] for key in ("labels", "mirroring")):
+        return None
+    return compare({seed: case_dice(scores)}, {seed: case_dice(other)})
+
+
+def case_dice(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Mean Dice over classes of every case; NaN where no class has a value."""
+    return {
+        case["id"]: mean(math.nan if value is None else value for value in case["dice"].values())
+        for case in scores["cases"]
+    }
+
+
+def _say(comparison: Comparison) -> str:
+    words = {
+        "helped": "The unlabelled scans helped",
+        "did not help": "The unlabelled scans did not help",
+        "no clear difference": "No clear difference",
+    }[comparison.verdict]
+    return (
+        f"{words}: {comparison.difference:+.3f} mean Dice against nnU-Net on the same labels, "
+        f"over {comparison.cases} {'case' if comparison.cases == 1 else 'cases'} "
+        f"(p = {comparison.p:.2g}, Wilcoxon's test), with one seed."
+    )
+
+
+def _baseline_command(run: RunFacts) -> str | None:
+    command = [str(part) for part in run.record.get("command", [])]
+    if command[1:2] != ["train"]:
+        return None
+    return shlex.join(["pclauto", *command[1:], "--supervised-only"])
+
+
+def _evaluation_command(model: Path) -> str:
+    return f"pclauto predict SCANS -o OUT --model {shlex.quote(str(model))} && pclauto evaluate OUT LABELS"

@@ -1,0 +1,124 @@
+"""Curves as inline SVG, coloured by the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 400, 230
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 22, 42
+# Colours of the style sheet; further series take them again, dashed.
+COLOURS = 6
+_MOST_MARKED = 40
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve: ``points`` of (x, y); a y that is None or no finite number is a gap."""
+
+    name: str
+    points: Sequence[tuple[float, float | None]]
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from ``low`` to ``high``, at most about ``most`` of them, at least one."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / most
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)] or [low]
+
+
+def curves(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_name: str,
+    boundaries: Mapping[int, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+) -> Markup:
+    """An SVG of ``series`` over a common axis, with a line and a number at each of ``boundaries``.
+
+    Returns:
+        "" where no series has a finite value.
+    """
+    values = [y for one in series for _, y in one.points if y is not None and math.isfinite(y)]
+    if not values:
+        return Markup("")
+    xs = [x for one in series for x, _ in one.points]
+    low, high = y_range or _padded(min(values), max(values))
+    start, end = min(xs), max(xs)
+    if start == end:
+        start, end = start - 1, end + 1
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (x - start) / (end - start) * (WIDTH - LEFT - RIGHT)
+        down = TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return round(across, 1), round(down, 1)
+
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
+    ]
+    for value in ticks(low, high):
+        _, y = place(start, value)
+        parts.append(_line("grid", LEFT, y, WIDTH - RIGHT, y) + _text("tick end", LEFT - 8, y + 4, f"{value:g}"))
+    for value in ticks(start, end, 7):
+        if value == int(value):
+            x, _ = place(value, low)
+            parts.append(_text("tick middle", x, HEIGHT - BOTTOM + 18, f"{value:g}"))
+    parts.append(_text("tick middle", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_name))
+    shown = list((boundaries or {}).items())
+    for index, (number, position) in enumerate(shown):
+        x, _ = place(position, low)
+        parts.append(_line("boundary", x, TOP, x, HEIGHT - BOTTOM))
+        if index % math.ceil(len(shown) / 10) == 0:
+            parts.append(_text("tick middle", x, TOP - 7, f"{number}"))
+    for index, one in enumerate(series):
+        parts += _curve(index, one, place)
+    parts.append(Markup("</svg>"))
+    return Markup("").join(parts)
+
+
+def _curve(index: int, one: Series, place: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
+    style = f"series s{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for x, y in one.points:
+        if y is None or not math.isfinite(y):
+            pieces.append([])
+        else:
+            pieces[-1].append(place(x, y))
+    parts = [
+        Markup('<polyline class="{}" points="{}"><title>{}</title></polyline>').format(
+            style, " ".join(f"{x},{y}" for x, y in piece), one.name
+        )
+        for piece in pieces
+        if len(piece) > 1
+    ]
+    if len(one.points) <= _MOST_MARKED or any(len(piece) == 1 for piece in pieces):
+        known = [(x, y) for x, y in one.points if y is not None and math.isfinite(y)]
+        parts += [
+            Markup('<circle class="{}" cx="{}" cy="{}" r="2.5"><title>{}</title></circle>').format(
+                style, *place(x, y), f"{one.name}: {y:.4g} at {x:g}"
+            )
+            for x, y in known
+        ]
+    return parts
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    margin = (high - low) * 0.05 or max(abs(high) * 0.1, 0.1)
+    return low - margin, high + margin
+
+
+def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(style, x1, y1, x2, y2)
+
+
+def _text(style: str, x: float, y: float, text: str) -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, x, y, escape(text))

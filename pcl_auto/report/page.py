@@ -1,0 +1,150 @@
+"""``pclauto report``: a run on one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pcl_auto.report.baseline import judge
+from pcl_auto.report.facts import RunFacts, default_recipe, read_run, recipe_lines, run_folder
+from pcl_auto.report.figures import COLOURS, Series, curves
+from pcl_auto.report.overlays import MOST_CHANNELS, colour
+from pcl_auto.report.shown import evaluated_panels, labeled_panels, pseudo_label_panels
+from pcl_auto.request import JOINT
+from pcl_auto.run.files import write_text
+from pcl_auto.run.names import printable
+from pcl_auto.run.workspace import DatasetFolder, Workspace
+
+REPORT = "report.html"
+
+
+def write_report(model: Path, workspace: Workspace, target: Path | None = None) -> Path:
+    """Write the report of the run in ``model`` to ``target``, by default into the run's own folder.
+
+    Returns:
+        where it was written.
+
+    Raises:
+        StateError: there is no run, or its files are damaged.
+    """
+    folder = run_folder(model)
+    target = folder / REPORT if target is None else target
+    run = read_run(folder)
+    write_text(target, render(run, workspace))
+    return target
+
+
+def render(run: RunFacts, workspace: Workspace) -> str:
+    """The page of a run, as HTML."""
+    data = DatasetFolder(workspace.preprocessed / run.identity["dataset"])
+    verdict = judge(run)
+    shown_round, pseudo = pseudo_label_panels(run)
+    environment = Environment(
+        loader=PackageLoader("pcl_auto.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Names may hold what steers a reader, such as changes of the direction of text.
+        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    page = environment.get_template("page.html").render(
+        run=run,
+        identity=run.identity,
+        record=run.record,
+        split=run.split,
+        split_file=data.split_file(run.split.name),
+        plan_file=data.plan_file,
+        configuration=run.configuration,
+        verdict=verdict,
+        figures=_figures(run),
+        shown_round=shown_round,
+        pseudo=pseudo,
+        labeled=labeled_panels(run, data),
+        evaluated=evaluated_panels(run, verdict.scores),
+        class_names=_class_names(run),
+        most_channels=MOST_CHANNELS,
+        colours=["#{:02x}{:02x}{:02x}".format(*colour(place)) for place in range(len(run.classes))],
+        recipe=recipe_lines(_settings(run.identity["recipe"]), default_recipe()),
+        notes=_notes(run),
+        command=shlex.join(map(str, run.record["command"])),
+        joint=JOINT,
+        place=partial(_place, run),
+        number=_number,
+        style=_inline("page.css"),
+        script=_inline("page.js"),
+    )
+    return str(page)
+
+
+def _place(run: RunFacts, path: Path) -> str:
+    """Where a file is, seen from the run's folder if it belongs to the run's model."""
+    return os.path.relpath(path, run.folder) if Path(path).is_relative_to(run.folder.parent) else str(path)
+
+
+def _inline(name: str) -> Markup:
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))  # noqa: S704 (a file of this package)
+
+
+def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.items() if key not in ("name", "description")}
+
+
+def _class_names(run: RunFacts) -> dict[str, str]:
+    """Names of the classes by what an evaluation calls them: their names, or their values."""
+    return {**{str(value): name for name, value in run.classes.items()}, **{name: name for name in run.classes}}
+
+
+def _figures(run: RunFacts) -> list[dict[str, Any]]:
+    """The curves: every loss, the Dice of each class on patches, and the change between rounds."""
+    epochs = run.epochs
+    starts = {number: start - 0.5 for number, start in run.round_starts().items()}
+    figures = []
+    losses = list(dict.fromkeys(name for event in epochs for name in event["losses"]))
+    for name in losses:
+        points = [(event["epoch"], event["losses"].get(name)) for event in epochs]
+        title = "Loss" if name == "loss" else f"Loss: {name}"
+        figures.append(_figure(title, [Series(name, points)], x_name="epoch", boundaries=starts))
+    dice = [
+        Series(name, [(event["epoch"], event["patch_dice"][place]) for event in epochs])
+        for place, name in enumerate(run.classes)
+    ]
+    of = next((event["patch_dice_of"] for event in reversed(epochs)), "")
+    title = f"Dice on patches of {of}"
+    figures.append(_figure(title, dice, x_name="epoch", boundaries=starts, y_range=(0.0, 1.0)))
+    changes = [(event["round"], event["dice_to_last_round"]) for event in run.happened("pseudo_labels")]
+    title = "Dice of a round's pseudo-labels to the last round's"
+    figures.append(_figure(title, [Series("mean over cases", changes)], x_name="round", y_range=None))
+    return [figure for figure in figures if figure["svg"]]
+
+
+def _figure(title: str, series: list[Series], **options: Any) -> dict[str, Any]:
+    keys = [(place % COLOURS, place >= COLOURS, one.name) for place, one in enumerate(series)]
+    return {"title": title, "svg": curves(series, title=title, **options), "keys": keys}
+
+
+def _notes(run: RunFacts) -> list[str]:
+    """What happened on the way that a reader should know."""
+    notes = [f"Resumed after epoch {event['epoch']}." for event in run.happened("resumed")]
+    notes += [
+        f"Round {event['round']} was rolled back after epoch {event['epoch']}: {'; '.join(map(str, event['reasons']))}."
+        for event in run.happened("rolled_back")
+    ]
+    notes += [
+        f"The pseudo-labels of round {event['round']} were all background: it trained on labels alone."
+        for event in run.happened("degenerate")
+    ]
+    if not run.happened("trained"):
+        notes.append("The training has not ended yet.")
+    return notes
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"

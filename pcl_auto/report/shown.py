@@ -1,0 +1,123 @@
+"""Which scans a report shows, and with which masks; labels that the split hides are never among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcl_auto.errors import PclautoError
+from pcl_auto.nnunet.cases import StoredCases
+from pcl_auto.nnunet.labeled_cases import stored_spacing_mm
+from pcl_auto.nnunet.pseudo_labels import round_folder
+from pcl_auto.predict import RECORD
+from pcl_auto.report.baseline import case_dice
+from pcl_auto.report.facts import Round, RunFacts, best_median_worst
+from pcl_auto.report.overlays import Plane, Volume, planes
+from pcl_auto.run.files import read_json
+from pcl_auto.run.workspace import DatasetFolder
+
+MOST_LABELED = 2
+PSEUDO_LABEL, PREDICTION, LABEL = "pseudo-label", "prediction", "label"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A scan as the report shows it: its ``role`` (best, …), what is known of it, its planes, or why there are none."""
+
+    role: str
+    case: str
+    facts: str
+    source: Path
+    planes: list[Plane]
+    problem: str = ""
+
+
+def pseudo_label_panels(run: RunFacts) -> tuple[Round | None, list[Panel]]:
+    """Best, median and worst of the last round whose pseudo-labels are still there, by what its ledger says."""
+    for last in reversed(run.rounds):
+        folder = round_folder(run.folder, last.number).cases
+        if folder.is_dir():
+            panels = []
+            for role, row in best_median_worst(last.ranked()):
+                said = f"{last.judged_by.replace('_', ' ')} {row[last.judged_by]}" if last.judged_by else "not judged"
+                facts = ", ".join(filter(None, [said, "used" if row.get("used") == "1" else "not used"]))
+                read = partial(_stored, folder, row["case"], run, PSEUDO_LABEL)
+                panels.append(_panel(role, row["case"], facts, folder, run, read))
+            return last, panels
+    return None, []
+
+
+def labeled_panels(run: RunFacts, data: DatasetFolder) -> list[Panel]:
+    """The first labelled cases with their labels: what the run learned from."""
+    folder = data.labeled_view(run.split.name, run.identity["configuration"])
+    return [
+        _panel("labelled", case, "", folder, run, partial(_stored, folder, case, run, LABEL))
+        for case in run.split.labeled[:MOST_LABELED]
+    ]
+
+
+def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None) -> list[Panel]:
+    """Best, median and worst prediction of an evaluation, with the labels that it scored them by."""
+    if scores is None:
+        return []
+    dice = {case: value for case, value in case_dice(scores).items() if not math.isnan(value)}
+    # A hidden label stays closed here even after somebody has scored by it.
+    ranked = sorted((case for case in dice if case not in run.split.hidden), key=lambda case: (-dice[case], case))
+    masks, labels = Path(scores["predictions"]), Path(scores["labels"])
+    try:
+        scans = read_json(masks / RECORD).get("scans", {})
+    except PclautoError:
+        return []
+    return [
+        _panel(
+            role,
+            row["case"],
+            f"mean Dice {dice[row['case']]:.3f}",
+            masks,
+            run,
+            partial(_scored, row["case"], masks, labels, scans),
+        )
+        for role, row in best_median_worst([{"case": case} for case in ranked])
+    ]
+
+
+def _panel(role: str, case: str, facts: str, source: Path, run: RunFacts, read: Callable[[], Volume]) -> Panel:
+    """A panel, or what kept its files from being shown: files may have been moved since, which spoils no report."""
+    try:
+        shown = planes(read(), list(run.classes.values()), outlined=[LABEL])
+    except (PclautoError, OSError, RuntimeError, ValueError, KeyError) as error:
+        return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
+    return Panel(role, case, facts, source, shown)
+
+
+def _stored(folder: Path, case: str, run: RunFacts, name: str) -> Volume:
+    """A preprocessed case, its axes put back as they are in the scan's file."""
+    image, seg, _, _ = StoredCases(str(folder), [case]).load_case(case)
+    back = np.argsort(run.plans["transpose_forward"])
+    spacing = np.array(stored_spacing_mm(run.configuration["spacing"], run.plans))[back]
+    labels = np.maximum(seg[0], 0).transpose(back)
+    return Volume(image[:].transpose(0, *(back + 1)), {name: labels}, spacing.tolist())
+
+
+def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, Any]) -> Volume:
+    import SimpleITK
+
+    label = labels / f"{case}.nii.gz"
+    mask = SimpleITK.ReadImage(str(masks / f"{case}.nii.gz"))
+    channels = [SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(entry[0]))) for entry in scans[case]]
+    image = channels[0] if len(channels) == 1 and channels[0].ndim == 4 else np.stack(channels)
+    arrays = {PREDICTION: SimpleITK.GetArrayFromImage(mask)}
+    arrays[LABEL] = SimpleITK.GetArrayFromImage(
+        SimpleITK.ReadImage(str(label if label.is_file() else labels / f"{case}.nii"))
+    )
+    spacing = list(reversed(mask.GetSpacing()))
+    if image.ndim == 3:  # a 2D scan
+        image, spacing = image[:, None], [1.0, *spacing]
+        arrays = {name: array[None] for name, array in arrays.items()}
+    return Volume(image, arrays, spacing)

@@ -1,0 +1,89 @@
+"""A run's folder with nothing but its texts: enough for all of a report but the pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.report.facts import default_recipe
+from pcl_auto.request import JOINT
+
+RECIPE = {"name": "tiny", "description": "a few steps", **default_recipe()}
+RECIPE["schedule"] = {"steps_per_epoch": 2, "supervised_epochs": 1, "rounds": 2, "epochs_per_round": 1}
+
+
+def write_run(
+    results: Path,
+    *,
+    trainer: str = JOINT,
+    recipe_values: dict[str, Any] = RECIPE,
+    cases: tuple[str, ...] = ("c", "d", "e"),
+    classes: tuple[str, ...] = ("core", "shell"),
+    **identity: Any,
+) -> Path:
+    """The model folder of a finished run of 3 epochs and 2 rounds."""
+    model = results / "Dataset001_X" / f"{trainer}__nnUNetPlans_tiny__3d_fullres"
+    folder = model / "fold_all"
+    split = {"name": "L2_s0", "seed": 0, "labeled": ["a", "b"], "validation": [], "unlabeled": cases, "hidden": cases}
+    record = {
+        "identity": {
+            "dataset": "Dataset001_X", "configuration": "3d_fullres", "trainer": trainer, "split": split, "seed": 0,
+            "recipe": recipe_values, "deterministic": False, "fold": "all", "plan": "p", "input": "i", **identity,
+        },
+        "command": ["/bin/pclauto", "train", "--labeled", "2"],
+        "versions": {"pclauto": "1", "torch": "2"}, "device": "cpu", "last_start": "2026-01-01T00:00:00",
+        "outputs": {},
+    }  # fmt: skip
+    plans = {
+        "transpose_forward": [0, 1, 2],
+        "original_median_spacing_after_transp": [1, 1, 1],
+        "configurations": {
+            "3d_fullres": {
+                "patch_size": [8, 8, 8], "spacing": [1.0, 1.0, 1.0], "batch_size": 4, "normalization_schemes": ["Z"],
+                "architecture": {
+                    "network_class_name": "a.Net", "arch_kwargs": {"n_stages": 2, "features_per_stage": [4]},
+                },
+                "pclauto": {"store": "s"},
+            }
+        },
+    }  # fmt: skip
+    dataset = {"channel_names": {"0": "T2"}, "labels": {"background": 0, **{n: i + 1 for i, n in enumerate(classes)}}}
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(record))
+    (model / "plans.json").write_text(json.dumps(plans))
+    (model / "dataset.json").write_text(json.dumps(dataset))
+    epoch = {"event": "epoch", "patch_dice": [0.5, None], "patch_dice_of": "labelled cases"}
+    drawn = {"event": "pseudo_labels", "cases": 3, "used": 2, "outside_labeled_range": 0, "vanished": []}
+    events: list[dict[str, Any]] = [
+        {**epoch, "epoch": 1, "losses": {"loss": 1.0}},
+        {**drawn, "round": 1, "dice_to_last_round": None},
+        {**epoch, "epoch": 2, "losses": {"loss": 0.5, "contrast": 2.0}},
+        {**drawn, "round": 2, "dice_to_last_round": 0.8772},
+        {**epoch, "epoch": 3, "losses": {"loss": 0.25, "contrast": 1.5}},
+        {"event": "trained", "epochs": 3, "seconds": 4.5, "memory_mb": 321},
+    ]
+    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, events)) + '\n{"event": "cut o')
+    for number in (1, 2):
+        ledger = folder / "pseudo_labels" / f"round_{number}" / "ledger.csv"
+        (ledger.parent / "cases").mkdir(parents=True)
+        dice = ["", "", ""] if number == 1 else ["0.7", "0.9", "0.8"]
+        with ledger.open("w", newline="") as table:
+            writer = csv.writer(table)
+            writer.writerow(["case", "volume_ml_core", "dice_to_last_round", "used", "remarks"])
+            writer.writerows(
+                [case, 1.5, value, int(value != "0.7"), ""] for case, value in zip(cases, dice, strict=True)
+            )
+    return model
+
+
+def write_scores(model: Path, dice: dict[str, float], *, labels: str = "labelsTs", mirroring: bool = True) -> None:
+    content = {
+        "time": "2026-01-01", "predictions": "gone", "labels": labels, "mirroring": mirroring,
+        "mean": {"dice": sum(dice.values()) / len(dice), "hd95_mm": None},
+        "per_class": {"1": {"dice": {"mean": 0.4321}, "hd95_mm": {"mean": None}}},
+        "cases": [{"id": case, "dice": {"1": value}, "hd95_mm": {"1": None}} for case, value in dice.items()],
+    }  # fmt: skip
+    (model / "evaluations").mkdir(exist_ok=True)
+    (model / "evaluations" / f"{labels}_{mirroring}.json").write_text(json.dumps(content))

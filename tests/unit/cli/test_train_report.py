@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pcl_auto.cli import train
+from pcl_auto.report import page
+from pcl_auto.run.workspace import Workspace
+
+
+@pytest.mark.parametrize("fault", [OSError("no room"), KeyError("epoch"), ZeroDivisionError("x")])
+def test_a_report_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    def fail(*_: Any) -> None:
+        raise fault
+
+    said: list[str] = []
+    monkeypatch.setattr(page, "write_report", fail)
+    run: Any = SimpleNamespace(folder=tmp_path)
+    train._report(SimpleNamespace(say=said.append), run, Workspace.at(tmp_path, "test"))  # type: ignore[arg-type]
+    assert len(said) == 1
+    assert said[0].startswith(f"warning: no report: {fault}")

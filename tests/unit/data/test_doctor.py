@@ -1,0 +1,135 @@
+"""What is odd about a data set: each oddity made on purpose, and a sound data set that has none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pcl_auto.data.doctor import Group, examine
+from pcl_auto.data.nifti import Volume
+from pcl_auto.errors import Problem
+
+
+def scan(seed: int, channels: int = 1) -> Volume:
+    """A scan of 1 x 1 x 3 mm, with a little of what scanners and people differ in."""
+    draw = np.random.default_rng(seed)
+    step = 1 + draw.normal(0, 0.02)
+    affine = np.diag([step, step, 3.0, 1.0])
+    scale = float(np.exp(draw.normal(0, 0.1)))
+    return Volume(
+        path=Path(f"{seed}.nii.gz"),
+        shape=(64, 64, int(draw.integers(18, 22))),
+        channels=channels,
+        spacing_mm=(step, step, 3.0),
+        affine=tuple(map(tuple, affine.tolist())),
+        dtype="int16",
+        nonzero_box=((0, 64), (0, 64), (0, 18)),
+        constant_channels=(),
+        digest=f"digest {seed}",
+        quartiles=tuple(
+            (base * scale, (base + 100) * scale, (base + 240) * scale) for base in (100.0, 900.0, 30.0)[:channels]
+        ),
+    )
+
+
+def groups(channels: int = 1) -> dict[str, dict[str, Volume]]:
+    seeds = {"labelled": range(4), "unlabelled": range(4, 16), "test": range(16, 20)}
+    return {role: {f"case_{seed}": scan(seed, channels) for seed in numbers} for role, numbers in seeds.items()}
+
+
+def look(made: dict[str, dict[str, Volume]], *, ct: bool = False) -> tuple[list[Problem], list[Problem]]:
+    return examine([Group(role, scans) for role, scans in made.items()], "Task07_Toy", ct=ct)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("ct", [False, True])
+def test_a_sound_data_set_has_nothing_to_say(channels: int, ct: bool) -> None:
+    assert look(groups(channels), ct=ct) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("role", "twin", "wrong"),
+    [
+        ("labelled", "test", True),
+        ("unlabelled", "test", False),
+        ("labelled", "unlabelled", False),
+        ("test", "test", False),
+    ],
+)
+def test_one_scan_under_two_names(role: str, twin: str, wrong: bool) -> None:
+    made = groups()
+    first = next(iter(made[role].values()))
+    made[twin]["again"] = replace(first, dtype="float32", path=Path("again.nii"))
+    found, warnings = look(made)
+    assert (len(found), len(warnings)) == (1, 0) if wrong else (0, 1)
+    (problem,) = [*found, *warnings]
+    assert "again" in problem.found
+    assert problem.fix
+
+
+def test_other_axes() -> None:
+    made = groups()
+    made["unlabelled"]["case_7"] = replace(scan(7), affine=((-1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 3, 0), (0, 0, 0, 1)))
+    _, (warning,) = look(made)
+    assert warning.expected == "RAS"
+    assert warning.found == "1 of 20 otherwise: case_7 LAS"
+
+
+def test_swapped_channels() -> None:
+    made = groups(3)
+    first, second, third = made["unlabelled"]["case_9"].quartiles
+    made["unlabelled"]["case_9"] = replace(scan(9, 3), quartiles=(second, first, third))
+    _, warnings = look(made)
+    (swapped,) = (warning for warning in warnings if warning.what == "channels look swapped")
+    assert swapped.found == "case_9 (as 1, 0, 2)"
+
+
+def test_a_scan_with_another_spacing() -> None:
+    made = groups()
+    made["unlabelled"]["case_5"] = replace(scan(5), spacing_mm=(1.0, 1.0, 30.0))
+    _, warnings = look(made)
+    assert {warning.what for warning in warnings} == {
+        "spacing along z (mm) unlike the other scans",
+        "extent along z (mm) unlike the other scans",
+    }
+    assert all("case_5" in warning.found for warning in warnings)
+
+
+def test_hounsfield_units_matter_and_the_scale_of_mr_does_not() -> None:
+    made = groups()
+    made["unlabelled"]["case_5"] = replace(
+        scan(5), quartiles=tuple((1e3 * a, 1e3 * b, 1e3 * c) for a, b, c in scan(5).quartiles)
+    )
+    assert look(made) == ([], [])
+    _, warnings = look(made, ct=True)
+    assert {warning.what for warning in warnings} == {
+        "range of HU unlike the other scans",
+        "median HU / 100 unlike the other scans",
+    }
+
+
+def test_labels_from_another_scanner() -> None:
+    made = groups()
+    made["unlabelled"] = {
+        case: replace(each, spacing_mm=(0.5, 0.5, 3.0), quartiles=((0.0, 200.0, 220.0),))
+        for case, each in made["unlabelled"].items()
+    }
+    _, warnings = look(made)
+    whats = {warning.what for warning in warnings}
+    assert "spacing along x (mm) of unlabelled scans unlike the labelled ones" in whats
+    assert "skew of intensities of unlabelled scans unlike the labelled ones" in whats
+    assert not any("of test scans" in what for what in whats)
+
+
+def test_scans_with_a_channel_less_are_compared_by_the_others() -> None:
+    made = groups(2)
+    made["unlabelled"]["case_8"] = scan(8)
+    assert look(made, ct=True) == ([], [])
+
+
+def test_a_few_scans_say_nothing_of_what_is_usual() -> None:
+    made = {"labelled": {"a": scan(1)}, "unlabelled": {"b": replace(scan(2), spacing_mm=(9.0, 9.0, 9.0))}}
+    assert look(made) == ([], [])

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_files import RECIPE, write_run, write_scores
+
+from pcl_auto.report.baseline import find_baseline, judge
+from pcl_auto.report.facts import read_run
+from pcl_auto.request import SUPERVISED
+
+CASES = [f"t{index}" for index in range(12)]
+
+
+def test_without_a_baseline_the_verdict_says_so_and_how_to_get_one(tmp_path: Path) -> None:
+    verdict = judge(read_run(write_run(tmp_path) / "fold_all"))
+    assert verdict.kind == "none"
+    assert "no supervised baseline" in verdict.sentence
+    assert verdict.command == "pclauto train --labeled 2 --supervised-only"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"input": "another"},
+        {"configuration": "2d"},
+        {"recipe_values": {**RECIPE, "schedule": {**RECIPE["schedule"], "steps_per_epoch": 3}}},
+        {"recipe_values": {**RECIPE, "batch": {**RECIPE["batch"], "patches": 8}}},
+    ],
+)
+def test_a_run_on_other_terms_is_no_baseline(tmp_path: Path, other: dict[str, Any]) -> None:
+    run = read_run(write_run(tmp_path) / "fold_all")
+    write_run(tmp_path, trainer=SUPERVISED, **other)
+    assert find_baseline(run) is None
+
+
+def test_a_baseline_may_divide_the_same_steps_in_another_way(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path) / "fold_all")
+    schedule = {"steps_per_epoch": 6, "supervised_epochs": 1, "rounds": 0, "epochs_per_round": 1}
+    baseline = write_run(tmp_path, trainer=SUPERVISED, recipe_values={**RECIPE, "schedule": schedule})
+    assert find_baseline(run) == baseline
+
+
+@pytest.mark.parametrize(("gain", "kind"), [(0.1, "helped"), (-0.1, "did-not-help"), (0.0, "did-not-help")])
+def test_the_verdict_is_that_of_the_paired_cases(tmp_path: Path, gain: float, kind: str) -> None:
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED)
+    write_scores(baseline, {case: 0.5 + index / 100 for index, case in enumerate(CASES)})
+    write_scores(model, {case: 0.5 + index / 100 + gain for index, case in enumerate(CASES)})
+    verdict = judge(read_run(model / "fold_all"))
+    assert verdict.kind == kind
+    assert f"{gain:+.3f} mean Dice" in verdict.sentence
+    assert "12 cases" in verdict.sentence
+    assert verdict.baseline == baseline
+
+
+def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path: Path) -> None:
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED)
+    write_scores(model, {"a": 0.5}, labels="one")
+    write_scores(baseline, {"a": 0.4}, labels="two")
+    write_scores(baseline, {"a": 0.4}, labels="one", mirroring=False)
+    verdict = judge(read_run(model / "fold_all"))
+    assert verdict.kind == "none"
+    assert "the baseline on the same labels" in verdict.sentence
+    assert str(baseline) in str(verdict.command)
+
+
+def test_a_run_that_was_not_evaluated_says_which_is_missing(tmp_path: Path) -> None:
+    model = write_run(tmp_path)
+    write_run(tmp_path, trainer=SUPERVISED)
+    verdict = judge(read_run(model / "fold_all"))
+    assert "this run has not been evaluated" in verdict.sentence
+    assert str(model) in str(verdict.command)
+
+
+def test_a_baseline_is_judged_by_nothing(tmp_path: Path) -> None:
+    model = write_run(tmp_path, trainer=SUPERVISED)
+    write_scores(model, {"a": 0.5})
+    verdict = judge(read_run(model / "fold_all"))
+    assert "is a baseline" in verdict.sentence
+    assert verdict.scores is not None

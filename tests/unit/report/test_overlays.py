@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pcl_auto.report.overlays import LONGEST_SIDE, MOST_CHANNELS, MOST_SLICES, Volume, colour, planes, shown_slices
+
+
+def picture(uri: str) -> Image.Image:
+    head, content = uri.split(",")
+    assert head in ("data:image/webp;base64", "data:image/png;base64")
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[int, int, int], radius: float) -> np.ndarray:
+    places = np.indices(shape) - np.array(centre)[:, None, None, None]
+    return ((places**2).sum(0) <= radius**2).astype(np.int16)
+
+
+def test_planes_go_through_the_largest_structure_not_a_speck() -> None:
+    labels = 7 * ball((40, 50, 60), (12, 20, 33), 5) + 7 * ball((40, 50, 60), (35, 45, 5), 1)
+    shown = planes(Volume(np.zeros((1, 40, 50, 60), np.float32), {"m": labels}, (1, 1, 1)), [7])
+    assert [plane.slices[plane.start] for plane in shown] == [12, 20, 33]
+
+
+def test_masks_are_drawn_where_the_labels_are_in_the_colour_of_their_class() -> None:
+    labels = np.zeros((4, 40, 40), np.int16)
+    labels[1:3, 5:15, 20:40] = 3
+    plane = planes(Volume(np.zeros((1, 4, 40, 40), np.float32), {"m": labels}, (1, 1, 1)), [1, 3])[0]
+    strip = np.asarray(picture(plane.masks["m"]).convert("RGBA"))
+    assert strip.shape[:2] == (len(plane.slices) * plane.height, plane.width)
+    cut = strip[plane.start * plane.height :][: plane.height]
+    scale = plane.height / 40
+    assert tuple(cut[int(10 * scale), int(30 * scale)][:3]) == colour(1)
+    assert cut[int(10 * scale), int(30 * scale)][3] > 0
+    assert cut[int(30 * scale), int(30 * scale)][3] == 0
+    assert (cut[..., 3] > 0).mean() == pytest.approx(200 / 1600, rel=0.05)
+
+
+def test_an_outline_leaves_the_inside_free() -> None:
+    labels = np.zeros((4, 40, 40), np.int16)
+    labels[:, 10:30, 10:30] = 1
+    volume = Volume(np.zeros((1, 4, 40, 40), np.float32), {"p": labels, "l": labels}, (1, 1, 1))
+    plane = planes(volume, [1], outlined=["l"])[0]
+    area, outline = (np.asarray(picture(plane.masks[name]).convert("RGBA"))[..., 3] for name in ("p", "l"))
+    middle = plane.start * plane.height + plane.height // 2, plane.width // 2
+    assert area[middle] > 0
+    assert outline[middle] == 0
+    assert outline.any()
+
+
+def test_a_picture_has_the_shape_of_the_body_and_shows_its_intensities() -> None:
+    image = np.zeros((1, 10, 40, 20), np.float32)
+    image[:, :, :20] = 100
+    plane = planes(Volume(image, {"m": np.zeros((10, 40, 20), np.int16)}, (5, 1, 2)), [1])[0]
+    assert (plane.width, plane.height) == (LONGEST_SIDE, LONGEST_SIDE)
+    cut = np.asarray(picture(plane.channels[0]).convert("L"))[: plane.height]
+    assert cut[: plane.height // 2 - 8].mean() > 240
+    assert cut[plane.height // 2 + 8 :].mean() < 15
+
+
+def test_the_head_is_up() -> None:
+    image = np.zeros((1, 10, 10, 10), np.float32)
+    image[:, 5:] = 1
+    plane = planes(Volume(image, {"m": np.zeros((10, 10, 10), np.int16)}, (1, 1, 1)), [1])[1]
+    cut = np.asarray(picture(plane.channels[0]).convert("L"))[: plane.height]
+    assert cut[:70].mean() > cut[90:].mean()
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        (np.full((1, 5, 6, 7), np.nan), np.zeros((5, 6, 7))),
+        (np.full((1, 5, 6, 7), 3.0), np.ones((5, 6, 7))),
+        (np.where(np.indices((1, 5, 6, 7))[1] > 2, np.inf, 0), np.zeros((5, 6, 7))),
+    ],
+)
+def test_degenerate_scans_are_shown(image: np.ndarray, labels: np.ndarray) -> None:
+    for plane in planes(Volume(image, {"m": labels}, (1, 1, 1)), [1]):
+        assert picture(plane.channels[0]).size == (plane.width, plane.height * len(plane.slices))
+
+
+def test_a_2d_scan_has_one_plane() -> None:
+    shown = planes(Volume(np.zeros((1, 1, 30, 20)), {"m": np.zeros((1, 30, 20))}, (5, 1, 1)), [1])
+    assert [plane.name for plane in shown] == ["x-y"]
+
+
+def test_slices_are_few_and_the_one_to_begin_with_is_among_them() -> None:
+    for size, extent, centre in ((500, (100, 400), 233), (5, (0, 4), 2), (1, (0, 0), 0), (100, (97, 99), 99)):
+        slices = shown_slices(centre, extent, size)
+        assert centre in slices
+        assert len(slices) <= MOST_SLICES
+        assert slices == sorted(set(slices))
+        assert slices[0] >= 0
+        assert slices[-1] < size
+
+
+def test_a_large_scan_of_many_channels_stays_small() -> None:
+    noise = np.random.default_rng(0).normal(size=(6, 60, 120, 120)).astype(np.float32)
+    shown = planes(Volume(noise, {"m": ball((60, 120, 120), (30, 60, 60), 28)}, (3, 1, 1)), [1])
+    assert {len(plane.channels) for plane in shown} == {MOST_CHANNELS}
+    # Noise is the worst that a picture can hold; eight such scans still make less than 15 MB.
+    assert sum(len(uri) for plane in shown for uri in (*plane.channels, *plane.masks.values())) < 15e6 / 8 * 4

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_files import write_run, write_scores
+
+import pcl_auto.report
+from pcl_auto.report.page import write_report
+from pcl_auto.request import SUPERVISED
+from pcl_auto.run.workspace import Workspace
+
+HOSTILE = "<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>", "\u202egpj.exe"
+STYLE = (Path(pcl_auto.report.__file__).parent / "page.css").read_text()
+
+
+class Page(HTMLParser):
+    """Tags, ids and references of a page; every tag that is opened is closed."""
+
+    VOID = frozenset({"meta", "img", "input", "link", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.external: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), (tag, name)
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("aria-labelledby", "aria-describedby", "for"):
+                self.targets.append(str(value))
+            if name in ("href", "src", "action", "data", "poster", "srcset"):
+                if str(value).startswith("#"):
+                    self.targets.append(str(value)[1:])
+                elif not str(value).startswith("data:image/"):
+                    self.external.append(str(value))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def report(tmp_path: Path, **run: object) -> str:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results, **run)  # type: ignore[arg-type]
+    return write_report(model, workspace).read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    text = report(tmp_path)
+    page = Page(text)
+    assert page.external == []
+    assert len(page.ids) == len(set(page.ids))
+    assert set(page.targets) <= set(page.ids)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    text = report(tmp_path, cases=HOSTILE, classes=HOSTILE[:2])
+    plain = Page(report(tmp_path / "plain"))
+    assert Page(text).tags == plain.tags
+    assert "\u202e" not in text
+
+
+def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results)
+    baseline = write_run(workspace.results, trainer=SUPERVISED)
+    for folder, dice in ((model, 0.6), (baseline, 0.5)):
+        write_scores(folder, {f"t{index}": dice + index / 1000 for index in range(12)})
+    text = write_report(model, workspace).read_text(encoding="utf-8")
+    for said in ("0.432", "0.877", "4.5 s", "321 MB", "The unlabelled scans helped: +0.100", "train --labeled 2"):
+        assert said in text, said
+    assert "Nature Methods" in text
+    assert "Chaitanya" in text
+
+
+def test_files_that_are_gone_are_said_to_be_and_spoil_nothing(tmp_path: Path) -> None:
+    assert report(tmp_path).count("cannot be shown") == 5  # three pseudo-labels, two labelled cases
+
+
+def test_a_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    target = tmp_path / "elsewhere.html"
+    assert write_report(write_run(workspace.results), workspace, target) == target
+    assert target.is_file()
+
+
+def _colours(block: str) -> dict[str, str]:
+    return {
+        name: value if len(value) == 6 else "".join(c * 2 for c in value)
+        for name, value in re.findall(r"--(\w+): #(\w+)", block)
+    }
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    light, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_and_curves_can_be_seen(scheme: int) -> None:
+    colours = _colours(re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[scheme])
+    for ground in ("paper", "panel"):
+        for ink in ("ink", "soft", "link"):
+            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+    assert contrast(colours["ink"], colours["mark"]) >= 4.5
+    for curve in (f"s{place}" for place in range(6)):
+        assert contrast(colours[curve], colours["paper"]) >= 3, curve
+
+
+def test_contrast_is_that_of_the_standard() -> None:
+    assert contrast("000000", "ffffff") == pytest.approx(21)
+    assert contrast("777777", "ffffff") == pytest.approx(4.48, abs=0.01)

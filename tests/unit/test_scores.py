@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pcl_auto.predict import RECORD
+from pcl_auto.scores import SCORES, evaluate_on_record
+
+
+@pytest.fixture
+def predicted(tmp_path: Path) -> Path:
+    """Masks with the record of the model that made them, beside their labels."""
+    checkpoint = tmp_path / "model" / "fold_all" / "checkpoint_final.pth"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"weights")
+    for folder in ("out", "labels"):
+        (tmp_path / folder).mkdir()
+        mask = np.zeros((4, 4, 4), np.uint8)
+        mask[1:3] = 1
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / folder / "a.nii.gz")
+    state = [checkpoint.stat().st_size, checkpoint.stat().st_mtime_ns]
+    record = {"model": str(tmp_path / "model"), "mirroring": True}
+    record["checkpoints"] = {"fold_all/checkpoint_final.pth": state}
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_scores_lie_with_the_model_and_later_ones_replace_them(predicted: Path) -> None:
+    for _ in range(2):
+        evaluation, kept = evaluate_on_record(predicted / "out", predicted / "labels")
+    assert [kept] == list((predicted / "model" / SCORES).iterdir())
+    content = json.loads(Path(str(kept)).read_text())
+    assert content["mean"] == evaluation.as_dict()["mean"] == {"dice": 1.0, "hd95_mm": 0.0}
+    assert content["labels"] == str(predicted / "labels")
+
+
+def test_masks_of_a_model_that_was_trained_again_are_not_its_own(predicted: Path) -> None:
+    (predicted / "model" / "fold_all" / "checkpoint_final.pth").write_bytes(b"other weights")
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+    assert not (predicted / "model" / SCORES).exists()
+
+
+def test_masks_from_elsewhere_leave_no_record(predicted: Path) -> None:
+    (predicted / "out" / RECORD).unlink()
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None

@@ -126,7 +126,7 @@ def predict(
         UsageError: nothing to segment, a device or package that is not there, or scans that lie in ``output``.
     """
     if outputs.dicom_seg:
-        require("highdicom", "dicom", "--dicom-seg", "leave --dicom-seg out")
+        require("highdicom", "dicom", "--dicom-seg")
     chosen = choose_device(device)
     prepare_environment()
     with output_to(_NOWHERE):

@@ -47,6 +47,8 @@ class TrainRequest:
     prepare_only: bool = False
     # The state after the supervised start: read if it is there, else written; for recipes that differ in the rounds.
     shared_start: Path | None = None
+    # Whether the curves are written for TensorBoard too.
+    tensorboard: bool = False
     # Whether ``pclauto predict`` takes this model when none is named.
     remember: bool = True
 

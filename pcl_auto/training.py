@@ -26,6 +26,7 @@ from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.manifest import RECORD, check_manifest, has_manifest, write_manifest
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
 from pcl_auto.run.quiet import output_to
+from pcl_auto.run.tensorboard import with_tensorboard
 from pcl_auto.run.workspace import Workspace
 
 SCHEMA_VERSION = 1
@@ -73,7 +74,9 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     runs = resolve_runs(request, workspace)
     run = runs[-1]
     if run.trainer == JOINT and run.recipe.pseudo_labels.crf and not run.finished:
-        require("pydensecrf", "crf", "pseudo_labels.crf", "set pseudo_labels.crf = false")
+        require("pydensecrf", "crf", "pseudo_labels.crf")
+    if request.tensorboard:
+        require("tensorboard", "tensorboard", "--tensorboard")
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
     with sole_writer(run.model):
@@ -113,7 +116,8 @@ def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listene
         return
     if not run.finished:
         write_json(record_file, record)
-        _drive(run, device, listener, request.shared_start)
+        heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard else listener
+        _drive(run, device, heard, request.shared_start)
     if has_manifest(run.folder):
         check_manifest(run.folder)
     else:

@@ -63,6 +63,9 @@ def train(
         bool, typer.Option("--deterministic", help="Same command, same bytes, on a CPU; slower.")
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run of these settings.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too, into the run's folder.")
+    ] = False,
     prepare_only: Annotated[
         bool, typer.Option("--prepare-only", help="Write split, plans and data for stock nnU-Net; train nothing.")
     ] = False,
@@ -102,6 +105,7 @@ def train(
         deterministic=deterministic,
         folds=folds,
         start_from=start_from,
+        tensorboard=tensorboard,
         restart=restart,
         prepare_only=prepare_only,
     )

@@ -50,7 +50,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         A second optimiser, so that nnU-Net can go on with the first one's state by itself.
         """
         if self.recipe.pseudo_labels.crf:
-            require("pydensecrf", "crf", "pseudo_labels.crf", "set pseudo_labels.crf = false")
+            require("pydensecrf", "crf", "pseudo_labels.crf")
         super().initialize()
         decay = self.recipe.teacher.decay(self.recipe.schedule)
         self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.memory else None

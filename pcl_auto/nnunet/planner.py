@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     nnUNetPlannerResEncL,
@@ -44,6 +46,12 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
             self.UNet_reference_val_3d = self._full_reference_3d * 2 / min_patches
             self.UNet_min_batch_size = min_patches
 
+        @staticmethod
+        def static_estimate_VRAM_usage(*network: Any) -> float:  # noqa: N802
+            """nnU-Net's estimate, from the shapes of a network whose weights are never drawn."""
+            with torch.device("meta"):
+                return float(planner.static_estimate_VRAM_usage(*network))
+
         def determine_reader_writer(self) -> type[Any]:
             # nnU-Net would open an example image to find out.
             return SimpleITKIO  # type: ignore[no-any-return]
@@ -58,7 +66,8 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
             patch_gb = self._patch_gb(plan)
             # The planner's own limit: no step sees more than a twentieth of all voxels.
             most = round(voxels * self.max_dataset_covered / float(np.prod(plan["patch_size"], dtype=np.float64)))
-            fitting = round(self.UNet_vram_target_GB / patch_gb)
+            # Down, where nnU-Net rounds to the nearest: a patch too many is up to a tenth over what was asked for.
+            fitting = math.floor(self.UNet_vram_target_GB / patch_gb)
             plan["batch_size"] = max(min(fitting, most), self.UNet_min_batch_size)
             plan[_MEMORY_KEY] = float(plan["batch_size"] * patch_gb)
             return plan

@@ -204,6 +204,15 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
                 [self.validation_step(streams.next_batch(self.dataloader_val)) for _ in batches]
             )
 
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's Dice over the validation patches; where they neither show nor find a class, it stays as it was."""
+        super().on_validation_epoch_end(val_outputs)
+        if np.isnan(self.logger.get_value("mean_fg_dice", step=self.epoch)):
+            # Small lesions miss all patches of an epoch now and then; a smoothed NaN would be one to the end.
+            smoothed = self.logger.get_value("ema_fg_dice", step=self.epoch - 1) if self.epoch else 0.0
+            for curve in ("mean_fg_dice", "ema_fg_dice"):
+                self.logger.log(curve, smoothed, self.epoch)
+
     def _seed_epoch(self) -> None:
         """In deterministic mode an epoch draws the same numbers whether or not the run was interrupted before."""
         if self.settings.deterministic:
@@ -226,6 +235,10 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             seconds=round(seconds, 2),
         )
+        # Loggers that nnU-Net has beside its own (wandb); its own holds what stock nnU-Net goes on with.
+        for name in losses.keys() - {"loss"}:
+            for logger in self.logger.loggers:
+                logger.log(f"pclauto_{name}", losses[name], self.current_epoch)
 
     def on_epoch_end(self) -> None:
         """Keep the state, so that a run that stops here goes on from here."""

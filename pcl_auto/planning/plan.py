@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,11 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
             return "2d", "the images have a single slice"
         if thin := _thinnest(planned["3d_fullres"]):
             return "2d", f"in 3D a patch would be {thin} voxels thin, less than nnU-Net's augmentation can blur"
-        return "3d_fullres", "the images have more than one slice: 3D at full resolution"
+        reason = "the images have more than one slice: 3D at full resolution"
+        if "3d_lowres" in planned:
+            seen, seen_in_lowres = (_share_seen(planned[name]) for name in ("3d_fullres", "3d_lowres"))
+            reason += f" (a patch sees {seen:.0%} of the median image; 3d_lowres, planned too, {seen_in_lowres:.0%})"
+        return "3d_fullres", reason
     if wanted not in planned:
         reasons = {
             "3d_lowres": "nnU-Net plans 3d_lowres where a patch sees less than a quarter of the median image",
@@ -258,6 +263,11 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
             )
         )
     return wanted, "asked for"
+
+
+def _share_seen(configuration: Mapping[str, Any]) -> float:
+    """How much of the median image a patch covers."""
+    return float(math.prod(configuration["patch_size"]) / math.prod(configuration["median_image_size_in_voxels"]))
 
 
 def _thinnest(configuration: Mapping[str, Any]) -> int:

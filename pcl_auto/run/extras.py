@@ -7,14 +7,13 @@ from importlib.util import find_spec
 from pcl_auto.errors import Problem, UsageError
 
 
-def require(module: str, extra: str, setting: str, otherwise: str) -> None:
+def require(module: str, extra: str, setting: str) -> None:
     """Make sure that a module is installed, before hours are spent on what needs it.
 
     Args:
         module: as it is imported.
         extra: of this package, that installs it.
-        setting: of the recipe or the command, that needs it.
-        otherwise: what to do without it.
+        setting: of the recipe, that needs it.
 
     Raises:
         UsageError: it is not installed.
@@ -24,6 +23,6 @@ def require(module: str, extra: str, setting: str, otherwise: str) -> None:
             Problem(
                 what=f"the package {module} is not installed",
                 where=setting,
-                fix=f"pip install 'pclauto[{extra}]', or {otherwise}",
+                fix=f"pip install 'pclauto[{extra}]', or do without {setting}",
             )
         )

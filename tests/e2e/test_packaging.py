@@ -17,6 +17,7 @@ def test_wheel_works_without_the_checkout(shell: Shell, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert {"pcl_auto/plans/default.toml", "pcl_auto/plans/quick.toml", "pcl_auto/py.typed"} <= names
+        assert {f"pcl_auto/report/page.{kind}" for kind in ("html", "css", "js")} <= names
         assert not any(name.startswith(("tests/", "plans/")) for name in names)
         archive.extractall(tmp_path / "site")
     script = (

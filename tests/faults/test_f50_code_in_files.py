@@ -18,10 +18,12 @@ from pcl_auto.nnunet.cases import StoredCases, read_properties
 from pcl_auto.nnunet.checkpoints import read_checkpoint
 from pcl_auto.nnunet.predictor import ModelPredictor
 from pcl_auto.nnunet.round_guard import RoundGuard
+from pcl_auto.nnunet.start import refuse_other_model
 from pcl_auto.nnunet.store import case_files, save_label
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.predict import predict
 from pcl_auto.recipe import Recipe, Schedule
+from pcl_auto.run.files import read_json, write_json
 
 SHAPE = (4, 4, 4)
 
@@ -82,6 +84,22 @@ def test_f50_the_start_of_a_round(tmp_path: Path, canary: Path) -> None:
     poison(guard.start_file(1), canary)
     with pytest.raises(StateError, match="round_1_start"):
         guard.roll_back(1, {}, torch.device("cpu"))
+    assert not canary.exists()
+
+
+def test_f50_a_model_to_start_from(tmp_path: Path, canary: Path) -> None:
+    model = make_model(tmp_path / "model")
+    plans, description = (read_json(model / name) for name in ("plans.json", "dataset.json"))
+    checkpoint = model / "fold_all" / "checkpoint_final.pth"
+    refuse_other_model(checkpoint, plans, "3d_fullres", description)
+    poison(checkpoint, canary)
+    with pytest.raises(StateError, match=r"checkpoint_final\.pth"):
+        refuse_other_model(checkpoint, plans, "3d_fullres", description)
+    network = plans["configurations"]["3d_fullres"]["architecture"]
+    network["network_class_name"] = "os.system"
+    write_json(model / "plans.json", plans)
+    with pytest.raises(StateError, match=r"os\.system"):
+        refuse_other_model(checkpoint, plans, "3d_fullres", description)
     assert not canary.exists()
 
 

@@ -95,7 +95,9 @@ def test_a_configuration_that_was_not_planned() -> None:
 
 
 def patches(names: Iterable[str], shape: tuple[int, ...] = (12, 32, 32)) -> dict[str, Any]:
-    return {name: {"patch_size": shape} for name in names}
+    """Patches of ``shape``, half of the median image along each axis."""
+    median = [2 * size for size in shape]
+    return {name: {"patch_size": shape, "median_image_size_in_voxels": median} for name in names}
 
 
 def test_patches_that_are_too_thin_for_3d() -> None:
@@ -175,6 +177,8 @@ def test_the_configuration_and_why(wanted: str, planned: list[str], taken: str) 
     chosen, reason = choose_configuration(wanted, patches(planned), "here")
     assert chosen == taken
     assert reason
+    # An eighth of the image, said of both where there is a choice to make.
+    assert reason.count("12%") == (2 if wanted == "auto" and "3d_lowres" in planned else 0)
 
 
 def test_neutral_intensities_stand_alone() -> None:

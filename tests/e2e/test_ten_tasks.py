@@ -1,0 +1,108 @@
+"""The ten tasks of the decathlon in small, and other kinds of labels, each the whole way, in this process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from decathlon import DECATHLON, DecathlonTask
+from small_task import make_small_task
+
+from pcl_auto import training
+from pcl_auto.planning.plan import Plan, PlanSettings
+from pcl_auto.planning.prepare import plan_task
+from pcl_auto.predict import predict
+from pcl_auto.recipe import from_dict
+from pcl_auto.request import TrainRequest
+from pcl_auto.run.workspace import Workspace
+
+# A supervised step, pseudo-labels of every unlabelled case, two joint steps.
+RECIPE = from_dict(
+    {
+        "schedule": {"steps_per_epoch": 1, "supervised_epochs": 1, "rounds": 1, "epochs_per_round": 2},
+        "optimizer": {"name": "adamw", "learning_rate": 1e-4},
+        "batch": {"patches": 4},
+        "network": {"width": 0.25},
+        "contrast": {"anchors": 4, "mean_voxels": 64},
+        "pseudo_labels": {"mirroring": False, "segmentation_weight": 0.5},
+        "mixing": {"copy_paste": True},
+        "teacher": {"memory": 0.5},
+        # Two steps teach nothing: what they make of the volumes is no collapse.
+        "judgement": {"guard": False},
+    }
+)
+
+PROSTATE = DECATHLON[4]
+
+
+def ignore(_event: str, _values: dict[str, Any]) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library sets in this process is gone after the test."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    # It could not be undone.
+    monkeypatch.setattr(training, "keep_freed_memory", lambda: None)
+    # One process that validates, not one per core: each takes longer to start than these cases take.
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+
+
+def whole_way(task: DecathlonTask, root: Path, folder: Path) -> Plan:
+    """Plan, train on two labels, predict the test case, and look at what came of each."""
+    workspace = Workspace.at(folder / "work", "test")
+    plan = plan_task(root, workspace, PlanSettings(memory_gb=1.0)).plan
+    run = training.train(TrainRequest(recipe=RECIPE, device="cpu"), workspace, ignore)
+    (done,) = predict([root / "imagesTs"], folder / "masks", run.model, device="cpu", mirroring=False, listener=ignore)
+    assert done.status == "done", done.error
+    assert done.output is not None
+    lines = (run.folder / "events.jsonl").read_text().splitlines()
+    check_rounds([json.loads(line) for line in lines], len(plan.cases) - 2)
+    check_mask(Path(done.output), root, len(task.classes))
+    return plan
+
+
+def check_rounds(events: list[dict[str, Any]], unlabeled: int) -> None:
+    (labels,) = (event for event in events if event["event"] == "pseudo_labels")
+    assert labels["cases"] == labels["used"] == unlabeled
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert [event["stage"] for event in epochs] == ["supervised", "round 1", "round 1"]
+    assert all(np.isfinite(list(event["losses"].values())).all() for event in epochs)
+    assert all(event["losses"]["contrast"] > 0 for event in epochs[1:])
+
+
+def check_mask(file: Path, root: Path, classes: int) -> None:
+    mask, scan = nib.load(file), nib.load(root / "imagesTs" / file.name)
+    assert mask.shape == scan.shape[:3]
+    np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
+    assert set(np.unique(np.asarray(mask.dataobj))) <= set(range(classes + 1))
+
+
+@pytest.mark.parametrize("task", DECATHLON, ids=lambda task: task.name)
+def test_a_task_of_the_decathlon(task: DecathlonTask, tmp_path: Path) -> None:
+    plan = whole_way(task, make_small_task(task, tmp_path), tmp_path)
+    chosen = plan.nnunet["configurations"][plan.configuration]
+    assert plan.configuration == "3d_fullres"
+    scheme = "CTNormalization" if task.is_ct else "ZScoreNormalization"
+    assert chosen["normalization_schemes"] == [scheme] * len(task.channels)
+    assert chosen["use_mask_for_norm"] == [task.is_masked] * len(task.channels)
+    np.testing.assert_allclose(chosen["spacing"], task.target_spacing_mm, rtol=1e-4)
+    assert plan.dataset_json["labels"] == task.dataset_json()["labels"]
+
+
+@pytest.mark.parametrize("lacking", [(1,), (2,), (1, 2)], ids=str)
+def test_classes_that_a_labelled_case_lacks(lacking: tuple[int, ...], tmp_path: Path) -> None:
+    whole_way(PROSTATE, make_small_task(PROSTATE, tmp_path, lacking=lacking), tmp_path)
+
+
+def test_thirty_classes(tmp_path: Path) -> None:
+    thirty = replace(PROSTATE, classes=tuple(f"part {number}" for number in range(1, 31)))
+    whole_way(thirty, make_small_task(thirty, tmp_path), tmp_path)

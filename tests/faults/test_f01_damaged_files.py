@@ -17,13 +17,14 @@ from refusals import accepted, image, label, refusal, small_task, told
 
 FUZZ = Path(__file__).with_name("fuzz_headers.py")
 BOMB = """
-import resource, sys
+import sys
 from pathlib import Path
 from pcl_auto.data.nifti import probe_image
+from pcl_auto.run.memory import peak_memory_mb
 for file in map(Path, sys.argv[1:]):
     volume, problems = probe_image(file)
     print(file.name, volume is None, len(problems), problems[0].what)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_memory_mb())
 """
 
 

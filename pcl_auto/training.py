@@ -17,7 +17,7 @@ from typing import Any
 
 from pcl_auto import __version__
 from pcl_auto.data.checks import image_stats
-from pcl_auto.nnunet.environment import choose_device, prepare_environment
+from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_runs
 from pcl_auto.run.changes import compare_versions, refuse_changes
@@ -28,7 +28,7 @@ from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.manifest import RECORD, check_manifest, has_manifest, write_manifest
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
 from pcl_auto.run.quiet import output_to
-from pcl_auto.run.ranks import started_rank
+from pcl_auto.run.ranks import started_rank, started_ranks
 from pcl_auto.run.tensorboard import with_tensorboard
 from pcl_auto.run.workspace import Workspace
 
@@ -160,7 +160,7 @@ def _train_alone(
         with first_alone() as first:
             if first:
                 write_json(record_file, record)
-        heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard else listener
+        heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard and first else listener
         waits_for = _drive(run, device, heard, request.shared_start)
         if waits_for is not None:
             return waits_for
@@ -178,6 +178,8 @@ def _workers(request: TrainRequest, device: Any) -> int | None:
         return 0
     if request.workers is None and device.type == "cpu":
         return 0
+    if request.workers is None and started_ranks() > 1:
+        return max(1, available_cores() // started_ranks())
     return request.workers
 
 

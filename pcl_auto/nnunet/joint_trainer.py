@@ -54,6 +54,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if self.is_ddp and self.recipe.contrast.intensity_views:
             fix = "train on one GPU, or set contrast.intensity_views = false"
             raise UsageError(Problem("a second view of every patch is for one GPU alone", "--gpus", fix))
+        patches: int = self.configuration_manager.batch_size
+        unlabeled = self.recipe.batch.unlabeled(patches)
+        # Now, not after the supervised start.
+        ranks.share_of_patches(patches - unlabeled, unlabeled)
         super().initialize()
         decay = self.recipe.teacher.decay(self.recipe.schedule)
         self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.memory else None

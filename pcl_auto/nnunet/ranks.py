@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -28,13 +30,24 @@ def together(device: torch.device) -> Iterator[None]:
     if started_ranks() == 1:
         yield
         return
+    _require_one_machine(device)
     if device.type == "cuda":
         torch.cuda.set_device(started_rank())
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    # One may preprocess, or segment larger scans than the others, for hours.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
+    yield
+    # Not after an error: the others do not come, and would be waited for.
+    dist.destroy_process_group()
+
+
+def _require_one_machine(device: torch.device) -> None:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", started_ranks()))
+    if here != started_ranks():
+        fix = "start all processes on one machine"
+        raise UsageError(Problem("processes on several machines", "torchrun", fix, "one machine", f"{here} here"))
+    if device.type == "cuda" and here > torch.cuda.device_count():
+        fix = f"take --gpus {torch.cuda.device_count()}"
+        raise UsageError(Problem(f"{here} GPUs asked for", "--gpus", fix, f"{torch.cuda.device_count()} or fewer"))
 
 
 def ranks() -> int:

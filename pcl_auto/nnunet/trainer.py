@@ -96,6 +96,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
     def initialize(self) -> None:
         """Build the network; a seed fixes its first weights."""
         torch.manual_seed(self.settings.seed)
+        ranks.share_of_patches(self.configuration_manager.batch_size, 0)
         # What nnU-Net does for several processes needs a GPU for each; a step is shared in _open_streams.
         several, self.is_ddp = self.is_ddp, False
         super().initialize()
@@ -129,6 +130,8 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         """Build what is missing and put beside the model what prediction needs."""
         if not self.was_initialized:
             self.initialize()
+        if self.is_ddp:  # all had to draw the same first weights; from here on each draws its own patches
+            torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, self.local_rank]).generate_state(1)[0]))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         if self.settings.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
@@ -367,7 +370,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
                 raise
             content = self._load_training_state(previous)
             self.events.emit("checkpoint_damaged", problem=error.problems[0].as_dict(), epoch=self.epoch)
-            previous.replace(file)
+            with ranks.first_alone() as first:
+                if first:
+                    previous.replace(file)
         if OWN_KEY in content:
             self.load_own_state(content[OWN_KEY])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import ranks
-from pcl_auto.run.ranks import start_ranks
 
 PATCHES, CLASSES = 4, 2
 
@@ -112,16 +110,3 @@ def test_patches_that_cannot_be_shared(
     with pytest.raises(UsageError) as caught:
         ranks.share_of_patches(labeled, unlabeled)
     assert caught.value.problems[0].expected == possible
-
-
-@pytest.mark.parametrize("asked", [["--gpus", "2"], ["--gpus=2"]])
-def test_the_command_is_started_as_often_as_there_are_gpus(
-    monkeypatch: pytest.MonkeyPatch, asked: Sequence[str]
-) -> None:
-    started: list[str] = []
-    monkeypatch.setattr("os.execv", lambda _python, command: started.extend(command))
-    start_ranks(2, ["train", "--labeled", "2", *asked, "--seed", "1"])
-    assert started[1:] == [
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--module", "pcl_auto",
-        "train", "--labeled", "2", "--seed", "1",
-    ]  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.manifest import RECORD, check_manifest, has_manifest, write_manifest
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
 from pcl_auto.run.quiet import output_to
+from pcl_auto.run.ranks import started_rank
 from pcl_auto.run.tensorboard import with_tensorboard
 from pcl_auto.run.workspace import Workspace
 
@@ -79,25 +81,34 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         require("tensorboard", "tensorboard", "--tensorboard")
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
-    with sole_writer(run.model):
-        if request.restart and run.model.is_dir():
-            shutil.rmtree(run.model)
+    from pcl_auto.nnunet.ranks import first_alone, together
+
+    with sole_writer(run.model) if started_rank() == 0 else nullcontext(), together(device):
+        with first_alone() as first:
+            if first and request.restart and run.model.is_dir():
+                shutil.rmtree(run.model)
         for run in runs:
             if run.fold is not None:
                 listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
             _train_alone(run, request, device, listener)
-    if request.remember and not request.prepare_only:
+    if first and request.remember and not request.prepare_only:
         workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
     return run
 
 
-def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listener) -> None:
-    # Runs of one data set share its stored images and views: one prepares them, others wait.
+def _prepare(run: Run, listener: Listener) -> tuple[dict[str, Any], str]:
+    """The split's plans, and the name of its case store; what lacks is made, by one process at a time."""
     with sole_writer(run.data.own / "prepare", wait=True):
         listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
-        plans, store = prepare_split(
+        return prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
         )
+
+
+def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listener) -> None:
+    from pcl_auto.nnunet.ranks import first_alone
+
+    plans, store = _prepare(run, listener)
     if run.start is not None:
         from pcl_auto.nnunet.start import refuse_other_model
 
@@ -111,17 +122,22 @@ def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listene
         if not run.finished:
             now, strict = record["versions"], request.deterministic
             compare_versions(before["versions"], now, run.folder, deterministic=strict, listener=listener)
-    _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
+    with first_alone() as first:
+        if first:
+            _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
     if request.prepare_only:
         return
     if not run.finished:
-        write_json(record_file, record)
+        with first_alone() as first:
+            if first:
+                write_json(record_file, record)
         heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard else listener
         _drive(run, device, heard, request.shared_start)
-    if has_manifest(run.folder):
-        check_manifest(run.folder)
-    else:
-        write_manifest(run.folder)
+    with first_alone() as first:
+        if first and has_manifest(run.folder):
+            check_manifest(run.folder)
+        elif first:
+            write_manifest(run.folder)
 
 
 def _workers(request: TrainRequest, device: Any) -> int | None:

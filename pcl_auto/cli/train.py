@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -55,6 +56,9 @@ def train(
         bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labelled cases, as many steps.")
     ] = False,
     device: DeviceOption = "auto",
+    gpus: Annotated[
+        int, typer.Option(help="Train on so many GPUs of this machine; each takes its share of every step.", min=1)
+    ] = 1,
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Processes that augment data, 0 for none. Default: one per core.", min=0),
@@ -84,9 +88,12 @@ def train(
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.request import TrainRequest, resolve_runs
+    from pcl_auto.run.ranks import start_ranks, started_ranks
     from pcl_auto.run.workspace import Workspace
     from pcl_auto.training import train as train_run
 
+    if gpus > 1 and started_ranks() == 1:
+        start_ranks(gpus, sys.argv[1:])
     terminal = Terminal()
     place = Workspace.find(workspace, os.environ)
     request = TrainRequest(

@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -87,10 +88,9 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         with first_alone() as first:
             if first and request.restart and run.model.is_dir():
                 shutil.rmtree(run.model)
-        for run in runs:
-            if run.fold is not None:
-                listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
-            _train_alone(run, request, device, listener)
+        plans, store = _prepare(run, listener)
+        while waiting := _train_each(runs, plans, store, request, device, listener):
+            _meet(waiting, device, listener)
     if first and request.remember and not request.prepare_only:
         workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
     return run
@@ -105,10 +105,39 @@ def _prepare(run: Run, listener: Listener) -> tuple[dict[str, Any], str]:
         )
 
 
-def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listener) -> None:
+def _train_each(
+    runs: Sequence[Run], plans: dict[str, Any], store: str, request: TrainRequest, device: Any, listener: Listener
+) -> list[tuple[Run, int]]:
+    """Train every run to its end, or to a round whose pseudo-labels wait for the other folds; these, and the round."""
+    waiting = []
+    for run in runs:
+        if run.fold is not None:
+            listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
+        number = _train_alone(run, plans, store, request, device, listener)
+        if number is not None:
+            waiting.append((run, number))
+    return waiting
+
+
+def _meet(waiting: Sequence[tuple[Run, int]], device: Any, listener: Listener) -> None:
+    """Let the folds that have come to the same round make its pseudo-labels together."""
+    from pcl_auto.nnunet.folds import meet
+
+    number = min(number for _, number in waiting)
+    runs = [run for run, its_number in waiting if its_number == number]
+    with output_to(runs[0].folder / "log.txt"):
+        trainers = [_make_trainer(run, device, listener) for run in runs]
+        for trainer, run in zip(trainers, runs, strict=True):
+            _take_up(trainer, run, say=False)
+        meet(trainers, number)
+
+
+def _train_alone(
+    run: Run, plans: dict[str, Any], store: str, request: TrainRequest, device: Any, listener: Listener
+) -> int | None:
+    """Train a run to its end; the number of a round whose pseudo-labels it waits for, if it does."""
     from pcl_auto.nnunet.ranks import first_alone
 
-    plans, store = _prepare(run, listener)
     if run.start is not None:
         from pcl_auto.nnunet.start import refuse_other_model
 
@@ -126,18 +155,21 @@ def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listene
         if first:
             _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
     if request.prepare_only:
-        return
+        return None
     if not run.finished:
         with first_alone() as first:
             if first:
                 write_json(record_file, record)
         heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard else listener
-        _drive(run, device, heard, request.shared_start)
+        waits_for = _drive(run, device, heard, request.shared_start)
+        if waits_for is not None:
+            return waits_for
     with first_alone() as first:
         if first and has_manifest(run.folder):
             check_manifest(run.folder)
         elif first:
             write_manifest(run.folder)
+    return None
 
 
 def _workers(request: TrainRequest, device: Any) -> int | None:
@@ -195,27 +227,31 @@ def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:
     }
 
 
-def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None) -> None:
-    """Build the trainer as nnU-Net would, take up its last checkpoint, and train."""
+def _make_trainer(run: Run, device: Any, listener: Listener) -> Any:
+    """The trainer of a run, built as nnU-Net would."""
+    from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+    from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+
+    kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
+    plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": _has_begun(run)}
+    fold = "all" if run.fold is None else run.fold
+    trainer = kind(plans, run.configuration, fold, read_json(run.data.path / "dataset.json"), device)
+    trainer.events.listener = listener
+    trainer.meets_folds = run.fold is not None
+    return trainer
+
+
+def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None) -> int | None:
+    """Take up the last checkpoint of a run and train; the number of a round whose pseudo-labels it waits for."""
     with output_to(run.folder / "log.txt"):
         import torch
 
-        from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-        from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+        from pcl_auto.nnunet.folds import WaitsForFolds
 
         if device.type == "cpu":
             keep_freed_memory()
             forget_peak_memory()
-        kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
-        plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": _has_begun(run)}
-        trainer = kind(
-            plans,
-            run.configuration,
-            "all" if run.fold is None else run.fold,
-            read_json(run.data.path / "dataset.json"),
-            device,
-        )
-        trainer.events.listener = listener
+        trainer = _make_trainer(run, device, listener)
         trainer.shared_start = shared_start
         # As stock nnU-Net has it: patches have one size, so the fastest kernels are worth looking for.
         torch.backends.cudnn.benchmark = not trainer.settings.deterministic
@@ -224,8 +260,12 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
             trainer.load_checkpoint(str(final))
         else:
             _take_up(trainer, run)
-            trainer.run_training()
+            try:
+                trainer.run_training()
+            except WaitsForFolds as waits:
+                return waits.round_number
         trainer.validate()
+    return None
 
 
 def _has_begun(run: Run) -> bool:
@@ -234,20 +274,21 @@ def _has_begun(run: Run) -> bool:
     return (run.folder / LATEST).is_file() or (run.folder / PREVIOUS).is_file()
 
 
-def _take_up(trainer: Any, run: Run) -> None:
+def _take_up(trainer: Any, run: Run, *, say: bool = True) -> None:
     """Give the trainer the state that an earlier try of the run left, or else the start that it is to have."""
     from pcl_auto.nnunet.checkpoints import LATEST
     from pcl_auto.nnunet.start import load_weights
 
     start = trainer.shared_start
+    emit = trainer.events.emit if say else lambda *_event, **_values: None
     if _has_begun(run):
         trainer.load_checkpoint(str(run.folder / LATEST))
-        trainer.events.emit("resumed", epoch=trainer.epoch)
+        emit("resumed", epoch=trainer.epoch)
     elif run.start is not None:
         load_weights(trainer, run.start)
-        trainer.events.emit("started", epochs=trainer.num_epochs, from_model=str(run.start))
+        emit("started", epochs=trainer.num_epochs, from_model=str(run.start))
     elif start is not None and start.is_file():
         trainer.load_start(start)
-        trainer.events.emit("started", epochs=trainer.num_epochs, from_shared_start=str(start))
+        emit("started", epochs=trainer.num_epochs, from_shared_start=str(start))
     else:
-        trainer.events.emit("started", epochs=trainer.num_epochs)
+        emit("started", epochs=trainer.num_epochs)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 
 from pcl_auto.data import split as splits
 from pcl_auto.errors import Problem, UsageError
-from pcl_auto.method.agreement import agreement, draw_transforms
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
@@ -27,11 +24,12 @@ from pcl_auto.nnunet import pseudo_labels, ranks, streams
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.crf import refined
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.folds import WaitsForFolds, have_met
 from pcl_auto.nnunet.heads import restart_segmentation_head
 from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
 from pcl_auto.nnunet.optimizers import make_optimizer
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
-from pcl_auto.nnunet.segmenter import segmenter
+from pcl_auto.nnunet.segmenter import agreement_check, segmenter
 from pcl_auto.nnunet.teacher import Teacher
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, scales
 from pcl_auto.rounds import joint_rounds, self_train
@@ -43,6 +41,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     """Pseudo-label local contrastive learning (Chaitanya et al., MedIA 2023) in rounds of self-training."""
 
     head: nn.Module
+    # Whether this is one fold of several, whose networks make the pseudo-labels together.
+    meets_folds = False
 
     def initialize(self) -> None:
         """Build the network, and beside it the contrastive head h_φ with an optimiser of its own.
@@ -244,66 +244,74 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """
         folder = pseudo_labels.round_folder(self.run_folder, round_number)
         ranks.wait()
-        if not folder.complete:
-            network = self.network if self.teacher is None or round_number == 1 else self.teacher.network
-            rows = self._segment_unlabeled(network, round_number, folder, self.split.unlabeled)
-            if rows:
-                self.events.emit(
-                    "pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(self.labeled.classes))
-                )
+        if folder.complete:
+            return
+        if self.meets_folds and not have_met(self.run_folder, round_number, self.split.unlabeled):
+            raise WaitsForFolds(round_number)
+        rows = self._segment_unlabeled(
+            self.segmenter_of_round(round_number), round_number, folder, self.split.unlabeled
+        )
+        if rows:
+            self.events.emit(
+                "pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(self.labeled.classes))
+            )
 
-    def _segment_unlabeled(
-        self, network: nn.Module, round_number: int, folder: pseudo_labels.RoundFolder, cases: Sequence[str]
-    ) -> list[LedgerRow]:
-        """Segment ``cases`` as the start of round ``round_number`` does and judge the result; one process judges."""
-        started = monotonic()
-        self._close_streams()
-        patch = tuple(self.configuration_manager.patch_size)
-        judgement, classes, last = self.recipe.judgement, self.labeled.classes, self.recipe.schedule.rounds
-        if round_number > last:  # nothing is trained on these
-            judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
+    def segmenter_of_round(self, round_number: int) -> pseudo_labels.Segmenter:
+        """What makes the pseudo-labels of a round: the network, or after the first round its teacher."""
+        return self._segmenter(self.network if self.teacher is None or round_number == 1 else self.teacher.network)
+
+    def _segmenter(self, network: nn.Module) -> pseudo_labels.Segmenter:
         self.set_deep_supervision_enabled(False)
-        segment = segmenter(self, network, mirroring=self.recipe.pseudo_labels.mirroring)
+        return segmenter(self, network, mirroring=self.recipe.pseudo_labels.mirroring)
+
+    def segment_into(
+        self, folder: pseudo_labels.RoundFolder, segment: pseudo_labels.Segmenter, cases: Sequence[str], number: int
+    ) -> None:
+        """Segment ``cases`` into the folder of round ``number``, for training."""
+        self._close_streams()
+        judgement, last = self.recipe.judgement, self.recipe.schedule.rounds
         pseudo_labels.predict_round(
             refined(segment, self._stored_spacing_mm) if self.recipe.pseudo_labels.crf else segment,
-            ranks.share(cases),
+            cases,
             self.store,
             folder,
-            patch_voxels=patch,
-            classes=list(classes.values()),
+            patch_voxels=tuple(self.configuration_manager.patch_size),
+            classes=list(self.labeled.classes.values()),
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
-            check=self._agreement_check(segment) if judgement.agreement else None,
-            progress=lambda done, total: self._notify(
-                "pseudo_label", round=min(round_number, last), done=done, total=total
-            ),
+            # Nothing is trained on what is segmented after the last round.
+            check=agreement_check(self, segment) if judgement.agreement and number <= last else None,
+            progress=lambda done, total: self._notify("pseudo_label", round=min(number, last), done=done, total=total),
         )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+
+    def _segment_unlabeled(
+        self, segment: pseudo_labels.Segmenter, number: int, folder: pseudo_labels.RoundFolder, cases: Sequence[str]
+    ) -> list[LedgerRow]:
+        """Segment ``cases`` as the start of round ``number`` does and judge the result; one process judges."""
+        started = monotonic()
+        self.segment_into(folder, segment, ranks.share(cases), number)
         self.seconds += monotonic() - started
-        before = self.round_guard.labels_of(round_number - 1) if round_number > 1 else None
+        judgement = self.recipe.judgement
+        if number > self.recipe.schedule.rounds:
+            judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
+        before = self.round_guard.labels_of(number - 1) if number > 1 else None
+        classes, voxel_ml = self.labeled.classes, self.labeled.voxel_ml
         with ranks.first_alone() as first:
-            volumes, voxel_ml = self.labeled.volumes_ml(), self.labeled.voxel_ml
-            return (
-                pseudo_labels.keep_ledger(
-                    folder, before, cases, volumes, classes=classes, voxel_ml=voxel_ml, judgement=judgement
-                )
-                if first
-                else []
+            if not first:
+                return []
+            return pseudo_labels.keep_ledger(
+                folder,
+                before,
+                cases,
+                self.labeled.volumes_ml(),
+                classes=classes,
+                voxel_ml=voxel_ml,
+                judgement=judgement,
             )
 
     @property
     def _stored_spacing_mm(self) -> list[float]:
         return stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
-
-    def _agreement_check(self, segment: pseudo_labels.Segmenter) -> pseudo_labels.AgreementCheck:
-        """Segment a scan under two transforms, the same in every round, so that rounds can be compared."""
-        last_axis = len(self.configuration_manager.patch_size) - 1
-        mirror = last_axis in (self.inference_allowed_mirroring_axes or ())
-
-        def check(case: str, image: np.ndarray) -> float:
-            transforms = draw_transforms(case, self.settings.seed, mirror=mirror)
-            return agreement(partial(pseudo_labels.label_map, segment), image, transforms, self.labeled.classes)
-
-        return check
 
     def _notify(self, event: str, **values: Any) -> None:
         """Tell a listener what is too frequent to put on record."""
@@ -336,7 +344,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """No round follows whose pseudo-labels would show a collapse: segment a few cases."""
         cases = sorted(self.split.unlabeled)[:CASES_OF_LAST_CHECK]
         folder = self.round_guard.labels_after(round_number)
-        rows = self._segment_unlabeled(self.network, round_number + 1, folder, cases)
+        rows = self._segment_unlabeled(self._segmenter(self.network), round_number + 1, folder, cases)
         if rows:
             self.events.emit("last_check", **pseudo_labels.summary(rows, list(self.labeled.classes)))
 

@@ -138,7 +138,7 @@ def main() -> int:
     for stage in stages(place):
         begun, before = time.monotonic(), account.kills
         # A training has many times the files of the others.
-        stride = settings.stride if stage.name == "train" else 1 + settings.stride // 5
+        stride = settings.stride if stage.name == "train" else 1 + settings.stride // 15
         kill_at_points(stage, account, place.log, stride=stride)
         if stage.name == "train":
             kill_at_random(stage, account, place.log, kills=settings.kills, seed=settings.seed)

@@ -185,7 +185,11 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
     rows = {
         "from": facts["source"],
         "channels": ", ".join(facts["channels"]),
-        "classes": ", ".join(f"{value} {name}" for name, value in facts["labels"].items() if value),
+        "classes": ", ".join(
+            f"{'+'.join(map(str, value)) if isinstance(value, list) else value} {name}"
+            for name, value in facts["labels"].items()
+            if value
+        ),
         "labelled": _some(facts["labeled"]),
         "unlabelled": _some(facts["unlabeled"]),
         "memory": f"{facts['memory_gb']:g} GB ({memory_reason})",

@@ -16,11 +16,13 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 
 from pcl_auto.data import split as splits
+from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.method.agreement import agreement, draw_transforms
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
+from pcl_auto.method.regions import cells, patterns_of
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.method.views import intensity_view
 from pcl_auto.nnunet import pseudo_labels, streams
@@ -62,12 +64,13 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.store = self.data.store(self.settings.store)
         self.dataloader_unlabeled: Any = None
         self.round_guard = RoundGuard(self.run_folder, self.recipe)
-        foreground = self.label_manager.foreground_labels
+        self.cell_patterns = patterns_of(self.label_manager.all_regions or [], self.label_manager.foreground_labels)
         self.labeled = LabeledCases(
             self.data.labeled_view(self.settings.split, self.configuration_name),
             self.do_split()[0],
-            {name: value for name, value in self.dataset_json["labels"].items() if value in foreground},
+            foreground(self.dataset_json["labels"]),
             stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
+            ignore_value(self.dataset_json["labels"]),
         )
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
@@ -163,7 +166,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def _joint_step(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
         count = len(labeled["data"])
         images, targets = self._joined(labeled, unlabeled)
-        labels = targets[0][:, 0].long()  # (B, *patch)
+        # (B, *patch). The label of ignored voxels is none of a class: they are neither anchors nor in a mean.
+        labels = cells(targets[0], self.cell_patterns) if self.cell_patterns else targets[0][:, 0].long()
         views = 2 if self.recipe.contrast.intensity_views else 1
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
         sample = sample_voxels(
@@ -256,7 +260,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             self.store,
             folder,
             patch_voxels=patch,
-            classes=list(classes.values()),
+            labels_of=self.label_manager,
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
             check=self._agreement_check(segment) if judgement.agreement else None,
             progress=lambda done, total: self._notify(
@@ -286,7 +290,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         def check(case: str, image: np.ndarray) -> float:
             transforms = draw_transforms(case, self.settings.seed, mirror=mirror)
-            return agreement(partial(pseudo_labels.label_map, segment), image, transforms, self.labeled.classes)
+            return agreement(
+                partial(pseudo_labels.label_map, segment, self.label_manager), image, transforms, self.labeled.classes
+            )
 
         return check
 

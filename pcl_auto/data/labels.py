@@ -1,0 +1,40 @@
+"""What the labels of a data set mean: classes of one value, regions of several, and the value of ignored voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+BACKGROUND, IGNORE = "background", "ignore"
+
+# As in nnU-Net's dataset.json: a region is the list of its values.
+Labels = dict[str, int | list[int]]
+
+
+def foreground(labels: Mapping[str, int | Sequence[int]]) -> dict[str, int | tuple[int, ...]]:
+    """The value of every class, or the values of every region, without the background and the ignore label."""
+    return {
+        name: value if isinstance(value, int) else tuple(value)
+        for name, value in labels.items()
+        if name not in (BACKGROUND, IGNORE)
+    }
+
+
+def ignore_value(labels: Mapping[str, int | Sequence[int]]) -> int | None:
+    """The value of voxels that nobody has labelled; None where there is none."""
+    value = labels.get(IGNORE)
+    return value if isinstance(value, int) else None
+
+
+def has_regions(labels: Mapping[str, int | Sequence[int]]) -> bool:
+    """Whether the labels are regions, which may overlap."""
+    return any(not isinstance(value, int) for value in labels.values())
+
+
+def head_count(labels: Mapping[str, int | Sequence[int]]) -> int:
+    """Output channels of a network for these labels: the background has one only where there are no regions."""
+    return len(foreground(labels)) + (not has_regions(labels))
+
+
+def all_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
+    """Every value that a label map may hold, in order."""
+    return sorted({v for value in labels.values() for v in ([value] if isinstance(value, int) else value)})

@@ -16,7 +16,6 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 
 from pcl_auto.data import split as splits
-from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.method.agreement import agreement, draw_transforms
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
@@ -68,9 +67,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.labeled = LabeledCases(
             self.data.labeled_view(self.settings.split, self.configuration_name),
             self.do_split()[0],
-            foreground(self.dataset_json["labels"]),
+            self.dataset_json["labels"],
             stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
-            ignore_value(self.dataset_json["labels"]),
         )
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
@@ -166,7 +164,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def _joint_step(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
         count = len(labeled["data"])
         images, targets = self._joined(labeled, unlabeled)
-        # (B, *patch). The label of ignored voxels is none of a class: they are neither anchors nor in a mean.
+        # (B, *patch); ignored voxels are in no class here.
         labels = cells(targets[0], self.cell_patterns) if self.cell_patterns else targets[0][:, 0].long()
         views = 2 if self.recipe.contrast.intensity_views else 1
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
@@ -287,12 +285,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """Segment a scan under two transforms, the same in every round, so that rounds can be compared."""
         last_axis = len(self.configuration_manager.patch_size) - 1
         mirror = last_axis in (self.inference_allowed_mirroring_axes or ())
+        segmented = partial(pseudo_labels.label_map, segment, self.label_manager)
 
         def check(case: str, image: np.ndarray) -> float:
             transforms = draw_transforms(case, self.settings.seed, mirror=mirror)
-            return agreement(
-                partial(pseudo_labels.label_map, segment, self.label_manager), image, transforms, self.labeled.classes
-            )
+            return agreement(segmented, image, transforms, self.labeled.classes)
 
         return check
 

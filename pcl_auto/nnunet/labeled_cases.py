@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.method.components import one_piece_classes
 from pcl_auto.method.values import Classes, holds
 from pcl_auto.nnunet.pseudo_labels import read_labels
@@ -30,15 +31,19 @@ def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> fl
 class LabeledCases:
     """The stored labels of ``cases`` in ``folder``.
 
-    ``classes`` are the foreground's classes or regions. Cases with voxels of the value ``ignored`` say nothing of
-    anatomy: there may be more of a class than they show.
+    ``labels`` are those of nnU-Net's dataset.json. Cases with ignored voxels say nothing of anatomy: there may be more
+    of a class than they show.
     """
 
     folder: Path
     cases: Sequence[str]
-    classes: Classes
+    labels: Mapping[str, int | Sequence[int]]
     voxel_ml: float
-    ignored: int | None = None
+
+    @property
+    def classes(self) -> Classes:
+        """The foreground's classes or regions."""
+        return foreground(self.labels)
 
     def volumes_ml(self) -> dict[str, np.ndarray]:
         """Volume of each class in each case that is labelled throughout, shape (cases,), in millilitres."""
@@ -52,4 +57,5 @@ class LabeledCases:
 
     def _maps(self) -> Iterator[np.ndarray]:
         maps = (read_labels(self.folder, case) for case in self.cases)
-        return (labels for labels in maps if self.ignored is None or not (labels == self.ignored).any())
+        ignored = ignore_value(self.labels)
+        return (labels for labels in maps if ignored is None or not (labels == ignored).any())

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.labels import all_values, foreground, ignore_value
+from pcl_auto.data.labels import all_values, foreground, ignore_value, spelled
 from pcl_auto.data.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.errors import Problem
 
@@ -251,12 +251,8 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
     present = {value for counts in values.values() for value in counts}
     fix = "check the label maps; without examples the class cannot be learnt, and its scores are not defined"
     warnings += [
-        Problem(f"no label holds class {_numbered(value)} ({name})", where, fix, "1 voxel or more", "none")
+        Problem(f"no label holds class {spelled(value)} ({name})", where, fix, "1 voxel or more", "none")
         for name, value in classes.items()
         if present.isdisjoint([value] if isinstance(value, int) else value)
     ]
     return [], warnings
-
-
-def _numbered(value: int | tuple[int, ...]) -> str:
-    return str(value) if isinstance(value, int) else "+".join(map(str, value))

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.labels import BACKGROUND, IGNORE, Labels, all_values, foreground, has_regions
+from pcl_auto.data.labels import BACKGROUND, IGNORE, Labels, all_values, foreground, has_regions, spelled
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
@@ -182,12 +182,12 @@ def _judge_labels(classes: list[tuple[str, list[int]]], where: str) -> tuple[Lab
     labels: Labels = {name: values if len(values) > 1 else values[0] for name, values in classes}
     sets = [tuple(values) for _, values in classes]
     values = sorted(value for each in sets for value in each) if not regions else all_values(labels)
-    found = ", ".join(f"{'+'.join(map(str, each))} {name}" for name, each in classes)
+    found = ", ".join(f"{spelled(each)} {name}" for name, each in classes)
     fix = "number the classes without a gap from 0, the background, in dataset.json and in the label maps"
     problems = [
         Problem(f"two labels share the {kind} {shared}", where, "give every class a name and value of its own")
         for kind, items in (
-            ("value", ["+".join(map(str, each)) for each in sets]),
+            ("value", [spelled(each) for each in sets]),
             ("name", [name for name, _ in classes]),
         )
         for shared in _repeated(items)

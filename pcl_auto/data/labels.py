@@ -38,3 +38,8 @@ def head_count(labels: Mapping[str, int | Sequence[int]]) -> int:
 def all_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
     """Every value that a label map may hold, in order."""
     return sorted({v for value in labels.values() for v in ([value] if isinstance(value, int) else value)})
+
+
+def spelled(value: int | Sequence[int]) -> str:
+    """The value of a class, or those of a region, as they are shown: 3, 1+2+3."""
+    return str(value) if isinstance(value, int) else "+".join(map(str, value))

@@ -7,6 +7,8 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -15,7 +17,7 @@ from typing import Any
 
 from pcl_auto import __version__
 from pcl_auto.data.checks import image_stats
-from pcl_auto.nnunet.environment import choose_device, prepare_environment
+from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_runs
 from pcl_auto.run.changes import compare_versions, refuse_changes
@@ -26,6 +28,7 @@ from pcl_auto.run.lock import sole_writer
 from pcl_auto.run.manifest import RECORD, check_manifest, has_manifest, write_manifest
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
 from pcl_auto.run.quiet import output_to
+from pcl_auto.run.ranks import started_rank, started_ranks
 from pcl_auto.run.tensorboard import with_tensorboard
 from pcl_auto.run.workspace import Workspace
 
@@ -79,25 +82,62 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         require("tensorboard", "tensorboard", "--tensorboard")
     workspace.activate()
     prepare_environment(workers=_workers(request, device))
-    with sole_writer(run.model):
-        if request.restart and run.model.is_dir():
-            shutil.rmtree(run.model)
-        for run in runs:
-            if run.fold is not None:
-                listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
-            _train_alone(run, request, device, listener)
-    if request.remember and not request.prepare_only:
+    from pcl_auto.nnunet.ranks import first_alone, together
+
+    with sole_writer(run.model) if started_rank() == 0 else nullcontext(), together(device):
+        with first_alone() as first:
+            if first and request.restart and run.model.is_dir():
+                shutil.rmtree(run.model)
+        plans, store = _prepare(run, listener)
+        while waiting := _train_each(runs, plans, store, request, device, listener):
+            _meet(waiting, device, listener)
+    if first and request.remember and not request.prepare_only:
         workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
     return run
 
 
-def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listener) -> None:
-    # Runs of one data set share its stored images and views: one prepares them, others wait.
+def _prepare(run: Run, listener: Listener) -> tuple[dict[str, Any], str]:
+    """The split's plans, and the name of its case store; what lacks is made, by one process at a time."""
     with sole_writer(run.data.own / "prepare", wait=True):
         listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
-        plans, store = prepare_split(
+        return prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
         )
+
+
+def _train_each(
+    runs: Sequence[Run], plans: dict[str, Any], store: str, request: TrainRequest, device: Any, listener: Listener
+) -> list[tuple[Run, int]]:
+    """Train every run to its end, or to a round whose pseudo-labels wait for the other folds; these, and the round."""
+    waiting = []
+    for run in runs:
+        if run.fold is not None:
+            listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
+        number = _train_alone(run, plans, store, request, device, listener)
+        if number is not None:
+            waiting.append((run, number))
+    return waiting
+
+
+def _meet(waiting: Sequence[tuple[Run, int]], device: Any, listener: Listener) -> None:
+    """Let the folds that have come to the same round make its pseudo-labels together."""
+    from pcl_auto.nnunet.folds import meet
+
+    number = min(number for _, number in waiting)
+    runs = [run for run, its_number in waiting if its_number == number]
+    with output_to(runs[0].folder / "log.txt"):
+        trainers = [_make_trainer(run, device, listener) for run in runs]
+        for trainer, run in zip(trainers, runs, strict=True):
+            _take_up(trainer, run, say=False)
+        meet(trainers, number)
+
+
+def _train_alone(
+    run: Run, plans: dict[str, Any], store: str, request: TrainRequest, device: Any, listener: Listener
+) -> int | None:
+    """Train a run to its end; the number of a round whose pseudo-labels it waits for, if it does."""
+    from pcl_auto.nnunet.ranks import first_alone
+
     if run.start is not None:
         from pcl_auto.nnunet.start import refuse_other_model
 
@@ -111,17 +151,25 @@ def _train_alone(run: Run, request: TrainRequest, device: Any, listener: Listene
         if not run.finished:
             now, strict = record["versions"], request.deterministic
             compare_versions(before["versions"], now, run.folder, deterministic=strict, listener=listener)
-    _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
+    with first_alone() as first:
+        if first:
+            _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
     if request.prepare_only:
-        return
+        return None
     if not run.finished:
-        write_json(record_file, record)
-        heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard else listener
-        _drive(run, device, heard, request.shared_start)
-    if has_manifest(run.folder):
-        check_manifest(run.folder)
-    else:
-        write_manifest(run.folder)
+        with first_alone() as first:
+            if first:
+                write_json(record_file, record)
+        heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard and first else listener
+        waits_for = _drive(run, device, heard, request.shared_start)
+        if waits_for is not None:
+            return waits_for
+    with first_alone() as first:
+        if first and has_manifest(run.folder):
+            check_manifest(run.folder)
+        elif first:
+            write_manifest(run.folder)
+    return None
 
 
 def _workers(request: TrainRequest, device: Any) -> int | None:
@@ -130,6 +178,8 @@ def _workers(request: TrainRequest, device: Any) -> int | None:
         return 0
     if request.workers is None and device.type == "cpu":
         return 0
+    if request.workers is None and started_ranks() > 1:
+        return max(1, available_cores() // started_ranks())
     return request.workers
 
 
@@ -179,27 +229,31 @@ def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:
     }
 
 
-def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None) -> None:
-    """Build the trainer as nnU-Net would, take up its last checkpoint, and train."""
+def _make_trainer(run: Run, device: Any, listener: Listener) -> Any:
+    """The trainer of a run, built as nnU-Net would."""
+    from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+    from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+
+    kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
+    plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": _has_begun(run)}
+    fold = "all" if run.fold is None else run.fold
+    trainer = kind(plans, run.configuration, fold, read_json(run.data.path / "dataset.json"), device)
+    trainer.events.listener = listener
+    trainer.meets_folds = run.fold is not None
+    return trainer
+
+
+def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None) -> int | None:
+    """Take up the last checkpoint of a run and train; the number of a round whose pseudo-labels it waits for."""
     with output_to(run.folder / "log.txt"):
         import torch
 
-        from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-        from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+        from pcl_auto.nnunet.folds import WaitsForFolds
 
         if device.type == "cpu":
             keep_freed_memory()
             forget_peak_memory()
-        kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
-        plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": _has_begun(run)}
-        trainer = kind(
-            plans,
-            run.configuration,
-            "all" if run.fold is None else run.fold,
-            read_json(run.data.path / "dataset.json"),
-            device,
-        )
-        trainer.events.listener = listener
+        trainer = _make_trainer(run, device, listener)
         trainer.shared_start = shared_start
         # As stock nnU-Net has it: patches have one size, so the fastest kernels are worth looking for.
         torch.backends.cudnn.benchmark = not trainer.settings.deterministic
@@ -208,8 +262,12 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
             trainer.load_checkpoint(str(final))
         else:
             _take_up(trainer, run)
-            trainer.run_training()
+            try:
+                trainer.run_training()
+            except WaitsForFolds as waits:
+                return waits.round_number
         trainer.validate()
+    return None
 
 
 def _has_begun(run: Run) -> bool:
@@ -218,20 +276,21 @@ def _has_begun(run: Run) -> bool:
     return (run.folder / LATEST).is_file() or (run.folder / PREVIOUS).is_file()
 
 
-def _take_up(trainer: Any, run: Run) -> None:
+def _take_up(trainer: Any, run: Run, *, say: bool = True) -> None:
     """Give the trainer the state that an earlier try of the run left, or else the start that it is to have."""
     from pcl_auto.nnunet.checkpoints import LATEST
     from pcl_auto.nnunet.start import load_weights
 
     start = trainer.shared_start
+    emit = trainer.events.emit if say else lambda *_event, **_values: None
     if _has_begun(run):
         trainer.load_checkpoint(str(run.folder / LATEST))
-        trainer.events.emit("resumed", epoch=trainer.epoch)
+        emit("resumed", epoch=trainer.epoch)
     elif run.start is not None:
         load_weights(trainer, run.start)
-        trainer.events.emit("started", epochs=trainer.num_epochs, from_model=str(run.start))
+        emit("started", epochs=trainer.num_epochs, from_model=str(run.start))
     elif start is not None and start.is_file():
         trainer.load_start(start)
-        trainer.events.emit("started", epochs=trainer.num_epochs, from_shared_start=str(start))
+        emit("started", epochs=trainer.num_epochs, from_shared_start=str(start))
     else:
-        trainer.events.emit("started", epochs=trainer.num_epochs)
+        emit("started", epochs=trainer.num_epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -20,7 +20,7 @@ def evaluate(
         bool, typer.Option("--allow-missing", help="Score the cases that have both, and list the others.")
     ] = False,
     ignore: Annotated[
-        int | None,
+        Optional[int],  # noqa: UP045
         typer.Option(help="Value of label voxels that are not scored. Default: as the model says that made the masks."),
     ] = None,
     json: JsonOption = False,

@@ -61,7 +61,7 @@ class TrainingProgress:
 
     def __init__(self, terminal: Terminal) -> None:
         self.terminal = terminal
-        self.live = terminal.err.is_terminal
+        self.live = terminal.err.is_terminal and terminal.speaks
         self._bar = _bar(terminal)
         self._task: Any = None
         self._steps_per_epoch = 0

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pcl_auto.errors import Problem
 from pcl_auto.run.files import finite
 from pcl_auto.run.names import json_text, printable
+from pcl_auto.run.ranks import started_rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +33,9 @@ class Terminal:
 
     def __init__(self) -> None:
         self._out, self._err = _duplicate(1, sys.stdout), _duplicate(2, sys.stderr)
+        if started_rank() > 0:  # one of several processes speaks; each says what is wrong with it
+            self._out = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
+        self.speaks = started_rank() == 0
 
     @cached_property
     def out(self) -> Console:
@@ -53,13 +58,17 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A message, as it is but for control characters: file names may hold what rich takes for markup."""
+        if self.speaks:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
         self.err.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
     def problems(self, problems: Iterable[Problem], word: str = "error") -> None:
         """Every problem on a line of its own."""
         listed = list(problems)
         for problem in listed[:MOST_PROBLEMS_SHOWN]:
-            self.say(f"{word}: {printable(str(problem))}")
+            self._print(f"{word}: {printable(str(problem))}")
         if len(listed) > MOST_PROBLEMS_SHOWN:
             self.say(f"{word}: and {len(listed) - MOST_PROBLEMS_SHOWN} more; --json lists them all")
 

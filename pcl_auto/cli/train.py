@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,6 +11,7 @@ import typer
 
 from pcl_auto.cli.interrupt import resumable
 from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
+from pcl_auto.cli.ranks import start_ranks
 
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
@@ -55,6 +57,9 @@ def train(
         bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labelled cases, as many steps.")
     ] = False,
     device: DeviceOption = "auto",
+    gpus: Annotated[
+        int, typer.Option(help="Train on so many GPUs of this machine; each takes its share of every step.", min=1)
+    ] = 1,
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Processes that augment data, 0 for none. Default: one per core.", min=0),
@@ -84,9 +89,12 @@ def train(
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.request import TrainRequest, resolve_runs
-    from pcl_auto.run.workspace import Workspace
+    from pcl_auto.run.ranks import started_ranks
     from pcl_auto.training import train as train_run
 
+    if gpus > 1 and started_ranks() == 1:
+        _require_gpus(device)
+        start_ranks(gpus, sys.argv[1:])
     terminal = Terminal()
     place = Workspace.find(workspace, os.environ)
     request = TrainRequest(
@@ -124,7 +132,8 @@ def train(
             terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
         else:
             terminal.say(f"model: {run.model}")
-            _report(terminal, run, place)
+            if terminal.speaks:
+                _report(terminal, run, place)
             terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
     if json:
         terminal.json(_as_json(run))
@@ -138,6 +147,15 @@ def _report(terminal: Terminal, run: Run, place: Workspace) -> None:
         terminal.say(f"report: {write_report(run.folder, place)}")
     except Exception as error:  # noqa: BLE001
         terminal.say(f"warning: no report: {error}; `pclauto report` tries again")
+
+
+def _require_gpus(device: str) -> None:
+    """--gpus without a GPU is a mistake; with --device cpu it is a test."""
+    from pcl_auto.errors import Problem, UsageError
+    from pcl_auto.nnunet.environment import choose_device
+
+    if choose_device(device).type != "cuda" and device != "cpu":
+        raise UsageError(Problem("no GPU on this machine", "--gpus", "leave it out"))
 
 
 def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: bool) -> None:

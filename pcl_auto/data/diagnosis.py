@@ -80,15 +80,21 @@ def diagnose(
             warnings += found
             if volume is not None and not found:
                 tests[case.id] = volume
-    groups = [*_groups(task, checks.images), Group("test", tests)]
+    groups = _groups(task, checks.images, tests)
     ct = any(channel.strip().upper() == "CT" for channel in task.channels)
     wrong, odd = examine(groups, str(task.root), ct=ct)
     counts = {"labelled": len(task.labeled), "unlabelled": len(task.unlabeled), "test": len(task.test)}
     return Diagnosis(task.root, counts, (*problems, *checks.problems), tuple(wrong), (*warnings, *odd))
 
 
-def _groups(task: Task, images: dict[str, Volume]) -> list[Group]:
-    return [
-        Group(role, {case.id: images[case.id] for case in cases if case.id in images})
-        for role, cases in (("labelled", task.labeled), ("unlabelled", task.unlabeled))
-    ]
+def _groups(task: Task, images: dict[str, Volume], tests: dict[str, Volume]) -> list[Group]:
+    # A test scan stays one when the pool takes it in: its score is worth as little if its twin has a label.
+    testing = {case.image for case in task.test}
+    parts = {
+        "labelled": task.labeled,
+        "unlabelled": [case for case in task.unlabeled if case.image not in testing],
+        "test": [case for case in task.unlabeled if case.image in testing],
+    }
+    groups = {role: {case.id: images[case.id] for case in cases if case.id in images} for role, cases in parts.items()}
+    groups["test"] |= tests
+    return [Group(role, scans) for role, scans in groups.items()]

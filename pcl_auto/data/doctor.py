@@ -25,6 +25,10 @@ FAR = 6.0
 LEAST_SPREAD = 0.1
 # Fewer scans than this say nothing of what is usual.
 LEAST_SCANS = 5
+# A whole group is judged by the median of one or two labelled scans: nearer than this, of larger groups than this, they
+# lie outside by chance.
+FAR_GROUP = 4.0
+LEAST_GROUP = 10
 # Channels are swapped if another order of them fits so much better.
 MUCH_BETTER = 3.0
 _LISTED = 8
@@ -146,7 +150,7 @@ def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
     labeled = next((group for group in groups if group.role == "labelled"), None)
     warnings = []
     for group in groups:
-        if labeled is None or not labeled.scans or group is labeled or len(group.scans) < LEAST_SCANS:
+        if labeled is None or not labeled.scans or group is labeled or len(group.scans) < LEAST_GROUP:
             continue
         ours, theirs = ({**_measures(each.scans, ct=ct), **_skews(each.scans)} for each in (labeled, group))
         for name in sorted(ours.keys() & theirs.keys()):
@@ -154,8 +158,9 @@ def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
             low, high = np.quantile(numbers, (0.05, 0.95))
             # What the labels show is not what there is to segment: not one labelled scan lies among the others.
             outside = own.max() < low or own.min() > high
-            here, there = float(np.median(own)), float(np.median(numbers))
-            if outside and abs(here - there) > LEAST_SPREAD:
+            centre, spread = _centre_and_spread(numbers)
+            here, there = float(np.median(own)), float(centre)
+            if outside and abs(here - there) > FAR_GROUP * spread:
                 what = f"{name} of {group.role} scans unlike the labelled ones"
                 fix = "label some of these scans too, if they are what the model is for"
                 found = f"about {_back(name, there):.3g}"

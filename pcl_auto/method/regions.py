@@ -25,6 +25,15 @@ def patterns_of(regions: Sequence[Values], values: Sequence[int]) -> list[Patter
     return list(dict.fromkeys(pattern for pattern in patterns if any(pattern)))
 
 
+def disjoint_classes(targets: Tensor, patterns: Sequence[Pattern]) -> Tensor:
+    """The classes that are contrasted in targets (B, C, *spatial) of nnU-Net's training, shape (B, *spatial), int64.
+
+    Without patterns the first channel is a label map, whose ignored voxels have a value beyond those of all classes.
+    With patterns the channels are regions, see :func:`cells`, and ignored voxels are background.
+    """
+    return cells(targets, patterns) if patterns else targets[:, 0].long()
+
+
 def cells(targets: Tensor, patterns: Sequence[Pattern]) -> Tensor:
     """Cell numbers of voxels that are described by regions.
 

@@ -5,34 +5,32 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 
 from pcl_auto.data import split as splits
-from pcl_auto.method.agreement import agreement, draw_transforms
+from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
-from pcl_auto.method.regions import cells, patterns_of
+from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.method.views import intensity_view
-from pcl_auto.nnunet import pseudo_labels, streams
+from pcl_auto.nnunet import pseudo_labels, ranks, streams
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.crf import refined
 from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.folds import WaitsForFolds, have_met
 from pcl_auto.nnunet.heads import restart_segmentation_head
 from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
 from pcl_auto.nnunet.optimizers import make_optimizer
-from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
+from pcl_auto.nnunet.segmenter import agreement_check, segmenter
 from pcl_auto.nnunet.teacher import Teacher
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, scales
 from pcl_auto.rounds import joint_rounds, self_train
@@ -44,6 +42,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     """Pseudo-label local contrastive learning (Chaitanya et al., MedIA 2023) in rounds of self-training."""
 
     head: nn.Module
+    # Whether this is one fold of several, whose networks make the pseudo-labels together.
+    meets_folds = False
 
     def initialize(self) -> None:
         """Build the network, and beside it the contrastive head h_φ with an optimiser of its own.
@@ -52,11 +52,19 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """
         if self.recipe.pseudo_labels.crf:
             require("pydensecrf", "crf", "pseudo_labels.crf")
+        if self.is_ddp and self.recipe.contrast.intensity_views:
+            fix = "train on one GPU, or set contrast.intensity_views = false"
+            raise UsageError(Problem("a second view of every patch is for one GPU alone", "--gpus", fix))
+        patches: int = self.configuration_manager.batch_size
+        unlabeled = self.recipe.batch.unlabeled(patches)
+        # Now, not after the supervised start.
+        ranks.share_of_patches(patches - unlabeled, unlabeled)
         super().initialize()
         decay = self.recipe.teacher.decay(self.recipe.schedule)
         self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.memory else None
         self.features = DecoderFeatures(self.network)
         self.head = ContrastHead(self.features.width, self.recipe.contrast.dimensions).to(self.device)
+        self.head_in_step = ranks.in_step(self.head, self.device)
         self.head_optimizer = make_optimizer(self.head.parameters(), self.recipe.optimizer)
         self.head_lr_scheduler = PolyLRScheduler(self.head_optimizer, self.initial_lr, self.num_epochs)
         self.split = splits.from_dict(read_json(self.data.split_file(self.settings.split)))
@@ -84,16 +92,19 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         Pseudo-labels of rounds that this training has not come to are another training's: they go first.
         """
-        for ahead in joint_rounds(self.recipe.schedule):
-            if ahead.first_epoch > self.epoch:
-                shutil.rmtree(pseudo_labels.round_folder(self.run_folder, ahead.number).path, ignore_errors=True)
+        ahead = [entry.number for entry in joint_rounds(self.recipe.schedule) if entry.first_epoch > self.epoch]
+        folders = [pseudo_labels.round_folder(self.run_folder, number) for number in ahead]
         if self.epoch < self.recipe.schedule.epochs:
-            shutil.rmtree(pseudo_labels.last_check_folder(self.run_folder).path, ignore_errors=True)
+            folders.append(pseudo_labels.last_check_folder(self.run_folder))
+        with ranks.first_alone() as first:
+            for folder in folders if first else []:
+                shutil.rmtree(folder.path, ignore_errors=True)
         self_train(self, self.recipe.schedule)
 
     def on_train_end(self) -> None:
         """Write the model; there is no way back from it."""
-        self.round_guard.forget_starts()
+        if self.local_rank == 0:
+            self.round_guard.forget_starts()
         super().on_train_end()
 
     # --- step two (Eq. 2) -------------------------------------------------------------------------------------
@@ -116,12 +127,13 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             self._train_until(until_epoch, f"round {round_number}, labels alone")
             return
         unlabeled = self.recipe.batch.unlabeled(patches)
+        _, its_share = ranks.share_of_patches(patches - unlabeled, unlabeled)
         self._open_streams(patches - unlabeled)
         self.dataloader_unlabeled = streams.same_augmentation(
             self.dataloader_train,
             folder.cases,
             used,
-            unlabeled,
+            its_share,
             self.oversample_foreground_percent,
             self.label_manager,
             pin_memory=self.device.type == "cuda",
@@ -129,8 +141,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self._train_until(until_epoch, f"round {round_number}")
 
     def _begin_round(self, round_number: int) -> None:
-        if self._guards:
-            self.round_guard.keep_start(round_number, self._parts())
+        with ranks.first_alone() as first:
+            if self._guards and first:
+                self.round_guard.keep_start(round_number, self._parts())
         if self.round_guard.source(round_number) == 1:
             # Behind the way back, which leads to a network that can segment; a second try of round one comes here too.
             if self.recipe.contrast.restart_head:
@@ -164,8 +177,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def _joint_step(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
         count = len(labeled["data"])
         images, targets = self._joined(labeled, unlabeled)
-        # (B, *patch); ignored voxels are in no class here.
-        labels = cells(targets[0], self.cell_patterns) if self.cell_patterns else targets[0][:, 0].long()
+        labels = disjoint_classes(targets[0], self.cell_patterns)  # (B, *patch)
         views = 2 if self.recipe.contrast.intensity_views else 1
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
         sample = sample_voxels(
@@ -216,11 +228,12 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         settings = self.recipe.contrast
         # In float32 also where the network runs in half precision: e^(1/τ) leaves no room for rounding.
         with autocast(self.device.type, enabled=False):
-            embeddings = self.head(vectors.float())
+            embeddings = ranks.gather_rows(self.head_in_step(vectors.float()))
+            sample = ranks.gather_sample(sample, patches)
             return local_contrastive_loss(
                 embeddings,
                 sample,
-                n_images=patches,
+                n_images=patches * ranks.ranks(),
                 n_classes=len(self.label_manager.foreground_labels),
                 n_anchors=settings.anchors,
                 temperature=settings.temperature,
@@ -235,93 +248,77 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         The network is that of the last checkpoint: what an interrupted try has finished is what it would be again.
         """
         folder = pseudo_labels.round_folder(self.run_folder, round_number)
-        if not folder.complete:
-            network = self.network if self.teacher is None or round_number == 1 else self.teacher.network
-            rows = self._segment_unlabeled(network, round_number, folder, self.split.unlabeled)
-            facts = pseudo_labels.summary(rows, list(self.labeled.classes))
-            self.events.emit("pseudo_labels", round=round_number, **facts)
+        ranks.wait()
+        if folder.complete:
+            return
+        if self.meets_folds and not have_met(self.run_folder, round_number, self.split.unlabeled):
+            raise WaitsForFolds(round_number)
+        rows = self._segment_unlabeled(
+            self.segmenter_of_round(round_number), round_number, folder, self.split.unlabeled
+        )
+        if rows:
+            self.events.emit(
+                "pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(self.labeled.classes))
+            )
 
-    def _segment_unlabeled(
-        self, network: nn.Module, round_number: int, folder: pseudo_labels.RoundFolder, cases: Sequence[str]
-    ) -> list[LedgerRow]:
-        """Segment ``cases`` as the start of round ``round_number`` does and judge the result."""
-        started = monotonic()
+    def segmenter_of_round(self, round_number: int) -> pseudo_labels.Segmenter:
+        """What makes the pseudo-labels of a round: the network, or after the first round its teacher."""
+        return self._segmenter(self.network if self.teacher is None or round_number == 1 else self.teacher.network)
+
+    def _segmenter(self, network: nn.Module) -> pseudo_labels.Segmenter:
+        self.set_deep_supervision_enabled(False)
+        return segmenter(self, network, mirroring=self.recipe.pseudo_labels.mirroring)
+
+    def segment_into(
+        self, folder: pseudo_labels.RoundFolder, segment: pseudo_labels.Segmenter, cases: Sequence[str], number: int
+    ) -> None:
+        """Segment ``cases`` into the folder of round ``number``, for training."""
         self._close_streams()
-        patch = tuple(self.configuration_manager.patch_size)
-        judgement, classes, last = self.recipe.judgement, self.labeled.classes, self.recipe.schedule.rounds
-        if round_number > last:  # nothing is trained on these
-            judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
-        segment = self._segmenter(network)
+        judgement, last = self.recipe.judgement, self.recipe.schedule.rounds
+        spacing_mm = stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
         pseudo_labels.predict_round(
-            refined(segment, self._stored_spacing_mm) if self.recipe.pseudo_labels.crf else segment,
+            refined(segment, spacing_mm) if self.recipe.pseudo_labels.crf else segment,
             cases,
             self.store,
             folder,
-            patch_voxels=patch,
+            patch_voxels=tuple(self.configuration_manager.patch_size),
             labels_of=self.label_manager,
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
-            check=self._agreement_check(segment) if judgement.agreement else None,
-            progress=lambda done, total: self._notify(
-                "pseudo_label", round=min(round_number, last), done=done, total=total
-            ),
+            # Nothing is trained on what is segmented after the last round.
+            check=agreement_check(self, segment) if judgement.agreement and number <= last else None,
+            progress=lambda done, total: self._notify("pseudo_label", round=min(number, last), done=done, total=total),
         )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+
+    def _segment_unlabeled(
+        self, segment: pseudo_labels.Segmenter, number: int, folder: pseudo_labels.RoundFolder, cases: Sequence[str]
+    ) -> list[LedgerRow]:
+        """Segment ``cases`` as the start of round ``number`` does and judge the result; one process judges."""
+        started = monotonic()
+        self.segment_into(folder, segment, ranks.share(cases), number)
         self.seconds += monotonic() - started
-        return pseudo_labels.keep_ledger(
-            folder,
-            self.round_guard.labels_of(round_number - 1) if round_number > 1 else None,
-            cases,
-            self.labeled.volumes_ml(),
-            classes=classes,
-            voxel_ml=self.labeled.voxel_ml,
-            judgement=judgement,
-        )
-
-    @property
-    def _stored_spacing_mm(self) -> list[float]:
-        return stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
-
-    def _agreement_check(self, segment: pseudo_labels.Segmenter) -> pseudo_labels.AgreementCheck:
-        """Segment a scan under two transforms, the same in every round, so that rounds can be compared."""
-        last_axis = len(self.configuration_manager.patch_size) - 1
-        mirror = last_axis in (self.inference_allowed_mirroring_axes or ())
-        segmented = partial(pseudo_labels.label_map, segment, self.label_manager)
-
-        def check(case: str, image: np.ndarray) -> float:
-            transforms = draw_transforms(case, self.settings.seed, mirror=mirror)
-            return agreement(segmented, image, transforms, self.labeled.classes)
-
-        return check
+        judgement = self.recipe.judgement
+        if number > self.recipe.schedule.rounds:
+            judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
+        before = self.round_guard.labels_of(number - 1) if number > 1 else None
+        classes, voxel_ml = self.labeled.classes, self.labeled.voxel_ml
+        with ranks.first_alone() as first:
+            if not first:
+                return []
+            return pseudo_labels.keep_ledger(
+                folder,
+                before,
+                cases,
+                self.labeled.volumes_ml(),
+                classes=classes,
+                voxel_ml=voxel_ml,
+                judgement=judgement,
+            )
 
     def _notify(self, event: str, **values: Any) -> None:
         """Tell a listener what is too frequent to put on record."""
         if self.events.listener is not None:
             self.events.listener(event, values)
-
-    def _segmenter(self, network: nn.Module) -> pseudo_labels.Segmenter:
-        """nnU-Net's sliding window over ``network``, not compiled: its outputs change shape here."""
-        self.set_deep_supervision_enabled(False)
-        predictor = nnUNetPredictor(
-            use_mirroring=self.recipe.pseudo_labels.mirroring,
-            perform_everything_on_device=self.device.type == "cuda",
-            device=self.device,
-            allow_tqdm=False,
-        )
-        predictor.manual_initialization(
-            unwrapped(network),
-            self.plans_manager,
-            self.configuration_manager,
-            None,
-            self.dataset_json,
-            type(self).__name__,
-            self.inference_allowed_mirroring_axes,
-        )
-
-        def segment(image: Tensor) -> Tensor:
-            with half_precision(self.device):
-                return predictor.predict_sliding_window_return_logits(image)  # type: ignore[no-any-return]
-
-        return segment
 
     # --- the guard --------------------------------------------------------------------------------------------
 
@@ -340,15 +337,18 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             if reasons:
                 self._roll_back(round_number, reasons)
         if round_number in guard.collapsed:
-            pseudo_labels.discard(guard.labels_after(round_number))
+            with ranks.first_alone() as first:
+                if first:
+                    pseudo_labels.discard(guard.labels_after(round_number))
         return guard.goes_on
 
     def _check_last_round(self, round_number: int) -> None:
         """No round follows whose pseudo-labels would show a collapse: segment a few cases."""
         cases = sorted(self.split.unlabeled)[:CASES_OF_LAST_CHECK]
         folder = self.round_guard.labels_after(round_number)
-        rows = self._segment_unlabeled(self.network, round_number + 1, folder, cases)
-        self.events.emit("last_check", **pseudo_labels.summary(rows, list(self.labeled.classes)))
+        rows = self._segment_unlabeled(self._segmenter(self.network), round_number + 1, folder, cases)
+        if rows:
+            self.events.emit("last_check", **pseudo_labels.summary(rows, list(self.labeled.classes)))
 
     def _roll_back(self, round_number: int, reasons: list[str]) -> None:
         """Return to the start of the round; epochs count on, so that every run is as long as its recipe says."""

@@ -21,6 +21,8 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
     """nnU-Net's trainer on the labelled cases that the plans' split names."""
 
     preprocessed_dataset_folder: str
+    is_ddp: bool
+    network: Any
 
     def __init__(
         self,
@@ -76,6 +78,8 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
         """
         if self.has_validation:
             self.perform_actual_validation()
+            return
+        if self.local_rank != 0:
             return
         # nnU-Net's export of a model asks for the file.
         write_json(

@@ -19,8 +19,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 
 from pcl_auto import __version__
-from pcl_auto.errors import Problem, StateError, UsageError
-from pcl_auto.nnunet import streams
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.nnunet import ranks, streams
 from pcl_auto.nnunet.checkpoints import (
     FINAL,
     FORMAT,
@@ -58,7 +58,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.events = EventLog(self.run_folder / "events.jsonl")
+        if device.type != "cuda":  # nnU-Net takes several processes for several GPUs
+            self.device = device
+        self.events = EventLog(self.run_folder / "events.jsonl" if self.local_rank == 0 else None)
 
         schedule, optimizer = self.recipe.schedule, self.recipe.optimizer
         self.num_epochs = schedule.epochs
@@ -93,14 +95,15 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
 
     def initialize(self) -> None:
         """Build the network; a seed fixes its first weights."""
-        if self.is_ddp:
-            raise UsageError(
-                Problem(
-                    what="several GPUs in one training are not supported yet", where="-num_gpus", fix="train on one GPU"
-                )
-            )
         torch.manual_seed(self.settings.seed)
+        ranks.share_of_patches(self.configuration_manager.batch_size, 0)
+        # What nnU-Net does for several processes needs a GPU for each; a step is shared in _open_streams.
+        several, self.is_ddp = self.is_ddp, False
         super().initialize()
+        self.is_ddp = several
+        if several:
+            self.network = ranks.in_step(self.network, self.device)
+            self.loss = self._build_loss()
 
     # --- the training loop ------------------------------------------------------------------------------------
 
@@ -127,19 +130,26 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         """Build what is missing and put beside the model what prediction needs."""
         if not self.was_initialized:
             self.initialize()
+        if self.is_ddp:  # all had to draw the same first weights; from here on each draws its own patches
+            torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, self.local_rank]).generate_state(1)[0]))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         if self.settings.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
         self.print_plans()
-        model_folder = Path(self.output_folder_base)
-        write_json(model_folder / "plans.json", self.plans_manager.plans)
-        write_json(model_folder / "dataset.json", self.dataset_json)
+        with ranks.first_alone() as first:
+            if first:
+                self._describe_model(Path(self.output_folder_base))
+
+    def _describe_model(self, folder: Path) -> None:
+        write_json(folder / "plans.json", self.plans_manager.plans)
+        write_json(folder / "dataset.json", self.dataset_json)
         fingerprint = "dataset_fingerprint.json"
-        write_text(model_folder / fingerprint, (self.data.path / fingerprint).read_text(encoding="utf-8"))
+        write_text(folder / fingerprint, (self.data.path / fingerprint).read_text(encoding="utf-8"))
 
     def _open_streams(self, labeled_patches: int) -> None:
+        """Open the streams of labelled patches, for this process's share of a step."""
         self._close_streams()
-        self.batch_size = labeled_patches
+        self.batch_size, _ = ranks.share_of_patches(labeled_patches, 0)
         with streams.starting():
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
@@ -216,7 +226,8 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
     def _seed_epoch(self) -> None:
         """In deterministic mode an epoch draws the same numbers whether or not the run was interrupted before."""
         if self.settings.deterministic:
-            seed = int(np.random.SeedSequence([self.settings.seed, self.epoch]).generate_state(1)[0])
+            entropy = [self.settings.seed, self.epoch, *([self.local_rank] if self.is_ddp else [])]
+            seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 (nnU-Net's loaders draw from the global state)
             torch.manual_seed(seed)
@@ -244,11 +255,13 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         """Keep the state, so that a run that stops here goes on from here."""
         self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self._keep_best()
-        self.save_checkpoint(str(self.run_folder / LATEST))
+        with ranks.first_alone():
+            self.save_checkpoint(str(self.run_folder / LATEST))
         starting = self.epoch + 1 == self.recipe.schedule.supervised_epochs
         if starting and self.shared_start is not None and not self.shared_start.is_file():
             self.save_checkpoint(str(self.shared_start))
-        if self.current_epoch == self.num_epochs - 1 or monotonic() - self._progress_png_drawn > PROGRESS_PNG_SECONDS:
+        drawn_s = monotonic() - self._progress_png_drawn
+        if self.local_rank == 0 and (self.epoch == self.num_epochs - 1 or drawn_s > PROGRESS_PNG_SECONDS):
             self.logger.plot_progress_png(self.output_folder)
             self._progress_png_drawn = monotonic()
         self.current_epoch += 1
@@ -269,8 +282,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         self.current_epoch -= 1  # save_checkpoint counts the current epoch as finished, and it was counted
         self.save_checkpoint(str(self.run_folder / FINAL))
         self.current_epoch += 1
-        for checkpoint in (PREVIOUS, LATEST):
-            (self.run_folder / checkpoint).unlink(missing_ok=True)
+        if self.local_rank == 0:
+            for checkpoint in (PREVIOUS, LATEST):
+                (self.run_folder / checkpoint).unlink(missing_ok=True)
         self.events.emit("trained", epochs=self.epoch, seconds=round(self.seconds, 1), memory_mb=self._memory_mb())
 
     def _memory_mb(self) -> int:
@@ -356,7 +370,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
                 raise
             content = self._load_training_state(previous)
             self.events.emit("checkpoint_damaged", problem=error.problems[0].as_dict(), epoch=self.epoch)
-            previous.replace(file)
+            with ranks.first_alone() as first:
+                if first:
+                    previous.replace(file)
         if OWN_KEY in content:
             self.load_own_state(content[OWN_KEY])
 

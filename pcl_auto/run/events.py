@@ -18,23 +18,29 @@ class EventLog:
     """Appends events to ``events.jsonl`` and hands them on to a listener.
 
     Every line holds ``time`` (UTC, ISO 8601), ``event`` and the event's own fields. A line is flushed as it is
-    written; a reader may see a run from another shell at any moment.
+    written; a reader may see a run from another shell at any moment. Without a path nothing is recorded: of several
+    processes of a training, one writes.
     """
 
-    def __init__(self, path: Path, listener: Listener | None = None) -> None:
+    def __init__(self, path: Path | None, listener: Listener | None = None) -> None:
         self.path = path
         self.listener = listener
 
     def emit(self, event: str, **values: Any) -> None:
         """Record ``event`` with its ``values`` (anything that JSON holds)."""
+        if self.path is not None:
+            self._append(self.path, event, values)
+        if self.listener is not None:
+            self.listener(event, values)
+
+    @staticmethod
+    def _append(path: Path, event: str, values: dict[str, Any]) -> None:
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event, **values}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = json_text(finite(line), allow_nan=False) + "\n"
-        with self.path.open("ab", buffering=0) as handle:
+        with path.open("ab", buffering=0) as handle:
             before = handle.tell()
             written = handle.write(text.encode())
             if written < len(text.encode()):
                 handle.truncate(before)  # half a line would be in the way of every reader, and of the next line
-                raise full_disk(self.path, written)
-        if self.listener is not None:
-            self.listener(event, values)
+                raise full_disk(path, written)

@@ -124,6 +124,23 @@ def test_labels_from_another_scanner() -> None:
     assert not any("of test scans" in what for what in whats)
 
 
+@pytest.mark.parametrize("labeled", [1, 2])
+def test_a_few_labelled_scans_at_the_edge_of_the_others_are_no_shift(labeled: int) -> None:
+    made = groups()
+    sizes = np.linspace(1.0, 1.4, 16)
+    pool = {
+        case: replace(each, spacing_mm=(step, 1.0, 3.0))
+        for (case, each), step in zip({**made["labelled"], **made["unlabelled"]}.items(), sizes, strict=True)
+    }
+    cases = list(pool)
+    edge = {case: pool[case] for case in cases[:labeled]}
+    assert look({"labelled": edge, "unlabelled": {case: pool[case] for case in cases[labeled:]}}) == ([], [])
+    # The same scans, were they really of another kind.
+    moved = {case: replace(each, spacing_mm=(2.5, 1.0, 3.0)) for case, each in edge.items()}
+    _, warnings = look({"labelled": moved, "unlabelled": {case: pool[case] for case in cases[labeled:]}})
+    assert "spacing along x (mm) of unlabelled scans unlike the labelled ones" in {w.what for w in warnings}
+
+
 def test_scans_with_a_channel_less_are_compared_by_the_others() -> None:
     made = groups(2)
     made["unlabelled"]["case_8"] = scan(8)

@@ -16,7 +16,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.data.labels import head_count
-from pcl_auto.method.regions import cells, patterns_of
+from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import sample_voxels
 from pcl_auto.nnunet import pseudo_labels
 from pcl_auto.nnunet.cases import StoredCases
@@ -47,8 +47,7 @@ def test_the_contrast_sees_the_label_values_without_ignored_voxels(
     if manager.has_regions:
         regions = [*manager.foreground_regions, *([4] if manager.has_ignore_label else [])]
         targets = ConvertSegmentationToRegionsTransform(regions)(segmentation=drawn)["segmentation"][None]
-    patterns = patterns_of(manager.all_regions or [], manager.foreground_labels)
-    classes = cells(targets, patterns) if patterns else targets[:, 0]
+    classes = disjoint_classes(targets, patterns_of(manager.all_regions or [], manager.foreground_labels))
     sample = sample_voxels(classes, len(manager.foreground_labels), 0)
     found = np.zeros(drawn.numel(), dtype=int)
     found[sample.voxel.numpy()] = sample.cls.numpy() + 1

@@ -1,0 +1,112 @@
+"""Several processes learn what one learns from all their patches: the same loss, the same gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as spawning
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor, nn
+
+from pcl_auto.errors import UsageError
+from pcl_auto.method.contrast import local_contrastive_loss
+from pcl_auto.method.head import ContrastHead
+from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
+from pcl_auto.nnunet import ranks
+
+PATCHES, CLASSES = 4, 2
+
+
+class Toy(nn.Module):
+    """Logits and the features that they are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv3d(1, 6, 3, padding=1)
+        self.logits = nn.Conv3d(6, 1 + CLASSES, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.relu(self.features(images))
+        return self.logits(features), features
+
+
+def own(sample: VoxelSample, first: int, last: int) -> VoxelSample:
+    """The voxels of some images, counted from 0."""
+    chosen = (sample.image >= first) & (sample.image < last)
+    return VoxelSample(sample.image[chosen] - first, sample.cls[chosen], sample.voxel[chosen], sample.rank[chosen])
+
+
+def step(share: slice) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of a joint step, of which this process has the patches ``share``."""
+    torch.manual_seed(0)
+    network, head = Toy(), ContrastHead(6, 8)
+    in_step = [ranks.in_step(module, torch.device("cpu")) for module in (network, head)]
+    images = torch.randn(PATCHES, 1, 6, 7, 8)
+    labels = torch.randint(0, 1 + CLASSES, (PATCHES, 1, 6, 7, 8))
+    labels[0, 0, :3] = 0  # so that processes have different numbers of voxels
+    labels[3][labels[3] == 2] = 1
+    sample = own(sample_voxels(labels[:, 0], CLASSES, 40, torch.Generator().manual_seed(1)), share.start, share.stop)
+    number = share.stop - share.start
+    segmentation = DC_and_CE_loss(
+        {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": ranks.ranks() > 1}, {}, weight_ce=1, weight_dice=1,
+        ignore_label=None, dice_class=MemoryEfficientSoftDiceLoss,
+    )  # fmt: skip
+    logits, features = in_step[0](images[share])
+    embeddings = ranks.gather_rows(in_step[1](gather_features(features, sample)))
+    contrast = local_contrastive_loss(
+        embeddings, ranks.gather_sample(sample, number), n_images=number * ranks.ranks(), n_classes=CLASSES,
+        n_anchors=3, temperature=0.1, matching="inter",
+    )  # fmt: skip
+    torch.autograd.backward(segmentation(logits, labels[share]) + contrast)
+    gradients = {
+        f"{part}.{name}": parameter.grad.clone()
+        for part, module in (("network", network), ("head", head))
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    return float(contrast.detach()), gradients
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(step(slice(2 * rank, 2 * rank + 2)), f"{folder}/rank_{rank}.pt")
+    assert ranks.share([0, 1, 2, 3, 4]) == ([0, 2, 4] if rank == 0 else [1, 3])
+    with ranks.first_alone() as first:
+        assert first == (rank == 0)
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path) -> None:
+    contrast, gradients = step(slice(0, PATCHES))
+    assert contrast > 0
+    assert any(gradient.abs().max() > 1e-4 for name, gradient in gradients.items() if name.startswith("head"))
+    spawning.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        its_contrast, its_gradients = torch.load(tmp_path / f"rank_{rank}.pt")
+        assert its_contrast == pytest.approx(contrast, rel=1e-5)
+        assert its_gradients.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(its_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_alone_nothing_is_gathered_or_wrapped() -> None:
+    rows, sample = torch.randn(3, 2), VoxelSample(*(torch.zeros(1, dtype=torch.long) for _ in range(4)))
+    module = nn.Linear(2, 2)
+    assert ranks.gather_rows(rows) is rows
+    assert ranks.gather_sample(sample, 4) is sample
+    assert ranks.in_step(module, torch.device("cpu")) is module
+    assert ranks.share_of_patches(3, 1) == (3, 1)
+
+
+@pytest.mark.parametrize(("labeled", "unlabeled", "possible"), [(2, 2, "1 or 2"), (3, 1, "1"), (4, 8, "1 or 2 or 4")])
+def test_patches_that_cannot_be_shared(
+    monkeypatch: pytest.MonkeyPatch, labeled: int, unlabeled: int, possible: str
+) -> None:
+    monkeypatch.setattr(ranks, "ranks", lambda: 5)
+    with pytest.raises(UsageError) as caught:
+        ranks.share_of_patches(labeled, unlabeled)
+    assert caught.value.problems[0].expected == possible

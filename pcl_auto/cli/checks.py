@@ -65,7 +65,8 @@ def checks(
         if found.exit_code == 0:
             terminal.out.print("[green]nothing found[/]: pclauto plan accepts it")
         elif not found.refused:
-            terminal.out.print("\npclauto plan accepts it")
+            why = ", for it does not look at test scans" if found.wrong else ""
+            terminal.out.print(f"\npclauto plan accepts it{why}")
     raise typer.Exit(found.exit_code)
 
 

@@ -90,6 +90,7 @@ def train(
     from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.request import TrainRequest, resolve_runs
     from pcl_auto.run.ranks import started_ranks
+    from pcl_auto.run.workspace import Workspace
     from pcl_auto.training import train as train_run
 
     if gpus > 1 and started_ranks() == 1:

@@ -20,7 +20,7 @@ def test_two_processes_train_and_one_goes_on(shell: Shell, task: Path, tmp_path:
     killed = subprocess.run(
         [sys.executable, "-m", "pcl_auto", *map(str, command), "--gpus", "2"],
         cwd=shell.folder, capture_output=True, text=True, timeout=600,
-        env=shell.environment(OMP_NUM_THREADS="1", PCLAUTO_FAULT="sync:32"),
+        env=shell.environment(OMP_NUM_THREADS="1", PCLAUTO_FAULT="sync:22"),
     )  # fmt: skip
     assert killed.returncode == 128 + signal.SIGKILL
     assert killed.stderr.count("epoch 1/6") == 1  # one process speaks

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
 
+from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.method.values import holds
 
@@ -243,7 +244,7 @@ def _count_arrays(
 
 
 def _single_values(classes: Iterable[Values]) -> set[int]:
-    return {value for each in classes for value in ((each,) if isinstance(each, int) else each)}
+    return {value for each in classes for value in values_of(each)}
 
 
 def _foreground_values(voxels: npt.NDArray[np.integer[Any]]) -> set[int]:

@@ -38,7 +38,7 @@ def evaluate_on_record(
     record = read_json(predictions / RECORD) if (predictions / RECORD).is_file() else {}
     model = Path(record.get("model", ""))
     description = model / "dataset.json"
-    named = read_json(description)["labels"] if record and description.is_file() else {}
+    named = read_json(description).get("labels", {}) if record and description.is_file() else {}
     if classes is None and has_regions(named):
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.labels import all_values, foreground, ignore_value, spelled
+from pcl_auto.data.labels import all_values, foreground, ignore_value, spelled, values_of
 from pcl_auto.data.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.errors import Problem
 
@@ -253,6 +253,6 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
     warnings += [
         Problem(f"no label holds class {spelled(value)} ({name})", where, fix, "1 voxel or more", "none")
         for name, value in classes.items()
-        if present.isdisjoint([value] if isinstance(value, int) else value)
+        if present.isdisjoint(values_of(value))
     ]
     return [], warnings

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.labels import BACKGROUND, IGNORE, Labels, all_values, foreground, has_regions, spelled
+from pcl_auto.data.labels import BACKGROUND, IGNORE, Labels, all_values, foreground, has_regions, spelled, values_of
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _parse_order(raw: Any, labels: Labels | None, where: str) -> tuple[tuple[int
     """
     if labels is None or not has_regions(labels):
         return None, []
-    regions = [(value,) if isinstance(value, int) else value for value in foreground(labels).values()]
+    regions = [values_of(value) for value in foreground(labels).values()]
     order = [_whole(value) for value in raw] if isinstance(raw, list) else []
     if len(order) == len(regions) and all(
         value in region and not any(value in later for later in regions[place + 1 :])

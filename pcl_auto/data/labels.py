@@ -10,6 +10,11 @@ BACKGROUND, IGNORE = "background", "ignore"
 Labels = dict[str, int | list[int]]
 
 
+def values_of(value: int | Sequence[int]) -> tuple[int, ...]:
+    """The value of a class, or those of a region."""
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
 def foreground(labels: Mapping[str, int | Sequence[int]]) -> dict[str, int | tuple[int, ...]]:
     """The value of every class, or the values of every region, without the background and the ignore label."""
     return {
@@ -26,8 +31,8 @@ def ignore_value(labels: Mapping[str, int | Sequence[int]]) -> int | None:
 
 
 def has_regions(labels: Mapping[str, int | Sequence[int]]) -> bool:
-    """Whether the labels are regions, which may overlap."""
-    return any(not isinstance(value, int) for value in labels.values())
+    """Whether the labels are regions, which may overlap; a list of one value makes none, as in nnU-Net."""
+    return any(len(values_of(value)) > 1 for value in labels.values())
 
 
 def head_count(labels: Mapping[str, int | Sequence[int]]) -> int:
@@ -37,9 +42,9 @@ def head_count(labels: Mapping[str, int | Sequence[int]]) -> int:
 
 def all_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
     """Every value that a label map may hold, in order."""
-    return sorted({v for value in labels.values() for v in ([value] if isinstance(value, int) else value)})
+    return sorted({each for value in labels.values() for each in values_of(value)})
 
 
 def spelled(value: int | Sequence[int]) -> str:
     """The value of a class, or those of a region, as they are shown: 3, 1+2+3."""
-    return str(value) if isinstance(value, int) else "+".join(map(str, value))
+    return "+".join(map(str, values_of(value)))

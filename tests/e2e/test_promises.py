@@ -14,7 +14,7 @@ from shell import Shell
 from pcl_auto.data.phantom import make_phantom
 
 # What holds times, machine facts or what the checks found in label files; nothing of it is learned from.
-NOT_LEARNED_FROM = {"checks.json", "log.txt", "pclauto.json", "gt_segmentations"}
+NOT_LEARNED_FROM = {"checks.json", "log.txt", "pclauto.json", "gt_segmentations", ".prepare.holder", ".prepare.lock"}
 
 
 def learned_from(workspace: Path) -> dict[str, bytes]:

@@ -67,6 +67,7 @@ def test_train_leaves_a_report_of_its_own(page: str) -> None:
 def test_scores_are_kept_with_the_model_and_reported(
     shell: Shell, task: Path, trained: Path, model: Path, tmp_path: Path
 ) -> None:
+    shutil.rmtree(model / "evaluations", ignore_errors=True)  # of other tests with the same model
     shell.pclauto("predict", task / "imagesTs", "-o", tmp_path / "out", "--model", model, "--device", "cpu")
     scores = json.loads(shell.pclauto("evaluate", tmp_path / "out", task / "labelsTs", "--json").stdout)
     (kept,) = (model / "evaluations").glob("*.json")

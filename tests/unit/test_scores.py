@@ -65,7 +65,7 @@ def test_the_model_says_what_its_regions_are_and_what_is_ignored(predicted: Path
     assert (list(evaluation.per_class), evaluation.mean["dice"]) == (["1"], 1.0)
 
 
-def test_the_command_passes_on_what_is_ignored(predicted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_passes_on_what_is_ignored(predicted: Path, capfd: pytest.CaptureFixture[str]) -> None:
     label = predicted / "labels" / "a.nii.gz"
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[1], mask[2] = 1, 3
@@ -73,5 +73,5 @@ def test_the_command_passes_on_what_is_ignored(predicted: Path, capsys: pytest.C
     found = []
     for ignore in (None, 3):
         command.evaluate(predicted / "out", predicted / "labels", ignore=ignore, json=True)
-        found.append(json.loads(capsys.readouterr().out)["per_class"]["1"]["dice"]["mean"])
+        found.append(json.loads(capfd.readouterr().out)["per_class"]["1"]["dice"]["mean"])
     assert found == pytest.approx([2 / 3, 1.0])

@@ -18,11 +18,15 @@ import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
 
+from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.method.values import holds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from pcl_auto.method.values import Classes, Values
 
 Mask = npt.NDArray[np.bool_]
 
@@ -115,7 +119,8 @@ def evaluate(
     predictions: Path,
     labels: Path,
     *,
-    classes: dict[str, int] | None = None,
+    classes: Classes | None = None,
+    ignored: int | None = None,
     allow_missing: bool = False,
     threads: int = 4,
 ) -> Evaluation:
@@ -127,9 +132,10 @@ def evaluate(
     Args:
         predictions: a folder or one file.
         labels: a folder or one file.
-        classes: names and voxel values of the classes to score; default: all values but 0 that occur in
-            labels, named by their number. 0 is background and left out. Other values count as background
-            and are listed in ``unscored_values``.
+        classes: names and voxel values of the classes to score, of regions several each; default: all
+            values but 0 that occur in labels, named by their number. 0 is background and left out. Other
+            values count as background and are listed in ``unscored_values``.
+        ignored: the value of label voxels that nobody has looked at: they count in neither mask.
         allow_missing: list cases without a partner in ``skipped``, instead of refusing them.
         threads: cases scored at a time.
 
@@ -144,8 +150,8 @@ def evaluate(
     problems = [] if allow_missing else [problem for _, problem in unpaired]
     counted: list[_Counted] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        chosen = None if classes is None else set(classes.values())
-        for outcome in pool.map(lambda pair: _count_case(pair, chosen), pairs):
+        chosen = None if classes is None else list(classes.values())
+        for outcome in pool.map(lambda pair: _count_case(pair, chosen, ignored), pairs):
             if isinstance(outcome, _Counted):
                 counted.append(outcome)
             else:
@@ -184,12 +190,14 @@ class _Counted:
     id: str
     in_label: set[int]
     unscored: set[int]
-    dice: dict[int, float]
-    hd95_mm: dict[int, float]
-    volume_ml: dict[int, dict[str, float]]
+    dice: dict[Values, float]
+    hd95_mm: dict[Values, float]
+    volume_ml: dict[Values, dict[str, float]]
 
 
-def _count_case(pair: tuple[str, Path, Path], chosen: set[int] | None) -> _Counted | list[Problem]:
+def _count_case(
+    pair: tuple[str, Path, Path], chosen: Sequence[Values] | None, ignored: int | None
+) -> _Counted | list[Problem]:
     """Score one case, or say all that keeps it from being scored."""
     case, prediction_path, label_path = pair
     problems: list[Problem] = []
@@ -204,6 +212,9 @@ def _count_case(pair: tuple[str, Path, Path], chosen: set[int] | None) -> _Count
     if problems or prediction is None or label is None:
         return problems
     spacing_mm = tuple(reversed(label_image.GetSpacing()))
+    if ignored is not None:
+        unknown = label == ignored
+        prediction, label = np.where(unknown, 0, prediction), np.where(unknown, 0, label)
     return _count_arrays(case, prediction, label, spacing_mm, chosen)
 
 
@@ -212,15 +223,17 @@ def _count_arrays(
     prediction: npt.NDArray[np.integer[Any]],
     label: npt.NDArray[np.integer[Any]],
     spacing_mm: Sequence[float],
-    chosen: set[int] | None,
+    chosen: Sequence[Values] | None,
 ) -> _Counted:
     in_label, in_prediction = _foreground_values(label), _foreground_values(prediction)
     present = in_label | in_prediction
-    scored = sorted(present if chosen is None else present & chosen)
+    wanted: Sequence[Values] = sorted(present) if chosen is None else chosen
     voxel_ml = math.prod(spacing_mm) / 1000
-    counted = _Counted(case, in_label, present - set(scored), {}, {}, {})
-    for value in scored:
-        predicted, true = prediction == value, label == value
+    counted = _Counted(case, in_label, present - _single_values(wanted), {}, {}, {})
+    for value in wanted:
+        if present.isdisjoint(_single_values([value])):
+            continue
+        predicted, true = holds(prediction, value), holds(label, value)
         counted.dice[value] = dice(predicted, true)
         counted.hd95_mm[value] = hd95_mm(predicted, true, spacing_mm)
         counted.volume_ml[value] = {
@@ -228,6 +241,10 @@ def _count_arrays(
             "label": voxel_ml * np.count_nonzero(true),
         }
     return counted
+
+
+def _single_values(classes: Iterable[Values]) -> set[int]:
+    return {value for each in classes for value in values_of(each)}
 
 
 def _foreground_values(voxels: npt.NDArray[np.integer[Any]]) -> set[int]:
@@ -323,13 +340,11 @@ def _case_id(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _summarise(
-    counted: Sequence[_Counted], classes: dict[str, int] | None, skipped: list[dict[str, str]]
-) -> Evaluation:
+def _summarise(counted: Sequence[_Counted], classes: Classes | None, skipped: list[dict[str, str]]) -> Evaluation:
     if classes is None:
         values = sorted(set[int]().union(*(case.in_label for case in counted)))
         classes = {str(value): value for value in values}
-    present = set[int]().union(*(case.unscored | case.dice.keys() for case in counted))
+    present = set[int]().union(*(case.unscored | _single_values(case.dice) for case in counted))
     cases = [_name_classes(case, classes) for case in counted]
     return Evaluation(
         cases=cases,
@@ -342,13 +357,13 @@ def _summarise(
             metric: sum(math.isnan(value) for case in cases for value in getattr(case, metric).values())
             for metric in METRICS
         },
-        unscored_values=sorted(present - set(classes.values())),
+        unscored_values=sorted(present - _single_values(classes.values())),
         skipped=skipped,
     )
 
 
-def _name_classes(case: _Counted, classes: dict[str, int]) -> CaseScore:
-    def named(scores: dict[int, float]) -> dict[str, float]:
+def _name_classes(case: _Counted, classes: Classes) -> CaseScore:
+    def named(scores: dict[Values, float]) -> dict[str, float]:
         return {name: scores.get(value, math.nan) for name, value in classes.items()}
 
     empty = {"prediction": 0.0, "label": 0.0}

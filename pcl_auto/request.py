@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pcl_auto.data.labels import has_regions
 from pcl_auto.data.split import Split, choose_split, cross_validation, draw_split, from_dict
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import Plan, read_plan
@@ -124,6 +125,8 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
         recipe = replace(recipe, schedule=replace(recipe.schedule, supervised_epochs=0))
     _refuse_nothing_learned(recipe, request)
     joint = not request.supervised_only and bool(split.unlabeled)
+    if joint and has_regions(plan.dataset_json["labels"]):
+        _refuse_what_regions_lack(recipe)
     name = "_".join(
         [
             split.name,
@@ -150,6 +153,22 @@ def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
     if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.start_from is None):
         fix = "give the recipe supervised epochs, or a model with --start-from; and rounds to learn in"
         problems.append(Problem("the recipe has nothing to begin with", recipe.name, fix, found=str(schedule)))
+    if problems:
+        raise UsageError(problems)
+
+
+def _refuse_what_regions_lack(recipe: Recipe) -> None:
+    """Both work on classes that exclude each other."""
+    switches = {
+        "pseudo_labels.crf": recipe.pseudo_labels.crf,
+        "judgement.largest_component": recipe.judgement.largest_component,
+    }
+    fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
+    problems = [
+        Problem(f"{name} is not possible with regions", recipe.name, fix, "false", "true")
+        for name, on in switches.items()
+        if on
+    ]
     if problems:
         raise UsageError(problems)
 

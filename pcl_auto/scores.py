@@ -7,8 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.data.labels import foreground, has_regions, ignore_value
 from pcl_auto.evaluate import Evaluation, evaluate
 from pcl_auto.masks import RECORD
+from pcl_auto.method.values import Classes
 from pcl_auto.run.files import read_json, write_json
 
 # Of a model folder.
@@ -17,19 +19,30 @@ SCHEMA_VERSION = 1
 
 
 def evaluate_on_record(
-    predictions: Path, labels: Path, *, classes: dict[str, int] | None = None, allow_missing: bool = False
+    predictions: Path,
+    labels: Path,
+    *,
+    classes: Classes | None = None,
+    ignored: int | None = None,
+    allow_missing: bool = False,
 ) -> tuple[Evaluation, Path | None]:
     """:func:`pcl_auto.evaluate.evaluate`, and where the scores were written beside the model.
 
     They are where ``predictions`` is a folder that ``pclauto predict`` filled from a model that is still there as it
-    was; None otherwise. Scores on the same labels replace earlier ones.
+    was; None otherwise. Scores on the same labels replace earlier ones. Such a model also says which values its regions
+    have and which voxels are ignored, where ``classes`` and ``ignored`` do not.
 
     Raises:
         UsageError, DataError: see :func:`pcl_auto.evaluate.evaluate`.
     """
-    evaluation = evaluate(predictions, labels, classes=classes, allow_missing=allow_missing)
     record = read_json(predictions / RECORD) if (predictions / RECORD).is_file() else {}
     model = Path(record.get("model", ""))
+    description = model / "dataset.json"
+    named = read_json(description).get("labels", {}) if record and description.is_file() else {}
+    if classes is None and has_regions(named):
+        classes = foreground(named)
+    ignored = ignore_value(named) if ignored is None else ignored
+    evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
     if not record or not _unchanged(model, record.get("checkpoints", {})):
         return evaluation, None
     settings = {"labels": str(labels.resolve()), "mirroring": record.get("mirroring")}

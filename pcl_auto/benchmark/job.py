@@ -14,6 +14,7 @@ from pcl_auto.benchmark.held_out import HeldOut
 from pcl_auto.benchmark.statistics import mean
 from pcl_auto.errors import DataError, Problem
 from pcl_auto.evaluate import CaseScore, evaluate
+from pcl_auto.method.values import Classes
 from pcl_auto.predict import predict
 from pcl_auto.request import TrainRequest
 from pcl_auto.run.events import Listener
@@ -28,10 +29,12 @@ class Job:
     request: TrainRequest
     workspace: Workspace
     held_out: HeldOut
-    classes: dict[str, int]
+    classes: Classes
     mirroring: bool
     masks: Path
     """A folder for the masks while they are scored."""
+    ignored: int | None = None
+    """The value of label voxels that are not scored."""
 
 
 def do_job(job: Job, listener: Listener) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
     if failed:
         fix = "repair the scan, or take it and its label out of the test folders"
         raise DataError([Problem("test scan cannot be segmented", e.id, fix, found=e.error or "") for e in failed])
-    found = evaluate(job.masks, job.held_out.labels, classes=job.classes)
+    found = evaluate(job.masks, job.held_out.labels, classes=job.classes, ignored=job.ignored)
     shutil.rmtree(job.masks)
     with suppress(OSError):  # masks of a run that failed lie there too
         job.masks.parent.rmdir()

@@ -14,6 +14,7 @@ from pcl_auto.benchmark.apart import run_apart
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, Arm, load_budget, make_arms, parse_labeled
 from pcl_auto.benchmark.held_out import HeldOut, find_held_out
 from pcl_auto.benchmark.job import Job, do_job
+from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
@@ -158,8 +159,10 @@ class Study:
             shared_start=self.shared_start(run),
             remember=False,
         )
-        classes = self.plan.dataset_json["labels"]
-        return Job(request, workspace, self.held_out, classes, self.mirroring, self.folder / "masks" / run.name)
+        named, masks = self.plan.dataset_json["labels"], self.folder / "masks" / run.name
+        return Job(
+            request, workspace, self.held_out, foreground(named), self.mirroring, masks, ignored=ignore_value(named)
+        )
 
 
 def _digest(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -19,6 +19,10 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Score the cases that have both, and list the others.")
     ] = False,
+    ignore: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Value of label voxels that are not scored. Default: as the model says that made the masks."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Dice and HD95 per class and case.
@@ -33,7 +37,7 @@ def evaluate(
     from pcl_auto.scores import evaluate_on_record
 
     terminal = Terminal()
-    evaluation, kept = evaluate_on_record(predictions, labels, allow_missing=allow_missing)
+    evaluation, kept = evaluate_on_record(predictions, labels, ignored=ignore, allow_missing=allow_missing)
     result = evaluation.as_dict()
     if json:
         terminal.json(result)

@@ -175,6 +175,7 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
     from rich.table import Table
 
     from pcl_auto.cli.terminal import cell
+    from pcl_auto.data.labels import spelled
 
     facts = _as_json(outcome)
     if outcome.up_to_date:
@@ -185,7 +186,7 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
     rows = {
         "from": facts["source"],
         "channels": ", ".join(facts["channels"]),
-        "classes": ", ".join(f"{value} {name}" for name, value in facts["labels"].items() if value),
+        "classes": ", ".join(f"{spelled(value)} {name}" for name, value in facts["labels"].items() if value),
         "labelled": _some(facts["labeled"]),
         "unlabelled": _some(facts["unlabeled"]),
         "memory": f"{facts['memory_gb']:g} GB ({memory_reason})",

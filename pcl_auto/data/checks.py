@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.data.labels import all_values, foreground, ignore_value, spelled, values_of
 from pcl_auto.data.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.errors import Problem
 
@@ -113,7 +114,7 @@ def check_cases(
         known: `Checks.as_dict` of an earlier call; files of unchanged size and time are not read again.
         progress: called in this thread after every file.
     """
-    allowed = tuple(sorted(task.labels.values()))
+    allowed = tuple(all_values(task.labels))
     images, labels = _probe_all(task.cases, allowed, threads, known or {}, progress or (lambda: None))
     problems = [
         problem
@@ -234,7 +235,9 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
     if not values:
         return [], []
     where = str(task.root)
-    empty = [case for case, counts in values.items() if not any(value and n for value, n in counts.items())]
+    classes, ignored = foreground(task.labels), ignore_value(task.labels)
+    nothing = (0, ignored)
+    empty = [case for case, counts in values.items() if not any(n and v not in nothing for v, n in counts.items())]
     if len(empty) == len(values):
         fix = "restore the label maps: training needs voxels of every class"
         found = f"background only in all {len(values)} labels"
@@ -248,8 +251,8 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
     present = {value for counts in values.values() for value in counts}
     fix = "check the label maps; without examples the class cannot be learnt, and its scores are not defined"
     warnings += [
-        Problem(f"no label holds class {value} ({name})", where, fix, "1 voxel or more", "none")
-        for name, value in task.labels.items()
-        if value not in present and value != 0
+        Problem(f"no label holds class {spelled(value)} ({name})", where, fix, "1 voxel or more", "none")
+        for name, value in classes.items()
+        if present.isdisjoint(values_of(value))
     ]
     return [], warnings

@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.data.labels import BACKGROUND, IGNORE, Labels, all_values, foreground, has_regions, spelled, values_of
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-BACKGROUND = "background"
 # The largest decathlon file is below 100 kB; a file beyond this is no list of scans.
 _MOST_BYTES = 1 << 26
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
@@ -35,9 +35,11 @@ class Description:
     """What matters of ``dataset.json``; ``channels`` and ``labels`` are None where they make no sense."""
 
     channels: tuple[str, ...] | None
-    labels: dict[str, int] | None
+    labels: Labels | None
     training: tuple[Entry, ...]
     test: tuple[Entry, ...]
+    # Of regions: the value that a mask gets where a region is the last one to hold, in their order.
+    regions_class_order: tuple[int, ...] | None = None
     # The whole content, if the file is nnU-Net's own, which lists no cases.
     raw: dict[str, Any] | None = None
 
@@ -50,9 +52,10 @@ def read_description(path: Path) -> tuple[Description | None, list[Problem]]:
     where = str(path)
     channels, of_channels = _parse_channels(content, where)
     labels, of_labels = parse_labels(content.get("labels"), where)
-    problems += of_channels + of_labels
+    order, of_order = _parse_order(content.get("regions_class_order"), labels, where)
+    problems += of_channels + of_labels + of_order
     if is_raw(content):
-        return Description(channels, labels, (), (), raw=content), problems
+        return Description(channels, labels, (), (), order, raw=content), problems
     if not isinstance(content.get("training"), list):
         fix = 'list the training cases as {"image": ..., "label": ...}'
         found = _shown(content["training"]) if "training" in content else "no such key"
@@ -60,7 +63,7 @@ def read_description(path: Path) -> tuple[Description | None, list[Problem]]:
     training, of_training = _parse_entries(content, "training", where)
     test, of_test = _parse_entries(content, "test", where)
     problems += of_training + of_test + _judge_count(content, where)
-    return Description(channels, labels, tuple(training), tuple(test)), problems
+    return Description(channels, labels, tuple(training), tuple(test), order), problems
 
 
 def is_raw(content: dict[str, Any]) -> bool:
@@ -141,68 +144,93 @@ def _channel_list(raw: Any) -> tuple[str, ...] | None:
     return tuple(ordered) if all(isinstance(name, str) and name.strip() for name in ordered) else None
 
 
-def parse_labels(raw: Any, where: str) -> tuple[dict[str, int] | None, list[Problem]]:
-    """Class names with their values, background first, from ``{"0": name}`` or ``{name: 0}``."""
+def parse_labels(raw: Any, where: str) -> tuple[Labels | None, list[Problem]]:
+    """Classes and regions with their values, from ``{"0": name}`` or ``{name: 0}``; classes in the order of values."""
     if not isinstance(raw, dict) or not raw:
         fix = 'write them as {"0": "background", "1": "name", ...}'
         found = "nothing" if raw is None else _shown(raw)
         return None, [Problem("labels do not name the classes", where, fix, "an object", found)]
-    problems = _unsupported_labels(raw, where)
-    if problems:
-        return None, problems
+    problems: list[Problem] = []
     named_by_value = all(isinstance(value, str) and _whole(value) is None for value in raw.values()) or all(
         isinstance(value, str) and _whole(key) is not None for key, value in raw.items()
     )
     pairs = [(other, key) if named_by_value else (key, other) for key, other in raw.items()]
-    classes: list[tuple[str, int]] = []
+    classes: list[tuple[str, list[int]]] = []
     for name, value in pairs:
-        number = _whole(value)
-        if number is None or not isinstance(name, str) or not name.strip():
-            fix = "give every class a name and a whole number"
+        numbers = [_whole(each) for each in (value if isinstance(value, list) else [value])]
+        whole = [number for number in numbers if number is not None]
+        if not numbers or len(whole) < len(numbers) or not isinstance(name, str) or not name.strip():
+            fix = "give every class a name and a whole number, or a region a list of them"
             found = f"{_shown(name)} = {_shown(value)}"
             problems.append(Problem("label without a whole number", where, fix, "0, 1, 2, ...", found))
         else:
-            classes.append((name.strip(), number))
+            classes.append((_known_name(name.strip(), whole), sorted(set(whole))))
     return (None, problems) if problems else _judge_labels(classes, where)
 
 
-def _unsupported_labels(raw: dict[str, Any], where: str) -> list[Problem]:
-    problems = []
-    for key, value in raw.items():
-        if isinstance(value, list):
-            fix = "declare one class per value; regions are not supported yet"
-            problems.append(Problem("label is a region", where, fix, "one whole number", _shown({key: value})))
-        elif "ignore" in (str(key).strip().lower(), str(value).strip().lower()):
-            fix = "set these voxels to a class or the background; an ignore label is not supported yet"
-            problems.append(Problem("ignore label", where, fix, "classes only", _shown({key: value})))
-    return problems
+def _known_name(name: str, values: list[int]) -> str:
+    """``name``, or nnU-Net's spelling of the two that mean something to it."""
+    if name.lower() == IGNORE or (values == [0] and name.lower() == BACKGROUND):
+        return name.lower()
+    return name
 
 
-def _judge_labels(classes: list[tuple[str, int]], where: str) -> tuple[dict[str, int] | None, list[Problem]]:
-    classes = sorted(
-        ((BACKGROUND if value == 0 and name.lower() == BACKGROUND else name, value) for name, value in classes),
-        key=lambda pair: pair[1],
-    )
-    values = [value for _, value in classes]
-    found = ", ".join(f"{value} {name}" for name, value in classes)
+def _judge_labels(classes: list[tuple[str, list[int]]], where: str) -> tuple[Labels | None, list[Problem]]:
+    regions = any(len(values) > 1 for _, values in classes)
+    if not regions:  # those of regions stand in the order of the network's outputs
+        classes = sorted(classes, key=lambda pair: pair[1])
+    labels: Labels = {name: values if len(values) > 1 else values[0] for name, values in classes}
+    sets = [tuple(values) for _, values in classes]
+    values = sorted(value for each in sets for value in each) if not regions else all_values(labels)
+    found = ", ".join(f"{spelled(each)} {name}" for name, each in classes)
     fix = "number the classes without a gap from 0, the background, in dataset.json and in the label maps"
     problems = [
         Problem(f"two labels share the {kind} {shared}", where, "give every class a name and value of its own")
-        for kind, items in (("value", values), ("name", [name for name, _ in classes]))
+        for kind, items in (
+            ("value", [spelled(each) for each in sets]),
+            ("name", [name for name, _ in classes]),
+        )
         for shared in _repeated(items)
     ]
     if 0 not in values:
         problems.append(Problem("labels lack the background", where, fix, "0 background", found))
-    elif (BACKGROUND, 0) not in classes:
+    elif (BACKGROUND, [0]) not in classes or any(0 in each for each in sets if len(each) > 1):
         fix = "call the value 0 background, or renumber the classes if 0 is one of them"
         problems.append(Problem("label 0 is not the background", where, fix, "0 background", found))
     elif not problems and values != list(range(len(values))):
         expected = ", ".join(map(str, range(len(values))))
         problems.append(Problem("labels leave a gap", where, fix, expected, ", ".join(map(str, values))))
-    elif not problems and len(values) == 1:
+    elif not problems and IGNORE in labels and (labels[IGNORE] != values[-1] or _holding(values[-1], sets) > 1):
+        fix = "give ignored voxels the value after that of the last class, in dataset.json and in the label maps"
+        problems.append(Problem("the ignore label is not the highest value", where, fix, "ignore last", found))
+    elif not problems and not foreground(labels):
         fix = "declare the classes that the label maps hold"
         problems.append(Problem("no class besides the background", where, fix, "0, 1, ...", found))
-    return (None, problems) if problems else (dict(classes), [])
+    return (None, problems) if problems else (labels, [])
+
+
+def _holding(value: int, sets: list[tuple[int, ...]]) -> int:
+    return sum(value in each for each in sets)
+
+
+def _parse_order(raw: Any, labels: Labels | None, where: str) -> tuple[tuple[int, ...] | None, list[Problem]]:
+    """``regions_class_order``: region after region the value that a mask gets; None without regions.
+
+    A value that is not its region's own, or that a later region holds too, would make other regions of a mask.
+    """
+    if labels is None or not has_regions(labels):
+        return None, []
+    regions = [values_of(value) for value in foreground(labels).values()]
+    order = [_whole(value) for value in raw] if isinstance(raw, list) else []
+    if len(order) == len(regions) and all(
+        value in region and not any(value in later for later in regions[place + 1 :])
+        for place, (value, region) in enumerate(zip(order, regions, strict=True))
+    ):
+        return tuple(value for value in order if value is not None), []
+    fix = "write a value for every region: one that it holds and no region after it does; larger regions come first"
+    found = "no such key" if raw is None else _shown(raw)
+    example = 'as [1, 2] for {"whole": [1, 2], "core": 2}'
+    return None, [Problem("regions_class_order does not fit the regions", where, fix, example, found)]
 
 
 def _parse_entries(content: dict[str, Any], key: str, where: str) -> tuple[list[Entry], list[Problem]]:

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def read_task(
         raw, found = read_raw(
             folder, description.raw, description.channels, description.labels, use_test_images=use_test_images
         )
-        return raw, [*problems, *found]
+        return replace(raw, regions_class_order=description.regions_class_order), [*problems, *found]
     reader = _Reader(folder, str(index))
     cases, test = reader.read(description, use_test_images=use_test_images)
     # A file can be met twice, in the list and in its folder; what is wrong with it is said once.
@@ -64,7 +64,8 @@ def read_task(
     if description.channels is None or description.labels is None:
         return None, problems
     name, number = _parse_name(folder.given.name or folder.root.name)
-    return Task(folder.root, name, number, description.channels, description.labels, cases, test), problems
+    task = Task(folder.root, name, number, description.channels, description.labels, cases, test)
+    return replace(task, regions_class_order=description.regions_class_order), problems
 
 
 def find_task(name: str, folders: Sequence[Path]) -> Path:

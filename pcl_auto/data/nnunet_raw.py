@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.confine import Confined, refuse_case_id, shown, strip_suffix
+from pcl_auto.data.labels import Labels
 from pcl_auto.data.task import Case, Source, Task, by_id
 from pcl_auto.errors import Problem
 
@@ -20,7 +21,7 @@ def read_raw(
     folder: Confined,
     content: Mapping[str, Any],
     channels: tuple[str, ...],
-    labels: dict[str, int],
+    labels: Labels,
     *,
     use_test_images: bool,
 ) -> tuple[Task, list[Problem]]:
@@ -33,7 +34,7 @@ def read_raw(
         folder: the data set's folder.
         content: its ``dataset.json``.
         channels: names of the channels, in order.
-        labels: classes with their values.
+        labels: classes or regions with their values.
         use_test_images: take ``imagesTs`` into the pool, as unlabelled cases.
     """
     where = str(folder.root / "dataset.json")

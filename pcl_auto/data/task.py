@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pcl_auto.data.labels import Labels
+
 Source = Literal["training", "imagesTr", "imagesUn", "imagesTs"]
 
 
@@ -31,7 +33,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set: channels in the order of their numbers, classes with their values, cases by name.
+    """A data set: channels in the order of their numbers, classes or regions with their values, cases by name.
 
     ``cases`` is the training pool, labelled and unlabelled; ``test`` is what ``test`` and ``imagesTs`` hold,
     never with a label. The paths lie in ``root``, whose links are resolved.
@@ -41,9 +43,10 @@ class Task:
     name: str
     number: int | None
     channels: tuple[str, ...]
-    labels: dict[str, int]
+    labels: Labels
     cases: tuple[Case, ...]
     test: tuple[Case, ...]
+    regions_class_order: tuple[int, ...] | None = None
 
     @property
     def labeled(self) -> tuple[Case, ...]:

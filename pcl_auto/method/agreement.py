@@ -5,13 +5,14 @@ Chaitanya et al. (MedIA 2023, Section 3.3) keep the volumes whose segmentations 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from pcl_auto.method.judgement import mean_dice
+from pcl_auto.method.values import Classes
 
 # The published ranges.
 MOST_DEGREES = 30.0
@@ -76,7 +77,7 @@ def agreement(
     segment: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
     transforms: tuple[InPlane, InPlane],
-    classes: Mapping[str, int],
+    classes: Classes,
 ) -> float:
     """Mean foreground Dice of the segmentations of a scan under two transforms; 1 where neither holds any foreground.
 
@@ -84,7 +85,7 @@ def agreement(
         segment: a label map (z, y, x) of an image (C, z, y, x).
         image: the scan, shape (C, z, y, x).
         transforms: applied before the segmentation and undone after it.
-        classes: foreground classes, name to value.
+        classes: foreground classes or regions.
     """
     first, second = (transform.undo(segment(transform.apply(image))) for transform in transforms)
     return mean_dice(first, second, classes)

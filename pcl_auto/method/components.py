@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
+
+from pcl_auto.method.values import Classes, holds
 
 # A class is one piece where its largest component holds this share of its voxels: resampling leaves crumbs.
 ONE_PIECE = 0.99
@@ -17,20 +19,21 @@ def component_sizes(mask: np.ndarray) -> np.ndarray:
     return sizes
 
 
-def component_counts(labels: np.ndarray, classes: Mapping[str, int]) -> dict[str, int]:
+def component_counts(labels: np.ndarray, classes: Classes) -> dict[str, int]:
     """How many connected components each class has in a label map of any shape."""
-    return {name: len(component_sizes(labels == value)) for name, value in classes.items()}
+    return {name: len(component_sizes(holds(labels, values))) for name, values in classes.items()}
 
 
 def one_piece_classes(maps: Iterable[np.ndarray], classes: Sequence[int]) -> list[int]:
     """The ``classes`` that are one piece in every one of the label ``maps``; one that a map lacks is not."""
-    one_piece = set(classes)
+    one_piece, seen = set(classes), False
     for labels in maps:
+        seen = True
         for value in sorted(one_piece):
             sizes = component_sizes(labels == value)
             if sizes.sum() == 0 or sizes.max() < ONE_PIECE * sizes.sum():
                 one_piece.remove(value)
-    return sorted(one_piece)
+    return sorted(one_piece) if seen else []
 
 
 def keep_largest(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:

@@ -26,7 +26,7 @@ def collapse(
     Args:
         before: volumes as segmented at the start of the round; at least the cases of ``after``.
         after: volumes as segmented by the network that came out of it.
-        labeled_volumes_ml: volumes of each class in the labelled cases.
+        labeled_volumes_ml: volumes of each class in the labelled cases; none where they are not known.
         margin: widens the labelled range, see :func:`pcl_auto.method.judgement.labeled_range`.
     """
     reasons = []
@@ -34,7 +34,7 @@ def collapse(
         earlier = np.array([before[case][name] for case in after])
         now = np.array([after[case][name] for case in after])
         had, lost = np.count_nonzero(earlier), np.count_nonzero((earlier > 0) & (now == 0))
-        if known.max() > 0 and lost > had / 2:
+        if lost > had / 2 and (not known.size or known.max() > 0):
             where = "everywhere" if not now.any() else f"in {lost} of the {had} cases that had it"
             reasons.append(f"{name} has vanished {where}")
             continue

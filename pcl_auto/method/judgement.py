@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcl_auto.method.components import component_counts
+from pcl_auto.method.values import Classes, holds
 
 # Where every pseudo-label of a round would be dropped, this share of them stays.
 LEAST_SHARE = 0.25
@@ -50,13 +52,14 @@ class LedgerRow:
         }
 
 
-def mean_dice(first: np.ndarray, second: np.ndarray, classes: Mapping[str, int]) -> float:
+def mean_dice(first: np.ndarray, second: np.ndarray, classes: Classes) -> float:
     """Mean Dice of two label maps over the classes that at least one of them holds; 1 where neither holds any."""
     scores = []
-    for value in classes.values():
-        size = np.count_nonzero(first == value) + np.count_nonzero(second == value)
+    for values in classes.values():
+        masks = holds(first, values), holds(second, values)
+        size = sum(map(np.count_nonzero, masks))
         if size:
-            scores.append(2 * np.count_nonzero((first == value) & (second == value)) / size)
+            scores.append(2 * np.count_nonzero(masks[0] & masks[1]) / size)
     return float(np.mean(scores)) if scores else 1.0
 
 
@@ -66,7 +69,7 @@ def judge(
     last_round: np.ndarray | None,
     labeled_volumes_ml: Mapping[str, np.ndarray],
     *,
-    classes: Mapping[str, int],
+    classes: Classes,
     voxel_ml: float,
     margin: float,
     agreement: float | None = None,
@@ -77,19 +80,19 @@ def judge(
         case: the case's id.
         labels: the pseudo-label, shape (z, y, x).
         last_round: the same case's pseudo-label of the last round, if there was one.
-        labeled_volumes_ml: volumes of each class in the labelled cases.
-        classes: foreground classes, name to value.
+        labeled_volumes_ml: volumes of each class in the labelled cases; none where they are not known.
+        classes: foreground classes or regions.
         voxel_ml: volume of a voxel in millilitres.
         margin: anatomy varies more than a few labelled cases show: a volume is remarkable below the smallest labelled
             one divided by it and above the largest one times it.
         agreement: see :func:`pcl_auto.method.agreement.agreement`; None where that was not looked at.
     """
-    volumes = {name: float(np.count_nonzero(labels == value) * voxel_ml) for name, value in classes.items()}
+    volumes = {name: float(np.count_nonzero(holds(labels, values)) * voxel_ml) for name, values in classes.items()}
     remarks, absent, doublings = [], 0, 0.0
     for name, volume in volumes.items():
         known = labeled_volumes_ml[name]
         low, high = labeled_range(known, margin)
-        if volume == 0 and known.min() > 0:
+        if volume == 0 and low > 0:
             remarks.append(f"{name} is absent")
             absent += 1
         elif not low <= volume <= high:
@@ -108,7 +111,12 @@ def judge(
 
 
 def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
-    """The range of a class's volumes in the labelled cases, widened: the smallest / margin, the largest · margin."""
+    """The range of a class's volumes in the labelled cases, widened: the smallest / margin, the largest · margin.
+
+    Without labelled cases, every volume.
+    """
+    if not volumes_ml.size:
+        return 0.0, math.inf
     return float(volumes_ml.min() / margin), float(volumes_ml.max() * margin)
 
 

@@ -18,6 +18,7 @@ from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
+from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.method.views import intensity_view
 from pcl_auto.nnunet import pseudo_labels, ranks, streams
@@ -70,11 +71,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.store = self.data.store(self.settings.store)
         self.dataloader_unlabeled: Any = None
         self.round_guard = RoundGuard(self.run_folder, self.recipe)
-        foreground = self.label_manager.foreground_labels
+        self.cell_patterns = patterns_of(self.label_manager.all_regions or [], self.label_manager.foreground_labels)
         self.labeled = LabeledCases(
             self.data.labeled_view(self.settings.split, self.configuration_name),
             self.do_split()[0],
-            {name: value for name, value in self.dataset_json["labels"].items() if value in foreground},
+            self.dataset_json["labels"],
             stored_voxel_ml(self.configuration_manager.spacing, self.plans_manager.plans),
         )
 
@@ -176,7 +177,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def _joint_step(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
         count = len(labeled["data"])
         images, targets = self._joined(labeled, unlabeled)
-        labels = targets[0][:, 0].long()  # (B, *patch)
+        labels = disjoint_classes(targets[0], self.cell_patterns)  # (B, *patch)
         views = 2 if self.recipe.contrast.intensity_views else 1
         # Drawn before the forward pass: on a GPU the draw waits for what was started before it.
         sample = sample_voxels(
@@ -274,13 +275,14 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """Segment ``cases`` into the folder of round ``number``, for training."""
         self._close_streams()
         judgement, last = self.recipe.judgement, self.recipe.schedule.rounds
+        spacing_mm = stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
         pseudo_labels.predict_round(
-            refined(segment, self._stored_spacing_mm) if self.recipe.pseudo_labels.crf else segment,
+            refined(segment, spacing_mm) if self.recipe.pseudo_labels.crf else segment,
             cases,
             self.store,
             folder,
             patch_voxels=tuple(self.configuration_manager.patch_size),
-            classes=list(self.labeled.classes.values()),
+            labels_of=self.label_manager,
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
             # Nothing is trained on what is segmented after the last round.
             check=agreement_check(self, segment) if judgement.agreement and number <= last else None,
@@ -312,10 +314,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 voxel_ml=voxel_ml,
                 judgement=judgement,
             )
-
-    @property
-    def _stored_spacing_mm(self) -> list[float]:
-        return stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
 
     def _notify(self, event: str, **values: Any) -> None:
         """Tell a listener what is too frequent to put on record."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.method.components import one_piece_classes
+from pcl_auto.method.values import Classes, holds
 from pcl_auto.nnunet.pseudo_labels import read_labels
 
 
@@ -27,21 +29,33 @@ def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> fl
 
 @dataclass(frozen=True)
 class LabeledCases:
-    """The stored labels of ``cases`` in ``folder``; ``classes``: foreground, name to value."""
+    """The stored labels of ``cases`` in ``folder``.
+
+    ``labels`` are those of nnU-Net's dataset.json. Cases with ignored voxels say nothing of anatomy: there may be more
+    of a class than they show.
+    """
 
     folder: Path
     cases: Sequence[str]
-    classes: Mapping[str, int]
+    labels: Mapping[str, int | Sequence[int]]
     voxel_ml: float
 
+    @property
+    def classes(self) -> Classes:
+        """The foreground's classes or regions."""
+        return foreground(self.labels)
+
     def volumes_ml(self) -> dict[str, np.ndarray]:
-        """Volume of each class in each case, shape (cases,), in millilitres."""
-        counts = np.array([[np.count_nonzero(labels == v) for v in self.classes.values()] for labels in self._maps()])
-        return {name: counts[:, index] * self.voxel_ml for index, name in enumerate(self.classes)}
+        """Volume of each class in each case that is labelled throughout, shape (cases,), in millilitres."""
+        counts = [[np.count_nonzero(holds(labels, v)) for v in self.classes.values()] for labels in self._maps()]
+        volumes = np.array(counts, dtype=np.float64).reshape(-1, len(self.classes)) * self.voxel_ml
+        return {name: volumes[:, index] for index, name in enumerate(self.classes)}
 
     def one_piece(self) -> list[int]:
-        """The classes that are one connected component in every case."""
-        return one_piece_classes(self._maps(), list(self.classes.values()))
+        """The classes that are one connected component in every case that is labelled throughout; no regions."""
+        return one_piece_classes(self._maps(), [value for value in self.classes.values() if isinstance(value, int)])
 
     def _maps(self) -> Iterator[np.ndarray]:
-        return (read_labels(self.folder, case) for case in self.cases)
+        maps = (read_labels(self.folder, case) for case in self.cases)
+        ignored = ignore_value(self.labels)
+        return (labels for labels in maps if ignored is None or not (labels == ignored).any())

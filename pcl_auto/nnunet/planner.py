@@ -20,6 +20,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from pcl_auto.data.labels import head_count
 from pcl_auto.run.files import write_json
 
 PLANNERS: dict[str, type[Any]] = {
@@ -78,7 +79,7 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
             size = self.static_estimate_VRAM_usage(
                 plan["patch_size"],
                 len(self.dataset_json["channel_names"]),
-                len(self.dataset_json["labels"]),
+                head_count(self.dataset_json["labels"]),
                 network["network_class_name"],
                 network["arch_kwargs"],
                 network["_kw_requires_import"],

@@ -13,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.data.scans import Source
 from pcl_auto.errors import NumericalError, Problem, StateError
 from pcl_auto.nnunet.bias import preprocessor_of
@@ -88,11 +89,7 @@ class ModelPredictor:
     @property
     def classes(self) -> dict[str, tuple[int, ...]]:
         """The values that each class, or region, has in a mask."""
-        return {
-            name: tuple(values) if isinstance(values, (list, tuple)) else (values,)
-            for name, values in self.dataset_json["labels"].items()
-            if name not in ("background", "ignore")
-        }
+        return {name: values_of(value) for name, value in foreground(self.dataset_json["labels"]).items()}
 
     def segment(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
         """Segment one scan: one 4D volume, or one 3D volume per channel.

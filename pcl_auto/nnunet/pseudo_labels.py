@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.components import keep_largest
 from pcl_auto.method.judgement import KEPT, LedgerRow, drop_disagreeing, drop_outside, judge
+from pcl_auto.method.values import Classes
 from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.store import case_files, is_stored, publish_case, save_label
 from pcl_auto.recipe import Judgement
@@ -70,12 +72,14 @@ def predict_round(
     folder: RoundFolder,
     *,
     patch_voxels: tuple[int, ...],
-    classes: Sequence[int],
+    labels_of: LabelManager,
     one_piece: Sequence[int],
     check: AgreementCheck | None,
     progress: Callable[[int, int], None],
 ) -> None:
     """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept.
+
+    Stored are label maps, with regions too: nnU-Net makes regions of them as of labels.
 
     Of the classes ``one_piece`` only the largest connected component stays; what ``check`` finds is kept with the case.
     """
@@ -84,12 +88,14 @@ def predict_round(
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
             image = data[:]
-            labels = keep_largest(label_map(segment, image), one_piece)[None]
+            labels = keep_largest(label_map(segment, labels_of, image), one_piece)[None]
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)
             # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
             labels[(labels == 0) & (region[:] < 0)] = -1
-            properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, list(classes))
+            properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
+                labels, _sampled_from(labels_of)
+            )
             with staging_folder(folder.cases) as staged:
                 save_label(staged, case, labels, properties, patch_voxels)
                 link_relative(case_files(staged, case)[0], case_files(store, case)[0])
@@ -97,10 +103,19 @@ def predict_round(
         progress(index + 1, len(cases))
 
 
-def label_map(segment: Segmenter, image: np.ndarray) -> np.ndarray:
-    """The segmentation (z, y, x) of a preprocessed image (C, z, y, x)."""
-    labels: np.ndarray = segment(torch.from_numpy(image)).argmax(0).cpu().numpy().astype(np.int16)
+def label_map(segment: Segmenter, labels_of: LabelManager, image: np.ndarray) -> np.ndarray:
+    """The segmentation (z, y, x) of a preprocessed image (C, z, y, x); of regions the values they are written with."""
+    logits = segment(torch.from_numpy(image))
+    # nnU-Net would look for the largest of the classes on the CPU.
+    found = labels_of.convert_logits_to_segmentation(logits) if labels_of.has_regions else logits.argmax(0)
+    labels: np.ndarray = found.cpu().numpy().astype(np.int16)
     return labels
+
+
+def _sampled_from(labels_of: LabelManager) -> list[Any]:
+    """What nnU-Net's loader draws the centres of patches from: classes or regions, and all that is not ignored."""
+    drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
+    return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn
 
 
 def read_labels(folder: Path, case: str) -> np.ndarray:
@@ -121,7 +136,7 @@ def keep_ledger(
     cases: Sequence[str],
     labeled: dict[str, np.ndarray],
     *,
-    classes: Mapping[str, int],
+    classes: Classes,
     voxel_ml: float,
     judgement: Judgement,
 ) -> list[LedgerRow]:

@@ -44,9 +44,10 @@ def agreement_check(trainer: Any, segment: Segmenter) -> AgreementCheck:
     """Segment a scan under two transforms, the same in every round, so that rounds can be compared."""
     last_axis = len(trainer.configuration_manager.patch_size) - 1
     mirror = last_axis in (trainer.inference_allowed_mirroring_axes or ())
+    segmented = partial(label_map, segment, trainer.label_manager)
 
     def check(case: str, image: np.ndarray) -> float:
         transforms = draw_transforms(case, trainer.settings.seed, mirror=mirror)
-        return agreement(partial(label_map, segment), image, transforms, trainer.labeled.classes)
+        return agreement(segmented, image, transforms, trainer.labeled.classes)
 
     return check

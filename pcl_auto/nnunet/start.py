@@ -36,6 +36,7 @@ def refuse_other_model(
         **{key: (ours[key], other[key]) for key in _ALIKE},
         "transpose_forward": (plans["transpose_forward"], theirs["transpose_forward"]),
         "labels": (dict(dataset_json["labels"]), their_json["labels"]),
+        "regions_class_order": (dataset_json.get("regions_class_order"), their_json.get("regions_class_order")),
         "channel_names": (dict(dataset_json["channel_names"]), their_json["channel_names"]),
     }
     problems = [

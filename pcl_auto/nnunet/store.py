@@ -198,13 +198,20 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: 
         publish(whole, view)
 
 
-def foreground_intensities(cases: Sequence[LabeledFiles], channels: int) -> dict[str, dict[str, float]]:
-    """Intensity statistics of the foreground per channel, from ``cases`` alone, as nnU-Net's fingerprint has them."""
+def foreground_intensities(
+    cases: Sequence[LabeledFiles], channels: int, ignored: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Intensity statistics of the foreground per channel, from ``cases`` alone, as nnU-Net's fingerprint has them.
+
+    Voxels of the value ``ignored`` are no foreground.
+    """
     per_case = max(1, int(10e7 // len(cases)))
     samples: list[list[np.ndarray]] = [[] for _ in range(channels)]
     for files in cases:
         image, _ = read_image(files.images)
         image, label, _ = crop_to_nonzero(image, read_label(files.label))
+        if ignored is not None:
+            label[label == ignored] = 0
         values, _ = DatasetFingerprintExtractor.collect_foreground_intensities(label, image, num_samples=per_case)
         for channel, drawn in enumerate(values):
             samples[channel].append(np.asarray(drawn, dtype=np.float32))

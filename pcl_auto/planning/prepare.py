@@ -218,6 +218,7 @@ def _describe(task: Task, checks: Checks, data: DatasetFolder, settings: PlanSet
             "name": data.name,
             "channel_names": {str(index): name for index, name in enumerate(task.channels)},
             "labels": task.labels,
+            **({"regions_class_order": list(task.regions_class_order)} if task.regions_class_order else {}),
             # nnU-Net keeps a batch below five percent of the images that training shows: all of them here.
             "numTraining": len(task.cases),
             "file_ending": ".nii.gz",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.checks import image_stats
+from pcl_auto.data.labels import ignore_value
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import prepare_environment
@@ -112,7 +113,7 @@ def prepare_split(
     plans = copy.deepcopy(plan.nnunet)
     with output_to(data.log_file):
         plans["foreground_intensity_properties_per_channel"] = store.foreground_intensities(
-            labeled, len(plan.dataset_json["channel_names"])
+            labeled, len(plan.dataset_json["channel_names"]), ignore_value(plan.dataset_json["labels"])
         )
     key = fill_store(plan, plans, configuration, data, listener)
     how = store.Preprocessing(plans, configuration, plan.dataset_json)

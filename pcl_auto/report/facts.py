@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.data.labels import foreground, has_regions
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.settings import KEY
@@ -133,7 +134,10 @@ def read_run(folder: Path) -> RunFacts:
     record = read_json(folder / RECORD)
     dataset = read_json(folder.parent / "dataset.json")
     names = [str(name) for name in dataset["channel_names"].values()]
-    classes = {str(name): int(value) for name, value in dataset["labels"].items() if value != 0}
+    labels = foreground(dataset["labels"])
+    # Of regions the value that each is written with in a mask.
+    values = dataset["regions_class_order"] if has_regions(labels) else labels.values()
+    classes = {str(name): int(value) for name, value in zip(labels, values, strict=True)}
     ledgers = (folder / "pseudo_labels").glob("round_*/ledger.csv")
     rounds = [Round(int(ledger.parent.name.rsplit("_", 1)[1]), ledger, _read_ledger(ledger)) for ledger in ledgers]
     return RunFacts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from decathlon import DECATHLON, DecathlonTask
 from small_task import make_small_task
 
@@ -20,6 +22,7 @@ from pcl_auto.predict import predict
 from pcl_auto.recipe import from_dict
 from pcl_auto.request import TrainRequest
 from pcl_auto.run.workspace import Workspace
+from pcl_auto.scores import evaluate_on_record
 
 # A supervised step, pseudo-labels of every unlabelled case, two joint steps.
 RECIPE = from_dict(
@@ -106,3 +109,69 @@ def test_classes_that_a_labelled_case_lacks(lacking: tuple[int, ...], tmp_path: 
 def test_thirty_classes(tmp_path: Path) -> None:
     thirty = replace(PROSTATE, classes=tuple(f"part {number}" for number in range(1, 31)))
     whole_way(thirty, make_small_task(thirty, tmp_path), tmp_path)
+
+
+def describe(root: Path, **content: Any) -> None:
+    file = root / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **content}))
+
+
+def ledger(folder: Path) -> list[dict[str, str]]:
+    (file,) = (folder / "work").rglob("pseudo_labels/round_1/ledger.csv")
+    with file.open(newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def stock_mask(folder: Path, scan: Path) -> np.ndarray:
+    """What nnU-Net's own predictor makes of a scan with the model under ``folder``, shape (Z, Y, X)."""
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    (fold,) = (folder / "work").rglob("fold_all")
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(fold.parent), ("all",), "checkpoint_final.pth")
+    # Both channels lie in one file, which nnU-Net's reader takes apart.
+    image, properties = SimpleITKIO().read_images([str(scan)])
+    mask: np.ndarray = predictor.predict_single_npy_array(image, properties)
+    return mask
+
+
+def test_regions(tmp_path: Path) -> None:
+    parts = replace(PROSTATE, classes=("oedema", "necrosis", "enhancing"))
+    root = make_small_task(parts, tmp_path)
+    regions = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    describe(root, labels={"background": 0, **regions}, regions_class_order=[1, 2, 3])
+    plan = whole_way(parts, root, tmp_path)
+    assert plan.dataset_json["labels"] == {"background": 0, **regions}
+    for row in ledger(tmp_path):
+        volumes = [float(row[f"volume_ml_{name}"]) for name in regions]
+        assert volumes == sorted(volumes, reverse=True)
+        assert volumes[0] > 0
+    (scan,) = (root / "imagesTs").iterdir()
+    mask = nib.load(tmp_path / "masks" / scan.name)
+    assert len(np.unique(np.asarray(mask.dataobj))) > 1
+    np.testing.assert_array_equal(stock_mask(tmp_path, scan), np.asarray(mask.dataobj).T)
+    scores = evaluate_on_record(tmp_path / "masks", root / "labelsTs")[0]
+    assert list(scores.per_class) == list(regions)
+
+
+def test_an_ignore_label(tmp_path: Path) -> None:
+    root = make_small_task(PROSTATE, tmp_path)
+    describe(root, labels={"background": 0, "PZ": 1, "TZ": 2, "ignore": 3})
+    # Of one labelled case and of the test case every other slice was never looked at.
+    for file in (root / "labelsTr" / "prostate_000.nii.gz", *(root / "labelsTs").iterdir()):
+        label = nib.load(file)
+        voxels = np.asarray(label.dataobj).copy()
+        voxels[..., ::2] = 3
+        nib.save(nib.Nifti1Image(voxels, label.affine), file)
+    whole_way(PROSTATE, root, tmp_path)
+    assert all(float(row["volume_ml_PZ"]) + float(row["volume_ml_TZ"]) > 0 for row in ledger(tmp_path))
+    (scan,) = (root / "imagesTs").iterdir()
+    mask = nib.load(tmp_path / "masks" / scan.name)
+    np.testing.assert_array_equal(stock_mask(tmp_path, scan), np.asarray(mask.dataobj).T)
+    before = evaluate_on_record(tmp_path / "masks", root / "labelsTs")[0].as_dict()
+    assert set(before["per_class"]) == {"1", "2"}
+    voxels = np.asarray(mask.dataobj).copy()
+    voxels[..., ::2] = 1
+    nib.save(nib.Nifti1Image(voxels, mask.affine), tmp_path / "masks" / scan.name)
+    assert evaluate_on_record(tmp_path / "masks", root / "labelsTs")[0].as_dict() == before

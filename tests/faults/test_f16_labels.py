@@ -107,8 +107,8 @@ def test_f29_labels_with_gaps_and_kinds(task: Path) -> None:
     for labels, word in (
         ({"background": 0, "a": 1, "b": 3}, "gap"),
         ({"a": 1, "b": 2}, "background"),
-        ({"background": 0, "whole": [1, 2], "core": 2}, "region"),
-        ({"background": 0, "a": 1, "ignore": 2}, "ignore"),
+        ({"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order"),
+        ({"background": 0, "a": 2, "ignore": 1}, "ignore label is not the highest value"),
     ):
         describe(task, labels=labels)
         said = told(task)

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from shell import Shell
+from tiny_model import make_model
 
 from pcl_auto.errors import StateError
+from pcl_auto.nnunet.start import refuse_other_model
+from pcl_auto.run.files import read_json
 from pcl_auto.training import compare_versions
 
 VERSIONS = {"torch": "2.9.0", "nnunetv2": "2.8.1"}
@@ -44,3 +47,19 @@ def test_f41_an_image_that_changed_since_it_was_planned(shell: Shell, own_copy: 
     assert changed.name in refused.stderr
     assert gone.name in refused.stderr
     assert not list((work / "nnUNet_results").rglob("run.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "labels"),
+        ({"regions_class_order": [2, 1]}, "regions_class_order"),
+    ],
+)
+def test_f39_a_model_to_start_from_that_means_something_else(tmp_path: Path, change: dict[str, Any], what: str) -> None:
+    model = make_model(tmp_path / "model")
+    plans, theirs = (read_json(model / name) for name in ("plans.json", "dataset.json"))
+    checkpoint = model / "fold_all" / "checkpoint_final.pth"
+    refuse_other_model(checkpoint, plans, "3d_fullres", theirs)
+    with pytest.raises(StateError, match=f"has other {what}"):
+        refuse_other_model(checkpoint, plans, "3d_fullres", {**theirs, **change})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tiny_store import SHAPE, make_store
 
 from pcl_auto.errors import StateError
@@ -27,7 +28,8 @@ def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_labels.RoundF
     folder = pseudo_labels.round_folder(run, 1)
     pseudo_labels.predict_round(
         lambda image: torch.stack([0.5 - image[0], image[0] - 0.5]), cases, store, folder, patch_voxels=SHAPE,
-        classes=[1], one_piece=[], check=None, progress=lambda _done, _total: None,
+        labels_of=LabelManager({"background": 0, "core": 1}, None), one_piece=[], check=None,
+        progress=lambda _done, _total: None,
     )  # fmt: skip
     pseudo_labels.keep_ledger(
         folder, None, cases, {"core": np.array([8.0])}, classes={"core": 1}, voxel_ml=1.0, judgement=Judgement()

@@ -283,3 +283,35 @@ def test_inputs_stay_as_they_are(folders):
     before = {path: path.read_bytes() for path in folders[0].parent.rglob("*.*")}
     evaluate(*folders)
     assert before == {path: path.read_bytes() for path in folders[0].parent.rglob("*.*")}
+
+
+def slow_scores(prediction, label, values, ignored):
+    """Dice and volumes of a region, voxel by voxel, over the voxels that somebody has looked at."""
+    both = predicted = true = 0
+    for p, t in zip(prediction.flat, label.flat, strict=True):
+        if t != ignored:
+            predicted += p in values
+            true += t in values
+            both += p in values and t in values
+    voxel_ml = math.prod(SPACING_MM) / 1000
+    return 2 * both / (predicted + true), {"prediction": predicted * voxel_ml, "label": true * voxel_ml}
+
+
+@pytest.mark.parametrize("ignored", [None, 4])
+def test_regions_and_ignored_voxels(tmp_path, ignored):
+    rng = np.random.default_rng(0)
+    label, prediction = (rng.integers(0, top, (5, 6, 7), dtype=np.uint8) for top in (5 if ignored else 4, 4))
+    files = [write(tmp_path / f"{name}.nii.gz", mask) for name, mask in (("p", prediction), ("l", label))]
+    regions = {"background": 0, "whole": (1, 2, 3), "core": (2, 3), "enhancing": 3, "none": (7, 8)}
+    found = evaluate(*files, classes=regions, ignored=ignored)
+    (case,) = found.cases
+    for name, values in {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}.items():
+        expected_dice, expected_ml = slow_scores(prediction, label, values, ignored)
+        assert case.dice[name] == pytest.approx(expected_dice)
+        assert case.volume_ml[name] == pytest.approx(expected_ml)
+    known = np.full(label.shape, True) if ignored is None else label != ignored
+    assert case.hd95_mm["core"] == hd95_mm((prediction >= 2) & known, (label >= 2) & known, SPACING_MM)
+    assert math.isnan(case.dice["none"])
+    assert found.unscored_values == []
+    assert evaluate(*files, classes={"enhancing": 3}, ignored=ignored).unscored_values == [1, 2]
+    assert list(evaluate(*files, ignored=ignored).per_class) == ["1", "2", "3"]

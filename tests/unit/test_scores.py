@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from pcl_auto.cli import evaluate as command
 from pcl_auto.masks import RECORD
 from pcl_auto.scores import SCORES, evaluate_on_record
 
@@ -47,3 +48,30 @@ def test_masks_of_a_model_that_was_trained_again_are_not_its_own(predicted: Path
 def test_masks_from_elsewhere_leave_no_record(predicted: Path) -> None:
     (predicted / "out" / RECORD).unlink()
     assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+
+
+def test_the_model_says_what_its_regions_are_and_what_is_ignored(predicted: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    (predicted / "model" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1], mask[2] = 1, 3
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), predicted / "labels" / "a.nii.gz")
+    evaluation, _ = evaluate_on_record(predicted / "out", predicted / "labels")
+    assert list(evaluation.per_class) == ["whole", "core"]
+    assert evaluation.mean["dice"] == 1.0
+    (predicted / "out" / RECORD).unlink()
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[0].mean["dice"] == pytest.approx(2 / 3 / 2)
+    evaluation, _ = evaluate_on_record(predicted / "out", predicted / "labels", ignored=3)
+    assert (list(evaluation.per_class), evaluation.mean["dice"]) == (["1"], 1.0)
+
+
+def test_the_command_passes_on_what_is_ignored(predicted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    label = predicted / "labels" / "a.nii.gz"
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1], mask[2] = 1, 3
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), label)
+    found = []
+    for ignore in (None, 3):
+        command.evaluate(predicted / "out", predicted / "labels", ignore=ignore, json=True)
+        found.append(json.loads(capfd.readouterr().out)["per_class"]["1"]["dice"]["mean"])
+    assert found == pytest.approx([2 / 3, 1.0])

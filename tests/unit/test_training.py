@@ -52,7 +52,7 @@ def workspace(tmp_path: Path) -> Workspace:
         "settings": PlanSettings().as_dict(),
         "configuration": "3d_fullres",
         "cases": cases,
-        "dataset_json": {},
+        "dataset_json": {"labels": {"background": 0, "core": 1}},
         "fingerprint": {},
         "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
     }
@@ -188,6 +188,21 @@ def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
     with pytest.raises(UsageError, match=r"pydensecrf is not installed in pseudo_labels.crf.*'pclauto\[crf\]'"):
         train(TrainRequest(recipe=recipe, device="cpu"), workspace, lambda _event, _values: None)
     assert sorted(workspace.preprocessed.parent.rglob("*")) == before
+
+
+def test_what_regions_do_not_allow_is_refused_at_once(workspace: Workspace, plan: Plan) -> None:
+    recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}, "judgement": {"largest_component": True}})
+    resolve_run(TrainRequest(recipe=recipe), workspace)
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {"labels": labels}})
+    with pytest.raises(UsageError) as caught:
+        resolve_run(TrainRequest(recipe=recipe), workspace)
+    assert [problem.what for problem in caught.value.problems] == [
+        "pseudo_labels.crf is not possible with regions",
+        "judgement.largest_component is not possible with regions",
+    ]
+    # Of pseudo-labels; there are none.
+    resolve_run(TrainRequest(recipe=recipe, supervised_only=True), workspace)
 
 
 def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace, plan: Plan) -> None:

@@ -214,3 +214,28 @@ def test_real_hippocampus_is_clean() -> None:
     assert result.problems == []
     assert result.warnings == []
     assert len(result.images) == 180
+
+
+def test_values_of_regions_and_ignored_voxels_are_allowed(make_task: MakeTask) -> None:
+    regions = {"background": 0, "whole": [1, 2], "core": 2}
+    root = make_task(labels=regions, regions_class_order=[1, 2])
+    assert check(root).problems == []
+    for case in ("l0", "l1"):
+        save(label(root, case), label_map() * 3)
+    assert {problem.where for problem in check(root).problems} == {str(label(root, case)) for case in ("l0", "l1")}
+    root = make_task(labels={"background": 0, "a": 1, "b": 2, "ignore": 3}, folder="Task08_Toy")
+    save(label(root, "l0"), label_map() // 2 * 3)
+    result = check(root)
+    assert result.problems == []
+    assert [(warning.what, warning.found) for warning in result.warnings] == [
+        ("labels without any class", "1 of 2: l0")
+    ]
+
+
+def test_a_region_without_voxels_is_mentioned(make_task: MakeTask) -> None:
+    regions = {"background": 0, "whole": [1, 2, 3, 4], "core": [3, 4], "rest": 4}
+    result = check(make_task(labels=regions, regions_class_order=[1, 3, 4]))
+    assert [warning.what for warning in result.warnings] == [
+        "no label holds class 3+4 (core)",
+        "no label holds class 4 (rest)",
+    ]

@@ -150,17 +150,63 @@ def test_two_lists_of_channels_that_differ(make_task: MakeTask) -> None:
         ({"0": "background", "1": ""}, "whole number"),
         ({"background": 0, "a": 1, "b": 1}, "share the value 1"),
         ({"0": "background", "1": "a", "2": "a"}, "share the name a"),
-        ({"background": 0, "a": 1, "both": [1, 2]}, "region"),
-        ({"background": 0, "a": 1, "ignore": 2}, "ignore"),
-        ({"0": "background", "1": "a", "2": "ignore"}, "ignore"),
+        ({"background": 0, "a": []}, "whole number"),
+        ({"background": 0, "a": [1, "x"]}, "whole number"),
+        ({"background": [0, 1], "a": 1}, "not the background"),
+        ({"background": 0, "a": [0, 1], "b": 2}, "not the background"),
+        ({"background": 0, "a": [1, 3], "b": 3}, "gap"),
+        ({"background": 0, "a": [1, 2], "b": [2, 1]}, "share the value 1+2"),
+        ({"background": 0, "a": 1, "both": [1, 2]}, "regions_class_order"),
+        ({"background": 0, "a": 2, "ignore": 1}, "ignore label is not the highest"),
+        ({"background": 0, "a": 1, "ignore": [1, 2]}, "ignore label is not the highest"),
+        ({"background": 0, "a": [1, 2], "b": 1, "ignore": 2}, "ignore label is not the highest"),
+        ({"background": 0, "ignore": 1}, "no class"),
     ],
 )
 def test_labels_that_make_no_sense(make_task: MakeTask, labels: Any, words: str) -> None:
     root = make_task(labels=labels)
-    assert read_task(root)[0] is None
+    task = read_task(root)[0]
+    assert task is None or words == "regions_class_order"
     assert words in only_problem(root).what
-    if words in ("region", "ignore"):
-        assert "not supported yet" in only_problem(root).fix
+
+
+NESTED = {"whole": [3, 1, 2], "core": [2, 3], "enhancing": 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "expected"),
+    [
+        ({"background": 0, **NESTED}, [1, 2, 3], {"background": 0, **NESTED, "whole": [1, 2, 3]}),
+        (
+            {**NESTED, "background": 0, "Ignore": 4},
+            [1, 2, 3],
+            {**NESTED, "whole": [1, 2, 3], "background": 0, "ignore": 4},
+        ),
+        # Kidney, masses, tumour: the order of the regions stands, not that of their values.
+        (
+            {"background": 0, "b": [1, 2, 3], "c": [2, 3], "a": [2]},
+            [1, 3, 2],
+            {"background": 0, "b": [1, 2, 3], "c": [2, 3], "a": 2},
+        ),
+        ({"0": "background", "2": "ignore", "1": "a"}, None, {"background": 0, "a": 1, "ignore": 2}),
+        ({"background": 0, "a": [1], "b": 2}, None, {"background": 0, "a": 1, "b": 2}),
+    ],
+)
+def test_regions_and_an_ignore_label(make_task: MakeTask, labels: Any, order: Any, expected: Any) -> None:
+    root = make_task(labels=labels, regions_class_order=order)
+    task, problems = read_task(root)
+    assert problems == []
+    assert task is not None
+    assert list(task.labels.items()) == list(expected.items())
+    assert task.regions_class_order == (None if order is None else tuple(order))
+
+
+@pytest.mark.parametrize(
+    "order", [None, 3, [], [1, 2], [1, 2, 3, 3], [1, 2, 4], [1, 2, "x"], [3, 2, 1], [2, 3, 3], [1, 3, 3], [1, 1, 3]]
+)
+def test_an_order_that_makes_other_regions(make_task: MakeTask, order: Any) -> None:
+    root = make_task(labels={"background": 0, **NESTED}, regions_class_order=order)
+    assert "regions_class_order does not fit" in only_problem(root).what
 
 
 def test_everything_is_listed_at_once(make_task: MakeTask) -> None:

@@ -78,6 +78,7 @@ def line(*pieces: int) -> np.ndarray:
         ([line(99, 1)], [1, 2]),
         ([line(98, 1)], [2]),
         ([line(5), np.zeros((2, 2, 2))], []),
+        ([], []),
     ],
 )
 def test_classes_in_one_piece_are_learned_from_every_case(maps: list[np.ndarray], expected: list[int]) -> None:

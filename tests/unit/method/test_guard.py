@@ -96,3 +96,9 @@ def test_the_validation_dice_is_compared_over_five_epochs() -> None:
     # A second try begins where the first one did.
     assert validation_collapse([0.9, 0.0, 0.5], 1, 2, 3, drop=0.1) == ["the validation Dice fell from 0.900 to 0.500"]
     assert validation_collapse([0.5, 0.9], 1, 1, 2, drop=0.0) == []
+
+
+def test_without_labelled_volumes_a_class_can_only_vanish() -> None:
+    unknown = {"core": np.zeros(0)}
+    assert collapse(volumes([3, 3]), volumes([90, 0.1]), unknown, margin=2.0) == []
+    assert collapse(volumes([3, 3]), volumes([0, 0]), unknown, margin=2.0) == ["core has vanished everywhere"]

@@ -183,3 +183,22 @@ def test_the_best_are_chosen_from_what_is_in_use() -> None:
 
 def test_a_ledger_without_the_check_has_no_column_for_it() -> None:
     assert "agreement" not in LedgerRow("case", {}, {}, None, ()).as_dict()
+
+
+def test_regions_are_judged_as_the_union_of_their_values() -> None:
+    values, last = labels(8, 3), labels(4, 3)
+    known = {"all": np.array([5.0]), "rim": np.array([1.0])}
+    regions = {"all": (1, 2), "rim": 2}
+    found = judge("case", values, last, known, classes=regions, voxel_ml=0.5, margin=1.0)
+    assert found.volumes_ml == {"all": 5.5, "rim": 1.5}
+    assert found.components == {"all": 1, "rim": 1}
+    assert found.outside == (0, pytest.approx(np.log2(5.5 / 5) + np.log2(1.5)))
+    merged = [slow_dice((values > 0).astype(int), (last > 0).astype(int), 1), slow_dice(values, last, 2)]
+    assert found.change_dice == pytest.approx(np.mean([score for score in merged if score is not None]))
+
+
+@pytest.mark.parametrize(("core", "rim"), [(0, 0), (8, 3), (60, 4)])
+def test_without_labelled_volumes_nothing_is_out_of_range(core: int, rim: int) -> None:
+    unknown = dict.fromkeys(CLASSES, np.zeros(0))
+    found = row(core, rim, labeled_ml=unknown)
+    assert (found.outside, found.remarks) == ((0, 0.0), ())

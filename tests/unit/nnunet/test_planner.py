@@ -58,3 +58,18 @@ def test_planning_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["nnUNet_preprocessed"] == "somewhere"
     assert "nnUNet_raw" not in os.environ
     assert os.environ["nnUNet_n_proc_DA"] == "0"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "PZ": 1, "TZ": 2, "ignore": 3},
+        {"background": 0, "whole": [1, 2], "core": 2, "rim": [1, 3]},
+    ],
+    ids=["ignored", "regions"],
+)
+def test_memory_is_that_of_the_networks_outputs(labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = plan(8, MIN_PATCHES)[1]
+    monkeypatch.setitem(DESCRIPTION, "labels", labels)
+    monkeypatch.setitem(DESCRIPTION, "regions_class_order", [1, 2, 3])
+    assert plan(8, MIN_PATCHES)[1] == expected

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.nnunet import pseudo_labels
 from pcl_auto.nnunet.store import case_files, save_label
 from pcl_auto.recipe import Judgement
 
 CLASSES = {"core": 1}
+LABELS = LabelManager({"background": 0, **CLASSES}, None)
 SHAPE = (4, 6, 8)
 
 
@@ -45,7 +47,7 @@ def make_round(
         run / "store",
         folder,
         patch_voxels=SHAPE,
-        classes=[1],
+        labels_of=LABELS,
         one_piece=one_piece,
         check=(lambda case, image: float(image.mean() * (case != "case0"))) if judgement.agreement else None,
         progress=lambda _done, _total: None,

@@ -1,0 +1,50 @@
+"""What the labels of a data set mean: classes of one value, regions of several, and the value of ignored voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+BACKGROUND, IGNORE = "background", "ignore"
+
+# As in nnU-Net's dataset.json: a region is the list of its values.
+Labels = dict[str, int | list[int]]
+
+
+def values_of(value: int | Sequence[int]) -> tuple[int, ...]:
+    """The value of a class, or those of a region."""
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def foreground(labels: Mapping[str, int | Sequence[int]]) -> dict[str, int | tuple[int, ...]]:
+    """The value of every class, or the values of every region, without the background and the ignore label."""
+    return {
+        name: value if isinstance(value, int) else tuple(value)
+        for name, value in labels.items()
+        if name not in (BACKGROUND, IGNORE)
+    }
+
+
+def ignore_value(labels: Mapping[str, int | Sequence[int]]) -> int | None:
+    """The value of voxels that nobody has labelled; None where there is none."""
+    value = labels.get(IGNORE)
+    return value if isinstance(value, int) else None
+
+
+def has_regions(labels: Mapping[str, int | Sequence[int]]) -> bool:
+    """Whether the labels are regions, which may overlap; a list of one value makes none, as in nnU-Net."""
+    return any(len(values_of(value)) > 1 for value in labels.values())
+
+
+def head_count(labels: Mapping[str, int | Sequence[int]]) -> int:
+    """Output channels of a network for these labels: the background has one only where there are no regions."""
+    return len(foreground(labels)) + (not has_regions(labels))
+
+
+def all_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
+    """Every value that a label map may hold, in order."""
+    return sorted({each for value in labels.values() for each in values_of(value)})
+
+
+def spelled(value: int | Sequence[int]) -> str:
+    """The value of a class, or those of a region, as they are shown: 3, 1+2+3."""
+    return "+".join(map(str, values_of(value)))

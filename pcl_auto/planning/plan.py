@@ -242,6 +242,7 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
         reasons = {
             "3d_lowres": "nnU-Net plans 3d_lowres where a patch sees less than a quarter of the median image",
             "3d_fullres": "the images have a single slice",
+            "3d_cascade_fullres": "cascades are not trained: they learn from a first stage's masks of every case",
         }
         raise UsageError(
             Problem(

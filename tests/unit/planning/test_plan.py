@@ -114,6 +114,7 @@ def test_patches_that_are_too_thin_for_3d() -> None:
     [
         ("3d_lowres", ["2d", "3d_fullres"], "less than a quarter"),
         ("3d_fullres", ["2d"], "single slice"),
+        ("3d_cascade_fullres", ["2d", "3d_fullres"], "cascades are not trained"),
         ("4d", ["2d"], ""),
     ],
 )

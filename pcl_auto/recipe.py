@@ -25,6 +25,8 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 Mirroring = Literal["all", "symmetric"]
 
 Range = tuple[float, float]
+# nnU-Net's share of validation steps; on cases that were learned from a glance is enough.
+VALIDATION_SHARE, GLANCE = 0.2, 0.04
 
 
 def _setting(default: Any, low: float, high: float) -> Any:
@@ -46,6 +48,10 @@ class Schedule:
         """Epochs of the whole run, the supervised start and all rounds."""
         return self.supervised_epochs + self.rounds * self.epochs_per_round
 
+    def validation_steps(self, *, held_out: bool) -> int:
+        """Validation steps of an epoch, on held-out cases or on those that are learned from."""
+        return max(1, round(self.steps_per_epoch * (VALIDATION_SHARE if held_out else GLANCE)))
+
     def scaled_to(self, epochs: int) -> Schedule:
         """The same schedule over ``epochs`` epochs: every part keeps its share, none vanishes."""
         if epochs < self.rounds + 1:
@@ -61,7 +67,8 @@ class Schedule:
         if not self.rounds:
             return replace(self, supervised_epochs=epochs)
         share = max(1, round(epochs * self.epochs_per_round / self.epochs))
-        per_round = min(share, (epochs - 1) // self.rounds)
+        start = min(1, self.supervised_epochs)
+        per_round = min(share, (epochs - start) // self.rounds)
         return replace(self, supervised_epochs=epochs - self.rounds * per_round, epochs_per_round=per_round)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 
+from pcl_auto.budget import Fitted, parse_budget, read_fit, spelled
 from pcl_auto.data.labels import has_regions
 from pcl_auto.data.split import Split, choose_split, cross_validation, draw_split, from_dict
 from pcl_auto.errors import Problem, StateError, UsageError
@@ -35,6 +37,8 @@ class TrainRequest:
     # A name, the path of a TOML file, or the recipe itself.
     recipe: str | Recipe = "default"
     epochs: int | None = None
+    # Wall-clock time for the whole command: the schedule is fitted to it.
+    budget: str | None = None
     configuration: str | None = None
     device: str = "auto"
     workers: int | None = None
@@ -52,6 +56,8 @@ class TrainRequest:
     tensorboard: bool = False
     # Whether ``pclauto predict`` takes this model when none is named.
     remember: bool = True
+    # By the clock that a budget runs on.
+    asked_at: float = field(default_factory=monotonic, compare=False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,14 @@ class Run:
     fold: int | None = None
     # The checkpoint that it begins with, should there be one.
     start: Path | None = None
+    # The time for all of it, and the schedule that was fitted to it; the recipe has its own until there is one.
+    budget_s: int | None = None
+    fitted: Fitted | None = None
+
+    @property
+    def budget_file(self) -> Path:
+        """Where the schedule that fits the budget lies, for this run and for its baseline."""
+        return self.data.budget_file(self.plans_name, self.configuration)
 
     @property
     def folder(self) -> Path:
@@ -118,6 +132,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     split = apart_from_recorded(resolve_split(request, plan), data)
     check_inputs_unchanged(plan, split)
     recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
+    budget_s = _budget_s(request)
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
     start = None if request.start_from is None else find_start(request.start_from)
@@ -132,6 +147,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
             split.name,
             recipe.name,
             *([f"e{request.epochs}"] if request.epochs is not None else []),
+            *([f"b{spelled(budget_s)}"] if budget_s is not None else []),
             *(["deterministic"] if request.deterministic else []),
             *([f"cv{request.folds}"] if request.folds is not None else []),
             *([f"from{file_digest(start)[:6]}"] if start is not None else []),
@@ -141,7 +157,20 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     trainer = JOINT if joint else SUPERVISED
     configuration = plan.configuration_named(request.configuration)
     model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
-    return Run(data, plan, split, recipe, configuration, trainer, plans_name, model, start=start)
+    run = Run(data, plan, split, recipe, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
+    if budget_s is None or not run.budget_file.is_file():
+        return run
+    fitted = read_fit(run.budget_file, recipe)
+    return replace(run, recipe=replace(recipe, schedule=fitted.schedule), fitted=fitted)
+
+
+def _budget_s(request: TrainRequest) -> int | None:
+    if request.budget is None:
+        return None
+    if request.epochs is not None:
+        fix = "keep one of them: each decides how long the training is"
+        raise UsageError(Problem("a number of epochs and a budget of time", "--epochs and --budget", fix))
+    return parse_budget(request.budget)
 
 
 def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:

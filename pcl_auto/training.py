@@ -17,11 +17,13 @@ from typing import Any
 
 from pcl_auto import __version__
 from pcl_auto.data.checks import image_stats
+from pcl_auto.forecast import fit_budget
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
+from pcl_auto.nnunet.settings import RunSettings, with_settings
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_runs
 from pcl_auto.run.changes import compare_versions, refuse_changes
-from pcl_auto.run.events import Listener
+from pcl_auto.run.events import Listener, silent
 from pcl_auto.run.extras import require
 from pcl_auto.run.files import file_digest, read_json, write_json
 from pcl_auto.run.lock import sole_writer
@@ -50,6 +52,7 @@ def identity(run: Run, request: TrainRequest, plans: dict[str, Any]) -> dict[str
         "start": None if run.start is None else file_digest(run.start),
         "plan": digest,
         "input": _input_digest(run),
+        **({} if run.budget_s is None else {"budget_s": run.budget_s}),
     }
 
 
@@ -89,6 +92,13 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
             if first and request.restart and run.model.is_dir():
                 shutil.rmtree(run.model)
         plans, store = _prepare(run, listener)
+        if run.budget_s is not None:
+            fresh = run.fitted is None
+            if fresh:
+                fit_budget(run, request, plans, _settings(run, plans, store, request, silent), device)
+                runs = resolve_runs(request, workspace)
+                run = runs[-1]
+            listener("budget", {"fitted": run.fitted, "fresh": fresh, "joint": run.trainer == JOINT})
         while waiting := _train_each(runs, plans, store, request, device, listener):
             _meet(waiting, device, listener)
     if first and request.remember and not request.prepare_only:
@@ -153,7 +163,7 @@ def _train_alone(
             compare_versions(before["versions"], now, run.folder, deterministic=strict, listener=listener)
     with first_alone() as first:
         if first:
-            _write_plans(run, plans, store, request, _mirror_axes(run, plans, store, listener))
+            _write_plans(run, plans, _settings(run, plans, store, request, listener))
     if request.prepare_only:
         return None
     if not run.finished:
@@ -201,20 +211,18 @@ def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener
     return mirror_axes(symmetries, len(plans["configurations"][run.configuration]["patch_size"]))
 
 
-def _write_plans(
-    run: Run, plans: dict[str, Any], store: str, request: TrainRequest, mirror_axes: tuple[int, ...] | None
-) -> None:
-    from pcl_auto.nnunet.settings import KEY, RunSettings
-
+def _settings(run: Run, plans: dict[str, Any], store: str, request: TrainRequest, listener: Listener) -> RunSettings:
+    mirror_axes = _mirror_axes(run, plans, store, listener)
     settings = RunSettings(run.recipe, request.seed, run.split.name, store, request.deterministic, mirror_axes)
-    if request.folds is not None:
-        settings = replace(settings, folds=request.folds)
+    return settings if request.folds is None else replace(settings, folds=request.folds)
+
+
+def _write_plans(run: Run, plans: dict[str, Any], settings: RunSettings) -> None:
     file = run.data.plans_file(run.plans_name)
     # Other configurations of the same split and recipe share the file, as in nnU-Net's own plans.
     earlier = read_json(file)["configurations"] if file.is_file() else {}
-    (chosen,) = plans["configurations"].values()
-    configurations = {**earlier, run.configuration: {**chosen, KEY: settings.as_dict()}}
-    write_json(file, {**plans, "plans_name": run.plans_name, "configurations": configurations})
+    whole = with_settings(plans, run.plans_name, run.configuration, settings)
+    write_json(file, {**whole, "configurations": {**earlier, **whole["configurations"]}})
 
 
 def _record(wanted: dict[str, Any], device: Any) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from contextlib import contextmanager, nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.cli.budget import fitted_lines
 from pcl_auto.cli.terminal import Terminal
 from pcl_auto.run.events import Listener
 
 if TYPE_CHECKING:
+    from pcl_auto.budget import Fitted
     from pcl_auto.method.symmetry import AxisSymmetry
 
 
@@ -92,6 +94,14 @@ class TrainingProgress:
     def _on_fold(self, fold: int, folds: int) -> None:
         self._stage = ""
         self.terminal.say(f"fold {fold}/{folds}")
+
+    def _on_budget(self, fitted: Fitted, *, fresh: bool, joint: bool) -> None:
+        schedule = fitted.schedule
+        self._steps_per_epoch = schedule.steps_per_epoch
+        if self.live:
+            self._bar.update(self._task, total=schedule.epochs * schedule.steps_per_epoch)
+        for line in fitted_lines(fitted, fresh=fresh, joint=joint):
+            self.terminal.say(line)
 
     def _on_mirroring(self, **axes: AxisSymmetry) -> None:
         if not axes:

@@ -46,6 +46,13 @@ def train(
         Optional[int],  # noqa: UP045
         typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1),
     ] = None,
+    budget: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Be done in this time, 2h or 1h30m: the recipe is fitted to it, for --supervised-only with it.",
+            metavar="TIME",
+        ),
+    ] = None,
     configuration: Annotated[Optional[str], typer.Option(help="A planned configuration. Default: the plan's.")] = None,  # noqa: UP045
     start_from: Annotated[
         Optional[Path],  # noqa: UP045
@@ -84,6 +91,7 @@ def train(
       pclauto train --labeled 2
       pclauto train --labeled 2 --supervised-only
       pclauto train --labeled 2 --recipe quick --device cpu
+      pclauto train --labeled 2 --budget 2h
     """
     from pcl_auto.cli.progress import TrainingProgress
     from pcl_auto.cli.terminal import Terminal
@@ -107,6 +115,7 @@ def train(
         seed=seed,
         recipe=recipe,
         epochs=epochs,
+        budget=budget,
         configuration=configuration,
         device=device,
         workers=workers,
@@ -170,6 +179,9 @@ def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: boo
     hidden = f", {len(split.hidden)} of them with labels that stay closed" if split.hidden else ""
     terminal.say(f"unlabelled {len(split.unlabeled)}{hidden}")
     terminal.say(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
+    if run.budget_s is not None and run.fitted is None:
+        terminal.say(f"recipe     {run.recipe.name}, its length fitted to the budget once steps have been timed")
+        return
     length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
     if supervised_only:
         terminal.say(f"recipe     {run.recipe.name}, nnU-Net on the labelled cases alone: {length}")

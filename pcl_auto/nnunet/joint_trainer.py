@@ -32,7 +32,7 @@ from pcl_auto.nnunet.optimizers import make_optimizer
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.segmenter import agreement_check, segmenter
 from pcl_auto.nnunet.teacher import Teacher
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, scales
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, patches_of, scales
 from pcl_auto.rounds import joint_rounds, self_train
 from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json
@@ -117,15 +117,20 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """
         if self.epoch == self.round_guard.rounds[round_number].first_epoch:
             self._begin_round(round_number)
-        patches: int = self.configuration_manager.batch_size
         folder = self.round_guard.labels_of(round_number)
         # From the ledger, so that a resumed run uses the same ones.
         used = pseudo_labels.used_cases(folder, {*self.split.labeled, *self.split.validation})
         if pseudo_labels.is_degenerate(folder, used, self.labeled.classes):
             self.events.emit("degenerate", round=round_number)
-            self._open_streams(patches)
+            self._open_streams(self.configuration_manager.batch_size)
             self._train_until(until_epoch, f"round {round_number}, labels alone")
             return
+        self.open_joint_streams(folder, used)
+        self._train_until(until_epoch, f"round {round_number}")
+
+    def open_joint_streams(self, folder: pseudo_labels.RoundFolder, used: Sequence[str]) -> None:
+        """Open the streams of labelled patches and of patches of the cases ``used`` with their pseudo-labels."""
+        patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         _, its_share = ranks.share_of_patches(patches - unlabeled, unlabeled)
         self._open_streams(patches - unlabeled)
@@ -138,7 +143,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             self.label_manager,
             pin_memory=self.device.type == "cuda",
         )
-        self._train_until(until_epoch, f"round {round_number}")
 
     def _begin_round(self, round_number: int) -> None:
         with ranks.first_alone() as first:
@@ -189,9 +193,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.head_optimizer.zero_grad(set_to_none=True)
         seconds = [self._view_vectors(intensity_view(images), second)] if views == 2 else []
         outputs = self.forward(images)
-        loss = segmentation = self.segmentation_loss(_patches(outputs, 0, count), _patches(targets, 0, count))
+        loss = segmentation = self.segmentation_loss(patches_of(outputs, 0, count), patches_of(targets, 0, count))
         if self.recipe.pseudo_labels.segmentation_weight:
-            pseudo = self.segmentation_loss(_patches(outputs, count, None), _patches(targets, count, None))
+            pseudo = self.segmentation_loss(patches_of(outputs, count, None), patches_of(targets, count, None))
             loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
         vectors = torch.cat([gather_features(self.features.take(), first), *seconds])
         contrast = self._contrast(vectors, sample, views * len(images))
@@ -253,9 +257,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             return
         if self.meets_folds and not have_met(self.run_folder, round_number, self.split.unlabeled):
             raise WaitsForFolds(round_number)
-        rows = self._segment_unlabeled(
-            self.segmenter_of_round(round_number), round_number, folder, self.split.unlabeled
-        )
+        rows = self.segment_unlabeled(self.segmenter_of_round(round_number), round_number, folder, self.split.unlabeled)
         if rows:
             self.events.emit(
                 "pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(self.labeled.classes))
@@ -290,7 +292,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
-    def _segment_unlabeled(
+    def segment_unlabeled(
         self, segment: pseudo_labels.Segmenter, number: int, folder: pseudo_labels.RoundFolder, cases: Sequence[str]
     ) -> list[LedgerRow]:
         """Segment ``cases`` as the start of round ``number`` does and judge the result; one process judges."""
@@ -346,7 +348,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """No round follows whose pseudo-labels would show a collapse: segment a few cases."""
         cases = sorted(self.split.unlabeled)[:CASES_OF_LAST_CHECK]
         folder = self.round_guard.labels_after(round_number)
-        rows = self._segment_unlabeled(self._segmenter(self.network), round_number + 1, folder, cases)
+        rows = self.segment_unlabeled(self._segmenter(self.network), round_number + 1, folder, cases)
         if rows:
             self.events.emit("last_check", **pseudo_labels.summary(rows, list(self.labeled.classes)))
 
@@ -391,8 +393,3 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         self.round_guard.collapsed = list(state.get("collapsed", ()))
-
-
-def _patches(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
-    """Some patches of a batch, at every scale."""
-    return [batch[first:last] for batch in batches]

@@ -43,6 +43,14 @@ class RunSettings:
         }
 
 
+def with_settings(
+    plans: Mapping[str, Any], plans_name: str, configuration: str, settings: RunSettings
+) -> dict[str, Any]:
+    """A split's plans under their name, with the settings of a run in its configuration."""
+    chosen = {**plans["configurations"][configuration], KEY: settings.as_dict()}
+    return {**plans, "plans_name": plans_name, "configurations": {configuration: chosen}}
+
+
 def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSettings:
     """The settings in a plans configuration.
 

@@ -41,8 +41,7 @@ from pcl_auto.run.events import EventLog
 from pcl_auto.run.files import write_json, write_text
 from pcl_auto.run.memory import peak_memory_mb
 
-# nnU-Net's share of validation steps, and the seconds between two drawings of progress.png (which takes one or two).
-VALIDATION_SHARE = 0.2
+# Between two drawings of progress.png, which takes one or two.
 PROGRESS_PNG_SECONDS = 120.0
 
 
@@ -69,9 +68,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         # Each patch by chance: nnU-Net's other rule rounds to whole patches of a batch, so that a joint step of two
         # streams would see more foreground than a step of one.
         self.probabilistic_oversampling = True
-        # Without validation cases nnU-Net's curves come from training cases: a glance is enough.
-        share = VALIDATION_SHARE if self.has_validation else VALIDATION_SHARE / 5
-        self.num_val_iterations_per_epoch = max(1, round(schedule.steps_per_epoch * share))
+        self.num_val_iterations_per_epoch = schedule.validation_steps(held_out=self.has_validation)
         # Where the state after the supervised start goes, for runs that share it.
         self.shared_start: Path | None = None
         self.seconds = 0.0
@@ -395,3 +392,8 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
 def scales(value: Tensor | list[Tensor]) -> list[Tensor]:
     """Outputs or targets as a list from full resolution down; without deep supervision there is one."""
     return value if isinstance(value, list) else [value]
+
+
+def patches_of(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
+    """Some patches of a batch, at every scale."""
+    return [batch[first:last] for batch in batches]

@@ -27,7 +27,7 @@ from pcl_auto.planning.plan import (
     store_key,
     write_plan,
 )
-from pcl_auto.run.events import Listener
+from pcl_auto.run.events import Listener, silent
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import DATASET_NAME, DatasetFolder, Workspace
@@ -46,10 +46,6 @@ class PlanOutcome:
     warnings: list[Problem] = field(default_factory=list)
 
 
-def _silent(_event: str, _values: dict[str, Any]) -> None:
-    """Nobody listens."""
-
-
 def plan_task(
     root: Path,
     workspace: Workspace,
@@ -58,7 +54,7 @@ def plan_task(
     dataset_id: int | None = None,
     force: bool = False,
     dry_run: bool = False,
-    listener: Listener = _silent,
+    listener: Listener = silent,
 ) -> PlanOutcome:
     """Check a decathlon folder, plan for it and preprocess its images, label-free.
 

@@ -14,6 +14,10 @@ from pcl_auto.run.names import json_text
 Listener = Callable[[str, dict[str, Any]], None]
 
 
+def silent(_event: str, _values: dict[str, Any]) -> None:
+    """Nobody listens."""
+
+
 class EventLog:
     """Appends events to ``events.jsonl`` and hands them on to a listener.
 

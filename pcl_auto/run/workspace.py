@@ -71,6 +71,10 @@ class DatasetFolder:
         """The validation cases of a split, with their labels."""
         return self.path / "splits" / split / f"validation_{configuration}"
 
+    def budget_file(self, plans_name: str, configuration: str) -> Path:
+        """The schedule that was fitted to a budget of time, for every trainer with these plans."""
+        return self.own / "budgets" / f"{plans_name}__{configuration}.json"
+
     def plans_file(self, plans_name: str) -> Path:
         """A plans file as nnU-Net names it."""
         return self.path / f"{plans_name}.json"

@@ -1,0 +1,138 @@
+"""What a training will take: measured on this machine, by a trainer in a folder of its own that is thrown away."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pcl_auto.budget import Fitted, fit_recipe, spelled, write_fit
+from pcl_auto.errors import Problem, UsageError
+from pcl_auto.nnunet.settings import RunSettings, with_settings
+from pcl_auto.request import Run, TrainRequest
+from pcl_auto.run.atomic import staging_folder
+from pcl_auto.run.files import read_json
+from pcl_auto.run.lock import sole_writer
+from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
+from pcl_auto.run.quiet import output_to
+from pcl_auto.run.ranks import started_ranks
+
+if TYPE_CHECKING:
+    from pcl_auto.nnunet.timing import Timing
+
+# Of a budget, to look at each kind of step; and the most that is worth it.
+TIMING_SHARE, MOST_TIMING_S = 0.02, 20.0
+# The report at the end of a run.
+REPORT_S = 3.0
+
+
+def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings: RunSettings, device: Any) -> None:
+    """Fit the schedule of ``run`` to its budget and put it on file, unless an earlier command has.
+
+    The joint training is what is timed and fitted, for its baseline too: so both have the same steps.
+
+    Raises:
+        ResourceError: the budget is too small.
+        UsageError: several processes train together.
+    """
+    if run.budget_s is None:
+        raise ValueError("a run without a budget")
+    if started_ranks() > 1:
+        fix = "take --epochs"
+        raise UsageError(Problem("steps of several processes are not timed", "--budget with --gpus", fix))
+    with sole_writer(run.budget_file, wait=True):
+        if run.budget_file.is_file():
+            return
+        seconds = min(TIMING_SHARE * run.budget_s, MOST_TIMING_S)
+        with staging_folder(run.budget_file) as scratch:
+            timing = time_training(run, request, plans, settings, device, run.data.path.parent, scratch, seconds)
+        costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
+        before_s = monotonic() - request.asked_at
+        schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s)
+        fitted = Fitted(
+            budget=spelled(run.budget_s),
+            recipe=run.recipe.as_dict(),
+            schedule=schedule,
+            costs=costs,
+            before_s=before_s,
+            memory_mb=timing.memory_mb,
+            disk_mb=round(timing.checkpoint_mb + schedule.rounds * timing.round_mb),
+            device=str(device),
+        )
+        write_fit(run.budget_file, fitted)
+
+
+def time_training(
+    run: Run,
+    request: TrainRequest,
+    plans: dict[str, Any],
+    settings: RunSettings,
+    device: Any,
+    preprocessed: Path,
+    scratch: Path,
+    seconds: float,
+) -> Timing:
+    """Time the parts of the joint training of ``run``, or without unlabelled cases of nnU-Net's.
+
+    Args:
+        run: what is to be trained.
+        request: what was asked for.
+        plans: of its split, see :func:`pcl_auto.planning.split_plans.prepare_split`.
+        settings: that the trainer reads from the plans.
+        device: to train on.
+        preprocessed: the folder with the data set's folder in it.
+        scratch: a folder for what the trainer writes.
+        seconds: about how long to look at each kind of step.
+    """
+    begun = monotonic()
+    with output_to(run.data.log_file if scratch.is_relative_to(run.data.path) else scratch / "log.txt"):
+        import torch
+
+        from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+        from pcl_auto.nnunet.timing import measure
+        from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+
+        # A worker of nnU-Net's validation imports the same.
+        beside_s = monotonic() - begun
+        if device.type == "cpu":
+            keep_freed_memory()
+            forget_peak_memory()
+        torch.backends.cudnn.benchmark = not settings.deterministic
+        kind = nnUNetTrainerPCL if run.split.unlabeled else nnUNetTrainerPCLSupervised
+        named = with_settings(plans, run.plans_name, run.configuration, settings)
+        with _folders(preprocessed, scratch):
+            trainer = kind(
+                {**named, "continue_training": False},
+                run.configuration,
+                "all" if request.folds is None else 0,
+                read_json(run.data.path / "dataset.json"),
+                device,
+            )
+            try:
+                return measure(trainer, seconds=seconds, beside_s=beside_s, folds=request.folds or 1)
+            finally:
+                del trainer
+                gc.collect()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+
+@contextmanager
+def _folders(preprocessed: Path, results: Path) -> Iterator[None]:
+    """Let nnU-Net look for data and write results elsewhere."""
+    wanted = {"nnUNet_preprocessed": str(preprocessed), "nnUNet_results": str(results)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

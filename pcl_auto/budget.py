@@ -87,6 +87,8 @@ def fit(own: Schedule, costs: Costs, seconds: float) -> Schedule | None:
 
     Rounds are as many as in ``own``, or as many as get :data:`LEAST_ROUND_STEPS` steps each.
     """
+    if seconds < least_seconds(own, costs):
+        return None
     for rounds in range(own.rounds, 0, -1) if own.rounds else [0]:
         if rounds > 1 and costs.folds * rounds * costs.round_s > MOST_FOR_LABELS * seconds:
             continue
@@ -99,7 +101,7 @@ def fit(own: Schedule, costs: Costs, seconds: float) -> Schedule | None:
 
 
 def least_seconds(own: Schedule, costs: Costs) -> float:
-    """The shortest time for which :func:`fit` finds a schedule."""
+    """The shortest time for a schedule: one round that is worth its pseudo-labels, and a start in proportion."""
     shares = _in_rounds(own, min(1, own.rounds))
     shortest = _scaled(shares, _fewest_epochs(shares))
     return costs.forecast_s(replace(shortest, steps_per_epoch=_least_steps(shortest)))

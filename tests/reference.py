@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 Vector = Sequence[float]
 Groups = dict[tuple[int, int], list[int]]
@@ -76,3 +77,22 @@ def contrastive_loss(
         pairs = [(x, other) for x in images for other in images if x != other]
     losses = [pair_loss(embeddings, groups, x, other, n_anchors, temperature) for x, other in pairs]
     return sum(losses) / len(losses) if losses else 0.0
+
+
+def training_seconds(schedule: Any, costs: Any) -> float:
+    """What a training takes, told step by step."""
+    seconds = 0.0
+    validation = max(1, round(schedule.steps_per_epoch * (0.2 if costs.held_out else 0.04)))
+    for _fold in range(costs.folds):
+        seconds += costs.begin_s
+        stages = ["supervised"] * schedule.supervised_epochs
+        for _round in range(schedule.rounds):
+            seconds += costs.round_s
+            stages += ["joint"] * schedule.epochs_per_round
+        for stage in stages:
+            for _step in range(schedule.steps_per_epoch):
+                seconds += costs.supervised_step_s if stage == "supervised" else costs.joint_step_s
+            for _step in range(validation):
+                seconds += costs.validation_step_s
+            seconds += costs.epoch_s
+    return seconds + costs.end_s

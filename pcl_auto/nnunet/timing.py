@@ -77,7 +77,7 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
     trainer.on_validation_epoch_start()
     with torch.no_grad():
         validation_s = _repeat(
-            lambda: trainer.validation_step(streams.next_batch(trainer.dataloader_val)), seconds / 4, MOST_TIMES
+            lambda: trainer.validation_step(streams.next_batch(trainer.dataloader_val)), seconds / 4
         )
     latest = trainer.run_folder / LATEST
     _checkpoint_s(trainer, latest)  # the first one has no other to replace

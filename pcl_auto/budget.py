@@ -173,7 +173,7 @@ def _largest(holds: Callable[[int], bool], most: int) -> int:
 class Fitted:
     """A schedule that was fitted to a budget, as it lies on file; ``before_s`` had passed before its training began.
 
-    ``memory_mb`` and ``disk_mb`` are what a training was seen to take while its steps were timed.
+    ``memory_mb``, ``checkpoint_mb`` and ``round_mb``, of a round's pseudo-labels, were seen while steps were timed.
     """
 
     budget: str
@@ -182,13 +182,18 @@ class Fitted:
     costs: Costs
     before_s: float
     memory_mb: int
-    disk_mb: int
+    checkpoint_mb: float
+    round_mb: float
     device: str
 
     @property
     def forecast_s(self) -> float:
         """The whole time of the command that was begun first."""
         return self.before_s + self.costs.forecast_s(self.schedule)
+
+    def disk_mb(self, *, joint: bool) -> int:
+        """What stays on the disk, in MB (2^20 bytes)."""
+        return round(self.checkpoint_mb + (self.schedule.rounds * self.round_mb if joint else 0))
 
     def as_dict(self) -> dict[str, Any]:
         """The fit as plain values."""

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto.budget import Fitted, fit_recipe, spelled, write_fit
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.settings import RunSettings, with_settings
-from pcl_auto.request import Run, TrainRequest
+from pcl_auto.request import JOINT, Run, TrainRequest
 from pcl_auto.run.atomic import staging_folder
+from pcl_auto.run.disk import size_mb
 from pcl_auto.run.files import read_json
 from pcl_auto.run.lock import sole_writer
-from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
+from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory, peak_memory_mb
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.ranks import started_ranks
 
@@ -61,7 +62,8 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings:
             costs=costs,
             before_s=before_s,
             memory_mb=timing.memory_mb,
-            disk_mb=round(timing.checkpoint_mb + schedule.rounds * timing.round_mb),
+            checkpoint_mb=round(timing.checkpoint_mb, 1),
+            round_mb=round(timing.round_mb, 2),
             device=str(device),
         )
         write_fit(run.budget_file, fitted)
@@ -120,6 +122,46 @@ def time_training(
                 gc.collect()
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
+
+
+def step_memory_mb(run: Run) -> int | None:
+    """GPU memory of a step by nnU-Net's estimate, for the recipe's patches and feature maps; None where it has none."""
+    planned_gb: float | None = run.plan.content["step_memory_gb"][run.configuration]
+    if planned_gb is None:
+        return None
+    batch: int = run.plan.nnunet["configurations"][run.configuration]["batch_size"]
+    patches = run.recipe.batch.patches or batch
+    return round(planned_gb * 1024 * patches / batch * run.recipe.network.width)
+
+
+def expected(run: Run) -> dict[str, float | None]:
+    """What is forecast of a run before it begins; of a cross-validation's time and disk no fold has a share."""
+    fitted = run.fitted if run.fold is None else None
+    timed_s = None
+    if fitted is not None:
+        costs = fitted.costs if run.trainer == JOINT else fitted.costs.of_baseline()
+        timed_s = round(fitted.before_s + costs.forecast_s(fitted.schedule), 1)
+    return {
+        "wall_s": timed_s,
+        "memory_mb": None if fitted is None else fitted.memory_mb,
+        "gpu_memory_mb": step_memory_mb(run),
+        "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.trainer == JOINT),
+    }
+
+
+def measured(folder: Path, device: Any, wall_s: float | None) -> dict[str, float | None]:
+    """What the run in ``folder`` has taken, beside :func:`expected`; memory is that of the last process."""
+    gpu_mb = None
+    if device.type == "cuda":
+        import torch
+
+        gpu_mb = int(torch.cuda.max_memory_reserved(device) / 2**20)
+    return {
+        "wall_s": None if wall_s is None else round(wall_s, 1),
+        "memory_mb": peak_memory_mb(),
+        "gpu_memory_mb": gpu_mb,
+        "disk_mb": round(size_mb(folder)),
+    }
 
 
 @contextmanager

@@ -149,12 +149,17 @@ def predict(
     return results
 
 
+def mask_name(scan: Scan, outputs: Outputs) -> str:
+    """The name of a scan's mask."""
+    return scan.id + (_LIKE.get(scan.suffix or "", _PLAIN) if outputs.like_input else _PLAIN)
+
+
 def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs) -> Prediction:
     if scan.problem:
         if scan.beside:
             return Prediction(scan.id, None, "skipped", str(scan.problem))
         raise DataError(scan.problem)
-    name = scan.id + (_LIKE.get(scan.suffix or "", _PLAIN) if outputs.like_input else _PLAIN)
+    name = mask_name(scan, outputs)
     volumes_ml = masks.kept(scan, name)
     status: Status = "kept"
     if volumes_ml is None:

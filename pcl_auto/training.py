@@ -13,11 +13,12 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from pcl_auto import __version__
 from pcl_auto.data.checks import image_stats
-from pcl_auto.forecast import fit_budget
+from pcl_auto.forecast import expected, fit_budget, measured
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.settings import RunSettings, with_settings
 from pcl_auto.planning.split_plans import prepare_split, record_split
@@ -84,7 +85,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     if request.tensorboard:
         require("tensorboard", "tensorboard", "--tensorboard")
     workspace.activate()
-    prepare_environment(workers=_workers(request, device))
+    prepare_environment(workers=workers_of(request, device))
     from pcl_auto.nnunet.ranks import first_alone, together
 
     with sole_writer(run.model) if started_rank() == 0 else nullcontext(), together(device):
@@ -95,7 +96,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         if run.budget_s is not None:
             fresh = run.fitted is None
             if fresh:
-                fit_budget(run, request, plans, _settings(run, plans, store, request, silent), device)
+                fit_budget(run, request, plans, run_settings(run, plans, store, request, silent), device)
                 runs = resolve_runs(request, workspace)
                 run = runs[-1]
             listener("budget", {"fitted": run.fitted, "fresh": fresh, "joint": run.trainer == JOINT})
@@ -154,7 +155,8 @@ def _train_alone(
         refuse_other_model(run.start, plans, run.configuration, run.plan.dataset_json)
     wanted = identity(run, request, plans)
     record_file = run.folder / RECORD
-    record = _record(wanted, device)
+    record = {**_record(wanted, device), "forecast": expected(run)}
+    unbroken = not _has_begun(run)
     if record_file.is_file():
         before = read_json(record_file)
         refuse_changes(before["identity"], wanted, run.folder)
@@ -163,7 +165,7 @@ def _train_alone(
             compare_versions(before["versions"], now, run.folder, deterministic=strict, listener=listener)
     with first_alone() as first:
         if first:
-            _write_plans(run, plans, _settings(run, plans, store, request, listener))
+            _write_plans(run, plans, run_settings(run, plans, store, request, listener))
     if request.prepare_only:
         return None
     if not run.finished:
@@ -178,11 +180,13 @@ def _train_alone(
         if first and has_manifest(run.folder):
             check_manifest(run.folder)
         elif first:
+            wall_s = monotonic() - request.asked_at if unbroken and run.fold is None else None
+            write_json(record_file, {**read_json(record_file), "measured": measured(run.folder, device, wall_s)})
             write_manifest(run.folder)
     return None
 
 
-def _workers(request: TrainRequest, device: Any) -> int | None:
+def workers_of(request: TrainRequest, device: Any) -> int | None:
     """Processes for data augmentation: none on a CPU, where they take from the network what they save it."""
     if request.deterministic:
         return 0
@@ -211,7 +215,8 @@ def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener
     return mirror_axes(symmetries, len(plans["configurations"][run.configuration]["patch_size"]))
 
 
-def _settings(run: Run, plans: dict[str, Any], store: str, request: TrainRequest, listener: Listener) -> RunSettings:
+def run_settings(run: Run, plans: dict[str, Any], store: str, request: TrainRequest, listener: Listener) -> RunSettings:
+    """What the trainer of ``run`` is told; ``store`` is the case store that its split reads."""
     mirror_axes = _mirror_axes(run, plans, store, listener)
     settings = RunSettings(run.recipe, request.seed, run.split.name, store, request.deterministic, mirror_axes)
     return settings if request.folds is None else replace(settings, folds=request.folds)

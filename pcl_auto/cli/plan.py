@@ -219,6 +219,11 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
     )
     terminal.out.print("A batch holds labelled and unlabelled patches together; axes are slices first.")
     if dry_run:
+        from pcl_auto.cli.forecast import plan_lines
+        from pcl_auto.dry_run import foresee_store
+
+        for line in plan_lines(foresee_store(outcome.plan)):
+            terminal.say(line)
         terminal.say("dry run: nothing was written")
     else:
         terminal.say(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -13,7 +14,7 @@ from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.predict import Prediction
+    from pcl_auto.predict import Outputs, Prediction
 
 
 def predict(
@@ -46,6 +47,9 @@ def predict(
         bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (needs the extra dicom).")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the scans and the masks that would be written, write nothing.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Segment scans.
@@ -72,6 +76,10 @@ def predict(
     terminal = Terminal()
     folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
     terminal.say(f"model: {folder}")
+    wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg)
+    if dry_run:
+        _foresee(terminal, inputs, output, folder, wanted, json=json)
+        return
     with counting(terminal, {"predict": "segmenting"}) as listener:
         results = segment(
             inputs,
@@ -80,7 +88,7 @@ def predict(
             device=device,
             mirroring=not no_mirroring,
             overwrite=overwrite,
-            outputs=Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg),
+            outputs=wanted,
             listener=listener,
         )
     failed = [result for result in results if result.status == "failed"]
@@ -105,6 +113,22 @@ def predict(
     if failed:
         codes = {result.exit_code for result in failed}
         raise typer.Exit(codes.pop() if not made and len(codes) == 1 else 1)
+
+
+def _foresee(
+    terminal: Terminal, inputs: Sequence[Path], output: Path, model: Path, outputs: Outputs, *, json: bool
+) -> None:
+    from pcl_auto.dry_run import foresee_masks
+
+    found = foresee_masks(inputs, output, model, outputs)
+    if json:
+        terminal.json({"model": str(model), "cases": [scan.as_dict() for scan in found]})
+    words = {"done": "would be written", "kept": "is there already", "failed": "refused", "skipped": "skipped"}
+    for scan in found:
+        terminal.say(f"{words[scan.status]}: {scan.output or scan.id}{f': {scan.error}' if scan.error else ''}")
+    command = ["nnUNetv2_predict_from_modelfolder", "-i", "SCANS", "-o", str(output), "-m", str(model)]
+    terminal.say(f"nnU-Net: {shlex.join(command)}")
+    terminal.say("dry run: nothing was written")
 
 
 def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:

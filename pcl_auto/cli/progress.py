@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.cli.budget import fitted_lines
+from pcl_auto.cli.forecast import fitted_lines
 from pcl_auto.cli.terminal import Terminal
 from pcl_auto.run.events import Listener
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -15,7 +16,8 @@ from pcl_auto.cli.ranks import start_ranks
 
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.request import Run
+    from pcl_auto.dry_run import TrainForecast
+    from pcl_auto.request import Run, TrainRequest
     from pcl_auto.run.workspace import Workspace
 
 
@@ -131,9 +133,8 @@ def train(
     _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
     if folds is not None:
         terminal.say(f"folds      {folds}, each a model that does not learn from its part of the labelled cases")
-    if dry_run:
-        terminal.say("dry run: nothing was written")
-    else:
+    forecast = _foresee(terminal, request, run) if dry_run else None
+    if forecast is None:
         with resumable(terminal), TrainingProgress(terminal) as progress:
             progress.begin(run.recipe.schedule.epochs, run.recipe.schedule.steps_per_epoch)
             run = train_run(request, place, progress)
@@ -146,7 +147,18 @@ def train(
                 _report(terminal, run, place)
             terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
     if json:
-        terminal.json(_as_json(run))
+        terminal.json({**_as_json(run), **({} if forecast is None else {"forecast": asdict(forecast)})})
+
+
+def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainForecast:
+    from pcl_auto.cli.forecast import training_lines
+    from pcl_auto.dry_run import foresee_training
+
+    forecast = foresee_training(request, run)
+    for line in training_lines(forecast):
+        terminal.say(line)
+    terminal.say("dry run: nothing was written")
+    return forecast
 
 
 def _report(terminal: Terminal, run: Run, place: Workspace) -> None:

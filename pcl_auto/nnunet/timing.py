@@ -76,9 +76,7 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
     step_s = _repeat(lambda: _step(trainer), seconds)
     trainer.on_validation_epoch_start()
     with torch.no_grad():
-        validation_s = _repeat(
-            lambda: trainer.validation_step(streams.next_batch(trainer.dataloader_val)), seconds / 4
-        )
+        validation_s = _repeat(lambda: trainer.validation_step(streams.next_batch(trainer.dataloader_val)), seconds / 4)
     latest = trainer.run_folder / LATEST
     _checkpoint_s(trainer, latest)  # the first one has no other to replace
     epoch_s = _checkpoint_s(trainer, latest)

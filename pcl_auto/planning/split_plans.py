@@ -109,7 +109,7 @@ def prepare_split(
     from pcl_auto.nnunet import store
 
     cases = plan.cases
-    labeled = _files(plan, split.labeled)
+    labeled = labeled_files(plan, split.labeled)
     plans = copy.deepcopy(plan.nnunet)
     with output_to(data.log_file):
         plans["foreground_intensity_properties_per_channel"] = store.foreground_intensities(
@@ -119,7 +119,7 @@ def prepare_split(
     how = store.Preprocessing(plans, configuration, plan.dataset_json)
     views = {data.labeled_view(split.name, configuration): labeled}
     if split.validation:
-        views[data.validation_view(split.name, configuration)] = _files(plan, split.validation)
+        views[data.validation_view(split.name, configuration)] = labeled_files(plan, split.validation)
     for view, files in views.items():
         record = {
             "store": key,
@@ -143,7 +143,8 @@ def prepare_split(
     return plans, key
 
 
-def _files(plan: Plan, ids: Sequence[str]) -> list[Any]:
+def labeled_files(plan: Plan, ids: Sequence[str]) -> list[Any]:
+    """The files of labelled cases, as the case store takes them."""
     from pcl_auto.nnunet.store import LabeledFiles
 
     cases = plan.cases

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pcl_auto.report.baseline import judge
+from pcl_auto.report.costs import forecast_rows
 from pcl_auto.report.facts import RunFacts, default_recipe, read_run, recipe_lines, run_folder
 from pcl_auto.report.figures import COLOURS, Series, curves
 from pcl_auto.report.overlays import MOST_CHANNELS, colour
@@ -74,6 +75,7 @@ def render(run: RunFacts, workspace: Workspace) -> str:
         colours=["#{:02x}{:02x}{:02x}".format(*colour(place)) for place in range(len(run.classes))],
         recipe=recipe_lines(_settings(run.identity["recipe"]), default_recipe()),
         notes=_notes(run),
+        costs=forecast_rows(run.record),
         command=shlex.join(map(str, run.record["command"])),
         joint=JOINT,
         place=partial(_place, run),

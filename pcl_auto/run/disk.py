@@ -42,6 +42,12 @@ def has_room(folder: Path, size: int) -> bool:
     return True
 
 
+def size_mb(folder: Path) -> float:
+    """What the files in ``folder`` and below take, without those that are linked to, in MB (2^20 bytes)."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(file.stat().st_size for file in files) / 2**20
+
+
 def full_disk(target: Path, written: int) -> ResourceError:
     """The error for a disk that had room for ``written`` bytes of ``target`` and no more."""
     free = shutil.disk_usage(next(folder for folder in target.parents if folder.is_dir())).free

@@ -25,7 +25,7 @@ from pcl_auto.budget import (
     spelled,
     write_fit,
 )
-from pcl_auto.cli.budget import fitted_lines
+from pcl_auto.cli.forecast import fitted_lines
 from pcl_auto.errors import ResourceError, StateError, UsageError
 from pcl_auto.recipe import Schedule, load_recipe
 
@@ -179,7 +179,7 @@ def test_too_small_a_budget_is_refused_with_the_smallest_that_works(name: str) -
 def fitted_on_file(folder: Path) -> tuple[Path, Fitted]:
     recipe = load_recipe("quick")
     schedule = fit_recipe(recipe, 600, CPU, before_s=30.0)
-    fitted = Fitted("10m", recipe.as_dict(), schedule, CPU, 30.0, 900, 40, "cpu")
+    fitted = Fitted("10m", recipe.as_dict(), schedule, CPU, 30.0, 900, 30.0, 1.1, "cpu")
     write_fit(folder / "budgets" / "fit.json", fitted)
     return folder / "budgets" / "fit.json", fitted
 

@@ -426,4 +426,4 @@ def test_the_device_that_is_taken(
 )
 def test_workers_that_augment(workers: int | None, deterministic: bool, device: str, taken: int | None) -> None:
     request = TrainRequest(workers=workers, deterministic=deterministic)
-    assert training._workers(request, SimpleNamespace(type=device)) == taken
+    assert training.workers_of(request, SimpleNamespace(type=device)) == taken

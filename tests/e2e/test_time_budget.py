@@ -1,0 +1,205 @@
+"""A budget of time: the schedule that is fitted to it holds for every command; and dry runs, which write nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pcl_auto import forecast, training
+from pcl_auto.cli.main import app
+from pcl_auto.data.phantom import make_phantom
+from pcl_auto.errors import ResourceError, StateError
+from pcl_auto.planning.plan import PlanSettings
+from pcl_auto.planning.prepare import plan_task
+from pcl_auto.request import TrainRequest, resolve_run
+from pcl_auto.run.files import read_json
+from pcl_auto.run.manifest import RECORD
+from pcl_auto.run.workspace import Workspace
+
+OWN = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer")
+# No more than a few steps fit, wherever this runs; no test looks at how long they take.
+BUDGET = "25s"
+
+
+class Stopped(Exception):
+    """The training was stopped."""
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library sets in this process is gone after the test."""
+    for name in OWN:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for module in (training, forecast):  # it could not be undone
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("recipe") / "thin.toml"
+    file.write_text('extends = "demo"\n[network]\nwidth = 0.25\n')
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("budget")
+    workspace = Workspace.at(folder / "work", "test")
+    before = {name: os.environ.get(name) for name in OWN}
+    plan_task(make_phantom(folder, seed=1, labeled=3, unlabeled=3, test=1), workspace, PlanSettings(memory_gb=1.0))
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+    return workspace
+
+
+def steps_taken(folder: Path) -> int:
+    """By the epochs on record."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    schedule = read_json(folder / RECORD)["identity"]["recipe"]["schedule"]
+    epochs = {event["epoch"] for event in events if event["event"] == "epoch"}
+    return len(epochs) * int(schedule["steps_per_epoch"])
+
+
+def test_one_schedule_for_a_run_its_resumption_and_its_baseline(planned: Workspace, recipe: str) -> None:
+    def train(listener: Any = lambda _event, _values: None, **options: Any) -> Any:
+        request = TrainRequest(labeled=2, recipe=recipe, budget=BUDGET, device="cpu", **options)
+        return training.train(request, planned, listener)
+
+    def stop(event: str, values: dict[str, Any]) -> None:
+        if event == "epoch" and values["epoch"] == 2:
+            raise Stopped
+
+    heard: list[tuple[str, dict[str, Any]]] = []
+    with pytest.raises(Stopped):
+        train(stop)
+    (file,) = (planned.dataset(None).own / "budgets").glob("*.json")
+    fitted = file.read_bytes()
+    run = train(lambda event, values: heard.append((event, values)))
+    baseline = train(supervised_only=True)
+
+    assert file.read_bytes() == fitted
+    assert run.finished
+    assert run.recipe.schedule == baseline.recipe.schedule
+    schedule = run.recipe.schedule
+    wanted = schedule.epochs * schedule.steps_per_epoch
+    assert steps_taken(run.folder) == steps_taken(baseline.folder) == wanted
+    assert run.plans_name.endswith(f"_thin_b{BUDGET}") and baseline.plans_name == run.plans_name
+    assert [values["fresh"] for event, values in heard if event == "budget"] == [False]
+    # What was forecast stands beside what was measured, of the baseline's single command the time too.
+    for folder, broken in ((run.folder, True), (baseline.folder, False)):
+        record = read_json(folder / RECORD)
+        assert record["forecast"]["wall_s"] > 0
+        assert (record["measured"]["wall_s"] is None) == broken
+        assert min(record[kind][what] for kind in ("forecast", "measured") for what in ("memory_mb", "disk_mb")) > 0
+    # A finished run is found again by the same words, or by others for the same time.
+    again = resolve_run(TrainRequest(labeled=2, recipe=recipe, budget="0m25s", device="cpu"), planned)
+    assert again == run
+
+
+def test_a_budget_that_nothing_fits_in_leaves_no_schedule(planned: Workspace, recipe: str) -> None:
+    request = TrainRequest(labeled=1, recipe=recipe, budget="1s", device="cpu")
+    with pytest.raises(ResourceError, match="too small"):
+        training.train(request, planned, lambda _event, _values: None)
+    assert not resolve_run(request, planned).budget_file.exists()
+    assert not resolve_run(request, planned).model.exists()
+
+
+def test_another_recipe_of_that_name_does_not_take_the_schedule(planned: Workspace, tmp_path: Path) -> None:
+    other = tmp_path / "thin.toml"
+    other.write_text('extends = "demo"\n')
+    with pytest.raises(StateError, match="another recipe"):
+        resolve_run(TrainRequest(labeled=2, recipe=str(other), budget=BUDGET, device="cpu"), planned)
+
+
+# --- dry runs ---
+
+
+@pytest.fixture
+def pclauto(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """The command in this process; what it says on stdout and on stderr."""
+
+    def call(*arguments: object) -> tuple[str, str]:
+        capfd.readouterr()
+        assert CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False).exit_code == 0
+        return capfd.readouterr()
+
+    return call
+
+
+def everything(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {
+        path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("options", [[], ["--supervised-only", "--budget", "1h", "--folds", "2"]])
+def test_train_tells_what_it_would_take_and_writes_nothing(
+    planned: Workspace, recipe: str, options: list[str], tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+) -> None:
+    shutil.copytree(planned.preprocessed.parent, tmp_path / "work", symlinks=True)
+    before = everything(tmp_path)
+    command = ["train", "-w", tmp_path / "work", "-l", "2", "--recipe", recipe, "--device", "cpu", "--dry-run"]
+    out, _ = pclauto(*command, "--json", *options)
+    found = json.loads(out)["forecast"]
+    assert everything(tmp_path) == before
+    assert len(found["patch_voxels"]) == 3
+    assert (found["labeled_patches"], found["unlabeled_patches"]) == (
+        (4, 0) if "--supervised-only" in options else (2, 2)
+    )
+    for what in ("wall_s", "memory_mb", "disk_mb", "disk_meanwhile_mb", "store_mb", "gpu_memory_mb"):
+        assert found[what] > 0, what
+    if "--budget" in options:
+        assert 0 < found["wall_s"] < 3600
+    trained = [command.split() for command in found["commands"] if command.startswith("nnUNetv2_train")]
+    assert [command[3] for command in trained] == (["0", "1"] if "--folds" in options else ["all"])
+
+
+def test_without_preprocessed_images_the_time_is_unknown(
+    planned: Workspace, recipe: str, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+) -> None:
+    shutil.copytree(planned.preprocessed.parent, tmp_path / "work", symlinks=True)
+    shutil.rmtree(next((tmp_path / "work").glob("nnUNet_preprocessed/*/pclauto/store")))
+    before = everything(tmp_path)
+    _, err = pclauto("train", "-w", tmp_path / "work", "--recipe", recipe, "--device", "cpu", "--dry-run")
+    assert "time       unknown" in err
+    assert everything(tmp_path) == before
+
+
+def test_plan_tells_the_room_that_the_images_take(
+    planned: Workspace, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+) -> None:
+    source = planned.preprocessed.parent.parent / "Task99_Phantom"
+    _, err = pclauto("plan", source, "-w", tmp_path / "new", "--gpu-memory-gb", "1", "--dry-run")
+    told = next(line for line in err.splitlines() if line.startswith("disk"))
+    stored = sum(file.stat().st_size for file in planned.dataset(None).own.glob("store/**/*.b2nd"))
+    assert stored / 2**20 <= int(told.split()[1]) <= 3 * stored / 2**20 + 1
+    assert "nnUNetv2_plan_and_preprocess -d 99 -c 3d_fullres -pl ExperimentPlanner" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_predict_lists_what_it_would_write(
+    planned: Workspace, recipe: str, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+) -> None:
+    run = resolve_run(TrainRequest(labeled=2, recipe=recipe, budget=BUDGET, device="cpu"), planned)
+    scans = planned.preprocessed.parent.parent / "Task99_Phantom" / "imagesTs"
+    output = tmp_path / "masks"
+    before = everything(run.model)
+    command = ["predict", scans, "-o", output, "--model", run.model, "--dry-run"]
+    (scan,) = json.loads(pclauto(*command, "--json")[0])["cases"]
+    name = next(scans.iterdir()).name
+    assert (scan["status"], scan["output"]) == ("done", str(output / name))
+    assert not output.exists()
+    assert everything(run.model) == before
+    output.mkdir()
+    (output / name).touch()
+    assert "is there already" in pclauto(*command)[1]

@@ -58,6 +58,7 @@ def predict(
       pclauto predict new_scan.nii.gz -o out/
       pclauto predict Task05_Prostate/imagesTs -o out/ --preview
       pclauto predict study_from_the_scanner/ -o out/ --dicom-seg
+      pclauto predict study_from_the_scanner/ -o out/ --dry-run
 
     A folder is searched for volumes, and with its subfolders for DICOM series.
     The channels of a scan are one 4D file, or files or folders of one series

@@ -92,7 +92,8 @@ def test_one_schedule_for_a_run_its_resumption_and_its_baseline(planned: Workspa
     schedule = run.recipe.schedule
     wanted = schedule.epochs * schedule.steps_per_epoch
     assert steps_taken(run.folder) == steps_taken(baseline.folder) == wanted
-    assert run.plans_name.endswith(f"_thin_b{BUDGET}") and baseline.plans_name == run.plans_name
+    assert run.plans_name.endswith(f"_thin_b{BUDGET}")
+    assert baseline.plans_name == run.plans_name
     assert [values["fresh"] for event, values in heard if event == "budget"] == [False]
     # What was forecast stands beside what was measured, of the baseline's single command the time too.
     for folder, broken in ((run.folder, True), (baseline.folder, False)):

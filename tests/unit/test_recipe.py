@@ -174,6 +174,17 @@ def test_without_rounds_every_epoch_is_supervised() -> None:
     assert (scaled.epochs, scaled.supervised_epochs) == (4, 4)
 
 
+def test_rounds_that_begin_with_a_model_share_all_epochs() -> None:
+    scaled = Schedule(supervised_epochs=0, rounds=4, epochs_per_round=2).scaled_to(20)
+    assert (scaled.supervised_epochs, scaled.epochs_per_round) == (0, 5)
+
+
+@pytest.mark.parametrize(("held_out", "steps"), [(True, 50), (False, 10)])
+def test_validation_is_a_share_of_an_epoch(held_out: bool, steps: int) -> None:
+    assert Schedule(steps_per_epoch=250).validation_steps(held_out=held_out) == steps
+    assert Schedule(steps_per_epoch=1).validation_steps(held_out=held_out) == 1
+
+
 @pytest.mark.parametrize(("memory", "decay"), [(0.0, 0.0), (0.5, 0.98), (1.0, 0.99), (0.001, 0.0)])
 def test_the_teacher_looks_back_over_a_share_of_a_round(memory: float, decay: float) -> None:
     schedule = Schedule(steps_per_epoch=50, rounds=4, epochs_per_round=2)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from pcl_auto import training
+from pcl_auto import forecast, training
+from pcl_auto.budget import Costs, Fitted, write_fit
 from pcl_auto.data.checks import image_stats
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device
+from pcl_auto.nnunet.settings import RunSettings
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
-from pcl_auto.recipe import from_dict
+from pcl_auto.recipe import Schedule, from_dict
 from pcl_auto.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_runs, resolve_split
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.files import write_json
@@ -294,6 +296,9 @@ REQUESTS = [
     TrainRequest(supervised_only=True),
     TrainRequest(recipe="quick"),
     TrainRequest(epochs=20),
+    TrainRequest(budget="2h"),
+    TrainRequest(budget="90m"),
+    TrainRequest(budget="2h", deterministic=True),
     TrainRequest(deterministic=True),
     TrainRequest(configuration="2d"),
 ]
@@ -309,6 +314,73 @@ def test_fewer_epochs_scale_the_recipe(workspace: Workspace) -> None:
     run = resolve_run(TrainRequest(recipe="quick", epochs=24), workspace)
     assert run.recipe.schedule.epochs == 24
     assert run.plans_name.endswith("_quick_e24")
+
+
+# --- a budget of time ---
+
+
+def fit_on_file(workspace: Workspace, request: TrainRequest) -> Schedule:
+    """As the first command with that budget leaves it."""
+    run = resolve_run(request, workspace)
+    schedule = Schedule(steps_per_epoch=7, supervised_epochs=5, rounds=2, epochs_per_round=3)
+    costs = Costs(1.0, 0.1, 0.2, 0.05, 0.5, 3.0, 4.0)
+    fitted = Fitted("2h", run.recipe.as_dict(), schedule, costs, 30.0, 900, 30.0, 1.5, "cpu")
+    write_fit(run.budget_file, fitted)
+    return schedule
+
+
+def test_a_budget_is_part_of_the_name_in_one_spelling(workspace: Workspace) -> None:
+    names = {resolve_run(TrainRequest(budget=text), workspace).plans_name for text in ("90m", "1h30m", "5400s")}
+    assert len(names) == 1
+    assert names.pop().endswith("_default_b1h30m")
+
+
+def test_a_run_and_its_baseline_follow_the_schedule_on_file(workspace: Workspace) -> None:
+    request = TrainRequest(labeled=2, budget="2h")
+    assert resolve_run(request, workspace).fitted is None
+    schedule = fit_on_file(workspace, request)
+    for each in (request, replace(request, supervised_only=True)):
+        run = resolve_run(each, workspace)
+        assert run.recipe.schedule == schedule
+        assert identity(run, each, {})["budget_s"] == 7200
+    others = [{"seed": 1}, {"labeled": 1}, {"budget": "1h"}, {"recipe": "quick"}, {"configuration": "2d"}]
+    for options in others:
+        assert resolve_run(replace(request, **options), workspace).fitted is None
+
+
+def test_a_budget_and_epochs_exclude_each_other(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="keep one of them"):
+        resolve_run(TrainRequest(budget="2h", epochs=20), workspace)
+    with pytest.raises(UsageError, match="1h30m"):
+        resolve_run(TrainRequest(budget="two hours"), workspace)
+
+
+def test_steps_of_several_processes_are_not_timed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = TrainRequest(budget="2h")
+    run = resolve_run(request, workspace)
+    monkeypatch.setattr(forecast, "started_ranks", lambda: 2)
+    settings = RunSettings(run.recipe, 0, run.split.name, "store", deterministic=False)
+    with pytest.raises(UsageError, match="take --epochs"):
+        forecast.fit_budget(run, request, {}, settings, SimpleNamespace(type="cuda"))
+    assert not run.budget_file.exists()
+
+
+def test_the_forecast_of_a_baseline_has_no_pseudo_labels(workspace: Workspace) -> None:
+    request = TrainRequest(budget="2h")
+    fit_on_file(workspace, request)
+    content = {**resolve_run(request, workspace).plan.content, "step_memory_gb": {"2d": None, "3d_fullres": 2.0}}
+    content["nnunet_plans"]["configurations"]["3d_fullres"]["batch_size"] = 4
+    write_plan(workspace.dataset(None), content)
+    joint = forecast.expected(resolve_run(request, workspace))
+    alone = forecast.expected(resolve_run(replace(request, supervised_only=True), workspace))
+    # 30 + 1 + 11 epochs of (7 steps, a validation step, a checkpoint) + 2 rounds + 4; the rounds' steps are 0.2 s.
+    assert joint["wall_s"] == pytest.approx(30 + 1 + 5 * 0.7 + 6 * 1.4 + 11 * 0.55 + 6 + 4, abs=0.06)
+    assert alone["wall_s"] == pytest.approx(30 + 1 + 11 * 0.7 + 11 * 0.55 + 4, abs=0.06)
+    assert (joint["disk_mb"], alone["disk_mb"]) == (33, 30)
+    assert joint["gpu_memory_mb"] == alone["gpu_memory_mb"] == 2048
+    half = replace(request, recipe="quick")  # half as wide, four patches
+    assert forecast.expected(resolve_run(half, workspace))["gpu_memory_mb"] == 1024
+    assert forecast.expected(resolve_run(replace(request, configuration="2d"), workspace))["gpu_memory_mb"] is None
 
 
 # --- a model to start from ---

@@ -93,7 +93,9 @@ def fit(own: Schedule, costs: Costs, seconds: float) -> Schedule | None:
         if rounds > 1 and costs.folds * rounds * costs.round_s > MOST_FOR_LABELS * seconds:
             continue
         shares = _in_rounds(own, rounds)
-        for epochs in (_epochs(shares, costs, seconds), _fewest_epochs(shares)):
+        # With so few epochs the parts have other shares: for what is too short for anything else.
+        shortest = [_fewest_epochs(shares)] if rounds <= 1 else []
+        for epochs in [_epochs(shares, costs, seconds), *shortest]:
             fitted = _filled(_scaled(shares, epochs), costs, seconds)
             if fitted is not None:
                 return fitted

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto.budget import Fitted, fit_recipe, spelled, write_fit
 from pcl_auto.errors import Problem, UsageError
+from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.settings import RunSettings, with_settings
 from pcl_auto.request import JOINT, Run, TrainRequest
 from pcl_auto.run.atomic import staging_folder
@@ -107,7 +105,7 @@ def time_training(
         torch.backends.cudnn.benchmark = not settings.deterministic
         kind = nnUNetTrainerPCL if run.split.unlabeled else nnUNetTrainerPCLSupervised
         named = with_settings(plans, run.plans_name, run.configuration, settings)
-        with _folders(preprocessed, scratch):
+        with variables_set(nnUNet_preprocessed=str(preprocessed), nnUNet_results=str(scratch)):
             trainer = kind(
                 {**named, "continue_training": False},
                 run.configuration,
@@ -162,19 +160,3 @@ def measured(folder: Path, device: Any, wall_s: float | None) -> dict[str, float
         "gpu_memory_mb": gpu_mb,
         "disk_mb": round(size_mb(folder)),
     }
-
-
-@contextmanager
-def _folders(preprocessed: Path, results: Path) -> Iterator[None]:
-    """Let nnU-Net look for data and write results elsewhere."""
-    wanted = {"nnUNet_preprocessed": str(preprocessed), "nnUNet_results": str(results)}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

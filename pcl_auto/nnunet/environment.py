@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,21 @@ def prepare_environment(*, workers: int | None = None) -> None:
         os.environ["nnUNet_extTrainer"] = os.pathsep.join([*filter(None, folders), str(EXTENSION_FOLDER)])
     # Nobody reads nnU-Net's progress bars in a log.
     os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+@contextmanager
+def variables_set(**variables: str) -> Iterator[None]:
+    """Set environment variables for the time being."""
+    saved = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def choose_device(wanted: str) -> Any:

@@ -21,6 +21,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.labels import head_count
+from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.run.files import write_json
 
 PLANNERS: dict[str, type[Any]] = {
@@ -98,21 +99,12 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
 @contextmanager
 def _scratch_folders(name: str) -> Iterator[tuple[Path, Path]]:
     """Empty raw and preprocessed folders that nnU-Net takes for its own meanwhile."""
-    variables = ("nnUNet_raw", "nnUNet_preprocessed")
-    saved = {variable: os.environ.get(variable) for variable in variables}
     with tempfile.TemporaryDirectory(prefix="pclauto-plan-") as scratch:
-        folders = [Path(scratch) / variable / name for variable in variables]
-        for variable, folder in zip(variables, folders, strict=True):
-            folder.mkdir(parents=True)
-            os.environ[variable] = str(folder.parent)
-        try:
-            yield folders[0], folders[1]
-        finally:
-            for variable, value in saved.items():
-                if value is None:
-                    del os.environ[variable]
-                else:
-                    os.environ[variable] = value
+        raw, preprocessed = (Path(scratch) / kind / name for kind in ("raw", "preprocessed"))
+        raw.mkdir(parents=True)
+        preprocessed.mkdir(parents=True)
+        with variables_set(nnUNet_raw=str(raw.parent), nnUNet_preprocessed=str(preprocessed.parent)):
+            yield raw, preprocessed
 
 
 def spelled_out(plans: dict[str, Any], configuration: str) -> dict[str, Any]:

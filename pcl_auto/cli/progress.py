@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.budget import spelled
 from pcl_auto.cli.forecast import fitted_lines
 from pcl_auto.cli.terminal import Terminal
 from pcl_auto.run.events import Listener
@@ -68,6 +69,8 @@ class TrainingProgress:
         self._task: Any = None
         self._steps_per_epoch = 0
         self._stage = ""
+        # Whether it was said how long the training will take.
+        self._told = False
 
     def __enter__(self) -> TrainingProgress:
         """Start drawing, on a terminal."""
@@ -98,6 +101,7 @@ class TrainingProgress:
     def _on_budget(self, fitted: Fitted, *, fresh: bool, joint: bool) -> None:
         schedule = fitted.schedule
         self._steps_per_epoch = schedule.steps_per_epoch
+        self._told = fresh
         if self.live:
             self._bar.update(self._task, total=schedule.epochs * schedule.steps_per_epoch)
         for line in fitted_lines(fitted, fresh=fresh, joint=joint):
@@ -126,6 +130,11 @@ class TrainingProgress:
                 f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice} ({rest['patch_dice_of']})  "
                 f"{rest['seconds']:.1f} s"
             )
+
+        if not self._told and epoch < epochs:
+            self._told = True
+            left = spelled(rest["seconds"] * (epochs - epoch))
+            self.terminal.say(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
 
     def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
         if self.live:

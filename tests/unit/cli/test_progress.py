@@ -56,3 +56,14 @@ def test_a_roll_back_is_plain(capfd: pytest.CaptureFixture[str], ends: bool, the
 def test_the_last_check_has_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     rest = {key: value for key, value in LABELS.items() if key != "round"}
     assert said(capfd, "last_check", **rest) == ["last check: 10 cases, Dice 0.917 to the last round's"]
+
+
+def test_the_first_epoch_tells_how_long_the_others_will_take(capfd: pytest.CaptureFixture[str]) -> None:
+    epoch = {"epochs": 13, "stage": "supervised", "losses": {"loss": 0.5}, "patch_dice": [0.5], "seconds": 25.0}
+    progress = TrainingProgress(Terminal())
+    for number in (3, 4):
+        progress("epoch", {**epoch, "epoch": number, "patch_dice_of": "labelled cases"})
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("about")] == [
+        "about 4m10s to go at the pace of this epoch, pseudo-labels not counted"
+    ]

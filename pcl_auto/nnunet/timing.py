@@ -20,7 +20,7 @@ from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.export import mask_of
 from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.nnunet.pseudo_labels import RoundFolder
+from pcl_auto.nnunet.pseudo_labels import RoundFolder, Segmenter
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK
 from pcl_auto.nnunet.segmenter import segmenter
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
@@ -126,10 +126,12 @@ def _time_round(trainer: nnUNetTrainerPCL, seconds: float) -> _Round:
     tiles = {case: _tiles(trainer, trainer.store, case) for case in trainer.split.unlabeled}
     timed = _spread(sorted(tiles, key=lambda case: (tiles[case], case)))
     folder, done, spent = RoundFolder(trainer.run_folder / "timed"), [], 0.0
-    trainer.segment_unlabeled(trainer.segmenter_of_round(1), 1, RoundFolder(trainer.run_folder / "warm"), timed[:1])
+    trainer.segment_unlabeled(
+        _showing_all(trainer.segmenter_of_round(1)), 1, RoundFolder(trainer.run_folder / "warm"), timed[:1]
+    )
     for case in timed:
         begun = monotonic()
-        trainer.segment_unlabeled(trainer.segmenter_of_round(1), 1, folder, [case])
+        trainer.segment_unlabeled(_showing_all(trainer.segmenter_of_round(1)), 1, folder, [case])
         spent += monotonic() - begun
         done.append(case)
         if spent > seconds:
@@ -151,6 +153,19 @@ def _time_round(trainer: nnUNetTrainerPCL, seconds: float) -> _Round:
         step_s=_repeat(lambda: _step(trainer), seconds),
         mb=size / 2**20 * sum(tiles.values()) / sum(tiles[case] for case in done),
     )
+
+
+def _showing_all(segment: Segmenter) -> Segmenter:
+    """``segment``, with every class in a slab of its own: what a new network finds, often nothing, costs less."""
+
+    def segmented(image: torch.Tensor) -> torch.Tensor:
+        logits = segment(image).clone()  # of what inference mode has made nothing may be changed
+        certain = logits.abs().max() + 1
+        for number, slab in enumerate(logits.tensor_split(len(logits), dim=-1)):
+            slab[number] = certain
+        return logits
+
+    return segmented
 
 
 def _spread(cases: Sequence[str]) -> list[str]:

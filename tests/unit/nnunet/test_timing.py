@@ -54,3 +54,12 @@ def test_timing_leaves_random_numbers_as_they_were() -> None:
     with timing._same_random_numbers():
         inside = draw()
     assert draw() == inside
+
+
+@pytest.mark.parametrize("heads", [2, 3, 5])
+def test_pseudo_labels_are_timed_with_every_class_in_them(heads: int) -> None:
+    nothing = torch.zeros(heads, 4, 6, 10)
+    nothing[0] = 5.0
+    shown = timing._showing_all(lambda image: nothing.clone())(torch.zeros(1, 4, 6, 10))
+    assert set(shown.argmax(0).unique().tolist()) == set(range(heads))
+    assert all((shown[number] > 0).any() for number in range(heads))  # regions: what is likelier than not

@@ -58,8 +58,8 @@ class MaskFolder:
         folder.mkdir(parents=True, exist_ok=True)
         self._write_record()
 
-    def kept(self, scan: Scan, name: str) -> dict[str, float] | None:
-        """The volumes of the mask ``name`` if it was made from this scan and is whole, else None.
+    def kept(self, scan: Scan, name: str) -> dict[str, Any] | None:
+        """The facts of the mask ``name`` if it was made from this scan and is whole, else None.
 
         Raises:
             StateError: there is a mask of another scan under this name, or one of this scan in another format.
@@ -68,17 +68,17 @@ class MaskFolder:
         if entry is None or entry["mask"] != name or entry["files"] != _state(scan):
             self._refuse_another(scan.id)
             return None
-        volumes: dict[str, float] = entry["volumes_ml"]
-        return volumes if _is_whole(self.folder / name) else None
+        facts: dict[str, Any] = {key: value for key, value in entry.items() if key not in ("mask", "files")}
+        return facts if _is_whole(self.folder / name) else None
 
-    def add(self, scan: Scan, name: str, volumes_ml: dict[str, float], write: Callable[[Path], None]) -> None:
-        """Let ``write`` make the mask ``name`` of a scan."""
+    def add(self, scan: Scan, name: str, facts: dict[str, Any], write: Callable[[Path], None]) -> None:
+        """Let ``write`` make the mask ``name`` of a scan, of which ``facts`` go on record."""
         if scan.id in self._entries:
             self._remove_beside(scan.id)
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
             # Before the mask has its name: a mask that nobody has on record is somebody else's.
-            self._entries[scan.id] = {"mask": name, "volumes_ml": volumes_ml, "files": _state(scan)}
+            self._entries[scan.id] = {"mask": name, **facts, "files": _state(scan)}
             self._write_record()
 
     def preview(self, case: str) -> Path:

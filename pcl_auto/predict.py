@@ -41,6 +41,8 @@ class Outputs:
     like_input: bool = False
     preview: bool = False
     dicom_seg: bool = False
+    # Whether it is estimated how far each mask is to be trusted.
+    quality: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Prediction:
     error: str | None = None
     exit_code: int = 0
     volumes_ml: dict[str, float] | None = None
+    # As :class:`pcl_auto.method.quality.Quality` has it.
+    quality: dict[str, Any] | None = None
     preview: str | None = None
     dicom_seg: str | None = None
 
@@ -160,20 +164,23 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
             return Prediction(scan.id, None, "skipped", str(scan.problem))
         raise DataError(scan.problem)
     name = mask_name(scan, outputs)
-    volumes_ml = masks.kept(scan, name)
+    facts = masks.kept(scan, name)
     status: Status = "kept"
-    if volumes_ml is None:
+    if facts is None:
+        from pcl_auto.method.quality import assess
         from pcl_auto.nnunet.images import write_mask
 
         status = "done"
         _refuse_damaged(scan)
         try:
-            mask, properties = predictor.segment(scan.files)
+            mask, properties, certainty = predictor.segment(scan.files, certainty=outputs.quality)
         except ResourceError as error:
             return _failed(scan, error)  # too large for the memory; another may not be
         volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
-        masks.add(scan, name, volumes_ml, lambda file: write_mask(mask, file, properties))
-    result = Prediction(scan.id, str(masks.folder / name), status, volumes_ml=volumes_ml)
+        quality = None if certainty is None else assess(certainty, volumes_ml, predictor.reference).as_dict()
+        facts = {"volumes_ml": volumes_ml, "quality": quality}
+        masks.add(scan, name, facts, lambda file: write_mask(mask, file, properties))
+    result = Prediction(scan.id, str(masks.folder / name), status, **facts)
     try:
         return _with_extras(result, scan, predictor.classes, masks, outputs)
     except DataError as error:  # the mask is there all the same

@@ -262,6 +262,8 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         import torch
 
         from pcl_auto.nnunet.folds import WaitsForFolds
+        from pcl_auto.nnunet.quality import write_reference
+        from pcl_auto.nnunet.ranks import first_alone
 
         if device.type == "cpu":
             keep_freed_memory()
@@ -279,6 +281,9 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
                 trainer.run_training()
             except WaitsForFolds as waits:
                 return waits.round_number
+        with first_alone() as first:
+            if first:
+                write_reference(trainer)
         trainer.validate()
     return None
 

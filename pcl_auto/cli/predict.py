@@ -46,6 +46,9 @@ def predict(
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (needs the extra dicom).")
     ] = False,
+    no_quality: Annotated[
+        bool, typer.Option("--no-quality", help="Do not estimate how far each mask is to be trusted: saves time.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the scans and the masks that would be written, write nothing.")
@@ -77,7 +80,7 @@ def predict(
     terminal = Terminal()
     folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
     terminal.say(f"model: {folder}")
-    wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg)
+    wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     if dry_run:
         _foresee(terminal, inputs, output, folder, wanted, json=json)
         return
@@ -108,6 +111,9 @@ def predict(
     kept = sum(result.status == "kept" for result in made)
     scans = sum(result.status != "skipped" for result in results)
     terminal.say(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
+    for result in made:
+        if result.quality and result.quality["review"]:
+            terminal.say(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
     for result in results:
         if result.error:
             terminal.say(f"{result.status}: {result.id}: {result.error}")
@@ -132,6 +138,13 @@ def _foresee(
     terminal.say("dry run: nothing was written")
 
 
+def _certainty(result: Prediction) -> str:
+    """How far a mask is to be trusted: the figure, and whether to look at it."""
+    if result.quality is None:
+        return ""
+    return f"{'review ' if result.quality['review'] else ''}{result.quality['certainty']:.3f}"
+
+
 def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
     """A column per class where they fit, else all classes of a scan in one."""
     from rich.table import Table
@@ -142,7 +155,7 @@ def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
     names = [printable(name) for name in made[0].volumes_ml or {}]
     rows = [[f"{volume:.1f}" for volume in (result.volumes_ml or {}).values()] for result in made]
     longest = max(len(printable(result.id)) for result in made)
-    wide = longest + sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names))
+    wide = longest + 18 + sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names))
     table = Table(box=None, header_style="dim", pad_edge=False, title="volumes in ml", title_justify="left")
     table.add_column("scan", overflow="fold")
     if wide <= terminal.out.width:
@@ -151,6 +164,9 @@ def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
     else:
         table.add_column("classes", overflow="fold")
         rows = [[", ".join(f"{name} {volume}" for name, volume in zip(names, row, strict=True))] for row in rows]
+    if any(result.quality for result in made):
+        table.add_column("certainty", justify="right", no_wrap=True)
+        rows = [[*row, _certainty(result)] for result, row in zip(made, rows, strict=True)]
     for result, row in zip(made, rows, strict=True):
         table.add_row(*(Text(cell) for cell in (printable(result.id), *row)))
     terminal.out.print(table)

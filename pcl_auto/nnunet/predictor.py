@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,18 @@ from pcl_auto.nnunet.export import mask_of
 from pcl_auto.nnunet.faults import memory_errors
 from pcl_auto.nnunet.images import Properties, read_image
 from pcl_auto.nnunet.inference_memory import needed_memory_mb, require_memory
+from pcl_auto.nnunet.precision import half_precision
+from pcl_auto.nnunet.quality import certainty_of, read_reference
 from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.run.files import read_json
+
+
+class Segmentation(NamedTuple):
+    """A mask (z, y, x) on the scan's own grid, the geometry to write it with, and its certainty if asked for."""
+
+    mask: np.ndarray
+    properties: Properties
+    certainty: float | None
 
 
 class ModelPredictor:
@@ -46,6 +56,8 @@ class ModelPredictor:
                 )
             )
         folds = [read_checkpoint(path) for path in checkpoints]
+        # Of several folds the first one speaks for all.
+        self.reference = read_reference(checkpoints[0].parent)
         plans, self.dataset_json = read_json(model / "plans.json"), read_json(model / "dataset.json")
         require_trusted(plans, self.dataset_json, model)
         self.plans = PlansManager(plans)
@@ -70,32 +82,32 @@ class ModelPredictor:
                     fix="name a model whose network is nnU-Net's own",
                 )
             ) from error
-        self._predictor = nnUNetPredictor(
+        self._device = device
+        self._weights = [fold["network_weights"] for fold in folds]
+        axes = folds[0]["inference_allowed_mirroring_axes"]
+        self._predictor = self._window(network, axes, mirroring=mirroring)
+        self._unmirrored = self._window(network, axes, mirroring=False)
+
+    def _window(self, network: torch.nn.Module, axes: Any, *, mirroring: bool) -> nnUNetPredictor:
+        """nnU-Net's sliding window over the folds of the model."""
+        window = nnUNetPredictor(
             use_mirroring=mirroring,
-            perform_everything_on_device=device.type == "cuda",
-            device=device,
+            perform_everything_on_device=self._device.type == "cuda",
+            device=self._device,
             allow_tqdm=False,
         )
-        self._predictor.manual_initialization(
-            network,
-            self.plans,
-            self.configuration,
-            [fold["network_weights"] for fold in folds],
-            self.dataset_json,
-            nnUNetTrainer.__name__,
-            folds[0]["inference_allowed_mirroring_axes"],
+        window.manual_initialization(
+            network, self.plans, self.configuration, self._weights, self.dataset_json, nnUNetTrainer.__name__, axes
         )
+        return window
 
     @property
     def classes(self) -> dict[str, tuple[int, ...]]:
         """The values that each class, or region, has in a mask."""
         return {name: values_of(value) for name, value in foreground(self.dataset_json["labels"]).items()}
 
-    def segment(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
-        """Segment one scan: one 4D volume, or one 3D volume per channel.
-
-        Returns:
-            the mask (z, y, x) on the scan's own grid, and the geometry to write it with.
+    def segment(self, files: Sequence[Source], *, certainty: bool = False) -> Segmentation:
+        """Segment one scan: one 4D volume, or one 3D volume per channel; its ``certainty`` takes longer.
 
         Raises:
             DataError: the scan cannot be read.
@@ -125,7 +137,26 @@ class ModelPredictor:
         with memory_errors(lambda: str(files[0]), "free memory, or predict with --device cpu, or with --no-mirroring"):
             logits = self._finite_logits(torch.from_numpy(data), files[0])
             mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
-        return mask, properties
+            del logits
+            sure = self._certainty(data) if certainty else None
+        return Segmentation(mask, properties, sure)
+
+    def _certainty(self, image: np.ndarray) -> float:
+        """How far the first fold's segmentation of a preprocessed image (C, z, y, x) is to be trusted."""
+        self._unmirrored.network.load_state_dict(self._weights[0])
+
+        def segment(voxels: torch.Tensor) -> torch.Tensor:
+            with half_precision(self._device):  # as the reference was made
+                logits: torch.Tensor = self._unmirrored.predict_sliding_window_return_logits(voxels)
+                return logits
+
+        in_plane = len(self.configuration.patch_size) == 2
+        try:
+            return certainty_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
+        except RuntimeError as error:
+            if "Encountered inf" in str(error):  # of the disturbed scan; that of the scan itself is finite
+                return 0.0
+            raise
 
     def _finite_logits(self, image: torch.Tensor, source: Source) -> torch.Tensor:
         """Logits (K, z, y, x) of a preprocessed image (C, z, y, x)."""

@@ -105,7 +105,11 @@ def predict_round(
 
 def label_map(segment: Segmenter, labels_of: LabelManager, image: np.ndarray) -> np.ndarray:
     """The segmentation (z, y, x) of a preprocessed image (C, z, y, x); of regions the values they are written with."""
-    logits = segment(torch.from_numpy(image))
+    return labels_from(labels_of, segment(torch.from_numpy(image)))
+
+
+def labels_from(labels_of: LabelManager, logits: torch.Tensor) -> np.ndarray:
+    """The label map (z, y, x) of logits (K, z, y, x); of regions the values they are written with."""
     # nnU-Net would look for the largest of the classes on the CPU.
     found = labels_of.convert_logits_to_segmentation(logits) if labels_of.has_regions else logits.argmax(0)
     labels: np.ndarray = found.cpu().numpy().astype(np.int16)

@@ -39,9 +39,9 @@ def test_f45_a_prediction_tries_once_more_with_its_results_in_main_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = make_scan(tmp_path / "a.nii.gz")
-    expected, _ = ModelPredictor(make_model(tmp_path / "m"), torch.device("cpu"), mirroring=False).segment([scan])
+    expected, *_ = ModelPredictor(make_model(tmp_path / "m"), torch.device("cpu"), mirroring=False).segment([scan])
     made, on_device = predictor(tmp_path / "model", monkeypatch, failures=1)
-    mask, _ = made.segment([scan])
+    mask, *_ = made.segment([scan])
     assert on_device == [True, False]
     assert mask.shape == expected.shape
 

@@ -1,0 +1,86 @@
+"""Certainties of scans with nnU-Net's networks, and the reference that a training leaves beside its model."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from pcl_auto.data import split as splits
+from pcl_auto.data.labels import foreground
+from pcl_auto.method.judgement import labeled_range
+from pcl_auto.method.quality import Reference, certainty
+from pcl_auto.nnunet.cases import StoredCases
+from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_voxel_ml
+from pcl_auto.nnunet.pseudo_labels import Segmenter, labels_from
+from pcl_auto.nnunet.segmenter import segmenter
+from pcl_auto.run.files import read_json, write_json
+
+# Beside the checkpoint of a run.
+REFERENCE = "quality.json"
+SCHEMA_VERSION = 1
+# More would make the tenth of them no surer.
+MOST_REFERENCES = 32
+
+
+def certainty_of(
+    segment: Segmenter, labels_of: LabelManager, labels: dict[str, Any], image: np.ndarray, *, in_plane: bool
+) -> float:
+    """The certainty of a preprocessed image (C, z, y, x); see :func:`pcl_auto.method.quality.certainty`.
+
+    Args:
+        segment: without mirroring, so that scans can be compared with the reference.
+        labels_of: nnU-Net's manager of the model's classes.
+        labels: those of dataset.json.
+        image: preprocessed.
+        in_plane: whether the network is two-dimensional.
+    """
+    return certainty(
+        lambda voxels: segment(torch.from_numpy(voxels)),
+        partial(labels_from, labels_of),
+        image,
+        foreground(labels),
+        regions=labels_of.has_regions,
+        in_plane=in_plane,
+    )
+
+
+def write_reference(trainer: Any) -> None:
+    """Put on file, at the end of a training, how certain the network is of scans without a label, and what to expect.
+
+    Of many unlabelled cases some are looked at, at even distances; volumes are to be expected as in the labelled cases.
+    """
+    file = trainer.run_folder / REFERENCE
+    if file.is_file():
+        return
+    data, settings = trainer.data, trainer.settings
+    unlabeled = sorted(splits.from_dict(read_json(data.split_file(settings.split))).unlabeled)
+    chosen = unlabeled[:: max(1, math.ceil(len(unlabeled) / MOST_REFERENCES))]
+    labels, configuration = trainer.dataset_json["labels"], trainer.configuration_manager
+    trainer.set_deep_supervision_enabled(False)
+    segment = segmenter(trainer, trainer.network, mirroring=False)
+    images = StoredCases(str(data.store(settings.store)), chosen)
+    in_plane = len(configuration.patch_size) == 2
+    certainties = [
+        certainty_of(segment, trainer.label_manager, labels, images.load_case(case)[0][:], in_plane=in_plane)
+        for case in chosen
+    ]
+    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    voxel_ml = stored_voxel_ml(configuration.spacing, trainer.plans_manager.plans)
+    view = data.labeled_view(settings.split, trainer.configuration_name)
+    volumes_ml = LabeledCases(view, trainer.do_split()[0], labels, voxel_ml).volumes_ml()
+    margin = trainer.recipe.judgement.range_margin
+    ranges = {name: labeled_range(volumes, margin) for name, volumes in volumes_ml.items() if volumes.size}
+    reference = Reference(tuple(certainties), ranges or None)
+    write_json(file, {"schema_version": SCHEMA_VERSION, **reference.as_dict()})
+
+
+def read_reference(fold: Path) -> Reference:
+    """What the training of the model in folder ``fold`` has left; nothing is known of a model of stock nnU-Net."""
+    file = fold / REFERENCE
+    return Reference.from_dict(read_json(file)) if file.is_file() else Reference()

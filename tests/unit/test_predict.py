@@ -17,7 +17,8 @@ import pytest
 from pcl_auto import predict as module
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
 from pcl_auto.masks import RECORD
-from pcl_auto.predict import Prediction, find_model, predict
+from pcl_auto.method.quality import Reference
+from pcl_auto.predict import Outputs, Prediction, find_model, predict
 from pcl_auto.request import JOINT, SUPERVISED
 from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.workspace import Workspace
@@ -118,13 +119,16 @@ class StubPredictor:
     def __init__(self, model: Path, device: Any, *, mirroring: bool) -> None:
         self.channels = 1
         self.classes = {"tumour": (1,)}
+        self.reference = Reference(tuple(np.linspace(0.8, 0.98, 20)), {"tumour": (0.01, 0.1)})
 
-    def segment(self, files: Sequence[Path]) -> tuple[np.ndarray, dict[str, Any]]:
+    def segment(self, files: Sequence[Path], *, certainty: bool) -> tuple[np.ndarray, dict[str, Any], float | None]:
         if "bad" in files[0].name:
             raise RuntimeError("cannot read this")
         if "large" in files[0].name:
             raise ResourceError(Problem("too large", files[0].name, "more memory"))
-        return np.ones((2, 2, 2), np.uint8), {"sitk_stuff": {"spacing": (1, 2, 5)}, "of": f"mask of {files[0].name}"}
+        sure = (0.5 if "odd" in files[0].name else 0.9) if certainty else None
+        properties = {"sitk_stuff": {"spacing": (1, 2, 5)}, "of": f"mask of {files[0].name}"}
+        return np.ones((2, 2, 2), np.uint8), properties, sure
 
 
 def write_stub_mask(mask: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
@@ -244,6 +248,19 @@ def test_volumes_are_told_and_remembered(tmp_path: Path, model: Path) -> None:
         # 8 voxels of 10 cubic millimetres
         assert (result.status, result.volumes_ml) == (status, {"tumour": 0.08})
     assert read_json(output / RECORD)["scans"]["a"]["volumes_ml"] == {"tumour": 0.08}
+
+
+def test_quality_is_told_and_remembered(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd", "odd.nrrd"), tmp_path / "out"
+    for _ in range(2):  # made, and kept
+        sure, odd = (result.quality for result in predict(given, output, model, listener=lambda _event, _values: None))
+        assert sure is not None and odd is not None
+        assert (sure["certainty"], sure["review"], sure["reasons"]) == (0.9, False, [])
+        assert (odd["certainty"], odd["review"], odd["percentile"]) == (0.5, True, 0)
+    (left_out, _) = predict(
+        given, tmp_path / "fast", model, outputs=Outputs(quality=False), listener=lambda _event, _values: None
+    )
+    assert left_out.quality is None
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])

@@ -11,7 +11,15 @@ from time import monotonic
 
 from pcl_auto.budget import Fitted, parse_budget, read_fit, spelled
 from pcl_auto.data.labels import has_regions
-from pcl_auto.data.split import Split, choose_split, cross_validation, draw_split, from_dict
+from pcl_auto.data.split import (
+    Correction,
+    Split,
+    choose_split,
+    cross_validation,
+    draw_split,
+    from_dict,
+    with_corrections,
+)
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.planning.split_plans import check_inputs_unchanged
@@ -32,6 +40,8 @@ class TrainRequest:
     labeled: int | None = None
     labeled_cases: tuple[str, ...] = ()
     split_file: Path | None = None
+    # In place of all of these, a split that is settled already.
+    split: Split | None = None
     validation: int = 0
     seed: int = 0
     # A name, the path of a TOML file, or the recipe itself.
@@ -117,6 +127,14 @@ def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
                 fix="keep one of them",
             )
         )
+    if run.split.corrected:
+        raise UsageError(
+            Problem(
+                what="a cross-validation would score by corrected pseudo-labels",
+                where="--folds",
+                fix="leave out --folds, or add the corrected masks to the data set and plan again",
+            )
+        )
     return [replace(run, fold=fold) for fold in range(len(cross_validation(run.split.labeled, request.folds)))]
 
 
@@ -130,6 +148,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     data = workspace.dataset(request.dataset)
     plan = read_plan(data)
     split = apart_from_recorded(resolve_split(request, plan), data)
+    plan = replace(plan, corrected={case: data.correction_file(case, mask) for case, mask in split.corrected.items()})
     check_inputs_unchanged(plan, split)
     recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
     budget_s = _budget_s(request)
@@ -230,6 +249,8 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
     Raises:
         UsageError: it asks for cases or labels that are not there, or in more than one way.
     """
+    if request.split is not None:
+        return request.split
     with_label = [case.id for case in plan.cases.values() if case.label is not None]
     without_label = [case.id for case in plan.cases.values() if case.label is None]
     ways = {
@@ -254,7 +275,12 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
             )
         )
     if request.split_file is not None:
-        labeled, validation = _read_split_file(request.split_file)
+        labeled, validation, history = _read_split_file(request.split_file)
+        if history:
+            plain = [case for case in labeled if case not in {entry.case for entry in history}]
+            chosen = choose_split(with_label, without_label, labeled=plain, validation=validation, seed=request.seed)
+            name = request.split_file.stem.split("_plus")[0]
+            return with_corrections(replace(chosen, name=name), history)
         return choose_split(with_label, without_label, labeled=labeled, validation=validation, seed=request.seed)
     if request.labeled_cases:
         remaining = [case for case in with_label if case not in request.labeled_cases]
@@ -283,7 +309,7 @@ def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
     return replace(split, name=f"{split.name}_g{digest}")
 
 
-def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str]]:
+def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str], Sequence[Correction]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         labeled, validation = content["labeled"], content.get("validation", [])
@@ -291,6 +317,7 @@ def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str]]:
             raise TypeError("the groups are lists")
         if not all(isinstance(case, str) for case in [*labeled, *validation]):
             raise TypeError("case ids are strings")
+        history = [Correction(**entry) for entry in content.get("history", [])]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             Problem(
@@ -301,4 +328,4 @@ def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str]]:
                 fix="write such a file; those under splits/ of a workspace are examples",
             )
         ) from error
-    return labeled, validation
+    return labeled, validation, history

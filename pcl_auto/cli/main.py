@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pcl_auto import __version__
-from pcl_auto.cli import benchmark, checks, demo, download, env, evaluate, plan, predict, report, train
+from pcl_auto.cli import benchmark, checks, demo, download, env, evaluate, plan, predict, report, review, train
 from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.errors import PclautoError
 
@@ -48,6 +48,7 @@ app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("review")(review.review)
 app.command("benchmark")(benchmark.benchmark)
 app.command("env")(env.env)
 app.command("demo")(demo.demo)

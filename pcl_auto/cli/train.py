@@ -62,6 +62,19 @@ def train(
             help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.", exists=True
         ),
     ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with the masks that were corrected after `pclauto review`.")
+    ] = False,
+    corrected: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="With --continue: the review's folder, where it was moved since.", file_okay=False, exists=True
+        ),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --continue: the model to go on from. Default: as in `pclauto predict`."),
+    ] = None,
     supervised_only: Annotated[
         bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labelled cases, as many steps.")
     ] = False,
@@ -94,6 +107,7 @@ def train(
       pclauto train --labeled 2 --supervised-only
       pclauto train --labeled 2 --recipe quick --device cpu
       pclauto train --labeled 2 --budget 2h
+      pclauto train --continue
     """
     from pcl_auto.cli.progress import TrainingProgress
     from pcl_auto.cli.terminal import Terminal
@@ -129,6 +143,17 @@ def train(
         restart=restart,
         prepare_only=prepare_only,
     )
+    if go_on or corrected is not None or model is not None:
+        _refuse_with_continue(
+            go_on=go_on,
+            dataset=dataset,
+            settled=[labeled, labeled_cases, split, validation, folds, start_from, budget, configuration, seed],
+            others=[supervised_only, prepare_only, recipe != "default"],
+        )
+        request = _continued(terminal, request, place, model, corrected, write=not dry_run)
+        if dry_run:
+            terminal.say("dry run: nothing was written")
+            return
     run = resolve_runs(request, place)[-1]
     _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
     if folds is not None:
@@ -138,16 +163,41 @@ def train(
         with resumable(terminal), TrainingProgress(terminal) as progress:
             progress.begin(run.recipe.schedule.epochs, run.recipe.schedule.steps_per_epoch)
             run = train_run(request, place, progress)
-        if prepare_only:
-            stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"
-            terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
-        else:
-            terminal.say(f"model: {run.model}")
-            if terminal.speaks:
-                _report(terminal, run, place)
-            terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
+        _say_done(terminal, run, place, prepare_only=prepare_only)
     if json:
         terminal.json({**_as_json(run), **({} if forecast is None else {"forecast": asdict(forecast)})})
+
+
+def _refuse_with_continue(*, go_on: bool, dataset: str | None, settled: list[Any], others: list[bool]) -> None:
+    """What the run that is gone on from has settled cannot be asked for again."""
+    from pcl_auto.errors import Problem, UsageError
+
+    if not go_on:
+        raise UsageError(Problem("--corrected and --model belong to --continue", "pclauto train", "add --continue"))
+    if dataset is not None or any(settled) or any(others):
+        fix = (
+            "leave out everything but --epochs, --device, --workers, --restart, --tensorboard, --model and --corrected"
+        )
+        raise UsageError(Problem("the corrected run has settled its cases and recipe", "--continue", fix))
+
+
+def _continued(
+    terminal: Terminal,
+    request: TrainRequest,
+    place: Workspace,
+    model: str | None,
+    corrected: Path | None,
+    *,
+    write: bool,
+) -> TrainRequest:
+    from pcl_auto.predict import find_model
+    from pcl_auto.review import continuation
+
+    found = continuation(find_model(place, model), place, request, corrected=corrected, write=write)
+    terminal.say(f"going on   from {found.model}")
+    for case, mask in found.masks.items():
+        terminal.say(f"corrected  {case}: {mask}")
+    return found.request
 
 
 def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainForecast:
@@ -159,6 +209,17 @@ def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainForeca
         terminal.say(line)
     terminal.say("dry run: nothing was written")
     return forecast
+
+
+def _say_done(terminal: Terminal, run: Run, place: Workspace, *, prepare_only: bool) -> None:
+    if prepare_only:
+        stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"
+        terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
+    else:
+        terminal.say(f"model: {run.model}")
+        if terminal.speaks:
+            _report(terminal, run, place)
+        terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
 
 
 def _report(terminal: Terminal, run: Run, place: Workspace) -> None:

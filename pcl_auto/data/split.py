@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,20 @@ from pcl_auto.errors import Problem, UsageError
 
 SCHEMA_VERSION = 1
 _GROUPS = ("labeled", "validation", "unlabeled", "hidden")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A pseudo-label that was corrected by hand, and stands for the case's label since.
+
+    ``mask``: SHA-256 of the corrected mask. ``model``: whose pseudo-label it was, of round ``round``.
+    """
+
+    case: str
+    mask: str
+    split: str
+    model: str
+    round: int
 
 
 @dataclass(frozen=True)
@@ -29,16 +43,42 @@ class Split:
     validation: tuple[str, ...]
     unlabeled: tuple[str, ...]
     hidden: tuple[str, ...]
+    # Corrections in the order they were made; of one case the last one counts.
+    history: tuple[Correction, ...] = ()
+
+    @property
+    def corrected(self) -> dict[str, str]:
+        """The masks (SHA-256) that stand for labels, by case."""
+        return {entry.case: entry.mask for entry in self.history}
 
     def as_dict(self) -> dict[str, Any]:
         """The split as plain values; :func:`from_dict` reads it back."""
         groups = {group: list(getattr(self, group)) for group in _GROUPS}
-        return {"schema_version": SCHEMA_VERSION, "name": self.name, "seed": self.seed, **groups}
+        history = {"history": [asdict(entry) for entry in self.history]} if self.history else {}
+        return {"schema_version": SCHEMA_VERSION, "name": self.name, "seed": self.seed, **groups, **history}
 
 
 def from_dict(values: dict[str, Any]) -> Split:
     """The split that :meth:`Split.as_dict` wrote."""
-    return Split(values["name"], values["seed"], *(tuple(values[group]) for group in _GROUPS))
+    history = tuple(Correction(**entry) for entry in values.get("history", ()))
+    labeled, validation, unlabeled, hidden = (tuple(values[group]) for group in _GROUPS)
+    return Split(values["name"], values["seed"], labeled, validation, unlabeled, hidden, history)
+
+
+def with_corrections(split: Split, corrections: Sequence[Correction]) -> Split:
+    """``split`` with corrected cases among the labelled ones, under a name that says how many and which."""
+    history = (*split.history, *corrections)
+    latest = {entry.case: entry.mask for entry in history}
+    root = split.name.split("_plus")[0]
+    return replace(
+        split,
+        name=f"{root}_plus{len(latest)}_{_digest(*([case, mask] for case, mask in sorted(latest.items())))}",
+        labeled=tuple(sorted({*split.labeled, *latest})),
+        unlabeled=tuple(case for case in split.unlabeled if case not in latest),
+        # Their own labels, where they have some, stay as closed as before: the corrections stand for them.
+        hidden=tuple(case for case in split.hidden if case not in latest),
+        history=history,
+    )
 
 
 def cross_validation(cases: Sequence[str], folds: int) -> list[tuple[list[str], list[str]]]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class Plan:
     """A plan as it lies in ``plan.json``."""
 
     content: dict[str, Any]
+    # Masks that stand for labels, by case: pseudo-labels corrected by hand.
+    corrected: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -108,7 +110,7 @@ class Plan:
             case: PlannedCase(
                 id=case,
                 image=self.root / entry["image"],
-                label=None if entry["label"] is None else self.root / entry["label"],
+                label=self.corrected.get(case, None if entry["label"] is None else self.root / entry["label"]),
                 source=entry["source"],
                 size=entry["size"],
                 mtime_ns=entry["mtime_ns"],

@@ -113,7 +113,10 @@ def prepare_split(
     plans = copy.deepcopy(plan.nnunet)
     with output_to(data.log_file):
         plans["foreground_intensity_properties_per_channel"] = store.foreground_intensities(
-            labeled, len(plan.dataset_json["channel_names"]), ignore_value(plan.dataset_json["labels"])
+            # Corrected later, a case changes nothing of how images are preprocessed: the network knows them so.
+            [entry for entry in labeled if entry.case not in split.corrected],
+            len(plan.dataset_json["channel_names"]),
+            ignore_value(plan.dataset_json["labels"]),
         )
     key = fill_store(plan, plans, configuration, data, listener)
     how = store.Preprocessing(plans, configuration, plan.dataset_json)
@@ -135,7 +138,8 @@ def prepare_split(
             store.fill_labeled_view(how, files, data.store(key), view)
         write_json(record_file, record)
     for case in (*split.labeled, *split.validation):
-        _keep_ground_truth(cases[case].label, data.path / "gt_segmentations" / f"{case}.nii.gz")
+        if case not in split.corrected:
+            _keep_ground_truth(cases[case].label, data.path / "gt_segmentations" / f"{case}.nii.gz")
     plans["configurations"] = {configuration: with_recipe(plans["configurations"][configuration], recipe)}
     plans["configurations"][configuration]["data_identifier"] = str(
         data.labeled_view(split.name, configuration).relative_to(data.path)

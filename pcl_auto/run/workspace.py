@@ -71,6 +71,10 @@ class DatasetFolder:
         """The validation cases of a split, with their labels."""
         return self.path / "splits" / split / f"validation_{configuration}"
 
+    def correction_file(self, case: str, mask: str) -> Path:
+        """The copy of a corrected mask (SHA-256) that stands for the label of a case."""
+        return self.own / "corrections" / f"{case}_{mask[:12]}.nii.gz"
+
     def budget_file(self, plans_name: str, configuration: str) -> Path:
         """The schedule that was fitted to a budget of time, for every trainer with these plans."""
         return self.own / "budgets" / f"{plans_name}__{configuration}.json"

@@ -254,7 +254,8 @@ def test_quality_is_told_and_remembered(tmp_path: Path, model: Path) -> None:
     given, output = files(tmp_path / "scans", "a.nrrd", "odd.nrrd"), tmp_path / "out"
     for _ in range(2):  # made, and kept
         sure, odd = (result.quality for result in predict(given, output, model, listener=lambda _event, _values: None))
-        assert sure is not None and odd is not None
+        assert sure is not None
+        assert odd is not None
         assert (sure["certainty"], sure["review"], sure["reasons"]) == (0.9, False, [])
         assert (odd["certainty"], odd["review"], odd["percentile"]) == (0.5, True, 0)
     (left_out, _) = predict(

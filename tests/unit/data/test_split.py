@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.data.split import Split, choose_split, cross_validation, draw_split, from_dict
+from pcl_auto.data.split import (
+    Correction,
+    Split,
+    choose_split,
+    cross_validation,
+    draw_split,
+    from_dict,
+    with_corrections,
+)
 from pcl_auto.errors import UsageError
 
 WITH_LABEL = [f"case_{number:02d}" for number in range(10)]
@@ -186,3 +194,25 @@ def test_every_case_is_held_out_once(cases: int, folds: int) -> None:
 def test_folds_that_the_cases_do_not_allow(cases: int, folds: int) -> None:
     with pytest.raises(UsageError, match="--folds"):
         cross_validation([f"case_{index}" for index in range(cases)], folds)
+
+
+def test_corrected_cases_are_labelled_and_on_record() -> None:
+    split = draw_split(["a", "b", "c"], ["d", "e"], labeled=1, seed=0)
+    hidden = split.hidden[0]
+    first = with_corrections(split, [Correction("d", "1" * 64, split.name, "model", 3)])
+    second = with_corrections(first, [Correction(hidden, "2" * 64, first.name, "model2", 1)])
+    assert second.labeled == tuple(sorted({*split.labeled, "d", hidden}))
+    assert set(second.unlabeled) == {*split.unlabeled} - {"d", hidden}
+    assert hidden not in second.hidden
+    assert second.corrected == {"d": "1" * 64, hidden: "2" * 64}
+    assert [entry.case for entry in second.history] == ["d", hidden]
+    assert second.name.startswith(f"{split.name}_plus2_")
+    assert len({split.name, first.name, second.name}) == 3
+    assert from_dict(second.as_dict()) == second
+    assert "history" not in split.as_dict()  # as splits were written before there were corrections
+
+
+def test_the_last_correction_of_a_case_counts() -> None:
+    split = draw_split(["a", "b"], ["d"], labeled=1, seed=0)
+    once, twice = (Correction("d", digit * 64, split.name, "model", 1) for digit in "12")
+    assert with_corrections(with_corrections(split, [once]), [twice]).corrected == {"d": "2" * 64}

@@ -1,0 +1,107 @@
+"""Pseudo-labels out to an editor of masks, corrections back in as labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from shell import Shell
+
+from pcl_auto.nnunet.pseudo_labels import read_labels
+from pcl_auto.run.files import file_digest
+
+
+@pytest.fixture
+def work(trained: Path, tmp_path: Path) -> Path:
+    """A workspace with a trained run, to go on in."""
+    return Path(shutil.copytree(trained, tmp_path / "work", symlinks=True))
+
+
+def save_like(mask: Path, voxels: np.ndarray, target: Path, affine: Any = None) -> None:
+    image = nibabel.load(mask)
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine if affine is None else affine), target)
+
+
+def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, work: Path, model: Path) -> None:
+    ours = ("--workspace", work, "--model", model.name)
+    told = json.loads(shell.pclauto("review", *ours, "-n", "2", "--json").stdout)
+    folder, cases = Path(told["folder"]), told["cases"]
+    assert len(cases) == 2
+    for case in cases:
+        image = nibabel.load(folder / "images" / f"{case}.nii.gz")
+        mask = nibabel.load(folder / "pseudo_labels" / f"{case}.nii.gz")
+        assert mask.shape == image.shape[:3]
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
+    refused = shell.pclauto("train", "--continue", *ours, "--device", "cpu", code=4)
+    assert "no corrected mask that is new" in refused.stderr
+
+    case = cases[0]
+    mask, corrected = folder / "pseudo_labels" / f"{case}.nii.gz", folder / "corrected"
+    voxels = np.zeros(nibabel.load(mask).shape, np.uint8)
+    voxels[2:8, 3:9, 2:6] = 1
+    voxels[8:12, 3:9, 2:6] = 2
+    wrong = voxels.copy()
+    wrong[0, 0, 0] = 9
+    save_like(mask, wrong, corrected / f"{case}.nii.gz")
+    save_like(mask, voxels, corrected / f"{cases[1]}.nii.gz", np.diag([9.0, 9, 9, 1]))
+    save_like(mask, voxels, corrected / "nobody.nii.gz")
+    before = {file: file_digest(file) for file in (work / "nnUNet_results").rglob("*") if file.is_file()}
+    refused = shell.pclauto("train", "--continue", *ours, "--device", "cpu", code=3)
+    for name in (f"{case}.nii.gz", f"{cases[1]}.nii.gz", "nobody.nii.gz"):
+        assert str(corrected / name) in refused.stderr
+
+    for file in corrected.iterdir():
+        file.unlink()
+    save_like(mask, voxels, corrected / f"{case}.nii.gz")
+    seen = shell.pclauto("train", "--continue", *ours, "--device", "cpu", "--dry-run")
+    assert "nothing was written" in seen.stderr
+    told = json.loads(shell.pclauto("train", "--continue", *ours, "--device", "cpu", "--epochs", "2", "--json").stdout)
+    split, made = told["split"], Path(told["model"])
+    assert case in split["labeled"]
+    assert case not in split["unlabeled"]
+    (entry,) = json.loads(Path(told["split_file"]).read_text())["history"]
+    assert (entry["case"], entry["model"], entry["mask"]) == (
+        case, model.name, file_digest(corrected / f"{case}.nii.gz"),
+    )  # fmt: skip
+    rows = list(csv.DictReader((made / "fold_all" / "pseudo_labels" / "round_1" / "ledger.csv").open()))
+    assert case not in {row["case"] for row in rows}
+    view = next((work / "nnUNet_preprocessed").glob(f"Dataset*/splits/{split['name']}/labeled_*/{case}.b2nd")).parent
+    learned = read_labels(view, case)
+    assert set(np.unique(learned)) == {0, 1, 2}
+    # The run that was corrected stays as it was.
+    assert {file: file_digest(file) for file in before} == before
+
+    scan = next((task / "imagesTs").iterdir())
+    done = shell.pclauto("predict", scan, "-o", work / "out", "--workspace", work, "--device", "cpu")
+    assert str(made) in done.stderr
+    again = shell.pclauto("train", "--continue", "--workspace", work, "--device", "cpu", code=4)
+    assert "no corrected mask that is new" in again.stderr
+    # The honest baseline, on the corrected case too.
+    baseline = shell.pclauto(
+        "train", "--split", told["split_file"], "--supervised-only", "--recipe", "tiny.toml", "--device", "cpu",
+        "--workspace", work, "--prepare-only", "--json",
+    )  # fmt: skip
+    assert case in json.loads(baseline.stdout)["split"]["labeled"]
+    refused = shell.pclauto("train", "--split", told["split_file"], "--folds", "2", "--workspace", work, code=2)
+    assert "corrected" in refused.stderr
+
+
+def test_what_the_run_has_settled_is_not_asked_again(shell: Shell, trained: Path) -> None:
+    for extra in (("--labeled", "1"), ("--supervised-only",), ("--recipe", "quick")):
+        assert "settled" in shell.pclauto("train", "--continue", *extra, "--workspace", trained, code=2).stderr
+    assert "add --continue" in shell.pclauto("train", "--corrected", ".", "--workspace", trained, code=2).stderr
+
+
+def test_reviews_are_not_mixed(shell: Shell, work: Path, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("one")
+    ours = ("--workspace", work, "--model", model.name)
+    assert "something else" in shell.pclauto("review", *ours, "-o", other, code=4).stderr
+    assert "no pseudo-label" in shell.pclauto("review", *ours, "--cases", "nobody", code=2).stderr

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pcl_auto import __version__
-from pcl_auto.cli import benchmark, checks, demo, download, env, evaluate, plan, predict, report, review, train
+from pcl_auto.cli import benchmark, checks, demo, download, env, evaluate, plan, predict, report, review, status, train
 from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.errors import PclautoError
 
@@ -45,6 +45,7 @@ app.command("download")(download.download)
 app.command("checks")(checks.checks)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("status")(status.status)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)

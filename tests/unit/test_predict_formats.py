@@ -19,6 +19,7 @@ from scanner import INTERCEPT, SPACING_MM, STEP_MM, volume, write_series
 from pcl_auto import predict as module
 from pcl_auto.data.scans import Source
 from pcl_auto.errors import StateError, UsageError
+from pcl_auto.method.quality import Reference
 from pcl_auto.nnunet.images import Properties, read_image
 from pcl_auto.predict import Outputs, Prediction, predict
 
@@ -31,13 +32,14 @@ class ThresholdPredictor:
     def __init__(self, model: Path, device: Any, *, mirroring: bool) -> None:
         self.channels = CHANNELS[0]
         self.classes = {"box": (1, 2), "right half": (2,), "absent": (3,)}
+        self.reference = Reference()
 
-    def segment(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
+    def segment(self, files: Sequence[Source], *, certainty: bool) -> tuple[np.ndarray, Properties, float | None]:
         image, properties = read_image(files)
         assert len(image) == self.channels
         mask = (image[-1] > BRIGHT).astype(np.uint8)
         mask[:, :, : mask.shape[2] // 2] *= 2
-        return mask, properties
+        return mask, properties, 0.9 if certainty else None
 
 
 CHANNELS = [1]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pcl_auto.report.baseline import judge
 from pcl_auto.report.certainties import read_certainties
 from pcl_auto.report.costs import forecast_rows
-from pcl_auto.report.facts import RunFacts, default_recipe, read_run, recipe_lines, run_folder
+from pcl_auto.report.facts import JUDGEMENTS, RunFacts, default_recipe, heading, read_run, recipe_lines, run_folder
 from pcl_auto.report.figures import COLOURS, Series, curves
 from pcl_auto.report.folds import fold_scores, over_folds
 from pcl_auto.report.overlays import MOST_CHANNELS, MOST_SLICES, colour
@@ -110,6 +110,8 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int
         joint=JOINT,
         place=partial(_place, run),
         number=_number,
+        heading=heading,
+        cell=_cell,
         style=_inline("page.css"),
         script=_inline("page.js"),
     )
@@ -152,7 +154,7 @@ def _figures(run: RunFacts) -> list[dict[str, Any]]:
     title = f"Dice on patches of {of}"
     figures.append(_figure(title, dice, x_name="epoch", boundaries=starts, y_range=(0.0, 1.0)))
     changes = [(event["round"], event["dice_to_last_round"]) for event in run.happened("pseudo_labels")]
-    title = "Dice of a round's pseudo-labels to the last round's"
+    title = "Dice of pseudo-labels to those of the round before"
     figures.append(_figure(title, [Series("mean over cases", changes)], x_name="round", y_range=None))
     return [figure for figure in figures if figure["svg"]]
 
@@ -185,6 +187,14 @@ def _left_out(extent: Extent, most_bytes: int) -> list[str]:
     shown += ["the ledger of the last round"] if extent.rounds else []
     shown += [f"{extent.rows} rows of it at most"] if extent.rows else []
     return [f"Only {', '.join(shown)}: the page stays below {most_bytes / 1e6:g} MB. The files have the rest."]
+
+
+def _cell(column: str, value: str) -> str:
+    """A value of the ledger as it is shown, with as many decimals as the others of its column."""
+    if column == "used":
+        return "yes" if value == "1" else "no"
+    digits = 3 if column.startswith("volume_ml_") else 4 if column in JUDGEMENTS else None
+    return value if digits is None or not value else _number(float(value), digits)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

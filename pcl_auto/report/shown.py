@@ -18,7 +18,7 @@ from pcl_auto.nnunet.images import read_image
 from pcl_auto.nnunet.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.pseudo_labels import round_folder
 from pcl_auto.report.baseline import case_dice
-from pcl_auto.report.facts import Round, RunFacts, best_median_worst
+from pcl_auto.report.facts import Round, RunFacts, best_median_worst, heading
 from pcl_auto.report.overlays import Plane, Volume, planes
 from pcl_auto.run.files import read_json
 from pcl_auto.run.workspace import DatasetFolder
@@ -46,7 +46,7 @@ def pseudo_label_panels(run: RunFacts, most_slices: int) -> tuple[Round | None, 
         if folder.is_dir():
             panels = []
             for role, row in best_median_worst(last.ranked()):
-                said = f"{last.judged_by.replace('_', ' ')} {row[last.judged_by]}" if last.judged_by else "not judged"
+                said = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
                 facts = ", ".join(filter(None, [said, "used" if row.get("used") == "1" else "not used"]))
                 read = partial(_stored, folder, row["case"], run, PSEUDO_LABEL)
                 panels.append(_panel(role, row["case"], facts, folder, run, read, most_slices))

@@ -61,11 +61,12 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
 
 def render(run: RunFacts, workspace: Workspace, most_bytes: int = MOST_BYTES) -> str:
     """The page of a run, as HTML of at most ``most_bytes``; what it leaves out for that, it says."""
-    for extent in _EXTENTS:
+    *larger, smallest = _EXTENTS
+    for extent in larger:
         page = _render(run, workspace, extent, most_bytes)
         if len(page.encode()) <= most_bytes:
-            break
-    return page
+            return page
+    return _render(run, workspace, smallest, most_bytes)
 
 
 def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int) -> str:

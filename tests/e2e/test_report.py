@@ -27,6 +27,7 @@ addEventListener("load", () => {
   found.pictures = [...document.images].map((picture) => picture.naturalWidth);
   const cases = () => [...ledger.querySelectorAll("tbody tr:not([hidden])")].map((row) => row.cells[0].textContent);
   const head = ledger.querySelector("th button");
+  head.focus(); found.outline = getComputedStyle(head).outlineStyle;
   head.click(); found.up = cases();
   head.click(); found.down = cases();
   found.sorted = head.parentElement.getAttribute("aria-sort");
@@ -97,6 +98,7 @@ def test_a_browser_shows_it_and_its_controls_work(page: str, tmp_path: Path) -> 
     assert len(found["up"]) == 4
     assert found["sorted"] == "descending"
     assert found["filtered"] == [found["up"][1]]
+    assert found["outline"] == "solid"
     assert found["count"] == "1 of 4"
     assert found["slice"][0] == found["slice"][1]
     assert found["channels"] == [True, False]

@@ -124,9 +124,8 @@ def test_a_page_of_large_noisy_scans_stays_below_the_limit(tmp_path: Path, monke
 def test_a_long_ledger_stays_below_the_limit(tmp_path: Path) -> None:
     cases = tuple(f"case_{number:06}" for number in range(20_000))
     workspace = Workspace.at(tmp_path, "test")
-    small = render(
-        read_run(write_run(workspace.results, cases=cases, classes=("a",)) / "fold_all"), workspace, 1_500_000
-    )
+    run = read_run(write_run(workspace.results, cases=cases) / "fold_all")
+    small = render(run, workspace, 1_500_000)
     assert len(small.encode()) <= 1_500_000
     assert "2000 rows of it at most" in small
 
@@ -186,7 +185,7 @@ def test_corrected_cases_are_listed(tmp_path: Path) -> None:
 def test_the_order_of_the_page_is_that_of_the_keyboard(tmp_path: Path) -> None:
     text = report(tmp_path)
     assert set(re.findall(r'tabindex="(.*?)"', text)) == {"0"}
-    assert re.findall(r"<th[^>]*aria-sort[^>]*>(<\w+)", text).count("<button") == text.count("aria-sort=")
+    assert re.findall(r"<th[^>]*aria-sort[^>]*>(<\w+)", text) == ["<button"] * 2 * 5  # rounds and columns
 
 
 def test_a_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:

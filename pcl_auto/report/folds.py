@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.data.labels import foreground
 from pcl_auto.run.files import read_json
 from pcl_auto.run.manifest import RECORD
 
@@ -25,10 +26,11 @@ class FoldScores:
     mean: float | None
 
 
-def fold_scores(model: Path, classes: int) -> list[FoldScores]:
+def fold_scores(model: Path) -> list[FoldScores]:
     """The folds of the cross-validation in ``model``, in order; none where one model learned from all cases."""
     folders = {int(file.parent.name[5:]): file.parent for file in model.glob(f"fold_[0-9]*/{RECORD}")}
-    return [_read(folders[number], classes) for number in sorted(folders)]
+    labels = foreground(read_json(model / "dataset.json")["labels"])
+    return [_read(folders[number], labels.values()) for number in sorted(folders)]
 
 
 def over_folds(values: Sequence[float | None]) -> float | None:
@@ -37,13 +39,12 @@ def over_folds(values: Sequence[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _read(folder: Path, classes: int) -> FoldScores:
+def _read(folder: Path, classes: Iterable[int | tuple[int, ...]]) -> FoldScores:
     file = folder / "validation" / "summary.json"
     summary = read_json(file) if file.is_file() else {}
-    # nnU-Net writes the classes, or regions, in the order of the data set.
-    dice = [_dice(entry) for entry in summary.get("mean", {}).values()]
-    whole = summary.get("foreground_mean", {})
-    return FoldScores(folder, len(summary.get("metric_per_case", [])), dice or [None] * classes, _dice(whole))
+    # nnU-Net sorts its keys as text and calls a region by its tuple.
+    dice = [_dice(summary.get("mean", {}).get(str(values), {})) for values in classes]
+    return FoldScores(folder, len(summary.get("metric_per_case", [])), dice, _dice(summary.get("foreground_mean", {})))
 
 
 def _dice(entry: dict[str, Any]) -> float | None:

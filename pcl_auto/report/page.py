@@ -86,7 +86,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int
         run=run,
         ledgers=run.rounds[-extent.rounds :] if extent.rounds else run.rounds,
         most_rows=extent.rows,
-        folds=fold_scores(run.folder.parent, len(run.classes)),
+        folds=fold_scores(run.folder.parent),
         over_folds=over_folds,
         certainties=read_certainties(run.folder),
         identity=run.identity,

@@ -60,6 +60,7 @@ def test_train_leaves_a_report_of_its_own(page: str) -> None:
     assert "There is no supervised baseline" in page
     assert "--supervised-only" in page
     assert "cannot be shown" not in page
+    assert '<button type="button">certainty</button>' in page
     for part in ("summary", "split", "plan", "curves", "ledger", "scans", "recipe", "record"):
         assert f'<section id="{part}">' in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)

@@ -16,6 +16,7 @@ from pcl_auto.method.quality import Reference, assess
 from pcl_auto.report import shown
 from pcl_auto.report.certainties import read_certainties
 from pcl_auto.report.facts import read_run
+from pcl_auto.report.folds import fold_scores
 from pcl_auto.report.overlays import Volume
 from pcl_auto.report.page import render, write_report
 from pcl_auto.request import SUPERVISED
@@ -154,6 +155,17 @@ def test_a_cross_validation_is_summed_up_over_its_folds(tmp_path: Path) -> None:
         ["2", "not validated yet", "n/a", "n/a", "n/a"],
         ["mean over folds", "", "0.850", "0.600", "0.800"],
     ]
+
+
+def test_the_scores_of_a_fold_are_found_by_class_and_by_region(tmp_path: Path) -> None:
+    fold = tmp_path / "fold_0"
+    (fold / "validation").mkdir(parents=True)
+    (fold / "run.json").write_text("{}")
+    labels = {"background": 0, "whole": [1, 2], "two": 2, "ten": 10}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    mean = {"(1, 2)": {"Dice": 0.1}, "10": {"Dice": 0.3}, "2": {"Dice": 0.2}}
+    (fold / "validation" / "summary.json").write_text(json.dumps({"mean": mean}))
+    assert [found.dice for found in fold_scores(tmp_path)] == [[0.1, 0.2, 0.3]]
 
 
 def test_certainties_are_told_and_stand_in_the_last_ledger(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,12 @@ def write_run(
     for number in (1, 2):
         ledger = folder / "pseudo_labels" / f"round_{number}" / "ledger.csv"
         (ledger.parent / "cases").mkdir(parents=True)
-        dice = ["", "", ""] if number == 1 else ["0.7", "0.9", "0.8"]
+        dice = cycle([""] if number == 1 else ["0.7", "0.9", "0.8"])
         with ledger.open("w", newline="") as table:
             writer = csv.writer(table)
             writer.writerow(["case", "volume_ml_core", "dice_to_last_round", "used", "remarks"])
             writer.writerows(
-                [case, 1.5, value, int(value != "0.7"), ""] for case, value in zip(cases, dice, strict=True)
+                [case, 1.5, value, int(value != "0.7"), ""] for case, value in zip(cases, dice, strict=False)
             )
     return model
 

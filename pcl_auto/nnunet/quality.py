@@ -77,7 +77,8 @@ def write_reference(trainer: Any) -> None:
     margin = trainer.recipe.judgement.range_margin
     ranges = {name: labeled_range(volumes, margin) for name, volumes in volumes_ml.items() if volumes.size}
     reference = Reference(tuple(certainties), ranges or None)
-    write_json(file, {"schema_version": SCHEMA_VERSION, **reference.as_dict()})
+    cases = dict(zip(chosen, certainties, strict=True))
+    write_json(file, {"schema_version": SCHEMA_VERSION, **reference.as_dict(), "cases": cases})
 
 
 def read_reference(fold: Path) -> Reference:

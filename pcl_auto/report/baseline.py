@@ -68,7 +68,10 @@ def judge(run: RunFacts) -> Verdict:
         return Verdict("none", "This run is a baseline: nnU-Net on the labelled cases alone.", None, *last)
     baseline = find_baseline(run)
     if baseline is None:
-        sentence = "There is no supervised baseline of this split, length and seed: nobody can say whether it helped."
+        sentence = (
+            "There is no supervised baseline of this split, length and seed, "
+            "so nobody can say whether the unlabelled scans helped."
+        )
         return Verdict("none", sentence, _baseline_command(run), *last)
     for scores, file in reversed(own):
         for other, _ in reversed(_scores(baseline)):

@@ -17,6 +17,15 @@ from pcl_auto.recipe import load_recipe
 from pcl_auto.run.files import read_json
 from pcl_auto.run.manifest import RECORD
 
+# Columns of a ledger that say how good a pseudo-label is, the more telling first; higher is better.
+JUDGEMENTS = ("agreement", "dice_to_last_round")
+
+
+def heading(column: str) -> str:
+    """What a reader calls a column of the ledger."""
+    named = {"dice_to_last_round": "Dice to round before", "agreement": "agreement of two transforms"}
+    return named.get(column, column.replace("volume_ml_", "ml ").replace("components_", "parts "))
+
 
 @dataclass(frozen=True)
 class Round:
@@ -34,7 +43,7 @@ class Round:
     @property
     def judged_by(self) -> str | None:
         """The ledger's column that says how good a pseudo-label is, if it has one; higher is better."""
-        for column in ("agreement", "dice_to_last_round"):
+        for column in JUDGEMENTS:
             if any(_number(row.get(column)) is not None for row in self.rows):
                 return column
         return None

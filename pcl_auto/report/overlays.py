@@ -46,18 +46,30 @@ class Plane:
     masks: dict[str, str]
 
 
-def planes(volume: Volume, classes: Sequence[int], outlined: Sequence[str] = ()) -> list[Plane]:
+def planes(
+    volume: Volume, classes: Sequence[int], outlined: Sequence[str] = (), *, most_slices: int = MOST_SLICES
+) -> list[Plane]:
     """The planes of ``volume`` through the largest structure of its first mask, with the slices around it.
 
     Args:
         volume: the scan.
         classes: foreground values, in the order of their colours.
         outlined: masks drawn as outlines, so that others are seen below; the rest are areas.
+        most_slices: of a plane.
     """
     centre, extent = _structure(next(iter(volume.masks.values())), classes)
     windows = [_window(channel) for channel in volume.image[:MOST_CHANNELS]]
     return [
-        _plane(volume, classes, outlined, name, axis, centre[axis], extent[axis], windows)
+        _plane(
+            volume,
+            classes,
+            outlined,
+            name,
+            axis,
+            shown_slices(centre[axis], extent[axis], volume.image.shape[axis + 1], most_slices),
+            centre[axis],
+            windows,
+        )
         for name, axis in _PLANES
         if all(size > 1 for other, size in enumerate(volume.image.shape[1:]) if other != axis)
     ]
@@ -89,11 +101,11 @@ def _window(channel: np.ndarray) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def shown_slices(centre: int, extent: tuple[int, int], size: int) -> list[int]:
-    """At most ``MOST_SLICES`` of ``size`` slices, evenly over ``extent`` and a tenth around it, with ``centre``."""
+def shown_slices(centre: int, extent: tuple[int, int], size: int, most: int = MOST_SLICES) -> list[int]:
+    """At most ``most`` of ``size`` slices, evenly over ``extent`` and a tenth around it, with ``centre``."""
     margin = max(1, (extent[1] - extent[0]) // 10)
     first, last = max(0, extent[0] - margin), min(size - 1, extent[1] + margin)
-    chosen = {round(place) for place in np.linspace(first, last, min(MOST_SLICES, last - first + 1))}
+    chosen = {round(place) for place in np.linspace(first, last, min(most, last - first + 1))}
     if centre not in chosen:
         chosen.remove(min(chosen, key=lambda place: abs(place - centre)))
     return sorted(chosen | {centre})
@@ -105,8 +117,8 @@ def _plane(
     outlined: Sequence[str],
     name: str,
     axis: int,
+    slices: list[int],
     centre: int,
-    extent: tuple[int, int],
     windows: Sequence[tuple[float, float]],
 ) -> Plane:
     rows, columns = (other for other in range(3) if other != axis)
@@ -114,7 +126,6 @@ def _plane(
     height_mm, width_mm = shape[rows] * spacing[rows], shape[columns] * spacing[columns]
     scale = LONGEST_SIDE / max(height_mm, width_mm)
     height, width = (max(1, round(length * scale)) for length in (height_mm, width_mm))
-    slices = shown_slices(centre, extent, shape[axis])
 
     def cut(array: np.ndarray) -> list[np.ndarray]:
         taken = [array.take(place, axis=axis) for place in slices]

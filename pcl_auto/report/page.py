@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pcl_auto.report.baseline import judge
+from pcl_auto.report.certainties import read_certainties
 from pcl_auto.report.costs import forecast_rows
-from pcl_auto.report.facts import RunFacts, default_recipe, read_run, recipe_lines, run_folder
+from pcl_auto.report.facts import JUDGEMENTS, RunFacts, default_recipe, heading, read_run, recipe_lines, run_folder
 from pcl_auto.report.figures import COLOURS, Series, curves
-from pcl_auto.report.overlays import MOST_CHANNELS, colour
+from pcl_auto.report.folds import fold_scores, over_folds
+from pcl_auto.report.overlays import MOST_CHANNELS, MOST_SLICES, colour
 from pcl_auto.report.shown import evaluated_panels, labeled_panels, pseudo_label_panels
 from pcl_auto.request import JOINT
 from pcl_auto.run.files import write_text
@@ -24,6 +27,20 @@ from pcl_auto.run.names import printable
 from pcl_auto.run.workspace import DatasetFolder, Workspace
 
 REPORT = "report.html"
+MOST_BYTES = 15_000_000
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a run a page shows: slices of a plane, rounds of the ledger (the last ones) and rows of each."""
+
+    slices: int = MOST_SLICES
+    rounds: int | None = None
+    rows: int | None = None
+
+
+# From all of it to what always fits; the first page that is small enough is taken.
+_EXTENTS = (Extent(), Extent(slices=12), Extent(slices=12, rounds=1), Extent(slices=4, rounds=1), Extent(1, 1, 2000))
 
 
 def write_report(model: Path, workspace: Workspace, target: Path | None = None) -> Path:
@@ -42,11 +59,20 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
     return target
 
 
-def render(run: RunFacts, workspace: Workspace) -> str:
-    """The page of a run, as HTML."""
+def render(run: RunFacts, workspace: Workspace, most_bytes: int = MOST_BYTES) -> str:
+    """The page of a run, as HTML of at most ``most_bytes``; what it leaves out for that, it says."""
+    *larger, smallest = _EXTENTS
+    for extent in larger:
+        page = _render(run, workspace, extent, most_bytes)
+        if len(page.encode()) <= most_bytes:
+            return page
+    return _render(run, workspace, smallest, most_bytes)
+
+
+def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int) -> str:
     data = DatasetFolder(workspace.preprocessed / run.identity["dataset"])
     verdict = judge(run)
-    shown_round, pseudo = pseudo_label_panels(run)
+    shown_round, pseudo = pseudo_label_panels(run, extent.slices)
     environment = Environment(
         loader=PackageLoader("pcl_auto.report", "."),
         autoescape=True,
@@ -58,6 +84,11 @@ def render(run: RunFacts, workspace: Workspace) -> str:
     )
     page = environment.get_template("page.html").render(
         run=run,
+        ledgers=run.rounds[-extent.rounds :] if extent.rounds else run.rounds,
+        most_rows=extent.rows,
+        folds=fold_scores(run.folder.parent),
+        over_folds=over_folds,
+        certainties=read_certainties(run.folder),
         identity=run.identity,
         record=run.record,
         split=run.split,
@@ -68,18 +99,20 @@ def render(run: RunFacts, workspace: Workspace) -> str:
         figures=_figures(run),
         shown_round=shown_round,
         pseudo=pseudo,
-        labeled=labeled_panels(run, data),
-        evaluated=evaluated_panels(run, verdict.scores),
+        labeled=labeled_panels(run, data, extent.slices),
+        evaluated=evaluated_panels(run, verdict.scores, extent.slices),
         class_names=_class_names(run),
         most_channels=MOST_CHANNELS,
         colours=["#{:02x}{:02x}{:02x}".format(*colour(place)) for place in range(len(run.classes))],
         recipe=recipe_lines(_settings(run.identity["recipe"]), default_recipe()),
-        notes=_notes(run),
+        notes=[*_notes(run), *_left_out(extent, most_bytes)],
         costs=forecast_rows(run.record),
         command=shlex.join(map(str, run.record["command"])),
         joint=JOINT,
         place=partial(_place, run),
         number=_number,
+        heading=heading,
+        cell=_cell,
         style=_inline("page.css"),
         script=_inline("page.js"),
     )
@@ -122,7 +155,7 @@ def _figures(run: RunFacts) -> list[dict[str, Any]]:
     title = f"Dice on patches of {of}"
     figures.append(_figure(title, dice, x_name="epoch", boundaries=starts, y_range=(0.0, 1.0)))
     changes = [(event["round"], event["dice_to_last_round"]) for event in run.happened("pseudo_labels")]
-    title = "Dice of a round's pseudo-labels to the last round's"
+    title = "Dice of pseudo-labels to those of the round before"
     figures.append(_figure(title, [Series("mean over cases", changes)], x_name="round", y_range=None))
     return [figure for figure in figures if figure["svg"]]
 
@@ -146,6 +179,23 @@ def _notes(run: RunFacts) -> list[str]:
     if not run.happened("trained"):
         notes.append("The training has not ended yet.")
     return notes
+
+
+def _left_out(extent: Extent, most_bytes: int) -> list[str]:
+    if extent == Extent():
+        return []
+    shown = [f"{extent.slices} {'slice' if extent.slices == 1 else 'slices'} of each plane"]
+    shown += ["the ledger of the last round"] if extent.rounds else []
+    shown += [f"{extent.rows} rows of it at most"] if extent.rows else []
+    return [f"Only {', '.join(shown)}: the page stays below {most_bytes / 1e6:g} MB. The files have the rest."]
+
+
+def _cell(column: str, value: str) -> str:
+    """A value of the ledger as it is shown, with as many decimals as the others of its column."""
+    if column == "used":
+        return "yes" if value == "1" else "no"
+    digits = 3 if column.startswith("volume_ml_") else 4 if column in JUDGEMENTS else None
+    return value if digits is None or not value else _number(float(value), digits)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -18,7 +18,7 @@ from pcl_auto.nnunet.images import read_image
 from pcl_auto.nnunet.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.pseudo_labels import round_folder
 from pcl_auto.report.baseline import case_dice
-from pcl_auto.report.facts import Round, RunFacts, best_median_worst
+from pcl_auto.report.facts import Round, RunFacts, best_median_worst, heading
 from pcl_auto.report.overlays import Plane, Volume, planes
 from pcl_auto.run.files import read_json
 from pcl_auto.run.workspace import DatasetFolder
@@ -39,31 +39,31 @@ class Panel:
     problem: str = ""
 
 
-def pseudo_label_panels(run: RunFacts) -> tuple[Round | None, list[Panel]]:
+def pseudo_label_panels(run: RunFacts, most_slices: int) -> tuple[Round | None, list[Panel]]:
     """Best, median and worst of the last round whose pseudo-labels are still there, by what its ledger says."""
     for last in reversed(run.rounds):
         folder = round_folder(run.folder, last.number).cases
         if folder.is_dir():
             panels = []
             for role, row in best_median_worst(last.ranked()):
-                said = f"{last.judged_by.replace('_', ' ')} {row[last.judged_by]}" if last.judged_by else "not judged"
+                said = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
                 facts = ", ".join(filter(None, [said, "used" if row.get("used") == "1" else "not used"]))
                 read = partial(_stored, folder, row["case"], run, PSEUDO_LABEL)
-                panels.append(_panel(role, row["case"], facts, folder, run, read))
+                panels.append(_panel(role, row["case"], facts, folder, run, read, most_slices))
             return last, panels
     return None, []
 
 
-def labeled_panels(run: RunFacts, data: DatasetFolder) -> list[Panel]:
+def labeled_panels(run: RunFacts, data: DatasetFolder, most_slices: int) -> list[Panel]:
     """The first labelled cases with their labels: what the run learned from."""
     folder = data.labeled_view(run.split.name, run.identity["configuration"])
     return [
-        _panel("labelled", case, "", folder, run, partial(_stored, folder, case, run, LABEL))
+        _panel("labelled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), most_slices)
         for case in run.split.labeled[:MOST_LABELED]
     ]
 
 
-def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None) -> list[Panel]:
+def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None, most_slices: int) -> list[Panel]:
     """Best, median and worst prediction of an evaluation, with the labels that it scored them by."""
     if scores is None:
         return []
@@ -83,15 +83,18 @@ def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None) -> list[Pa
             masks,
             run,
             partial(_scored, row["case"], masks, labels, scans),
+            most_slices,
         )
         for role, row in best_median_worst([{"case": case} for case in ranked])
     ]
 
 
-def _panel(role: str, case: str, facts: str, source: Path, run: RunFacts, read: Callable[[], Volume]) -> Panel:
+def _panel(
+    role: str, case: str, facts: str, source: Path, run: RunFacts, read: Callable[[], Volume], most_slices: int
+) -> Panel:
     """A panel, or what kept its files from being shown: files may have been moved since, which spoils no report."""
     try:
-        shown = planes(read(), list(run.classes.values()), outlined=[LABEL])
+        shown = planes(read(), list(run.classes.values()), outlined=[LABEL], most_slices=most_slices)
     except (PclautoError, OSError, RuntimeError, ValueError, KeyError) as error:
         return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
     return Panel(role, case, facts, source, shown)

@@ -27,6 +27,7 @@ addEventListener("load", () => {
   found.pictures = [...document.images].map((picture) => picture.naturalWidth);
   const cases = () => [...ledger.querySelectorAll("tbody tr:not([hidden])")].map((row) => row.cells[0].textContent);
   const head = ledger.querySelector("th button");
+  head.focus(); found.outline = getComputedStyle(head).outlineStyle;
   head.click(); found.up = cases();
   head.click(); found.down = cases();
   found.sorted = head.parentElement.getAttribute("aria-sort");
@@ -59,6 +60,7 @@ def test_train_leaves_a_report_of_its_own(page: str) -> None:
     assert "There is no supervised baseline" in page
     assert "--supervised-only" in page
     assert "cannot be shown" not in page
+    assert '<button type="button">certainty</button>' in page
     for part in ("summary", "split", "plan", "curves", "ledger", "scans", "recipe", "record"):
         assert f'<section id="{part}">' in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
@@ -97,6 +99,7 @@ def test_a_browser_shows_it_and_its_controls_work(page: str, tmp_path: Path) -> 
     assert len(found["up"]) == 4
     assert found["sorted"] == "descending"
     assert found["filtered"] == [found["up"][1]]
+    assert found["outline"] == "solid"
     assert found["count"] == "1 of 4"
     assert found["slice"][0] == found["slice"][1]
     assert found["channels"] == [True, False]

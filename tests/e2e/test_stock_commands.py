@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -179,6 +180,9 @@ def test_folds_are_validated_compared_exported_and_predict_together(
     for fold, names in enumerate(held_out):
         (scored,) = json.loads((model / f"fold_{fold}" / "validation" / "summary.json").read_text())["metric_per_case"]
         assert Path(scored["prediction_file"]).name == names[0]
+        report = (model / "fold_1" / "report.html").read_text(encoding="utf-8")
+        core = scored["metrics"]["1"]["Dice"]
+        assert f'<td class="n">{"n/a" if core is None or math.isnan(core) else f"{core:.3f}"}</td>' in report
     stock(
         f"""
         nnUNetv2_find_best_configuration 99 -c 3d_fullres -tr nnUNetTrainerPCL -p {plans} -f 0 1 -np 1 \\

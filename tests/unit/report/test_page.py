@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import json
+import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_files import write_run, write_scores
 
 import pcl_auto.report
-from pcl_auto.report.page import write_report
+from pcl_auto.method.quality import Reference, assess
+from pcl_auto.report import shown
+from pcl_auto.report.certainties import read_certainties
+from pcl_auto.report.facts import read_run
+from pcl_auto.report.folds import fold_scores
+from pcl_auto.report.overlays import Volume
+from pcl_auto.report.page import render, write_report
 from pcl_auto.request import SUPERVISED
 from pcl_auto.run.workspace import Workspace
 
@@ -93,6 +103,101 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
 
 def test_files_that_are_gone_are_said_to_be_and_spoil_nothing(tmp_path: Path) -> None:
     assert report(tmp_path).count("cannot be shown") == 5  # three pseudo-labels, two labelled cases
+
+
+def test_a_page_of_large_noisy_scans_stays_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Noise is the worst that a picture can hold, and every scan of the page is one.
+    noise = np.random.default_rng(0).normal(size=(1, 48, 96, 96)).astype(np.float32)
+    labels = np.zeros(noise.shape[1:], np.uint8)
+    labels[4:44, 8:88, 8:88] = 1
+    monkeypatch.setattr(shown, "_stored", lambda *_: Volume(noise, {"label": labels}, (2, 1, 1)))
+    workspace = Workspace.at(tmp_path, "test")
+    run = read_run(write_run(workspace.results) / "fold_all")
+    whole = render(run, workspace)
+    assert "the page stays below" not in whole
+    limit = len(whole.encode()) // 3
+    small = render(run, workspace, limit)
+    assert len(small.encode()) <= limit
+    assert f"the page stays below {limit / 1e6:g} MB" in small
+    assert small.count('class="panel"') == whole.count('class="panel"') == 5
+
+
+def test_a_long_ledger_stays_below_the_limit(tmp_path: Path) -> None:
+    cases = tuple(f"case_{number:06}" for number in range(20_000))
+    workspace = Workspace.at(tmp_path, "test")
+    run = read_run(write_run(workspace.results, cases=cases) / "fold_all")
+    small = render(run, workspace, 1_500_000)
+    assert len(small.encode()) <= 1_500_000
+    assert "2000 rows of it at most" in small
+
+
+def test_a_cross_validation_is_summed_up_over_its_folds(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results)
+    for number, (core, shell) in enumerate([(0.8, 0.6), (0.9, math.nan)]):
+        fold = model / f"fold_{number}"
+        shutil.copytree(model / "fold_all", fold)
+        (fold / "validation").mkdir()
+        whole = {"Dice": core if math.isnan(shell) else (core + shell) / 2}
+        mean = {"1": {"Dice": core}, "2": {"Dice": shell}}
+        summary = {"mean": mean, "foreground_mean": whole, "metric_per_case": [{}, {}]}
+        (fold / "validation" / "summary.json").write_text(json.dumps(summary))
+    shutil.rmtree(model / "fold_all")
+    shutil.copytree(model / "fold_1", model / "fold_2")
+    shutil.rmtree(model / "fold_2" / "validation")
+    text = write_report(model / "fold_1", workspace).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text.split('aria-label="Cross-validation"')[1].split("</table>")[0])
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    assert cells == [
+        ["fold", "cases held out", "core", "shell", "mean"],
+        ["0", "2", "0.800", "0.600", "0.700"],
+        ["1 (on this page)", "2", "0.900", "n/a", "0.900"],
+        ["2", "not validated yet", "n/a", "n/a", "n/a"],
+        ["mean over folds", "", "0.850", "0.600", "0.800"],
+    ]
+
+
+def test_the_scores_of_a_fold_are_found_by_class_and_by_region(tmp_path: Path) -> None:
+    fold = tmp_path / "fold_0"
+    (fold / "validation").mkdir(parents=True)
+    (fold / "run.json").write_text("{}")
+    labels = {"background": 0, "whole": [1, 2], "two": 2, "ten": 10}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    mean = {"(1, 2)": {"Dice": 0.1}, "10": {"Dice": 0.3}, "2": {"Dice": 0.2}}
+    (fold / "validation" / "summary.json").write_text(json.dumps({"mean": mean}))
+    assert [found.dice for found in fold_scores(tmp_path)] == [[0.1, 0.2, 0.3]]
+
+
+def test_certainties_are_told_and_stand_in_the_last_ledger(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results)
+    values = [0.5 + number / 100 for number in range(20)]
+    content = {"certainties": values, "cases": {"c": 0.51, "d": 0.62345}}
+    (model / "fold_all" / "quality.json").write_text(json.dumps(content))
+    text = write_report(model, workspace).read_text(encoding="utf-8")
+    ledgers = text.split('class="scroll ledger"')[1:]
+    assert ["certainty" in ledger.split("</table>")[0] for ledger in ledgers] == [False, True]
+    assert '<td class="n">0.6234</td>' in ledgers[1] or '<td class="n">0.6235</td>' in ledgers[1]
+    known = read_certainties(model / "fold_all")
+    flagged = [value for value in values if assess(value, {}, Reference(tuple(values))).review]
+    assert known.review == max(flagged)
+    assert f"at or below {max(flagged):.4f}" in text
+    assert read_certainties(tmp_path).review is None
+
+
+def test_corrected_cases_are_listed(tmp_path: Path) -> None:
+    correction = {"case": "b", "mask": "0" * 64, "split": "L1_s0", "model": "model of before", "round": 7}
+    split = {"name": "L2_plus", "seed": 0, "labeled": ["a", "b"], "validation": [], "unlabeled": [], "hidden": []}
+    text = report(tmp_path, split={**split, "history": [correction]})
+    assert "Corrected cases" in text
+    assert "model of before" in text
+    assert "Corrected cases" not in report(tmp_path / "plain")
+
+
+def test_the_order_of_the_page_is_that_of_the_keyboard(tmp_path: Path) -> None:
+    text = report(tmp_path)
+    assert set(re.findall(r'tabindex="(.*?)"', text)) == {"0"}
+    assert re.findall(r"<th[^>]*aria-sort[^>]*>(<\w+)", text) == ["<button"] * 2 * 5  # rounds and columns
 
 
 def test_a_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:

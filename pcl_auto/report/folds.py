@@ -1,0 +1,52 @@
+"""What the folds of a cross-validation scored on the cases that they held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.data.labels import foreground
+from pcl_auto.run.files import read_json
+from pcl_auto.run.manifest import RECORD
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """Mean Dice of a fold on its held-out cases.
+
+    ``dice``: of every class, None where no held-out case has it. ``mean``: None until the fold has been validated.
+    """
+
+    folder: Path
+    cases: int
+    dice: list[float | None]
+    mean: float | None
+
+
+def fold_scores(model: Path) -> list[FoldScores]:
+    """The folds of the cross-validation in ``model``, in order; none where one model learned from all cases."""
+    folders = {int(file.parent.name[5:]): file.parent for file in model.glob(f"fold_[0-9]*/{RECORD}")}
+    labels = foreground(read_json(model / "dataset.json")["labels"])
+    return [_read(folders[number], labels.values()) for number in sorted(folders)]
+
+
+def over_folds(values: Sequence[float | None]) -> float | None:
+    """The mean of what the folds have; None where none has a value."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _read(folder: Path, classes: Iterable[int | tuple[int, ...]]) -> FoldScores:
+    file = folder / "validation" / "summary.json"
+    summary = read_json(file) if file.is_file() else {}
+    # nnU-Net sorts its keys as text and calls a region by its tuple.
+    dice = [_dice(summary.get("mean", {}).get(str(values), {})) for values in classes]
+    return FoldScores(folder, len(summary.get("metric_per_case", [])), dice, _dice(summary.get("foreground_mean", {})))
+
+
+def _dice(entry: dict[str, Any]) -> float | None:
+    value = entry.get("Dice")
+    return None if value is None or math.isnan(value) else float(value)

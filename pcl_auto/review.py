@@ -92,7 +92,7 @@ def export_review(
     folder = (output or run.folder / "review").resolve()
     record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
     if folder.is_dir() and any(folder.iterdir()):
-        refuse_other_content(folder, RECORD, record["model"])
+        refuse_other_content(folder, RECORD, str(run.folder.parent))
     data = workspace.dataset(run.identity["dataset"])
     planned = read_plan(data).cases
     from pcl_auto.nnunet.review import write_pseudo_label

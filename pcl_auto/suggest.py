@@ -92,7 +92,7 @@ def suggest_cases(
     dice = {
         "rounds disagree": _dice_between_rounds(run, cases),
         "transforms disagree": _numbers(rows, cases, "agreement"),
-        "the network is unsure": np.array([found[case].expected_dice for case in cases]),
+        "the network is unsure, by its own probabilities": np.array([found[case].expected_dice for case in cases]),
     }
     remarks = [_on_volumes(rows[case]["remarks"]) for case in cases]
     weights = uncertainty(

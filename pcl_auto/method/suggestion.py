@@ -23,7 +23,8 @@ def standing(values: np.ndarray) -> np.ndarray:
         values: shape (N,); NaN where nothing is known, and stays NaN.
     """
     ranks: np.ndarray = rankdata(values, nan_policy="omit")
-    return ranks / max(1, np.count_nonzero(~np.isnan(values)))
+    ranks /= max(1, np.count_nonzero(~np.isnan(values)))
+    return ranks
 
 
 def uncertainty(signs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -100,7 +101,7 @@ def reasons(
         if standing(-values)[row] > STRIKING and values[row] < np.nanmedian(values):
             found.append(f"{meaning}: Dice {values[row]:.3f} (median of all {np.nanmedian(values):.3f})")
     found += remarks[row]
-    nearer = float(np.mean(distances < distances[row]))
+    nearer = np.count_nonzero(distances < distances[row]) / max(1, len(distances) - 1)
     if nearer >= STRIKING:
         found.append(f"unlike any labelled case: farther than {nearer:.0%} of the others")
-    return found or [f"no single sign: farther from the labelled cases than {nearer:.0%} of the others, and less alike"]
+    return found or [f"no sign stands out: farther from the labelled cases than {nearer:.0%} of the others"]

@@ -77,16 +77,15 @@ def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatur
     hook = predictor.encoder.stages[-1].register_forward_hook(keep)
     try:
         logits = predictor.logits_without_mirroring(torch.from_numpy(image))
-        sure = expected_dice(logits, regions=predictor.has_regions)
+        # What is no number would be taken for background, and for sure; one class after the other, to save memory.
+        finite = all(torch.isfinite(values).all() for values in logits)
     except RuntimeError as error:
         if "Encountered inf" not in str(error):
             raise
-        sure = float("nan")
+        finite = False
     finally:
         hook.remove()
-    # Every patch is of one size.
-    vector = torch.stack(sums).mean(0)
-    if not (np.isfinite(sure) and torch.isfinite(vector).all()):
+    if not finite:
         raise NumericalError(
             Problem(
                 what="the network's output is no longer a number",
@@ -94,4 +93,6 @@ def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatur
                 fix="check the scan's intensities; if they are ordinary, train again",
             )
         )
-    return CaseFeatures(vector.tolist(), sure)
+    # Every patch is of one size.
+    vector = torch.stack(sums).mean(0)
+    return CaseFeatures(vector.tolist(), expected_dice(logits, regions=predictor.has_regions))

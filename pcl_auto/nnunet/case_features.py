@@ -77,22 +77,25 @@ def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatur
     hook = predictor.encoder.stages[-1].register_forward_hook(keep)
     try:
         logits = predictor.logits_without_mirroring(torch.from_numpy(image))
-        # What is no number would be taken for background, and for sure; one class after the other, to save memory.
-        finite = all(torch.isfinite(values).all() for values in logits)
     except RuntimeError as error:
-        if "Encountered inf" not in str(error):
-            raise
-        finite = False
+        if "Encountered inf" in str(error):
+            raise _not_finite(case) from error
+        raise
     finally:
         hook.remove()
-    if not finite:
-        raise NumericalError(
-            Problem(
-                what="the network's output is no longer a number",
-                where=case,
-                fix="check the scan's intensities; if they are ordinary, train again",
-            )
-        )
+    # What is no number would be taken for background, and for sure; one class after the other, to save memory.
+    if not all(torch.isfinite(values).all() for values in logits):
+        raise _not_finite(case)
     # Every patch is of one size.
     vector = torch.stack(sums).mean(0)
     return CaseFeatures(vector.tolist(), expected_dice(logits, regions=predictor.has_regions))
+
+
+def _not_finite(case: str) -> NumericalError:
+    return NumericalError(
+        Problem(
+            what="the network's output is no longer a number",
+            where=case,
+            fix="check the scan's intensities; if they are ordinary, train again",
+        )
+    )

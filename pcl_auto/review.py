@@ -82,7 +82,7 @@ def export_review(
         UsageError: cases without a pseudo-label.
     """
     run = read_run(run_folder(model))
-    last, stored = _last_round(run)
+    last, stored = last_round(run)
     ranked = worst_first(last.rows)
     if unknown := [case for case in cases if case not in ranked]:
         raise UsageError(
@@ -92,7 +92,7 @@ def export_review(
     folder = (output or run.folder / "review").resolve()
     record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
     if folder.is_dir() and any(folder.iterdir()):
-        _refuse_other_content(folder, record)
+        refuse_other_content(folder, RECORD, str(run.folder.parent))
     data = workspace.dataset(run.identity["dataset"])
     planned = read_plan(data).cases
     from pcl_auto.nnunet.review import write_pseudo_label
@@ -110,8 +110,12 @@ def export_review(
     return folder, chosen
 
 
-def _last_round(run: RunFacts) -> tuple[Round, Path]:
-    """The last round whose pseudo-labels are there, and their folder."""
+def last_round(run: RunFacts) -> tuple[Round, Path]:
+    """The last round whose pseudo-labels are there, and their folder.
+
+    Raises:
+        StateError: the run has come to none.
+    """
     for last in reversed(run.rounds):
         stored = last.ledger.parent / "cases"
         if stored.is_dir() and last.rows:
@@ -125,15 +129,20 @@ def _last_round(run: RunFacts) -> tuple[Round, Path]:
     )
 
 
-def _refuse_other_content(folder: Path, record: Mapping[str, Any]) -> None:
-    file = folder / RECORD
+def refuse_other_content(folder: Path, name: str, model: str) -> None:
+    """Make sure that the record ``name`` in a ``folder`` that is not empty is of the same ``model``.
+
+    Raises:
+        StateError: it is not.
+    """
+    file = folder / name
     found = read_json(file) if file.is_file() else {}
-    if found.get("model") != record["model"]:
+    if found.get("model") != model:
         raise StateError(
             Problem(
                 what="the folder holds something else",
                 where=str(folder),
-                expected="an empty folder, or a review of the same model",
+                expected=f"an empty folder, or a {name} of the same model",
                 found=str(found.get("model", "files of another kind")),
                 fix="choose another folder with -o",
             )
@@ -187,10 +196,10 @@ def continuation(
         LockedError: the run is still being trained.
     """
     run = read_run(run_folder(model))
-    _last_round(run)  # there is one
+    last_round(run)  # there is one
     data = workspace.dataset(run.identity["dataset"])
     with sole_writer(run.folder.parent):
-        start = _start(run.folder)
+        start = last_checkpoint(run.folder)
     masks = {case: mask for case, mask in _corrected_masks(run, corrected).items() if _is_new(run.split, case, mask)}
     if not masks:
         raise StateError(
@@ -248,7 +257,12 @@ def _epochs_done(run: RunFacts) -> int:
     return max((int(event["epoch"]) for event in run.epochs), default=0)
 
 
-def _start(folder: Path) -> Path:
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint that the run in ``folder`` (that of a fold) has come to.
+
+    Raises:
+        StateError: there is none.
+    """
     for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
         if (folder / name).is_file():
             return folder / name

@@ -96,3 +96,29 @@ def training_seconds(schedule: Any, costs: Any) -> float:
                 seconds += costs.validation_step_s
             seconds += costs.epoch_s
     return seconds + costs.end_s
+
+
+def diverse_batch(features: Sequence[Vector], labeled: Sequence[Vector], weights: Vector, number: int) -> list[int]:
+    """Which to label next: weight times distance to the nearest that is labelled or chosen, told one by one."""
+    chosen: list[int] = []
+    while len(chosen) < min(number, len(features)):
+        best, best_score = -1, (-1.0, -1.0)
+        for row, feature in enumerate(features):
+            if row in chosen:
+                continue
+            centres = [*labeled, *(features[other] for other in chosen)]
+            score = (weights[row] * min(math.dist(feature, centre) for centre in centres), weights[row])
+            if score > best_score:
+                best, best_score = row, score
+        chosen.append(best)
+    return chosen
+
+
+def standing(values: Vector) -> list[float]:
+    """The mean place of each known value among those that are known, over their number."""
+    known = sorted(value for value in values if not math.isnan(value))
+    found = []
+    for value in values:
+        places = [place for place, other in enumerate(known, 1) if other == value]
+        found.append(sum(places) / len(places) / len(known) if places else math.nan)
+    return found

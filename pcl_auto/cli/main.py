@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 from pcl_auto import __version__
-from pcl_auto.cli import benchmark, checks, demo, download, env, evaluate, plan, predict, report, review, status, train
+from pcl_auto.cli import (
+    benchmark,
+    checks,
+    demo,
+    download,
+    env,
+    evaluate,
+    plan,
+    predict,
+    report,
+    review,
+    status,
+    suggest,
+    train,
+)
 from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.errors import PclautoError
 
@@ -49,6 +63,7 @@ app.command("status")(status.status)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("suggest")(suggest.suggest)
 app.command("review")(review.review)
 app.command("benchmark")(benchmark.benchmark)
 app.command("env")(env.env)

@@ -39,13 +39,15 @@ class Segmentation(NamedTuple):
 class ModelPredictor:
     """A trained model, ready to segment images."""
 
-    def __init__(self, model: Path, device: torch.device, *, mirroring: bool = True) -> None:
-        """Load the folds that ``model`` holds.
+    def __init__(
+        self, model: Path, device: torch.device, *, mirroring: bool = True, checkpoint: Path | None = None
+    ) -> None:
+        """Load the finished folds that ``model`` holds, or the one ``checkpoint`` in it.
 
         Raises:
             StateError: the folder holds no trained model, or one whose weights do not fit its plans.
         """
-        checkpoints = sorted(model.glob(f"fold_*/{FINAL}"))
+        checkpoints = [checkpoint] if checkpoint is not None else sorted(model.glob(f"fold_*/{FINAL}"))
         if not checkpoints:
             raise StateError(
                 Problem(
@@ -141,15 +143,40 @@ class ModelPredictor:
             sure = self._certainty(data) if certainty else None
         return Segmentation(mask, properties, sure)
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether the logits are of regions."""
+        return bool(self._labels.has_regions)
+
+    @property
+    def encoder(self) -> Any:
+        """The network's encoder, with its ``stages``.
+
+        Raises:
+            StateError: the network has none.
+        """
+        network = self._unmirrored.network
+        if not hasattr(getattr(network, "encoder", None), "stages"):
+            raise StateError(
+                Problem(
+                    what="the network's features cannot be reached",
+                    where=type(network).__name__,
+                    expected="a U-Net with encoder.stages",
+                    fix="plan with --planner default, resenc-m or resenc-l",
+                )
+            )
+        return network.encoder
+
+    def logits_without_mirroring(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (K, z, y, x) of a preprocessed image (C, z, y, x), by the first fold, as in training."""
+        self._unmirrored.network.load_state_dict(self._weights[0])
+        with half_precision(self._device):
+            logits: torch.Tensor = self._unmirrored.predict_sliding_window_return_logits(image)
+        return logits
+
     def _certainty(self, image: np.ndarray) -> float:
         """How far the first fold's segmentation of a preprocessed image (C, z, y, x) is to be trusted."""
-        self._unmirrored.network.load_state_dict(self._weights[0])
-
-        def segment(voxels: torch.Tensor) -> torch.Tensor:
-            with half_precision(self._device):  # as the reference was made
-                logits: torch.Tensor = self._unmirrored.predict_sliding_window_return_logits(voxels)
-                return logits
-
+        segment = self.logits_without_mirroring
         in_plane = len(self.configuration.patch_size) == 2
         try:
             return certainty_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)

@@ -54,7 +54,7 @@ def test_readme_commands_run_in_order(user: Shell, model: Path, trained: Path) -
             rest = [argument for argument in rest if argument != "--supervised-only"] + ["--model", str(model)]
             if "out/" not in rest:
                 rest.append("--overwrite")
-        if verb == "report":
+        if verb in {"report", "suggest"}:
             rest += ["--model", str(model), "--workspace", str(trained)]
         if verb == "evaluate" and rest[0] == "out/":
             rest.append("--allow-missing")

@@ -51,8 +51,8 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, wor
     save_like(mask, wrong, corrected / f"{case}.nii.gz")
     save_like(mask, voxels, corrected / f"{cases[1]}.nii.gz", np.diag([9.0, 9, 9, 1]))
     save_like(mask, voxels, corrected / "nobody.nii.gz")
-    results = (work / "nnUNet_results").rglob("*")
-    before = {file: file_digest(file) for file in results if file.is_file() and corrected not in file.parents}
+    kept = folder.parents[1].rglob("*")
+    before = {file: file_digest(file) for file in kept if file.is_file() and corrected not in file.parents}
     refused = shell.pclauto("train", "--continue", *ours, "--device", "cpu", code=3)
     for name in (f"{case}.nii.gz", f"{cases[1]}.nii.gz", "nobody.nii.gz"):
         assert str(corrected / name) in refused.stderr

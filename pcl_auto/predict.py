@@ -95,8 +95,8 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
         raise StateError(_no_model(f"no model {name!r}", workspace, known))
     last = workspace.remembered().get("last_run", {})
     for trainer in (SUPERVISED,) if supervised_only else (JOINT, SUPERVISED):
-        if trainer in last and (Path(last[trainer]) / "plans.json").is_file():
-            return Path(last[trainer])
+        if trainer in last and (workspace.results / last[trainer] / "plans.json").is_file():
+            return workspace.results / last[trainer]
     raise StateError(_no_model("no trained model", workspace, known))
 
 

@@ -103,7 +103,9 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         while waiting := _train_each(runs, plans, store, request, device, listener):
             _meet(waiting, device, listener)
     if first and request.remember and not request.prepare_only:
-        workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: str(run.model)})
+        # Relative, so that a copy of the workspace means its own.
+        last = run.model.relative_to(workspace.results).as_posix()
+        workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: last})
     return run
 
 

@@ -86,7 +86,8 @@ def test_a_remembered_model_that_is_gone(workspace: Workspace) -> None:
 
 
 def test_the_baseline_is_not_stood_in_for(workspace: Workspace) -> None:
-    workspace.remember(last_run={JOINT: str(train(workspace, "Dataset005_Prostate", "joint"))})
+    joint = train(workspace, "Dataset005_Prostate", "joint")
+    workspace.remember(last_run={JOINT: joint.relative_to(workspace.results).as_posix()})
     with pytest.raises(StateError, match="no trained model"):
         find_model(workspace, None, supervised_only=True)
 

@@ -93,7 +93,7 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
             if (candidate / "plans.json").is_file():
                 return candidate.resolve()
         raise StateError(_no_model(f"no model {name!r}", workspace, known))
-    last = workspace.remembered().get("last_run", {})
+    last: dict[str, str] = workspace.remembered().get("last_run", {})
     for trainer in (SUPERVISED,) if supervised_only else (JOINT, SUPERVISED):
         if trainer in last and (workspace.results / last[trainer] / "plans.json").is_file():
             return workspace.results / last[trainer]

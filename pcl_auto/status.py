@@ -26,7 +26,8 @@ class Status:
     ``state``: ``stopped`` goes on when its command is repeated; ``elsewhere`` is held by another machine, or was when
     that one ended.
     ``seconds_left``: as the last epochs went; None where there is nothing to go by.
-    ``dice``: of the last epoch's patches or validation cases, by class, and ``dice_of`` which.
+    ``dice``: of the last epoch's patches or validation cases, by class, None for one that none of them holds;
+    ``dice_of`` which.
     """
 
     folder: str
@@ -39,7 +40,7 @@ class Status:
     epochs: int
     stage: str
     losses: dict[str, float]
-    dice: list[float]
+    dice: list[float | None]
     dice_of: str
     seconds_left: float | None
     last_event: str

@@ -55,7 +55,7 @@ def write_run(
     (folder / "run.json").write_text(json.dumps(record))
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text(json.dumps(dataset))
-    epoch = {"event": "epoch", "patch_dice": [0.5, None], "patch_dice_of": "labelled cases"}
+    epoch = {"event": "epoch", "seconds": 2.0, "patch_dice": [0.5, None], "patch_dice_of": "labelled cases"}
     drawn = {"event": "pseudo_labels", "cases": 3, "used": 2, "outside_labeled_range": 0, "vanished": []}
     events: list[dict[str, Any]] = [
         {**epoch, "epoch": 1, "losses": {"loss": 1.0}},
@@ -65,7 +65,8 @@ def write_run(
         {**epoch, "epoch": 3, "losses": {"loss": 0.25, "contrast": 1.5}},
         {"event": "trained", "epochs": 3, "seconds": 4.5, "memory_mb": 321},
     ]
-    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, events)) + '\n{"event": "cut o')
+    lines = [json.dumps({"time": "2026-01-01T00:00:00+00:00", **event}) for event in events]
+    (folder / "events.jsonl").write_text("\n".join(lines) + '\n{"event": "cut o')
     for number in (1, 2):
         ledger = folder / "pseudo_labels" / f"round_{number}" / "ledger.csv"
         (ledger.parent / "cases").mkdir(parents=True)

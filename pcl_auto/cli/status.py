@@ -53,39 +53,36 @@ def status(
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
+    if not seconds:
+        return ""  # after the last epoch something is still done, nobody knows for how long
     minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
     return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{hours} h"
 
 
-def _arm(run: Status) -> str:
-    return "baseline" if run.trainer.endswith("Supervised") else "ours"
+def _dice(run: Status) -> str:
+    return " ".join("–" if value is None else f"{value:.2f}" for value in run.dice)
 
 
 def _show_all(terminal: Terminal, runs: list[Status]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from pcl_auto.request import SUPERVISED
+
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("data set", "split", "recipe", "arm", "state", "epoch", "stage", "left", "patch Dice"):
-        table.add_column(
-            name,
-            no_wrap=name in {"state", "epoch", "stage", "left", "patch Dice"},
-            overflow="fold",
-            justify="right" if name in {"epoch", "left"} else "left",
-        )
+    plain = {"state", "epoch", "left", "patch Dice"}
+    for name in ("data set", "split", "recipe", "state", "epoch", "left", "patch Dice"):
+        right = name in {"epoch", "left"}
+        table.add_column(name, no_wrap=name in plain, overflow="fold", justify="right" if right else "left")
     for run in runs:
         cells = (
-            run.dataset.removeprefix("Dataset"),
+            run.dataset.split("_", 1)[-1],
             f"{run.split} {Path(run.folder).name}".removesuffix(" fold_all"),
-            run.recipe,
-            _arm(run),
+            f"{run.recipe}, baseline" if run.trainer == SUPERVISED else run.recipe,
             run.state,
             f"{run.epoch}/{run.epochs}",
-            run.stage if run.state != "finished" else "",
             _time(run.seconds_left) if run.state == "running" else "",
-            " ".join(f"{value:.2f}" for value in run.dice),
+            _dice(run),
         )
         table.add_row(*map(Text, cells))
     terminal.out.print(table)
@@ -99,9 +96,9 @@ def _show_one(terminal: Terminal, run: Status) -> None:
             "elsewhere": "begun on another machine, perhaps running there",
         }.get(run.state, run.state),
         "epoch": f"{run.epoch} of {run.epochs}, {run.stage}",
-        "left": f"about {_time(run.seconds_left)}" if run.seconds_left is not None else "",
+        "left": f"about {_time(run.seconds_left)}" if run.seconds_left else "",
         "losses": "  ".join(f"{name} {value:.3f}" for name, value in run.losses.items()),
-        "Dice": f"{' '.join(f'{value:.2f}' for value in run.dice)} ({run.dice_of})" if run.dice else "",
+        "Dice": f"{_dice(run)} ({run.dice_of})" if run.dice else "",
         "last sign": run.last_event,
         "log": str(Path(run.folder) / "log.txt"),
         "command": shlex.join(["pclauto", *run.command[1:]]),

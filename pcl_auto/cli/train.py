@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from pcl_auto.run.workspace import Workspace
 
 
+def _recipes() -> list[str]:
+    """What a shell completes; a file is completed by the shell itself."""
+    return ["default", "paper", "quick"]
+
+
 def train(
     dataset: Annotated[
         Optional[str],  # noqa: UP045
@@ -43,7 +48,9 @@ def train(
         typer.Option(help="Cross-validate over the labelled cases; predict with all of these models.", min=2),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw and of the training.", min=0)] = 0,
-    recipe: Annotated[str, typer.Option(help="default, paper, quick, or a TOML file.")] = "default",
+    recipe: Annotated[
+        str, typer.Option(help="default, paper, quick, or a TOML file.", autocompletion=_recipes)
+    ] = "default",
     epochs: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1),

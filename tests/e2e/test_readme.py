@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 import shutil
@@ -13,11 +15,13 @@ import pytest
 from scanner import write_series
 from shell import Shell
 
+from pcl_auto.cli.main import app
 from pcl_auto.data.phantom import make_phantom
 
 ROOT = Path(__file__).parents[2]
 INDENTED = re.compile(r"^    (pclauto .*)$", re.MULTILINE)
 COMMANDS = [shlex.split(line)[1:] for line in INDENTED.findall((ROOT / "README.md").read_text())]
+VERBS = [command.name for command in app.registered_commands]
 # Trainings of minutes to days are resolved to the last setting, and not started.
 NOT_STARTED = {"train", "benchmark"}
 
@@ -39,10 +43,20 @@ def user(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Shell:
 
 
 def test_readme_shows_every_verb() -> None:
-    assert {command[0] for command in COMMANDS} >= {"plan", "train", "predict", "evaluate", "report", "benchmark"}
+    assert {command[0] for command in COMMANDS} >= set(VERBS) - {"demo"}
+
+
+def correct_one(folder: Path) -> None:
+    """As somebody does in an editor: a mask changed and saved under its name."""
+    mask = min((folder / "pseudo_labels").iterdir())
+    image = nibabel.load(mask)
+    voxels = np.zeros(image.shape, np.uint8)
+    voxels[2:8, 3:9, 2:6], voxels[8:12, 3:9, 2:6] = 1, 2
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), folder / "corrected" / mask.name)
 
 
 def test_readme_commands_run_in_order(user: Shell, model: Path, trained: Path) -> None:
+    copied = shutil.copytree(trained, user.folder / "trained", symlinks=True)
     for command in COMMANDS:
         verb, *rest = command
         if verb in NOT_STARTED:
@@ -54,6 +68,10 @@ def test_readme_commands_run_in_order(user: Shell, model: Path, trained: Path) -
             rest = [argument for argument in rest if argument != "--supervised-only"] + ["--model", str(model)]
             if "out/" not in rest:
                 rest.append("--overwrite")
+        if verb == "review" or "--continue" in rest:
+            rest += ["--model", model.name, "--workspace", str(copied)]
+        if "--continue" in rest:
+            correct_one(user.folder / "to_correct")
         if verb in {"report", "suggest"}:
             rest += ["--model", str(model), "--workspace", str(trained)]
         if verb == "evaluate" and rest[0] == "out/":
@@ -62,6 +80,43 @@ def test_readme_commands_run_in_order(user: Shell, model: Path, trained: Path) -
             label = next((user.folder / "Task05_Prostate" / "labelsTs").iterdir())
             mask.rename(mask.with_name(label.name))
         user.pclauto(verb, *rest)
+
+
+def documented_events() -> dict[str, set[str]]:
+    """README's table: an event's fields, those that are not always there included."""
+    found = {}
+    for name, text in re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE):
+        found[name] = set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", text)))
+    last_check = found.pop("last_check")
+    assert last_check == {"pseudo_labels", "round"}  # told by reference
+    return {**found, "last_check": found["pseudo_labels"] - {"round"}}
+
+
+def emitted_events() -> dict[str, set[str]]:
+    """What the code can write: names of events, and of the fields that it names there."""
+    found: dict[str, set[str]] = {}
+    for file in (ROOT / "pcl_auto").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            is_emit = isinstance(call, ast.Call) and ast.unparse(call.func).endswith("emit")
+            if is_emit and call.args and isinstance(call.args[0], ast.Constant):
+                fields = {keyword.arg for keyword in call.keywords if keyword.arg is not None}
+                found[call.args[0].value] = found.get(call.args[0].value, set()) | fields
+    return found
+
+
+def test_readme_tells_every_event_and_its_fields(model: Path) -> None:
+    documented, emitted = documented_events(), emitted_events()
+    assert documented.keys() == emitted.keys()
+    for name, fields in emitted.items():
+        assert fields <= documented[name], name
+    perhaps = {"from_model", "from_shared_start"}
+    seen = set()
+    for line in (model / "fold_all" / "events.jsonl").read_text().splitlines():
+        fields = json.loads(line).keys() - {"time"}
+        name = json.loads(line)["event"]
+        assert documented[name] - perhaps <= fields - {"event"} <= documented[name], name
+        seen.add(name)
+    assert seen >= {"started", "epoch", "pseudo_labels", "trained"}
 
 
 def test_demo_goes_the_whole_way(shell: Shell) -> None:

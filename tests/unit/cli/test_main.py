@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +18,11 @@ from pcl_auto import __version__, errors
 from pcl_auto.cli import main
 from pcl_auto.errors import PclautoError, Problem
 
-VERBS = ("plan", "train", "predict", "evaluate", "benchmark", "env", "demo", "download", "checks")
+VERBS = tuple(command.name for command in main.app.registered_commands)
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*[34]\d[;m]")
 
 # Runs the command and says on stderr which heavy packages that took.
 WATCH_IMPORTS = f"""
@@ -227,3 +232,49 @@ def test_a_wrong_task_name_is_answered_without_torch(tmp_path: Path) -> None:
 
 def test_the_version(tmp_path: Path) -> None:
     assert pclauto(tmp_path, "--version").stdout == f"pclauto {__version__}\n"
+
+
+def completed(folder: Path, shell: str, line: str) -> str:
+    """What a shell is told that could go on with after ``line``."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    if shell != "bash":
+        words = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("pclauto"))],
+        cwd=folder, env={**os.environ, **words, "_PCLAUTO_COMPLETE": f"complete_{shell}"}, text=True,
+        capture_output=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_verbs_options_and_recipes(tmp_path: Path, shell: str) -> None:
+    assert "status" in completed(tmp_path, shell, "pclauto stat")
+    assert "--supervised-only" in completed(tmp_path, shell, "pclauto train --supervised")
+    recipes = completed(tmp_path, shell, "pclauto train --recipe qu")
+    assert "quick" in recipes
+    assert "paper" not in recipes
+
+
+def in_terminal(folder: Path, variables: dict[str, str], *arguments: str) -> str:
+    """What the command writes when its output is a terminal."""
+    ours, theirs = pty.openpty()
+    kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pcl_auto", *arguments], cwd=folder, env={**kept, "COLUMNS": "100", **variables},
+        stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+    ):  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # so a terminal ends on Linux
+            while more := os.read(ours, 65536):
+                shown += more
+        os.close(ours)
+    return shown.decode()
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_are_left_out_when_asked(tmp_path: Path, variables: dict[str, str]) -> None:
+    for arguments in (("--help",), ("train", "--nope")):
+        assert COLOUR.search(in_terminal(tmp_path, {"TERM": "xterm-256color"}, *arguments))
+        assert not COLOUR.search(in_terminal(tmp_path, {"TERM": "xterm-256color", **variables}, *arguments))
+    assert "\x1b" not in in_terminal(tmp_path, {"TERM": "dumb"}, "env")

@@ -25,6 +25,7 @@ from pcl_auto.cli import (
     review,
     status,
     suggest,
+    sweep,
     train,
 )
 from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
@@ -66,6 +67,7 @@ app.command("report")(report.report)
 app.command("suggest")(suggest.suggest)
 app.command("review")(review.review)
 app.command("benchmark")(benchmark.benchmark)
+app.command("sweep")(sweep.sweep)
 app.command("env")(env.env)
 app.command("demo")(demo.demo)
 

@@ -43,3 +43,18 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path) -> None:
     assert json.loads(again.stdout)["runs_done"] == 2
     refused = shell.pclauto(*command, "--epochs", "7", code=4)
     assert "recipe.schedule" in refused.stderr
+
+    sweep = ["sweep", task, "--workspace", "bench-work", "--seeds", "1", "--device", "cpu", "--recipe", "paper",
+             "--budget", "bench.toml"]  # fmt: skip
+    planned = shell.pclauto(*sweep, "--labeled", "1,2", "--dry-run")
+    listed = [line.split(maxsplit=1) for line in planned.stderr.splitlines() if line.startswith("  ")]
+    assert listed == [["supervised_L1_s0"], ["paper_L1_s0"], ["supervised_L2_s0", "done before"],
+                      ["paper_L2_s0", "done before"]]  # fmt: skip
+    told = shell.pclauto(*sweep, "--labeled", "2", "--json")
+    assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
+    (point,) = json.loads(told.stdout)["curve"]
+    assert (point["arm"], point["labeled"], point["dice"]) == ("paper", 2, paper["mean"]["dice"])
+    assert point["baseline"] == supervised["mean"]["dice"]
+    shown = shell.pclauto(*sweep, "--labeled", "2").stdout.splitlines()
+    assert shown[0].split() == ["labels", "nnU-Net", "alone", "paper", "gain"]
+    assert shown[1].split()[0] == "2"

@@ -35,7 +35,9 @@ def test_of_a_curve_that_falls_the_first_number_that_reaches_it_counts() -> None
 
 
 def row(arm: str, labeled: int, dice: float) -> Row:
-    compared = None if arm in (SUPERVISED, ALL_LABELS) else Comparison(1, 0, 3, 0.1, 0.5, 0.5, "no clear difference")
+    compared = (
+        None if arm in (SUPERVISED, ALL_LABELS) else Comparison(1, 9, 0.1, 0.5, 1, (), 0.5, "no clear difference")
+    )
     return Row(arm, labeled, Spread(dice, 0.0, 1), Spread(1.0, 0.0, 1), 0, 1.0, 1.0, compared)
 
 

@@ -26,7 +26,7 @@ def demo(
 
     \b
       pclauto demo
-      pclauto demo /tmp/demo --seed 1
+      pclauto demo my-demo --seed 1
     """
     from pcl_auto.cli.progress import TrainingProgress
     from pcl_auto.cli.terminal import Terminal

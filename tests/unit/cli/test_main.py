@@ -234,20 +234,21 @@ def test_the_version(tmp_path: Path) -> None:
     assert pclauto(tmp_path, "--version").stdout == f"pclauto {__version__}\n"
 
 
-def completed(folder: Path, shell: str, line: str) -> str:
-    """What a shell is told that could go on with after ``line``."""
+def completed(folder: Path, shell: str, line: str, *, action: str = "complete") -> str:
+    """What a shell is told that could go on with after ``line``; or its script."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     if shell != "bash":
         words = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     return subprocess.run(
         [str(Path(sys.executable).with_name("pclauto"))],
-        cwd=folder, env={**os.environ, **words, "_PCLAUTO_COMPLETE": f"complete_{shell}"}, text=True,
+        cwd=folder, env={**os.environ, **words, "_PCLAUTO_COMPLETE": f"{action}_{shell}"}, text=True,
         capture_output=True, check=True, timeout=60,
     ).stdout  # fmt: skip
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_completes_verbs_options_and_recipes(tmp_path: Path, shell: str) -> None:
+    assert "_PCLAUTO_COMPLETE" in completed(tmp_path, shell, "", action="source")
     assert "status" in completed(tmp_path, shell, "pclauto stat")
     assert "--supervised-only" in completed(tmp_path, shell, "pclauto train --supervised")
     recipes = completed(tmp_path, shell, "pclauto train --recipe qu")

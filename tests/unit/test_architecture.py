@@ -131,6 +131,12 @@ def _unsafe(module: ast.Module) -> Iterator[str]:
             yield ast.unparse(node)
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """Without packages under tests/, pytest imports each by its bare name and stops at the second of a name."""
+    names = [path.name for path in Path(__file__).resolve().parents[1].rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 @every_module
 def test_nothing_runs_what_it_reads(path: Path) -> None:
     assert list(_unsafe(tree(path))) == []

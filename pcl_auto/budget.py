@@ -193,6 +193,12 @@ class Fitted:
         """The whole time of the command that was begun first."""
         return self.before_s + self.costs.forecast_s(self.schedule)
 
+    @property
+    def budget_of_own_length_s(self) -> int:
+        """The budget, in whole minutes, that has room for the recipe as it is."""
+        own_s = self.before_s + self.costs.forecast_s(Schedule(**self.recipe["schedule"]))
+        return 60 * math.ceil(own_s / AIM / 60)
+
     def disk_mb(self, *, joint: bool) -> int:
         """What stays on the disk, in MB (2^20 bytes)."""
         return round(self.checkpoint_mb + (self.schedule.rounds * self.round_mb if joint else 0))

@@ -25,7 +25,7 @@ class Status:
 
     ``state``: ``stopped`` goes on when its command is repeated; ``elsewhere`` is held by another machine, or was when
     that one ended.
-    ``seconds_left``: as the last epochs went; None where there is nothing to go by.
+    ``seconds_left``: as the last epochs and pseudo-labels went; None where there is nothing to go by.
     ``dice``: of the last epoch's patches or validation cases, by class, None for one that none of them holds;
     ``dice_of`` which.
     """
@@ -91,7 +91,7 @@ def status_of(folder: Path) -> Status:
         losses=last.get("losses", {}),
         dice=last.get("patch_dice", []),
         dice_of=last.get("patch_dice_of", ""),
-        seconds_left=None if state == "finished" else _seconds_left(run, epochs - done),
+        seconds_left=None if state == "finished" else _seconds_left(run, epochs - done, schedule["rounds"]),
         last_event=run.events[-1]["time"] if run.events else "",
         rounds=[_without_time(event) for event in run.happened("pseudo_labels", "rolled_back", "degenerate")],
         command=list(run.record.get("command", ())),
@@ -125,10 +125,16 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _seconds_left(run: RunFacts, epochs: int) -> float | None:
-    """As long as the last epochs took."""
+def _seconds_left(run: RunFacts, epochs: int, rounds: int) -> float | None:
+    """As the last epochs went, and for each of ``rounds`` that has no pseudo-labels yet as the last ones went."""
     recent = [float(event["seconds"]) for event in run.epochs[-_LAST_EPOCHS:]]
-    return epochs * sum(recent) / len(recent) if recent else None
+    if not recent:
+        return None
+    labeled = run.happened("pseudo_labels")
+    # Before the first round nothing is known of them, and an older version kept no time.
+    last_s = float(labeled[-1].get("seconds", 0)) if labeled else 0.0
+    ahead = rounds - max((int(event["round"]) for event in labeled), default=0)
+    return epochs * sum(recent) / len(recent) + ahead * last_s
 
 
 def _last_written(folder: Path) -> float:

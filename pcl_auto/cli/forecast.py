@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pcl_auto.budget import Fitted
     from pcl_auto.dry_run import PlanForecast, TrainForecast
 
+# Of the recipe's own length: a training that is shorter is told so.
+SHORT = 0.5
+
 
 def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     """What was timed and chosen, and, for a run that begins, when it should be done."""
@@ -29,6 +32,11 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     lines.append(f"           {share:.3g} times the recipe's own {own.epochs * own.steps_per_epoch} steps")
     if schedule.rounds < own.rounds:
         lines.append(f"           {schedule.rounds} rounds instead of {own.rounds}, so that each has steps to learn in")
+    if schedule.rounds and share < SHORT:
+        lines += [
+            "           a short start makes poor pseudo-labels: compare with --supervised-only, or take",
+            f"           --budget {spelled(fitted.budget_of_own_length_s)}, in which the recipe's own length fits",
+        ]
     if not fresh:
         return [*lines, "           fitted by an earlier command: the same steps, whatever time they take now"]
     whole_s = fitted.forecast_s if joint else fitted.before_s + costs.of_baseline().forecast_s(schedule)

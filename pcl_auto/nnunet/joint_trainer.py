@@ -257,11 +257,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             return
         if self.meets_folds and not have_met(self.run_folder, round_number, self.split.unlabeled):
             raise WaitsForFolds(round_number)
+        before_s = self.seconds
         rows = self.segment_unlabeled(self.segmenter_of_round(round_number), round_number, folder, self.split.unlabeled)
         if rows:
-            self.events.emit(
-                "pseudo_labels", round=round_number, **pseudo_labels.summary(rows, list(self.labeled.classes))
-            )
+            summary = pseudo_labels.summary(rows, list(self.labeled.classes))
+            self.events.emit("pseudo_labels", round=round_number, seconds=self.seconds - before_s, **summary)
 
     def segmenter_of_round(self, round_number: int) -> pseudo_labels.Segmenter:
         """What makes the pseudo-labels of a round: the network, or after the first round its teacher."""
@@ -348,9 +348,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """No round follows whose pseudo-labels would show a collapse: segment a few cases."""
         cases = sorted(self.split.unlabeled)[:CASES_OF_LAST_CHECK]
         folder = self.round_guard.labels_after(round_number)
+        before_s = self.seconds
         rows = self.segment_unlabeled(self._segmenter(self.network), round_number + 1, folder, cases)
         if rows:
-            self.events.emit("last_check", **pseudo_labels.summary(rows, list(self.labeled.classes)))
+            summary = pseudo_labels.summary(rows, list(self.labeled.classes))
+            self.events.emit("last_check", seconds=self.seconds - before_s, **summary)
 
     def _roll_back(self, round_number: int, reasons: list[str]) -> None:
         """Return to the start of the round; epochs count on, so that every run is as long as its recipe says."""

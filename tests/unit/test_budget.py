@@ -207,3 +207,19 @@ def test_what_was_chosen_is_told(tmp_path: Path) -> None:
     assert "earlier command" in "\n".join(fitted_lines(fitted, fresh=False, joint=True))
     baseline = fitted_lines(fitted, fresh=True, joint=False)[-1].split()[1]
     assert parse_budget(baseline) < fitted.forecast_s
+
+
+def test_a_short_training_is_told_the_budget_of_the_recipe_s_own_length(tmp_path: Path) -> None:
+    _, fitted = fitted_on_file(tmp_path)
+    assert "--budget" not in "\n".join(fitted_lines(fitted, fresh=True, joint=True))
+    own = load_recipe("quick").schedule
+    third = own.epochs * own.steps_per_epoch // (3 * fitted.schedule.epochs)
+    short = replace(fitted, schedule=replace(fitted.schedule, steps_per_epoch=third))
+    (named,) = (
+        line.split()[1].rstrip(",") for line in fitted_lines(short, fresh=True, joint=True) if "--budget" in line
+    )
+    assert parse_budget(named) == fitted.budget_of_own_length_s
+    longer = fit(own, CPU, AIM * fitted.budget_of_own_length_s - fitted.before_s)
+    assert longer is not None
+    steps = longer.epochs * longer.steps_per_epoch
+    assert 0.95 <= steps / (own.epochs * own.steps_per_epoch) <= 1.5  # to the minute

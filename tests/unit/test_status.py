@@ -79,6 +79,10 @@ def test_the_time_left_follows_from_the_last_epochs(model: Path) -> None:
     (model / "fold_all" / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = status_of(model / "fold_all")
     assert (found.epoch, found.epochs, found.seconds_left) == (6, 10, 4 * 3.0)
+    labeled = [{"event": "pseudo_labels", "time": "t", "round": number, "seconds": 50.0 * number} for number in (1, 2)]
+    with (model / "fold_all" / "events.jsonl").open("a") as events:
+        events.writelines(json.dumps(line) + "\n" for line in labeled)
+    assert status_of(model / "fold_all").seconds_left == 4 * 3.0 + 100.0
 
 
 def test_a_run_that_has_not_begun(model: Path) -> None:

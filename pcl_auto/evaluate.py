@@ -307,10 +307,10 @@ def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]]
     for case in sorted(predicted.keys() ^ true.keys()):
         if case in true:
             problem = Problem(
-                "label without a prediction", str(true[case]), "predict this case too or allow missing cases"
+                "label without a prediction", str(true[case]), "predict this case too, or take --allow-missing"
             )
         else:
-            fix = "add its label or allow missing cases"
+            fix = "add its label, or take --allow-missing"
             problem = Problem("prediction without a label", str(predicted[case]), fix)
         unpaired.append((case, problem))
     common = sorted(predicted.keys() & true.keys())

@@ -154,6 +154,9 @@ class Judgement:
     agreement: float = _setting(0.0, 0.0, 1.0)
     # Keep one connected component of every class that is in one piece in all labelled cases.
     largest_component: bool = False
+    # A round trains on labels alone where the median volume of a class in its pseudo-labels lies beyond this range,
+    # made as the one above; 0: only where they hold nothing.
+    degenerate_margin: float = _setting(4.0, 0.0, 1000.0)
     # Roll back a round that the network comes out of collapsed.
     guard: bool = True
     # With validation cases: a collapse is a fall of their Dice in a round by more than this.

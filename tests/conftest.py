@@ -37,6 +37,8 @@ segmentation_weight = 0.5
 copy_paste = true
 [teacher]
 memory = 0.5
+[judgement]
+degenerate_margin = 0.0
 """
 
 

@@ -12,6 +12,9 @@ from pcl_auto.cli.options import JsonOption
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
 
+# Of the cases that were not scored, in a line.
+MOST_NAMED = 5
+
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or one file.")],
@@ -79,5 +82,7 @@ def _render(terminal: Terminal, result: dict[str, Any]) -> None:
         terminal.say(f"{missing} structures are in one mask only: Dice 0, no HD95")
     if result["unscored_values"]:
         terminal.say(f"values that no label holds, counted as background: {result['unscored_values']}")
-    for entry in result["skipped"]:
-        terminal.say(f"not scored: {entry['id']}: {entry['reason']}")
+    for reason in dict.fromkeys(entry["reason"] for entry in result["skipped"]):
+        cases = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
+        names = ", ".join(cases[:MOST_NAMED]) + (", …; --json names all" if len(cases) > MOST_NAMED else "")
+        terminal.say(f"not scored, {reason}: {len(cases)} ({names})")

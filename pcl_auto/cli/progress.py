@@ -152,8 +152,9 @@ class TrainingProgress:
         for name in rest["vanished"]:
             self.terminal.say(f"warning: class {name} is in no pseudo-label of round {round}")
 
-    def _on_degenerate(self, round: int) -> None:  # noqa: A002
-        self.terminal.say(f"warning: the pseudo-labels of round {round} are all background: it trains on labels alone")
+    def _on_degenerate(self, round: int, reasons: list[str]) -> None:  # noqa: A002
+        why = "; ".join(reasons)
+        self.terminal.say(f"warning: round {round} trains on labels alone, its pseudo-labels would spoil it: {why}")
 
     def _on_last_check(self, cases: int, dice_to_last_round: float, **_rest: Any) -> None:
         self.terminal.say(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")

@@ -1,4 +1,4 @@
-"""Whether a network came out of a round collapsed, told from what it segments before and after."""
+"""Whether pseudo-labels are worth a round, and whether a network came out of a round collapsed, told from volumes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,33 @@ EPOCHS_OF_A_DICE = 5
 
 # Case to class to volume in millilitres.
 Volumes = Mapping[str, Mapping[str, float]]
+
+
+def degenerate(volumes: Volumes, labeled_volumes_ml: Mapping[str, np.ndarray], *, margin: float) -> list[str]:
+    """Why a round is not to learn from pseudo-labels of these ``volumes``; empty where it may.
+
+    They hold no foreground at all, or a class is far from what the labelled cases show, as where one has swallowed the
+    others: a network that learns from such masks only becomes surer of them.
+
+    Args:
+        volumes: of the cases that the round would use.
+        labeled_volumes_ml: volumes of each class in the labelled cases; none where they are not known.
+        margin: widens the labelled range, which the median of a class must not leave; 0 for any volume.
+    """
+    if not any(volume for classes in volumes.values() for volume in classes.values()):
+        return ["all background"]
+    reasons = []
+    for name, known in labeled_volumes_ml.items() if margin else ():
+        median = np.median([classes[name] for classes in volumes.values()])
+        low, high = labeled_range(known, margin)
+        # Of a class that no labelled case holds nothing is known.
+        if not low <= median <= high and known.max() > 0:
+            reasons.append(f"the median volume of {name} is {median:.3g} ml, {_labeled(known)}")
+    return reasons
+
+
+def _labeled(volumes_ml: np.ndarray) -> str:
+    return f"labelled cases {volumes_ml.min():.3g} to {volumes_ml.max():.3g}"
 
 
 def collapse(
@@ -42,7 +69,7 @@ def collapse(
         if low <= np.median(earlier) <= high and not low <= np.median(now) <= high:
             reasons.append(
                 f"the median volume of {name} went from {np.median(earlier):.3g} to {np.median(now):.3g} ml, "
-                f"labelled cases {known.min():.3g} to {known.max():.3g}"
+                f"{_labeled(known)}"
             )
     return reasons
 

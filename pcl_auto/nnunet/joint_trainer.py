@@ -15,6 +15,7 @@ from torch import Tensor, autocast, nn
 from pcl_auto.data import split as splits
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.contrast import local_contrastive_loss
+from pcl_auto.method.guard import degenerate
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.judgement import LedgerRow
 from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
@@ -112,16 +113,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
         """Train on labelled cases and on the round's pseudo-labels together (Eq. 2).
 
-        On labelled cases alone where the pseudo-labels show nothing: background everywhere would only be unlearned
-        again.
+        On labelled cases alone where the pseudo-labels are degenerate: what they teach would only be unlearned again.
         """
         if self.epoch == self.round_guard.rounds[round_number].first_epoch:
             self._begin_round(round_number)
         folder = self.round_guard.labels_of(round_number)
         # From the ledger, so that a resumed run uses the same ones.
         used = pseudo_labels.used_cases(folder, {*self.split.labeled, *self.split.validation})
-        if pseudo_labels.is_degenerate(folder, used, self.labeled.classes):
-            self.events.emit("degenerate", round=round_number)
+        volumes = pseudo_labels.volumes_ml(folder, self.labeled.classes)
+        margin = self.recipe.judgement.degenerate_margin
+        if reasons := degenerate({case: volumes[case] for case in used}, self.labeled.volumes_ml(), margin=margin):
+            self.events.emit("degenerate", round=round_number, reasons=reasons)
             self._open_streams(self.configuration_manager.batch_size)
             self._train_until(until_epoch, f"round {round_number}, labels alone")
             return

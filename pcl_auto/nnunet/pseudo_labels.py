@@ -198,12 +198,6 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
     return used
 
 
-def is_degenerate(folder: RoundFolder, cases: Iterable[str], classes: Iterable[str]) -> bool:
-    """Whether the pseudo-labels of ``cases`` hold no foreground at all, so that nothing can be learned from them."""
-    volumes = volumes_ml(folder, classes)
-    return not any(volume for case in cases for volume in volumes[case].values())
-
-
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:
     """Volume of each class in each case, as the ledger has them, in millilitres."""
     names = list(classes)

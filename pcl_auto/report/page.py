@@ -173,7 +173,8 @@ def _notes(run: RunFacts) -> list[str]:
         for event in run.happened("rolled_back")
     ]
     notes += [
-        f"The pseudo-labels of round {event['round']} were all background: it trained on labels alone."
+        f"Round {event['round']} trained on labels alone, its pseudo-labels would have spoiled it: "
+        f"{'; '.join(map(str, event.get('reasons', ['all background'])))}."
         for event in run.happened("degenerate")
     ]
     if not run.happened("trained"):

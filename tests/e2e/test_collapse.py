@@ -218,7 +218,7 @@ def test_the_way_back_from_round_one_leads_to_the_head_that_was_trained(
 
 def test_without_the_guard_nothing_is_kept_or_rolled_back(shell: Shell, planned: Path, tmp_path: Path) -> None:
     workspace = Path(shutil.copytree(planned, tmp_path / "off", symlinks=True))
-    (shell.folder / "off.toml").write_text((shell.folder / "tiny.toml").read_text() + "[judgement]\nguard = false\n")
+    (shell.folder / "off.toml").write_text('extends = "tiny.toml"\n[judgement]\nguard = false\n')
     done = train(shell, workspace, "2", recipe="off.toml")
     assert done.returncode == 0, done.stderr
     assert events(workspace, "rolled_back") == []

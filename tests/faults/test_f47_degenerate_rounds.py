@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from shell import Shell
 
-from pcl_auto.method.guard import collapse
-from pcl_auto.nnunet.pseudo_labels import RoundFolder, is_degenerate
+from pcl_auto.method.guard import collapse, degenerate
 
 # Trains as `pclauto` does, but for a network that segments background alone, up to the round named.
 DRIVER = """
@@ -41,10 +41,12 @@ def test_f47_a_round_of_background_trains_on_labels_alone(shell: Shell, task: Pa
         "-c", DRIVER, "3", "train", "--workspace", workspace, "--recipe", "tiny.toml", "--device", "cpu"
     )
     assert done.returncode == 0, done.stderr
-    assert "warning: the pseudo-labels of round 1 are all background: it trains on labels alone" in done.stderr
+    assert "warning: round 1 trains on labels alone" in done.stderr
+    assert "would spoil it: all background" in done.stderr
     (log,) = (workspace / "nnUNet_results").rglob("events.jsonl")
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [event["round"] for event in events if event["event"] == "degenerate"] == [1]
+    told = [(event["round"], event["reasons"]) for event in events if event["event"] == "degenerate"]
+    assert told == [(1, ["all background"])]
     epochs = [event for event in events if event["event"] == "epoch"]
     assert [event["stage"] for event in epochs] == [
         *["supervised"] * 2, *["round 1, labels alone"] * 2, *["round 2"] * 2,
@@ -54,19 +56,40 @@ def test_f47_a_round_of_background_trains_on_labels_alone(shell: Shell, task: Pa
     assert list((workspace / "nnUNet_results").rglob("checkpoint_final.pth")) != []
 
 
-def ledger(folder: Path, *volumes: tuple[float, float]) -> RoundFolder:
-    lines = [f"case{number},{core},{rim},1," for number, (core, rim) in enumerate(volumes)]
-    (folder / "ledger.csv").write_text("\n".join(["case,volume_ml_core,volume_ml_rim,used,remarks", *lines, ""]))
-    return RoundFolder(folder)
+def volumes(*cases: tuple[float, float]) -> dict[str, dict[str, float]]:
+    return {f"case{number}": {"core": core, "rim": rim} for number, (core, rim) in enumerate(cases)}
 
 
-def test_f47_background_is_degenerate_a_little_foreground_is_not(tmp_path: Path) -> None:
-    folder = ledger(tmp_path, (0, 0), (0, 0), (0, 0.1))
-    classes = ["core", "rim"]
-    assert is_degenerate(folder, ["case0", "case1"], classes)
-    assert not is_degenerate(folder, ["case0", "case2"], classes)
+@pytest.mark.parametrize("margin", [0.0, 4.0])
+def test_f47_background_is_degenerate_a_little_foreground_is_not(margin: float) -> None:
+    unknown = {"core": np.array([]), "rim": np.array([])}
+    assert degenerate(volumes((0, 0), (0, 0)), unknown, margin=margin) == ["all background"]
+    assert degenerate(volumes((0, 0), (0, 0.1)), unknown, margin=margin) == []
     # A filter that keeps nothing leaves nothing to learn from.
-    assert is_degenerate(folder, [], classes)
+    assert degenerate({}, unknown, margin=margin) == ["all background"]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([(3.0, 20.0)], ["rim is 20 ml, labelled cases 1 to 2"]),
+        ([(0.1, 1.0), (0.2, 1.0), (3.0, 1.0)], ["core is 0.2 ml, labelled cases 2 to 4"]),
+        ([(0.0, 1.0)], ["core is 0 ml, labelled cases 2 to 4"]),
+        ([(16.0, 0.25)], []),
+        ([(3.0, 20.0), (3.0, 2.0), (3.0, 2.0)], []),  # one scan of three
+    ],
+)
+def test_f47_pseudo_labels_far_from_the_labels_are_degenerate(
+    found: list[tuple[float, float]], said: list[str]
+) -> None:
+    labeled = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 2.0])}
+    assert degenerate(volumes(*found), labeled, margin=4.0) == [f"the median volume of {text}" for text in said]
+    assert degenerate(volumes(*found), labeled, margin=0.0) == []
+
+
+def test_f47_a_class_that_some_or_all_labelled_cases_lack_may_be_absent() -> None:
+    labeled = {"core": np.array([0.0, 4.0]), "rim": np.array([0.0, 0.0])}
+    assert degenerate(volumes((0.0, 1.0), (0.0, 1.0)), labeled, margin=4.0) == []
 
 
 def test_f47_a_class_that_swallows_all_is_a_collapse() -> None:

@@ -1,0 +1,40 @@
+"""What `pclauto evaluate` says of cases that have no partner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pcl_auto.cli.evaluate import MOST_NAMED, evaluate
+from pcl_auto.errors import DataError
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Labels of eight cases and a mask of one of them."""
+    masks, labels = tmp_path / "masks", tmp_path / "labels"
+    for folder, cases in ((masks, "a"), (labels, "abcdefgh")):
+        folder.mkdir()
+        for case in cases:
+            voxels = np.zeros((4, 4, 4), np.uint8)
+            voxels[1:3] = 1
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"{case}.nii.gz")
+    return masks, labels
+
+
+def test_a_refusal_names_the_option(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(DataError, match="--allow-missing"):
+        evaluate(*folders)
+
+
+def test_cases_without_a_partner_take_one_line(folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    evaluate(*folders, allow_missing=True)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "not scored" in line]
+    named = ", ".join("bcdefgh"[:MOST_NAMED])
+    assert lines == [f"not scored, label without a prediction: 7 ({named}, …; --json names all)"]
+    evaluate(*folders, allow_missing=True, json=True)
+    assert [entry["id"] for entry in json.loads(capfd.readouterr().out)["skipped"]] == list("bcdefgh")

@@ -185,6 +185,20 @@ def test_certainties_are_told_and_stand_in_the_last_ledger(tmp_path: Path) -> No
     assert read_certainties(tmp_path).review is None
 
 
+def test_a_round_on_labels_alone_used_no_pseudo_label(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results)
+    used = '<td class="n">1</td><td class="n">3</td><td class="n">{}</td>'
+    assert used.format(2) in write_report(model, workspace).read_text(encoding="utf-8")
+    events = model / "fold_all" / "events.jsonl"
+    whole = events.read_text(encoding="utf-8").rpartition("\n")[0]
+    told = {"time": "t", "event": "degenerate", "round": 1, "reasons": ["rim is 20 ml"]}
+    events.write_text(f"{whole}\n{json.dumps(told)}\n", encoding="utf-8")
+    text = write_report(model, workspace).read_text(encoding="utf-8")
+    assert used.format(0) in text
+    assert "Round 1 trained on labels alone, its pseudo-labels would have spoiled it: rim is 20 ml." in text
+
+
 def test_corrected_cases_are_listed(tmp_path: Path) -> None:
     correction = {"case": "b", "mask": "0" * 64, "split": "L1_s0", "model": "model of before", "round": 7}
     split = {"name": "L2_plus", "seed": 0, "labeled": ["a", "b"], "validation": [], "unlabeled": [], "hidden": []}

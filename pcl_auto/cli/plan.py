@@ -226,4 +226,8 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
             terminal.say(line)
         terminal.say("dry run: nothing was written")
     else:
-        terminal.say(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}")
+        import torch
+
+        # The default recipe's length is for a GPU.
+        recipe = "" if torch.cuda.is_available() else " --recipe quick"
+        terminal.say(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}{recipe}")

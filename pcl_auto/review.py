@@ -78,7 +78,7 @@ def export_review(
         the folder, and the cases in it, worst first.
 
     Raises:
-        StateError: no pseudo-labels; a folder with other content.
+        StateError: no pseudo-labels; a folder with other content, or with pseudo-labels that were edited in place.
         UsageError: cases without a pseudo-label.
     """
     run = read_run(run_folder(model))
@@ -91,23 +91,40 @@ def export_review(
     chosen = list(cases) or ranked[:number]
     folder = (output or run.folder / "review").resolve()
     record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
+    exported: dict[str, str] = {}
     if folder.is_dir() and any(folder.iterdir()):
         refuse_other_content(folder, RECORD, str(run.folder.parent))
+        exported = read_json(folder / RECORD).get("exported", {})
+        _refuse_edited(folder, chosen, exported)
     data = workspace.dataset(run.identity["dataset"])
     planned = read_plan(data).cases
     from pcl_auto.nnunet.review import write_pseudo_label
 
     for case in chosen:
         _copy_image(planned[case], folder / "images")
-        write_pseudo_label(run.folder.parent, run.identity["configuration"], stored, case, folder / "pseudo_labels")
+        mask = write_pseudo_label(
+            run.folder.parent, run.identity["configuration"], stored, case, folder / "pseudo_labels"
+        )
+        exported[case] = file_digest(mask)
     (folder / "corrected").mkdir(exist_ok=True)
     _write_colours(run.classes, folder)
     values = ", ".join(f"{value} {name}" for name, value in {"background": 0, **run.classes}.items())
     write_text(folder / "README.txt", _README.format(model=run.folder.parent.name, round=last.number, values=values))
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, {**record, "exported": exported})
     known = _review_folders(run.folder)
     write_json(run.folder / _FOLDERS, {"folders": sorted({*known, str(folder)})})
     return folder, chosen
+
+
+def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, str]) -> None:
+    """An editor saves where it has read: what is not as it was exported is somebody's work."""
+    masks = {case: folder / "pseudo_labels" / f"{case}{_GZIPPED}" for case in cases if case in exported}
+    edited = [mask for case, mask in masks.items() if mask.is_file() and file_digest(mask) != exported[case]]
+    if edited:
+        fix = f"move it into {folder / 'corrected'}, then `pclauto train --continue`; or choose another folder with -o"
+        raise StateError(
+            [Problem("a pseudo-label was edited where it was exported", str(mask), fix) for mask in edited]
+        )
 
 
 def last_round(run: RunFacts) -> tuple[Round, Path]:
@@ -277,12 +294,21 @@ def _corrected_masks(run: RunFacts, given: Path | None) -> dict[str, Path]:
     folders = [given] if given is not None else [Path(folder) for folder in on_record]
     found = {}
     for folder in folders:
-        inside = folder / "corrected"
-        for file in sorted(inside.iterdir() if inside.is_dir() else []):
-            for ending in (_GZIPPED, _PLAIN):
-                if file.name.endswith(ending) and not file.name.startswith("."):
-                    found[file.name[: -len(ending)]] = file
-                    break
+        found.update(_masks_in(folder / "corrected"))
+    return found
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    """The masks in a folder, by case.
+
+    Raises:
+        DataError: files in a format that no label has, such as an editor's own.
+    """
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith(".")) if folder.is_dir() else []
+    found = {file.name.removesuffix(_GZIPPED).removesuffix(_PLAIN): file for file in files}
+    if others := [file for case, file in found.items() if case == file.name]:
+        fix = "save the mask from the editor as NIfTI, CASE.nii.gz, and remove this file"
+        raise DataError([Problem("no NIfTI", str(file), fix) for file in others])
     return found
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pcl_auto.errors import DataError, StateError
 from pcl_auto.recipe import Recipe, Schedule
-from pcl_auto.review import remaining, worst_first
+from pcl_auto.review import _masks_in, _refuse_edited, remaining, worst_first
+from pcl_auto.run.files import file_digest
 
 RECIPE = Recipe(name="mine", schedule=Schedule(steps_per_epoch=10, supervised_epochs=4, rounds=3, epochs_per_round=2))
 
@@ -41,3 +44,28 @@ def test_the_rounds_that_are_left(done: int, left: int) -> None:
 def test_as_long_as_asked_for(epochs: int, rounds: int, each: int) -> None:
     found = remaining(RECIPE, 10, epochs)
     assert (found.schedule.rounds, found.schedule.epochs_per_round, found.name) == (rounds, each, f"mine_e{epochs}")
+
+
+def test_an_edit_where_it_was_exported_is_not_written_over(tmp_path: Path) -> None:
+    mask = tmp_path / "pseudo_labels" / "a.nii.gz"
+    mask.parent.mkdir()
+    mask.write_bytes(b"as exported")
+    exported = {"a": file_digest(mask), "b": "of a file that is gone"}
+    _refuse_edited(tmp_path, ["a", "b", "c"], exported)
+    mask.write_bytes(b"an hour of work")
+    _refuse_edited(tmp_path, ["b"], exported)  # it stays as it is
+    with pytest.raises(StateError, match="edited where it was exported") as caught:
+        _refuse_edited(tmp_path, ["a", "b"], exported)
+    assert str(tmp_path / "corrected") in str(caught.value)
+
+
+def test_masks_in_an_editor_s_own_format_are_named(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii", ".DS_Store"):
+        (tmp_path / name).touch()
+    assert _masks_in(tmp_path) == {"a": tmp_path / "a.nii.gz", "b": tmp_path / "b.nii"}
+    assert _masks_in(tmp_path / "nowhere") == {}
+    for name in ("c.seg.nrrd", "d.mha"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as caught:
+        _masks_in(tmp_path)
+    assert [Path(problem.where).name for problem in caught.value.problems] == ["c.seg.nrrd", "d.mha"]

@@ -100,6 +100,10 @@ def export_review(
     planned = read_plan(data).cases
     from pcl_auto.nnunet.review import write_pseudo_label
 
+    # First, so that the folder is known as ours from then on, and without the digests of what is about to change: an
+    # export that is killed is no edit.
+    exported = {case: digest for case, digest in exported.items() if case not in chosen}
+    write_json(folder / RECORD, {**record, "exported": exported})
     for case in chosen:
         _copy_image(planned[case], folder / "images")
         mask = write_pseudo_label(

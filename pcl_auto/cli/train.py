@@ -211,7 +211,7 @@ def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainForeca
     from pcl_auto.cli.forecast import training_lines
     from pcl_auto.dry_run import foresee_training
 
-    terminal.say("timing     a few steps of each kind on this machine …")
+    terminal.say("timing     a few steps on this machine, if the images are preprocessed …")
     forecast = foresee_training(request, run)
     for line in training_lines(forecast):
         terminal.say(line)

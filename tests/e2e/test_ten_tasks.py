@@ -36,7 +36,7 @@ RECIPE = from_dict(
         "mixing": {"copy_paste": True},
         "teacher": {"memory": 0.5},
         # Two steps teach nothing: what they make of the volumes is no collapse.
-        "judgement": {"guard": False},
+        "judgement": {"guard": False, "degenerate_margin": 0.0},
     }
 )
 

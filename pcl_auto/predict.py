@@ -13,14 +13,12 @@ import numpy as np
 from pcl_auto.data.dicom import Series
 from pcl_auto.data.nifti import probe_image
 from pcl_auto.data.scans import Scan, list_scans, suffix
-from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
+from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, UsageError
 from pcl_auto.masks import MaskFolder
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
-from pcl_auto.request import JOINT, SUPERVISED
 from pcl_auto.run.events import Listener
 from pcl_auto.run.extras import require
 from pcl_auto.run.quiet import output_to
-from pcl_auto.run.workspace import Workspace
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.predictor import ModelPredictor
@@ -63,50 +61,6 @@ class Prediction:
     def as_dict(self) -> dict[str, Any]:
         """The prediction as plain values."""
         return asdict(self)
-
-
-def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool = False) -> Path:
-    """The model folder to predict with.
-
-    Args:
-        workspace: where models are looked for by name.
-        name: a model folder, a fold's folder, or the name of a model in the workspace; None for the one trained last.
-        supervised_only: take the baseline trained last.
-
-    Raises:
-        StateError: there is no such model, or more than one.
-    """
-    known = sorted(path.parent for path in workspace.results.glob("Dataset*/*/plans.json"))
-    if name is not None:
-        given = Path(name)
-        named = [model for model in known if name == model.name]
-        if len(named) > 1:
-            raise StateError(
-                Problem(
-                    what=f"{len(named)} data sets have a model {name!r}",
-                    where=str(workspace.results),
-                    expected=" | ".join(map(str, named)),
-                    fix="give the path of one of these with --model",
-                )
-            )
-        for candidate in [*([given, given.parent] if given.is_dir() else []), *named]:
-            if (candidate / "plans.json").is_file():
-                return candidate.resolve()
-        raise StateError(_no_model(f"no model {name!r}", workspace, known))
-    last: dict[str, str] = workspace.remembered().get("last_run", {})
-    for trainer in (SUPERVISED,) if supervised_only else (JOINT, SUPERVISED):
-        if trainer in last and (workspace.results / last[trainer] / "plans.json").is_file():
-            return workspace.results / last[trainer]
-    raise StateError(_no_model("no trained model", workspace, known))
-
-
-def _no_model(what: str, workspace: Workspace, known: Sequence[Path]) -> Problem:
-    return Problem(
-        what=what,
-        where=str(workspace.results),
-        expected=" | ".join(model.name for model in known),
-        fix="train one with `pclauto train`, or name a model folder with --model",
-    )
 
 
 def predict(

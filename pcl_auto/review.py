@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,37 +15,45 @@ from pcl_auto.data.labels import all_values
 from pcl_auto.data.nifti import compare_grids, probe_channels, probe_label
 from pcl_auto.data.split import Correction, Split, with_corrections
 from pcl_auto.errors import DataError, Problem, StateError, UsageError
+from pcl_auto.models import options
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.recipe import Recipe, from_dict
-from pcl_auto.report.facts import Round, RunFacts, read_run, run_folder
+from pcl_auto.report.facts import Round, RunFacts, read_run, run_folder, run_folders
 from pcl_auto.request import TrainRequest
 from pcl_auto.run.atomic import atomic_path
 from pcl_auto.run.files import file_digest, read_json, write_json, write_text
 from pcl_auto.run.lock import sole_writer
+from pcl_auto.run.ranks import started_rank
 from pcl_auto.run.workspace import DatasetFolder, Workspace
 
 RECORD = "review.json"
+# In the run's own folder, where none is named.
+FOLDER = "review"
 SCHEMA_VERSION = 1
 _GZIPPED, _PLAIN = ".nii.gz", ".nii"
 # Beside the run's record: the folders that its pseudo-labels were exported to.
-_FOLDERS = "reviews.json"
+FOLDERS = "reviews.json"
 _COLOURS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
 _README = """Pseudo-labels to look at, made by {model}, round {round}.
 
-1. Open images/CASE.nii.gz with pseudo_labels/CASE.nii.gz as its segmentation:
-   ITK-SNAP: itksnap -g images/CASE.nii.gz -s pseudo_labels/CASE.nii.gz -l itk-snap-labels.txt
+1. Open images/{image} with pseudo_labels/CASE.nii.gz as its segmentation:
+   ITK-SNAP: itksnap -g images/{image} -s pseudo_labels/CASE.nii.gz -l itk-snap-labels.txt
    3D Slicer: load both, the mask as a segmentation or label map, slicer-colors.ctbl as its colour table.
 2. Correct what is wrong, in every slice: the whole mask will stand for the case's label. Values: {values}.
 3. Save it as corrected/CASE.nii.gz. What is not in corrected/ is not used.
-4. pclauto train --continue
+4. pclauto train --continue{options}
 """
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What ``train --continue`` comes to: the run that it goes on from, the corrected cases, and the request."""
+    """What ``train --continue`` comes to: the run that it goes on from, the corrected cases, and the request.
+
+    ``folds``: of that run, whose first one the network comes from.
+    """
 
     model: Path
+    folds: int
     masks: dict[str, Path]
     request: TrainRequest
 
@@ -70,7 +79,7 @@ def export_review(
     Args:
         model: a model folder of a run with rounds.
         workspace: where its data set is planned.
-        output: the folder; None for ``review`` in the run's own.
+        output: the folder; None for :data:`FOLDER` in the run's own.
         number: so many, the worst first.
         cases: these instead.
 
@@ -89,7 +98,7 @@ def export_review(
             Problem("no pseudo-label", ", ".join(unknown), "name unlabelled cases of the run", f"one of {len(ranked)}")
         )
     chosen = list(cases) or ranked[:number]
-    folder = (output or run.folder / "review").resolve()
+    folder = (output or run.folder / FOLDER).resolve()
     record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
     exported: dict[str, str] = {}
     if folder.is_dir() and any(folder.iterdir()):
@@ -112,11 +121,17 @@ def export_review(
         exported[case] = file_digest(mask)
     (folder / "corrected").mkdir(exist_ok=True)
     _write_colours(run.classes, folder)
-    values = ", ".join(f"{value} {name}" for name, value in {"background": 0, **run.classes}.items())
-    write_text(folder / "README.txt", _README.format(model=run.folder.parent.name, round=last.number, values=values))
+    readme = _README.format(
+        model=run.folder.parent.name,
+        round=last.number,
+        values=", ".join(f"{value} {name}" for name, value in {"background": 0, **run.classes}.items()),
+        image=_image_name("CASE", planned[chosen[0]].files, 0),
+        options=options(workspace, run.folder.parent),
+    )
+    write_text(folder / "README.txt", readme)
     write_json(folder / RECORD, {**record, "exported": exported})
     known = _review_folders(run.folder)
-    write_json(run.folder / _FOLDERS, {"folders": sorted({*known, str(folder)})})
+    write_json(run.folder / FOLDERS, {"folders": sorted({*known, str(folder)})})
     return folder, chosen
 
 
@@ -170,11 +185,14 @@ def refuse_other_content(folder: Path, name: str, model: str) -> None:
         )
 
 
+def _image_name(case: str, files: Sequence[Path], index: int) -> str:
+    channel = f"_{index:04d}" if len(files) > 1 else ""
+    return f"{case}{channel}{_GZIPPED if files[index].name.endswith('.gz') else _PLAIN}"
+
+
 def _copy_image(case: PlannedCase, folder: Path) -> None:
     for index, file in enumerate(case.files):
-        channel = f"_{index:04d}" if len(case.files) > 1 else ""
-        ending = _GZIPPED if file.name.endswith(".gz") else _PLAIN
-        target = folder / f"{case.id}{channel}{ending}"
+        target = folder / _image_name(case.id, case.files, index)
         if not target.is_file():
             with atomic_path(target) as temporary:
                 shutil.copyfile(file, temporary)
@@ -191,7 +209,7 @@ def _write_colours(classes: Mapping[str, int], folder: Path) -> None:
 
 
 def _review_folders(run: Path) -> list[str]:
-    file = run / _FOLDERS
+    file = run / FOLDERS
     return list(read_json(file)["folders"]) if file.is_file() else []
 
 
@@ -219,7 +237,8 @@ def continuation(
     run = read_run(run_folder(model))
     last_round(run)  # there is one
     data = workspace.dataset(run.identity["dataset"])
-    with sole_writer(run.folder.parent):
+    # Of several processes of this command the first one asks.
+    with sole_writer(run.folder.parent) if started_rank() == 0 else nullcontext():
         start = last_checkpoint(run.folder)
     masks = {case: mask for case, mask in _corrected_masks(run, corrected).items() if _is_new(run.split, case, mask)}
     if not masks:
@@ -250,7 +269,7 @@ def continuation(
         deterministic=run.identity["deterministic"],
         start_from=start,
     )
-    return Continuation(run.folder.parent, masks, request)
+    return Continuation(run.folder.parent, len(run_folders(run.folder.parent)), masks, request)
 
 
 def remaining(recipe: Recipe, epochs_done: int, epochs: int | None) -> Recipe:

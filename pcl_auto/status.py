@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pcl_auto.errors import PclautoError
-from pcl_auto.report.facts import RunFacts, read_run, run_folder
+from pcl_auto.report.facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.run.manifest import RECORD
 from pcl_auto.run.workspace import Workspace
 
@@ -152,4 +152,4 @@ def runs_of(model: Path) -> list[Status]:
         StateError: no run has left its record there.
     """
     first = run_folder(model)
-    return [status_of(record.parent) for record in sorted(first.parent.glob(f"fold_*/{RECORD}"))]
+    return [status_of(folder) for folder in run_folders(first.parent)]

@@ -16,9 +16,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from pcl_auto import __version__
+from pcl_auto import __version__, review
 from pcl_auto.data.checks import image_stats
 from pcl_auto.forecast import expected, fit_budget, measured
+from pcl_auto.models import remember_model
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.settings import RunSettings, with_settings
 from pcl_auto.planning.split_plans import prepare_split, record_split
@@ -91,7 +92,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     with sole_writer(run.model) if started_rank() == 0 else nullcontext(), together(device):
         with first_alone() as first:
             if first and request.restart and run.model.is_dir():
-                shutil.rmtree(run.model)
+                _start_anew(run.model)
         plans, store = _prepare(run, listener)
         if run.budget_s is not None:
             fresh = run.fitted is None
@@ -103,10 +104,20 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         while waiting := _train_each(runs, plans, store, request, device, listener):
             _meet(waiting, device, listener)
     if first and request.remember and not request.prepare_only:
-        # Relative, so that a copy of the workspace means its own.
-        last = run.model.relative_to(workspace.results).as_posix()
-        workspace.remember(last_dataset=run.data.name, last_run={**_remembered(workspace), run.trainer: last})
+        remember_model(workspace, run)
     return run
+
+
+def _start_anew(model: Path) -> None:
+    """Remove what a run has left, but not the masks that somebody has corrected: they are not the run's."""
+    kept = {folder for fold in model.glob("fold_*") for folder in (fold / review.FOLDER, fold / review.FOLDERS)}
+    for path in [*model.glob("fold_*/*"), *model.iterdir()]:
+        if path in kept or any(path in folder.parents and folder.exists() for folder in kept):
+            continue
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 def _prepare(run: Run, listener: Listener) -> tuple[dict[str, Any], str]:
@@ -197,11 +208,6 @@ def workers_of(request: TrainRequest, device: Any) -> int | None:
     if request.workers is None and started_ranks() > 1:
         return max(1, available_cores() // started_ranks())
     return request.workers
-
-
-def _remembered(workspace: Workspace) -> dict[str, str]:
-    runs: dict[str, str] = workspace.remembered().get("last_run", {})
-    return runs
 
 
 def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:

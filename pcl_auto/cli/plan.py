@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.planning.plan import Plan
     from pcl_auto.planning.prepare import PlanOutcome
+    from pcl_auto.run.workspace import Workspace
 
 # nnU-Net's own targets on a GPU; a CPU trains smaller patches.
 GPU_MEMORY_GB = {"default": 8.0, "resenc-m": 8.0, "resenc-l": 24.0}
@@ -103,7 +104,7 @@ def plan(
     if json:
         terminal.json({**_as_json(outcome), "workspace": str(place.preprocessed.parent)})
     else:
-        _render(terminal, outcome, memory_reason, dry_run=dry_run)
+        _render(terminal, outcome, memory_reason, place, dry_run=dry_run)
 
 
 def find(task: str, workspace: Path | None) -> Path:
@@ -171,7 +172,7 @@ def _some(names: list[str], limit: int = 3) -> str:
     return f"{len(names)}" + (f"  ({shown}{', …' if len(names) > limit else ''})" if names else "")
 
 
-def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry_run: bool) -> None:
+def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place: Workspace, *, dry_run: bool) -> None:
     from rich.table import Table
 
     from pcl_auto.cli.terminal import cell
@@ -230,4 +231,4 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, *, dry
 
         # The default recipe's length is for a GPU.
         recipe = "" if torch.cuda.is_available() else " --recipe quick"
-        terminal.say(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}{recipe}")
+        terminal.say(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}{recipe}{place.option}")

@@ -73,7 +73,8 @@ def predict(
     """
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.predict import Outputs, find_model
+    from pcl_auto.models import find_model
+    from pcl_auto.predict import Outputs
     from pcl_auto.predict import predict as segment
     from pcl_auto.run.workspace import Workspace
 

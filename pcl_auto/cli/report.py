@@ -34,7 +34,7 @@ def report(
     `pclauto train` writes it at its end; repeat it here after `pclauto evaluate`, to see the scores in it.
     """
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.predict import find_model
+    from pcl_auto.models import find_model
     from pcl_auto.report.page import write_report
     from pcl_auto.run.workspace import Workspace
 

@@ -35,18 +35,20 @@ def review(
     `pclauto train --continue` learns from it as from any label.
     """
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.predict import find_model
+    from pcl_auto.models import find_model, options
     from pcl_auto.review import export_review
     from pcl_auto.run.workspace import Workspace
 
     terminal = Terminal()
     place = Workspace.find(workspace, os.environ)
     asked = tuple(filter(None, (name.strip() for name in cases.split(","))))
-    folder, chosen = export_review(find_model(place, model), place, output, number=number, cases=asked)
+    found = find_model(place, model)
+    which = options(place, found)
+    folder, chosen = export_review(found, place, output, number=number, cases=asked)
     if json:
         terminal.json({"folder": str(folder), "cases": chosen})
     else:
         for case in chosen:
             terminal.out.print(str(folder / "pseudo_labels" / f"{case}.nii.gz"), markup=False, soft_wrap=True)
     terminal.say(f"how to correct them: {folder / 'README.txt'}")
-    terminal.say(f"next: save corrected masks in {folder / 'corrected'}, then: pclauto train --continue")
+    terminal.say(f"next: save corrected masks in {folder / 'corrected'}, then: pclauto train --continue{which}")

@@ -31,7 +31,7 @@ def status(
       pclauto status --json
     """
     from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.predict import find_model
+    from pcl_auto.models import find_model
     from pcl_auto.run.workspace import Workspace
     from pcl_auto.status import all_runs, runs_of
 

@@ -38,14 +38,16 @@ def suggest(
 
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal, cell
-    from pcl_auto.predict import find_model
+    from pcl_auto.models import find_model, options
     from pcl_auto.run.workspace import Workspace
     from pcl_auto.suggest import suggest_cases
 
     terminal = Terminal()
     place = Workspace.find(workspace, os.environ)
+    found = find_model(place, model)
+    which = options(place, found)
     with counting(terminal, {"features": "looking at scans"}) as listener:
-        folder, suggestions = suggest_cases(find_model(place, model), place, output, number=number, listener=listener)
+        folder, suggestions = suggest_cases(found, place, output, number=number, listener=listener)
     if json:
         terminal.json({"folder": str(folder), "suggestions": [asdict(entry) for entry in suggestions]})
     else:
@@ -57,4 +59,6 @@ def suggest(
         terminal.out.print(table)
     terminal.say(f"pictures: {folder}")
     cases = ",".join(entry.case for entry in suggestions)
-    terminal.say(f"next: pclauto review --cases {cases}, correct the masks, then: pclauto train --continue")
+    terminal.say(
+        f"next: pclauto review --cases {cases}{which}, correct the masks, then: pclauto train --continue{which}"
+    )

@@ -197,11 +197,15 @@ def _continued(
     *,
     write: bool,
 ) -> TrainRequest:
-    from pcl_auto.predict import find_model
+    from pcl_auto.models import find_model
     from pcl_auto.review import continuation
 
     found = continuation(find_model(place, model), place, request, corrected=corrected, write=write)
     terminal.say(f"going on   from {found.model}")
+    if found.folds > 1:
+        terminal.say(
+            f"           {found.folds} folds: from the network of the first, on all labelled cases, to one model"
+        )
     for case, mask in found.masks.items():
         terminal.say(f"corrected  {case}: {mask}")
     return found.request
@@ -220,6 +224,8 @@ def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainForeca
 
 
 def _say_done(terminal: Terminal, run: Run, place: Workspace, *, prepare_only: bool) -> None:
+    from pcl_auto.models import options
+
     if prepare_only:
         stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"
         terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
@@ -227,7 +233,8 @@ def _say_done(terminal: Terminal, run: Run, place: Workspace, *, prepare_only: b
         terminal.say(f"model: {run.model}")
         if terminal.speaks:
             _report(terminal, run, place)
-        terminal.say("next: pclauto predict NEW_SCAN.nii.gz -o out/")
+        which = options(place, run.model, baseline=True)
+        terminal.say(f"next: pclauto predict NEW_SCAN.nii.gz -o out/{which}")
 
 
 def _report(terminal: Terminal, run: Run, place: Workspace) -> None:

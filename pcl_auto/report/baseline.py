@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pcl_auto.benchmark.statistics import Comparison, compare, mean
-from pcl_auto.report.facts import RunFacts
+from pcl_auto.report.facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.request import SUPERVISED
 from pcl_auto.run.files import read_json
 from pcl_auto.run.manifest import RECORD, has_manifest
@@ -37,31 +37,53 @@ class Verdict:
 
 def find_baseline(run: RunFacts) -> Path | None:
     """The model folder of the finished supervised run on the same split, for as many steps and patches, by one seed."""
-    wanted = _terms(run.identity)
+    wanted = _terms(run.identity, steps_of(run))
     for record in sorted(run.folder.parent.parent.glob(f"{SUPERVISED}__*/{run.folder.name}/{RECORD}")):
-        if has_manifest(record.parent) and _terms(read_json(record)["identity"]) == wanted:
+        identity = read_json(record)["identity"]
+        if has_manifest(record.parent) and _terms(identity, _own_steps(identity)) == wanted:
             return record.parent.parent
     return None
 
 
-def _terms(identity: Mapping[str, Any]) -> tuple[Any, ...]:
-    recipe = identity["recipe"]
-    schedule = recipe["schedule"]
+def steps_of(run: RunFacts) -> int:
+    """The steps behind the network of ``run``: its own, and those of the runs that corrections made it go on from."""
+    steps = _own_steps(run.identity)
+    return steps if (origin := _goes_on_from(run)) is None else steps + steps_of(origin)
+
+
+def _goes_on_from(run: RunFacts) -> RunFacts | None:
+    """The run whose pseudo-labels were corrected last, if there is one and it is still there."""
+    if not run.split.history:
+        return None
+    model = run.folder.parent.parent / run.split.history[-1].model
+    return read_run(run_folder(model)) if run_folders(model) else None
+
+
+def _own_steps(identity: Mapping[str, Any]) -> int:
+    schedule = identity["recipe"]["schedule"]
     epochs = schedule["supervised_epochs"] + schedule["rounds"] * schedule["epochs_per_round"]
+    return int(epochs * schedule["steps_per_epoch"])
+
+
+def _terms(identity: Mapping[str, Any], steps: int) -> tuple[Any, ...]:
+    recipe = identity["recipe"]
     return (
         identity["configuration"],
         identity["split"],
         identity["seed"],
         identity.get("fold"),
-        epochs * schedule["steps_per_epoch"],
+        steps,
         recipe["batch"]["patches"],
         recipe["network"],
         identity["input"],
     )
 
 
-def judge(run: RunFacts) -> Verdict:
-    """The verdict on ``run``, from the evaluations that lie with its model and with its baseline's."""
+def judge(run: RunFacts, split_file: Path) -> Verdict:
+    """The verdict on ``run``, from the evaluations that lie with its model and with its baseline's.
+
+    ``split_file``: where its split is on record, for the command that trains a baseline.
+    """
     own = _scores(run.folder.parent)
     last: tuple[dict[str, Any] | None, Path | None] = own[-1] if own else (None, None)
     if run.identity["trainer"] == SUPERVISED:
@@ -72,7 +94,7 @@ def judge(run: RunFacts) -> Verdict:
             "There is no supervised baseline of this split, length and seed, "
             "so nobody can say whether the unlabelled scans helped."
         )
-        return Verdict("none", sentence, _baseline_command(run), *last)
+        return Verdict("none", sentence, _baseline_command(run, split_file), *last)
     for scores, file in reversed(own):
         for other, _ in reversed(_scores(baseline)):
             comparison = _compare(scores, other, run.identity["seed"])
@@ -123,11 +145,33 @@ def _say(comparison: Comparison) -> str:
     )
 
 
-def _baseline_command(run: RunFacts) -> str | None:
+def _baseline_command(run: RunFacts, split_file: Path) -> str | None:
     command = [str(part) for part in run.record.get("command", [])]
     if command[1:2] != ["train"]:
         return None
-    return shlex.join(["pclauto", *command[1:], "--supervised-only"])
+    if "--continue" not in command:
+        return shlex.join(["pclauto", *command[1:], "--supervised-only"])
+    origin = run
+    while (earlier := _goes_on_from(origin)) is not None:
+        origin = earlier
+    per_epoch = origin.identity["recipe"]["schedule"]["steps_per_epoch"]
+    steps = steps_of(run)
+    if origin is run or "budget_s" in origin.identity or steps % per_epoch:
+        return None  # no number of the recipe's epochs comes to these steps
+    identity, given = run.identity, _option(origin.record["command"], "--recipe")
+    named = ["--recipe", given] if given else []
+    settled = ["--seed", str(identity["seed"]), "--epochs", str(steps // per_epoch), "--supervised-only"]
+    return shlex.join(["pclauto", "train", identity["dataset"], "--split", str(split_file), *named, *settled])
+
+
+def _option(command: Sequence[str], name: str) -> str | None:
+    """The value that a command gave to an option."""
+    for part, following in zip(command, [*command[1:], ""], strict=True):
+        if part == name:
+            return following
+        if part.startswith(f"{name}="):
+            return part.removeprefix(f"{name}=")
+    return None
 
 
 def _evaluation_command(model: Path) -> str:

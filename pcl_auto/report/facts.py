@@ -113,6 +113,11 @@ class RunFacts:
         return {number: first + (number - 1) * length for number in range(1, schedule["rounds"] + 1)}
 
 
+def run_folders(model: Path) -> list[Path]:
+    """The folders of the runs in a model folder: one, or one for each fold."""
+    return sorted(record.parent for record in model.glob(f"fold_*/{RECORD}"))
+
+
 def run_folder(model: Path) -> Path:
     """The run's folder in a model folder, or ``model`` where it is one; of several folds the first.
 
@@ -121,7 +126,7 @@ def run_folder(model: Path) -> Path:
     """
     if (model / RECORD).is_file():
         return model
-    found = sorted(record.parent for record in model.glob(f"fold_*/{RECORD}"))
+    found = run_folders(model)
     if not found:
         raise StateError(
             Problem(

@@ -71,7 +71,7 @@ def render(run: RunFacts, workspace: Workspace, most_bytes: int = MOST_BYTES) ->
 
 def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int) -> str:
     data = DatasetFolder(workspace.preprocessed / run.identity["dataset"])
-    verdict = judge(run)
+    verdict = judge(run, data.split_file(run.split.name))
     shown_round, pseudo = pseudo_label_panels(run, extent.slices)
     environment = Environment(
         loader=PackageLoader("pcl_auto.report", "."),

@@ -31,7 +31,10 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
         with FileLock(lock, timeout=-1 if wait else 0):
             since = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_text(holder, f"process {os.getpid()} on {socket.gethostname()} since {since}")
-            yield
+            try:
+                yield
+            finally:  # who looks at it later is not to take a process of that number for this one
+                holder.unlink(missing_ok=True)
     except Timeout:
         found = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
         raise LockedError(

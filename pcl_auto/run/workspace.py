@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ DEFAULT_FOLDER = "pclauto_work"
 SCHEMA_VERSION = 1
 # nnU-Net's name of a data set.
 DATASET_NAME = re.compile(r"Dataset\d{3,}_.+")
+_OPTION = "--workspace"
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -103,7 +105,7 @@ class Workspace:
     def find(cls, root: Path | None, environment: Mapping[str, str]) -> Workspace:
         """The workspace asked for, else the one that the user's nnU-Net variables name, else ``./pclauto_work``."""
         if root is not None:
-            return cls.at(root, f"--workspace {root}")
+            return cls.at(root, f"{_OPTION} {shlex.quote(str(root))}")
         raw, preprocessed, results = (environment.get(name) for name in _VARIABLES)
         if preprocessed and results:
             return cls(
@@ -128,6 +130,11 @@ class Workspace:
             if not os.access(folder, os.W_OK):
                 raise _unwritable(folder, None)
             os.environ[name] = str(folder)
+
+    @property
+    def option(self) -> str:
+        """What a command is given to work here again; nothing where it comes here by itself."""
+        return f" {self.origin}" if self.origin.startswith(_OPTION) else ""
 
     @property
     def state_file(self) -> Path:

@@ -18,9 +18,8 @@ from pcl_auto import predict as module
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
 from pcl_auto.masks import RECORD
 from pcl_auto.method.quality import Reference
-from pcl_auto.predict import Outputs, Prediction, find_model, predict
-from pcl_auto.request import JOINT, SUPERVISED
-from pcl_auto.run.files import read_json, write_json
+from pcl_auto.predict import Outputs, Prediction, predict
+from pcl_auto.run.files import read_json
 from pcl_auto.run.workspace import Workspace
 
 
@@ -34,81 +33,6 @@ def files(folder: Path, *names: str) -> list[Path]:
     for name in names:
         (folder / name).write_bytes(b"voxels")
     return [folder / name for name in names]
-
-
-def train(workspace: Workspace, dataset: str, model: str) -> Path:
-    """Leave behind what a training would, as far as the search for models looks at it."""
-    folder = workspace.results / dataset / model
-    write_json(folder / "plans.json", {})
-    (folder / "fold_all").mkdir()
-    return folder
-
-
-# --- which model ----------------------------------------------------------------------------------------------
-
-
-def test_no_model_in_a_new_workspace(workspace: Workspace) -> None:
-    with pytest.raises(StateError, match=r"no trained model in .*pclauto train"):
-        find_model(workspace, None)
-
-
-@pytest.mark.parametrize("name", ["nonsense", "nonsense/fold_all", ""])
-def test_an_unknown_model_is_refused_with_the_known_ones(
-    workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    train(workspace, "Dataset005_Prostate", f"{JOINT}__nnUNetPlans_L2_s0__2d")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(StateError, match="no model") as caught:
-        find_model(workspace, name)
-    assert caught.value.problems[0].expected == f"{JOINT}__nnUNetPlans_L2_s0__2d"
-
-
-def test_a_typing_error_does_not_find_the_model_one_stands_in(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(train(workspace, "Dataset005_Prostate", "model"))
-    with pytest.raises(StateError, match="no model 'modle'"):
-        find_model(workspace, "modle")
-
-
-def test_a_name_that_two_data_sets_use(workspace: Workspace) -> None:
-    both = [train(workspace, dataset, "model") for dataset in ("Dataset004_Hippocampus", "Dataset005_Prostate")]
-    with pytest.raises(StateError, match="2 data sets have a model") as caught:
-        find_model(workspace, "model")
-    assert caught.value.problems[0].expected == " | ".join(map(str, both))
-    assert find_model(workspace, str(both[1])) == both[1]
-
-
-def test_a_remembered_model_that_is_gone(workspace: Workspace) -> None:
-    workspace.remember(last_run={JOINT: str(workspace.results / "gone")})
-    with pytest.raises(StateError, match="no trained model"):
-        find_model(workspace, None)
-
-
-def test_the_baseline_is_not_stood_in_for(workspace: Workspace) -> None:
-    joint = train(workspace, "Dataset005_Prostate", "joint")
-    workspace.remember(last_run={JOINT: joint.relative_to(workspace.results).as_posix()})
-    with pytest.raises(StateError, match="no trained model"):
-        find_model(workspace, None, supervised_only=True)
-
-
-def test_a_model_by_name_folder_or_fold(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = train(workspace, "Dataset005_Prostate", "model")
-    for name in ("model", str(model), str(model / "fold_all")):
-        assert find_model(workspace, name) == model
-    monkeypatch.chdir(model)
-    for name in (".", "fold_all"):
-        assert find_model(workspace, name) == model
-
-
-def test_without_a_name_the_one_trained_last(workspace: Workspace) -> None:
-    baseline = train(workspace, "Dataset005_Prostate", "baseline")
-    workspace.remember(last_run={SUPERVISED: str(baseline)})
-    assert find_model(workspace, None) == baseline
-    joint = train(workspace, "Dataset005_Prostate", "joint")
-    workspace.remember(last_run={SUPERVISED: str(baseline), JOINT: str(joint)})
-    assert find_model(workspace, None) == joint
-    assert find_model(workspace, None, supervised_only=True) == baseline
 
 
 # --- what becomes of them -------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan
 from pcl_auto.recipe import Schedule, from_dict
 from pcl_auto.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_runs, resolve_split
 from pcl_auto.run.changes import refuse_changes
-from pcl_auto.run.files import write_json
+from pcl_auto.run.files import write_json, write_text
 from pcl_auto.run.workspace import DatasetFolder, Workspace
-from pcl_auto.training import identity, train
+from pcl_auto.training import _start_anew, identity, train
 
 LABELED = ("a", "b", "c", "d")
 
@@ -499,3 +499,19 @@ def test_the_device_that_is_taken(
 def test_workers_that_augment(workers: int | None, deterministic: bool, device: str, taken: int | None) -> None:
     request = TrainRequest(workers=workers, deterministic=deterministic)
     assert training.workers_of(request, SimpleNamespace(type=device)) == taken
+
+
+def test_a_restart_keeps_what_somebody_corrected(tmp_path: Path) -> None:
+    fold = tmp_path / "model" / "fold_all"
+    for name in ("plans.json", "fold_all/checkpoint_final.pth", "fold_all/pseudo_labels/round_1/ledger.csv"):
+        write_text(tmp_path / "model" / name, "of the run")
+    (fold / "unreachable").symlink_to(tmp_path)
+    write_text(fold / "review/corrected/a.nii.gz", "an hour of work")
+    write_text(fold / "reviews.json", "where it lies")
+    _start_anew(tmp_path / "model")
+    left = {path.relative_to(fold).as_posix() for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert left == {"review/corrected/a.nii.gz", "reviews.json"}
+    bare = tmp_path / "bare"
+    write_text(bare / "fold_all/checkpoint_final.pth", "of the run")
+    _start_anew(bare)
+    assert not any(bare.iterdir())

@@ -55,6 +55,8 @@ class Prediction:
     volumes_ml: dict[str, float] | None = None
     # As :class:`pcl_auto.method.quality.Quality` has it.
     quality: dict[str, Any] | None = None
+    # In how many it was segmented, one after the other: more than one where the memory does not suffice for all.
+    slabs: int = 1
     preview: str | None = None
     dicom_seg: str | None = None
 
@@ -127,12 +129,12 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
         status = "done"
         _refuse_damaged(scan)
         try:
-            mask, properties, certainty = predictor.segment(scan.files, certainty=outputs.quality)
+            mask, properties, certainty, slabs = predictor.segment(scan.files, certainty=outputs.quality)
         except ResourceError as error:
             return _failed(scan, error)  # too large for the memory; another may not be
         volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
-        quality = None if certainty is None else assess(certainty, volumes_ml, predictor.reference).as_dict()
-        facts = {"volumes_ml": volumes_ml, "quality": quality}
+        quality = assess(certainty, volumes_ml, predictor.reference).as_dict() if outputs.quality else None
+        facts = {"volumes_ml": volumes_ml, "quality": quality, "slabs": slabs}
         masks.add(scan, name, facts, lambda file: write_mask(mask, file, properties))
     result = Prediction(scan.id, str(masks.folder / name), status, **facts)
     try:
@@ -150,7 +152,9 @@ def _volumes_ml(
     mask: np.ndarray, spacing_mm: Sequence[float], classes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
     """The volume of every class, to a cubic millimetre."""
-    voxels = np.bincount(mask.ravel())
+    # Slice by slice: counting takes eight bytes for each voxel.
+    values = 1 + int(mask.max(initial=0))
+    voxels = sum((np.bincount(plane.ravel(), minlength=values) for plane in mask), np.zeros(values, dtype=np.int64))
     voxel_ml = math.prod(spacing_mm) / 1000
     return {
         name: round(float(sum(voxels[value] for value in values if value < len(voxels)) * voxel_ml), 3)

@@ -97,6 +97,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
         if run.budget_s is not None:
             fresh = run.fitted is None
             if fresh:
+                listener("timing", {})
                 fit_budget(run, request, plans, run_settings(run, plans, store, request, silent), device)
                 runs = resolve_runs(request, workspace)
                 run = runs[-1]

@@ -113,6 +113,8 @@ def predict(
     scans = sum(result.status != "skipped" for result in results)
     terminal.say(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
     for result in made:
+        if result.slabs > 1:
+            terminal.say(f"{result.id}: in {result.slabs} slabs, too large for the memory at once; no certainty")
         if result.quality and result.quality["review"]:
             terminal.say(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
     for result in results:
@@ -143,7 +145,8 @@ def _certainty(result: Prediction) -> str:
     """How far a mask is to be trusted: the figure, and whether to look at it."""
     if result.quality is None:
         return ""
-    return f"{'review ' if result.quality['review'] else ''}{result.quality['certainty']:.3f}"
+    certainty = result.quality["certainty"]
+    return f"{'review ' if result.quality['review'] else ''}{'–' if certainty is None else f'{certainty:.3f}'}"
 
 
 def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:

@@ -71,6 +71,7 @@ class TrainingProgress:
         self._stage = ""
         # Whether it was said how long the training will take.
         self._told = False
+        self._folds_after = 0
 
     def __enter__(self) -> TrainingProgress:
         """Start drawing, on a terminal."""
@@ -94,8 +95,24 @@ class TrainingProgress:
         if handler is not None:
             handler(**values)
 
+    def _on_preprocess(self, done: int, total: int) -> None:
+        if self.live:
+            self._bar.update(self._task, description="preprocessing", note=f"images {done}/{total}")
+        elif done == 1:
+            self.terminal.say(f"preprocessing {total} images: their intensities are judged by the labelled cases")
+
+    def _on_timing(self) -> None:
+        self.terminal.say("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
+
+    def _on_certainty(self, done: int, total: int) -> None:
+        if self.live:
+            self._bar.update(self._task, description="certainties", note=f"unlabelled cases {done}/{total}")
+        elif done == 1:
+            self.terminal.say(f"certainties of {total} unlabelled cases, to compare new scans with")
+
     def _on_fold(self, fold: int, folds: int) -> None:
         self._stage = ""
+        self._folds_after = folds - fold
         self.terminal.say(f"fold {fold}/{folds}")
 
     def _on_budget(self, fitted: Fitted, *, fresh: bool, joint: bool) -> None:
@@ -133,7 +150,7 @@ class TrainingProgress:
 
         if not self._told and epoch < epochs:
             self._told = True
-            left = spelled(rest["seconds"] * (epochs - epoch))
+            left = spelled(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
             self.terminal.say(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
 
     def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)

@@ -51,12 +51,12 @@ class Reference:
 class Quality:
     """The judgement of a segmentation.
 
-    ``certainty``: see :func:`certainty`, from 0 to 1; an order among scans, not a Dice.
+    ``certainty``: see :func:`certainty`, from 0 to 1; an order among scans, not a Dice; None where nobody looked.
     ``percentile``: the share of the reference scans that are less certain, None without a reference.
     ``review``: whether somebody should look at it, and ``reasons`` why.
     """
 
-    certainty: float
+    certainty: float | None
     percentile: float | None
     review: bool
     reasons: tuple[str, ...]
@@ -124,11 +124,11 @@ def certainty(
     return float(np.mean([sure, *swayed]))
 
 
-def assess(value: float, volumes_ml: Mapping[str, float], reference: Reference) -> Quality:
-    """Judge a segmentation by its ``value`` of :func:`certainty` and its volumes, against what training has shown."""
+def assess(value: float | None, volumes_ml: Mapping[str, float], reference: Reference) -> Quality:
+    """Judge a segmentation by its ``value`` of :func:`certainty`, if known, and its volumes, against the training's."""
     known: Sequence[float] = reference.certainties
     percentile, reasons = None, []
-    if len(known) >= LEAST_REFERENCES:
+    if value is not None and len(known) >= LEAST_REFERENCES:
         percentile = sum(each < value for each in known) / len(known)
         if percentile < REVIEW_SHARE:
             reasons.append(f"less certain than {1 - percentile:.0%} of the unlabelled scans of the training")
@@ -138,4 +138,4 @@ def assess(value: float, volumes_ml: Mapping[str, float], reference: Reference) 
             reasons.append(f"{name} is absent")
         elif not low <= volume <= high:
             reasons.append(f"{name} has {volume:.3g} ml, the labelled cases let expect {low:.3g} to {high:.3g}")
-    return Quality(round(value, 4), percentile, bool(reasons), tuple(reasons))
+    return Quality(None if value is None else round(value, 4), percentile, bool(reasons), tuple(reasons))

@@ -10,6 +10,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from pcl_auto.errors import Problem, ResourceError
+from pcl_auto.nnunet.slabs import margin_rows, most_slabs, slabs
 from pcl_auto.run.memory import available_memory_mb
 
 # A patch on its way through the last, widest stage: the skip connection, its concatenation, what two convolutions make.
@@ -18,48 +19,100 @@ _WIDEST_FEATURES = 7
 _MARGIN, _LIBRARIES_MB = 1.2, 50
 
 
-def needed_memory_mb(
-    image: np.ndarray,
-    spacing_mm: Sequence[float],
-    plans: PlansManager,
-    configuration: ConfigurationManager,
-    heads: int,
-) -> int:
-    """The memory that segmenting ``image`` takes beside it at its peak, in MB (2^20 bytes).
+class InferenceMemory:
+    """The memory that segmenting a scan takes beside its image at its peak, as a whole or in slabs."""
 
-    Args:
-        image: shape (C, z, y, x), before preprocessing.
-        spacing_mm: of its voxels, along z, y and x.
-        plans: how nnU-Net turns the axes of a scan.
-        configuration: with the spacing of the network.
-        heads: classes, the background among them, or regions.
-    """
-    channels, voxels = len(image), int(image[0].size)
-    shape: list[int] = [_nonzero_shape(image)[axis] for axis in plans.transpose_forward]
-    spacing = [spacing_mm[axis] for axis in plans.transpose_forward]
-    target = [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
-    patch: list[int] = [*[1] * (len(shape) - len(configuration.patch_size)), *configuration.patch_size]
-    cropped: int = math.prod(shape)
-    resampled: int = math.prod(
-        max(int(size), least) for size, least in zip(compute_new_shape(shape, spacing, target), patch, strict=True)
-    )
-    separate, _ = determine_do_sep_z_and_axis(None, spacing, target)
+    def __init__(
+        self,
+        image: np.ndarray,
+        spacing_mm: Sequence[float],
+        plans: PlansManager,
+        configuration: ConfigurationManager,
+        heads: int,
+    ) -> None:
+        """Take the size of a scan.
 
-    def resampling(before: int, after: int) -> int:
+        Args:
+            image: shape (C, z, y, x), before preprocessing.
+            spacing_mm: of its voxels, along z, y and x.
+            plans: how nnU-Net turns the axes of a scan.
+            configuration: with the spacing of the network.
+            heads: classes, the background among them, or regions.
+        """
+        self._channels, self._voxels, self._heads = len(image), int(image[0].size), heads
+        self._shape: list[int] = [_nonzero_shape(image)[axis] for axis in plans.transpose_forward]
+        self._spacing_mm = [spacing_mm[axis] for axis in plans.transpose_forward]
+        kept = len(self._spacing_mm) - len(configuration.spacing)
+        self._target_mm = [*self._spacing_mm[:kept], *configuration.spacing]
+        self._patch: list[int] = [*[1] * kept, *configuration.patch_size]
+        self._separate, _ = determine_do_sep_z_and_axis(None, self._spacing_mm, self._target_mm)
+        self._width: int = configuration.network_arch_init_kwargs["features_per_stage"][0]
+        self.margin_rows = margin_rows(configuration, self._spacing_mm)
+
+    def needed_mb(self, count: int = 1) -> int:
+        """What it takes in ``count`` slabs, in MB (2^20 bytes)."""
+        cropped = math.prod(self._shape)
+        if count == 1:
+            preparing = self._channels * (4 * self._voxels + 8 * cropped)
+            return _with_margin(max(preparing + self._preparing(self._shape), self._segmenting(self._shape)))
+        # The whole scan with its normalised intensities, and where it is nonzero; then that, mask and slab.
+        whole = self._channels * (4 * self._voxels + 8 * cropped) + 3 * cropped
+        rows = max(slab.end - slab.begin for slab in slabs(self._shape[0], count, self.margin_rows))
+        slab = [rows, *self._shape[1:]]
+        beside = 4 * self._channels * cropped + 2 * cropped + 2 * self._voxels
+        return _with_margin(max(whole, beside + max(self._preparing(slab), self._segmenting(slab))))
+
+    def slabs_that_fit(self, where: str) -> int:
+        """The fewest slabs for which the memory that is free suffices; 1 where the system does not tell.
+
+        Raises:
+            ResourceError: it does not suffice for any.
+        """
+        free_mb = available_memory_mb()
+        most = most_slabs(self._shape[0], self.margin_rows)
+        for count in range(1, most + 1):
+            if free_mb is None or self.needed_mb(count) <= free_mb:
+                return count
+        raise ResourceError(
+            Problem(
+                what="the memory does not suffice for this scan",
+                where=where,
+                expected=f"{self.needed_mb(most)} MB free" + (f", in {most} slabs" if most > 1 else ""),
+                found=f"{free_mb} MB free",
+                fix="close other programs, take a machine with more memory, or cut the scan to the region of interest",
+            )
+        )
+
+    def _resampled(self, shape: Sequence[int]) -> int:
+        """Voxels of a part of this shape on the grid of the network, padded to a patch."""
+        sizes = compute_new_shape(shape, self._spacing_mm, self._target_mm)
+        return math.prod(max(int(size), least) for size, least in zip(sizes, self._patch, strict=True))
+
+    def _resampling(self, before: int, after: int) -> int:
         # In float64: three copies of a volume, or of thick slices the coordinates of every new voxel, twice over.
-        return 8 * before + 60 * after if separate else 24 * max(before, after)
+        return 8 * before + 60 * after if self._separate else 24 * max(before, after)
 
-    preprocessing = channels * (4 * voxels + 8 * cropped + 4 * resampled) + resampling(cropped, resampled)
-    width: int = configuration.network_arch_init_kwargs["features_per_stage"][0]
-    # The image, float16 logits with the weights of their patches, and the search for infinite ones (a copy, a mask).
-    network = (
-        4 * channels * resampled
-        + (2 * (heads + 1) + 3 * heads) * resampled
-        + 4 * _WIDEST_FEATURES * width * math.prod(patch)
-    )
-    # The image and the logits still, one class, the best so far and the mask.
-    export = (4 * channels + 2 * heads) * resampled + resampling(resampled, cropped) + 6 * cropped + 2 * voxels
-    return _LIBRARIES_MB + math.ceil(_MARGIN * max(preprocessing, network, export) / 2**20)
+    def _preparing(self, shape: Sequence[int]) -> int:
+        """Bytes to bring a part of a normalised scan to the grid of the network."""
+        resampled = self._resampled(shape)
+        return 4 * self._channels * resampled + self._resampling(math.prod(shape), resampled)
+
+    def _segmenting(self, shape: Sequence[int]) -> int:
+        """Bytes to segment a part that is on the grid of the network."""
+        cropped, resampled = math.prod(shape), self._resampled(shape)
+        # The image, float16 logits with the weights of their patches, the search for infinite ones (a copy, a mask).
+        network = (
+            4 * self._channels * resampled
+            + (2 * (self._heads + 1) + 3 * self._heads) * resampled
+            + 4 * _WIDEST_FEATURES * self._width * math.prod(self._patch)
+        )
+        # The image and the logits still, one class, the best so far and the mask.
+        export = (4 * self._channels + 2 * self._heads) * resampled + self._resampling(resampled, cropped) + 6 * cropped
+        return max(network, export + 2 * self._voxels)
+
+
+def _with_margin(needed: float) -> int:
+    return _LIBRARIES_MB + math.ceil(_MARGIN * needed / 2**20)
 
 
 def _nonzero_shape(image: np.ndarray) -> tuple[int, ...]:
@@ -70,22 +123,3 @@ def _nonzero_shape(image: np.ndarray) -> tuple[int, ...]:
         found = np.flatnonzero(occupied.any(axis=tuple(other for other in range(occupied.ndim) if other != axis)))
         sides.append(int(found[-1] - found[0]) + 1 if found.size else occupied.shape[axis])
     return tuple(sides)
-
-
-def require_memory(needed_mb: int, where: str) -> None:
-    """Make sure that so much memory is free; nothing where the system does not tell.
-
-    Raises:
-        ResourceError: it is not.
-    """
-    free_mb = available_memory_mb()
-    if free_mb is not None and needed_mb > free_mb:
-        raise ResourceError(
-            Problem(
-                what="the memory does not suffice for this scan",
-                where=where,
-                expected=f"{needed_mb} MB free",
-                found=f"{free_mb} MB free",
-                fix="close other programs, take a machine with more memory, or cut the scan to the region of interest",
-            )
-        )

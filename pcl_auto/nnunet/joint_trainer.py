@@ -290,7 +290,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             one_piece=self.labeled.one_piece() if judgement.largest_component else [],
             # Nothing is trained on what is segmented after the last round.
             check=agreement_check(self, segment) if judgement.agreement and number <= last else None,
-            progress=lambda done, total: self._notify("pseudo_label", round=min(number, last), done=done, total=total),
+            progress=lambda done, total: self.events.notify(
+                "pseudo_label", round=min(number, last), done=done, total=total
+            ),
         )
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
@@ -318,11 +320,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 voxel_ml=voxel_ml,
                 judgement=judgement,
             )
-
-    def _notify(self, event: str, **values: Any) -> None:
-        """Tell a listener what is too frequent to put on record."""
-        if self.events.listener is not None:
-            self.events.listener(event, values)
 
     # --- the guard --------------------------------------------------------------------------------------------
 

@@ -9,31 +9,37 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.data.scans import Source
 from pcl_auto.errors import NumericalError, Problem, StateError
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
-from pcl_auto.nnunet.export import mask_of
+from pcl_auto.nnunet.export import dtype_of_masks, mask_inside, mask_of, on_scan
 from pcl_auto.nnunet.faults import memory_errors
 from pcl_auto.nnunet.images import Properties, read_image
-from pcl_auto.nnunet.inference_memory import needed_memory_mb, require_memory
+from pcl_auto.nnunet.inference_memory import InferenceMemory
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.quality import certainty_of, read_reference
+from pcl_auto.nnunet.slabs import slabs
 from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.run.files import read_json
 
 
 class Segmentation(NamedTuple):
-    """A mask (z, y, x) on the scan's own grid, the geometry to write it with, and its certainty if asked for."""
+    """A mask (z, y, x) on the scan's own grid, and the geometry to write it with.
+
+    ``certainty``: if asked for, of a scan that was segmented as a whole; ``slabs``: in how many it was.
+    """
 
     mask: np.ndarray
     properties: Properties
     certainty: float | None
+    slabs: int = 1
 
 
 class ModelPredictor:
@@ -114,7 +120,7 @@ class ModelPredictor:
         Raises:
             DataError: the scan cannot be read.
             StateError: the model wants another number of channels.
-            ResourceError: the scan would need more memory than is free.
+            ResourceError: the scan would need more memory than is free, in slabs too.
             NumericalError: the network's output is not finite.
         """
         image, properties = read_image(files)
@@ -129,19 +135,51 @@ class ModelPredictor:
                 )
             )
         heads = self._labels.num_segmentation_heads
-        require_memory(
-            needed_memory_mb(image, properties["spacing"], self.plans, self.configuration, heads), str(files[0])
-        )
-        data, _, properties = preprocessor_of(self.configuration).run_case_npy(
-            image, None, properties, self.plans, self.configuration, self.dataset_json
-        )
+        memory = InferenceMemory(image, properties["spacing"], self.plans, self.configuration, heads)
+        count = memory.slabs_that_fit(str(files[0]))
         # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
         with memory_errors(lambda: str(files[0]), "free memory, or predict with --device cpu, or with --no-mirroring"):
+            if count > 1:
+                mask, properties = self._in_slabs(image, properties, count, memory.margin_rows, files[0])
+                return Segmentation(mask, properties, None, count)
+            data, properties = self._preprocessed(image, properties, self.configuration)
             logits = self._finite_logits(torch.from_numpy(data), files[0])
             mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
             del logits
             sure = self._certainty(data) if certainty else None
         return Segmentation(mask, properties, sure)
+
+    def _preprocessed(
+        self, image: np.ndarray, properties: Properties, configuration: ConfigurationManager
+    ) -> tuple[np.ndarray, Properties]:
+        data, _, properties = preprocessor_of(configuration).run_case_npy(
+            image, None, properties, self.plans, configuration, self.dataset_json
+        )
+        return data, properties
+
+    def _in_slabs(
+        self, image: np.ndarray, properties: Properties, count: int, margin: int, source: Source
+    ) -> tuple[np.ndarray, Properties]:
+        """The mask of a scan whose slabs are brought to the network's grid and back each by itself.
+
+        Its intensities are normalised as a whole, as those of the training were.
+        """
+        spacing_mm = [float(properties["spacing"][axis]) for axis in self.plans.transpose_forward]
+        kept = len(spacing_mm) - len(self.configuration.spacing)
+        # On the scan's own grid nothing is resampled.
+        own = ConfigurationManager({**self.configuration.configuration, "spacing": spacing_mm[kept:]})
+        data, properties = self._preprocessed(image, properties, own)
+        target_mm = [*spacing_mm[:kept], *self.configuration.spacing]
+        inside = np.zeros(data.shape[1:], dtype=dtype_of_masks(self._labels))
+        for slab in slabs(data.shape[1], count, margin):
+            part = data[:, slab.begin : slab.end]
+            shape = part.shape[1:]
+            grid = compute_new_shape(shape, spacing_mm, target_mm)
+            resampled = self.configuration.resampling_fn_data(part, grid, spacing_mm, target_mm)
+            logits = self._finite_logits(torch.from_numpy(np.ascontiguousarray(resampled)), source)
+            found = mask_inside(logits, shape, spacing_mm, self.configuration, self._labels)
+            inside[slab.first : slab.last] = found[slab.first - slab.begin : slab.last - slab.begin]
+        return on_scan(inside, self.plans, properties), properties
 
     @property
     def has_regions(self) -> bool:
@@ -178,12 +216,7 @@ class ModelPredictor:
         """How far the first fold's segmentation of a preprocessed image (C, z, y, x) is to be trusted."""
         segment = self.logits_without_mirroring
         in_plane = len(self.configuration.patch_size) == 2
-        try:
-            return certainty_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
-        except RuntimeError as error:
-            if "Encountered inf" in str(error):  # of the disturbed scan; that of the scan itself is finite
-                return 0.0
-            raise
+        return certainty_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
 
     def _finite_logits(self, image: torch.Tensor, source: Source) -> torch.Tensor:
         """Logits (K, z, y, x) of a preprocessed image (C, z, y, x)."""

@@ -40,14 +40,19 @@ def certainty_of(
         image: preprocessed.
         in_plane: whether the network is two-dimensional.
     """
-    return certainty(
-        lambda voxels: segment(torch.from_numpy(voxels)),
-        partial(labels_from, labels_of),
-        image,
-        foreground(labels),
-        regions=labels_of.has_regions,
-        in_plane=in_plane,
-    )
+    try:
+        return certainty(
+            lambda voxels: segment(torch.from_numpy(voxels)),
+            partial(labels_from, labels_of),
+            image,
+            foreground(labels),
+            regions=labels_of.has_regions,
+            in_plane=in_plane,
+        )
+    except RuntimeError as error:
+        if "Encountered inf" in str(error):  # nnU-Net's word for logits beyond half precision: nobody trusts them
+            return 0.0
+        raise
 
 
 def write_reference(trainer: Any) -> None:
@@ -59,26 +64,37 @@ def write_reference(trainer: Any) -> None:
     if file.is_file():
         return
     data, settings = trainer.data, trainer.settings
-    unlabeled = sorted(splits.from_dict(read_json(data.split_file(settings.split))).unlabeled)
-    chosen = unlabeled[:: max(1, math.ceil(len(unlabeled) / MOST_REFERENCES))]
     labels, configuration = trainer.dataset_json["labels"], trainer.configuration_manager
-    trainer.set_deep_supervision_enabled(False)
-    segment = segmenter(trainer, trainer.network, mirroring=False)
-    images = StoredCases(str(data.store(settings.store)), chosen)
-    in_plane = len(configuration.patch_size) == 2
-    certainties = [
-        certainty_of(segment, trainer.label_manager, labels, images.load_case(case)[0][:], in_plane=in_plane)
-        for case in chosen
-    ]
-    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    cases = {}
+    chosen = reference_cases(trainer)
+    for case in chosen:
+        cases[case] = certainty_in_training(trainer, case)
+        trainer.events.notify("certainty", done=len(cases), total=len(chosen))
     voxel_ml = stored_voxel_ml(configuration.spacing, trainer.plans_manager.plans)
     view = data.labeled_view(settings.split, trainer.configuration_name)
     volumes_ml = LabeledCases(view, trainer.do_split()[0], labels, voxel_ml).volumes_ml()
     margin = trainer.recipe.judgement.range_margin
     ranges = {name: labeled_range(volumes, margin) for name, volumes in volumes_ml.items() if volumes.size}
-    reference = Reference(tuple(certainties), ranges or None)
-    cases = dict(zip(chosen, certainties, strict=True))
+    reference = Reference(tuple(cases.values()), ranges or None)
     write_json(file, {"schema_version": SCHEMA_VERSION, **reference.as_dict(), "cases": cases})
+
+
+def reference_cases(trainer: Any) -> list[str]:
+    """The unlabelled cases of a training whose certainties its model is to be compared with."""
+    unlabeled = sorted(splits.from_dict(read_json(trainer.data.split_file(trainer.settings.split))).unlabeled)
+    return unlabeled[:: max(1, math.ceil(len(unlabeled) / MOST_REFERENCES))]
+
+
+def certainty_in_training(trainer: Any, case: str) -> float:
+    """The certainty of a stored case, by the network of ``trainer``."""
+    image = StoredCases(str(trainer.data.store(trainer.settings.store)), [case]).load_case(case)[0][:]
+    in_plane = len(trainer.configuration_manager.patch_size) == 2
+    trainer.set_deep_supervision_enabled(False)
+    segment = segmenter(trainer, trainer.network, mirroring=False)
+    labels = trainer.dataset_json["labels"]
+    found = certainty_of(segment, trainer.label_manager, labels, image, in_plane=in_plane)
+    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+    return found
 
 
 def read_reference(fold: Path) -> Reference:

@@ -21,6 +21,7 @@ from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.export import mask_of
 from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.pseudo_labels import RoundFolder, Segmenter
+from pcl_auto.nnunet.quality import certainty_in_training, reference_cases
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK
 from pcl_auto.nnunet.segmenter import segmenter
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
@@ -95,7 +96,7 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
         epoch_s=epoch_s,
         # The way back from a round is one more checkpoint.
         round_s=joint.segment_s + joint.streams_s + epoch_s + again,
-        end_s=folds * (joint.last_check_s + epoch_s) + validated_s,
+        end_s=folds * (joint.last_check_s + epoch_s + _reference_s(trainer)) + validated_s,
         held_out=trainer.has_validation,
         folds=folds,
     )
@@ -186,6 +187,18 @@ def _tiles(trainer: Any, folder: Path, case: str) -> int:
     padded = [max(size, edge) for size, edge in zip(shape[-len(patch) :], patch, strict=True)]
     steps = [len(places) for places in compute_steps_for_sliding_window(tuple(padded), patch, _TILE_STEP)]
     return int(np.prod(steps)) * (1 if len(patch) == len(shape) else int(shape[0]))
+
+
+def _reference_s(trainer: Any) -> float:
+    """What the certainties of unlabelled cases take, which a training leaves with its model: one is looked at."""
+    folder = trainer.data.store(trainer.settings.store)
+    tiles = {case: _tiles(trainer, folder, case) for case in reference_cases(trainer)}
+    if not tiles:
+        return 0.0
+    middle = _spread(sorted(tiles, key=lambda case: (tiles[case], case)))[0]
+    begun = monotonic()
+    certainty_in_training(trainer, middle)
+    return (monotonic() - begun) * sum(tiles.values()) / tiles[middle]
 
 
 def _validation_s(trainer: Any, beside_s: float, folds: int) -> float:

@@ -168,8 +168,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
                 outputs.append(self.train_step(batch))
                 # At once: no checkpoint, least of all the best one, is written behind it.
                 require_numbers(outputs[-1], f"epoch {self.epoch + 1} ({stage}), step {step + 1}", self.cases_of_step)
-                if self.events.listener is not None:
-                    self.events.listener("step", {"epoch": self.epoch, "step": step + 1})
+                self.events.notify("step", epoch=self.epoch, step=step + 1)
             self.on_train_epoch_end(outputs)
             self._validate()
             seconds = monotonic() - started

@@ -37,6 +37,11 @@ class EventLog:
         if self.listener is not None:
             self.listener(event, values)
 
+    def notify(self, event: str, **values: Any) -> None:
+        """Tell the listener of an ``event`` that is too frequent to put on record."""
+        if self.listener is not None:
+            self.listener(event, values)
+
     @staticmethod
     def _append(path: Path, event: str, values: dict[str, Any]) -> None:
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event, **values}

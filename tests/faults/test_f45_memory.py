@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from tiny_model import make_model, make_scan
@@ -68,6 +70,34 @@ def test_f45_a_scan_that_cannot_fit_is_refused_before_it_is_segmented(
     (problem,) = caught.value.problems
     assert (problem.where, problem.found) == (str(scan), "0 MB free")
     assert on_device == []
+
+
+def test_f45_a_scan_that_does_not_fit_at_once_is_segmented_in_slabs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a network that looks at one voxel alone, what the cuts change is what they change of the resampling."""
+    made = ModelPredictor(make_model(tmp_path / "model"), torch.device("cpu"), mirroring=False)
+    monkeypatch.setattr(made, "_finite_logits", lambda image, _source: torch.cat([-image, image]))
+    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in (30, 40, 90)), indexing="ij")
+    ball = 100 - 60 * np.sqrt(sum(axis**2 for axis in axes)).astype(np.float32)
+    counts = []
+    for spacing_mm in (1.0, 0.7):
+        scan = tmp_path / f"{spacing_mm}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(ball, np.diag([spacing_mm] * 3 + [1])), scan)
+        monkeypatch.setattr(inference_memory, "available_memory_mb", lambda: None)
+        whole = made.segment([scan], certainty=True)
+        assert whole.slabs == 1
+        memory_mb = inference_memory._LIBRARIES_MB + 3
+        monkeypatch.setattr(inference_memory, "available_memory_mb", lambda mb=memory_mb: mb)
+        cut = made.segment([scan], certainty=True)
+        counts.append(cut.slabs)
+        assert (whole.certainty is None, cut.certainty) == (False, None)
+        assert cut.mask.dtype == whole.mask.dtype
+        assert cut.properties["sitk_stuff"] == whole.properties["sitk_stuff"]
+        # On the network's own grid there is nothing to resample.
+        assert np.mean(cut.mask != whole.mask) <= (0 if spacing_mm == 1 else 0.002)
+        assert 0.1 < whole.mask.mean() < 0.9
+    assert min(counts) > 1
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,17 @@ class StubPredictor:
         self.classes = {"tumour": (1,)}
         self.reference = Reference(tuple(np.linspace(0.8, 0.98, 20)), {"tumour": (0.01, 0.1)})
 
-    def segment(self, files: Sequence[Path], *, certainty: bool) -> tuple[np.ndarray, dict[str, Any], float | None]:
+    def segment(
+        self, files: Sequence[Path], *, certainty: bool
+    ) -> tuple[np.ndarray, dict[str, Any], float | None, int]:
         if "bad" in files[0].name:
             raise RuntimeError("cannot read this")
         if "large" in files[0].name:
             raise ResourceError(Problem("too large", files[0].name, "more memory"))
-        sure = (0.5 if "odd" in files[0].name else 0.9) if certainty else None
+        slabs = 3 if "tall" in files[0].name else 1
+        sure = (0.5 if "odd" in files[0].name else 0.9) if certainty and slabs == 1 else None
         properties = {"sitk_stuff": {"spacing": (1, 2, 5)}, "of": f"mask of {files[0].name}"}
-        return np.ones((2, 2, 2), np.uint8), properties, sure
+        return np.ones((2, 2, 2), np.uint8), properties, sure, slabs
 
 
 def write_stub_mask(mask: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
@@ -187,6 +190,14 @@ def test_quality_is_told_and_remembered(tmp_path: Path, model: Path) -> None:
         given, tmp_path / "fast", model, outputs=Outputs(quality=False), listener=lambda _event, _values: None
     )
     assert left_out.quality is None
+
+
+def test_a_scan_in_slabs_is_judged_by_its_volumes_alone(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "tall.nrrd"), tmp_path / "out"
+    for status in ("done", "kept"):
+        (result,) = predict(given, output, model, listener=lambda _event, _values: None)
+        assert (result.status, result.slabs) == (status, 3)
+        assert result.quality == {"certainty": None, "percentile": None, "review": False, "reasons": []}
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])

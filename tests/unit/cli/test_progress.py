@@ -67,3 +67,20 @@ def test_the_first_epoch_tells_how_long_the_others_will_take(capfd: pytest.Captu
     assert [line for line in lines if line.startswith("about")] == [
         "about 4m10s to go at the pace of this epoch, pseudo-labels not counted"
     ]
+
+
+def test_with_folds_those_to_come_count_too(capfd: pytest.CaptureFixture[str]) -> None:
+    progress = TrainingProgress(Terminal())
+    progress("fold", {"fold": 1, "folds": 3})
+    epoch = {"epoch": 1, "epochs": 3, "stage": "supervised", "losses": {"loss": 0.5}, "patch_dice": [0.5]}
+    progress("epoch", {**epoch, "seconds": 10.0, "patch_dice_of": "labelled cases"})
+    assert "about 1m20s to go" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("event", ["preprocess", "certainty"])
+def test_what_takes_long_beside_the_steps_is_said_once(event: str, capfd: pytest.CaptureFixture[str]) -> None:
+    progress = TrainingProgress(Terminal())
+    for done in (1, 2, 3):
+        progress(event, {"done": done, "total": 3})
+    (line,) = capfd.readouterr().err.splitlines()
+    assert " 3 " in line

@@ -56,6 +56,19 @@ def test_timing_leaves_random_numbers_as_they_were() -> None:
     assert draw() == inside
 
 
+def test_certainties_count_by_the_size_of_their_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = {"a": 1, "b": 2, "c": 5}
+    clock = iter([100.0, 103.0])
+    monkeypatch.setattr(timing, "reference_cases", lambda _trainer: list(tiles))
+    monkeypatch.setattr(timing, "_tiles", lambda _trainer, _folder, case: tiles[case])
+    monkeypatch.setattr(timing, "certainty_in_training", lambda _trainer, case: {"b": 0.9}[case])
+    monkeypatch.setattr(timing, "monotonic", lambda: next(clock))
+    trainer = SimpleNamespace(data=SimpleNamespace(store=Path), settings=SimpleNamespace(store="s"))
+    assert timing._reference_s(trainer) == pytest.approx(3.0 * 8 / 2)
+    monkeypatch.setattr(timing, "reference_cases", lambda _trainer: [])
+    assert timing._reference_s(trainer) == 0.0
+
+
 @pytest.mark.parametrize("heads", [2, 3, 5])
 def test_pseudo_labels_are_timed_with_every_class_in_them(heads: int) -> None:
     nothing = torch.zeros(heads, 4, 6, 10)

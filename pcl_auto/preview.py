@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from pcl_auto.orientation import EDGES, PLANES, to_patient
 from pcl_auto.run.atomic import atomic_path
 
-# Axes of the volume, patient-wise: 0 foot to head, 1 front to back, 2 right to left; (rows, columns) of each picture.
-_PLANES = {"axial": (0, (1, 2)), "coronal": (1, (0, 2)), "sagittal": (2, (0, 1))}
-# What is right of and above each picture's left and upper edge; the patient's right is on the left, as in radiology.
-_EDGES = {"axial": ("R", "A"), "coronal": ("R", "H"), "sagittal": ("A", "H")}
 _WINDOW_PERCENT = (1.0, 99.0)
 _PICTURE_INCHES = 4.0
 _MOST_IN_LEGEND = 12
@@ -44,7 +40,7 @@ def draw(
         title: the name of the scan.
         target: is replaced.
     """
-    axes, flips = _to_patient(direction)
+    axes, flips = to_patient(direction)
     image, mask = (np.flip(volume.transpose(axes), flips) for volume in (image, mask))
     steps_mm = [spacing_mm[2 - axis] for axis in axes]
     # One class at a time: a scan may have a hundred.
@@ -53,14 +49,14 @@ def draw(
     largest = max(present, key=lambda name: present[name], default=None)
     place = [size // 2 for size in mask.shape] if largest is None else _widest_slices(np.isin(mask, classes[largest]))
     sides_mm = [size * step for size, step in zip(mask.shape, steps_mm, strict=True)]
-    widths = [sides_mm[columns] for _, (_, columns) in _PLANES.values()]
-    tallest = max(sides_mm[rows] for _, (rows, _) in _PLANES.values())
+    widths = [sides_mm[columns] for _, (_, columns) in PLANES.values()]
+    tallest = max(sides_mm[rows] for _, (rows, _) in PLANES.values())
     height = _PICTURE_INCHES * min(1.0, 3 * tallest / sum(widths))
     figure = Figure(figsize=(3 * _PICTURE_INCHES, height + 1), layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
     colours = dict(zip(classes, colormaps["tab10"](np.arange(len(classes)) % 10), strict=True))
     pictures = figure.subplots(1, 3, width_ratios=widths)
-    for picture, (name, (across, (rows, columns))) in zip(pictures, _PLANES.items(), strict=True):
+    for picture, (name, (across, (rows, columns))) in zip(pictures, PLANES.items(), strict=True):
         flat = image.take(place[across], axis=across)
         low, high = np.percentile(flat, _WINDOW_PERCENT)
         shape = {"aspect": steps_mm[rows] / steps_mm[columns], "origin": "upper"}
@@ -75,7 +71,7 @@ def draw(
                 picture.contour(*grid, around, levels=[0.5], colors=[colours[label]], linewidths=1.2)
         picture.set_title(name, color="white", fontsize=10)
         picture.set_axis_off()
-        left, top = _EDGES[name]
+        left, top = EDGES[name]
         for text, spot in ((left, (0.02, 0.5)), (top, (0.5, 0.98))):
             vertical = "top" if text == top else "center"
             letter = picture.text(*spot, text, color="yellow", fontsize=10, transform=picture.transAxes, va=vertical)
@@ -83,16 +79,6 @@ def draw(
     _caption(figure, title, {name: colours[name] for name in present})
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
-
-
-def _to_patient(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which array axes (of z, y, x) go most nearly from head to foot, front to back and right to left, and flips."""
-    # Rows: head, back, left; columns: z, y, x.
-    cosines = np.reshape(direction, (3, 3))[::-1, ::-1]
-    axes = max(permutations(range(3)), key=lambda order: sum(abs(cosines[row, axis]) for row, axis in enumerate(order)))
-    # From the head down, so that it is on top.
-    downwards = np.array([-1, 1, 1])
-    return axes, tuple(row for row, axis in enumerate(axes) if downwards[row] * cosines[row, axis] < 0)
 
 
 def _widest_slices(inside: np.ndarray) -> list[int]:

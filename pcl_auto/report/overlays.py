@@ -11,33 +11,42 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from pcl_auto.orientation import EDGES, PLANES, to_patient
+
 # Pixels along the longer side of a picture; slices of a plane; channels that a reader may choose from.
 LONGEST_SIDE, MOST_SLICES, MOST_CHANNELS = 160, 24, 4
 QUALITY = 72
 # After Okabe and Ito: told apart with any kind of colour vision, and on grey.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 _AREA_OPACITY = 110
-# Which array axis (z, y, x) each plane goes through; what lies above is shown above, as far as the file says so.
-_PLANES = (("x-y", 0), ("x-z", 1), ("y-z", 2))
+# x to the left, y to the back, z to the head.
+_AS_ITK = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan to show: ``image`` (C, z, y, x); ``masks``: name to label map (z, y, x); ``spacing_mm`` along z, y, x."""
+    """A scan to show: ``image`` (C, z, y, x); ``masks``: name to label map (z, y, x); ``spacing_mm`` along z, y, x.
+
+    ``direction``: where x, y and z point to (left, back, head), nine cosines, row by row as ITK has them.
+    """
 
     image: np.ndarray
     masks: Mapping[str, np.ndarray]
     spacing_mm: Sequence[float]
+    direction: Sequence[float] = _AS_ITK
 
 
 @dataclass(frozen=True)
 class Plane:
     """Slices of one plane, one below the other in a picture per channel and per mask (data URIs).
 
-    ``slices``: their numbers along the axis, from 0; ``start``: the place in ``slices`` of the one to begin with.
+    ``slices``: their numbers in the file, from 0; ``start``: the place in ``slices`` of the one to begin with.
+    ``left`` and ``top``: what of the patient is there.
     """
 
     name: str
+    left: str
+    top: str
     slices: list[int]
     start: int
     width: int
@@ -57,6 +66,12 @@ def planes(
         outlined: masks drawn as outlines, so that others are seen below; the rest are areas.
         most_slices: of a plane.
     """
+    axes, flips = to_patient(volume.direction)
+    volume = Volume(
+        np.flip(volume.image.transpose(0, *(axis + 1 for axis in axes)), tuple(axis + 1 for axis in flips)),
+        {name: np.flip(labels.transpose(axes), flips) for name, labels in volume.masks.items()},
+        [volume.spacing_mm[axis] for axis in axes],
+    )
     centre, extent = _structure(next(iter(volume.masks.values())), classes)
     windows = [_window(channel) for channel in volume.image[:MOST_CHANNELS]]
     return [
@@ -69,9 +84,10 @@ def planes(
             shown_slices(centre[axis], extent[axis], volume.image.shape[axis + 1], most_slices),
             centre[axis],
             windows,
+            backwards=axis in flips,
         )
-        for name, axis in _PLANES
-        if all(size > 1 for other, size in enumerate(volume.image.shape[1:]) if other != axis)
+        for name, (axis, others) in PLANES.items()
+        if all(volume.image.shape[1 + other] > 1 for other in others)
     ]
 
 
@@ -120,17 +136,17 @@ def _plane(
     slices: list[int],
     centre: int,
     windows: Sequence[tuple[float, float]],
+    *,
+    backwards: bool,
 ) -> Plane:
-    rows, columns = (other for other in range(3) if other != axis)
+    _, (rows, columns) = PLANES[name]
     shape, spacing = volume.image.shape[1:], volume.spacing_mm
     height_mm, width_mm = shape[rows] * spacing[rows], shape[columns] * spacing[columns]
     scale = LONGEST_SIDE / max(height_mm, width_mm)
     height, width = (max(1, round(length * scale)) for length in (height_mm, width_mm))
 
     def cut(array: np.ndarray) -> list[np.ndarray]:
-        taken = [array.take(place, axis=axis) for place in slices]
-        # z grows upwards in a patient, rows of a picture grow downwards.
-        return [piece[::-1] for piece in taken] if rows == 0 else taken
+        return [array.take(place, axis=axis) for place in slices]
 
     channels = [
         _grey_strip(cut(channel), window, (width, height))
@@ -140,7 +156,8 @@ def _plane(
         mask: _mask_strip(cut(labels), classes, (width, height), outline=mask in outlined)
         for mask, labels in volume.masks.items()
     }
-    return Plane(name, slices, slices.index(centre), width, height, channels, masks)
+    numbers = [shape[axis] - 1 - place for place in slices] if backwards else slices
+    return Plane(name, *EDGES[name], numbers, slices.index(centre), width, height, channels, masks)
 
 
 def _grey_strip(pieces: Sequence[np.ndarray], window: tuple[float, float], size: tuple[int, int]) -> str:

@@ -17,6 +17,7 @@ from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.images import read_image
 from pcl_auto.nnunet.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.pseudo_labels import round_folder
+from pcl_auto.nnunet.store import is_stored
 from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.facts import Round, RunFacts, best_median_worst, heading
 from pcl_auto.report.overlays import Plane, Volume, planes
@@ -48,10 +49,20 @@ def pseudo_label_panels(run: RunFacts, most_slices: int) -> tuple[Round | None, 
             for role, row in best_median_worst(last.ranked()):
                 said = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
                 facts = ", ".join(filter(None, [said, "used" if row.get("used") == "1" else "not used"]))
-                read = partial(_stored, folder, row["case"], run, PSEUDO_LABEL)
+                first = _first_round(run, last, row["case"])
+                read = partial(_stored, folder, row["case"], run, PSEUDO_LABEL, first)
                 panels.append(_panel(role, row["case"], facts, folder, run, read, most_slices))
             return last, panels
     return None, []
+
+
+def _first_round(run: RunFacts, last: Round, case: str) -> tuple[int, Path] | None:
+    """The first round whose pseudo-label of a case is still there, and its folder; None where that is the last one."""
+    for each in run.rounds:
+        folder = round_folder(run.folder, each.number).cases
+        if each.number < last.number and is_stored(folder, case):
+            return each.number, folder
+    return None
 
 
 def labeled_panels(run: RunFacts, data: DatasetFolder, most_slices: int) -> list[Panel]:
@@ -94,19 +105,27 @@ def _panel(
 ) -> Panel:
     """A panel, or what kept its files from being shown: files may have been moved since, which spoils no report."""
     try:
-        shown = planes(read(), list(run.classes.values()), outlined=[LABEL], most_slices=most_slices)
+        volume = read()
+        # Over the last pseudo-label the first one, over a prediction the truth.
+        outlined = [LABEL, *list(volume.masks)[1:]]
+        shown = planes(volume, list(run.classes.values()), outlined=outlined, most_slices=most_slices)
     except (PclautoError, OSError, RuntimeError, ValueError, KeyError) as error:
         return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
     return Panel(role, case, facts, source, shown)
 
 
-def _stored(folder: Path, case: str, run: RunFacts, name: str) -> Volume:
-    """A preprocessed case, its axes put back as they are in the scan's file."""
-    image, seg, _, _ = StoredCases(str(folder), [case]).load_case(case)
+def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int, Path] | None = None) -> Volume:
+    """A preprocessed case, its axes put back as in the scan's file, and what the ``first`` round made of it."""
+    image, seg, _, properties = StoredCases(str(folder), [case]).load_case(case)
     back = np.argsort(run.plans["transpose_forward"])
     spacing = np.array(stored_spacing_mm(run.configuration["spacing"], run.plans))[back]
-    labels = np.maximum(seg[0], 0).transpose(back)
-    return Volume(image[:].transpose(0, *(back + 1)), {name: labels}, spacing.tolist())
+    masks = {name: seg}
+    if first is not None:
+        number, its_folder = first
+        masks[f"{name} of round {number}, outlined"] = StoredCases(str(its_folder), [case]).load_case(case)[1]
+    labels = {mask: np.maximum(values[0], 0).transpose(back) for mask, values in masks.items()}
+    direction = properties["sitk_stuff"]["direction"]
+    return Volume(image[:].transpose(0, *(back + 1)), labels, spacing.tolist(), direction)
 
 
 def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, Any]) -> Volume:
@@ -119,4 +138,4 @@ def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, Any]) -> V
     arrays[LABEL] = SimpleITK.GetArrayFromImage(
         SimpleITK.ReadImage(str(label if label.is_file() else labels / f"{case}.nii"))
     )
-    return Volume(image, arrays, list(reversed(mask.GetSpacing())))
+    return Volume(image, arrays, list(reversed(mask.GetSpacing())), mask.GetDirection())

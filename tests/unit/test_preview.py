@@ -7,7 +7,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from pcl_auto.preview import _to_patient
+from pcl_auto.orientation import to_patient
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
@@ -23,5 +23,5 @@ def test_head_front_and_right_come_first(order: tuple[int, ...], signs: tuple[in
     there = [4 if direction[:, axis] @ (-1, -1, 1) > 0 else 0 for axis in range(3)]
     volume = np.zeros((5, 5, 5))
     volume[tuple(there[::-1])] = 1
-    axes, flips = _to_patient(oblique.flatten())
+    axes, flips = to_patient(oblique.flatten())
     assert np.flip(volume.transpose(axes), flips)[0, 0, 0] == 1

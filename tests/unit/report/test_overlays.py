@@ -71,6 +71,24 @@ def test_the_head_is_up() -> None:
     assert cut[:70].mean() > cut[90:].mean()
 
 
+def test_the_patients_right_is_on_the_left_whatever_the_file_says() -> None:
+    # x to the right, y to the front, z to the feet; what is bright lies right, front and near the feet.
+    image = np.zeros((1, 20, 20, 20), np.float32)
+    image[:, 10:, 10:, 10:] = 1
+    volume = Volume(image, {"m": image[0]}, (1, 1, 1), (-1, 0, 0, 0, -1, 0, 0, 0, -1))
+    axial, coronal, sagittal = planes(volume, [1])
+    assert [(plane.name, plane.left, plane.top) for plane in (axial, coronal, sagittal)] == [
+        ("axial", "R", "A"), ("coronal", "R", "H"), ("sagittal", "A", "H"),
+    ]  # fmt: skip
+    for plane, (top, left) in ((axial, (0, 0)), (coronal, (1, 0)), (sagittal, (1, 0))):
+        cut = np.asarray(picture(plane.channels[0]).convert("L"))[plane.start * plane.height :][: plane.height]
+        half = plane.height // 2
+        quarters = [[cut[:half, :half], cut[:half, half:]], [cut[half:, :half], cut[half:, half:]]]
+        means = np.array([[quarter.mean() for quarter in row] for row in quarters])
+        assert np.unravel_index(means.argmax(), (2, 2)) == (top, left)
+        assert image[0].take(plane.slices[plane.start], axis=["axial", "coronal", "sagittal"].index(plane.name)).any()
+
+
 @pytest.mark.parametrize(
     ("image", "labels"),
     [
@@ -86,7 +104,7 @@ def test_degenerate_scans_are_shown(image: np.ndarray, labels: np.ndarray) -> No
 
 def test_a_2d_scan_has_one_plane() -> None:
     shown = planes(Volume(np.zeros((1, 1, 30, 20)), {"m": np.zeros((1, 30, 20))}, (5, 1, 1)), [1])
-    assert [plane.name for plane in shown] == ["x-y"]
+    assert [plane.name for plane in shown] == ["axial"]
 
 
 def test_slices_are_few_and_the_one_to_begin_with_is_among_them() -> None:

@@ -175,7 +175,8 @@ def _largest(holds: Callable[[int], bool], most: int) -> int:
 class Fitted:
     """A schedule that was fitted to a budget, as it lies on file; ``before_s`` had passed before its training began.
 
-    ``memory_mb``, ``checkpoint_mb`` and ``round_mb``, of a round's pseudo-labels, were seen while steps were timed.
+    ``memory_mb``, ``checkpoint_mb`` and ``round_mb``, of a round's pseudo-labels, were seen while steps were timed, and
+    so was ``gpu_memory_mb`` where there is a GPU.
     """
 
     budget: str
@@ -187,6 +188,7 @@ class Fitted:
     checkpoint_mb: float
     round_mb: float
     device: str
+    gpu_memory_mb: int | None = None
 
     @property
     def forecast_s(self) -> float:
@@ -252,5 +254,5 @@ def read_fit(file: Path, recipe: Recipe) -> Fitted:
                 fix="give the recipe another name, or remove the file and train with --restart",
             )
         )
-    values = {key: content[key] for key in Fitted.__dataclass_fields__}
+    values = {key: content[key] for key in Fitted.__dataclass_fields__ if key in content}
     return Fitted(**{**values, "schedule": Schedule(**values["schedule"]), "costs": Costs(**values["costs"])})

@@ -11,27 +11,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pcl_auto.budget import Costs, fit_recipe
 from pcl_auto.data.labels import ignore_value
-from pcl_auto.data.scans import list_scans
+from pcl_auto.data.scans import Scan, list_scans
 from pcl_auto.errors import DataError
 from pcl_auto.forecast import REPORT_S, step_memory_mb, time_training
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.plan import Plan, store_key
 from pcl_auto.planning.split_plans import labeled_files, prepare_split, record_split, with_recipe
-from pcl_auto.predict import Outputs, Prediction, Status, mask_name
+from pcl_auto.predict import (
+    Outputs,
+    Prediction,
+    checkpoints_of,
+    failed,
+    mask_folder,
+    mask_name,
+    refuse_damaged,
+    refuse_scan_folder,
+)
 from pcl_auto.request import JOINT, Run, TrainRequest
 from pcl_auto.run.disk import size_mb
 from pcl_auto.run.events import silent
-from pcl_auto.run.files import read_json
 from pcl_auto.run.memory import available_memory_mb
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.workspace import DatasetFolder
 from pcl_auto.training import run_settings, workers_of
 
 if TYPE_CHECKING:
+    from pcl_auto.masks import MaskFolder
+    from pcl_auto.nnunet.predictor import ModelPredictor
     from pcl_auto.nnunet.timing import Timing
     from pcl_auto.recipe import Schedule
 
@@ -44,9 +54,10 @@ _PLANNERS = {"default": "ExperimentPlanner", "resenc-m": "nnUNetPlannerResEncM",
 
 @dataclass(frozen=True)
 class TrainForecast:
-    """What a training would do and take; None where nobody knows. Memory and disk in MB (2^20 bytes).
+    """What a training would do and take, memory and disk in MB (2^20 bytes); None where nobody knows.
 
-    ``gpu_memory_mb``: nnU-Net's estimate of a step. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
+    ``unknown``: why steps were not timed, empty where they were. ``gpu_memory_mb``: as seen here, or without a GPU
+    nnU-Net's estimate of a step. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
     """
 
     patch_voxels: tuple[int, ...]
@@ -63,6 +74,7 @@ class TrainForecast:
     disk_meanwhile_mb: int | None
     costs: Costs | None
     wall_s: float | None
+    unknown: str
     commands: tuple[str, ...]
 
 
@@ -76,7 +88,8 @@ def foresee_training(request: TrainRequest, run: Run) -> TrainForecast:
     patches = run.recipe.batch.patches or planned["batch_size"]
     joint = run.trainer == JOINT
     unlabeled = run.recipe.batch.unlabeled(patches) if joint else 0
-    timing = _timing(run, request)
+    unknown = _why_unknown(run, request)
+    timing = None if unknown else _timing(run, request)
     schedule, wall_s, costs = run.recipe.schedule, None, None
     if timing is not None:
         costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
@@ -85,7 +98,7 @@ def foresee_training(request: TrainRequest, run: Run) -> TrainForecast:
             schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s)
         costs = costs if joint or not run.split.unlabeled else costs.of_baseline()
         wall_s = round(before_s + costs.forecast_s(schedule), 1)
-    rounds = schedule.rounds if joint else 0
+    rounds, folds = schedule.rounds if joint else 0, request.folds or 1
     configuration = with_recipe(planned, run.recipe)
     return TrainForecast(
         patch_voxels=tuple(int(size) for size in planned["patch_size"]),
@@ -93,16 +106,18 @@ def foresee_training(request: TrainRequest, run: Run) -> TrainForecast:
         unlabeled_patches=unlabeled,
         features=tuple(configuration["architecture"]["arch_kwargs"]["features_per_stage"]),
         schedule=schedule,
-        gpu_memory_mb=step_memory_mb(run),
+        gpu_memory_mb=(None if timing is None else timing.gpu_memory_mb) or step_memory_mb(run),
         memory_mb=None if timing is None else timing.memory_mb,
         store_mb=round(size_mb(run.data.own / "store")),
         round_mb=None if timing is None else timing.round_mb,
         checkpoint_mb=None if timing is None else timing.checkpoint_mb,
-        disk_mb=None if timing is None else round(timing.checkpoint_mb + rounds * timing.round_mb),
+        # Folds have their pseudo-labels together.
+        disk_mb=None if timing is None else round(folds * timing.checkpoint_mb + rounds * timing.round_mb),
         # The latest two, and the way back from a round.
         disk_meanwhile_mb=None if timing is None else round((3 if rounds else 2) * timing.checkpoint_mb),
         costs=costs,
         wall_s=wall_s,
+        unknown=unknown,
         commands=_train_commands(run, request),
     )
 
@@ -118,15 +133,21 @@ def _train_commands(run: Run, request: TrainRequest) -> tuple[str, ...]:
     )
 
 
-def _timing(run: Run, request: TrainRequest) -> Timing | None:
-    """A quick timing on the stored images, in a folder elsewhere; None where they are not stored, or too large here."""
+def _why_unknown(run: Run, request: TrainRequest) -> str:
+    """Why steps cannot be timed here; empty where they can."""
     device = choose_device(request.device)
     needed, free = step_memory_mb(run), available_memory_mb()
-    too_large = device.type == "cpu" and needed is not None and free is not None and needed + LIBRARIES_MB > free
     prepare_environment(workers=workers_of(request, device))
+    if device.type == "cpu" and needed is not None and free is not None and needed + LIBRARIES_MB > free:
+        return f"a step takes about {needed + LIBRARIES_MB} MB, and {free} MB are free"
+    with output_to(Path(os.devnull)):
+        return "" if _is_stored(run) else "the images are not preprocessed yet; --prepare-only does it"
+
+
+def _timing(run: Run, request: TrainRequest) -> Timing:
+    """A quick timing on the stored images, in a folder elsewhere."""
+    device = choose_device(request.device)
     with tempfile.TemporaryDirectory() as folder, output_to(Path(os.devnull)):
-        if too_large or not _is_stored(run):
-            return None
         scratch = Path(folder)
         data = DatasetFolder(scratch / "nnUNet_preprocessed" / run.data.name)
         data.own.mkdir(parents=True)
@@ -183,20 +204,82 @@ def foresee_store(plan: Plan) -> PlanForecast:
     return PlanForecast(math.ceil(size / 2**20), (shlex.join(command),))
 
 
-def foresee_masks(inputs: Sequence[Path], output: Path, model: Path, outputs: Outputs) -> list[Prediction]:
-    """What would become of every scan: ``done``, ``kept`` where a mask of that name is there, ``failed``, ``skipped``.
+@dataclass(frozen=True)
+class MaskForecast:
+    """What would become of a scan, and what that takes; None where nothing is to be segmented.
+
+    ``memory_mb``: beside the image (2^20 bytes). ``wall_s``: of the network alone.
+    """
+
+    scan: Prediction
+    memory_mb: int | None = None
+    wall_s: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The forecast as plain values."""
+        return {**self.scan.as_dict(), "memory_mb": self.memory_mb, "wall_s": self.wall_s}
+
+
+def foresee_masks(
+    inputs: Sequence[Path],
+    output: Path,
+    model: Path,
+    outputs: Outputs,
+    *,
+    device: str = "auto",
+    mirroring: bool = True,
+    overwrite: bool = False,
+) -> list[MaskForecast]:
+    """What would become of every scan: ``done``, ``kept`` where its mask is there, ``failed``, ``skipped``.
+
+    Every scan is read, so that what is wrong with one is told now; the network is tried with one patch.
 
     Raises:
-        UsageError: nothing to segment.
+        StateError: no usable model, or masks of another model in ``output``.
+        UsageError: nothing to segment, or scans that lie in ``output``.
     """
-    channels = len(read_json(model / "dataset.json")["channel_names"])
-    found = []
-    for scan in list_scans(inputs, channels):
-        if scan.problem:
-            error = DataError(scan.problem)
-            status: Status = "skipped" if scan.beside else "failed"
-            found.append(Prediction(scan.id, None, status, str(scan.problem), 0 if scan.beside else error.exit_code))
-            continue
-        file = output / mask_name(scan, outputs)
-        found.append(Prediction(scan.id, str(file), "kept" if file.is_file() else "done"))
-    return found
+    chosen = choose_device(device)
+    prepare_environment()
+    with output_to(Path(os.devnull)):
+        from pcl_auto.nnunet.predictor import ModelPredictor
+
+        predictor = ModelPredictor(model, chosen, mirroring=mirroring)
+        scans = list_scans(inputs, predictor.channels)
+        refuse_scan_folder(inputs, scans, output)
+        masks = mask_folder(output, model, scans, mirroring=mirroring, overwrite=overwrite)
+        patch_s = predictor.seconds_per_patch(certainty=outputs.quality)
+        return [_foresee_mask(scan, predictor, masks, outputs, patch_s) for scan in scans]
+
+
+def _foresee_mask(
+    scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_s: float
+) -> MaskForecast:
+    try:
+        return _look_at(scan, predictor, masks, outputs, patch_s)
+    except Exception as error:  # noqa: BLE001 (as in the prediction itself)
+        return MaskForecast(failed(scan, error))
+
+
+def _look_at(
+    scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_s: float
+) -> MaskForecast:
+    if scan.problem:
+        if scan.beside:
+            return MaskForecast(Prediction(scan.id, None, "skipped", str(scan.problem)))
+        raise DataError(scan.problem)
+    name = mask_name(scan, outputs)
+    facts, file = masks.kept(scan, name), str(masks.folder / name)
+    if facts is not None:
+        return MaskForecast(Prediction(scan.id, file, "kept", **facts))
+    refuse_damaged(scan)
+    _, _, demand = predictor.read(scan.files)
+    slabs = demand.slabs_that_fit(str(scan.files[0]))
+    done = Prediction(scan.id, file, "done", slabs=slabs)
+    return MaskForecast(done, demand.needed_mb(slabs), round(patch_s * demand.patches(slabs), 1))
+
+
+def mask_commands(model: Path, output: Path, *, device: str, mirroring: bool) -> tuple[str, ...]:
+    """What segments scans with ``model`` in stock nnU-Net, in a shell prepared by ``pclauto env --export``."""
+    folds = [checkpoint.parent.name.removeprefix("fold_") for checkpoint in checkpoints_of(model)]
+    command = ["nnUNetv2_predict_from_modelfolder", "-i", "SCANS", "-o", str(output), "-m", str(model), "-f", *folds]
+    return (shlex.join([*command, "-device", device, *([] if mirroring else ["--disable_tta"])]),)

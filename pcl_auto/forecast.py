@@ -63,6 +63,7 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings:
             checkpoint_mb=round(timing.checkpoint_mb, 1),
             round_mb=round(timing.round_mb, 2),
             device=str(device),
+            gpu_memory_mb=timing.gpu_memory_mb,
         )
         write_fit(run.budget_file, fitted)
 
@@ -142,7 +143,7 @@ def expected(run: Run) -> dict[str, float | None]:
     return {
         "wall_s": timed_s,
         "memory_mb": None if fitted is None else fitted.memory_mb,
-        "gpu_memory_mb": step_memory_mb(run),
+        "gpu_memory_mb": (None if fitted is None else fitted.gpu_memory_mb) or step_memory_mb(run),
         "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.trainer == JOINT),
     }
 

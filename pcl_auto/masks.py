@@ -21,10 +21,10 @@ MASK_SUFFIXES = (".nii.gz", ".nrrd", ".mha")
 
 
 class MaskFolder:
-    """The masks of one model in a folder, on record in :data:`RECORD`.
+    """The masks of one model in a folder, on record in :data:`RECORD`; nothing is written before :meth:`begin`.
 
     Args:
-        folder: for the masks; made if it is not there.
+        folder: for the masks.
         made_by: the model, and how it predicts.
         replaced: names of scans whose masks are removed, to be made anew.
 
@@ -42,20 +42,26 @@ class MaskFolder:
         if recorded != made_by and staying:
             raise StateError(
                 Problem(
-                    what="the folder holds masks of another model",
+                    what=f"the folder holds masks {_difference(recorded, made_by)}",
                     where=str(folder),
                     expected=made_by["model"],
                     found=f"{len(staying)} ({staying[0].name}, …) of " + recorded.get("model", "an unknown one"),
                     fix="choose an empty folder with -o, or replace all of its masks with --overwrite",
                 )
             )
-        for mask in set(masks) - set(staying):
-            mask.unlink()
-        for case in replaced & entries.keys():
-            self._remove_beside(case)
+        self._replaced = set(masks) - set(staying)
+        self._stale = replaced & entries.keys()
         there = {mask.name for mask in staying}
         self._entries = {case: entry for case, entry in entries.items() if entry["mask"] in there}
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """Make the folder, and remove what is to be made anew."""
+        for mask in self._replaced:
+            mask.unlink()
+        for case in self._stale:
+            self._remove_beside(case)
+        self._replaced = set()
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._write_record()
 
     def kept(self, scan: Scan, name: str) -> dict[str, Any] | None:
@@ -99,7 +105,7 @@ class MaskFolder:
 
     def _refuse_another(self, case: str) -> None:
         for target in (self.folder / f"{case}{ending}" for ending in MASK_SUFFIXES):
-            if target.is_file():
+            if target.is_file() and target not in self._replaced:
                 raise StateError(
                     Problem(
                         what="there is a mask of another scan, of this scan as it was before, or in another format",
@@ -107,6 +113,15 @@ class MaskFolder:
                         fix="choose another folder with -o, or --overwrite",
                     )
                 )
+
+
+def _difference(recorded: Mapping[str, Any], made_by: Mapping[str, Any]) -> str:
+    """Of which kind the masks on record are, told from those that ``made_by`` would make."""
+    if recorded.get("model") != made_by["model"]:
+        return "of another model"
+    if recorded.get("mirroring") != made_by["mirroring"]:
+        return f"of this model {'with' if recorded.get('mirroring') else 'without'} mirroring"
+    return "of this model as it was before it was trained again"
 
 
 def _case(mask: Path) -> str:

@@ -94,8 +94,9 @@ def predict(
 
         predictor = ModelPredictor(model, chosen, mirroring=mirroring)
         scans = list_scans(inputs, predictor.channels)
-    _refuse_scan_folder(inputs, scans, output)
-    masks = MaskFolder(output, _record(model, mirroring=mirroring), {scan.id for scan in scans} if overwrite else set())
+    refuse_scan_folder(inputs, scans, output)
+    masks = mask_folder(output, model, scans, mirroring=mirroring, overwrite=overwrite)
+    masks.begin()
     results = []
     for index, scan in enumerate(scans):
         try:
@@ -104,9 +105,31 @@ def predict(
         except ResourceError:
             raise  # no room on the disk: the next scan would find none either
         except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
-            results.append(_failed(scan, error))
+            results.append(failed(scan, error))
         listener("predict", {"done": index + 1, "total": len(scans)})
     return results
+
+
+def checkpoints_of(model: Path) -> list[Path]:
+    """The finished folds of a model."""
+    return sorted(model.glob("fold_*/checkpoint_final.pth"))
+
+
+def mask_folder(output: Path, model: Path, scans: Iterable[Scan], *, mirroring: bool, overwrite: bool) -> MaskFolder:
+    """The folder ``output`` for masks that ``model`` makes of ``scans``.
+
+    Raises:
+        StateError: it holds masks of another model, or made otherwise.
+    """
+    made_by = {
+        "model": str(model),
+        "checkpoints": {
+            f"{path.parent.name}/{path.name}": [path.stat().st_size, path.stat().st_mtime_ns]
+            for path in checkpoints_of(model)
+        },
+        "mirroring": mirroring,
+    }
+    return MaskFolder(output, made_by, {scan.id for scan in scans} if overwrite else set())
 
 
 def mask_name(scan: Scan, outputs: Outputs) -> str:
@@ -127,11 +150,11 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
         from pcl_auto.nnunet.images import write_mask
 
         status = "done"
-        _refuse_damaged(scan)
+        refuse_damaged(scan)
         try:
             mask, properties, certainty, slabs = predictor.segment(scan.files, certainty=outputs.quality)
         except ResourceError as error:
-            return _failed(scan, error)  # too large for the memory; another may not be
+            return failed(scan, error)  # too large for the memory; another may not be
         volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
         quality = assess(certainty, volumes_ml, predictor.reference).as_dict() if outputs.quality else None
         facts = {"volumes_ml": volumes_ml, "quality": quality, "slabs": slabs}
@@ -143,7 +166,8 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
         return replace(result, status="failed", error=str(error), exit_code=error.exit_code)
 
 
-def _failed(scan: Scan, error: Exception) -> Prediction:
+def failed(scan: Scan, error: Exception) -> Prediction:
+    """What is told of a scan that cannot be segmented."""
     code = error.exit_code if isinstance(error, PclautoError) else 1
     return Prediction(scan.id, None, "failed", str(error) or type(error).__name__, code)
 
@@ -196,8 +220,12 @@ def _read_mask(file: Path) -> np.ndarray:
     return mask
 
 
-def _refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> None:
-    """Scans are never written over, also not where a mask would have another name than its scan."""
+def refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> None:
+    """Scans are never written over, also not where a mask would have another name than its scan.
+
+    Raises:
+        UsageError: the folder for the masks is one that scans lie in.
+    """
     folders = {path.resolve() for path in inputs if path.is_dir()}
     if output.resolve() in folders | {path.parent.resolve() for scan in scans for path in scan.paths}:
         raise UsageError(
@@ -209,21 +237,14 @@ def _refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: P
         )
 
 
-def _refuse_damaged(scan: Scan) -> None:
-    """SimpleITK reads a truncated NIfTI as zeros and NaN as 0: look before it does."""
+def refuse_damaged(scan: Scan) -> None:
+    """SimpleITK reads a truncated NIfTI as zeros and NaN as 0: look before it does.
+
+    Raises:
+        DataError: the scan is damaged.
+    """
     problems = [
         problem for path in scan.paths if suffix(path) in (".nii", ".nii.gz") for problem in probe_image(path)[1]
     ]
     if problems:
         raise DataError(problems)
-
-
-def _record(model: Path, *, mirroring: bool) -> dict[str, Any]:
-    checkpoints = sorted(model.glob("fold_*/checkpoint_final.pth"))
-    return {
-        "model": str(model),
-        "checkpoints": {
-            f"{path.parent.name}/{path.name}": [path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoints
-        },
-        "mirroring": mirroring,
-    }

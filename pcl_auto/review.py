@@ -17,7 +17,7 @@ from pcl_auto.data.split import Correction, Split, with_corrections
 from pcl_auto.errors import DataError, Problem, StateError, UsageError
 from pcl_auto.models import options
 from pcl_auto.planning.plan import PlannedCase, read_plan
-from pcl_auto.recipe import Recipe, from_dict
+from pcl_auto.recipe import Recipe, Schedule, from_dict
 from pcl_auto.report.facts import Round, RunFacts, read_run, run_folder, run_folders
 from pcl_auto.request import TrainRequest
 from pcl_auto.run.atomic import atomic_path
@@ -47,15 +47,19 @@ _README = """Pseudo-labels to look at, made by {model}, round {round}.
 
 @dataclass(frozen=True)
 class Continuation:
-    """What ``train --continue`` comes to: the run that it goes on from, the corrected cases, and the request.
+    """What ``train --continue`` comes to: the run that it goes on from, the corrected cases, and the training.
 
-    ``folds``: of that run, whose first one the network comes from.
+    ``folds``: of that run, whose first one the network comes from. ``wall_s``: how long it takes if its epochs and
+    pseudo-labels go as the last ones of that run; None where nothing is known of them.
     """
 
     model: Path
     folds: int
     masks: dict[str, Path]
+    split: Split
+    recipe: Recipe
     request: TrainRequest
+    wall_s: float | None
 
 
 def worst_first(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -258,18 +262,22 @@ def continuation(
     ]
     for entry in corrections if write else []:
         _keep(masks[entry.case], data.correction_file(entry.case, entry.mask))
+    recipe = remaining(from_dict(run.identity["recipe"]), _epochs_done(run), given.epochs)
+    split = with_corrections(run.split, corrections)
     request = replace(
         given,
         dataset=run.identity["dataset"],
-        split=with_corrections(run.split, corrections),
+        split=split,
         seed=run.identity["seed"],
-        recipe=remaining(from_dict(run.identity["recipe"]), _epochs_done(run), given.epochs),
+        recipe=recipe,
         epochs=None,
         configuration=run.identity["configuration"],
         deterministic=run.identity["deterministic"],
         start_from=start,
     )
-    return Continuation(run.folder.parent, len(run_folders(run.folder.parent)), masks, request)
+    folds = len(run_folders(run.folder.parent))
+    seconds = _seconds_of(recipe.schedule, run)
+    return Continuation(run.folder.parent, folds, masks, split, recipe, request, seconds)
 
 
 def remaining(recipe: Recipe, epochs_done: int, epochs: int | None) -> Recipe:
@@ -291,6 +299,14 @@ def remaining(recipe: Recipe, epochs_done: int, epochs: int | None) -> Recipe:
     # The network knows the classes already: its last layer is not begun anew.
     contrast = replace(recipe.contrast, restart_head=False)
     return replace(recipe, name=name, schedule=replace(schedule, supervised_epochs=0, rounds=left), contrast=contrast)
+
+
+def _seconds_of(schedule: Schedule, run: RunFacts) -> float | None:
+    epochs, labeled = run.epochs, run.happened("pseudo_labels")
+    if not epochs or not labeled:
+        return None
+    epoch_s, round_s = float(epochs[-1]["seconds"]), float(labeled[-1].get("seconds", 0))
+    return schedule.epochs * epoch_s + schedule.rounds * round_s
 
 
 def _epochs_done(run: RunFacts) -> int:

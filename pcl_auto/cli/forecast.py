@@ -44,8 +44,8 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     return [*lines, f"forecast   {spelled(whole_s)} in all: done at {end:%H:%M:%S}"]
 
 
-def training_lines(forecast: TrainForecast) -> list[str]:
-    """What a training would take; what nobody knows before its images are preprocessed is called unknown."""
+def training_lines(forecast: TrainForecast, *, on_gpu: bool) -> list[str]:
+    """What a training would take, ``on_gpu`` or not; what nobody knows is called unknown, with the reason."""
     schedule, costs = forecast.schedule, forecast.costs
     patches = f"{forecast.labeled_patches} labelled"
     if forecast.unlabeled_patches:
@@ -54,13 +54,13 @@ def training_lines(forecast: TrainForecast) -> list[str]:
         f"patch      {'×'.join(map(str, forecast.patch_voxels))} voxels; {patches}",
         f"network    {len(forecast.features)} stages of {', '.join(map(str, forecast.features))} feature maps",
         f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds",
-        f"GPU memory {_mb(forecast.gpu_memory_mb)}, by nnU-Net's estimate, on a GPU",
+        f"GPU memory {_mb(forecast.gpu_memory_mb)}" + ("" if on_gpu else ", by nnU-Net's estimate, on a GPU"),
         f"memory     {_mb(forecast.memory_mb)}",
         f"disk       {_mb(forecast.disk_mb)}, and {_mb(forecast.disk_meanwhile_mb)} more until the end",
         f"           {_mb(forecast.store_mb)} of preprocessed images are there",
     ]
     if costs is None or forecast.wall_s is None:
-        lines.append("time       unknown: the images are not preprocessed yet, or the memory does not suffice")
+        lines.append(f"time       unknown: {forecast.unknown}")
     else:
         told = f"{costs.supervised_step_s:.2g} s a step"
         if forecast.unlabeled_patches and schedule.rounds:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -73,17 +72,20 @@ def predict(
     """
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.data.scans import refuse_missing
     from pcl_auto.models import find_model
     from pcl_auto.predict import Outputs
     from pcl_auto.predict import predict as segment
     from pcl_auto.run.workspace import Workspace
 
     terminal = Terminal()
+    refuse_missing(inputs)
     folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
     terminal.say(f"model: {folder}")
     wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     if dry_run:
-        _foresee(terminal, inputs, output, folder, wanted, json=json)
+        how = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
+        _foresee(terminal, inputs, output, folder, wanted, how, json=json)
         return
     with counting(terminal, {"predict": "segmenting"}) as listener:
         results = segment(
@@ -126,18 +128,34 @@ def predict(
 
 
 def _foresee(
-    terminal: Terminal, inputs: Sequence[Path], output: Path, model: Path, outputs: Outputs, *, json: bool
+    terminal: Terminal,
+    inputs: Sequence[Path],
+    output: Path,
+    model: Path,
+    outputs: Outputs,
+    how: dict[str, Any],
+    *,
+    json: bool,
 ) -> None:
-    from pcl_auto.dry_run import foresee_masks
+    from pcl_auto.budget import spelled
+    from pcl_auto.dry_run import foresee_masks, mask_commands
+    from pcl_auto.nnunet.environment import choose_device
 
-    found = foresee_masks(inputs, output, model, outputs)
+    terminal.say("reading the scans, and trying the network with one patch …")
+    found = foresee_masks(inputs, output, model, outputs, **how)
+    commands = mask_commands(model, output, device=choose_device(how["device"]).type, mirroring=how["mirroring"])
     if json:
-        terminal.json({"model": str(model), "cases": [scan.as_dict() for scan in found]})
+        terminal.json({"model": str(model), "cases": [entry.as_dict() for entry in found], "commands": commands})
     words = {"done": "would be written", "kept": "is there already", "failed": "refused", "skipped": "skipped"}
-    for scan in found:
-        terminal.say(f"{words[scan.status]}: {scan.output or scan.id}{f': {scan.error}' if scan.error else ''}")
-    command = ["nnUNetv2_predict_from_modelfolder", "-i", "SCANS", "-o", str(output), "-m", str(model)]
-    terminal.say(f"nnU-Net: {shlex.join(command)}")
+    for entry in found:
+        scan = entry.scan
+        slabs = f" in {scan.slabs} slabs" if scan.slabs > 1 and scan.status == "done" else ""
+        terminal.say(f"{words[scan.status]}{slabs}: {scan.output or scan.id}{f': {scan.error}' if scan.error else ''}")
+    if memory_mb := max((entry.memory_mb or 0 for entry in found), default=0):
+        wall_s = sum(entry.wall_s or 0 for entry in found)
+        terminal.say(f"memory: {memory_mb} MB at most beside the scan; time: about {spelled(wall_s)} in the network")
+    for command in commands:
+        terminal.say(f"nnU-Net: {command}")
     terminal.say("dry run: nothing was written")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.dry_run import TrainForecast
     from pcl_auto.request import Run, TrainRequest
+    from pcl_auto.review import Continuation
     from pcl_auto.run.workspace import Workspace
 
 
@@ -157,10 +158,11 @@ def train(
             settled=[labeled, labeled_cases, split, validation, folds, start_from, budget, configuration, seed],
             others=[supervised_only, prepare_only, recipe != "default"],
         )
-        request = _continued(terminal, request, place, model, corrected, write=not dry_run)
+        found = _continued(terminal, request, place, model, corrected, write=not dry_run)
         if dry_run:
-            terminal.say("dry run: nothing was written")
+            _foresee_continuation(terminal, found, json=json)
             return
+        request = found.request
     run = resolve_runs(request, place)[-1]
     _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
     if folds is not None:
@@ -196,7 +198,7 @@ def _continued(
     corrected: Path | None,
     *,
     write: bool,
-) -> TrainRequest:
+) -> Continuation:
     from pcl_auto.models import find_model
     from pcl_auto.review import continuation
 
@@ -208,16 +210,41 @@ def _continued(
         )
     for case, mask in found.masks.items():
         terminal.say(f"corrected  {case}: {mask}")
-    return found.request
+    return found
+
+
+def _foresee_continuation(terminal: Terminal, found: Continuation, *, json: bool) -> None:
+    from pcl_auto.budget import spelled
+
+    schedule, split = found.recipe.schedule, found.split
+    terminal.say(f"labelled   {len(split.labeled)}, unlabelled {len(split.unlabeled)}")
+    terminal.say(
+        f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds of "
+        f"{schedule.epochs_per_round}"
+    )
+    told = "unknown" if found.wall_s is None else f"{spelled(found.wall_s)} if it goes as the last epochs of that run"
+    terminal.say(f"time       {told}")
+    terminal.say("dry run: nothing was written")
+    if json:
+        terminal.json(
+            {
+                "model": str(found.model),
+                "corrected": {case: str(mask) for case, mask in found.masks.items()},
+                "recipe": found.recipe.as_dict(),
+                "split": split.as_dict(),
+                "wall_s": found.wall_s,
+            }
+        )
 
 
 def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainForecast:
     from pcl_auto.cli.forecast import training_lines
     from pcl_auto.dry_run import foresee_training
+    from pcl_auto.nnunet.environment import choose_device
 
     terminal.say("timing     a few steps on this machine, if the images are preprocessed …")
     forecast = foresee_training(request, run)
-    for line in training_lines(forecast):
+    for line in training_lines(forecast, on_gpu=choose_device(request.device).type == "cuda"):
         terminal.say(line)
     terminal.say("dry run: nothing was written")
     return forecast

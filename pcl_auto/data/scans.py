@@ -57,6 +57,20 @@ def stem(path: Path) -> str:
     return path.name[: -len(suffix(path) or "")] if suffix(path) else path.name
 
 
+def refuse_missing(inputs: Iterable[Path]) -> None:
+    """Make sure, before anything is loaded for them, that files and folders are there.
+
+    Raises:
+        UsageError: some are not.
+    """
+    if problems := [_missing(path) for path in inputs if not path.exists()]:
+        raise UsageError(problems)
+
+
+def _missing(path: Path) -> Problem:
+    return Problem("no such file or folder", str(path), "check the path")
+
+
 def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
     """The scans that files and folders hold, sorted by name.
 
@@ -77,7 +91,7 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
             if not found:
                 problems.append(_nothing_in(path))
         elif not path.exists():
-            problems.append(Problem("no such file or folder", str(path), "check the path"))
+            problems.append(_missing(path))
         elif suffix(path) is None and is_dicom(path):
             slices.append(path)
         else:

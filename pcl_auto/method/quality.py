@@ -25,6 +25,8 @@ LEAST_REFERENCES = 10
 # What an image is disturbed by: a blur (standard deviation in voxels), and more brightness (in its normalised units).
 BLUR_VOXELS = 1.0
 BRIGHTNESS = 0.4
+# Segmentations behind a certainty: of the scan, and of the scan disturbed in both ways.
+PASSES = 3
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.data.scans import Source
 from pcl_auto.errors import NumericalError, Problem, StateError
+from pcl_auto.method.quality import PASSES
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
 from pcl_auto.nnunet.export import dtype_of_masks, mask_inside, mask_of, on_scan
 from pcl_auto.nnunet.faults import memory_errors
 from pcl_auto.nnunet.images import Properties, read_image
-from pcl_auto.nnunet.inference_memory import InferenceMemory
+from pcl_auto.nnunet.inference_demand import InferenceDemand
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.quality import certainty_of, read_reference
 from pcl_auto.nnunet.slabs import slabs
@@ -123,6 +125,27 @@ class ModelPredictor:
             ResourceError: the scan would need more memory than is free, in slabs too.
             NumericalError: the network's output is not finite.
         """
+        image, properties, demand = self.read(files)
+        count = demand.slabs_that_fit(str(files[0]))
+        # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
+        with memory_errors(lambda: str(files[0]), "free memory, or predict with --device cpu, or with --no-mirroring"):
+            if count > 1:
+                mask, properties = self._in_slabs(image, properties, count, demand.margin_rows, files[0])
+                return Segmentation(mask, properties, None, count)
+            data, properties = self._preprocessed(image, properties, self.configuration)
+            logits = self._finite_logits(torch.from_numpy(data), files[0])
+            mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
+            del logits
+            sure = self._certainty(data) if certainty else None
+        return Segmentation(mask, properties, sure)
+
+    def read(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties, InferenceDemand]:
+        """A scan (C, z, y, x), its geometry, and what segmenting it takes.
+
+        Raises:
+            DataError: the scan cannot be read.
+            StateError: the model wants another number of channels.
+        """
         image, properties = read_image(files)
         if len(image) != self.channels:
             raise StateError(
@@ -135,19 +158,18 @@ class ModelPredictor:
                 )
             )
         heads = self._labels.num_segmentation_heads
-        memory = InferenceMemory(image, properties["spacing"], self.plans, self.configuration, heads)
-        count = memory.slabs_that_fit(str(files[0]))
-        # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
-        with memory_errors(lambda: str(files[0]), "free memory, or predict with --device cpu, or with --no-mirroring"):
-            if count > 1:
-                mask, properties = self._in_slabs(image, properties, count, memory.margin_rows, files[0])
-                return Segmentation(mask, properties, None, count)
-            data, properties = self._preprocessed(image, properties, self.configuration)
-            logits = self._finite_logits(torch.from_numpy(data), files[0])
-            mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
-            del logits
-            sure = self._certainty(data) if certainty else None
-        return Segmentation(mask, properties, sure)
+        return image, properties, InferenceDemand(image, properties["spacing"], self.plans, self.configuration, heads)
+
+    def seconds_per_patch(self, *, certainty: bool) -> float:
+        """How long the network takes for a patch on this machine, tried with one, with all that is asked of it."""
+        patch = self.configuration.patch_size
+        image = torch.zeros((self.channels, *[1] * (3 - len(patch)), *patch))
+        self._predictor.predict_logits_from_preprocessed_data(image)  # the first one is slower
+        begun = monotonic()
+        self._predictor.predict_logits_from_preprocessed_data(image)
+        masks_s = monotonic() - begun
+        self.logits_without_mirroring(image)
+        return masks_s + (PASSES * (monotonic() - begun - masks_s) if certainty else 0.0)
 
     def _preprocessed(
         self, image: np.ndarray, properties: Properties, configuration: ConfigurationManager

@@ -12,31 +12,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
 from pcl_auto.budget import Costs
 from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.cases import StoredCases
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.export import mask_of
+from pcl_auto.nnunet.inference_demand import patches_in
 from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.pseudo_labels import RoundFolder, Segmenter
 from pcl_auto.nnunet.quality import certainty_in_training, reference_cases
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK
 from pcl_auto.nnunet.segmenter import segmenter
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.run.memory import peak_memory_mb
 
 WARM_UP_STEPS, LEAST_TIMES, MOST_TIMES = 2, 2, 200
 MOST_TIMED_CASES = 8
-_TILE_STEP = 0.5  # nnU-Net's
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a training takes: time, and in MB (2^20 bytes) memory, a checkpoint, and a round's pseudo-labels."""
+    """What a training takes: time, and in MB (2^20 bytes) memory, a checkpoint, and a round's pseudo-labels.
+
+    ``gpu_memory_mb``: None without a GPU.
+    """
 
     costs: Costs
     memory_mb: int
+    gpu_memory_mb: int | None
     checkpoint_mb: float
     round_mb: float
 
@@ -100,7 +104,7 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
         held_out=trainer.has_validation,
         folds=folds,
     )
-    return Timing(costs, trainer._memory_mb(), latest.stat().st_size / 2**20, joint.mb)
+    return Timing(costs, peak_memory_mb(), trainer.gpu_memory_mb(), latest.stat().st_size / 2**20, joint.mb)
 
 
 def _step(trainer: nnUNetTrainerPCLSupervised) -> None:
@@ -182,11 +186,7 @@ def _spread(cases: Sequence[str]) -> list[str]:
 def _tiles(trainer: Any, folder: Path, case: str) -> int:
     """In how many patches nnU-Net's prediction sees a stored case."""
     image, _, _, _ = StoredCases(str(folder), [case]).load_case(case)
-    patch: tuple[int, ...] = tuple(trainer.configuration_manager.patch_size)
-    shape = image.shape[1:]
-    padded = [max(size, edge) for size, edge in zip(shape[-len(patch) :], patch, strict=True)]
-    steps = [len(places) for places in compute_steps_for_sliding_window(tuple(padded), patch, _TILE_STEP)]
-    return int(np.prod(steps)) * (1 if len(patch) == len(shape) else int(shape[0]))
+    return patches_in(image.shape[1:], trainer.configuration_manager.patch_size)
 
 
 def _reference_s(trainer: Any) -> float:

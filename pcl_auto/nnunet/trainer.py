@@ -285,9 +285,12 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
 
     def _memory_mb(self) -> int:
         """The most memory that the training has held: of the GPU, or on a CPU of the process."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_reserved(self.device) / 2**20)
-        return peak_memory_mb()
+        gpu_mb = self.gpu_memory_mb()
+        return peak_memory_mb() if gpu_mb is None else gpu_mb
+
+    def gpu_memory_mb(self) -> int | None:
+        """The most memory of the GPU that the training has held; None without one."""
+        return int(torch.cuda.max_memory_reserved(self.device) / 2**20) if self.device.type == "cuda" else None
 
     # --- files ------------------------------------------------------------------------------------------------
 

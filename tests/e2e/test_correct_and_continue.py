@@ -60,8 +60,13 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, wor
     for file in corrected.iterdir():
         file.unlink()
     save_like(mask, voxels, corrected / f"{case}.nii.gz")
-    seen = shell.pclauto("train", "--continue", *ours, "--device", "cpu", "--dry-run")
+    seen = shell.pclauto("train", "--continue", *ours, "--device", "cpu", "--dry-run", "--epochs", "2", "--json")
     assert "nothing was written" in seen.stderr
+    foreseen = json.loads(seen.stdout)
+    assert list(foreseen["corrected"]) == [case]
+    assert case in foreseen["split"]["labeled"]
+    assert foreseen["wall_s"] > 0
+    assert f"{foreseen['recipe']['schedule']['rounds']} rounds of" in seen.stderr
     told = json.loads(shell.pclauto("train", "--continue", *ours, "--device", "cpu", "--epochs", "2", "--json").stdout)
     split, made = told["split"], Path(told["model"])
     assert case in split["labeled"]

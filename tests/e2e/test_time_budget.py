@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from pcl_auto import budget, forecast, training
 from pcl_auto.cli.main import app
 from pcl_auto.data.phantom import make_phantom
+from pcl_auto.dry_run import foresee_masks
 from pcl_auto.errors import ResourceError, StateError
 from pcl_auto.planning.plan import PlanSettings
 from pcl_auto.planning.prepare import plan_task
+from pcl_auto.predict import Outputs
 from pcl_auto.request import TrainRequest, resolve_run
 from pcl_auto.run.files import read_json
 from pcl_auto.run.manifest import RECORD
@@ -205,8 +207,18 @@ def test_predict_lists_what_it_would_write(
     (scan,) = json.loads(pclauto(*command, "--json")[0])["cases"]
     name = next(scans.iterdir()).name
     assert (scan["status"], scan["output"]) == ("done", str(output / name))
+    assert scan["memory_mb"] > 0
+    assert scan["wall_s"] > 0
+    told = pclauto(*command, "--no-mirroring", "--no-quality")[1]
+    assert "would be written" in told
+    assert "MB at most beside the scan; time: about" in told
+    assert "-f all -device cpu --disable_tta" in told
     assert not output.exists()
     assert everything(run.model) == before
     output.mkdir()
     (output / name).touch()
-    assert "is there already" in pclauto(*command)[1]
+    with pytest.raises(StateError, match="of an unknown one"):
+        foresee_masks([scans], output, run.model, Outputs(), device="cpu")
+    (replaced,) = foresee_masks([scans], output, run.model, Outputs(), device="cpu", overwrite=True)
+    assert replaced.scan.status == "done"
+    assert (output / name).read_bytes() == b""

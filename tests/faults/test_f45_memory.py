@@ -12,7 +12,7 @@ import torch
 from tiny_model import make_model, make_scan
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet import inference_memory
+from pcl_auto.nnunet import inference_demand
 from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors
 from pcl_auto.nnunet.predictor import ModelPredictor
 from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
@@ -64,7 +64,7 @@ def test_f45_a_scan_that_cannot_fit_is_refused_before_it_is_segmented(
 ) -> None:
     scan = make_scan(tmp_path / "a.nii.gz")
     made, on_device = predictor(tmp_path / "model", monkeypatch, failures=0)
-    monkeypatch.setattr(inference_memory, "available_memory_mb", lambda: 0)
+    monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: 0)
     with pytest.raises(ResourceError) as caught:
         made.segment([scan])
     (problem,) = caught.value.problems
@@ -84,11 +84,11 @@ def test_f45_a_scan_that_does_not_fit_at_once_is_segmented_in_slabs(
     for spacing_mm in (1.0, 0.7):
         scan = tmp_path / f"{spacing_mm}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(ball, np.diag([spacing_mm] * 3 + [1])), scan)
-        monkeypatch.setattr(inference_memory, "available_memory_mb", lambda: None)
+        monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: None)
         whole = made.segment([scan], certainty=True)
         assert whole.slabs == 1
-        memory_mb = inference_memory._LIBRARIES_MB + 3
-        monkeypatch.setattr(inference_memory, "available_memory_mb", lambda mb=memory_mb: mb)
+        memory_mb = inference_demand._LIBRARIES_MB + 3
+        monkeypatch.setattr(inference_demand, "available_memory_mb", lambda mb=memory_mb: mb)
         cut = made.segment([scan], certainty=True)
         counts.append(cut.slabs)
         assert (whole.certainty is None, cut.certainty) == (False, None)

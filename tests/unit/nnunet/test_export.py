@@ -14,12 +14,12 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet import inference_memory
+from pcl_auto.nnunet import inference_demand
 from pcl_auto.nnunet.export import mask_of
-from pcl_auto.nnunet.inference_memory import InferenceMemory
+from pcl_auto.nnunet.inference_demand import InferenceDemand
 
 CLASSES = {"background": 0, "a": 1, "b": 2, "c": 3}
-FIXED_MB = inference_memory._LIBRARIES_MB
+FIXED_MB = inference_demand._LIBRARIES_MB
 REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
 
 
@@ -67,7 +67,7 @@ def test_memory_grows_with_what_is_held() -> None:
 
     def needed(shape: tuple[int, ...] = (1, 64, 64, 64), finer: float = 1.0, heads: int = 2, side: int = 8) -> int:
         grid = configuration([1 / finer] * 3, [side] * 3)
-        return InferenceMemory(np.ones(shape, np.float32), [1.0] * 3, plans, grid, heads).needed_mb() - FIXED_MB
+        return InferenceDemand(np.ones(shape, np.float32), [1.0] * 3, plans, grid, heads).needed_mb() - FIXED_MB
 
     plain = needed()
     # The logits alone, and all of it in float64 twice over for each class, in MB.
@@ -81,19 +81,19 @@ def test_memory_grows_with_what_is_held() -> None:
     empty[:, 20:40, 10:20, 5:50] = 1
     grid = configuration([1.0] * 3, [8] * 3)
     assert (
-        InferenceMemory(empty, [1.0] * 3, plans, grid, 2).needed_mb() - FIXED_MB < plain
+        InferenceDemand(empty, [1.0] * 3, plans, grid, 2).needed_mb() - FIXED_MB < plain
     )  # nnU-Net crops what is zero
 
 
 def test_a_scan_that_does_not_fit_is_cut_into_as_few_slabs_as_do(monkeypatch: pytest.MonkeyPatch) -> None:
     plans: Any = SimpleNamespace(transpose_forward=[0, 1, 2])
     scan = np.ones((1, 128, 64, 64), np.float32)
-    memory = InferenceMemory(scan, [1.0] * 3, plans, configuration([1.0] * 3, [8] * 3), 40)
+    memory = InferenceDemand(scan, [1.0] * 3, plans, configuration([1.0] * 3, [8] * 3), 40)
     needed = {count: memory.needed_mb(count) for count in range(1, 17)}
     assert needed[1] > needed[2] > needed[4] > needed[16]
 
     def free(mb: int | None) -> None:
-        monkeypatch.setattr(inference_memory, "available_memory_mb", lambda: mb)
+        monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: mb)
 
     for mb, count in {None: 1, needed[1]: 1, needed[1] - 1: 2, needed[4]: 4, needed[16]: 16}.items():
         free(mb)

@@ -1,4 +1,4 @@
-"""The memory that the segmentation of a scan takes, told before it is begun."""
+"""What the segmentation of a scan takes, told before it is begun: memory, slabs, and patches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -17,10 +18,11 @@ from pcl_auto.run.memory import available_memory_mb
 _WIDEST_FEATURES = 7
 # What allocators keep, and what libraries load when they are first used.
 _MARGIN, _LIBRARIES_MB = 1.2, 50
+_TILE_STEP = 0.5  # nnU-Net's
 
 
-class InferenceMemory:
-    """The memory that segmenting a scan takes beside its image at its peak, as a whole or in slabs."""
+class InferenceDemand:
+    """What segmenting a scan takes, as a whole or in slabs."""
 
     def __init__(
         self,
@@ -44,13 +46,14 @@ class InferenceMemory:
         self._spacing_mm = [spacing_mm[axis] for axis in plans.transpose_forward]
         kept = len(self._spacing_mm) - len(configuration.spacing)
         self._target_mm = [*self._spacing_mm[:kept], *configuration.spacing]
-        self._patch: list[int] = [*[1] * kept, *configuration.patch_size]
+        self._edges: list[int] = list(configuration.patch_size)
+        self._patch = [*[1] * kept, *self._edges]
         self._separate, _ = determine_do_sep_z_and_axis(None, self._spacing_mm, self._target_mm)
         self._width: int = configuration.network_arch_init_kwargs["features_per_stage"][0]
         self.margin_rows = margin_rows(configuration, self._spacing_mm)
 
     def needed_mb(self, count: int = 1) -> int:
-        """What it takes in ``count`` slabs, in MB (2^20 bytes)."""
+        """The memory beside its image at its peak, in ``count`` slabs, in MB (2^20 bytes)."""
         cropped = math.prod(self._shape)
         if count == 1:
             preparing = self._channels * (4 * self._voxels + 8 * cropped)
@@ -83,10 +86,20 @@ class InferenceMemory:
             )
         )
 
-    def _resampled(self, shape: Sequence[int]) -> int:
-        """Voxels of a part of this shape on the grid of the network, padded to a patch."""
+    def patches(self, count: int = 1) -> int:
+        """In how many patches the network sees the scan, in ``count`` slabs."""
+        cut = slabs(self._shape[0], count, self.margin_rows if count > 1 else 0)
+        grids = [self._grid([slab.end - slab.begin, *self._shape[1:]]) for slab in cut]
+        return sum(patches_in(grid, self._edges) for grid in grids)
+
+    def _grid(self, shape: Sequence[int]) -> list[int]:
+        """A part of this shape on the grid of the network, padded to a patch."""
         sizes = compute_new_shape(shape, self._spacing_mm, self._target_mm)
-        return math.prod(max(int(size), least) for size, least in zip(sizes, self._patch, strict=True))
+        return [max(int(size), least) for size, least in zip(sizes, self._patch, strict=True)]
+
+    def _resampled(self, shape: Sequence[int]) -> int:
+        """Voxels of a part of this shape on the grid of the network."""
+        return math.prod(self._grid(shape))
 
     def _resampling(self, before: int, after: int) -> int:
         # In float64: three copies of a volume, or of thick slices the coordinates of every new voxel, twice over.
@@ -109,6 +122,18 @@ class InferenceMemory:
         # The image and the logits still, one class, the best so far and the mask.
         export = (4 * self._channels + 2 * self._heads) * resampled + self._resampling(resampled, cropped) + 6 * cropped
         return max(network, export + 2 * self._voxels)
+
+
+def patches_in(shape: Sequence[int], patch: Sequence[int]) -> int:
+    """In how many patches nnU-Net's sliding window sees an image (z, y, x) on the grid of the network.
+
+    Args:
+        shape: of the image.
+        patch: along all of its axes, or of a 2D network along the last two.
+    """
+    slices, rest = shape[: len(shape) - len(patch)], shape[-len(patch) :]
+    padded = tuple(max(size, edge) for size, edge in zip(rest, patch, strict=True))
+    return math.prod([*slices, *map(len, compute_steps_for_sliding_window(padded, tuple(patch), _TILE_STEP))])
 
 
 def _with_margin(needed: float) -> int:

@@ -6,24 +6,36 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pcl_auto.data.scans import Scan, list_scans
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.planning.plan import Plan
 
+# Of the draw of test cases: the same for every benchmark, whatever its own seeds.
+SEED = 2023
+
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Test scans and the folder of their labels, which have their names."""
+    """Test scans and the folder of their labels, which have their names.
+
+    ``of_pool``: whether they are labelled cases of the data set itself, kept out of every training.
+    """
 
     scans: tuple[Scan, ...]
     labels: Path
+    of_pool: bool = False
 
     def digest(self) -> str:
         """One value for the scans that are scored and the labels that they are scored by."""
         content = hashlib.sha256()
         for scan in self.scans:
             content.update(f"{scan.id} {[file.stat().st_size for file in scan.paths]} ".encode())
-            content.update(_label(self.labels, scan.id).read_bytes())
+            label = _label(self.labels, scan.id)
+            # Of the pool no label is opened before it is scored by.
+            stats = label.stat()
+            content.update(f"{stats.st_size} {stats.st_mtime_ns}".encode() if self.of_pool else label.read_bytes())
         return content.hexdigest()[:16]
 
 
@@ -32,10 +44,25 @@ def _label(folder: Path, case: str) -> Path:
     return compressed if compressed.is_file() else folder / f"{case}.nii"
 
 
+def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
+    """So many of the plan's labelled cases as test cases, always the same ones, and of fewer ones a part of them.
+
+    Problems are numbers that leave no labelled case to learn from.
+    """
+    with_label = sorted(case.id for case in plan.cases.values() if case.label is not None)
+    if number >= len(with_label):
+        fix = "ask for fewer: the others are learned from"
+        return None, [Problem("too few labelled cases", "--hold-out", fix, f"1 to {len(with_label) - 1}", str(number))]
+    order = np.random.default_rng(SEED).permutation(len(with_label))
+    chosen = [plan.cases[with_label[place]] for place in sorted(order[:number])]
+    folders = {case.label.parent for case in chosen if case.label is not None}
+    return HeldOut(tuple(Scan(case.id, tuple(case.files)) for case in chosen), folders.pop(), of_pool=True), []
+
+
 def folder_problems(images: Path, labels: Path) -> list[Problem]:
     """Which of the two folders is not there."""
     return [
-        Problem(f"no folder of test {what}", str(folder), f"name one with {option}")
+        Problem(f"no folder of test {what}", str(folder), f"name one with {option}, or keep cases out with --hold-out")
         for what, folder, option in (("images", images, "--test-images"), ("labels", labels, "--test"))
         if not folder.is_dir()
     ]

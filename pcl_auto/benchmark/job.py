@@ -61,7 +61,14 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
     if failed:
         fix = "repair the scan, or take it and its label out of the test folders"
         raise DataError([Problem("test scan cannot be segmented", e.id, fix, found=e.error or "") for e in failed])
-    found = evaluate(job.masks, job.held_out.labels, classes=job.classes, ignored=job.ignored)
+    found = evaluate(
+        job.masks,
+        job.held_out.labels,
+        classes=job.classes,
+        ignored=job.ignored,
+        # In the pool's own folder lie the labels of the others too.
+        allow_missing=job.held_out.of_pool,
+    )
     shutil.rmtree(job.masks)
     with suppress(OSError):  # masks of a run that failed lie there too
         job.masks.parent.rmdir()

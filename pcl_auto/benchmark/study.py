@@ -12,9 +12,10 @@ from typing import Any
 
 from pcl_auto.benchmark.apart import run_apart
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, Arm, load_budget, make_arms, parse_labeled
-from pcl_auto.benchmark.held_out import HeldOut, find_held_out
+from pcl_auto.benchmark.held_out import HeldOut, find_held_out, hold_out
 from pcl_auto.benchmark.job import Job, do_job
 from pcl_auto.data.labels import foreground, ignore_value
+from pcl_auto.data.split import Split, draw_split
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
@@ -41,6 +42,8 @@ class BenchmarkRequest:
     epochs: int | None = None
     test_labels: Path | None = None
     test_images: Path | None = None
+    # So many labelled cases instead, which no arm learns from.
+    hold_out: int = 0
     configuration: str | None = None
     mirroring: bool = False
     device: str = "auto"
@@ -130,7 +133,9 @@ class Study:
         if run.arm.all_labels:
             return None
         whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.seed, "split": "", "store": "", "deterministic": False}
-        digest = _digest([start_settings(whole), self.configuration, self.plan.content])
+        # Other test cases of the pool leave other cases to learn from.
+        pool = [self.held_out.digest()] if self.held_out.of_pool else []
+        digest = _digest([start_settings(whole), self.configuration, self.plan.content, *pool])
         return self.folder / "starts" / f"L{run.labeled}_s{run.seed}_{digest}.pth"
 
     def forget_starts(self, done: Collection[str]) -> None:
@@ -147,9 +152,11 @@ class Study:
 
     def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
         """What a run does."""
+        labeled = None if run.arm.all_labels else run.labeled
         request = TrainRequest(
             dataset=self.data.name,
-            labeled=None if run.arm.all_labels else run.labeled,
+            labeled=labeled,
+            split=self._split(labeled, run.seed) if self.held_out.of_pool else None,
             seed=run.seed,
             recipe=run.arm.recipe,
             configuration=self.configuration,
@@ -163,6 +170,14 @@ class Study:
         return Job(
             request, workspace, self.held_out, foreground(named), self.mirroring, masks, ignored=ignore_value(named)
         )
+
+    def _split(self, labeled: int | None, seed: int) -> Split:
+        """Drawn from the pool without the test cases, which are not among the unlabelled ones either."""
+        tested = {scan.id for scan in self.held_out.scans}
+        pool = [case for case in self.plan.cases.values() if case.id not in tested]
+        with_label, without_label = ([c.id for c in pool if (c.label is not None) is there] for there in (True, False))
+        split = draw_split(with_label, without_label, labeled=labeled, seed=seed)
+        return replace(split, name=f"{split.name}_H{len(tested)}")
 
 
 def _digest(value: Any) -> str:
@@ -185,7 +200,11 @@ def find_planned(name: str | None, workspace: Workspace) -> DatasetFolder | None
 
 def request_problems(request: BenchmarkRequest) -> list[Problem]:
     """What is wrong with a request whatever the data set."""
-    return _settle(request)[3]
+    problems = _settle(request)[3]
+    if request.hold_out and (request.test_labels or request.test_images):
+        fix = "keep one of them"
+        problems.append(Problem("two kinds of test cases", "--hold-out and --test or --test-images", fix))
+    return problems
 
 
 def _settle(request: BenchmarkRequest) -> tuple[Recipe | None, list[Arm], list[int], list[Problem]]:
@@ -208,10 +227,16 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         UsageError: everything in the request that does not fit, all at once.
     """
     plan = read_plan(data)
-    budget, arms, numbers, problems = _settle(request)
-    problems += _label_problems(plan, arms, numbers)
-    images = request.test_images or plan.root / "imagesTs"
-    held_out, wrong = find_held_out(images, request.test_labels or plan.root / "labelsTs", plan)
+    budget, arms, numbers, _ = _settle(request)
+    problems = request_problems(request)
+    problems += _label_problems(plan, arms, numbers, request.hold_out)
+    held_out, wrong = (
+        hold_out(plan, request.hold_out)
+        if request.hold_out
+        else find_held_out(
+            request.test_images or plan.root / "imagesTs", request.test_labels or plan.root / "labelsTs", plan
+        )
+    )
     problems += wrong
     configuration = ""
     try:
@@ -229,7 +254,7 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         arms=tuple(arms),
         labeled=tuple(numbers),
         seeds=tuple(range(request.seeds)),
-        all_labels=sum(case.label is not None for case in plan.cases.values()),
+        all_labels=sum(case.label is not None for case in plan.cases.values()) - request.hold_out,
         held_out=replace(held_out, labels=held_out.labels.resolve()),
         mirroring=request.mirroring,
         device=request.device,
@@ -237,9 +262,9 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
     )
 
 
-def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int]) -> list[Problem]:
-    cases = plan.cases.values()
-    with_label = sum(case.label is not None for case in cases)
+def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: int) -> list[Problem]:
+    with_label = sum(case.label is not None for case in plan.cases.values()) - held_out
+    pool = len(plan.cases) - held_out
     joint = any(not arm.supervised_only for arm in arms)
     problems = []
     for number in numbers:
@@ -249,7 +274,7 @@ def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int]) -> list[Pro
                     "more labels than there are", "--labeled", "ask for fewer", f"1 to {with_label}", found=str(number)
                 )
             )
-        elif number == len(cases) and joint:
+        elif number == pool and joint:
             fix = "ask for fewer labels, or for supervised arms alone"
             problems.append(Problem(f"with {number} labels no case is unlabelled", "--labeled", fix))
     return problems

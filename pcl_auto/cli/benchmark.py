@@ -34,6 +34,9 @@ def benchmark(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False),
     ] = None,
+    hold_out: Annotated[
+        int, typer.Option(help="Test on so many labelled cases instead, and keep them out of every training.", min=0)
+    ] = 0,
     budget: Annotated[
         str, typer.Option(help="Recipe of optimiser, batch, network and steps, the same for every arm.")
     ] = "quick",
@@ -83,6 +86,7 @@ def benchmark(
         epochs=epochs,
         test_labels=test,
         test_images=test_images,
+        hold_out=hold_out,
         configuration=configuration,
         mirroring=mirroring,
         device=device,

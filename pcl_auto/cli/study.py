@@ -58,7 +58,8 @@ def _planned(
         root = find_task(name, [Path.cwd(), *data_folder, place.raw.parent])
     except UsageError as error:
         raise UsageError([*error.problems, *problems]) from None
-    problems += folder_problems(request.test_images or root / "imagesTs", request.test_labels or root / "labelsTs")
+    if not request.hold_out:
+        problems += folder_problems(request.test_images or root / "imagesTs", request.test_labels or root / "labelsTs")
     if problems:
         raise UsageError(problems)
     if dry_run:
@@ -75,7 +76,10 @@ def _planned(
 
 def _announce(terminal: Terminal, study: Study) -> None:
     schedule = study.budget.schedule
-    terminal.say(f"data set   {study.data.name}, {study.configuration}; {len(study.held_out.scans)} test cases")
+    terminal.say(
+        f"data set   {study.data.name}, {study.configuration}; {len(study.held_out.scans)} test cases"
+        + (", labelled ones that no arm learns from" if study.held_out.of_pool else "")
+    )
     terminal.say(
         f"budget     {study.budget.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps for every arm, "
         f"{schedule.supervised_epochs} of them before the rounds"

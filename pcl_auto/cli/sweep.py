@@ -31,6 +31,9 @@ def sweep(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False),
     ] = None,
+    hold_out: Annotated[
+        int, typer.Option(help="Test on so many labelled cases instead, and keep them out of every training.", min=0)
+    ] = 0,
     budget: Annotated[
         str, typer.Option(help="Recipe of optimiser, batch, network and steps, the same for every training.")
     ] = "quick",
@@ -51,7 +54,7 @@ def sweep(
 
     \b
       pclauto sweep Task05_Prostate --labeled 1,2,4,8
-      pclauto sweep --labeled 2,4 --seeds 3
+      pclauto sweep --labeled 2,4 --seeds 3 --hold-out 10
 
     The cases of a smaller number are among those of a larger one. The runs are those of `pclauto benchmark`, and lie
     with them: what either has done, the other does not do again.
@@ -66,7 +69,7 @@ def sweep(
     terminal = Terminal()
     request = BenchmarkRequest(
         labeled=labeled, seeds=seeds, arms=f"{SUPERVISED},{recipe}", budget=budget, epochs=epochs, test_labels=test,
-        test_images=test_images, device=device, folder=folder,
+        test_images=test_images, hold_out=hold_out, device=device, folder=folder,
     )  # fmt: skip
     done = carry_out(terminal, dataset, request, Workspace.find(workspace, os.environ), dry_run=dry_run)
     if done is None:

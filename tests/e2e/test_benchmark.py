@@ -44,6 +44,13 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path) -> None:
     refused = shell.pclauto(*command, "--epochs", "7", code=4)
     assert "recipe.schedule" in refused.stderr
 
+    held = [*command[:-4], "--arms", "supervised", "--budget", "bench.toml", "--hold-out", "1", "--folder", "held"]
+    (only,) = json.loads(shell.pclauto(*held, "--json").stdout)["runs"]
+    scored = {case["id"] for case in only["cases"]}
+    assert len(scored) == 1
+    assert not scored & {*only["split"]["labeled"], *only["split"]["unlabeled"]}
+    assert scored <= {file.name.removesuffix(".nii.gz") for file in (task / "labelsTr").iterdir()}
+
     sweep = ["sweep", task, "--workspace", "bench-work", "--seeds", "1", "--device", "cpu", "--recipe", "paper",
              "--budget", "bench.toml"]  # fmt: skip
     planned = shell.pclauto(*sweep, "--labeled", "1,2", "--dry-run")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from pcl_auto.benchmark.held_out import find_held_out
+from pcl_auto.benchmark.held_out import find_held_out, hold_out
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.run.workspace import Workspace
 
@@ -54,3 +55,35 @@ def test_no_label_at_all(task: Path, workspace: Workspace, tmp_path: Path) -> No
     assert [problem.what for problem in problems] == ["no test label"]
     problems = find_held_out(tmp_path / "empty", task / "labelsTs", plan_of(workspace))[1]
     assert [problem.what for problem in problems] == ["no scan"]
+
+
+def test_cases_of_the_pool_are_held_out_always_the_same_ones(task: Path, workspace: Workspace) -> None:
+    plan = plan_of(workspace)
+    chosen = []
+    for number in (1, 2, 3):
+        found, problems = hold_out(plan, number)
+        assert problems == []
+        assert found is not None
+        assert (found.of_pool, found.labels) == (True, task / "labelsTr")
+        chosen.append({scan.id for scan in found.scans})
+        assert len(chosen[-1]) == number
+        assert all(scan.paths == (task / "imagesTr" / f"{scan.id}.nii.gz",) for scan in found.scans)
+    assert chosen[0] < chosen[1] < chosen[2] < set("abcd")
+    found, problems = hold_out(plan, 4)
+    assert found is None
+    assert [(problem.what, problem.expected, problem.found) for problem in problems] == [
+        ("too few labelled cases", "1 to 3", "4")
+    ]
+
+
+def test_no_label_of_the_pool_is_opened_before_it_is_scored_by(task: Path, workspace: Workspace) -> None:
+    found, _ = hold_out(plan_of(workspace), 2)
+    assert found is not None
+    before = found.digest()
+    label = task / "labelsTr" / f"{found.scans[0].id}.nii.gz"
+    stats = label.stat()
+    label.write_bytes(b"scramb")  # as long as it was
+    os.utime(label, ns=(stats.st_atime_ns, stats.st_mtime_ns))
+    assert found.digest() == before
+    label.write_bytes(b"another label")
+    assert found.digest() != before

@@ -194,3 +194,27 @@ def test_data_sets_by_name_by_folder_and_not_planned(
         assert found.name == "Dataset005_Toy"
     assert find_planned("Task06_Other", workspace) is None
     assert find_planned("Task06_Other", Workspace.at(tmp_path / "empty", "test")) is None
+
+
+def test_test_cases_of_the_pool_are_in_no_training(workspace: Workspace) -> None:
+    request = replace(REQUEST, hold_out=1, labeled="1,2")
+    study = resolved(workspace, request)
+    (tested,) = (scan.id for scan in study.held_out.scans)
+    assert study.all_labels == 3
+    whole = resolved(workspace)
+    for run in study.runs:
+        split = study.job(run, workspace).request.split
+        assert split is not None
+        assert {*split.labeled, *split.unlabeled} == set("abcdu") - {tested}
+        assert len(split.labeled) == run.labeled
+        assert split.name.endswith("_H1")
+        assert run.arm.all_labels or study.shared_start(run) != whole.shared_start(run)
+    assert all(whole.job(run, workspace).request.split is None for run in whole.runs)
+
+
+def test_held_out_cases_are_no_labels_to_learn_from(workspace: Workspace) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolved(workspace, replace(REQUEST, hold_out=2, labeled="1,3"))
+    assert [problem.what for problem in caught.value.problems] == ["more labels than there are"]
+    with pytest.raises(UsageError, match="two kinds of test cases"):
+        resolved(workspace, replace(REQUEST, hold_out=1, test_labels=Path("labels")))

@@ -14,7 +14,7 @@ import numpy as np
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.method.judgement import KEPT
 from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardised, uncertainty
-from pcl_auto.nnunet.environment import prepare_environment
+from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.report.facts import RunFacts, read_run, run_folder
 from pcl_auto.review import last_checkpoint, last_round, refuse_other_content
@@ -49,7 +49,7 @@ class Suggestion:
 
 
 def suggest_cases(
-    model: Path, workspace: Workspace, output: Path | None, *, number: int = 5, listener: Listener
+    model: Path, workspace: Workspace, output: Path | None, *, number: int = 5, device: str = "auto", listener: Listener
 ) -> tuple[Path, list[Suggestion]]:
     """Choose unlabelled cases that are uncertain and unlike all others, and draw each with its pseudo-label.
 
@@ -60,6 +60,7 @@ def suggest_cases(
         workspace: where its data set is planned.
         output: the folder for pictures and tables; None for ``suggest`` in the run's own.
         number: so many, or all where there are fewer.
+        device: for the network.
         listener: told of ``features``.
 
     Returns:
@@ -68,7 +69,9 @@ def suggest_cases(
     Raises:
         StateError: no pseudo-labels, no checkpoint, or a folder with other content.
         NumericalError: the network's output is not finite.
+        UsageError: no such device.
     """
+    chosen = choose_device(device)
     run = read_run(run_folder(model))
     last, stored = last_round(run)
     folder = (output or run.folder / "suggest").resolve()
@@ -84,7 +87,7 @@ def suggest_cases(
         from pcl_auto.nnunet.case_features import features_of
 
         found = features_of(
-            run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES,
+            run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES, chosen,
             lambda done, total: listener("features", {"done": done, "total": total}),
         )  # fmt: skip
     vectors = standardised(np.array([found[case].vector for case in [*cases, *labeled]]))
@@ -92,6 +95,7 @@ def suggest_cases(
     dice = {
         "rounds disagree": _dice_between_rounds(run, cases),
         "transforms disagree": _numbers(rows, cases, "agreement"),
+        "blurred or brighter it is segmented otherwise": np.array([found[case].steadiness for case in cases]),
         "the network is unsure, by its own probabilities": np.array([found[case].expected_dice for case in cases]),
     }
     remarks = [_on_volumes(rows[case]["remarks"]) for case in cases]

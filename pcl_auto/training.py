@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,7 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from pcl_auto import __version__, review
+from pcl_auto import __version__
 from pcl_auto.data.checks import image_stats
 from pcl_auto.forecast import expected, fit_budget, measured
 from pcl_auto.models import remember_model
@@ -33,6 +32,7 @@ from pcl_auto.run.manifest import RECORD, check_manifest, has_manifest, write_ma
 from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory
 from pcl_auto.run.quiet import output_to
 from pcl_auto.run.ranks import started_rank, started_ranks
+from pcl_auto.run.restart import start_anew
 from pcl_auto.run.tensorboard import with_tensorboard
 from pcl_auto.run.workspace import Workspace
 
@@ -92,7 +92,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     with sole_writer(run.model) if started_rank() == 0 else nullcontext(), together(device):
         with first_alone() as first:
             if first and request.restart and run.model.is_dir():
-                _start_anew(run.model)
+                start_anew(run.model)
         plans, store = _prepare(run, listener)
         if run.budget_s is not None:
             fresh = run.fitted is None
@@ -107,18 +107,6 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     if first and request.remember and not request.prepare_only:
         remember_model(workspace, run)
     return run
-
-
-def _start_anew(model: Path) -> None:
-    """Remove what a run has left, but not the masks that somebody has corrected: they are not the run's."""
-    kept = {folder for fold in model.glob("fold_*") for folder in (fold / review.FOLDER, fold / review.FOLDERS)}
-    for path in [*model.glob("fold_*/*"), *model.iterdir()]:
-        if path in kept or any(path in folder.parents and folder.exists() for folder in kept):
-            continue
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
 
 
 def _prepare(run: Run, listener: Listener) -> tuple[dict[str, Any], str]:

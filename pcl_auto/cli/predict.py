@@ -83,21 +83,12 @@ def predict(
     folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
     terminal.say(f"model: {folder}")
     wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
+    how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
     if dry_run:
-        how = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
         _foresee(terminal, inputs, output, folder, wanted, how, json=json)
         return
     with counting(terminal, {"predict": "segmenting"}) as listener:
-        results = segment(
-            inputs,
-            output,
-            folder,
-            device=device,
-            mirroring=not no_mirroring,
-            overwrite=overwrite,
-            outputs=wanted,
-            listener=listener,
-        )
+        results = segment(inputs, output, folder, outputs=wanted, listener=listener, **how)
     failed = [result for result in results if result.status == "failed"]
     made = [result for result in results if result.output]
     if json:

@@ -112,7 +112,9 @@ def _show_one(terminal: Terminal, run: Status) -> None:
 
 def _round(entry: dict[str, object]) -> str:
     if entry["event"] != "pseudo_labels":
-        return str(entry["event"]).replace("_", " ")
+        what = {"degenerate": "trained on labels alone"}.get(str(entry["event"]), str(entry["event"]).replace("_", " "))
+        reasons = entry.get("reasons")
+        return f"{what}: {'; '.join(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
     change = entry["dice_to_last_round"]
     text = f"{entry['used']} of {entry['cases']} pseudo-labels used"
     return text + (f", Dice {change:.3f} to the last round's" if isinstance(change, float) else "")

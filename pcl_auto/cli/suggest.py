@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from pcl_auto.cli.options import JsonOption, WorkspaceOption
+from pcl_auto.cli.options import DeviceOption, JsonOption, WorkspaceOption
 
 
 def suggest(
@@ -23,6 +23,7 @@ def suggest(
         typer.Option("--output", "-o", help="The folder. Default: suggest in the run's folder.", file_okay=False),
     ] = None,
     workspace: WorkspaceOption = None,
+    device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Choose the unlabelled cases to label next: uncertain ones, unlike the labelled ones and each other.
@@ -31,8 +32,8 @@ def suggest(
       pclauto suggest
       pclauto suggest -n 3 -o next/
 
-    The first time every scan is looked at, on the CPU. The folder gets a
-    picture of each case with its pseudo-label, and a table.
+    The first time every scan is looked at, as it is, blurred and brighter.
+    The folder gets a picture of each case with its pseudo-label, and a table.
     """
     from rich.table import Table
 
@@ -47,7 +48,7 @@ def suggest(
     found = find_model(place, model)
     which = options(place, found)
     with counting(terminal, {"features": "looking at scans"}) as listener:
-        folder, suggestions = suggest_cases(found, place, output, number=number, listener=listener)
+        folder, suggestions = suggest_cases(found, place, output, number=number, device=device, listener=listener)
     if json:
         terminal.json({"folder": str(folder), "suggestions": [asdict(entry) for entry in suggestions]})
     else:

@@ -16,9 +16,9 @@ from pcl_auto.cli.ranks import start_ranks
 
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
+    from pcl_auto.continuation import Continuation
     from pcl_auto.dry_run import TrainForecast
     from pcl_auto.request import Run, TrainRequest
-    from pcl_auto.review import Continuation
     from pcl_auto.run.workspace import Workspace
 
 
@@ -199,8 +199,8 @@ def _continued(
     *,
     write: bool,
 ) -> Continuation:
+    from pcl_auto.continuation import continuation
     from pcl_auto.models import find_model
-    from pcl_auto.review import continuation
 
     found = continuation(find_model(place, model), place, request, corrected=corrected, write=write)
     terminal.say(f"going on   from {found.model}")

@@ -122,8 +122,29 @@ def certainty(
     logits = segment(image)
     labels, sure = labels_of(logits), expected_dice(logits, regions=regions)
     del logits  # of a large scan they are larger than it
-    swayed = [mean_dice(labels, labels_of(segment(other)), classes) for other in disturbed(image, in_plane=in_plane)]
-    return float(np.mean([sure, *swayed]))
+    return float(np.mean([sure, *steadiness(labels, segment, labels_of, image, classes, in_plane=in_plane)]))
+
+
+def steadiness(
+    labels: np.ndarray,
+    segment: Callable[[np.ndarray], Tensor],
+    labels_of: Callable[[Tensor], np.ndarray],
+    image: np.ndarray,
+    classes: Classes,
+    *,
+    in_plane: bool,
+) -> list[float]:
+    """The Dice of a segmentation to those of the scan disturbed in each way; see :func:`certainty`.
+
+    Args:
+        labels: the segmentation, shape (z, y, x).
+        segment: as there.
+        labels_of: as there.
+        image: preprocessed, shape (C, z, y, x).
+        classes: foreground classes or regions.
+        in_plane: see :func:`disturbed`.
+    """
+    return [mean_dice(labels, labels_of(segment(other)), classes) for other in disturbed(image, in_plane=in_plane)]
 
 
 def assess(value: float | None, volumes_ml: Mapping[str, float], reference: Reference) -> Quality:

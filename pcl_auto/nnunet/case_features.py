@@ -23,16 +23,27 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class CaseFeatures:
-    """``vector``: the encoder's deepest features (F,), mean over the scan. ``expected_dice``: by the network itself."""
+    """What a network makes of a scan.
+
+    ``vector``: the encoder's deepest features (F,), mean over the scan. ``expected_dice``: by the network itself.
+    ``steadiness``: Dice of its segmentation to those of the scan blurred and brightened.
+    """
 
     vector: list[float]
     expected_dice: float
+    steadiness: float
 
 
 def features_of(
-    model: Path, checkpoint: Path, store: Path, cases: Sequence[str], kept: Path, progress: Callable[[int, int], None]
+    model: Path,
+    checkpoint: Path,
+    store: Path,
+    cases: Sequence[str],
+    kept: Path,
+    device: torch.device,
+    progress: Callable[[int, int], None],
 ) -> dict[str, CaseFeatures]:
-    """The features of stored ``cases``, one pass of the sliding window each, on the CPU, without mirroring.
+    """The features of stored ``cases``, three passes of the sliding window each, without mirroring.
 
     Args:
         model: the model folder.
@@ -40,6 +51,7 @@ def features_of(
         store: the folder of preprocessed cases; no label is in it.
         cases: in it.
         kept: a folder for what is found, by the checkpoint's digest and by case: nothing is computed twice.
+        device: for the network.
         progress: told how many are done, and of how many.
 
     Raises:
@@ -52,7 +64,7 @@ def features_of(
         file = folder / f"{case}.json"
         features = _read(file)
         if features is None:
-            predictor = predictor or ModelPredictor(model, torch.device("cpu"), mirroring=False, checkpoint=checkpoint)
+            predictor = predictor or ModelPredictor(model, device, mirroring=False, checkpoint=checkpoint)
             features = _look(predictor, case, images.load_case(case)[0][:])
             write_json(file, features.__dict__)
         found[case] = features
@@ -88,7 +100,8 @@ def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatur
         raise _not_finite(case)
     # Every patch is of one size.
     vector = torch.stack(sums).mean(0)
-    return CaseFeatures(vector.tolist(), expected_dice(logits, regions=predictor.has_regions))
+    sure = expected_dice(logits, regions=predictor.has_regions)
+    return CaseFeatures(vector.tolist(), sure, predictor.steadiness(image, logits))
 
 
 def _not_finite(case: str) -> NumericalError:

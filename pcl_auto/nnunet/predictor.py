@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.data.scans import Source
 from pcl_auto.errors import NumericalError, Problem, StateError
-from pcl_auto.method.quality import PASSES
+from pcl_auto.method.quality import PASSES, steadiness
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
 from pcl_auto.nnunet.export import dtype_of_masks, mask_inside, mask_of, on_scan
@@ -26,6 +27,7 @@ from pcl_auto.nnunet.faults import memory_errors
 from pcl_auto.nnunet.images import Properties, read_image
 from pcl_auto.nnunet.inference_demand import InferenceDemand
 from pcl_auto.nnunet.precision import half_precision
+from pcl_auto.nnunet.pseudo_labels import labels_from
 from pcl_auto.nnunet.quality import certainty_of, read_reference
 from pcl_auto.nnunet.slabs import slabs
 from pcl_auto.nnunet.trusted import require_trusted
@@ -233,6 +235,27 @@ class ModelPredictor:
         with half_precision(self._device):
             logits: torch.Tensor = self._unmirrored.predict_sliding_window_return_logits(image)
         return logits
+
+    def steadiness(self, image: np.ndarray, logits: torch.Tensor) -> float:
+        """Mean Dice of the segmentation that ``logits`` stand for to those of the disturbed image (C, z, y, x).
+
+        0 where the network's output for one of these is not finite.
+        """
+        labels_of = partial(labels_from, self._labels)
+        try:
+            found = steadiness(
+                labels_of(logits),
+                lambda voxels: self.logits_without_mirroring(torch.from_numpy(voxels)),
+                labels_of,
+                image,
+                foreground(self.dataset_json["labels"]),
+                in_plane=len(self.configuration.patch_size) == 2,
+            )
+        except RuntimeError as error:
+            if "Encountered inf" in str(error):
+                return 0.0
+            raise
+        return float(np.mean(found))
 
     def _certainty(self, image: np.ndarray) -> float:
         """How far the first fold's segmentation of a preprocessed image (C, z, y, x) is to be trusted."""

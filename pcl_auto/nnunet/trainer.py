@@ -285,8 +285,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
 
     def _memory_mb(self) -> int:
         """The most memory that the training has held: of the GPU, or on a CPU of the process."""
-        gpu_mb = self.gpu_memory_mb()
-        return peak_memory_mb() if gpu_mb is None else gpu_mb
+        return self.gpu_memory_mb() or peak_memory_mb()
 
     def gpu_memory_mb(self) -> int | None:
         """The most memory of the GPU that the training has held; None without one."""

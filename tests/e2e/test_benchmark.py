@@ -44,7 +44,8 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path) -> None:
     refused = shell.pclauto(*command, "--epochs", "7", code=4)
     assert "recipe.schedule" in refused.stderr
 
-    held = [*command[:-4], "--arms", "supervised", "--budget", "bench.toml", "--hold-out", "1", "--folder", "held"]
+    held = ["benchmark", task, "--workspace", "bench-work", "--labeled", "1", "--seeds", "1", "--device", "cpu",
+            "--arms", "supervised", "--budget", "bench.toml", "--hold-out", "1", "--folder", "held"]  # fmt: skip
     (only,) = json.loads(shell.pclauto(*held, "--json").stdout)["runs"]
     scored = {case["id"] for case in only["cases"]}
     assert len(scored) == 1

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pcl_auto.continuation import _masks_in, remaining
 from pcl_auto.errors import DataError, StateError
 from pcl_auto.recipe import Recipe, Schedule
-from pcl_auto.review import _masks_in, _refuse_edited, remaining, worst_first
+from pcl_auto.review import _refuse_edited, worst_first
 from pcl_auto.run.files import file_digest
 
 RECIPE = Recipe(name="mine", schedule=Schedule(steps_per_epoch=10, supervised_epochs=4, rounds=3, epochs_per_round=2))
@@ -27,6 +28,8 @@ def test_the_worst_come_first() -> None:
     assert worst_first(rows) == ["worst", "dropped", "odd", "shaky", "steady"]
     first_round = [{"case": case, "used": "1", "remarks": ""} for case in ("b", "a")]
     assert worst_first(first_round) == ["a", "b"]
+    assert worst_first(first_round, {"b": 0.9}) == ["b", "a"]
+    assert worst_first(rows[:2], {"steady": 0.1}) == ["shaky", "steady"]
 
 
 @pytest.mark.parametrize(

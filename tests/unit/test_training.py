@@ -23,8 +23,9 @@ from pcl_auto.recipe import Schedule, from_dict
 from pcl_auto.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_runs, resolve_split
 from pcl_auto.run.changes import refuse_changes
 from pcl_auto.run.files import write_json, write_text
+from pcl_auto.run.restart import start_anew
 from pcl_auto.run.workspace import DatasetFolder, Workspace
-from pcl_auto.training import _start_anew, identity, train
+from pcl_auto.training import identity, train
 
 LABELED = ("a", "b", "c", "d")
 
@@ -508,10 +509,10 @@ def test_a_restart_keeps_what_somebody_corrected(tmp_path: Path) -> None:
     (fold / "unreachable").symlink_to(tmp_path)
     write_text(fold / "review/corrected/a.nii.gz", "an hour of work")
     write_text(fold / "reviews.json", "where it lies")
-    _start_anew(tmp_path / "model")
+    start_anew(tmp_path / "model")
     left = {path.relative_to(fold).as_posix() for path in (tmp_path / "model").rglob("*") if path.is_file()}
     assert left == {"review/corrected/a.nii.gz", "reviews.json"}
     bare = tmp_path / "bare"
     write_text(bare / "fold_all/checkpoint_final.pth", "of the run")
-    _start_anew(bare)
+    start_anew(bare)
     assert not any(bare.iterdir())

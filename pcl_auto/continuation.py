@@ -146,9 +146,11 @@ def _corrected_masks(run: RunFacts, given: Path | None) -> dict[str, Path]:
     before = [run.folder.parent.parent / entry.model / run.folder.name for entry in run.split.history]
     on_record = [folder for place in dict.fromkeys([*before, run.folder]) for folder in review_folders(place)]
     folders = [given] if given is not None else [Path(folder) for folder in on_record]
-    found = {}
+    found: dict[str, Path] = {}
     for folder in folders:
-        found.update(_masks_in(folder / "corrected"))
+        for case, mask in _masks_in(folder / "corrected").items():
+            # Of a case that was corrected twice the later correction.
+            found[case] = max(found.get(case, mask), mask, key=lambda file: file.stat().st_mtime_ns)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,6 +12,7 @@ from pcl_auto.data.phantom import make_phantom
 from pcl_auto.planning.plan import PlanSettings
 from pcl_auto.planning.prepare import plan_task
 from pcl_auto.predict import predict
+from pcl_auto.report.page import write_report
 from pcl_auto.request import TrainRequest
 from pcl_auto.run.events import Listener
 from pcl_auto.run.files import write_json
@@ -26,9 +27,10 @@ RECIPE = "demo"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found: scores by arm, where everything lies, and how long it took."""
+    """What the demo found: scores by arm, where everything lies, the report of ours, and how long it took."""
 
     folder: Path
+    report: Path
     scores: dict[str, dict[str, Any]]
     seconds: float
 
@@ -45,14 +47,19 @@ def run_demo(folder: Path, *, seed: int, device: str, say: Callable[[str], None]
     say(f"phantom   {task}")
     say("plan      2 labelled and 12 unlabelled volumes, 2 channels, 3 classes")
     plan = plan_task(task, workspace, PlanSettings(memory_gb=MEMORY_GB), listener=listener).plan
-    scores = {}
-    for arm, supervised_only in (("nnU-Net alone", True), ("pclauto", False)):
+    classes = plan.dataset_json["labels"]
+
+    def score(arm: str, request: TrainRequest) -> tuple[Path, dict[str, Any]]:
         say(f"train     {arm}")
-        request = TrainRequest(recipe=RECIPE, seed=seed, device=device, supervised_only=supervised_only)
         run = train(request, workspace, listener)
-        masks = folder / "predictions" / ("baseline" if supervised_only else "pclauto")
+        masks = folder / "predictions" / ("baseline" if request.supervised_only else "pclauto")
         predict([task / "imagesTs"], masks, run.model, device=device, overwrite=True, listener=listener)
-        scores[arm] = evaluate_on_record(masks, task / "labelsTs", classes=plan.dataset_json["labels"])[0].as_dict()
-    result = DemoResult(folder, scores, monotonic() - started)
+        return run.folder, evaluate_on_record(masks, task / "labelsTs", classes=classes)[0].as_dict()
+
+    ours = TrainRequest(recipe=RECIPE, seed=seed, device=device)
+    _, alone = score("nnU-Net alone", replace(ours, supervised_only=True))
+    run_folder, joint = score("pclauto", ours)
+    scores = {"nnU-Net alone": alone, "pclauto": joint}
     write_json(folder / "scores.json", scores)
-    return result
+    report = write_report(run_folder, workspace, folder / "report.html")
+    return DemoResult(folder, report, scores, monotonic() - started)

@@ -28,6 +28,7 @@ def demo(
       pclauto demo
       pclauto demo my-demo --seed 1
     """
+    from pcl_auto.cli.interrupt import resumable
     from pcl_auto.cli.progress import TrainingProgress
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.demo import RECIPE, run_demo
@@ -35,11 +36,18 @@ def demo(
 
     terminal = Terminal()
     schedule = load_recipe(RECIPE).schedule
-    with TrainingProgress(terminal) as progress:
+    with resumable(terminal), TrainingProgress(terminal) as progress:
         progress.begin(schedule.epochs, schedule.steps_per_epoch)
         result = run_demo(folder, seed=seed, device=device, say=terminal.say, listener=progress)
     if json:
-        terminal.json({"folder": str(result.folder), "seconds": round(result.seconds), "scores": result.scores})
+        terminal.json(
+            {
+                "folder": str(result.folder),
+                "report": str(result.report),
+                "seconds": round(result.seconds),
+                "scores": result.scores,
+            }
+        )
     else:
         _render(terminal, result)
 
@@ -63,3 +71,4 @@ def _render(terminal: Terminal, result: DemoResult) -> None:
     verdict = "the unlabelled volumes helped" if gain > 0 else "the unlabelled volumes did not help here"
     terminal.out.print(f"{verdict}: {gain:+.3f} mean Dice, in {result.seconds:.0f} s altogether", soft_wrap=True)
     terminal.say(f"data, models and masks: {result.folder}")
+    terminal.say(f"report: {result.report}")

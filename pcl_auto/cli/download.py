@@ -42,6 +42,7 @@ def download(
       pclauto download
       pclauto download Task05_Prostate -o data
     """
+    from pcl_auto.cli.interrupt import resumable
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.data.download import download_task
@@ -52,7 +53,10 @@ def download(
         return
     archive = find_archive(task)
     folder = output or Path(os.environ.get("PCLAUTO_DATA", ""))
-    with counting(terminal, {"download": "downloading (MB)", "extract": "unpacking files"}) as listener:
+    with (
+        resumable(terminal),
+        counting(terminal, {"download": "downloading (MB)", "extract": "unpacking files"}) as listener,
+    ):
         new = download_task(archive, folder, base_url=base_url, listener=listener)
     place = folder / archive.name
     if json:

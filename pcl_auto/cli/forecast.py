@@ -38,7 +38,8 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
             f"           --budget {spelled(fitted.budget_of_own_length_s)}, in which the recipe's own length fits",
         ]
     if not fresh:
-        return [*lines, "           fitted by an earlier command: the same steps, whatever time they take now"]
+        on = f"on {fitted.device} by an earlier command"
+        return [*lines, f"           fitted {on}: the same steps, whatever time they take now"]
     whole_s = fitted.forecast_s if joint else fitted.before_s + costs.of_baseline().forecast_s(schedule)
     end = datetime.now() + timedelta(seconds=whole_s - fitted.before_s)  # noqa: DTZ005 (the user's own clock)
     return [*lines, f"forecast   {spelled(whole_s)} in all: done at {end:%H:%M:%S}"]

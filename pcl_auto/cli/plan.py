@@ -66,6 +66,7 @@ def plan(
       pclauto plan Task05_Prostate
       pclauto plan data/Task04_Hippocampus --workspace work --dry-run
     """
+    from pcl_auto.cli.interrupt import resumable
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.planning.plan import PlanSettings
@@ -77,7 +78,10 @@ def plan(
     root = find(task, workspace)
     memory_gb, memory_reason = memory_to_plan_for(gpu_memory_gb, planner)
     try:
-        with counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener:
+        with (
+            resumable(terminal),
+            counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener,
+        ):
             outcome = plan_task(
                 root,
                 place,
@@ -121,9 +125,9 @@ def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:
     """The memory to plan for, and why."""
     if asked is not None:
         return asked, "asked for"
-    import torch
+    from pcl_auto.nnunet.environment import choose_device
 
-    if torch.cuda.is_available():
+    if choose_device("auto").type == "cuda":
         return GPU_MEMORY_GB.get(planner, 8.0), "nnU-Net's own target; --gpu-memory-gb for another"
     return CPU_MEMORY_GB, "no GPU here: patches that a CPU can train; --gpu-memory-gb 8 plans for a GPU"
 
@@ -189,7 +193,8 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place:
         "channels": ", ".join(facts["channels"]),
         "classes": ", ".join(f"{spelled(value)} {name}" for name, value in facts["labels"].items() if value),
         "labelled": _some(facts["labeled"]),
-        "unlabelled": _some(facts["unlabeled"]),
+        "unlabelled": _some(facts["unlabeled"])
+        + ("" if facts["unlabeled"] else "  (and those of the labelled ones that train --labeled leaves out)"),
         "memory": f"{facts['memory_gb']:g} GB ({memory_reason})",
         "planner": facts["planner"] if facts["plans_file"] is None else f"none: {facts['plans_file']} as it is",
         **({"shading": "evened out first (N4), in prediction too"} if facts["bias_correction"] else {}),
@@ -227,8 +232,8 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place:
             terminal.say(line)
         terminal.say("dry run: nothing was written")
     else:
-        import torch
+        from pcl_auto.nnunet.environment import choose_device
 
         # The default recipe's length is for a GPU.
-        recipe = "" if torch.cuda.is_available() else " --recipe quick"
+        recipe = "" if choose_device("auto").type == "cuda" else " --recipe quick"
         terminal.say(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}{recipe}{place.option}")

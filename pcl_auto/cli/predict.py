@@ -25,7 +25,8 @@ def predict(
     model: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="A model folder, or its name in the workspace. Default: the last one trained with unlabelled cases."
+            help="A model folder, or its name in the workspace. Default: of the data set trained last, the last one "
+            "trained with unlabelled cases."
         ),
     ] = None,
     supervised_only: Annotated[
@@ -70,10 +71,12 @@ def predict(
     the exit code is 1, or where none succeeded and all failed alike, the code
     of that failure (see `pclauto --help`).
     """
+    from pcl_auto.cli.interrupt import resumable
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.data.scans import refuse_missing
     from pcl_auto.models import find_model
+    from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.predict import Outputs
     from pcl_auto.predict import predict as segment
     from pcl_auto.run.workspace import Workspace
@@ -81,13 +84,13 @@ def predict(
     terminal = Terminal()
     refuse_missing(inputs)
     folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
-    terminal.say(f"model: {folder}")
+    terminal.say(f"model: {folder}, on {choose_device(device)}")
     wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
     if dry_run:
         _foresee(terminal, inputs, output, folder, wanted, how, json=json)
         return
-    with counting(terminal, {"predict": "segmenting"}) as listener:
+    with resumable(terminal), counting(terminal, {"predict": "segmenting"}) as listener:
         results = segment(inputs, output, folder, outputs=wanted, listener=listener, **how)
     failed = [result for result in results if result.status == "failed"]
     made = [result for result in results if result.output]

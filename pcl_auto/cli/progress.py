@@ -99,7 +99,7 @@ class TrainingProgress:
         if self.live:
             self._bar.update(self._task, description="preprocessing", note=f"images {done}/{total}")
         elif done == 1:
-            self.terminal.say(f"preprocessing {total} images: their intensities are judged by the labelled cases")
+            self.terminal.say(f"preprocessing {total} images")
 
     def _on_timing(self) -> None:
         self.terminal.say("timing     a few steps, pseudo-labels and a checkpoint on this machine …")

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from pcl_auto.cli.options import WorkspaceOption
+from pcl_auto.cli.options import JsonOption, WorkspaceOption
 
 
 def report(
@@ -24,6 +24,7 @@ def report(
         typer.Option("--output", "-o", help="The file. Default: report.html in the run's folder.", dir_okay=False),
     ] = None,
     workspace: WorkspaceOption = None,
+    json: JsonOption = False,
 ) -> None:
     """One HTML file that says what a run did: verdict, curves, pseudo-labels, scans, command, versions.
 
@@ -47,4 +48,7 @@ def report(
         place,
         output,
     )
-    Terminal().out.print(str(written), markup=False, soft_wrap=True)
+    if json:
+        Terminal().json({"report": str(written)})
+    else:
+        Terminal().out.print(str(written), markup=False, soft_wrap=True)

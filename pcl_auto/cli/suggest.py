@@ -37,6 +37,7 @@ def suggest(
     """
     from rich.table import Table
 
+    from pcl_auto.cli.interrupt import resumable
     from pcl_auto.cli.progress import counting
     from pcl_auto.cli.terminal import Terminal, cell
     from pcl_auto.models import find_model, options
@@ -47,7 +48,7 @@ def suggest(
     place = Workspace.find(workspace, os.environ)
     found = find_model(place, model)
     which = options(place, found)
-    with counting(terminal, {"features": "looking at scans"}) as listener:
+    with resumable(terminal), counting(terminal, {"features": "looking at scans"}) as listener:
         folder, suggestions = suggest_cases(found, place, output, number=number, device=device, listener=listener)
     if json:
         terminal.json({"folder": str(folder), "suggestions": [asdict(entry) for entry in suggestions]})

@@ -65,12 +65,13 @@ class Terminal:
         self.err.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
     def problems(self, problems: Iterable[Problem], word: str = "error") -> None:
-        """Every problem on a line of its own."""
+        """Every problem on a line of its own; on a terminal so many that the first ones stay in sight."""
         listed = list(problems)
-        for problem in listed[:MOST_PROBLEMS_SHOWN]:
+        shown = listed[:MOST_PROBLEMS_SHOWN] if self.err.is_terminal else listed
+        for problem in shown:
             self._print(f"{word}: {printable(str(problem))}")
-        if len(listed) > MOST_PROBLEMS_SHOWN:
-            self.say(f"{word}: and {len(listed) - MOST_PROBLEMS_SHOWN} more; --json lists them all")
+        if len(shown) < len(listed):
+            self.say(f"{word}: and {len(listed) - len(shown)} more; `2> FILE` behind the command keeps all of them")
 
 
 def cell(text: str) -> str:

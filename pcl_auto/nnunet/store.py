@@ -141,7 +141,7 @@ def fill_store(
     *,
     voxels: float,
     processes: int,
-    progress: Callable[[], None],
+    progress: Callable[[int, int], None],
 ) -> None:
     """Preprocess ``images`` (case id to files) into ``folder``; cases that are there already are left alone.
 
@@ -151,21 +151,19 @@ def fill_store(
         folder: the case store.
         voxels: voxels of all images together, to judge whether worker processes pay.
         processes: how many worker processes at most.
-        progress: called after each case.
+        progress: told after each case how many are done, and of how many that were not there.
     """
     jobs = [(how, case, image, folder) for case, image in images.items() if not is_stored(folder, case)]
-    for _ in range(len(images) - len(jobs)):
-        progress()
     if processes < 2 or voxels < VOXELS_WORTH_A_WORKER or len(jobs) < 2:
-        for job in jobs:
+        for index, job in enumerate(jobs):
             _store_image(*job)
-            progress()
+            progress(index + 1, len(jobs))
         return
     # Spawned, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in _submitted(pool, jobs):
+        for index, future in enumerate(_submitted(pool, jobs)):
             future.result()
-            progress()
+            progress(index + 1, len(jobs))
 
 
 def _submitted(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Any, ...]]) -> Iterable[Future[None]]:

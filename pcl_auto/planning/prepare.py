@@ -317,7 +317,7 @@ def fill_store(plan: Plan, plans: dict[str, Any], configuration: str, data: Data
             data.store(key),
             voxels=voxels * len(plan.dataset_json["channel_names"]),
             processes=available_cores(),
-            progress=_counter(listener, "preprocess", len(cases)),
+            progress=lambda done, total: listener("preprocess", {"done": done, "total": total}),
         )
     return key
 

@@ -1,4 +1,4 @@
-"""What the folds of a cross-validation scored on the cases that they held out."""
+"""What a training scored on the labelled cases that it held out, as the folds of a cross-validation or to validate."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ class FoldScores:
 
 
 def fold_scores(model: Path) -> list[FoldScores]:
-    """The folds of the cross-validation in ``model``, in order; none where one model learned from all cases."""
-    folders = {int(file.parent.name[5:]): file.parent for file in model.glob(f"fold_[0-9]*/{RECORD}")}
+    """The folds of the cross-validation in ``model``, in order, or its one training with validation cases; or none."""
+    folders = sorted((file.parent for file in model.glob(f"fold_[0-9]*/{RECORD}")), key=lambda path: int(path.name[5:]))
+    one = model / "fold_all"
+    if (one / RECORD).is_file() and read_json(one / RECORD)["identity"]["split"]["validation"]:
+        folders.append(one)
     labels = foreground(read_json(model / "dataset.json")["labels"])
-    return [_read(folders[number], labels.values()) for number in sorted(folders)]
+    return [_read(folder, labels.values()) for folder in folders]
 
 
 def over_folds(values: Sequence[float | None]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def render(run: RunFacts, workspace: Workspace, most_bytes: int = MOST_BYTES) ->
 def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int) -> str:
     data = DatasetFolder(workspace.preprocessed / run.identity["dataset"])
     verdict = judge(run, data.split_file(run.split.name))
+    baseline = None if verdict.baseline is None else read_run(verdict.baseline / run.folder.name)
     shown_round, pseudo = pseudo_label_panels(run, extent.slices)
     environment = Environment(
         loader=PackageLoader("pcl_auto.report", "."),
@@ -96,7 +97,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int
         plan_file=data.plan_file,
         configuration=run.configuration,
         verdict=verdict,
-        figures=_figures(run),
+        figures=_figures(run, baseline),
         shown_round=shown_round,
         pseudo=pseudo,
         labeled=labeled_panels(run, data, extent.slices),
@@ -137,8 +138,11 @@ def _class_names(run: RunFacts) -> dict[str, str]:
     return {**{str(value): name for name, value in run.classes.items()}, **{name: name for name in run.classes}}
 
 
-def _figures(run: RunFacts) -> list[dict[str, Any]]:
-    """The curves: every loss, the Dice of each class on patches, and the change between rounds."""
+def _figures(run: RunFacts, baseline: RunFacts | None) -> list[dict[str, Any]]:
+    """The curves: every loss, the Dice of each class on patches, and the change between rounds.
+
+    Of validation cases that of the ``baseline`` too, which is for as many steps.
+    """
     epochs = run.epochs
     starts = {number: start - 0.5 for number, start in run.round_starts().items()}
     figures = []
@@ -147,17 +151,25 @@ def _figures(run: RunFacts) -> list[dict[str, Any]]:
         points = [(event["epoch"], event["losses"].get(name)) for event in epochs]
         title = "Loss" if name == "loss" else f"Loss: {name}"
         figures.append(_figure(title, [Series(name, points)], x_name="epoch", boundaries=starts))
-    dice = [
-        Series(name, [(event["epoch"], event["patch_dice"][place]) for event in epochs])
-        for place, name in enumerate(run.classes)
-    ]
+    dice = _patch_dice(run)
     of = next((event["patch_dice_of"] for event in reversed(epochs)), "")
+    if baseline is not None and run.split.validation:
+        # Its epochs may have another number of steps.
+        longer = len(epochs) / max(1, len(baseline.epochs))
+        dice += [replace(series, name=f"{series.name}, baseline") for series in _patch_dice(baseline, longer)]
     title = f"Dice on patches of {of}"
     figures.append(_figure(title, dice, x_name="epoch", boundaries=starts, y_range=(0.0, 1.0)))
     changes = [(event["round"], event["dice_to_last_round"]) for event in run.happened("pseudo_labels")]
     title = "Dice of pseudo-labels to those of the round before"
     figures.append(_figure(title, [Series("mean over cases", changes)], x_name="round", y_range=None))
     return [figure for figure in figures if figure["svg"]]
+
+
+def _patch_dice(run: RunFacts, epoch: float = 1.0) -> list[Series]:
+    return [
+        Series(name, [(epoch * event["epoch"], event["patch_dice"][place]) for event in run.epochs])
+        for place, name in enumerate(run.classes)
+    ]
 
 
 def _figure(title: str, series: list[Series], **options: Any) -> dict[str, Any]:

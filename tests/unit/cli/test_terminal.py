@@ -38,15 +38,23 @@ def test_a_message_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) 
     assert err == "failed: \\x1b]0;title\\x07[bold]scan[/bold]\nsecond line\n"
 
 
-def test_every_problem_has_a_line_up_to_a_limit(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_every_problem_has_a_line_up_to_a_limit(
+    on_terminal: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     problems = [Problem(f"problem {number}", f"file\n{number}", "fix it") for number in range(MOST_PROBLEMS_SHOWN + 2)]
-    Terminal().problems(problems, "warning")
+    terminal = Terminal()
+    monkeypatch.setattr(type(terminal.err), "is_terminal", on_terminal)
+    terminal.problems(problems, "warning")
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out == ""
     assert lines[0] == "warning: problem 0 in file\\x0a0. Fix: fix it."
-    assert len(lines) == MOST_PROBLEMS_SHOWN + 1
-    assert lines[-1] == "warning: and 2 more; --json lists them all"
+    if on_terminal:
+        assert len(lines) == MOST_PROBLEMS_SHOWN + 1
+        assert lines[-1] == "warning: and 2 more; `2> FILE` behind the command keeps all of them"
+    else:
+        assert len(lines) == MOST_PROBLEMS_SHOWN + 2
 
 
 def test_json_is_one_document_without_what_json_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:

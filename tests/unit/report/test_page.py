@@ -146,7 +146,9 @@ def test_a_cross_validation_is_summed_up_over_its_folds(tmp_path: Path) -> None:
     shutil.copytree(model / "fold_1", model / "fold_2")
     shutil.rmtree(model / "fold_2" / "validation")
     text = write_report(model / "fold_1", workspace).read_text(encoding="utf-8")
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text.split('aria-label="Cross-validation"')[1].split("</table>")[0])
+    rows = re.findall(
+        r"<tr[^>]*>(.*?)</tr>", text.split('aria-label="Held-out labelled cases"')[1].split("</table>")[0]
+    )
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
     assert cells == [
         ["fold", "cases held out", "core", "shell", "mean"],
@@ -155,6 +157,33 @@ def test_a_cross_validation_is_summed_up_over_its_folds(tmp_path: Path) -> None:
         ["2", "not validated yet", "n/a", "n/a", "n/a"],
         ["mean over folds", "", "0.850", "0.600", "0.800"],
     ]
+
+
+def test_validation_cases_are_scored_whole_and_said_to_be_chosen_by(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    split = {"name": "L1_V1_s0", "seed": 0, "labeled": ["a"], "validation": ["b"], "unlabeled": ["c"], "hidden": []}
+    model = write_run(workspace.results, split=split)
+    mean = {"1": {"Dice": 0.8}, "2": {"Dice": 0.6}}
+    summary = {"mean": mean, "foreground_mean": {"Dice": 0.7}, "metric_per_case": [{}]}
+    (model / "fold_all" / "validation").mkdir(exist_ok=True)
+    (model / "fold_all" / "validation" / "summary.json").write_text(json.dumps(summary))
+    text = write_report(model, workspace).read_text(encoding="utf-8")
+    assert "the weights were chosen by them" in text
+    table = text.split('aria-label="Held-out labelled cases"')[1].split("</table>")[0]
+    assert re.findall(r'<td class="n">(.*?)</td>', table) == ["1", "0.800", "0.600", "0.700"]
+    assert "mean over folds" not in table
+    assert "the weights were chosen by them" not in write_report(write_run(tmp_path / "other"), workspace).read_text()
+
+
+def test_the_dice_of_validation_cases_stands_beside_the_baselines(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    split = {"name": "L1_V1_s0", "seed": 0, "labeled": ["a"], "validation": ["b"], "unlabeled": ["c"], "hidden": []}
+    model = write_run(workspace.results, split=split)
+    assert "core, baseline" not in write_report(model, workspace).read_text(encoding="utf-8")
+    baseline = write_run(workspace.results, trainer=SUPERVISED, split=split)
+    for folder in (model, baseline):
+        write_scores(folder, {"t": 0.5})
+    assert "core, baseline" in write_report(model, workspace).read_text(encoding="utf-8")
 
 
 def test_the_scores_of_a_fold_are_found_by_class_and_by_region(tmp_path: Path) -> None:

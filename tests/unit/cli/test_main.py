@@ -91,7 +91,7 @@ def test_plan_of_a_bad_folder_lists_its_problems(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["Task05_Bad"]
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("train", "--json"), ("predict", "scan.nii.gz", "-o", "out")])
+@pytest.mark.parametrize("arguments", [("train",), ("train", "--json"), ("predict", ".", "-o", "out")])
 def test_what_needs_a_plan_or_a_model_says_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = pclauto(tmp_path, *arguments)
     assert done.returncode == 4

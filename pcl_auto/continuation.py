@@ -101,6 +101,7 @@ def continuation(
         configuration=run.identity["configuration"],
         deterministic=run.identity["deterministic"],
         start_from=start,
+        steps_before=run.steps_before + _epochs_done(run) * run.steps_per_epoch,
     )
     folds = len(run_folders(run.folder.parent))
     seconds = _seconds_of(recipe.schedule, run)
@@ -143,7 +144,8 @@ def _epochs_done(run: RunFacts) -> int:
 def _corrected_masks(run: RunFacts, given: Path | None) -> dict[str, Path]:
     """The masks in ``corrected`` of every review folder of the run, by case."""
     # Those of the runs that it goes on from too: somebody may have corrected more since.
-    before = [run.folder.parent.parent / entry.model / run.folder.name for entry in run.split.history]
+    models = [run.folder.parent.parent / entry.model for entry in run.split.history]
+    before = [folder for model in models for folder in run_folders(model)]
     on_record = [folder for place in dict.fromkeys([*before, run.folder]) for folder in review_folders(place)]
     folders = [given] if given is not None else [Path(folder) for folder in on_record]
     found: dict[str, Path] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -49,16 +49,16 @@ def run_demo(folder: Path, *, seed: int, device: str, say: Callable[[str], None]
     plan = plan_task(task, workspace, PlanSettings(memory_gb=MEMORY_GB), listener=listener).plan
     classes = plan.dataset_json["labels"]
 
-    def score(arm: str, request: TrainRequest) -> tuple[Path, dict[str, Any]]:
+    def score(arm: str, *, supervised_only: bool) -> tuple[Path, dict[str, Any]]:
         say(f"train     {arm}")
+        request = TrainRequest(recipe=RECIPE, seed=seed, device=device, supervised_only=supervised_only)
         run = train(request, workspace, listener)
-        masks = folder / "predictions" / ("baseline" if request.supervised_only else "pclauto")
+        masks = folder / "predictions" / ("baseline" if supervised_only else "pclauto")
         predict([task / "imagesTs"], masks, run.model, device=device, overwrite=True, listener=listener)
         return run.folder, evaluate_on_record(masks, task / "labelsTs", classes=classes)[0].as_dict()
 
-    ours = TrainRequest(recipe=RECIPE, seed=seed, device=device)
-    _, alone = score("nnU-Net alone", replace(ours, supervised_only=True))
-    run_folder, joint = score("pclauto", ours)
+    _, alone = score("nnU-Net alone", supervised_only=True)
+    run_folder, joint = score("pclauto", supervised_only=False)
     scores = {"nnU-Net alone": alone, "pclauto": joint}
     write_json(folder / "scores.json", scores)
     report = write_report(run_folder, workspace, folder / "report.html")

@@ -41,7 +41,7 @@ from pcl_auto.training import run_settings, workers_of
 
 if TYPE_CHECKING:
     from pcl_auto.masks import MaskFolder
-    from pcl_auto.nnunet.predictor import ModelPredictor
+    from pcl_auto.nnunet.predictor import ModelPredictor, PatchSeconds
     from pcl_auto.nnunet.timing import Timing
     from pcl_auto.recipe import Schedule
 
@@ -247,21 +247,21 @@ def foresee_masks(
         scans = list_scans(inputs, predictor.channels)
         refuse_scan_folder(inputs, scans, output)
         masks = mask_folder(output, model, scans, mirroring=mirroring, overwrite=overwrite)
-        patch_s = predictor.seconds_per_patch(certainty=outputs.quality)
-        return [_foresee_mask(scan, predictor, masks, outputs, patch_s) for scan in scans]
+        patch_seconds = predictor.patch_seconds()
+        return [_foresee_mask(scan, predictor, masks, outputs, patch_seconds) for scan in scans]
 
 
 def _foresee_mask(
-    scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_s: float
+    scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_seconds: PatchSeconds
 ) -> MaskForecast:
     try:
-        return _look_at(scan, predictor, masks, outputs, patch_s)
+        return _look_at(scan, predictor, masks, outputs, patch_seconds)
     except Exception as error:  # noqa: BLE001 (as in the prediction itself)
         return MaskForecast(failed(scan, error))
 
 
 def _look_at(
-    scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_s: float
+    scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_seconds: PatchSeconds
 ) -> MaskForecast:
     if scan.problem:
         if scan.beside:
@@ -275,6 +275,8 @@ def _look_at(
     _, _, demand = predictor.read(scan.files)
     slabs = demand.slabs_that_fit(str(scan.files[0]))
     done = Prediction(scan.id, file, "done", slabs=slabs)
+    # In slabs there is no certainty.
+    patch_s = patch_seconds.masks + (patch_seconds.certainty if outputs.quality and slabs == 1 else 0.0)
     return MaskForecast(done, demand.needed_mb(slabs), round(patch_s * demand.patches(slabs), 1))
 
 

@@ -84,8 +84,8 @@ def _last_models(workspace: Workspace) -> dict[str, Path]:
     """The models trained last on the data set that was trained last, by trainer."""
     last: dict[str, str] = workspace.remembered().get("last_run", {})
     models = {trainer: workspace.results / model for trainer, model in last.items()}
-    there = {trainer: model for trainer, model in models.items() if (model / "plans.json").is_file()}
-    return {trainer: model for trainer, model in there.items() if model.parent == list(there.values())[-1].parent}
+    data = [model.parent for model in models.values()][-1:]
+    return {t: model for t, model in models.items() if model.parent in data and (model / "plans.json").is_file()}
 
 
 def _no_model(what: str, workspace: Workspace, known: Sequence[Path]) -> Problem:

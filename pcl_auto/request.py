@@ -57,6 +57,8 @@ class TrainRequest:
     restart: bool = False
     # A model that is there already, in place of the supervised epochs: a checkpoint, or the folder of one.
     start_from: Path | None = None
+    # Behind that model, where it is one that this training goes on from.
+    steps_before: int = 0
     # Of a cross-validation over the labelled cases; None trains one model on all of them.
     folds: int | None = None
     prepare_only: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError, UsageError
-from pcl_auto.models import options
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.report.certainties import read_certainties
 from pcl_auto.report.facts import Round, RunFacts, read_run, run_folder
@@ -102,7 +102,7 @@ def export_review(
         round=last.number,
         values=", ".join(f"{value} {name}" for name, value in {"background": 0, **run.classes}.items()),
         image=_image_name("CASE", planned[chosen[0]].files, 0),
-        options=options(workspace, run.folder.parent),
+        options=_options(workspace, run.folder.parent),
     )
     write_text(folder / "README.txt", readme)
     write_json(folder / RECORD, {**record, "exported": exported})
@@ -159,6 +159,13 @@ def refuse_other_content(folder: Path, name: str, model: str) -> None:
                 fix="choose another folder with -o",
             )
         )
+
+
+def _options(workspace: Workspace, model: Path) -> str:
+    """What means this model from anywhere, and after other trainings."""
+    root = workspace.preprocessed.parent
+    place = f" --workspace {shlex.quote(str(root))}" if Workspace.at(root, workspace.origin) == workspace else ""
+    return f"{place} --model {shlex.quote(str(model))}"
 
 
 def _image_name(case: str, files: Sequence[Path], index: int) -> str:

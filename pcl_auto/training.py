@@ -157,7 +157,7 @@ def _train_alone(
         refuse_other_model(run.start, plans, run.configuration, run.plan.dataset_json)
     wanted = identity(run, request, plans)
     record_file = run.folder / RECORD
-    record = {**_record(wanted, device), "forecast": expected(run)}
+    record = {**_record(wanted, device), "steps_before": request.steps_before, "forecast": expected(run)}
     unbroken = not _has_begun(run)
     if record_file.is_file():
         before = read_json(record_file)
@@ -205,7 +205,9 @@ def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener
         return None
     from pcl_auto.nnunet.symmetry import mirror_axes, stored_symmetries
 
-    symmetries = stored_symmetries(run.data.store(store), list(run.plan.cases))
+    # Of the cases that the run may see: a benchmark keeps some out.
+    seen = {*run.split.labeled, *run.split.validation, *run.split.unlabeled}
+    symmetries = stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
     if run.trainer == JOINT:
         names = ["zyx"[axis] for axis in plans["transpose_forward"]]
         listener("mirroring", {names[entry.axis]: entry for entry in symmetries})

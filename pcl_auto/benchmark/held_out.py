@@ -55,8 +55,19 @@ def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
         return None, [Problem("too few labelled cases", "--hold-out", fix, f"1 to {len(with_label) - 1}", str(number))]
     order = np.random.default_rng(SEED).permutation(len(with_label))
     chosen = [plan.cases[with_label[place]] for place in sorted(order[:number])]
-    folders = {case.label.parent for case in chosen if case.label is not None}
-    return HeldOut(tuple(Scan(case.id, tuple(case.files)) for case in chosen), folders.pop(), of_pool=True), []
+    labels = {case.id: case.label for case in chosen if case.label is not None}
+    folder = labels[chosen[0].id].parent
+    try:
+        scans = list_scans([file for case in chosen for file in case.files], len(plan.dataset_json["channel_names"]))
+    except UsageError as error:
+        return None, list(error.problems)
+    # Masks are named after their scans, and are scored by the labels of that name.
+    if [scan.id for scan in scans] != list(labels) or any(
+        _label(folder, case) != label for case, label in labels.items()
+    ):
+        fix = "copy test scans and labels into two folders, and name them with --test-images and --test"
+        return None, [Problem("labels in several folders, or with other names than their scans", "--hold-out", fix)]
+    return HeldOut(tuple(scans), folder, of_pool=True), []
 
 
 def folder_problems(images: Path, labels: Path) -> list[Problem]:

@@ -267,7 +267,7 @@ def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: i
     pool = len(plan.cases) - held_out
     joint = any(not arm.supervised_only for arm in arms)
     problems = []
-    for number in numbers:
+    for number in numbers if with_label > 0 else ():  # else --hold-out is too large, and that is said
         if number > with_label:
             problems.append(
                 Problem(

@@ -46,6 +46,13 @@ class Segmentation(NamedTuple):
     slabs: int = 1
 
 
+class PatchSeconds(NamedTuple):
+    """What a patch takes of a mask, with all folds and mirroring, and of a certainty."""
+
+    masks: float
+    certainty: float
+
+
 class ModelPredictor:
     """A trained model, ready to segment images."""
 
@@ -162,8 +169,8 @@ class ModelPredictor:
         heads = self._labels.num_segmentation_heads
         return image, properties, InferenceDemand(image, properties["spacing"], self.plans, self.configuration, heads)
 
-    def seconds_per_patch(self, *, certainty: bool) -> float:
-        """How long the network takes for a patch on this machine, tried with one, with all that is asked of it."""
+    def patch_seconds(self) -> PatchSeconds:
+        """How long the network takes for a patch on this machine, tried with one."""
         patch = self.configuration.patch_size
         image = torch.zeros((self.channels, *[1] * (3 - len(patch)), *patch))
         self._predictor.predict_logits_from_preprocessed_data(image)  # the first one is slower
@@ -171,7 +178,7 @@ class ModelPredictor:
         self._predictor.predict_logits_from_preprocessed_data(image)
         masks_s = monotonic() - begun
         self.logits_without_mirroring(image)
-        return masks_s + (PASSES * (monotonic() - begun - masks_s) if certainty else 0.0)
+        return PatchSeconds(masks_s, PASSES * (monotonic() - begun - masks_s))
 
     def _preprocessed(
         self, image: np.ndarray, properties: Properties, configuration: ConfigurationManager

@@ -14,6 +14,7 @@ from pcl_auto.report.facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.request import SUPERVISED
 from pcl_auto.run.files import read_json
 from pcl_auto.run.manifest import RECORD, has_manifest
+from pcl_auto.run.workspace import DatasetFolder, Workspace
 from pcl_auto.scores import SCORES
 
 
@@ -47,16 +48,17 @@ def find_baseline(run: RunFacts) -> Path | None:
 
 def steps_of(run: RunFacts) -> int:
     """The steps behind the network of ``run``: its own, and those of the runs that corrections made it go on from."""
-    steps = _own_steps(run.identity)
-    return steps if (origin := _goes_on_from(run)) is None else steps + steps_of(origin)
+    return run.steps_before + _own_steps(run.identity)
 
 
-def _goes_on_from(run: RunFacts) -> RunFacts | None:
-    """The run whose pseudo-labels were corrected last, if there is one and it is still there."""
-    if not run.split.history:
-        return None
-    model = run.folder.parent.parent / run.split.history[-1].model
-    return read_run(run_folder(model)) if run_folders(model) else None
+def _first_of(run: RunFacts) -> RunFacts | None:
+    """The run that ``run`` goes back to over all corrections; None where it, or one on the way, is gone."""
+    while run.steps_before:
+        model = run.folder.parent.parent / run.split.history[-1].model
+        if not run_folders(model):
+            return None
+        run = read_run(run_folder(model))
+    return run
 
 
 def _own_steps(identity: Mapping[str, Any]) -> int:
@@ -79,11 +81,8 @@ def _terms(identity: Mapping[str, Any], steps: int) -> tuple[Any, ...]:
     )
 
 
-def judge(run: RunFacts, split_file: Path) -> Verdict:
-    """The verdict on ``run``, from the evaluations that lie with its model and with its baseline's.
-
-    ``split_file``: where its split is on record, for the command that trains a baseline.
-    """
+def judge(run: RunFacts, workspace: Workspace) -> Verdict:
+    """The verdict on ``run`` of ``workspace``, from the evaluations that lie with its model and with its baseline's."""
     own = _scores(run.folder.parent)
     last: tuple[dict[str, Any] | None, Path | None] = own[-1] if own else (None, None)
     if run.identity["trainer"] == SUPERVISED:
@@ -94,7 +93,7 @@ def judge(run: RunFacts, split_file: Path) -> Verdict:
             "There is no supervised baseline of this split, length and seed, "
             "so nobody can say whether the unlabelled scans helped."
         )
-        return Verdict("none", sentence, _baseline_command(run, split_file), *last)
+        return Verdict("none", sentence, _baseline_command(run, workspace), *last)
     for scores, file in reversed(own):
         for other, _ in reversed(_scores(baseline)):
             comparison = _compare(scores, other, run.identity["seed"])
@@ -145,23 +144,23 @@ def _say(comparison: Comparison) -> str:
     )
 
 
-def _baseline_command(run: RunFacts, split_file: Path) -> str | None:
+def _baseline_command(run: RunFacts, workspace: Workspace) -> str | None:
     command = [str(part) for part in run.record.get("command", [])]
     if command[1:2] != ["train"]:
         return None
-    if "--continue" not in command:
+    if not run.steps_before:
         return shlex.join(["pclauto", *command[1:], "--supervised-only"])
-    origin = run
-    while (earlier := _goes_on_from(origin)) is not None:
-        origin = earlier
-    per_epoch = origin.identity["recipe"]["schedule"]["steps_per_epoch"]
-    steps = steps_of(run)
-    if origin is run or "budget_s" in origin.identity or steps % per_epoch:
-        return None  # no number of the recipe's epochs comes to these steps
-    identity, given = run.identity, _option(origin.record["command"], "--recipe")
-    named = ["--recipe", given] if given else []
-    settled = ["--seed", str(identity["seed"]), "--epochs", str(steps // per_epoch), "--supervised-only"]
-    return shlex.join(["pclauto", "train", identity["dataset"], "--split", str(split_file), *named, *settled])
+    first, identity, steps = _first_of(run), run.identity, steps_of(run)
+    if first is None or first.identity.get("start") or "budget_s" in first.identity or steps % first.steps_per_epoch:
+        return None  # no number of the recipe's epochs, begun with nothing, comes to these steps
+    given = _option(first.record["command"], "--recipe")
+    split_file = DatasetFolder(workspace.preprocessed / identity["dataset"]).split_file(run.split.name)
+    settled = [
+        *("--split", str(split_file), *(["--recipe", given] if given else [])),
+        *("--configuration", identity["configuration"], "--seed", str(identity["seed"])),
+        *("--epochs", str(steps // first.steps_per_epoch), "--supervised-only"),
+    ]
+    return shlex.join(["pclauto", "train", identity["dataset"], *settled]) + workspace.option
 
 
 def _option(command: Sequence[str], name: str) -> str | None:

@@ -84,6 +84,16 @@ class RunFacts:
         return from_dict(self.identity["split"])
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Of the schedule."""
+        return int(self.identity["recipe"]["schedule"]["steps_per_epoch"])
+
+    @property
+    def steps_before(self) -> int:
+        """Behind the network that it began with, where it goes on from another run."""
+        return int(self.record.get("steps_before", 0))
+
+    @property
     def configuration(self) -> dict[str, Any]:
         """nnU-Net's configuration of the run."""
         configuration: dict[str, Any] = self.plans["configurations"][self.identity["configuration"]]

@@ -71,7 +71,7 @@ def render(run: RunFacts, workspace: Workspace, most_bytes: int = MOST_BYTES) ->
 
 def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int) -> str:
     data = DatasetFolder(workspace.preprocessed / run.identity["dataset"])
-    verdict = judge(run, data.split_file(run.split.name))
+    verdict = judge(run, workspace)
     baseline = None if verdict.baseline is None else read_run(verdict.baseline / run.folder.name)
     shown_round, pseudo = pseudo_label_panels(run, extent.slices)
     environment = Environment(
@@ -153,10 +153,10 @@ def _figures(run: RunFacts, baseline: RunFacts | None) -> list[dict[str, Any]]:
         figures.append(_figure(title, [Series(name, points)], x_name="epoch", boundaries=starts))
     dice = _patch_dice(run)
     of = next((event["patch_dice_of"] for event in reversed(epochs)), "")
-    if baseline is not None and run.split.validation:
+    if baseline is not None and run.split.validation and not run.steps_before:
         # Its epochs may have another number of steps.
-        longer = len(epochs) / max(1, len(baseline.epochs))
-        dice += [replace(series, name=f"{series.name}, baseline") for series in _patch_dice(baseline, longer)]
+        share = baseline.steps_per_epoch / run.steps_per_epoch
+        dice += [replace(series, name=f"{series.name}, baseline") for series in _patch_dice(baseline, share)]
     title = f"Dice on patches of {of}"
     figures.append(_figure(title, dice, x_name="epoch", boundaries=starts, y_range=(0.0, 1.0)))
     changes = [(event["round"], event["dice_to_last_round"]) for event in run.happened("pseudo_labels")]

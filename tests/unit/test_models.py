@@ -107,6 +107,14 @@ def test_a_model_of_another_data_set_is_not_stood_in(workspace: Workspace) -> No
         find_model(workspace, None, supervised_only=True)
 
 
+def test_nothing_stands_in_for_a_model_that_is_gone(workspace: Workspace) -> None:
+    remember(workspace, SUPERVISED, train(workspace, "Dataset004_Hippocampus", "baseline"))
+    joint = remember(workspace, JOINT, train(workspace, "Dataset005_Prostate", "joint"))
+    (joint / "plans.json").unlink()
+    with pytest.raises(StateError, match="no trained model"):
+        find_model(workspace, None)
+
+
 # --- how a command is told to take it -------------------------------------------------------------------------
 
 

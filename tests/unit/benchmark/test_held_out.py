@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -87,3 +88,17 @@ def test_no_label_of_the_pool_is_opened_before_it_is_scored_by(task: Path, works
     assert found.digest() == before
     label.write_bytes(b"another label")
     assert found.digest() != before
+
+
+def test_labels_of_the_pool_that_are_not_called_like_their_scans(task: Path, workspace: Workspace) -> None:
+    for case in "abcd":
+        (task / "labelsTr" / f"{case}.nii.gz").rename(task / "labelsTr" / f"{case}_seg.nii.gz")
+    file = workspace.dataset(None).plan_file
+    content = json.loads(file.read_text())
+    for case, entry in content["cases"].items():
+        if entry["label"]:
+            entry["label"] = f"labelsTr/{case}_seg.nii.gz"
+    file.write_text(json.dumps(content))
+    found, problems = hold_out(plan_of(workspace), 2)
+    assert found is None
+    assert [problem.what for problem in problems] == ["labels in several folders, or with other names than their scans"]

@@ -216,5 +216,8 @@ def test_held_out_cases_are_no_labels_to_learn_from(workspace: Workspace) -> Non
     with pytest.raises(UsageError) as caught:
         resolved(workspace, replace(REQUEST, hold_out=2, labeled="1,3"))
     assert [problem.what for problem in caught.value.problems] == ["more labels than there are"]
+    with pytest.raises(UsageError) as caught:
+        resolved(workspace, replace(REQUEST, hold_out=9))
+    assert [problem.what for problem in caught.value.problems] == ["too few labelled cases"]
     with pytest.raises(UsageError, match="two kinds of test cases"):
         resolved(workspace, replace(REQUEST, hold_out=1, test_labels=Path("labels")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from report_files import RECIPE, write_run, write_scores
 from pcl_auto.report.baseline import find_baseline, judge, steps_of
 from pcl_auto.report.facts import read_run
 from pcl_auto.request import SUPERVISED
+from pcl_auto.run.workspace import Workspace
 
-SPLIT = Path("splits/L2_s0.json")
+WORKSPACE = Workspace.find(Path("/work"), {})
 CASES = [f"t{index}" for index in range(12)]
 
 
 def test_without_a_baseline_the_verdict_says_so_and_how_to_get_one(tmp_path: Path) -> None:
-    verdict = judge(read_run(write_run(tmp_path) / "fold_all"), SPLIT)
+    verdict = judge(read_run(write_run(tmp_path) / "fold_all"), WORKSPACE)
     assert verdict.kind == "none"
     assert "no supervised baseline" in verdict.sentence
     assert verdict.command == "pclauto train --labeled 2 --supervised-only"
@@ -50,7 +52,7 @@ def test_the_verdict_is_that_of_the_paired_cases(tmp_path: Path, gain: float, ki
     model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED)
     write_scores(baseline, {case: 0.5 + index / 100 for index, case in enumerate(CASES)})
     write_scores(model, {case: 0.5 + index / 100 + gain for index, case in enumerate(CASES)})
-    verdict = judge(read_run(model / "fold_all"), SPLIT)
+    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
     assert verdict.kind == kind
     assert f"{gain:+.3f} mean Dice" in verdict.sentence
     assert "12 cases" in verdict.sentence
@@ -62,7 +64,7 @@ def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path
     write_scores(model, {"a": 0.5}, labels="one")
     write_scores(baseline, {"a": 0.4}, labels="two")
     write_scores(baseline, {"a": 0.4}, labels="one", mirroring=False)
-    verdict = judge(read_run(model / "fold_all"), SPLIT)
+    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
     assert verdict.kind == "none"
     assert "the baseline on the same labels" in verdict.sentence
     assert str(baseline) in str(verdict.command)
@@ -71,7 +73,7 @@ def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path
 def test_a_run_that_was_not_evaluated_says_which_is_missing(tmp_path: Path) -> None:
     model = write_run(tmp_path)
     write_run(tmp_path, trainer=SUPERVISED)
-    verdict = judge(read_run(model / "fold_all"), SPLIT)
+    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
     assert "this run has not been evaluated" in verdict.sentence
     assert str(model) in str(verdict.command)
 
@@ -79,28 +81,52 @@ def test_a_run_that_was_not_evaluated_says_which_is_missing(tmp_path: Path) -> N
 def test_a_baseline_is_judged_by_nothing(tmp_path: Path) -> None:
     model = write_run(tmp_path, trainer=SUPERVISED)
     write_scores(model, {"a": 0.5})
-    verdict = judge(read_run(model / "fold_all"), SPLIT)
+    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
     assert "is a baseline" in verdict.sentence
     assert verdict.scores is not None
 
 
-def test_the_baseline_of_a_run_that_goes_on_has_the_steps_of_both(tmp_path: Path) -> None:
-    origin = write_run(tmp_path).rename(tmp_path / "Dataset001_X" / "origin")
-    entry = {"case": "c", "mask": "0" * 64, "split": "L2_s0", "model": "origin", "round": 2}
-    split = read_run(origin / "fold_all").split
+def continued(results: Path, **origin: Any) -> tuple[Path, dict[str, Any]]:
+    """A run that went on from another after 2 of its 3 epochs, and the split with the corrected case."""
+    first = write_run(results, **origin).rename(results / "Dataset001_X" / "origin")
+    entry = {"case": "c", "mask": "0" * 64, "split": "L2_s0", "model": "origin", "round": 1}
+    split = read_run(first / "fold_all").split
     corrected = {**split.as_dict(), "name": "L2_s0_plus1", "labeled": ["a", "b", "c"], "history": [entry]}
-    model = write_run(tmp_path, split=corrected)
+    model = write_run(results, split=corrected)
     record = json.loads((model / "fold_all/run.json").read_text())
-    record["command"] = ["pclauto", "train", "--continue", "--corrected", "review"]
+    record |= {"command": ["pclauto", "train", "--continue"], "steps_before": 2 * RECIPE["schedule"]["steps_per_epoch"]}
     (model / "fold_all/run.json").write_text(json.dumps(record))
+    return model, corrected
+
+
+def test_the_baseline_of_a_run_that_goes_on_has_the_steps_of_both(tmp_path: Path) -> None:
+    model, corrected = continued(tmp_path)
     run = read_run(model / "fold_all")
-    steps = 2 * steps_of(read_run(origin / "fold_all"))
-    assert steps_of(run) == steps
-    epochs = steps // RECIPE["schedule"]["steps_per_epoch"]
-    assert judge(run, SPLIT).command == (
-        f"pclauto train Dataset001_X --split {SPLIT} --seed 0 --epochs {epochs} --supervised-only"
+    assert steps_of(run) == (2 + 3) * RECIPE["schedule"]["steps_per_epoch"]
+    split_file = WORKSPACE.preprocessed / "Dataset001_X" / "splits" / "L2_s0_plus1.json"
+    assert judge(run, WORKSPACE).command == (
+        f"pclauto train Dataset001_X --split {split_file} --configuration 3d_fullres --seed 0 --epochs 5 "
+        "--supervised-only --workspace /work"
     )
     assert find_baseline(run) is None
-    schedule = {**RECIPE["schedule"], "supervised_epochs": epochs, "rounds": 0}
+    schedule = {**RECIPE["schedule"], "supervised_epochs": 5, "rounds": 0}
     baseline = write_run(tmp_path, trainer=SUPERVISED, split=corrected, recipe_values={**RECIPE, "schedule": schedule})
     assert find_baseline(run) == baseline
+
+
+def test_where_no_number_of_epochs_is_honest_no_command_is_named(tmp_path: Path) -> None:
+    for place, origin in (("budget", {"budget_s": 600}), ("start", {"start": "0" * 64})):
+        model, _ = continued(tmp_path / place, **origin)
+        assert judge(read_run(model / "fold_all"), WORKSPACE).command is None
+    model, _ = continued(tmp_path / "gone")
+    shutil.rmtree(model.parent / "origin")
+    assert judge(read_run(model / "fold_all"), WORKSPACE).command is None
+
+
+def test_a_run_on_a_corrected_split_from_its_beginning_has_its_own_steps(tmp_path: Path) -> None:
+    model, corrected = continued(tmp_path)
+    (model / "fold_all/run.json").write_text(
+        json.dumps({**json.loads((model / "fold_all/run.json").read_text()), "steps_before": 0})
+    )
+    baseline = write_run(tmp_path, trainer=SUPERVISED, split=corrected)
+    assert find_baseline(read_run(model / "fold_all")) == baseline

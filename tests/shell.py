@@ -27,7 +27,7 @@ class Shell:
             env=self.environment(**variables),
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=2400,  # a demo on one slow core
         )
 
     def pclauto(self, *arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:

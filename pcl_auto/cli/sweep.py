@@ -54,7 +54,7 @@ def sweep(
 
     \b
       pclauto sweep Task05_Prostate --labeled 1,2,4,8
-      pclauto sweep --labeled 2,4 --seeds 3 --hold-out 10
+      pclauto sweep --labeled 2,4 --seeds 3 --hold-out 4
 
     The cases of a smaller number are among those of a larger one. The runs are those of `pclauto benchmark`, and lie
     with them: what either has done, the other does not do again.

@@ -13,7 +13,7 @@ from pcl_auto.report.facts import read_run
 from pcl_auto.request import SUPERVISED
 from pcl_auto.run.workspace import Workspace
 
-WORKSPACE = Workspace.find(Path("/work"), {})
+WORKSPACE = Workspace.find(Path("/anywhere"), {})
 CASES = [f"t{index}" for index in range(12)]
 
 
@@ -106,7 +106,7 @@ def test_the_baseline_of_a_run_that_goes_on_has_the_steps_of_both(tmp_path: Path
     split_file = WORKSPACE.preprocessed / "Dataset001_X" / "splits" / "L2_s0_plus1.json"
     assert judge(run, WORKSPACE).command == (
         f"pclauto train Dataset001_X --split {split_file} --configuration 3d_fullres --seed 0 --epochs 5 "
-        "--supervised-only --workspace /work"
+        "--supervised-only --workspace /anywhere"
     )
     assert find_baseline(run) is None
     schedule = {**RECIPE["schedule"], "supervised_epochs": 5, "rounds": 0}

@@ -47,7 +47,7 @@ def _label(folder: Path, case: str) -> Path:
 def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
     """So many of the plan's labelled cases as test cases, always the same ones, and of fewer ones a part of them.
 
-    Problems are numbers that leave no labelled case to learn from.
+    Problems are numbers that leave no labelled case to learn from, and labels that are not called like their scans.
     """
     with_label = sorted(case.id for case in plan.cases.values() if case.label is not None)
     if number >= len(with_label):

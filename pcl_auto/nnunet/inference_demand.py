@@ -88,7 +88,7 @@ class InferenceDemand:
 
     def patches(self, count: int = 1) -> int:
         """In how many patches the network sees the scan, in ``count`` slabs."""
-        cut = slabs(self._shape[0], count, self.margin_rows if count > 1 else 0)
+        cut = slabs(self._shape[0], count, self.margin_rows)
         grids = [self._grid([slab.end - slab.begin, *self._shape[1:]]) for slab in cut]
         return sum(patches_in(grid, self._edges) for grid in grids)
 

@@ -91,6 +91,9 @@ def test_a_scan_that_does_not_fit_is_cut_into_as_few_slabs_as_do(monkeypatch: py
     memory = InferenceDemand(scan, [1.0] * 3, plans, configuration([1.0] * 3, [8] * 3), 40)
     needed = {count: memory.needed_mb(count) for count in range(1, 17)}
     assert needed[1] > needed[2] > needed[4] > needed[16]
+    # Patches of 8 voxels, half of one apart; the slabs of 32 rows have 4 more on each side where there are some.
+    assert memory.patches() == 31 * 15 * 15
+    assert memory.patches(4) == (2 * 8 + 2 * 9) * 15 * 15
 
     def free(mb: int | None) -> None:
         monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: mb)

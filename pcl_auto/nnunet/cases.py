@@ -14,6 +14,7 @@ import blosc2
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.run.orphans import end_with_parent
 
 # What the properties of a case are made of beside plain values; pickle asks for each by name.
 _ALLOWED = {
@@ -43,6 +44,7 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         Raises:
             StateError: a file is missing, damaged, or holds what would run code.
         """
+        end_with_parent()  # in a worker that augments data
         folder = Path(self.source_folder)
         image, label = (self._open(folder / f"{identifier}{suffix}.b2nd") for suffix in ("", "_seg"))
         return image, label, None, read_properties(folder / f"{identifier}.pkl")

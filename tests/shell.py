@@ -1,13 +1,25 @@
-"""Commands as a user types them, each in a process of its own."""
+"""Commands as a user types them: forks of a warm process (:mod:`warm`), or where it matters real processes."""
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import warm
+
+# A demo on one slow core.
+MAX_SECONDS = 2400
+
+
+@functools.cache
+def warm_address() -> str:
+    """Return the address of this test process's own warm process, which starts at the first call."""
+    return warm.Warm.start().address
 
 
 @dataclass(frozen=True)
@@ -17,20 +29,35 @@ class Shell:
     folder: Path
 
     def environment(self, **variables: Path | str) -> dict[str, str]:
+        """Return the environment of this process without what nnU-Net or we would read, and with ``variables``."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("nnUNet_", "PCLAUTO_"))}
         return {**kept, "COLUMNS": "120", **{key: str(value) for key, value in variables.items()}}
 
     def python(self, *arguments: Any, **variables: Path | str) -> subprocess.CompletedProcess[str]:
+        """Run ``python ARGUMENTS`` in a fork of the warm process."""
+        if not warm.AVAILABLE:
+            return self.process(*arguments, **variables)
+        return warm.run(
+            warm_address(),
+            [*map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment(**variables),
+            timeout=MAX_SECONDS,
+        )
+
+    def process(self, *arguments: Any, **variables: Path | str) -> subprocess.CompletedProcess[str]:
+        """Run ``python ARGUMENTS`` in a new process, which imports everything itself."""
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=self.folder,
             env=self.environment(**variables),
             capture_output=True,
             text=True,
-            timeout=2400,  # a demo on one slow core
+            timeout=MAX_SECONDS,
         )
 
     def pclauto(self, *arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run ``pclauto ARGUMENTS`` in a fork; it must end with ``code``."""
         done = self.python("-m", "pcl_auto", *arguments)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

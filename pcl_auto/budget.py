@@ -39,7 +39,9 @@ def parse_budget(text: str) -> int:
     if total:
         return total
     fix = "write it like one of these, in this order and without spaces"
-    raise UsageError(Problem("not a budget of time", "--budget", fix, "2h | 90m | 1h30m | 45s", repr(text)))
+    raise UsageError(
+        Problem("budget.not-a-time", "not a budget of time", "--budget", fix, "2h | 90m | 1h30m | 45s", repr(text))
+    )
 
 
 def spelled(seconds: float) -> str:
@@ -222,6 +224,7 @@ def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float) 
     smallest = 10 * math.ceil((before_s + least_seconds(recipe.schedule, costs)) / AIM / 10)
     raise ResourceError(
         Problem(
+            code="budget.too-small",
             what="the budget is too small for a training on this machine",
             where="--budget",
             expected=f"{spelled(smallest)} or more",
@@ -249,6 +252,7 @@ def read_fit(file: Path, recipe: Recipe) -> Fitted:
     if not same:
         raise StateError(
             Problem(
+                code="budget.other-recipe",
                 what="the schedule on file was fitted for another recipe of that name",
                 where=str(file),
                 fix="give the recipe another name, or remove the file and train with --restart",

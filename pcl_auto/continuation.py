@@ -75,6 +75,7 @@ def continuation(
     if not masks:
         raise StateError(
             Problem(
+                code="review.no-correction",
                 what="no corrected mask that is new",
                 where=str(run.folder.parent),
                 expected="corrected/CASE.nii.gz in a folder of `pclauto review`",
@@ -166,7 +167,7 @@ def _masks_in(folder: Path) -> dict[str, Path]:
     found = {file.name.removesuffix(_GZIPPED).removesuffix(_PLAIN): file for file in files}
     if others := [file for case, file in found.items() if case == file.name]:
         fix = "save the mask from the editor as NIfTI, CASE.nii.gz, and remove this file"
-        raise DataError([Problem("no NIfTI", str(file), fix) for file in others])
+        raise DataError([Problem("review.mask-not-nifti", "no NIfTI", str(file), fix) for file in others])
     return found
 
 
@@ -182,11 +183,12 @@ def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -
     for case, mask in masks.items():
         if case not in split.unlabeled and case not in split.corrected:
             has_label = case in (*split.labeled, *split.validation)
+            code = "review.case-has-label" if has_label else "review.unknown-case"
             what = "the case has a label of its own" if has_label else "no such case"
             fix = (
                 "correct the label in the data set and plan again" if has_label else "name masks after unlabelled cases"
             )
-            problems.append(Problem(what, str(mask), fix))
+            problems.append(Problem(code, what, str(mask), fix))
             continue
         label, found = probe_label(mask, allowed)
         image, _ = probe_channels(cases[case].files)
@@ -194,7 +196,9 @@ def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -
         if label is not None and image is not None:
             problems += compare_grids(image, label)
         if label is not None and not any(value and count for value, count in (label.label_values or {}).items()):
-            problems.append(Problem("the mask is empty", str(mask), "save the corrected mask, not a new one"))
+            problems.append(
+                Problem("review.mask-empty", "the mask is empty", str(mask), "save the corrected mask, not a new one")
+            )
     if problems:
         raise DataError(problems)
 

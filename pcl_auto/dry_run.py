@@ -265,7 +265,7 @@ def _look_at(
 ) -> MaskForecast:
     if scan.problem:
         if scan.beside:
-            return MaskForecast(Prediction(scan.id, None, "skipped", str(scan.problem)))
+            return MaskForecast(Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,)))
         raise DataError(scan.problem)
     name = mask_name(scan, outputs)
     facts, file = masks.kept(scan, name), str(masks.folder / name)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+# What is refused, a dot, and how: as in data.truncated.
+_CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)+")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: what is wrong, where, what was expected, what was found, and how to fix it."""
+    """One finding: what is wrong, where, what was expected, what was found, and how to fix it.
 
+    ``code`` names the kind of finding for programs, and stays when the words of it change.
+
+    Raises:
+        ValueError: the code is none.
+    """
+
+    code: str
     what: str
     where: str
     fix: str
     expected: str = ""
     found: str = ""
+
+    def __post_init__(self) -> None:
+        if not _CODE.fullmatch(self.code):
+            raise ValueError(f"not a code of a problem: {self.code!r}")
 
     def __str__(self) -> str:
         """One sentence of the form ``what in where: expected x, found y. Fix: z.``."""
@@ -25,7 +40,7 @@ class Problem:
         return f"{head}{': ' + comparison if comparison else ''}. Fix: {self.fix.rstrip('.')}."
 
     def as_dict(self) -> dict[str, str]:
-        """The finding as plain strings, for ``--json``."""
+        """The finding as plain strings, the code first, for ``--json``."""
         return asdict(self)
 
 

@@ -157,10 +157,10 @@ def evaluate(
             else:
                 problems += outcome
     if not counted and not problems:
-        problems = [Problem("no case to score", str(predictions), "give predictions and their labels")]
+        problems = [Problem("score.no-case", "no case to score", str(predictions), "give predictions and their labels")]
     if problems:
         raise DataError(problems)
-    skipped = [{"id": case, "reason": problem.what} for case, problem in unpaired]
+    skipped = [{"id": case, "code": problem.code, "reason": problem.what} for case, problem in unpaired]
     return _summarise(counted, classes, skipped)
 
 
@@ -256,12 +256,13 @@ def _read(path: Path, problems: list[Problem]) -> SimpleITK.Image | None:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        problems.append(Problem("cannot be read", str(path), "write the file again", found=reason))
+        problems.append(Problem("data.unreadable", "cannot be read", str(path), "write the file again", found=reason))
         return None
     if image.GetDimension() > 3 or image.GetNumberOfComponentsPerPixel() > 1:
         found = f"{image.GetDimension()} axes, {image.GetNumberOfComponentsPerPixel()} components"
         fix = "give label maps, not images or probabilities"
-        problems.append(Problem("not a label map", str(path), fix, "2 or 3 axes, 1 component", found))
+        what, expected = "not a label map", "2 or 3 axes, 1 component"
+        problems.append(Problem("score.not-a-label-map", what, str(path), fix, expected, found))
         return None
     return image
 
@@ -269,7 +270,8 @@ def _read(path: Path, problems: list[Problem]) -> SimpleITK.Image | None:
 def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Image) -> list[Problem]:
     fix = "predict from the image that belongs to this label, or resample the prediction to it"
     if prediction.GetSize() != label.GetSize():
-        return [Problem("size", str(path), fix, f"{label.GetSize()} as the label", str(prediction.GetSize()))]
+        expected, found = f"{label.GetSize()} as the label", str(prediction.GetSize())
+        return [Problem("score.other-size", "size", str(path), fix, expected, found)]
     last = [size - 1 for size in label.GetSize()]
     corners = np.array(np.meshgrid(*[(0, end) for end in last])).reshape(len(last), -1).T.tolist()
     shift_mm = max(
@@ -279,8 +281,8 @@ def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Ima
     limit_mm = _GRID_TOLERANCE_VOXELS * min(label.GetSpacing())
     if shift_mm <= limit_mm:
         return []
-    found = f"a corner that is {shift_mm:.3g} mm off"
-    return [Problem("position in space", str(path), fix, f"the label's within {limit_mm:.2g} mm", found)]
+    expected, found = f"the label's within {limit_mm:.2g} mm", f"a corner that is {shift_mm:.3g} mm off"
+    return [Problem("score.other-position", "position in space", str(path), fix, expected, found)]
 
 
 def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
@@ -294,7 +296,8 @@ def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> np
     if whole.all():
         return np.asarray(np.rint(voxels), dtype=np.int64)
     found = f"{np.count_nonzero(~whole)} voxels such as {stored[~whole].flat[0]:g}"
-    problems.append(Problem("values that are no integers", str(path), "give a label map", "whole numbers", found))
+    what, fix = "values that are no integers", "give a label map"
+    problems.append(Problem("score.not-whole", what, str(path), fix, "whole numbers", found))
     return None
 
 
@@ -306,12 +309,11 @@ def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]]
     predicted, true = (_list_cases(path) for path in (predictions, labels))
     for case in sorted(predicted.keys() ^ true.keys()):
         if case in true:
-            problem = Problem(
-                "label without a prediction", str(true[case]), "predict this case too, or take --allow-missing"
-            )
+            fix = "predict this case too, or take --allow-missing"
+            problem = Problem("score.no-prediction", "label without a prediction", str(true[case]), fix)
         else:
             fix = "add its label, or take --allow-missing"
-            problem = Problem("prediction without a label", str(predicted[case]), fix)
+            problem = Problem("score.no-label", "prediction without a label", str(predicted[case]), fix)
         unpaired.append((case, problem))
     common = sorted(predicted.keys() & true.keys())
     return [(case, predicted[case], true[case]) for case in common], unpaired
@@ -320,7 +322,7 @@ def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]]
 def _list_cases(path: Path) -> dict[str, Path]:
     """The label maps of a folder, or the single file, by case id."""
     if not path.exists():
-        raise UsageError(Problem("no such file or folder", str(path), "check the path"))
+        raise UsageError(Problem("data.no-such-path", "no such file or folder", str(path), "check the path"))
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     cases: dict[str, Path] = {}
     problems: list[Problem] = []
@@ -330,7 +332,8 @@ def _list_cases(path: Path) -> dict[str, Path]:
             continue
         other = cases.setdefault(_case_id(file), file)
         if other != file:
-            problems.append(Problem("second file of one case", str(file), f"remove it or {other.name}"))
+            fix = f"remove it or {other.name}"
+            problems.append(Problem("score.case-twice", "second file of one case", str(file), fix))
     if problems:
         raise DataError(problems)
     return cases

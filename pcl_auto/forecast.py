@@ -43,7 +43,9 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings:
         raise ValueError("a run without a budget")
     if started_ranks() > 1:
         fix = "take --epochs"
-        raise UsageError(Problem("steps of several processes are not timed", "--budget with --gpus", fix))
+        raise UsageError(
+            Problem("budget.several-processes", "steps of several processes are not timed", "--budget with --gpus", fix)
+        )
     with sole_writer(run.budget_file, wait=True):
         if run.budget_file.is_file():
             return

@@ -40,15 +40,8 @@ class MaskFolder:
         masks = [mask for ending in MASK_SUFFIXES for mask in sorted(folder.glob(f"*{ending}"))]
         staying = [mask for mask in masks if _case(mask) not in replaced]
         if recorded != made_by and staying:
-            raise StateError(
-                Problem(
-                    what=f"the folder holds masks {_difference(recorded, made_by)}",
-                    where=str(folder),
-                    expected=made_by["model"],
-                    found=f"{len(staying)} ({staying[0].name}, …) of " + recorded.get("model", "an unknown one"),
-                    fix="choose an empty folder with -o, or replace all of its masks with --overwrite",
-                )
-            )
+            found = f"{len(staying)} ({staying[0].name}, …) of " + recorded.get("model", "an unknown one")
+            raise StateError(_of_others(recorded, made_by, str(folder), found))
         self._replaced = set(masks) - set(staying)
         self._stale = replaced & entries.keys()
         there = {mask.name for mask in staying}
@@ -108,6 +101,7 @@ class MaskFolder:
             if target.is_file() and target not in self._replaced:
                 raise StateError(
                     Problem(
+                        code="predict.mask-of-other-scan",
                         what="there is a mask of another scan, of this scan as it was before, or in another format",
                         where=str(target),
                         fix="choose another folder with -o, or --overwrite",
@@ -115,13 +109,17 @@ class MaskFolder:
                 )
 
 
-def _difference(recorded: Mapping[str, Any], made_by: Mapping[str, Any]) -> str:
-    """Of which kind the masks on record are, told from those that ``made_by`` would make."""
+def _of_others(recorded: Mapping[str, Any], made_by: Mapping[str, Any], where: str, found: str) -> Problem:
+    """Say of which kind the masks on record are, told from those that ``made_by`` would make."""
     if recorded.get("model") != made_by["model"]:
-        return "of another model"
-    if recorded.get("mirroring") != made_by["mirroring"]:
-        return f"of this model {'with' if recorded.get('mirroring') else 'without'} mirroring"
-    return "of this model as it was before it was trained again"
+        code, difference = "predict.masks-of-another-model", "of another model"
+    elif recorded.get("mirroring") != made_by["mirroring"]:
+        mirroring = "with" if recorded.get("mirroring") else "without"
+        code, difference = "predict.masks-mirrored-otherwise", f"of this model {mirroring} mirroring"
+    else:
+        code, difference = "predict.masks-of-older-model", "of this model as it was before it was trained again"
+    fix = "choose an empty folder with -o, or replace all of its masks with --overwrite"
+    return Problem(code, f"the folder holds masks {difference}", where, fix, made_by["model"], found)
 
 
 def _case(mask: Path) -> str:

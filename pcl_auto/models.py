@@ -29,12 +29,15 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
         for trainer in (SUPERVISED,) if supervised_only else (JOINT, SUPERVISED):
             if trainer in last:
                 return last[trainer]
-        raise StateError(_no_model("no trained baseline" if supervised_only else "no trained model", workspace, known))
+        code = "model.no-baseline" if supervised_only else "model.missing"
+        what = "no trained baseline" if supervised_only else "no trained model"
+        raise StateError(_no_model(code, what, workspace, known))
     given = Path(name)
     named = [model for model in known if name == model.name]
     if len(named) > 1:
         raise StateError(
             Problem(
+                code="model.ambiguous",
                 what=f"{len(named)} data sets have a model {name!r}",
                 where=str(workspace.results),
                 expected=" | ".join(map(str, named)),
@@ -44,7 +47,7 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
     for candidate in [*([given, given.parent] if given.is_dir() else []), *named]:
         if (candidate / "plans.json").is_file():
             return candidate.resolve()
-    raise StateError(_no_model(f"no model {name!r}", workspace, known))
+    raise StateError(_no_model("model.unknown", f"no model {name!r}", workspace, known))
 
 
 def remember_model(workspace: Workspace, run: Run) -> None:
@@ -88,8 +91,9 @@ def _last_models(workspace: Workspace) -> dict[str, Path]:
     return {t: model for t, model in models.items() if model.parent in data and (model / "plans.json").is_file()}
 
 
-def _no_model(what: str, workspace: Workspace, known: Sequence[Path]) -> Problem:
+def _no_model(code: str, what: str, workspace: Workspace, known: Sequence[Path]) -> Problem:
     return Problem(
+        code=code,
         what=what,
         where=str(workspace.results),
         expected=" | ".join(model.name for model in known),

@@ -19,6 +19,7 @@ from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.run.events import Listener
 from pcl_auto.run.extras import require
 from pcl_auto.run.quiet import output_to
+from pcl_auto.run.resources import as_resource_error
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.predictor import ModelPredictor
@@ -45,13 +46,14 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of a scan; ``exit_code`` is that of the kind of failure."""
+    """What became of a scan; ``exit_code`` is that of the kind of failure, ``problems`` what ``error`` says as text."""
 
     id: str
     output: str | None
     status: Status
     error: str | None = None
     exit_code: int = 0
+    problems: tuple[Problem, ...] = ()
     volumes_ml: dict[str, float] | None = None
     # As :class:`pcl_auto.method.quality.Quality` has it.
     quality: dict[str, Any] | None = None
@@ -140,7 +142,7 @@ def mask_name(scan: Scan, outputs: Outputs) -> str:
 def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs) -> Prediction:
     if scan.problem:
         if scan.beside:
-            return Prediction(scan.id, None, "skipped", str(scan.problem))
+            return Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,))
         raise DataError(scan.problem)
     name = mask_name(scan, outputs)
     facts = masks.kept(scan, name)
@@ -163,13 +165,15 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
     try:
         return _with_extras(result, scan, predictor.classes, masks, outputs)
     except DataError as error:  # the mask is there all the same
-        return replace(result, status="failed", error=str(error), exit_code=error.exit_code)
+        return replace(result, status="failed", error=str(error), exit_code=error.exit_code, problems=error.problems)
 
 
 def failed(scan: Scan, error: Exception) -> Prediction:
-    """What is told of a scan that cannot be segmented."""
-    code = error.exit_code if isinstance(error, PclautoError) else 1
-    return Prediction(scan.id, None, "failed", str(error) or type(error).__name__, code)
+    """Say what is told of a scan that cannot be segmented: of a fault of the program no problem, but its text."""
+    told = error if isinstance(error, PclautoError) else as_resource_error(error)
+    if told is None:
+        return Prediction(scan.id, None, "failed", str(error) or type(error).__name__, PclautoError.exit_code)
+    return Prediction(scan.id, None, "failed", str(told), told.exit_code, told.problems)
 
 
 def _volumes_ml(
@@ -230,6 +234,7 @@ def refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Pa
     if output.resolve() in folders | {path.parent.resolve() for scan in scans for path in scan.paths}:
         raise UsageError(
             Problem(
+                code="predict.masks-among-scans",
                 what="the masks would lie among the scans",
                 where=str(output),
                 fix="choose another folder with -o",

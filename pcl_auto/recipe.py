@@ -57,6 +57,7 @@ class Schedule:
         if epochs < self.rounds + 1:
             raise UsageError(
                 Problem(
+                    code="recipe.too-few-epochs",
                     what="too few epochs for the recipe's rounds",
                     where="--epochs",
                     expected=f"at least {self.rounds + 1} (a supervised start and {self.rounds} rounds)",
@@ -211,8 +212,8 @@ _NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*", re.ASCII)
 _Table = TypeVar("_Table")
 
 
-def _problem(where: str, what: str, expected: str, found: object) -> Problem:
-    return Problem(what=what, where=where, expected=expected, found=repr(found), fix="correct the recipe")
+def _problem(code: str, where: str, what: str, expected: str, found: object) -> Problem:
+    return Problem(code=code, what=what, where=where, expected=expected, found=repr(found), fix="correct the recipe")
 
 
 def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: list[Problem]) -> Any:
@@ -220,14 +221,18 @@ def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: 
     choices = get_args(hint)
     if choices:
         if value not in choices:
-            problems.append(_problem(where, "unknown choice", " | ".join(map(repr, choices)), value))
+            problems.append(
+                _problem("recipe.unknown-choice", where, "unknown choice", " | ".join(map(repr, choices)), value)
+            )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not hint:
-        problems.append(_problem(where, "wrong type", hint.__name__, value))
+        problems.append(_problem("recipe.wrong-type", where, "wrong type", hint.__name__, value))
     elif limits is not None and not limits[0] <= value <= limits[1]:
-        problems.append(_problem(where, "value out of range", f"{limits[0]:g} to {limits[1]:g}", value))
+        problems.append(
+            _problem("recipe.out-of-range", where, "value out of range", f"{limits[0]:g} to {limits[1]:g}", value)
+        )
     return value
 
 
@@ -235,13 +240,13 @@ def _table(kind: type[_Table], values: Any, where: str, problems: list[Problem])
     hints = get_type_hints(kind)
     known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(values, Mapping):
-        problems.append(_problem(where, "wrong type", "a table", values))
+        problems.append(_problem("recipe.wrong-type", where, "wrong type", "a table", values))
         return kind()
     given: dict[str, Any] = {}
     for key, value in values.items():
         place = f"{where}.{key}" if where else key
         if key not in known:
-            problems.append(_problem(place, "unknown key", " | ".join(known), key))
+            problems.append(_problem("recipe.unknown-key", place, "unknown key", " | ".join(known), key))
         elif hasattr(hints[key], "__dataclass_fields__"):
             given[key] = _table(hints[key], value, place, problems)
         else:
@@ -258,9 +263,21 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     problems: list[Problem] = []
     recipe = _table(Recipe, {"name": "unnamed", **values}, "", problems)
     if isinstance(recipe.name, str) and not _NAME.fullmatch(recipe.name):
-        problems.append(_problem("name", "unusable name", "letters, digits, '.', '-' and single '_'", recipe.name))
+        problems.append(
+            _problem(
+                "recipe.unusable-name", "name", "unusable name", "letters, digits, '.', '-' and single '_'", recipe.name
+            )
+        )
     if recipe.batch.patches == 1:
-        problems.append(_problem("batch.patches", "value out of range", "0, or 2 and more: labelled and unlabelled", 1))
+        problems.append(
+            _problem(
+                "recipe.out-of-range",
+                "batch.patches",
+                "value out of range",
+                "0, or 2 and more: labelled and unlabelled",
+                1,
+            )
+        )
     if problems:
         raise UsageError(problems)
     return recipe
@@ -288,7 +305,15 @@ def load_recipe(name: str) -> Recipe:
         extended.pop("name", None)
         if base in chain:
             names = " extends ".join(file.stem for file in [*chain, base])
-            raise UsageError(_problem("extends", "recipes that extend each other", "a recipe that stands alone", names))
+            raise UsageError(
+                _problem(
+                    "recipe.extends-itself",
+                    "extends",
+                    "recipes that extend each other",
+                    "a recipe that stands alone",
+                    names,
+                )
+            )
         chain.append(base)
         values = _overlaid(extended, values)
     return from_dict({"name": path.stem, **values})
@@ -311,6 +336,7 @@ def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
     if not path.is_file():
         raise UsageError(
             Problem(
+                code="recipe.unknown",
                 what=f"no recipe called {name!r}",
                 where=str(recipe_folder()),
                 expected=" | ".join(shipped),
@@ -321,5 +347,11 @@ def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
         return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            Problem(what="not a TOML file", where=str(path), found=str(error), fix="correct the recipe")
+            Problem(
+                code="recipe.not-toml",
+                what="not a TOML file",
+                where=str(path),
+                found=str(error),
+                fix="correct the recipe",
+            )
         ) from error

@@ -124,6 +124,7 @@ def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
     if run.split.validation:
         raise UsageError(
             Problem(
+                code="split.folds-and-validation",
                 what="a cross-validation holds out cases itself",
                 where="--folds and --validation",
                 fix="keep one of them",
@@ -132,6 +133,7 @@ def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
     if run.split.corrected:
         raise UsageError(
             Problem(
+                code="split.folds-and-corrections",
                 what="a cross-validation would score by corrected pseudo-labels",
                 where="--folds",
                 fix="leave out --folds, or add the corrected masks to the data set and plan again",
@@ -190,7 +192,9 @@ def _budget_s(request: TrainRequest) -> int | None:
         return None
     if request.epochs is not None:
         fix = "keep one of them: each decides how long the training is"
-        raise UsageError(Problem("a number of epochs and a budget of time", "--epochs and --budget", fix))
+        raise UsageError(
+            Problem("budget.and-epochs", "a number of epochs and a budget of time", "--epochs and --budget", fix)
+        )
     return parse_budget(request.budget)
 
 
@@ -199,10 +203,25 @@ def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
     problems = []
     if request.start_from is not None and request.prepare_only:
         fix = "leave out --prepare-only; for stock nnU-Net there is `nnUNetv2_train -pretrained_weights`"
-        problems.append(Problem("stock nnU-Net does not know the model to start from", "--start-from", fix))
+        problems.append(
+            Problem(
+                "model.start-unknown-to-stock",
+                "stock nnU-Net does not know the model to start from",
+                "--start-from",
+                fix,
+            )
+        )
     if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.start_from is None):
         fix = "give the recipe supervised epochs, or a model with --start-from; and rounds to learn in"
-        problems.append(Problem("the recipe has nothing to begin with", recipe.name, fix, found=str(schedule)))
+        problems.append(
+            Problem(
+                "recipe.nothing-to-begin-with",
+                "the recipe has nothing to begin with",
+                recipe.name,
+                fix,
+                found=str(schedule),
+            )
+        )
     if problems:
         raise UsageError(problems)
 
@@ -215,7 +234,7 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
     }
     fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
     problems = [
-        Problem(f"{name} is not possible with regions", recipe.name, fix, "false", "true")
+        Problem("recipe.not-with-regions", f"{name} is not possible with regions", recipe.name, fix, "false", "true")
         for name, on in switches.items()
         if on
     ]
@@ -236,6 +255,7 @@ def find_start(given: Path) -> Path:
         return found[0].resolve()
     raise StateError(
         Problem(
+            code="model.no-start" if not found else "model.several-starts",
             what="no model to start from" if not found else "several models to start from",
             where=str(given),
             expected="one checkpoint_final.pth",
@@ -263,6 +283,7 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
     if request.split_file is not None and request.validation:
         raise UsageError(
             Problem(
+                code="split.file-and-validation",
                 what="a split file names the validation cases itself",
                 where="--split and --validation",
                 fix="leave out --validation",
@@ -271,6 +292,7 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
     if sum(ways.values()) > 1:
         raise UsageError(
             Problem(
+                code="split.several-ways",
                 what="more than one way to choose labelled cases",
                 where=" and ".join(name for name, given in ways.items() if given),
                 fix="keep one of them",
@@ -323,6 +345,7 @@ def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str], Sequence
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             Problem(
+                code="split.unreadable",
                 what="not a split",
                 where=str(path),
                 expected='JSON with "labeled": [case, …] and, if wanted, "validation": [case, …]',

@@ -71,7 +71,13 @@ def export_review(
     ranked = worst_first(last.rows, read_certainties(run.folder).cases)
     if unknown := [case for case in cases if case not in ranked]:
         raise UsageError(
-            Problem("no pseudo-label", ", ".join(unknown), "name unlabelled cases of the run", f"one of {len(ranked)}")
+            Problem(
+                "review.no-pseudo-label",
+                "no pseudo-label",
+                ", ".join(unknown),
+                "name unlabelled cases of the run",
+                f"one of {len(ranked)}",
+            )
         )
     chosen = list(cases) or ranked[:number]
     folder = (output or run.folder / REVIEW).resolve()
@@ -118,7 +124,10 @@ def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, st
     if edited:
         fix = f"move it into {folder / 'corrected'}, then `pclauto train --continue`; or choose another folder with -o"
         raise StateError(
-            [Problem("a pseudo-label was edited where it was exported", str(mask), fix) for mask in edited]
+            [
+                Problem("review.edited-in-place", "a pseudo-label was edited where it was exported", str(mask), fix)
+                for mask in edited
+            ]
         )
 
 
@@ -134,6 +143,7 @@ def last_round(run: RunFacts) -> tuple[Round, Path]:
             return last, stored
     raise StateError(
         Problem(
+            code="review.no-round",
             what="the run has no pseudo-labels",
             where=str(run.folder),
             fix="name a run that has come to its first round with --model; a baseline makes none",
@@ -152,6 +162,7 @@ def refuse_other_content(folder: Path, name: str, model: str) -> None:
     if found.get("model") != model:
         raise StateError(
             Problem(
+                code="review.folder-taken",
                 what="the folder holds something else",
                 where=str(folder),
                 expected=f"an empty folder, or a {name} of the same model",
@@ -206,4 +217,4 @@ def last_checkpoint(folder: Path) -> Path:
     for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
         if (folder / name).is_file():
             return folder / name
-    raise StateError(Problem("no checkpoint", str(folder), "train first: `pclauto train`"))
+    raise StateError(Problem("checkpoint.missing", "no checkpoint", str(folder), "train first: `pclauto train`"))

@@ -49,6 +49,7 @@ def run_apart(work: Work, job: Any, listener: Listener) -> Any:
         process.join()
         raise ResourceError(
             Problem(
+                code="run.process-gone",
                 what="the process of a run ended without a result",
                 where=f"process {process.pid}",
                 found=f"exit code {process.exitcode}",

@@ -33,7 +33,12 @@ def load_budget(name: str, epochs: int | None) -> Recipe:
     budget = load_recipe(name)
     if not budget.schedule.rounds:
         raise UsageError(
-            Problem(f"recipe {budget.name!r} leaves no time for rounds", "--budget", "name one with schedule.rounds")
+            Problem(
+                "benchmark.budget-without-rounds",
+                f"recipe {budget.name!r} leaves no time for rounds",
+                "--budget",
+                "name one with schedule.rounds",
+            )
         )
     return budget if epochs is None else replace(budget, schedule=budget.schedule.scaled_to(epochs))
 
@@ -50,12 +55,17 @@ def make_arms(names: Sequence[str], budget: Recipe) -> tuple[list[Arm], list[Pro
             continue
         if arm.name in [other.name for other in arms]:
             problems.append(
-                Problem(f"two arms called {arm.name!r}", "--arms", "name each once; a recipe file by its own")
+                Problem(
+                    "benchmark.arm-twice",
+                    f"two arms called {arm.name!r}",
+                    "--arms",
+                    "name each once; a recipe file by its own",
+                )
             )
         else:
             arms.append(arm)
     if not names:
-        problems.append(Problem("no arm", "--arms", f"name some, as --arms {SUPERVISED},paper"))
+        problems.append(Problem("benchmark.no-arm", "no arm", "--arms", f"name some, as --arms {SUPERVISED},paper"))
     return arms, problems
 
 
@@ -70,6 +80,7 @@ def _make_arm(name: str, budget: Recipe) -> Arm:
     if name not in shipped and not Path(name).is_file():
         raise UsageError(
             Problem(
+                code="benchmark.unknown-arm",
                 what=f"no arm {name!r}",
                 where="--arms",
                 expected=" | ".join([SUPERVISED, ALL_LABELS, *shipped]),
@@ -116,6 +127,13 @@ def parse_labeled(text: str) -> tuple[list[int], list[Problem]]:
             numbers.add(int(part))
         else:
             problems.append(
-                Problem("not a number of labels", "--labeled", "as --labeled 1,2,8", "1 or more", repr(part))
+                Problem(
+                    "benchmark.labeled-not-a-number",
+                    "not a number of labels",
+                    "--labeled",
+                    "as --labeled 1,2,8",
+                    "1 or more",
+                    repr(part),
+                )
             )
     return sorted(numbers), problems

@@ -52,7 +52,16 @@ def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
     with_label = sorted(case.id for case in plan.cases.values() if case.label is not None)
     if number >= len(with_label):
         fix = "ask for fewer: the others are learned from"
-        return None, [Problem("too few labelled cases", "--hold-out", fix, f"1 to {len(with_label) - 1}", str(number))]
+        return None, [
+            Problem(
+                "benchmark.too-few-labeled",
+                "too few labelled cases",
+                "--hold-out",
+                fix,
+                f"1 to {len(with_label) - 1}",
+                str(number),
+            )
+        ]
     order = np.random.default_rng(SEED).permutation(len(with_label))
     chosen = [plan.cases[with_label[place]] for place in sorted(order[:number])]
     labels = {case.id: case.label for case in chosen if case.label is not None}
@@ -66,14 +75,26 @@ def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
         _label(folder, case) != label for case, label in labels.items()
     ):
         fix = "copy test scans and labels into two folders, and name them with --test-images and --test"
-        return None, [Problem("labels in several folders, or with other names than their scans", "--hold-out", fix)]
+        return None, [
+            Problem(
+                "benchmark.labels-elsewhere",
+                "labels in several folders, or with other names than their scans",
+                "--hold-out",
+                fix,
+            )
+        ]
     return HeldOut(tuple(scans), folder, of_pool=True), []
 
 
 def folder_problems(images: Path, labels: Path) -> list[Problem]:
     """Which of the two folders is not there."""
     return [
-        Problem(f"no folder of test {what}", str(folder), f"name one with {option}, or keep cases out with --hold-out")
+        Problem(
+            "benchmark.test-folder-missing",
+            f"no folder of test {what}",
+            str(folder),
+            f"name one with {option}, or keep cases out with --hold-out",
+        )
         for what, folder, option in (("images", images, "--test-images"), ("labels", labels, "--test"))
         if not folder.is_dir()
     ]
@@ -97,9 +118,22 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
         file.name.removesuffix(".gz").removesuffix(".nii") for file in files if file.name.endswith((".nii", ".nii.gz"))
     ]
     if not cases:
-        problems.append(Problem("no test label", str(labels), "name another folder with --test", "files .nii.gz .nii"))
+        problems.append(
+            Problem(
+                "benchmark.no-test-label",
+                "no test label",
+                str(labels),
+                "name another folder with --test",
+                "files .nii.gz .nii",
+            )
+        )
     problems += [
-        Problem(f"test label {case!r} without a scan", str(images), "add the scan, or remove its label")
+        Problem(
+            "benchmark.test-label-without-scan",
+            f"test label {case!r} without a scan",
+            str(images),
+            "add the scan, or remove its label",
+        )
         for case in cases
         if case not in scans
     ]
@@ -107,7 +141,10 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
     trained_on = {case.image.resolve() for case in plan.cases.values() if case.label is not None}
     problems += [
         Problem(
-            f"test scan {scan.id!r} is a labelled training case", str(images), "name other scans with --test-images"
+            "benchmark.test-scan-trained-on",
+            f"test scan {scan.id!r} is a labelled training case",
+            str(images),
+            "name other scans with --test-images",
         )
         for scan in held_out.scans
         if trained_on & {file.resolve() for file in scan.paths}

@@ -60,7 +60,12 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
     failed = [entry for entry in predictions if entry.status == "failed"]
     if failed:
         fix = "repair the scan, or take it and its label out of the test folders"
-        raise DataError([Problem("test scan cannot be segmented", e.id, fix, found=e.error or "") for e in failed])
+        raise DataError(
+            [
+                Problem("benchmark.test-scan-failed", "test scan cannot be segmented", e.id, fix, found=e.error or "")
+                for e in failed
+            ]
+        )
     found = evaluate(
         job.masks,
         job.held_out.labels,

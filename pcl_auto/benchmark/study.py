@@ -203,7 +203,11 @@ def request_problems(request: BenchmarkRequest) -> list[Problem]:
     problems = _settle(request)[3]
     if request.hold_out and (request.test_labels or request.test_images):
         fix = "keep one of them"
-        problems.append(Problem("two kinds of test cases", "--hold-out and --test or --test-images", fix))
+        problems.append(
+            Problem(
+                "benchmark.two-kinds-of-test", "two kinds of test cases", "--hold-out and --test or --test-images", fix
+            )
+        )
     return problems
 
 
@@ -271,12 +275,19 @@ def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: i
         if number > with_label:
             problems.append(
                 Problem(
-                    "more labels than there are", "--labeled", "ask for fewer", f"1 to {with_label}", found=str(number)
+                    "benchmark.too-many-labels",
+                    "more labels than there are",
+                    "--labeled",
+                    "ask for fewer",
+                    f"1 to {with_label}",
+                    found=str(number),
                 )
             )
         elif number == pool and joint:
             fix = "ask for fewer labels, or for supervised arms alone"
-            problems.append(Problem(f"with {number} labels no case is unlabelled", "--labeled", fix))
+            problems.append(
+                Problem("benchmark.no-unlabeled", f"with {number} labels no case is unlabelled", "--labeled", fix)
+            )
     return problems
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -89,8 +90,13 @@ def _root(
         typer.echo(context.get_help())
 
 
+def _wants_json(arguments: list[str]) -> bool:
+    """Tell whether a command asks for its result as JSON; what follows ``--`` are names of files."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+
+
 def _say(error: Exception) -> int:
-    """Say on stderr what went wrong; the exit code."""
+    """Say what went wrong, on stderr and where JSON was asked for on stdout too; return the exit code."""
     from pcl_auto.cli.terminal import Terminal
     from pcl_auto.run.resources import as_resource_error
 
@@ -98,6 +104,9 @@ def _say(error: Exception) -> int:
     told = error if isinstance(error, PclautoError) else as_resource_error(error)
     if told is not None:
         terminal.problems(told.problems)
+        if _wants_json(sys.argv[1:]):
+            with suppress(OSError):  # stdout itself may be what is full
+                terminal.json({"problems": [problem.as_dict() for problem in told.problems]})
         return told.exit_code
     kept = Path(tempfile.gettempdir()) / f"pclauto-fault-{os.getpid()}.txt"
     kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pcl_auto.cli.options import JsonOption, WorkspaceOption
-from pcl_auto.errors import DataError
 
 if TYPE_CHECKING:
     from pcl_auto.cli.terminal import Terminal
@@ -77,33 +76,28 @@ def plan(
     place = Workspace.find(workspace, os.environ)
     root = find(task, workspace)
     memory_gb, memory_reason = memory_to_plan_for(gpu_memory_gb, planner)
-    try:
-        with (
-            resumable(terminal),
-            counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener,
-        ):
-            outcome = plan_task(
-                root,
-                place,
-                PlanSettings(
-                    configuration=configuration,
-                    planner=planner,
-                    memory_gb=memory_gb,
-                    use_test_images=use_test_images,
-                    bias_correction=bias_correction,
-                    plans_file=plans,
-                    follow_links=follow_symlinks,
-                    skip_bad_unlabeled=skip_bad_unlabeled,
-                ),
-                dataset_id=dataset_id,
-                force=force,
-                dry_run=dry_run,
-                listener=listener,
-            )
-    except DataError as error:
-        if json:
-            terminal.json({"dataset": task, "problems": [problem.as_dict() for problem in error.problems]})
-        raise
+    with (
+        resumable(terminal),
+        counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener,
+    ):
+        outcome = plan_task(
+            root,
+            place,
+            PlanSettings(
+                configuration=configuration,
+                planner=planner,
+                memory_gb=memory_gb,
+                use_test_images=use_test_images,
+                bias_correction=bias_correction,
+                plans_file=plans,
+                follow_links=follow_symlinks,
+                skip_bad_unlabeled=skip_bad_unlabeled,
+            ),
+            dataset_id=dataset_id,
+            force=force,
+            dry_run=dry_run,
+            listener=listener,
+        )
     terminal.problems(outcome.warnings, "warning")
     if json:
         terminal.json({**_as_json(outcome), "workspace": str(place.preprocessed.parent)})

@@ -64,7 +64,12 @@ def _planned(
         raise UsageError(problems)
     if dry_run:
         raise StateError(
-            Problem("the data set has no plan yet", str(root), "run `pclauto plan` first, or leave out --dry-run")
+            Problem(
+                "plan.missing",
+                "the data set has no plan yet",
+                str(root),
+                "run `pclauto plan` first, or leave out --dry-run",
+            )
         )
     memory_gb, reason = memory_to_plan_for(None, "default")
     terminal.say(f"planning {root.name} for {memory_gb:g} GB ({reason})")

@@ -182,12 +182,21 @@ def _refuse_with_continue(*, go_on: bool, dataset: str | None, settled: list[Any
     from pcl_auto.errors import Problem, UsageError
 
     if not go_on:
-        raise UsageError(Problem("--corrected and --model belong to --continue", "pclauto train", "add --continue"))
+        raise UsageError(
+            Problem(
+                "run.options-need-continue",
+                "--corrected and --model belong to --continue",
+                "pclauto train",
+                "add --continue",
+            )
+        )
     if dataset is not None or any(settled) or any(others):
         fix = (
             "leave out everything but --epochs, --device, --workers, --restart, --tensorboard, --model and --corrected"
         )
-        raise UsageError(Problem("the corrected run has settled its cases and recipe", "--continue", fix))
+        raise UsageError(
+            Problem("run.settled-by-continue", "the corrected run has settled its cases and recipe", "--continue", fix)
+        )
 
 
 def _continued(
@@ -280,7 +289,7 @@ def _require_gpus(device: str) -> None:
     from pcl_auto.nnunet.environment import choose_device
 
     if choose_device(device).type != "cuda" and device != "cpu":
-        raise UsageError(Problem("no GPU on this machine", "--gpus", "leave it out"))
+        raise UsageError(Problem("device.no-gpu", "no GPU on this machine", "--gpus", "leave it out"))
 
 
 def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: bool) -> None:

@@ -74,27 +74,44 @@ def inspect_archive(handle: BinaryIO, where: str, folder: str) -> tuple[list[Fil
         with tarfile.open(fileobj=_Headers(handle), mode="r:") as archive:  # type: ignore[call-overload]
             for number, member in enumerate(iter(archive.next, None)):
                 if number == MOST_MEMBERS:
-                    what = "archive has too many members"
-                    problems.append(Problem(what, where, _FIX, f"up to {MOST_MEMBERS}", "more"))
+                    code, what = "archive.too-many-members", "archive has too many members"
+                    problems.append(Problem(code, what, where, _FIX, f"up to {MOST_MEMBERS}", "more"))
                     return files, problems
                 name = PurePosixPath(member.name)
-                refusal = _refuse_extent(member, size)
+                place = f"{where} ({member.name[:250]})"
+                refusal = _refuse_extent(member, size, place)
                 if refusal is None and _is_litter(name):
                     continue
-                refusal = refusal or _refuse_name(member.name, folder) or _refuse_kind(member) or _filtered(member)
+                refusal = (
+                    refusal
+                    or _refuse_name(member.name, folder, place)
+                    or _refuse_kind(member, place)
+                    or _filtered(member, place)
+                )
                 if refusal:
-                    problems.append(Problem(refusal[0], f"{where} ({member.name[:250]})", _FIX, *refusal[1:]))
+                    problems.append(refusal)
                 elif not member.isdir():
                     files.append(File(name.relative_to(folder), member.offset_data, member.size))
             end = archive.offset
     except _NONSENSE as error:
-        problems.append(Problem("archive cannot be read", where, _FIX, "a whole tar archive", str(error)))
+        problems.append(
+            Problem("archive.unreadable", "archive cannot be read", where, _FIX, "a whole tar archive", str(error))
+        )
         return files, problems
     handle.seek(end)
     if handle.read(_BLOCK) != bytes(_BLOCK):
         # tarfile takes a header that is cut off or damaged for the end.
         found = f"something else at byte {end} of {size}"
-        problems.append(Problem("archive is truncated or damaged", where, _FIX, "a block of zeros at its end", found))
+        problems.append(
+            Problem(
+                "archive.truncated",
+                "archive is truncated or damaged",
+                where,
+                _FIX,
+                "a block of zeros at its end",
+                found,
+            )
+        )
     return files, [*problems, *_refuse_twins(files, where), *_refuse_no_task(files, where)]
 
 
@@ -124,40 +141,45 @@ def _is_litter(name: PurePosixPath) -> bool:
     return any(part.startswith("._") or part in {".DS_Store", "__MACOSX"} for part in name.parts)
 
 
-def _refuse_extent(member: tarfile.TarInfo, size: int) -> tuple[str, str, str] | None:
-    """What is wrong with where a member's content lies in an archive of ``size`` bytes: what, expected, found."""
+def _refuse_extent(member: tarfile.TarInfo, size: int, where: str) -> Problem | None:
+    """Refuse a member whose content does not lie in the archive of ``size`` bytes."""
     # A sparse file claims more than it brings.
     stored = 0 if member.issparse() else member.size
     if stored < 0 or member.offset_data + stored > size:
-        return "archive is truncated", f"{member.size} bytes from byte {member.offset_data}", f"{size} bytes in all"
+        expected = f"{member.size} bytes from byte {member.offset_data}"
+        return Problem("archive.truncated", "archive is truncated", where, _FIX, expected, f"{size} bytes in all")
     return None
 
 
-def _refuse_name(name: str, folder: str) -> tuple[str, str, str] | None:
+def _refuse_name(name: str, folder: str, where: str) -> Problem | None:
     parts = name.rstrip("/").removeprefix("./").split("/")
     plain = all(part not in {"", ".", ".."} and part.isprintable() and len(part.encode()) <= 255 for part in parts)
     if plain and parts[0] == folder and not set(name) & set("\\:") and len(name) < 1000:
         return None
-    return "archive member leads elsewhere", f"a plain path in {folder}/", repr(name[:250])
+    what, expected = "archive member leads elsewhere", f"a plain path in {folder}/"
+    return Problem("archive.member-elsewhere", what, where, _FIX, expected, repr(name[:250]))
 
 
-def _refuse_kind(member: tarfile.TarInfo) -> tuple[str, str, str] | None:
+def _refuse_kind(member: tarfile.TarInfo, where: str) -> Problem | None:
+    expected = "a file or folder"
     if member.issparse():
-        return "archive member is a sparse file", "a file or folder", f"one that unpacks to {member.size} bytes"
+        found = f"one that unpacks to {member.size} bytes"
+        return Problem("archive.member-sparse", "archive member is a sparse file", where, _FIX, expected, found)
     if member.type not in _FILES and not member.isdir():
-        found = _KINDS.get(member.type, f"type {member.type!r}")
-        return "archive member is no file", "a file or folder", f"{found} {member.linkname[:250]}".rstrip()
+        found = f"{_KINDS.get(member.type, f'type {member.type!r}')} {member.linkname[:250]}".rstrip()
+        return Problem("archive.member-no-file", "archive member is no file", where, _FIX, expected, found)
     return None
 
 
-def _filtered(member: tarfile.TarInfo) -> tuple[str, str, str] | None:
-    """What Python's own rules for archives of data have against a member; early patch releases lack them."""
+def _filtered(member: tarfile.TarInfo, where: str) -> Problem | None:
+    """Refuse what Python's own rules for archives of data refuse; early patch releases lack them."""
     data_filter = getattr(tarfile, "data_filter", None)
     try:
         if data_filter is not None:
             data_filter(member, ".")
     except tarfile.TarError as error:
-        return "archive member is refused by Python", "a file or folder of data", str(error)
+        what, expected = "archive member is refused by Python", "a file or folder of data"
+        return Problem("archive.member-refused", what, where, _FIX, expected, str(error))
     return None
 
 
@@ -167,13 +189,20 @@ def _refuse_twins(files: list[File], where: str) -> Iterator[Problem]:
     for file in files:
         name = _folded(file.path)
         if name in seen:
-            yield Problem("archive holds a file twice", f"{where} ({file.path})", _FIX, "every name once", "two")
+            yield Problem(
+                "archive.file-twice",
+                "archive holds a file twice",
+                f"{where} ({file.path})",
+                _FIX,
+                "every name once",
+                "two",
+            )
         seen.add(name)
     folders = {_folded(parent) for file in files for parent in file.path.parents}
     for file in files:
         if _folded(file.path) in folders:
             what = "archive holds a file that is a folder as well"
-            yield Problem(what, f"{where} ({file.path})", _FIX, "one of the two", "both")
+            yield Problem("archive.file-and-folder", what, f"{where} ({file.path})", _FIX, "one of the two", "both")
 
 
 def _folded(path: PurePosixPath) -> str:
@@ -182,7 +211,9 @@ def _folded(path: PurePosixPath) -> str:
 
 def _refuse_no_task(files: list[File], where: str) -> Iterator[Problem]:
     if PurePosixPath("dataset.json") not in {file.path for file in files}:
-        yield Problem("archive holds no task", where, _FIX, "a dataset.json", f"{len(files)} other files")
+        yield Problem(
+            "archive.no-task", "archive holds no task", where, _FIX, "a dataset.json", f"{len(files)} other files"
+        )
 
 
 def _write(handle: BinaryIO, file: File, path: Path) -> None:
@@ -194,6 +225,8 @@ def _write(handle: BinaryIO, file: File, path: Path) -> None:
         while left:
             chunk = handle.read(min(left, _CHUNK))
             if not chunk:
-                raise DataError(Problem("archive became shorter while it was read", handle.name, _FIX))
+                raise DataError(
+                    Problem("archive.shrunk", "archive became shorter while it was read", handle.name, _FIX)
+                )
             target.write(chunk)
             left -= len(chunk)

@@ -51,7 +51,16 @@ def find_archive(name: str) -> Archive:
     near = difflib.get_close_matches(name.lower(), forms, n=1)
     similar = f"similar: {forms[near[0]].name}" if near else "nothing like it"
     fix = "take one of those that `pclauto download --list` shows"
-    raise UsageError(Problem(f"no task {name!r}", "the Medical Segmentation Decathlon", fix, "one of its ten", similar))
+    raise UsageError(
+        Problem(
+            "archive.unknown-task",
+            f"no task {name!r}",
+            "the Medical Segmentation Decathlon",
+            fix,
+            "one of its ten",
+            similar,
+        )
+    )
 
 
 def _forms(archive: Archive) -> tuple[str, ...]:

@@ -213,14 +213,18 @@ def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int
     found = image.volume.channels
     if found != channels:
         fix = "store all channels of a case in one file, along the fourth dimension, or correct dataset.json"
-        yield Problem("wrong number of channels", where, fix, f"{channels}, as in dataset.json", str(found))
+        yield Problem(
+            "data.channel-count", "wrong number of channels", where, fix, f"{channels}, as in dataset.json", str(found)
+        )
     constant = image.volume.constant_channels
     # A channel of NaN alone has been reported for what it is.
     if constant and not image.problems:
         kind = "a labelled" if case.label else "an unlabelled"
         named = "" if found == 1 else f" in channel {', '.join(map(str, constant))}"
         fix = "restore the image from its source, or take the case out of the data set"
-        yield Problem(f"image of {kind} case is constant{named}", where, fix, "more than one value", "one value")
+        yield Problem(
+            "data.constant", f"image of {kind} case is constant{named}", where, fix, "more than one value", "one value"
+        )
     if label and label.volume:
         yield from compare_grids(image.volume, label.volume)
 
@@ -241,17 +245,24 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
     if len(empty) == len(values):
         fix = "restore the label maps: training needs voxels of every class"
         found = f"background only in all {len(values)} labels"
-        return [Problem("no label holds a class", where, fix, "voxels of the classes", found)], []
+        return [Problem("label.all-empty", "no label holds a class", where, fix, "voxels of the classes", found)], []
     warnings = []
     if empty:
         more = f" and {len(empty) - _LISTED_CASES} more" if len(empty) > _LISTED_CASES else ""
         found = f"{len(empty)} of {len(values)}: {', '.join(empty[:_LISTED_CASES])}{more}"
         fix = "nothing, if these scans show none of the classes"
-        warnings.append(Problem("labels without any class", where, fix, found=found))
+        warnings.append(Problem("label.empty", "labels without any class", where, fix, found=found))
     present = {value for counts in values.values() for value in counts}
     fix = "check the label maps; without examples the class cannot be learnt, and its scores are not defined"
     warnings += [
-        Problem(f"no label holds class {spelled(value)} ({name})", where, fix, "1 voxel or more", "none")
+        Problem(
+            "label.class-absent",
+            f"no label holds class {spelled(value)} ({name})",
+            where,
+            fix,
+            "1 voxel or more",
+            "none",
+        )
         for name, value in classes.items()
         if present.isdisjoint(values_of(value))
     ]

@@ -55,7 +55,9 @@ class Confined:
         base = strip_suffix(relative.name)
         if base is None:
             fix = "convert the file to NIfTI (.nii or .nii.gz)"
-            return None, Problem(f"{kind} is not named as NIfTI", where, fix, ".nii or .nii.gz", _quoted(text))
+            return None, Problem(
+                "data.not-named-nifti", f"{kind} is not named as NIfTI", where, fix, ".nii or .nii.gz", _quoted(text)
+            )
         for candidate in (path, *(path.with_name(base + suffix) for suffix in SUFFIXES)):
             if os.path.lexists(candidate):
                 refusal = self.refuse_target(candidate, kind)
@@ -66,13 +68,14 @@ class Confined:
         first = relative.parts[0]
         if text.startswith("/") and first not in _FOLDERS and not (self.root / first).exists():
             return None, _outside(text, where)
-        return None, Problem(f"{kind} is missing", where, fix, _cut(shown(path)), "no such file")
+        code = "data.label-missing" if kind == "label" else "data.image-missing"
+        return None, Problem(code, f"{kind} is missing", where, fix, _cut(shown(path)), "no such file")
 
     def spell(self, text: str, where: str) -> tuple[PurePosixPath | None, Problem | None]:
         """``text`` as a path relative to the data set's folder, judged as text alone."""
         if not text.isprintable() or "\\" in text:
             fix = "write the path with plain letters and /"
-            return None, Problem("unusable path", where, fix, _INSIDE, _quoted(text))
+            return None, Problem("data.path-unusable", "unusable path", where, fix, _INSIDE, _quoted(text))
         pure = PurePosixPath(text)
         for folder in (self.given, self.root):
             if text.startswith("/") and pure.is_relative_to(folder.as_posix()):
@@ -93,18 +96,20 @@ class Confined:
             mode = target.stat().st_mode
         except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
             fix = "put the file itself in this place, readable for you"
-            return Problem(f"{kind} cannot be reached", where, fix, "a file", _reason(path, error))
+            return Problem("data.unreachable", f"{kind} cannot be reached", where, fix, "a file", _reason(path, error))
         if not target.is_relative_to(self.root) and not self.follow_links:
             fix = "allow it with --follow-symlinks if you made the link, else put the file itself in this place"
             expected = f"a file inside {self.root}"
-            return Problem(f"{kind} is a link out of the data set", where, fix, expected, shown(target))
+            return Problem(
+                "data.link-outside", f"{kind} is a link out of the data set", where, fix, expected, shown(target)
+            )
         wanted = stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode)
         if not wanted:
             found = "a folder" if stat.S_ISDIR(mode) else "a file, device or pipe"
             fix = "put the NIfTI file itself in this place" if kind != "folder" else "make it a folder"
-            return Problem(
-                f"{kind} is of another kind", where, fix, "a folder" if kind == "folder" else "a file", found
-            )
+            code = "data.not-a-file" if kind != "folder" else "data.not-a-folder"
+            expected = "a file" if kind != "folder" else "a folder"
+            return Problem(code, f"{kind} is of another kind", where, fix, expected, found)
         return None
 
     def list_files(self, folder: str) -> tuple[list[Path], list[Problem]]:
@@ -119,7 +124,15 @@ class Confined:
             return sorted(child for child in path.iterdir() if not child.name.startswith(".")), []
         except OSError as error:
             fix = "make the folder readable for you"
-            return [], [Problem("folder cannot be listed", str(path), fix, found=error.strerror or str(error))]
+            return [], [
+                Problem(
+                    "data.folder-unreadable",
+                    "folder cannot be listed",
+                    str(path),
+                    fix,
+                    found=error.strerror or str(error),
+                )
+            ]
 
 
 def shown(path: Path) -> str:
@@ -138,12 +151,12 @@ def refuse_case_id(name: str, where: str) -> Problem | None:
     if _CASE_ID.fullmatch(name) and not name.endswith("_seg"):
         return None
     fix = "rename the image and its label, also in dataset.json"
-    return Problem("case name cannot be used", where, fix, _CASE_RULE, _quoted(name))
+    return Problem("data.case-name", "case name cannot be used", where, fix, _CASE_RULE, _quoted(name))
 
 
 def _outside(text: str, where: str) -> Problem:
     fix = "move the file into the data set's folder and write its path relative to it"
-    return Problem("path leads out of the data set", where, fix, _INSIDE, _quoted(text))
+    return Problem("data.path-outside", "path leads out of the data set", where, fix, _INSIDE, _quoted(text))
 
 
 def _reason(path: Path, error: Exception) -> str:

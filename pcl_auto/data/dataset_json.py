@@ -59,7 +59,10 @@ def read_description(path: Path) -> tuple[Description | None, list[Problem]]:
     if not isinstance(content.get("training"), list):
         fix = 'list the training cases as {"image": ..., "label": ...}'
         found = _shown(content["training"]) if "training" in content else "no such key"
-        return None, [*problems, Problem("training is not a list", where, fix, "a list", found)]
+        return None, [
+            *problems,
+            Problem("dataset-json.no-training", "training is not a list", where, fix, "a list", found),
+        ]
     training, of_training = _parse_entries(content, "training", where)
     test, of_test = _parse_entries(content, "test", where)
     problems += of_training + of_test + _judge_count(content, where)
@@ -77,12 +80,20 @@ def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
 
     def note_constant(name: str) -> None:
         fix = "remove the value or write a number"
-        oddities.append(Problem("not a JSON number", where, fix, "a number", name))
+        oddities.append(Problem("dataset-json.not-a-number", "not a JSON number", where, fix, "a number", name))
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         oddities.extend(
-            Problem("duplicate key", where, "keep one of the two", "each key once", _shown(key)) for key in twice
+            Problem(
+                "dataset-json.duplicate-key",
+                "duplicate key",
+                where,
+                "keep one of the two",
+                "each key once",
+                _shown(key),
+            )
+            for key in twice
         )
         return dict(pairs)
 
@@ -90,24 +101,41 @@ def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     try:
         if not path.is_file():
             fix = "name the folder of a decathlon task, such as Task05_Prostate"
-            return None, [Problem("dataset.json is missing", where, fix, "a file of that name")]
+            return None, [Problem("dataset-json.missing", "dataset.json is missing", where, fix, "a file of that name")]
         if path.stat().st_size > _MOST_BYTES:
             fix = "restore the file from the data set's source"
-            return None, [Problem("dataset.json is far too large", where, fix, f"at most {_MOST_BYTES} bytes")]
+            return None, [
+                Problem(
+                    "dataset-json.too-large",
+                    "dataset.json is far too large",
+                    where,
+                    fix,
+                    f"at most {_MOST_BYTES} bytes",
+                )
+            ]
         # Windows editors put a byte order mark in front, which utf-8-sig takes away.
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text, parse_constant=note_constant, object_pairs_hook=build)
     except UnicodeDecodeError as error:
-        return None, [Problem("not UTF-8 text", where, "save the file as UTF-8", "UTF-8", str(error))]
+        return None, [
+            Problem("dataset-json.not-utf8", "not UTF-8 text", where, "save the file as UTF-8", "UTF-8", str(error))
+        ]
     except json.JSONDecodeError as error:
         found = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        return None, [Problem("invalid JSON", where, fix, "JSON", found)]
+        return None, [Problem("dataset-json.invalid", "invalid JSON", where, fix, "JSON", found)]
     except (RecursionError, ValueError) as error:
-        return None, [Problem("invalid JSON", where, fix, "JSON", _shown(str(error)))]
+        return None, [Problem("dataset-json.invalid", "invalid JSON", where, fix, "JSON", _shown(str(error)))]
     except OSError as error:
-        return None, [Problem("dataset.json cannot be read", where, "make it readable", found=str(error))]
+        return None, [
+            Problem(
+                "dataset-json.unreadable", "dataset.json cannot be read", where, "make it readable", found=str(error)
+            )
+        ]
     if not isinstance(content, dict):
-        return None, [*oddities, Problem("dataset.json is no object", where, fix, "{...}", _shown(content))]
+        return None, [
+            *oddities,
+            Problem("dataset-json.not-an-object", "dataset.json is no object", where, fix, "{...}", _shown(content)),
+        ]
     return content, oddities
 
 
@@ -115,17 +143,36 @@ def _parse_channels(content: dict[str, Any], where: str) -> tuple[tuple[str, ...
     spellings = [key for key in ("channel_names", "modality") if key in content]
     fix = 'write one name per channel, as in "modality": {"0": "T2", "1": "ADC"}'
     if not spellings:
-        return None, [Problem("no channel names", where, fix, "modality or channel_names", "neither")]
+        return None, [
+            Problem("dataset-json.no-channels", "no channel names", where, fix, "modality or channel_names", "neither")
+        ]
     parsed = {key: _channel_list(content[key]) for key in spellings}
     wrong = [key for key, names in parsed.items() if names is None]
     if wrong:
         expected = "names for the channels 0, 1, ... without a gap"
         return None, [
-            Problem(f"{key} does not name the channels", where, fix, expected, _shown(content[key])) for key in wrong
+            Problem(
+                "dataset-json.bad-channels",
+                f"{key} does not name the channels",
+                where,
+                fix,
+                expected,
+                _shown(content[key]),
+            )
+            for key in wrong
         ]
     if len(set(parsed.values())) > 1:
         found = " and ".join(f"{key} {_shown(content[key])}" for key in spellings)
-        return None, [Problem("two lists of channels differ", where, "keep one of them", "one list", found)]
+        return None, [
+            Problem(
+                "dataset-json.two-channel-lists",
+                "two lists of channels differ",
+                where,
+                "keep one of them",
+                "one list",
+                found,
+            )
+        ]
     return parsed[spellings[0]], []
 
 
@@ -149,7 +196,9 @@ def parse_labels(raw: Any, where: str) -> tuple[Labels | None, list[Problem]]:
     if not isinstance(raw, dict) or not raw:
         fix = 'write them as {"0": "background", "1": "name", ...}'
         found = "nothing" if raw is None else _shown(raw)
-        return None, [Problem("labels do not name the classes", where, fix, "an object", found)]
+        return None, [
+            Problem("dataset-json.no-classes", "labels do not name the classes", where, fix, "an object", found)
+        ]
     problems: list[Problem] = []
     named_by_value = all(isinstance(value, str) and _whole(value) is None for value in raw.values()) or all(
         isinstance(value, str) and _whole(key) is not None for key, value in raw.items()
@@ -162,7 +211,11 @@ def parse_labels(raw: Any, where: str) -> tuple[Labels | None, list[Problem]]:
         if not numbers or len(whole) < len(numbers) or not isinstance(name, str) or not name.strip():
             fix = "give every class a name and a whole number, or a region a list of them"
             found = f"{_shown(name)} = {_shown(value)}"
-            problems.append(Problem("label without a whole number", where, fix, "0, 1, 2, ...", found))
+            problems.append(
+                Problem(
+                    "dataset-json.label-not-whole", "label without a whole number", where, fix, "0, 1, 2, ...", found
+                )
+            )
         else:
             classes.append((_known_name(name.strip(), whole), sorted(set(whole))))
     return (None, problems) if problems else _judge_labels(classes, where)
@@ -185,7 +238,12 @@ def _judge_labels(classes: list[tuple[str, list[int]]], where: str) -> tuple[Lab
     found = ", ".join(f"{spelled(each)} {name}" for name, each in classes)
     fix = "number the classes without a gap from 0, the background, in dataset.json and in the label maps"
     problems = [
-        Problem(f"two labels share the {kind} {shared}", where, "give every class a name and value of its own")
+        Problem(
+            "dataset-json.label-twice",
+            f"two labels share the {kind} {shared}",
+            where,
+            "give every class a name and value of its own",
+        )
         for kind, items in (
             ("value", [spelled(each) for each in sets]),
             ("name", [name for name, _ in classes]),
@@ -193,19 +251,38 @@ def _judge_labels(classes: list[tuple[str, list[int]]], where: str) -> tuple[Lab
         for shared in _repeated(items)
     ]
     if 0 not in values:
-        problems.append(Problem("labels lack the background", where, fix, "0 background", found))
+        problems.append(
+            Problem("dataset-json.no-background", "labels lack the background", where, fix, "0 background", found)
+        )
     elif (BACKGROUND, [0]) not in classes or any(0 in each for each in sets if len(each) > 1):
         fix = "call the value 0 background, or renumber the classes if 0 is one of them"
-        problems.append(Problem("label 0 is not the background", where, fix, "0 background", found))
+        problems.append(
+            Problem(
+                "dataset-json.zero-not-background", "label 0 is not the background", where, fix, "0 background", found
+            )
+        )
     elif not problems and values != list(range(len(values))):
         expected = ", ".join(map(str, range(len(values))))
-        problems.append(Problem("labels leave a gap", where, fix, expected, ", ".join(map(str, values))))
+        problems.append(
+            Problem("dataset-json.label-gap", "labels leave a gap", where, fix, expected, ", ".join(map(str, values)))
+        )
     elif not problems and IGNORE in labels and (labels[IGNORE] != values[-1] or _holding(values[-1], sets) > 1):
         fix = "give ignored voxels the value after that of the last class, in dataset.json and in the label maps"
-        problems.append(Problem("the ignore label is not the highest value", where, fix, "ignore last", found))
+        problems.append(
+            Problem(
+                "dataset-json.ignore-not-last",
+                "the ignore label is not the highest value",
+                where,
+                fix,
+                "ignore last",
+                found,
+            )
+        )
     elif not problems and not foreground(labels):
         fix = "declare the classes that the label maps hold"
-        problems.append(Problem("no class besides the background", where, fix, "0, 1, ...", found))
+        problems.append(
+            Problem("dataset-json.background-only", "no class besides the background", where, fix, "0, 1, ...", found)
+        )
     return (None, problems) if problems else (labels, [])
 
 
@@ -230,13 +307,26 @@ def _parse_order(raw: Any, labels: Labels | None, where: str) -> tuple[tuple[int
     fix = "write a value for every region: one that it holds and no region after it does; larger regions come first"
     found = "no such key" if raw is None else _shown(raw)
     example = 'as [1, 2] for {"whole": [1, 2], "core": 2}'
-    return None, [Problem("regions_class_order does not fit the regions", where, fix, example, found)]
+    return None, [
+        Problem(
+            "dataset-json.regions-order", "regions_class_order does not fit the regions", where, fix, example, found
+        )
+    ]
 
 
 def _parse_entries(content: dict[str, Any], key: str, where: str) -> tuple[list[Entry], list[Problem]]:
     items = content.get(key) or []
     if not isinstance(items, list):
-        return [], [Problem(f"{key} is not a list", where, "write a list of images", "[...]", _shown(items))]
+        return [], [
+            Problem(
+                "dataset-json.not-a-list",
+                f"{key} is not a list",
+                where,
+                "write a list of images",
+                "[...]",
+                _shown(items),
+            )
+        ]
     entries: list[Entry] = []
     problems: list[Problem] = []
     for number, item in enumerate(items):
@@ -248,7 +338,9 @@ def _parse_entries(content: dict[str, Any], key: str, where: str) -> tuple[list[
             entries.append(Entry(image, label, place))
             continue
         fix = 'write {"image": "path", "label": "path"}, or leave the label out'
-        problems.append(Problem(f"{place} names no image and label", where, fix, "paths", _shown(item)))
+        problems.append(
+            Problem("dataset-json.bad-entry", f"{place} names no image and label", where, fix, "paths", _shown(item))
+        )
     return entries, problems
 
 
@@ -257,7 +349,9 @@ def _judge_count(content: dict[str, Any], where: str) -> list[Problem]:
     if stated is None or _whole(stated) == listed:
         return []
     fix = "correct numTraining, or restore the entries that are missing"
-    return [Problem("numTraining is wrong", where, fix, f"{listed}, as listed", _shown(stated))]
+    return [
+        Problem("dataset-json.wrong-count", "numTraining is wrong", where, fix, f"{listed}, as listed", _shown(stated))
+    ]
 
 
 def _whole(value: Any) -> int | None:

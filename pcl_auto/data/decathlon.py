@@ -92,13 +92,15 @@ def find_task(name: str, folders: Sequence[Path]) -> Path:
     if fitting:
         found = ", ".join(shown(task) for task in fitting.values())
         fix = "give the folder's full name or path"
-        raise UsageError(Problem(f"{name!r} fits several tasks", places, fix, "one task", found))
+        raise UsageError(Problem("data.task-ambiguous", f"{name!r} fits several tasks", places, fix, "one task", found))
     near = difflib.get_close_matches(name, _all_names(tasks), n=3, cutoff=0.5)
     found = f"similar names: {', '.join(near)}" if near else _list_names(tasks)
     if os.path.lexists(direct):
         found = f"{shown(direct)}, but no dataset.json in it"
     fix = "name a folder that holds a dataset.json, by its path or by its name in one of these folders"
-    raise UsageError(Problem(f"no task {name!r}", places, fix, "a folder with a dataset.json", found))
+    raise UsageError(
+        Problem("data.unknown-task", f"no task {name!r}", places, fix, "a folder with a dataset.json", found)
+    )
 
 
 @dataclass
@@ -128,7 +130,7 @@ class _Reader:
         if not any(case.label for case in pool):
             found = f"{len(pool)} unlabelled cases" if pool else "no cases"
             fix = 'give at least one training entry a "label"'
-            self.problems.append(Problem("no labelled case", self.where, fix, "1 or more", found))
+            self.problems.append(Problem("data.no-labeled", "no labelled case", self.where, fix, "1 or more", found))
         return by_id(pool), by_id(test)
 
     def _present(self, entries: Sequence[Entry], *, use_test_images: bool) -> list[Entry]:
@@ -172,7 +174,14 @@ class _Reader:
             if strip_suffix(path.name) is None:
                 if path.name.lower().endswith(_FOREIGN):
                     fix = "convert the file to NIfTI (.nii or .nii.gz), or take it out of this folder"
-                    problem = Problem("image is not named as NIfTI", shown(path), fix, ".nii or .nii.gz", path.suffix)
+                    problem = Problem(
+                        "data.not-named-nifti",
+                        "image is not named as NIfTI",
+                        shown(path),
+                        fix,
+                        ".nii or .nii.gz",
+                        path.suffix,
+                    )
                     self.problems.append(problem)
                 continue
             refusal = self.folder.refuse_target(path, "image")
@@ -197,7 +206,7 @@ class _Reader:
         what = "labelsTr holds a label that dataset.json does not list"
         fix = 'list the case under "training" in dataset.json, without "label" to use it as unlabelled'
         self.problems += [
-            Problem(what, str(labels[case.id]), fix, "a training entry", f"none for {case.id}")
+            Problem("data.label-not-listed", what, str(labels[case.id]), fix, "a training entry", f"none for {case.id}")
             for case in cases
             if case.id in labels
         ]
@@ -220,7 +229,14 @@ class _Reader:
                 fix = "take the image out of one of the two lists in dataset.json"
                 found = f"{case.image} in test" if twin.image == case.image else f"the same file as {case.image}"
                 self.problems.append(
-                    Problem("image is in training and in test", str(twin.image), fix, "one of the two", found)
+                    Problem(
+                        "data.train-and-test",
+                        "image is in training and in test",
+                        str(twin.image),
+                        fix,
+                        "one of the two",
+                        found,
+                    )
                 )
 
     def _refuse_repeated(self, cases: list[Case], kind: str) -> None:
@@ -235,13 +251,13 @@ class _Reader:
                 fix = "list every case once, under a name of its own (upper and lower case are the same here)"
                 found = ", ".join(f"{case.image} ({case.source})" for case in same)
                 what = f"case name used twice among {kind}"
-                self.problems.append(Problem(what, self.where, fix, f"one {same[0].id}", found))
+                self.problems.append(Problem("data.case-twice", what, self.where, fix, f"one {same[0].id}", found))
         for same in files.values():
             if len({case.id.lower() for case in same}) > 1:
                 found = ", ".join(str(case.image) for case in same)
                 fix = "keep one of the names: the others are links to the same file"
                 what = f"one image under two names among {kind}"
-                self.problems.append(Problem(what, self.where, fix, "one case per image", found))
+                self.problems.append(Problem("data.image-twice", what, self.where, fix, "one case per image", found))
 
     def _place(self, entry: Entry) -> str:
         return f"{self.where} ({entry.place})"

@@ -104,7 +104,7 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
         if header is not None:
             groups.setdefault(header.text("0020|000e"), []).append(header)
         elif _holds_no_image(file):
-            problem = Problem("a DICOM file without an image", str(file), "leave it")
+            problem = Problem("dicom.no-image", "a DICOM file without an image", str(file), "leave it")
             findings.append(Finding(Series("", file.name, (file,)), problem, beside=True))
         else:
             damaged.setdefault(file.parent, []).append(file)
@@ -114,18 +114,21 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
         if bad and not finding.problem:
             spoilt.update(file.parent for file in bad)
             finding = Finding(
-                finding.series, _damaged("files that cannot be read among the slices", finding.series, bad)
+                finding.series,
+                _damaged("dicom.unreadable-slices", "files that cannot be read among the slices", finding.series, bad),
             )
         findings.append(finding)
     for folder in damaged.keys() - spoilt:
         series = Series("", damaged[folder][0].name, tuple(damaged[folder]))
-        findings.append(Finding(series, _damaged("DICOM files that cannot be read", folder, damaged[folder])))
+        findings.append(
+            Finding(series, _damaged("dicom.unreadable", "DICOM files that cannot be read", folder, damaged[folder]))
+        )
     return findings
 
 
-def _damaged(what: str, where: object, files: Sequence[Path]) -> Problem:
+def _damaged(code: str, what: str, where: object, files: Sequence[Path]) -> Problem:
     found = f"{len(files)}, the first {files[0].name}"
-    return Problem(what, str(where), "copy the files again: they may be damaged or cut", found=found)
+    return Problem(code, what, str(where), "copy the files again: they may be damaged or cut", found=found)
 
 
 def _read_header(file: Path) -> _Slice | None:
@@ -151,10 +154,9 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
     number, description = first.text("0020|0011"), first.text("0008|103e")
     name = " ".join(part for part in (number, description) if part) or (uid.rsplit(".", 1)[-1] or "without a UID")
     unsorted = Series(uid, name, tuple(each.file for each in slices))
-    what = _no_scan(slices)
-    if what:
-        fix = "leave it, unless it is a part of a scan"
-        return Finding(unsorted, Problem(what, str(unsorted), fix), beside=True)
+    problem = _no_scan(slices, str(unsorted))
+    if problem:
+        return Finding(unsorted, problem, beside=True)
     problem = _no_grid(slices, str(unsorted))
     if problem:
         return Finding(unsorted, problem)
@@ -166,17 +168,18 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
     return Finding(series, _no_volume(positions_mm[order], normal, min(first.grid[2]), str(series)))
 
 
-def _no_scan(slices: Sequence[_Slice]) -> str:
-    """What a series is that nobody wants segmented; empty for others."""
+def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
+    """Say of a series that nobody wants segmented what it is."""
+    fix = "leave it, unless it is a part of a scan"
     if any("LOCALIZER" in each.text("0008|0008").upper() for each in slices):
-        return "a localizer (scout)"
+        return Problem("dicom.localizer", "a localizer (scout)", where, fix)
     if any(each.components > 1 for each in slices):
-        return "colour pictures, no scan"
+        return Problem("dicom.color-pictures", "colour pictures, no scan", where, fix)
     if any(each.text("0008|0060") in ("SEG", "RTDOSE") for each in slices):
-        return "no scan but what was made from one"
+        return Problem("dicom.derived", "no scan but what was made from one", where, fix)
     if len(slices) == 1 and not _frames(slices[0]):
-        return "a single slice"
-    return ""
+        return Problem("dicom.single-slice", "a single slice", where, fix)
+    return None
 
 
 def _frames(header: _Slice) -> int:
@@ -190,23 +193,25 @@ def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
     frames = max(map(_frames, slices))
     if frames:
         fix = "convert it to NIfTI, for example with dcm2niix"
-        return Problem("a multi-frame file", where, fix, "one file per slice", f"{frames} frames")
+        return Problem("dicom.multi-frame", "a multi-frame file", where, fix, "one file per slice", f"{frames} frames")
     if any(len(each.position_mm) != 3 or len(each.orientation) != 6 or len(each.grid[2]) != 2 for each in slices):
         fix = "export the series with ImagePositionPatient, ImageOrientationPatient and PixelSpacing"
-        return Problem("slices without a place in space", where, fix)
+        return Problem("dicom.no-position", "slices without a place in space", where, fix)
     fix = "export the stacks as series of their own"
     orientations = np.array([each.orientation for each in slices])
     apart = np.abs(orientations - orientations[0]).max(axis=1) > _ORIENTATION_TOLERANCE
     if apart.any():
         found = f"{int(apart.sum())} of {len(slices)} slices lie otherwise than the first"
-        return Problem("slices of mixed orientation", where, fix, "parallel slices", found)
+        return Problem("dicom.mixed-orientation", "slices of mixed orientation", where, fix, "parallel slices", found)
     grids = Counter(each.grid for each in slices)
     if len(grids) > 1:
         found = " | ".join(
             f"{number} of {columns} x {rows}, {spacing[1]:g} x {spacing[0]:g} mm"
             for (rows, columns, spacing), number in grids.items()
         )
-        return Problem("slices of mixed size or spacing", where, fix, "one size and one spacing", found)
+        return Problem(
+            "dicom.mixed-grid", "slices of mixed size or spacing", where, fix, "one size and one spacing", found
+        )
     return None
 
 
@@ -228,17 +233,20 @@ def _no_volume(
     if same:
         fix = "keep one copy of each slice; export time points, echoes or b-values as series of their own"
         found = f"{same} slices in the place of another, {len(positions_mm)} slices in all"
-        return Problem("duplicate slices", where, fix, "one slice per position", found)
+        return Problem("dicom.duplicate-slices", "duplicate slices", where, fix, "one slice per position", found)
     stray_mm = positions_mm - positions_mm[0] - np.outer(depth_mm - depth_mm[0], normal)
     if np.linalg.norm(stray_mm, axis=1).max() > _STRAY_PIXELS * pixel_mm:
         angle = np.degrees(np.arctan2(np.linalg.norm(stray_mm[-1]), depth_mm[-1] - depth_mm[0]))
         fix = "straighten it with a converter that corrects gantry tilt, for example dcm2niix"
-        return Problem("gantry tilt", where, fix, "slices stacked along their normal", f"{angle:.1f}° off it")
+        return Problem(
+            "dicom.gantry-tilt", "gantry tilt", where, fix, "slices stacked along their normal", f"{angle:.1f}° off it"
+        )
     wide = np.flatnonzero(np.abs(steps_mm - usual_mm) > _UNEVEN * usual_mm)
     if wide.size:
         between = f"{depth_mm[wide[0]]:g} and {depth_mm[wide[0] + 1]:g} mm"
         missing = int(np.rint(steps_mm[wide] / usual_mm - 1).clip(min=0).sum())
         what = f"missing slices ({missing})" if missing else "unevenly spaced slices"
+        code = "dicom.missing-slices" if missing else "dicom.uneven-slices"
         fix = "export the whole series again"
-        return Problem(what, where, fix, f"a slice every {usual_mm:g} mm", f"none between {between}")
+        return Problem(code, what, where, fix, f"a slice every {usual_mm:g} mm", f"none between {between}")
     return None

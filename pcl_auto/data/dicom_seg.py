@@ -63,6 +63,8 @@ def write_dicom_seg(
         )
     except (AttributeError, ValueError, TypeError) as error:
         fix = "export the series with all of its patient, study and frame-of-reference tags, or leave out --dicom-seg"
-        raise DataError(Problem("no DICOM SEG can be made", str(series), fix, found=str(error))) from error
+        raise DataError(
+            Problem("dicom.no-segmentation", "no DICOM SEG can be made", str(series), fix, found=str(error))
+        ) from error
     with atomic_path(target) as temporary:
         segmentation.save_as(temporary)

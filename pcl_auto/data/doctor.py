@@ -78,13 +78,31 @@ def _duplicates(groups: Sequence[Group], where: str) -> tuple[list[Problem], lis
         found = " = ".join(f"{case} ({role})" for role, case in twins)
         if {"labelled", "test"} <= roles:
             fix = "take it out of the test scans: a score on it says nothing"
-            wrong.append(Problem("a labelled scan is a test scan too", where, fix, "every scan once", found))
+            wrong.append(
+                Problem(
+                    "data.labeled-twin-in-test",
+                    "a labelled scan is a test scan too",
+                    where,
+                    fix,
+                    "every scan once",
+                    found,
+                )
+            )
         elif {"unlabelled", "test"} <= roles:
             fix = "take it out of one of the two, or say with the scores that the model has seen it, without its label"
-            warnings.append(Problem("an unlabelled scan is a test scan too", where, fix, "every scan once", found))
+            warnings.append(
+                Problem(
+                    "data.unlabeled-twin-in-test",
+                    "an unlabelled scan is a test scan too",
+                    where,
+                    fix,
+                    "every scan once",
+                    found,
+                )
+            )
         else:
             fix = "take all but one of them out: twins count twice in every loss, and split what is to be held out"
-            warnings.append(Problem("one scan under several names", where, fix, "every scan once", found))
+            warnings.append(Problem("data.twins", "one scan under several names", where, fix, "every scan once", found))
     return wrong, warnings
 
 
@@ -97,7 +115,7 @@ def _orientations(scans: Mapping[str, Volume], where: str) -> list[Problem]:
         return []
     fix = "nothing, if the headers are right; else reorient them: nnU-Net trains on the axes as they are stored"
     found = f"{len(others)} of {len(scans)} otherwise: " + _list(f"{case} {codes[case]}" for case in others)
-    return [Problem("scans are stored along other axes than the rest", where, fix, usual, found)]
+    return [Problem("data.other-axes", "scans are stored along other axes than the rest", where, fix, usual, found)]
 
 
 def _features(scan: Volume) -> Features:
@@ -126,7 +144,14 @@ def _swapped_channels(scans: Mapping[str, Volume], where: str) -> list[Problem]:
         return []
     fix = "look at these scans, and store their channels in the order of dataset.json"
     return [
-        Problem("channels look swapped", where, fix, "the channels' intensities of the other scans", _list(swapped))
+        Problem(
+            "data.channels-swapped",
+            "channels look swapped",
+            where,
+            fix,
+            "the channels' intensities of the other scans",
+            _list(swapped),
+        )
     ]
 
 
@@ -141,7 +166,7 @@ def _outliers(scans: Mapping[str, Volume], where: str, *, ct: bool) -> list[Prob
             shown = _list(f"{case} {_back(name, values[case]):.3g}" for case in far)
             fix = "look at these scans: a unit, a rescaling or a crop may be wrong"
             expected = f"about {_back(name, float(centre)):.3g}"
-            warnings.append(Problem(f"{name} unlike the other scans", where, fix, expected, shown))
+            warnings.append(Problem("data.outlier", f"{name} unlike the other scans", where, fix, expected, shown))
     return warnings
 
 
@@ -164,7 +189,7 @@ def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
                 what = f"{name} of {group.role} scans unlike the labelled ones"
                 fix = "label some of these scans too, if they are what the model is for"
                 found = f"about {_back(name, there):.3g}"
-                warnings.append(Problem(what, where, fix, f"about {_back(name, here):.3g}", found))
+                warnings.append(Problem("data.shifted", what, where, fix, f"about {_back(name, here):.3g}", found))
     return warnings
 
 

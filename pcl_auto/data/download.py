@@ -59,7 +59,16 @@ def _is_there(target: Path) -> bool:
         return True
     if target.exists():
         fix = "move it away, or choose another folder with -o"
-        raise UsageError(Problem("the task's place is taken", str(target), fix, "nothing, or a task", "something else"))
+        raise UsageError(
+            Problem(
+                "data.place-taken",
+                "the task's place is taken",
+                str(target),
+                fix,
+                "nothing, or a task",
+                "something else",
+            )
+        )
     return False
 
 
@@ -73,6 +82,7 @@ def _fetch(archive: Archive, place: Path, base_url: str, downloader: Resuming) -
     except ValueError as error:
         raise DataError(
             Problem(
+                code="archive.checksum",
                 what="the archive that came has another check sum",
                 where=url,
                 expected=f"md5 {archive.md5}",

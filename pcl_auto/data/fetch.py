@@ -58,7 +58,9 @@ class Resuming:
                 break
             except _NO_URL as error:
                 fix = "give --base-url as in https://example.org/decathlon"
-                problem = Problem("no place to download from", url, fix, "an http or https address", str(error))
+                problem = Problem(
+                    "archive.no-address", "no place to download from", url, fix, "an http or https address", str(error)
+                )
                 raise UsageError(problem) from error
             except requests.exceptions.RequestException as error:
                 if self._have() > before:
@@ -109,6 +111,7 @@ class Resuming:
             fix = "check --base-url; without it the decathlon's public archive is asked"
         return ResourceError(
             Problem(
+                code="archive.download-failed",
                 what="download failed",
                 where=url,
                 expected="the whole archive",

@@ -89,7 +89,9 @@ def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]
     first = volumes[0]
     fix = "store one channel per file, in 3D"
     problems += [
-        Problem("file of one channel is 4D", str(volume.path), fix, "3D", f"{volume.channels} channels")
+        Problem(
+            "data.channel-4d", "file of one channel is 4D", str(volume.path), fix, "3D", f"{volume.channels} channels"
+        )
         for volume in volumes
         if volume.channels > 1
     ]
@@ -128,7 +130,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
     if header.channels > 1:
         found = f"4D ({' x '.join(map(str, (*header.shape, header.channels)))})"
         fix = "save one label map per case, with a whole number per voxel"
-        return None, [Problem("label is not a 3D volume", where, fix, "3D", found)]
+        return None, [Problem("label.not-3d", "label is not a 3D volume", where, fix, "3D", found)]
     survey = Survey.of(header, voxels)
     problems = survey.not_finite(where) or _fractional(header, voxels, where)
     if problems:
@@ -145,9 +147,10 @@ def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Pro
     every axis, plus two parts in a million of the distance from the origin, which float32 affines can lose.
     """
     if image.shape != label.shape:
+        code = "label.other-shape" if kind == "label" else "data.channel-grids"
         fix = f"resample the {kind} onto the voxels of {image.path}"
         shapes = (" x ".join(map(str, volume.shape)) for volume in (image, label))
-        return [Problem(f"{kind} and image differ in shape", str(label.path), fix, *shapes)]
+        return [Problem(code, f"{kind} and image differ in shape", str(label.path), fix, *shapes)]
     ours, theirs = np.asarray(image.affine), np.asarray(label.affine)
     corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in image.shape))]).T
     apart_mm = (theirs - ours)[:3] @ corners  # (3, 8)
@@ -159,6 +162,7 @@ def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Pro
     distance_mm = np.linalg.norm(apart_mm, axis=0).max()
     return [
         Problem(
+            "label.apart" if kind == "label" else "data.channel-grids",
             f"{kind} and image lie apart in space",
             str(label.path),
             f"save the {kind} with the affine of {image.path} if it belongs on that grid, else resample it",
@@ -198,7 +202,7 @@ def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
     scaling = f" (stored with scl_slope {header.slope:g})" if header.scaled else ""
     found = f"{count} voxels with a fraction, the first {example:.9g} at {first}{scaling}"
     fix = "save the label again as uint8, from before it was resampled or scaled"
-    return [Problem("fractional label values", where, fix, "whole numbers", found)]
+    return [Problem("label.fractional", "fractional label values", where, fix, "whole numbers", found)]
 
 
 def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
@@ -230,7 +234,11 @@ def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) ->
         found += f" and {len(strange) - _LISTED_VALUES} more" if len(strange) > _LISTED_VALUES else ""
         fix = "correct the label map, or declare the value under labels in dataset.json"
     expected = "only " + ", ".join(map(str, sorted(allowed)))
-    return [Problem("label values that dataset.json does not declare", where, fix, expected, found)]
+    return [
+        Problem(
+            "label.undeclared-values", "label values that dataset.json does not declare", where, fix, expected, found
+        )
+    ]
 
 
 def _span(occupied: npt.NDArray[np.bool_]) -> Range:

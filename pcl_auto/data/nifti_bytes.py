@@ -109,11 +109,13 @@ def read_volume(path: Path) -> tuple[tuple[Header, Voxels] | None, list[Problem]
             return _read_open(file, path.name, where)
     except OSError as error:
         fix = "make the file readable for you, and check the disk if it should be"
-        return None, [Problem("file cannot be read", where, fix, found=error.strerror or str(error))]
+        return None, [Problem("data.unreadable", "file cannot be read", where, fix, found=error.strerror or str(error))]
     except zlib.error as error:
         return None, [_damaged(where, error)]
     except MemoryError:
-        return None, [Problem("volume does not fit into memory", where, "use a machine with more memory")]
+        return None, [
+            Problem("memory.too-small", "volume does not fit into memory", where, "use a machine with more memory")
+        ]
 
 
 def _refuse_unreadable(path: Path) -> Problem | None:
@@ -122,12 +124,14 @@ def _refuse_unreadable(path: Path) -> Problem | None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return Problem("file does not exist", where, "restore the file, or take it out of dataset.json")
+        return Problem("data.missing", "file does not exist", where, "restore the file, or take it out of dataset.json")
     if not stat.S_ISREG(status.st_mode):
         found = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-        return Problem("not a file", where, "put the NIfTI file itself in this place", "a NIfTI file", found)
+        return Problem(
+            "data.not-a-file", "not a file", where, "put the NIfTI file itself in this place", "a NIfTI file", found
+        )
     if status.st_size == 0:
-        return Problem("empty file", where, _COPY_AGAIN, "a NIfTI file", "0 bytes")
+        return Problem("data.empty", "empty file", where, _COPY_AGAIN, "a NIfTI file", "0 bytes")
     return None
 
 
@@ -158,10 +162,12 @@ def _read_header(source: _Source, name: str, where: str, *, zipped: bool) -> tup
     if zipped != name.endswith(".gz"):
         content, ending = ("gzip", ".nii.gz") if zipped else ("plain NIfTI", ".nii")
         fix = f"rename the file so that it ends in {ending}"
-        return b"", Problem("name and content disagree", where, fix, f"{ending} for {content} data", name)
+        return b"", Problem(
+            "nifti.name-and-content", "name and content disagree", where, fix, f"{ending} for {content} data", name
+        )
     rest = bytearray(length - NIFTI1_BYTES)
     if _fill(source, memoryview(rest)) < len(rest):
-        return b"", Problem("truncated header", where, _COPY_AGAIN, f"{NIFTI2_BYTES} bytes")
+        return b"", Problem("nifti.header-truncated", "truncated header", where, _COPY_AGAIN, f"{NIFTI2_BYTES} bytes")
     return head + bytes(rest), None
 
 
@@ -170,6 +176,7 @@ def _refuse_excess(header: Header, size: int, where: str, *, zipped: bool) -> Pr
     most = size * _DEFLATE_LIMIT if zipped else size
     if header.offset >= most:
         return Problem(
+            "nifti.offset-beyond-end",
             "vox_offset beyond the end of the file",
             where,
             _EXPORT_AGAIN,
@@ -181,6 +188,7 @@ def _refuse_excess(header: Header, size: int, where: str, *, zipped: bool) -> Pr
     if not zipped:
         return _truncated(header, size - header.offset, where)
     return Problem(
+        "nifti.claims-too-much",
         "header claims more voxels than the file can hold",
         where,
         f"{_COPY_AGAIN}; if they agree, {_EXPORT_AGAIN}",
@@ -202,11 +210,15 @@ def _read_voxels(
     tail = bytearray(_PADDING + 1)
     extra = _fill(source, memoryview(tail))
     if isinstance(source, _GzipBytes) and source.cut:
-        return None, [Problem("truncated file", where, _COPY_AGAIN, "a gzip checksum at the end", "none")]
+        return None, [
+            Problem("data.truncated", "truncated file", where, _COPY_AGAIN, "a gzip checksum at the end", "none")
+        ]
     if extra > _PADDING or any(tail):
         amount = f"more than {_PADDING}" if extra > _PADDING else str(extra)
         expected = f"{header.voxel_bytes} bytes of voxels and the end of the file"
-        problem = Problem("data after the last voxel", where, _EXPORT_AGAIN, expected, f"{amount} more bytes")
+        problem = Problem(
+            "nifti.trailing-data", "data after the last voxel", where, _EXPORT_AGAIN, expected, f"{amount} more bytes"
+        )
         return None, [problem]
     voxels = raw.view(header.dtype).reshape((*header.shape, header.channels), order="F")
     return (header, voxels), []
@@ -236,6 +248,7 @@ def _skip(source: _Source, count: int) -> None:
 def _truncated(header: Header, count: int, where: str, *, whole_gzip: bool = False) -> Problem:
     # An intact gzip checksum means that the file was written this way: a fresh copy would not help.
     return Problem(
+        "nifti.too-few-voxels" if whole_gzip else "data.truncated",
         "fewer voxels than the header says" if whole_gzip else "truncated file",
         where,
         _EXPORT_AGAIN if whole_gzip else _COPY_AGAIN,
@@ -246,21 +259,27 @@ def _truncated(header: Header, count: int, where: str, *, whole_gzip: bool = Fal
 
 def _damaged(where: str, error: zlib.error) -> Problem:
     reason = str(error).rpartition(": ")[2]
-    what = "gzip checksum (CRC) mismatch" if reason.endswith(("data check", "length check")) else "damaged gzip data"
-    return Problem(what, where, _COPY_AGAIN, "the bytes that were once compressed", reason)
+    mismatch = reason.endswith(("data check", "length check"))
+    code = "data.gzip-checksum" if mismatch else "data.gzip-damaged"
+    what = "gzip checksum (CRC) mismatch" if mismatch else "damaged gzip data"
+    return Problem(code, what, where, _COPY_AGAIN, "the bytes that were once compressed", reason)
 
 
 def _not_nifti(head: bytes, where: str, *, zipped: bool) -> Problem:
     sizes = [size.to_bytes(4, order) for size in (NIFTI1_BYTES, NIFTI2_BYTES) for order in ("little", "big")]
     if len(head) < NIFTI1_BYTES and head[:4] in sizes:
-        return Problem("truncated header", where, _COPY_AGAIN, f"{NIFTI1_BYTES} bytes", str(len(head)))
+        return Problem(
+            "nifti.header-truncated", "truncated header", where, _COPY_AGAIN, f"{NIFTI1_BYTES} bytes", str(len(head))
+        )
     kind = _detect(head)
     fix = (
         "fetch the real file with: git lfs pull"
         if "LFS" in kind
         else "replace it by the volume in NIfTI format (.nii or .nii.gz)"
     )
-    return Problem("not a NIfTI file", where, fix, "NIfTI", f"gzip data with {kind} inside" if zipped else kind)
+    return Problem(
+        "nifti.not-nifti", "not a NIfTI file", where, fix, "NIfTI", f"gzip data with {kind} inside" if zipped else kind
+    )
 
 
 def _detect(head: bytes) -> str:

@@ -121,17 +121,44 @@ def _judge_shape(fields: Any, where: str) -> tuple[tuple[int, ...] | None, list[
     count = stored[0]
     if not 1 <= count <= 7:
         expected = "3, or 4 with channels"
-        return None, [Problem("impossible number of dimensions", where, _RE_EXPORT, expected, f"dim[0] = {count}")]
+        return None, [
+            Problem(
+                "nifti.dimension-count",
+                "impossible number of dimensions",
+                where,
+                _RE_EXPORT,
+                expected,
+                f"dim[0] = {count}",
+            )
+        ]
     sizes = stored[1 : count + 1]
     if min(sizes) < 1:
-        return None, [Problem("impossible size", where, _RE_EXPORT, "every dimension at least 1", _times(sizes))]
+        return None, [
+            Problem(
+                "nifti.size-impossible",
+                "impossible size",
+                where,
+                _RE_EXPORT,
+                "every dimension at least 1",
+                _times(sizes),
+            )
+        ]
     if count < 3:
         fix = "stack the slices of one scan into a 3D volume"
-        return None, [Problem("not a volume", where, fix, "3 dimensions", f"{count}D ({_times(sizes)})")]
+        return None, [
+            Problem("data.not-a-volume", "not a volume", where, fix, "3 dimensions", f"{count}D ({_times(sizes)})")
+        ]
     if any(size > 1 for size in sizes[4:]):
         fix = "keep the channels in the fourth dimension and nothing beyond it"
         return None, [
-            Problem("too many dimensions", where, fix, "3, or 4 with channels", f"{count}D ({_times(sizes)})")
+            Problem(
+                "nifti.too-many-dimensions",
+                "too many dimensions",
+                where,
+                fix,
+                "3, or 4 with channels",
+                f"{count}D ({_times(sizes)})",
+            )
         ]
     return (*sizes[:3], sizes[3] if count > 3 else 1), []
 
@@ -142,7 +169,9 @@ def _judge_type(fields: Any, where: str) -> tuple[np.dtype[Any] | None, list[Pro
         return np.dtype(_READABLE[code]).newbyteorder(fields.endianness), []
     found = f"datatype {code}" + (f" ({_UNREADABLE[code]})" if code in _UNREADABLE else "")
     fix = "save one real number per voxel and channel, as int16 or float32"
-    return None, [Problem("voxel type cannot be used", where, fix, "an integer or float type", found)]
+    return None, [
+        Problem("nifti.voxel-type", "voxel type cannot be used", where, fix, "an integer or float type", found)
+    ]
 
 
 def _judge_offset(fields: Any, header_bytes: int, where: str) -> tuple[int, list[Problem]]:
@@ -151,7 +180,7 @@ def _judge_offset(fields: Any, header_bytes: int, where: str) -> tuple[int, list
     if math.isfinite(offset) and offset >= first and offset.is_integer():
         return int(offset), []
     expected = f"a whole number of bytes, at least {first}"
-    return 0, [Problem("impossible vox_offset", where, _RE_EXPORT, expected, f"{offset:g}")]
+    return 0, [Problem("nifti.offset-impossible", "impossible vox_offset", where, _RE_EXPORT, expected, f"{offset:g}")]
 
 
 def _judge_scaling(fields: Any, where: str) -> tuple[tuple[float, float], list[Problem]]:
@@ -162,13 +191,16 @@ def _judge_scaling(fields: Any, where: str) -> tuple[tuple[float, float], list[P
     if math.isfinite(intercept):
         return (slope, intercept), []
     fix = "save the volume again without scaling (scl_slope 1, scl_inter 0)"
-    return (1.0, 0.0), [Problem("impossible scl_inter", where, fix, "a finite number", f"{intercept}")]
+    return (1.0, 0.0), [
+        Problem("nifti.intercept-impossible", "impossible scl_inter", where, fix, "a finite number", f"{intercept}")
+    ]
 
 
 def _judge_spacing(fields: Any, where: str) -> tuple[tuple[float, float, float] | None, list[Problem]]:
     x, y, z = (float(size) for size in fields["pixdim"][1:4])
     problems = [
         Problem(
+            "nifti.spacing-impossible",
             "impossible voxel spacing",
             where,
             "correct the spacing from the scan's DICOM headers and save the volume again",
@@ -182,7 +214,7 @@ def _judge_spacing(fields: Any, where: str) -> tuple[tuple[float, float, float] 
     if unit:
         # ITK multiplies such a spacing into mm, nibabel does not: the same file would train at two scales.
         fix = "state the spacing in mm and set xyzt_units to 2"
-        problems.append(Problem("spacing not in mm", where, fix, "xyzt_units mm", unit))
+        problems.append(Problem("nifti.spacing-unit", "spacing not in mm", where, fix, "xyzt_units mm", unit))
     return (None, problems) if problems else ((x, y, z), [])
 
 
@@ -192,24 +224,47 @@ def _judge_affine(fields: Any, spacing: tuple[float, float, float], where: str) 
     if unknown:
         # nibabel drops a transform with an unknown code, ITK follows it.
         fix = "set the code to 1 (scanner coordinates) or to what the transform means"
-        return None, [Problem("unknown transform code", where, fix, "0 to 5", ", ".join(unknown))]
+        return None, [
+            Problem("nifti.transform-code", "unknown transform code", where, fix, "0 to 5", ", ".join(unknown))
+        ]
     name = "sform" if codes["sform_code"] else "qform" if codes["qform_code"] else "pixdim"
     affine, reason = _best_affine(fields, name)
     fix = f"restore the orientation ({name}) from the source scan"
     if affine is None:
-        return None, [Problem(f"{name} is no orientation", where, fix, "a finite, invertible matrix", reason)]
+        return None, [
+            Problem(
+                "nifti.no-orientation", f"{name} is no orientation", where, fix, "a finite, invertible matrix", reason
+            )
+        ]
     with np.errstate(all="ignore"):  # NIfTI-2 can hold numbers whose squares overflow
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if np.any(np.abs(lengths - spacing) > _SPACING_TOLERANCE * np.asarray(spacing)):
         fix = "make pixdim and the affine say the same: readers differ in which one they believe"
-        return None, [Problem("spacing contradicts the affine", where, fix, f"pixdim {_mm(spacing)}", _mm(lengths))]
+        return None, [
+            Problem(
+                "nifti.spacing-contradicts-affine",
+                "spacing contradicts the affine",
+                where,
+                fix,
+                f"pixdim {_mm(spacing)}",
+                _mm(lengths),
+            )
+        ]
     if np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
-        return None, [Problem(f"{name} puts the volume nowhere", where, fix, "a position in mm", _mm(affine[:3, 3]))]
+        return None, [
+            Problem(
+                "nifti.far-away", f"{name} puts the volume nowhere", where, fix, "a position in mm", _mm(affine[:3, 3])
+            )
+        ]
     skew = _skew(affine)
     if skew > (_SKEW_BESIDE_QFORM if name == "sform" and codes["qform_code"] else _SKEW):
         fix = "resample the volume onto a grid with right angles"
         expected = "axes at right angles: ITK, which nnU-Net reads with, refuses others or takes the qform instead"
-        return None, [Problem(f"{name} is sheared", where, fix, expected, f"cosines up to {skew:.2g} between axes")]
+        return None, [
+            Problem(
+                "nifti.sheared", f"{name} is sheared", where, fix, expected, f"cosines up to {skew:.2g} between axes"
+            )
+        ]
     return affine, []
 
 

@@ -50,13 +50,19 @@ def read_raw(
     ]
     problems += [
         Problem(
-            "label without an image", shown(path), "restore the image, or remove the label", f"{case}_0000 in imagesTr"
+            "data.label-without-image",
+            "label without an image",
+            shown(path),
+            "restore the image, or remove the label",
+            f"{case}_0000 in imagesTr",
         )
         for case, path in with_label.items()
     ]
     if not any(case.label for case in training):
         fix = "put the label maps of some cases into labelsTr"
-        problems.append(Problem("no labelled case", str(folder.root), fix, "1 or more in labelsTr", "none"))
+        problems.append(
+            Problem("data.no-labeled", "no labelled case", str(folder.root), fix, "1 or more in labelsTr", "none")
+        )
     pool = training + found["imagesUn"] + (found["imagesTs"] if use_test_images else [])
     problems += _refuse_repeated(pool, where)
     name, number = _parse_name(folder)
@@ -73,11 +79,18 @@ def _refuse_what_is_not_read(content: Mapping[str, Any], where: str) -> list[Pro
     if content["file_ending"] not in (".nii.gz", ".nii"):
         fix = "convert the images and labels to NIfTI"
         problems.append(
-            Problem("file ending is not read", where, fix, ".nii.gz or .nii", str(content["file_ending"])[:40])
+            Problem(
+                "dataset-json.file-ending",
+                "file ending is not read",
+                where,
+                fix,
+                ".nii.gz or .nii",
+                str(content["file_ending"])[:40],
+            )
         )
     if "dataset" in content:
         fix = "put the files into imagesTr and labelsTr, or list them as a decathlon task does"
-        problems.append(Problem('a list of files under "dataset" is not read', where, fix))
+        problems.append(Problem("dataset-json.file-list", 'a list of files under "dataset" is not read', where, fix))
     return problems
 
 
@@ -91,7 +104,9 @@ def _cases(folder: Confined, source: Source, channels: int) -> tuple[list[Case],
         if match is None:
             if base is not None:
                 fix = "rename it: the case, then _0000 for the first channel, _0001 for the second"
-                problems.append(Problem("image name lacks the channel", shown(path), fix, "case_0000.nii.gz"))
+                problems.append(
+                    Problem("data.channel-name", "image name lacks the channel", shown(path), fix, "case_0000.nii.gz")
+                )
             continue
         refusal = folder.refuse_target(path, "image")
         if refusal:
@@ -107,7 +122,9 @@ def _cases(folder: Confined, source: Source, channels: int) -> tuple[list[Case],
             fix = "add the files of the other channels, or correct channel_names"
             has = ", ".join(f"_{channel:04d}" for channel in sorted(group))
             expected = f"_0000 to _{channels - 1:04d}" if channels > 1 else "_0000"
-            problems.append(Problem(f"channels of {case}", str(folder.root / source), fix, expected, has))
+            problems.append(
+                Problem("data.channel-files", f"channels of {case}", str(folder.root / source), fix, expected, has)
+            )
         else:
             first, *further = (group[channel] for channel in range(channels))
             cases.append(Case(case, first, None, source, tuple(further)))
@@ -133,7 +150,14 @@ def _refuse_repeated(cases: list[Case], where: str) -> list[Problem]:
         names[case.id.lower()].append(case)
     fix = "give every case a name of its own (upper and lower case are the same here)"
     return [
-        Problem("case name used twice", where, fix, f"one {same[0].id}", ", ".join(str(case.image) for case in same))
+        Problem(
+            "data.case-twice",
+            "case name used twice",
+            where,
+            fix,
+            f"one {same[0].id}",
+            ", ".join(str(case.image) for case in same),
+        )
         for same in names.values()
         if len(same) > 1
     ]

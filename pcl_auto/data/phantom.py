@@ -126,7 +126,7 @@ def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: 
     """
     _require_range("seed", seed, 0)
     if PurePosixPath(name).name != name or name in {"", ".."}:
-        raise UsageError(Problem("not a folder name", name, "give a name such as Task05_Prostate"))
+        raise UsageError(Problem("data.folder-name", "not a folder name", name, "give a name such as Task05_Prostate"))
     description = _read_description(dataset_json)
     channels = len(description["modality"])
     labels = _find_labels(label_folder, description["training"])
@@ -260,11 +260,12 @@ def _read_description(dataset_json: Path) -> dict[str, Any]:
     try:
         description = json.loads(dataset_json.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(Problem("cannot be read", str(dataset_json), fix, found=str(error))) from error
+        problem = Problem("dataset-json.unreadable", "cannot be read", str(dataset_json), fix, found=str(error))
+        raise DataError(problem) from error
     known = description if isinstance(description, dict) else {}
     missing = [key for key in ("modality", "training") if not known.get(key)]
     if missing:
-        raise DataError([Problem(f"no {key}", str(dataset_json), fix) for key in missing])
+        raise DataError([Problem("dataset-json.key-missing", f"no {key}", str(dataset_json), fix) for key in missing])
     return known
 
 
@@ -281,10 +282,11 @@ def _find_labels(label_folder: Path, training: Sequence[dict[str, str]]) -> dict
         try:
             axes = len(nib.load(labels[case]).shape)
         except (OSError, ImageFileError) as error:
-            problems.append(Problem("label cannot be read", str(labels[case]), fix, found=str(error)))
+            what, found = "label cannot be read", str(error)
+            problems.append(Problem("data.unreadable", what, str(labels[case]), fix, found=found))
             continue
         if axes != 3:
-            problems.append(Problem("not a label map", str(labels[case]), fix, "3 axes", str(axes)))
+            problems.append(Problem("label.not-3d", "not a label map", str(labels[case]), fix, "3 axes", str(axes)))
     if problems:
         raise DataError(problems)
     return labels
@@ -380,7 +382,8 @@ def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path]
         with suppress(OSError, ValueError):
             if json.loads((target / "dataset.json").read_bytes()) == description:
                 return target
-        raise UsageError(Problem("something else is there", str(target), "choose another folder or remove it"))
+        fix = "choose another folder or remove it"
+        raise UsageError(Problem("data.place-taken", "something else is there", str(target), fix))
     with staging_folder(target) as staging:
         task = staging / target.name
         task.mkdir()
@@ -392,5 +395,5 @@ def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path]
 
 def _require_range(name: str, value: int, smallest: int) -> None:
     if value < smallest:
-        allowed = f"{smallest} or more"
-        raise UsageError(Problem(f"{name} out of range", "", f"give {allowed}", allowed, str(value)))
+        allowed, found = f"{smallest} or more", str(value)
+        raise UsageError(Problem("data.phantom-size", f"{name} out of range", "", f"give {allowed}", allowed, found))

@@ -68,7 +68,7 @@ def refuse_missing(inputs: Iterable[Path]) -> None:
 
 
 def _missing(path: Path) -> Problem:
-    return Problem("no such file or folder", str(path), "check the path")
+    return Problem("data.no-such-path", "no such file or folder", str(path), "check the path")
 
 
 def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
@@ -107,7 +107,13 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
 
 
 def _nothing_in(folder: Path) -> Problem:
-    return Problem("no scan", str(folder), "name another folder", expected=f"DICOM, or files {' '.join(SUFFIXES)}")
+    return Problem(
+        "predict.no-scan",
+        "no scan",
+        str(folder),
+        "name another folder",
+        expected=f"DICOM, or files {' '.join(SUFFIXES)}",
+    )
 
 
 def _one_mask_each(scans: Iterable[Scan]) -> Iterator[Problem]:
@@ -117,6 +123,7 @@ def _one_mask_each(scans: Iterable[Scan]) -> Iterator[Problem]:
     for case, same in sorted(groups.items()):
         if len(same) > 1:
             yield Problem(
+                code="predict.mask-twice",
                 what=f"{len(same)} scans would write the mask {case}",
                 where=", ".join(str(scan.files[0]) for scan in same),
                 fix="predict them into different folders, or rename them",

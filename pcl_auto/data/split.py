@@ -89,7 +89,8 @@ def cross_validation(cases: Sequence[str], folds: int) -> list[tuple[list[str], 
     """
     if not 2 <= folds <= len(cases):
         raise UsageError(
-            _usage(
+            Problem(
+                "split.fold-count",
                 f"no {folds} folds of {len(cases)} labelled cases",
                 "--folds",
                 "label more cases, or leave out --folds: one model learns from all of them",
@@ -99,10 +100,6 @@ def cross_validation(cases: Sequence[str], folds: int) -> list[tuple[list[str], 
     shuffled = np.random.default_rng(folds).permutation(sorted(cases))
     held_out = [sorted(map(str, part)) for part in np.array_split(shuffled, folds)]
     return [([case for case in sorted(cases) if case not in part], part) for part in held_out]
-
-
-def _usage(what: str, where: str, fix: str, expected: str = "", found: str = "") -> Problem:
-    return Problem(what=what, where=where, fix=fix, expected=expected, found=found)
 
 
 def _digest(*groups: Iterable[str]) -> str:
@@ -142,7 +139,8 @@ def draw_split(
     count = len(order) - validation if labeled is None else labeled
     if count < 1 or validation < 0 or count + validation > len(order):
         raise UsageError(
-            _usage(
+            Problem(
+                "split.too-few-labeled",
                 "not enough labelled cases",
                 "--labeled and --validation",
                 "ask for fewer",
@@ -181,17 +179,31 @@ def choose_split(
     for group, ids in (("labelled", labeled), ("validation", validation)):
         for case in ids:
             if case not in known:
-                problems.append(_usage(f"no case called {case!r}", f"the {group} cases", "name cases of this task"))
+                problems.append(
+                    Problem(
+                        "split.unknown-case",
+                        f"no case called {case!r}",
+                        f"the {group} cases",
+                        "name cases of this task",
+                    )
+                )
             elif case not in labelled:
                 problems.append(
-                    _usage(f"case {case!r} has no label", f"the {group} cases", "name cases that have a label")
+                    Problem(
+                        "split.unlabeled-case",
+                        f"case {case!r} has no label",
+                        f"the {group} cases",
+                        "name cases that have a label",
+                    )
                 )
     problems.extend(
-        _usage(f"case {case!r} is in both groups", "the split", "keep it in one of them")
+        Problem("split.case-in-both", f"case {case!r} is in both groups", "the split", "keep it in one of them")
         for case in sorted(set(labeled) & set(validation))
     )
     if not labeled:
-        problems.append(_usage("no labelled case", "the split", "name at least one case that has a label"))
+        problems.append(
+            Problem("split.no-labeled", "no labelled case", "the split", "name at least one case that has a label")
+        )
     if problems:
         raise UsageError(problems)
     suffix = f"_V{len(set(validation))}" if validation else ""

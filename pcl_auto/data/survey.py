@@ -92,7 +92,7 @@ class Survey:
         place = f"({', '.join(map(str, voxel))})" + (f" of channel {channel}" if len(self.low) > 1 else "")
         found = f"{self.bad_count}, the first at voxel {place}"
         fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
-        return [Problem("NaN or infinite voxels", where, fix, "finite values", found)]
+        return [Problem("data.not-finite", "NaN or infinite voxels", where, fix, "finite values", found)]
 
     def constant_channels(self) -> tuple[int, ...]:
         """The channels that hold one value."""

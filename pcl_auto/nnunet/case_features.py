@@ -107,6 +107,7 @@ def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatur
 def _not_finite(case: str) -> NumericalError:
     return NumericalError(
         Problem(
+            code="number.output-not-finite",
             what="the network's output is no longer a number",
             where=case,
             fix="check the scan's intensities; if they are ordinary, train again",

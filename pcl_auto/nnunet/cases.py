@@ -89,6 +89,7 @@ def _refuse_recipe(file: Path) -> None:
 def _unusable(file: Path, expected: str, found: str) -> StateError:
     return StateError(
         Problem(
+            code="plan.stored-case-unreadable",
             what="stored case cannot be read",
             where=str(file),
             expected=expected,

@@ -77,7 +77,12 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """
     if not path.is_file():
         raise StateError(
-            Problem(what="no checkpoint", where=str(path), fix="train first, or name another model with --model")
+            Problem(
+                code="checkpoint.missing",
+                what="no checkpoint",
+                where=str(path),
+                fix="train first, or name another model with --model",
+            )
         )
     try:
         _check_sums(path)
@@ -86,6 +91,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise StateError(
             Problem(
+                code="checkpoint.unreadable",
                 what="checkpoint cannot be read",
                 where=str(path),
                 expected="tensors and plain values, complete",
@@ -96,7 +102,11 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not isinstance(content, dict) or "network_weights" not in content:
         raise StateError(
             Problem(
-                what="not an nnU-Net checkpoint", where=str(path), expected="network_weights", fix="name another file"
+                code="checkpoint.not-nnunet",
+                what="not an nnU-Net checkpoint",
+                where=str(path),
+                expected="network_weights",
+                fix="name another file",
             )
         )
     return content

@@ -72,6 +72,7 @@ def choose_device(wanted: str) -> Any:
     if wanted not in there:
         raise UsageError(
             Problem(
+                code="device.missing",
                 what=f"no device {wanted!r} on this machine",
                 where="--device",
                 expected=" | ".join(there),

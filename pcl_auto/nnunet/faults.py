@@ -36,6 +36,7 @@ def memory_errors(where: Callable[[], str], fix: str) -> Iterator[None]:
             raise
         raise ResourceError(
             Problem(
+                code="memory.too-small",
                 what="the memory does not suffice",
                 where=where(),
                 found=text.splitlines()[0] if text else type(error).__name__,
@@ -54,6 +55,7 @@ def require_numbers(losses: Mapping[str, Any], where: str, cases: Sequence[str])
         return
     raise NumericalError(
         Problem(
+            code="number.loss-not-finite",
             what="the loss is no longer a number",
             where=f"{where}, on patches of {', '.join(dict.fromkeys(cases))}",
             found=", ".join(f"{name} {float(value):g}" for name, value in losses.items()),

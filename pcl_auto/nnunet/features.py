@@ -36,6 +36,7 @@ class DecoderFeatures:
         if not (hasattr(decoder, "stages") and hasattr(decoder, "seg_layers")):
             raise StateError(
                 Problem(
+                    code="model.features-unreachable",
                     what="the network's features cannot be reached",
                     where=type(unwrapped(network)).__name__,
                     expected="a U-Net with decoder.stages and decoder.seg_layers",

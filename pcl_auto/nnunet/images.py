@@ -36,6 +36,7 @@ def read_image(files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
         if voxels.shape[1:] != first.shape[1:] or _apart_voxels(geometry, other, first.shape[:0:-1]) > _APART_VOXELS:
             raise DataError(
                 Problem(
+                    code="data.channel-grids",
                     what="channels of one scan lie on different grids",
                     where=f"{files[0]} and {source}",
                     expected=_describe(geometry, first),
@@ -55,7 +56,7 @@ def _read_volume(source: Source) -> tuple[np.ndarray, Properties]:
         # The last line is ITK's reason; for what is cut it says that there is no such file.
         found = str(error).strip().splitlines()[-1]
         fix = "copy the file again: it may be damaged, cut, or of another format than its name says"
-        raise DataError(Problem("image cannot be read", str(source), fix, found=found)) from error
+        raise DataError(Problem("data.unreadable", "image cannot be read", str(source), fix, found=found)) from error
     array = SimpleITK.GetArrayFromImage(image)
     if image.GetDimension() == 3:
         # Slicer's 4D NRRD has a list of values per voxel.
@@ -63,6 +64,7 @@ def _read_volume(source: Source) -> tuple[np.ndarray, Properties]:
     elif image.GetDimension() != 4 or image.GetNumberOfComponentsPerPixel() > 1:
         raise DataError(
             Problem(
+                code="data.not-a-volume",
                 what="image is no volume",
                 where=str(source),
                 expected="3D, or 4D with the channels last",
@@ -73,7 +75,7 @@ def _read_volume(source: Source) -> tuple[np.ndarray, Properties]:
     array = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite([array.min(), array.max()]).all():  # NaN is the least and the largest of all
         fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
-        raise DataError(Problem("NaN or infinite voxels", str(source), fix))
+        raise DataError(Problem("data.not-finite", "NaN or infinite voxels", str(source), fix))
     # Of four axes the last holds channels, not space; nnU-Net can read this but not write a mask with it.
     axes = image.GetDimension()
     return array, {

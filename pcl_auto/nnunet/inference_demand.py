@@ -78,6 +78,7 @@ class InferenceDemand:
                 return count
         raise ResourceError(
             Problem(
+                code="memory.too-small",
                 what="the memory does not suffice for this scan",
                 where=where,
                 expected=f"{self.needed_mb(most)} MB free" + (f", in {most} slabs" if most > 1 else ""),

@@ -55,7 +55,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             require("pydensecrf", "crf", "pseudo_labels.crf")
         if self.is_ddp and self.recipe.contrast.intensity_views:
             fix = "train on one GPU, or set contrast.intensity_views = false"
-            raise UsageError(Problem("a second view of every patch is for one GPU alone", "--gpus", fix))
+            raise UsageError(
+                Problem("device.one-gpu-only", "a second view of every patch is for one GPU alone", "--gpus", fix)
+            )
         patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         # Now, not after the supervised start.

@@ -68,6 +68,7 @@ class ModelPredictor:
         if not checkpoints:
             raise StateError(
                 Problem(
+                    code="model.missing",
                     what="no trained model",
                     where=str(model),
                     expected=f"fold_*/{FINAL}",
@@ -95,6 +96,7 @@ class ModelPredictor:
         except RuntimeError as error:
             raise StateError(
                 Problem(
+                    code="checkpoint.other-network",
                     what="the weights do not fit the plans",
                     where=str(model),
                     found=str(error).splitlines()[0],
@@ -159,6 +161,7 @@ class ModelPredictor:
         if len(image) != self.channels:
             raise StateError(
                 Problem(
+                    code="data.channel-count",
                     what="wrong number of channels",
                     where=str(files[0]),
                     expected=f"{self.channels} ({', '.join(self.dataset_json['channel_names'].values())})",
@@ -228,6 +231,7 @@ class ModelPredictor:
         if not hasattr(getattr(network, "encoder", None), "stages"):
             raise StateError(
                 Problem(
+                    code="model.features-unreachable",
                     what="the network's features cannot be reached",
                     where=type(network).__name__,
                     expected="a U-Net with encoder.stages",
@@ -282,6 +286,7 @@ class ModelPredictor:
                 raise
         raise NumericalError(
             Problem(
+                code="number.output-not-finite",
                 what="the network's output is no longer a number",
                 where=str(source),
                 fix="check the scan's intensities; if they are ordinary, train again",
@@ -300,6 +305,7 @@ def _configuration_name(checkpoint: dict[str, Any], plans: dict[str, Any], file:
     if not isinstance(name, str) or name not in plans["configurations"]:
         raise StateError(
             Problem(
+                code="checkpoint.other-configuration",
                 what="checkpoint of another configuration",
                 where=str(file),
                 expected=" | ".join(plans["configurations"]),

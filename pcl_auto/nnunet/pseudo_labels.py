@@ -189,6 +189,7 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
     if not set(used).isdisjoint(labeled):
         raise StateError(
             Problem(
+                code="run.pseudo-label-beside-label",
                 what="pseudo-labels of cases that have a label",
                 where=str(folder.ledger),
                 found=", ".join(sorted(set(used) & set(labeled))),

@@ -44,10 +44,23 @@ def _require_one_machine(device: torch.device) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", started_ranks()))
     if here != started_ranks():
         fix = "start all processes on one machine"
-        raise UsageError(Problem("processes on several machines", "torchrun", fix, "one machine", f"{here} here"))
+        raise UsageError(
+            Problem(
+                "device.several-machines",
+                "processes on several machines",
+                "torchrun",
+                fix,
+                "one machine",
+                f"{here} here",
+            )
+        )
     if device.type == "cuda" and here > torch.cuda.device_count():
         fix = f"take --gpus {torch.cuda.device_count()}"
-        raise UsageError(Problem(f"{here} GPUs asked for", "--gpus", fix, f"{torch.cuda.device_count()} or fewer"))
+        raise UsageError(
+            Problem(
+                "device.too-few-gpus", f"{here} GPUs asked for", "--gpus", fix, f"{torch.cuda.device_count()} or fewer"
+            )
+        )
 
 
 def ranks() -> int:
@@ -90,6 +103,7 @@ def share_of_patches(labeled: int, unlabeled: int) -> tuple[int, int]:
         possible = [n for n in range(1, labeled + 1) if labeled % n == 0 and unlabeled % n == 0]
         raise UsageError(
             Problem(
+                code="device.patches-not-shared",
                 what=f"{labeled} labelled and {unlabeled} unlabelled patches of a step cannot be shared by {number}",
                 where="--gpus",
                 expected=" or ".join(map(str, possible)),

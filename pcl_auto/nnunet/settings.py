@@ -61,6 +61,7 @@ def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSetti
     if values is None:
         raise StateError(
             Problem(
+                code="plan.no-settings",
                 what="the plans say nothing about a split and a recipe",
                 where=plans_name,
                 expected=f"a key {KEY!r} in the configuration, as `pclauto train` writes it",

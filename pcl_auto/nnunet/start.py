@@ -41,6 +41,7 @@ def refuse_other_model(
     }
     problems = [
         Problem(
+            code="model.start-differs",
             what=f"the model to start from has other {key}",
             where=str(checkpoint),
             expected=_short(here),

@@ -106,6 +106,7 @@ def starting() -> Iterator[None]:
 def _worker_gone(found: str) -> ResourceError:
     return ResourceError(
         Problem(
+            code="run.worker-gone",
             what="a worker that augments data is gone",
             where="training",
             found=found,

@@ -324,13 +324,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         before, now = start_settings(own["settings"]), start_settings(self.settings.as_dict())
         differing = [key for key in now if before[key] != now[key]]
         if differing:
-            raise StateError(
-                Problem(
-                    what="the supervised start was made with another " + ", ".join(differing),
-                    where=str(file),
-                    fix="share a start only between recipes that agree in these",
-                )
-            )
+            what = "the supervised start was made with another " + ", ".join(differing)
+            fix = "share a start only between recipes that agree in these"
+            raise StateError(Problem("run.start-of-other-settings", what, str(file), fix))
         self._load_training_state(file)
         self._best_weights, self.seconds = own["best_weights"], own["seconds"]
 

@@ -124,6 +124,7 @@ class _Findings:
     def refuse(self, key: str, expected: str, found: Any) -> bool:
         text = "nothing" if found is None else repr(found)
         problem = Problem(
+            code="model.untrusted",
             what="what nnU-Net does not write",
             where=f"{self.where}: {key}" if key else self.where,
             expected=expected,

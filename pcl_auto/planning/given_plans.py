@@ -24,6 +24,7 @@ def find_plans(name: str, data: DatasetFolder) -> Path:
     there = sorted(file.stem for file in data.path.glob("*.json") if "plans" in file.stem.lower())
     raise UsageError(
         Problem(
+            code="plan.unknown-plans",
             what=f"no plans {name!r}",
             where=str(data.path),
             expected=" | ".join(there) or "a plans file",
@@ -61,4 +62,6 @@ def read_plans(file: Path, data: DatasetFolder, dataset_json: Mapping[str, Any])
 
 
 def _unusable(file: Path, expected: str, found: str) -> Problem:
-    return Problem("plans do not fit", str(file), "name other plans with --plans, or leave it out", expected, found)
+    return Problem(
+        "plan.unfit", "plans do not fit", str(file), "name other plans with --plans, or leave it out", expected, found
+    )

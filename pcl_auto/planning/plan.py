@@ -132,6 +132,7 @@ class Plan:
         if name not in planned:
             raise UsageError(
                 Problem(
+                    code="plan.unknown-configuration",
                     what=f"configuration {name!r} was not planned for this data set",
                     where=self.nnunet["dataset_name"],
                     expected=" | ".join(planned),
@@ -156,6 +157,7 @@ def read_plan(data: DatasetFolder) -> Plan:
     if content.get("schema_version") != SCHEMA_VERSION:
         raise StateError(
             Problem(
+                code="plan.other-version",
                 what="plan of another version",
                 where=str(data.plan_file),
                 expected=str(SCHEMA_VERSION),
@@ -215,6 +217,7 @@ def name_preprocessor(plans: Mapping[str, Any], name: str) -> None:
         if LABEL_DEPENDENT_SCHEMES & set(configuration["normalization_schemes"]):
             raise UsageError(
                 Problem(
+                    code="plan.ct-bias-correction",
                     what="CT has no bias field",
                     where="--bias-correction",
                     expected="images of MR alone",
@@ -248,6 +251,7 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
         }
         raise UsageError(
             Problem(
+                code="plan.unknown-configuration",
                 what=f"no configuration {wanted!r} for this data set",
                 where=where,
                 expected=" | ".join(planned),
@@ -258,6 +262,7 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
     if thin := _thinnest(planned[wanted]):
         raise UsageError(
             Problem(
+                code="plan.patch-too-thin",
                 what=f"patches of {wanted} are too thin",
                 where=where,
                 expected=f"{LEAST_PATCH_VOXELS} voxels or more along every axis: nnU-Net's augmentation blurs them",

@@ -148,6 +148,7 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     if taken is not None and (taken.name != folder.name or foreign or other_source):
         raise UsageError(
             Problem(
+                code="plan.number-taken",
                 what=f"number {folder.id} belongs to another data set",
                 where=str(taken.path),
                 expected=f"{folder.name} made from {task.root}",
@@ -232,6 +233,7 @@ def _plan(
     if settings.planner not in planner.PLANNERS:
         raise UsageError(
             Problem(
+                code="plan.unknown-planner",
                 what=f"no planner {settings.planner!r}",
                 where="--planner",
                 expected=" | ".join(planner.PLANNERS),
@@ -273,6 +275,7 @@ def _refuse_tiny_images(chosen: dict[str, Any], task: Task) -> None:
     if chosen["architecture"]["arch_kwargs"]["n_stages"] < 3:
         raise DataError(
             Problem(
+                code="plan.images-too-small",
                 what="the images are too small for a network",
                 where=str(task.root),
                 expected="a patch of 16 voxels or more along some axis",

@@ -34,6 +34,7 @@ def record_split(split: Split, data: DatasetFolder) -> Path:
     elif from_dict(read_json(file)) != split:
         raise StateError(
             Problem(
+                code="split.recorded-otherwise",
                 what=f"split {split.name} was recorded with other cases",
                 where=str(file),
                 fix="restore the file, or remove it and the runs made with it",
@@ -60,6 +61,7 @@ def check_inputs_unchanged(plan: Plan, split: Split) -> None:
             continue
         problems.append(
             Problem(
+                code="plan.image-changed",
                 what="image changed since it was planned",
                 where=str(planned.image),
                 found=finding,
@@ -67,7 +69,12 @@ def check_inputs_unchanged(plan: Plan, split: Split) -> None:
             )
         )
     problems += [
-        Problem(what="label is gone", where=str(label), fix="restore the file, or run `pclauto plan` again")
+        Problem(
+            code="plan.label-gone",
+            what="label is gone",
+            where=str(label),
+            fix="restore the file, or run `pclauto plan` again",
+        )
         for label in (cases[case].label for case in (*split.labeled, *split.validation))
         if label is not None and not label.is_file()
     ]

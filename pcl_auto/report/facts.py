@@ -140,6 +140,7 @@ def run_folder(model: Path) -> Path:
     if not found:
         raise StateError(
             Problem(
+                code="run.no-record",
                 what="no record of a run",
                 where=str(model),
                 expected=f"fold_all/{RECORD}, which `pclauto train` writes",

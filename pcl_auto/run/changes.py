@@ -14,6 +14,8 @@ def refuse_changes(
     wanted: dict[str, Any],
     folder: Path,
     fix: str = "repeat the settings it was started with, or start over with --restart",
+    *,
+    code: str = "run.settings-changed",
 ) -> None:
     """Make sure that a run folder holds the run that is wanted.
 
@@ -22,6 +24,7 @@ def refuse_changes(
     """
     problems = [
         Problem(
+            code=code,
             what=f"the run there has another {key}",
             where=str(folder),
             expected=before,
@@ -43,7 +46,8 @@ def compare_versions(
         StateError: the run is deterministic, which other versions may not keep.
     """
     if deterministic:
-        refuse_changes(before, now, folder, "install the versions it was started with, or start over with --restart")
+        fix = "install the versions it was started with, or start over with --restart"
+        refuse_changes(before, now, folder, fix, code="run.versions-changed")
     changed = {name: (before.get(name), version) for name, version in now.items() if before.get(name) != version}
     if changed:
         listener("versions", changed)

@@ -53,6 +53,7 @@ def full_disk(target: Path, written: int) -> ResourceError:
     free = shutil.disk_usage(next(folder for folder in target.parents if folder.is_dir())).free
     return ResourceError(
         Problem(
+            code="disk.full",
             what="no room to write",
             where=str(target),
             expected=f"room for more than {written} bytes",
@@ -72,6 +73,7 @@ def require_room(folder: Path, size: int, purpose: str) -> None:
     if free < size:
         raise ResourceError(
             Problem(
+                code="disk.too-small",
                 what=f"no room for {purpose}",
                 where=str(folder),
                 expected=f"{size / 1e9:.2f} GB",

@@ -21,6 +21,7 @@ def require(module: str, extra: str, setting: str) -> None:
     if find_spec(module) is None:
         raise UsageError(
             Problem(
+                code="run.package-missing",
                 what=f"the package {module} is not installed",
                 where=setting,
                 fix=f"pip install 'pclauto[{extra}]', or do without {setting}",

@@ -47,6 +47,7 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise StateError(
             Problem(
+                code="run.file-unreadable",
                 what="file cannot be read",
                 where=str(path),
                 expected="the JSON that pclauto or nnU-Net wrote there",

@@ -39,6 +39,7 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
         found = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
         raise LockedError(
             Problem(
+                code="lock.held",
                 what="another process is writing this run",
                 where=str(folder),
                 found=found,

@@ -44,6 +44,7 @@ def check_manifest(run: Path) -> None:
     sizes = {name: (run / name).stat().st_size if (run / name).is_file() else None for name in outputs}
     problems = [
         Problem(
+            code="run.file-changed",
             what="file of a finished run is not as it was written",
             where=str(run / name),
             expected=f"{outputs[name]['bytes']} bytes",

@@ -170,6 +170,7 @@ class Workspace:
         if not planned:
             raise StateError(
                 Problem(
+                    code="plan.missing",
                     what="no planned data set",
                     where=str(self.preprocessed),
                     fix="run `pclauto plan TASK` first, or name the workspace with --workspace",
@@ -185,6 +186,7 @@ class Workspace:
                 return data
         raise UsageError(
             Problem(
+                code="plan.unknown-dataset",
                 what=f"no planned data set called {name!r}",
                 where=str(self.preprocessed),
                 expected=" | ".join(data.name for data in planned),
@@ -196,6 +198,7 @@ class Workspace:
 def _unwritable(folder: Path, error: OSError | None) -> ResourceError:
     return ResourceError(
         Problem(
+            code="disk.unwritable",
             what="folder cannot be written",
             where=str(folder),
             found=error.strerror if error is not None and error.strerror else "",

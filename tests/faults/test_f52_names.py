@@ -34,7 +34,7 @@ def test_f52_the_terminal(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     from rich.table import Table
 
     terminal = Terminal()
-    terminal.problems([Problem("bad file", name, f"rename {name}", found=name)])
+    terminal.problems([Problem("data.bad", "bad file", name, f"rename {name}", found=name)])
     terminal.json({name: [name]})
     table = Table(box=None)
     table.add_row(cell(name))

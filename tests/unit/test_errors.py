@@ -10,8 +10,8 @@ from pcl_auto import errors
 from pcl_auto.errors import PclautoError, Problem
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
-FIRST = Problem(what="no image", where="a.nii", fix="restore it", expected="a file", found="nothing")
-SECOND = Problem(what="no label", where="b.nii", fix="restore it")
+FIRST = Problem(code="data.image", what="no image", where="a.nii", fix="restore it", expected="a file", found="nothing")
+SECOND = Problem(code="data.label", what="no label", where="b.nii", fix="restore it")
 
 
 def test_every_kind_has_an_exit_code_of_its_own() -> None:
@@ -50,15 +50,31 @@ def test_an_error_comes_back_whole_from_a_worker_process(kind: type[PclautoError
     ],
 )
 def test_a_problem_is_one_sentence(parts: dict[str, str], sentence: str) -> None:
-    assert str(Problem(what="wrong size", fix="crop it", **parts)) == sentence
-    assert str(Problem(what="wrong size", fix="crop it.", **parts)) == sentence
+    assert str(Problem("data.size", what="wrong size", fix="crop it", **parts)) == sentence
+    assert str(Problem("data.size", what="wrong size", fix="crop it.", **parts)) == sentence
 
 
 def test_a_problem_as_plain_strings() -> None:
     assert FIRST.as_dict() == {
+        "code": "data.image",
         "what": "no image",
         "where": "a.nii",
         "fix": "restore it",
         "expected": "a file",
         "found": "nothing",
     }
+    assert next(iter(FIRST.as_dict())) == "code"
+
+
+@pytest.mark.parametrize("code", ["data.truncated", "dataset-json.duplicate-key", "a.b.c-4", "nifti1.not-2"])
+def test_a_code_is_an_area_and_a_slug(code: str) -> None:
+    assert Problem(code, "bad", "a.nii", "mend it").code == code
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["", "data", "data.", ".data", "Data.size", "data.a_b", "data.-a", "data..a", "data.size\n", "what is wrong"],
+)
+def test_what_is_no_code_is_refused(code: str) -> None:
+    with pytest.raises(ValueError, match="not a code"):
+        Problem(code, "bad", "a.nii", "mend it")

@@ -52,7 +52,7 @@ class StubPredictor:
         if "bad" in files[0].name:
             raise RuntimeError("cannot read this")
         if "large" in files[0].name:
-            raise ResourceError(Problem("too large", files[0].name, "more memory"))
+            raise ResourceError(Problem("memory.too-small", "too large", files[0].name, "more memory"))
         slabs = 3 if "tall" in files[0].name else 1
         sure = (0.5 if "odd" in files[0].name else 0.9) if certainty and slabs == 1 else None
         properties = {"sitk_stuff": {"spacing": (1, 2, 5)}, "of": f"mask of {files[0].name}"}

@@ -23,7 +23,7 @@ def double(job: int, listener: Listener) -> dict[str, int]:
 
 
 def refuse(job: str, _listener: Listener) -> None:
-    raise DataError([Problem(job, "here", "none"), Problem("second", "there", "none")])
+    raise DataError([Problem(f"test.{job}", job, "here", "none"), Problem("test.second", "second", "there", "none")])
 
 
 def fault(job: str, _listener: Listener) -> None:

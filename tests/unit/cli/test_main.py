@@ -60,11 +60,20 @@ def test_what_the_command_does_not_know(tmp_path: Path, arguments: tuple[str, ..
     assert list(tmp_path.iterdir()) == []
 
 
+def codes_of(done: subprocess.CompletedProcess[str]) -> list[str] | None:
+    """The codes of the problems on stdout, which is empty or one JSON object that holds nothing else."""
+    if not done.stdout:
+        return None
+    content = json.loads(done.stdout)
+    assert list(content) == ["problems"]
+    return [problem["code"] for problem in content["problems"]]
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_plan_of_a_missing_task_names_where_it_looked(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = pclauto(tmp_path, "plan", "Task05_Prostate", *options)
     assert done.returncode == 2
-    assert done.stdout == ""
+    assert codes_of(done) == (["data.unknown-task"] if options else None)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: no task 'Task05_Prostate'")
     assert str(tmp_path) in line
@@ -85,7 +94,8 @@ def test_plan_of_a_bad_folder_lists_its_problems(tmp_path: Path) -> None:
 
     as_json = pclauto(tmp_path, "plan", "Task05_Bad", "--gpu-memory-gb", "4", "--json")
     assert as_json.returncode == 3
-    problems = json.loads(as_json.stdout)["problems"]
+    (problems,) = json.loads(as_json.stdout).values()
+    assert [problem["code"] for problem in problems] == codes_of(as_json)
     assert [f"error: {Problem(**problem)}" for problem in problems] == listed
     assert as_json.stderr == done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["Task05_Bad"]
@@ -95,7 +105,7 @@ def test_plan_of_a_bad_folder_lists_its_problems(tmp_path: Path) -> None:
 def test_what_needs_a_plan_or_a_model_says_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = pclauto(tmp_path, *arguments)
     assert done.returncode == 4
-    assert done.stdout == ""
+    assert codes_of(done) == (["plan.missing"] if "--json" in arguments else None)
     assert str(tmp_path / "pclauto_work") in done.stderr
     assert f"pclauto {'plan' if arguments[0] == 'train' else 'train'}" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -135,7 +145,7 @@ def test_benchmark_of_a_missing_task(tmp_path: Path) -> None:
 def test_every_kind_of_error_is_a_line_and_its_exit_code(
     kind: type[PclautoError], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    problems = [Problem("first", "a\nb", "fix it"), Problem("second", "c", "fix it")]
+    problems = [Problem("data.first", "first", "a\nb", "fix it"), Problem("data.second", "second", "c", "fix it")]
 
     def fail(*_arguments: object) -> None:
         raise kind(problems)

@@ -42,7 +42,10 @@ def test_a_message_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) 
 def test_every_problem_has_a_line_up_to_a_limit(
     on_terminal: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problems = [Problem(f"problem {number}", f"file\n{number}", "fix it") for number in range(MOST_PROBLEMS_SHOWN + 2)]
+    problems = [
+        Problem("data.bad", f"problem {number}", f"file\n{number}", "fix it")
+        for number in range(MOST_PROBLEMS_SHOWN + 2)
+    ]
     terminal = Terminal()
     monkeypatch.setattr(type(terminal.err), "is_terminal", on_terminal)
     terminal.problems(problems, "warning")

@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
 def test_pythons_own_filter_is_a_second_line(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(tarfile, "data_filter"):
         pytest.skip("this Python has none")
-    monkeypatch.setattr(archive_module, "_refuse_kind", lambda _member: None)
+    monkeypatch.setattr(archive_module, "_refuse_kind", lambda _member, _where: None)
     packed = pack([INDEX, member(f"{TASK}/p", kind=tarfile.FIFOTYPE)])
     _, problems = inspect_archive(io.BytesIO(packed), "a.tar", TASK)
     assert [problem.what for problem in problems] == ["archive member is refused by Python"]

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pcl_auto import __version__
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
 from pcl_auto.run.files import read_json
 from pcl_auto.run.workspace import DatasetFolder, Workspace
@@ -149,7 +150,9 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.machine()}, {platform.system()}",
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "nnunetv2", "pclauto")},
+        **{package: version(package) for package in ("torch", "nnunetv2")},
+        # A checkout in PYTHONPATH has no metadata.
+        "pclauto": __version__,
     }
 
 

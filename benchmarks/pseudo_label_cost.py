@@ -38,6 +38,8 @@ from pcl_auto.run.files import finite
 
 # Of our time to nnUNetv2_predict's.
 TARGET = 0.5
+# What the script nnUNetv2_predict does; there is none where packages are found by PYTHONPATH alone.
+PREDICT = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point; predict_entry_point()"
 MIRRORINGS = {"off": [False], "on": [True], "both": [False, True]}
 
 
@@ -99,7 +101,7 @@ def _pseudo_label(split: Prepared, cases: list[str], folder: Path, *, mirroring:
         cuda.reset_peak_memory_stats()
     started = perf_counter()
     with output_to(split.scratch / "ours.txt"):
-        _trainer._segment_unlabeled(_trainer.network, 1, RoundFolder(folder), cases)
+        _trainer.segment_unlabeled(_trainer._segmenter(_trainer.network), 1, RoundFolder(folder), cases)
     seconds = perf_counter() - started
     peak = peak_memory_mb()
     # Counted anew, the peak is what is held now.
@@ -130,10 +132,7 @@ class StockPredict:
     """`nnUNetv2_predict` with the model that the trainer has left."""
 
     def __init__(self, split: Prepared, model: Model) -> None:
-        found = shutil.which("nnUNetv2_predict", path=Path(sys.executable).parent) or shutil.which("nnUNetv2_predict")
-        if found is None:
-            sys.exit("nnUNetv2_predict is not in the path")
-        self._command, self._split, self._model = found, split, model
+        self._split, self._model = split, model
         folders = {"nnUNet_raw": split.workspace.raw, "nnUNet_preprocessed": split.workspace.preprocessed}
         self._environment = {**os.environ, **{name: str(folder) for name, folder in folders.items()}}
         self._environment["nnUNet_results"] = str(split.scratch / "results")
@@ -144,7 +143,7 @@ class StockPredict:
         write_scans(split, cases, scans)
         where = ["-d", split.data.name, "-tr", self._model.trainer, "-p", split.plans_name, "-c", split.configuration]
         how = ["-f", "all", "-device", split.device, *([] if mirroring else ["--disable_tta"])]
-        command = [self._command, "-i", str(scans), "-o", str(masks), *where, *how]
+        command = [sys.executable, "-c", PREDICT, "-i", str(scans), "-o", str(masks), *where, *how]
         started = perf_counter()
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         seconds = perf_counter() - started

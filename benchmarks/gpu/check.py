@@ -1,0 +1,312 @@
+"""Run the whole product on this machine's device and print one table: what works, how fast, with how much memory.
+
+    benchmarks/gpu/check.sh TASK_FOLDER OUT_FOLDER
+    DEVICE=cpu TINY=1 benchmarks/gpu/check.sh OUT_FOLDER        (on a phantom that it makes, in minutes on one core)
+
+See benchmarks/README.md for the rows. OUT_FOLDER gets check.json and check.md after every row, and for a row that
+failed the end of what its processes said. The exit code is 1 if a row failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import measures
+from rows import FULL, ROWS, TINY, ChildFailedError, Found, NotRunError, Row, Sizes
+from supervise import (
+    Child,
+    Deadline,
+    TimedOutError,
+    adopt_orphans,
+    kill_all,
+    start_command,
+    start_fork,
+)
+from table import FAILED, NOT_RUN, PASSED, Result, exit_code, render, write
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+# Kept back from the end, to kill what runs and to write the table.
+RESERVE_S = 5.0
+LOG_TAIL_BYTES = 20_000
+
+
+class Bench:
+    """Where the rows do their work: folders, device, time, and a way to start processes."""
+
+    def __init__(self, *, task: Path, out: Path, work: Path, device: str, sizes: Sizes, deadline: Deadline) -> None:
+        self.task, self.out, self.work, self.device, self.sizes = task, out, work, device, sizes
+        self.deadline = deadline
+        self.machine: dict[str, Any] = {}
+        # Forks of a process that has imported nnU-Net save half a minute of imports in all; where they cannot use the
+        # device, every process starts anew.
+        self.forks = False
+        self.row = ""
+        self._number = 0
+        (work / "logs").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace of all rows."""
+        return self.work / "workspace"
+
+    @property
+    def log(self) -> Path:
+        """What the processes of the row have said so far."""
+        return self.work / "logs" / f"{_file_name(self.row)}.txt"
+
+    def start(self, spec: dict[str, Any], **variables: str) -> Child:
+        """Start what :func:`measures.perform` does of ``spec``."""
+        if self.forks:
+            return start_fork(lambda: measures.perform(spec), self.log, variables)
+        return start_command([sys.executable, str(Path(measures.__file__)), json.dumps(spec)], self.log, variables)
+
+    def finish(self, child: Child, what: str) -> None:
+        """Wait for a process, which must end well.
+
+        Raises:
+            ChildFailedError: it did not.
+            TimedOutError: it had no time left and was killed.
+        """
+        code = child.wait(self.deadline)
+        if code != 0:
+            raise ChildFailedError(f"{what} ended with exit code {code}: {_last_words(self.log)}")
+
+    def pclauto(self, *arguments: object, fixed_kernels: bool = False, **variables: str) -> float:
+        """Run a command of pclauto in the check's workspace, which must end well; the seconds that it took."""
+        spec = {"pclauto": self.arguments(*arguments), "fixed_kernels": fixed_kernels}
+        begun = time.monotonic()
+        self.finish(self.start(spec, **variables), f"pclauto {arguments[0]}")
+        return time.monotonic() - begun
+
+    def arguments(self, *arguments: object) -> list[str]:
+        """The arguments of a command in the check's workspace."""
+        return [*map(str, arguments), "--workspace", str(self.workspace), "--debug"]
+
+    def command(self, *command: object, **variables: str) -> float:
+        """Run any command, which must end well; the seconds that it took."""
+        begun = time.monotonic()
+        self.finish(start_command([str(word) for word in command], self.log, variables), str(command[0]))
+        return time.monotonic() - begun
+
+    def measure(self, name: str, settings: dict[str, Any], **variables: str) -> dict[str, Any]:
+        """Take a measurement of :mod:`measures` in a process of its own."""
+        self._number += 1
+        result = self.work / f"result_{self._number}.json"
+        result.unlink(missing_ok=True)
+        spec = {"measure": name, "settings": {"device": self.device, **settings}, "result": str(result)}
+        self.finish(self.start(spec, **variables), name)
+        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+        return found
+
+    def warm_up(self) -> None:
+        """Import here what all rows need, and see whether forks can use the device after that."""
+        from pcl_auto.nnunet.environment import prepare_environment
+        from pcl_auto.run.quiet import output_to
+
+        self.row = "warm-up"
+        try:
+            with output_to(self.log):
+                prepare_environment()
+                import pcl_auto.nnunet.joint_trainer
+                import pcl_auto.nnunet.planner
+                import pcl_auto.nnunet.predictor  # noqa: F401
+            self.forks = True
+            before, self.deadline = self.deadline, self.deadline.within(60)
+            try:
+                self.measure("compute", {})
+            finally:
+                self.deadline = before
+        except (ImportError, ChildFailedError, TimedOutError) as error:
+            self.forks = False
+            _say(f"no forks here, every process starts anew: {type(error).__name__} {error}")
+
+
+def run_row(row: Row, bench: Bench, done: dict[str, Result]) -> Result:
+    """Do one row within its limit; whatever goes wrong in it is its result."""
+    whole, begun = bench.deadline, time.monotonic()
+    bench.row = row.name
+    missing = [name for name in row.needs if name not in done or done[name].outcome != PASSED]
+    if missing:
+        return Result(row.name, NOT_RUN, f"needs {' and '.join(missing)}")
+    if row.gpu and bench.device != "cuda":
+        return Result(row.name, NOT_RUN, "needs a GPU")
+    least_s = bench.sizes.least(row)
+    if whole.left() < least_s:
+        return Result(row.name, NOT_RUN, f"{whole.left():.0f} s are left, it takes about {least_s:.0f}")
+    bench.deadline = whole.within(row.limit_s)
+    found, outcome = Found(""), PASSED
+    try:
+        found = row.work(bench)
+        if found.problems:
+            outcome = FAILED
+    except NotRunError as reason:
+        found, outcome = Found(str(reason)), NOT_RUN
+    except TimedOutError:
+        if whole.left():
+            found, outcome = Found(f"killed after {row.limit_s:.0f} s"), FAILED
+        else:
+            found, outcome = Found("cut off at the end of the check's time"), NOT_RUN
+    except Exception as error:  # noqa: BLE001 (a row never stops the others)
+        name = "" if isinstance(error, ChildFailedError) else f"{type(error).__name__}: "
+        found, outcome = Found(f"{name}{error}"), FAILED
+    finally:
+        bench.deadline = whole
+        kill_all()
+    seconds = time.monotonic() - begun
+    if outcome != PASSED:
+        _keep_log(bench)
+    figures = "; ".join(part for part in [*found.problems, found.figures] if part)
+    return Result(row.name, outcome, figures, seconds, found.details)
+
+
+def _keep_log(bench: Bench) -> None:
+    if bench.log.is_file() and bench.log.stat().st_size:
+        kept = bench.log.read_bytes()[-LOG_TAIL_BYTES:]
+        # nnU-Net's own words go to the log of the run, not to the terminal.
+        runs = sorted(
+            bench.workspace.glob("nnUNet_results/*/*/fold_all/log.txt"), key=lambda file: file.stat().st_mtime
+        )
+        if runs:
+            kept += f"\n--- end of {runs[-1]}\n".encode() + runs[-1].read_bytes()[-LOG_TAIL_BYTES // 4 :]
+        (bench.out / f"{_file_name(bench.row)}.log").write_bytes(kept)
+
+
+def _file_name(row: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in row) or "check"
+
+
+def _last_words(log: Path, most: int = 300) -> str:
+    """The last line of a log that says something."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line[-most:] for line in reversed(lines) if line), "it said nothing")
+
+
+def _say(text: str) -> None:
+    """Tell of the progress; the table alone goes to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def chosen_rows(names: str) -> list[Row]:
+    """The rows to do: all of them, or those named and what they need, in the table's order.
+
+    Raises:
+        SystemExit: a name is none.
+    """
+    known = {row.name: row for row in ROWS}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if wrong := [name for name in wanted if name not in known]:
+        raise SystemExit(f"no row {' or '.join(wrong)}; there are: {', '.join(known)}")
+    if not wanted:
+        return list(ROWS)
+    needed = set(wanted)
+    while more := {name for row in needed for name in known[row].needs} - needed:
+        needed |= more
+    return [row for row in ROWS if row.name in needed]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line and the variables DEVICE and TINY."""
+    parser = argparse.ArgumentParser(
+        prog="check.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", nargs="?", type=Path, help="a decathlon folder; none is needed with TINY=1")
+    parser.add_argument("out", type=Path, help="folder for check.json, check.md and logs of rows that failed")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for everything; default: 9")
+    parser.add_argument("--rows", default="", help="only these, separated by commas, and what they need")
+    parser.add_argument("--work", type=Path, help="folder for the workspace, which stays; default: one that goes again")
+    given = parser.parse_args(arguments)
+    given.tiny = os.environ.get("TINY", "") not in ("", "0")
+    given.device = os.environ.get("DEVICE", "") or "cuda"
+    if given.task is None and not given.tiny:
+        parser.error("name a task folder, or set TINY=1")
+    if given.task is not None and not (given.task / "dataset.json").is_file():
+        parser.error(f"{given.task} is no decathlon folder: it has no dataset.json")
+    return given
+
+
+@contextlib.contextmanager
+def _work_folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="pclauto-check-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder).resolve()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Result]:
+    """Do the rows one after the other, writing the table after each."""
+    rows, sizes = chosen_rows(given.rows), TINY if given.tiny else FULL
+    task = given.task
+    if task is None:
+        from pcl_auto.data.phantom import make_phantom
+
+        task = make_phantom(work, labeled=2, unlabeled=sizes.phantom_unlabeled, test=2)
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(task=task.resolve(), out=out, work=work, device=given.device, sizes=sizes, deadline=deadline)
+    done: dict[str, Result] = {}
+    facts = {"task": task.name, "tiny": given.tiny, "device": given.device, "minutes": given.minutes}
+
+    def put(result: Result) -> None:
+        done[result.row] = result
+        every = [done.get(row.name, Result(row.name, NOT_RUN, "not yet")) for row in rows]
+        write(out, "Check", {**facts, "machine": bench.machine}, every)
+
+    interrupted = False
+    for row in rows:
+        if interrupted:
+            put(Result(row.name, NOT_RUN, "interrupted"))
+            continue
+        _say(f"{row.name} … ({deadline.left():.0f} s left)")
+        try:
+            put(run_row(row, bench, done))
+            if row.name == "environment" and done[row.name].outcome == PASSED:
+                bench.warm_up()
+        except KeyboardInterrupt:
+            interrupted = True
+            kill_all()
+            put(Result(row.name, NOT_RUN, "interrupted"))
+        _say(f"  {done[row.name].outcome}  {done[row.name].figures}")
+    return [done[row.name] for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the check; the exit code is 1 if a row failed."""
+    given = parse(sys.argv[1:] if arguments is None else arguments)
+    deadline = Deadline(max(0.0, 60 * given.minutes - RESERVE_S))
+    signal.signal(signal.SIGTERM, _interrupt)
+    adopt_orphans()
+    # This checkout, installed or not, here and in every process.
+    sys.path.insert(0, str(CHECKOUT))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Looking for a GPU through its driver's library leaves a process fit for forks.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    for name in [name for name in os.environ if name.startswith("nnUNet_")]:
+        del os.environ[name]
+    with _work_folder(given.work) as work:
+        # Compiled kernels go with the rest.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work / "inductor"))
+        os.environ.setdefault("TRITON_CACHE_DIR", str(work / "triton"))
+        results = check(given, work, deadline)
+    print(render(results))
+    return exit_code(results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

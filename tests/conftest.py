@@ -1,4 +1,4 @@
-"""The whole tool on small phantoms, as a user runs it: one process per command."""
+"""The whole tool on small phantoms, as a user runs it; what is costly is made once and shared."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shared import copy_of, made_once, make_coarse_phantom
 from shell import Shell
-
-from pcl_auto.data.phantom import make_phantom
 
 # Seconds of training in all, but every part of a run: a supervised epoch, two rounds.
 TINY_RECIPE = """
@@ -40,38 +39,68 @@ memory = 0.5
 [judgement]
 degenerate_margin = 0.0
 """
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if {"e2e", "faults"} & set(item.path.parts):
-            item.add_marker(pytest.mark.slow)
+PLAN_OPTIONS = ("--gpu-memory-gb", "1")
 
 
 @pytest.fixture(scope="session")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    folder = tmp_path_factory.mktemp("user")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def shell_in(folder: Path) -> Shell:
+    """A user's shell in ``folder``, where the tiny recipe lies."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny.toml").write_text(TINY_RECIPE)
     return Shell(folder)
 
 
-@pytest.fixture(scope="session")
-def task(shell: Shell) -> Path:
-    """A phantom task with two labelled, four unlabelled and two test volumes."""
-    return make_phantom(shell.folder, seed=1, labeled=2, unlabeled=4, test=2)
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A user's shell in a folder of the test's own."""
+    return shell_in(tmp_path / "user")
+
+
+# --- made once for all: nothing is written in them ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def trained(shell: Shell, task: Path) -> Path:
-    """A workspace in which the phantom was planned and a tiny run trained."""
-    shell.pclauto("plan", task, "--workspace", "work", "--gpu-memory-gb", "1")
-    shell.pclauto("train", "--workspace", "work", "--recipe", "tiny.toml", "--device", "cpu")
-    return shell.folder / "work"
+def task(shared_folder: Path) -> Path:
+    """A phantom task with two labeled, four unlabeled and two test volumes."""
+    return made_once(shared_folder / "phantom", make_coarse_phantom) / "Task99_Phantom"
+
+
+@pytest.fixture(scope="session")
+def planned_once(shared_folder: Path, task: Path) -> Path:
+    """A workspace in which the phantom was planned."""
+
+    def make(folder: Path) -> None:
+        shell_in(folder / "user").pclauto("plan", task, "--workspace", folder / "work", *PLAN_OPTIONS)
+
+    return made_once(shared_folder / "planned", make) / "work"
+
+
+@pytest.fixture(scope="session")
+def trained(shared_folder: Path, planned_once: Path) -> Path:
+    """A workspace in which a tiny run was trained on the phantom."""
+
+    def make(folder: Path) -> None:
+        work = copy_of(planned_once, folder / "work")
+        shell_in(folder / "user").pclauto("train", "--workspace", work, "--recipe", "tiny.toml", "--device", "cpu")
+
+    return made_once(shared_folder / "trained", make) / "work"
 
 
 @pytest.fixture(scope="session")
 def model(trained: Path) -> Path:
-    (found,) = (trained / "nnUNet_results").glob("Dataset*/nnUNetTrainerPCL__*")
+    """The model folder of the tiny run."""
+    return model_of(trained)
+
+
+def model_of(workspace: Path) -> Path:
+    """The one model of our trainer in a workspace."""
+    (found,) = (workspace / "nnUNet_results").glob("Dataset*/nnUNetTrainerPCL__*")
     return found
 
 
@@ -82,6 +111,21 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set PCLAUTO_TEST_DATA")
     return folder
+
+
+# --- copies to write in -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planned(planned_once: Path, tmp_path: Path) -> Path:
+    """A workspace of the test's own, in which the phantom was planned."""
+    return copy_of(planned_once, tmp_path / "planned")
+
+
+@pytest.fixture
+def own_trained(trained: Path, tmp_path: Path) -> Path:
+    """A workspace of the test's own, in which the tiny run was trained."""
+    return copy_of(trained, tmp_path / "trained")
 
 
 @pytest.fixture

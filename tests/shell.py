@@ -33,8 +33,10 @@ class Shell:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("nnUNet_", "PCLAUTO_"))}
         return {**kept, "COLUMNS": "120", **{key: str(value) for key, value in variables.items()}}
 
-    def python(self, *arguments: Any, **variables: Path | str) -> subprocess.CompletedProcess[str]:
-        """Run ``python ARGUMENTS`` in a fork of the warm process."""
+    def python(
+        self, *arguments: Any, pictures: bool = True, **variables: Path | str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python ARGUMENTS`` in a fork of the warm process; a training without ``pictures`` writes no report."""
         if not warm.AVAILABLE:
             return self.process(*arguments, **variables)
         return warm.run(
@@ -43,6 +45,7 @@ class Shell:
             cwd=self.folder,
             env=self.environment(**variables),
             timeout=MAX_SECONDS,
+            pictures=pictures,
         )
 
     def process(self, *arguments: Any, **variables: Path | str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +59,12 @@ class Shell:
             timeout=MAX_SECONDS,
         )
 
-    def pclauto(self, *arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def pclauto(self, *arguments: Any, code: int = 0, pictures: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``pclauto ARGUMENTS`` in a fork; it must end with ``code``."""
-        done = self.python("-m", "pcl_auto", *arguments)
+        done = self.python("-m", "pcl_auto", *arguments, pictures=pictures)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def train(self, *arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run ``pclauto train ARGUMENTS`` on the CPU, without pictures; it must end with ``code``."""
+        return self.pclauto("train", *arguments, "--device", "cpu", code=code, pictures=False)

@@ -90,9 +90,10 @@ class Command:
         env: Mapping[str, str],
         stdout: IO[bytes] | int,
         stderr: IO[bytes] | int,
+        pictures: bool = True,
     ) -> None:
         self._socket = _connected(address)
-        request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+        request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env), "pictures": pictures}
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (a file descriptor is what is wanted)
             files = [_descriptor(file) for file in (nothing, stdout, stderr)]
             _send(self._socket, request, files)
@@ -123,15 +124,23 @@ class Command:
 
 
 def run(
-    address: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+    address: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, pictures: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENTS`` in a fork of the warm process at ``address``, and return what it wrote.
+
+    Args:
+        address: of the warm process.
+        arguments: of the interpreter: ``-m MODULE ...``, ``-c CODE ...`` or a script.
+        cwd: the folder it works in.
+        env: all of its environment.
+        timeout: seconds after which it is killed.
+        pictures: without them a training writes no report and no progress.png, which take half of a short one.
 
     Raises:
         TimeoutError: the command took longer; it was killed.
     """
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        command = Command(address, arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+        command = Command(address, arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr, pictures=pictures)
         try:
             code = command.wait(timeout)
         except BaseException:
@@ -262,6 +271,8 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         _renew_chance()
+        if not request["pictures"]:
+            _leave_out_pictures()
         code = _interpret(request["arguments"])
     finally:
         try:
@@ -279,6 +290,15 @@ def _renew_chance() -> None:
     import numpy as np
 
     np.random.seed()  # noqa: NPY002 (the global state is what is meant)
+
+
+def _leave_out_pictures() -> None:
+    from matplotlib.figure import Figure
+
+    import pcl_auto.report.page
+
+    Figure.savefig = lambda *_arguments, **_options: None  # type: ignore[assignment,method-assign]
+    pcl_auto.report.page.write_report = lambda folder, *_arguments: folder
 
 
 def _interpret(arguments: list[str]) -> int:

@@ -1,0 +1,205 @@
+"""The whole way on a small phantom, as a user goes it, with the promises that matter most.
+
+The one end-to-end test of ``make test``. Two trainings: one that nobody disturbs, and one on a copy of the data set
+whose hidden labels are scrambled, which is killed once and repeated. If they end with the same bytes, hidden labels
+were not read and the kill lost nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from conftest import PLAN_OPTIONS, TINY_RECIPE, model_of, shell_in
+from shared import copy_of, made_once, make_coarse_phantom
+from shell import Shell
+
+# Whatever draws numbers, or happens once in a run, is switched on; what a few steps make of volumes is no collapse.
+RECIPE = TINY_RECIPE.replace("[contrast]", "[contrast]\nrestart_head = true\nintensity_views = true").replace(
+    "[judgement]", "[judgement]\nagreement = 0.05\nrange_margin = 1000.0"
+)
+TRAIN = ("train", "--labeled", "2", "--seed", "3", "--recipe", "tiny.toml", "--device", "cpu", "--deterministic")
+# What holds times, machine facts or what the checks found in label files; nothing of it is learned from.
+NOT_LEARNED_FROM = {"checks.json", "log.txt", "pclauto.json", "gt_segmentations", ".prepare.holder", ".prepare.lock"}
+# Stock prediction with our package out of reach, and forked workers: spawned ones import nnU-Net for seconds.
+STOCK = """
+import multiprocessing, sys
+sys.modules["pcl_auto"] = None
+context = multiprocessing.get_context
+multiprocessing.get_context = lambda method=None: context("fork")
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+predict_entry_point_modelfolder()
+"""
+
+
+def user(folder: Path, task: Path) -> Shell:
+    """A shell in a folder with the recipe, and a copy of the task whose files are as old as the original's."""
+    shell = shell_in(folder)
+    (folder / "tiny.toml").write_text(RECIPE)
+    copy_of(task, folder / task.name)
+    return shell
+
+
+@pytest.fixture(scope="session")
+def five_labels(shared_folder: Path) -> Path:
+    """A task with five labels, of which the trainings use two."""
+
+    def make(folder: Path) -> None:
+        make_coarse_phantom(folder, seed=2, labeled=5, unlabeled=1, test=1)
+
+    return made_once(shared_folder / "five_labels", make) / "Task99_Phantom"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared_folder: Path, five_labels: Path) -> Path:
+    def make(folder: Path) -> None:
+        shell = user(folder, five_labels)
+        shell.pclauto("plan", "Task99_Phantom", *PLAN_OPTIONS)
+        shell.pclauto(*TRAIN)
+
+    return made_once(shared_folder / "undisturbed", make)
+
+
+@pytest.fixture(scope="session")
+def disturbed(shared_folder: Path, five_labels: Path) -> Path:
+    """The same with scrambled hidden labels, and a training that was killed in a round and repeated."""
+
+    def make(folder: Path) -> None:
+        shell = user(folder, five_labels)
+        # Drawn as the command will draw it.
+        for number, case in enumerate(hidden_cases(shell)):
+            scramble(folder / "Task99_Phantom" / "labelsTr" / f"{case}.nii.gz", number)
+        shell.pclauto("plan", "Task99_Phantom", *PLAN_OPTIONS)
+        # Among the pseudo-labels of the second round.
+        killed = shell.python("-m", "pcl_auto", *TRAIN, PCLAUTO_FAULT="sync:32", pictures=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert [event["epoch"] for event in events(folder, "epoch")] == [1, 2, 3, 4]
+        cases = fold(folder) / "pseudo_labels" / "round_2" / "cases"
+        assert 0 < len(list(cases.glob("*_seg.b2nd"))) < 4
+        assert "going on after epoch 4" in shell.pclauto(*TRAIN, pictures=False).stderr
+
+    return made_once(shared_folder / "disturbed", make)
+
+
+def hidden_cases(shell: Shell) -> list[str]:
+    drawn = shell.python(
+        "-c",
+        "import json; from pcl_auto.data.split import draw_split;"
+        "cases = [f'phantom_{n:03d}' for n in range(1, 7)];"
+        "print(json.dumps(draw_split(cases[:5], cases[5:], labeled=2, seed=3).hidden))",
+    )
+    hidden: list[str] = json.loads(drawn.stdout)
+    return hidden
+
+
+def scramble(label: Path, seed: int) -> None:
+    """Permute the voxels of a label: valid values, another organ."""
+    image = nibabel.load(label)
+    voxels = np.asanyarray(image.dataobj)
+    shuffled = np.random.default_rng(seed).permutation(voxels.ravel()).reshape(voxels.shape)
+    nibabel.save(nibabel.Nifti1Image(shuffled, image.affine, image.header), label)
+
+
+def fold(folder: Path) -> Path:
+    return model_of(folder / "pclauto_work") / "fold_all"
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (fold(folder) / "events.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
+def learned_from(folder: Path) -> dict[str, bytes]:
+    """Every file under the preprocessed folder that training can read; where the data set lies is left out."""
+    root = folder / "pclauto_work" / "nnUNet_preprocessed"
+    return {
+        str(path.relative_to(root)): path.read_bytes().replace(str(folder).encode(), b"")
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not NOT_LEARNED_FROM & set(path.parts)
+    }
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    content = torch.load(fold(folder) / "checkpoint_final.pth", weights_only=True)
+    tensors = {**content["network_weights"], **{f"head.{k}": v for k, v in content["pclauto"]["head"].items()}}
+    return {name: value.numpy().tobytes() for name, value in tensors.items()}
+
+
+def ledgers(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(fold(folder).rglob("ledger.csv"))]
+
+
+def test_scrambled_hidden_labels_and_a_kill_change_no_byte(undisturbed: Path, disturbed: Path) -> None:
+    (split,) = (json.loads(file.read_text()) for file in disturbed.rglob("splits/L2_s3.json"))
+    assert len(split["hidden"]) == 3
+    for case in split["hidden"]:
+        labels = [(root / "Task99_Phantom/labelsTr" / f"{case}.nii.gz").read_bytes() for root in (undisturbed, disturbed)]
+        assert labels[0] != labels[1]
+    before, after = learned_from(undisturbed), learned_from(disturbed)
+    assert any(name.endswith("_seg.b2nd") for name in before)
+    assert before == after
+    assert weights(undisturbed) == weights(disturbed)
+    assert ledgers(undisturbed) == ledgers(disturbed)
+    assert len(ledgers(undisturbed)) == 3  # two rounds and the last check
+    assert not list(disturbed.rglob(".tmp")), "staging folders stay behind"
+
+
+def test_a_training_leaves_its_record_and_a_stock_checkpoint(undisturbed: Path) -> None:
+    run = fold(undisturbed)
+    record = json.loads((run / "run.json").read_text())
+    assert record["identity"]["recipe"]["name"] == "tiny"
+    assert record["versions"]["nnunetv2"].startswith("2.8")
+    epochs = events(undisturbed, "epoch")
+    assert [event["stage"] for event in epochs] == ["supervised"] * 2 + ["round 1"] * 2 + ["round 2"] * 2
+    assert all(np.isfinite(list(event["losses"].values())).all() for event in epochs)
+    assert all(event["losses"]["contrast"] > 0 for event in epochs[2:])
+    for number in (1, 2):
+        with (run / "pseudo_labels" / f"round_{number}" / "ledger.csv").open(newline="") as table:
+            assert len(list(csv.DictReader(table))) == 4  # three hidden, one without a label
+    content = torch.load(run / "checkpoint_final.pth", weights_only=True)
+    assert content["trainer_name"] == "nnUNetTrainer"
+    assert content["current_epoch"] == 6
+    assert not any("head" in key for key in content["network_weights"])
+    assert {"head", "settings"} <= set(content["pclauto"])
+
+
+def test_predict_equals_stock_nnunet_and_is_scored_and_reported(undisturbed: Path, tmp_path: Path) -> None:
+    shell = Shell(undisturbed)
+    test = undisturbed / "Task99_Phantom"
+    shell.pclauto("predict", test / "imagesTs", "-o", tmp_path / "ours")
+    (scan,) = (test / "imagesTs").iterdir()
+    mask, image = nibabel.load(tmp_path / "ours" / scan.name), nibabel.load(scan)
+    assert mask.shape == image.shape[:3]
+    np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+    assert len(np.unique(np.asanyarray(mask.dataobj))) > 1
+
+    channels = tmp_path / "channels"
+    channels.mkdir()
+    whole = SimpleITK.ReadImage(str(scan))
+    for index in range(2):
+        channel = SimpleITK.Extract(whole, (*whole.GetSize()[:3], 0), (0, 0, 0, index))
+        SimpleITK.WriteImage(channel, str(channels / scan.name.replace(".nii.gz", f"_{index:04d}.nii.gz")))
+    stock = shell.python(
+        "-c", STOCK, "-i", channels, "-o", tmp_path / "stock", "-m", fold(undisturbed).parent, "-f", "all",
+        "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar",
+    )  # fmt: skip
+    assert stock.returncode == 0, stock.stderr
+    ours, theirs = (
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / who / scan.name))) for who in ("ours", "stock")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+    scores = json.loads(shell.pclauto("evaluate", tmp_path / "ours", test / "labelsTs", "--json").stdout)
+    assert 0 <= scores["mean"]["dice"] <= 1
+    shell.pclauto("report", "-o", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{scores['mean']['dice']:.3f}" in text
+    assert "cannot be shown" not in text

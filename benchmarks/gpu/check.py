@@ -33,7 +33,7 @@ from supervise import (
     start_command,
     start_fork,
 )
-from table import FAILED, NOT_RUN, PASSED, Result, exit_code, render, write
+from table import FAILED, NOT_RUN, PASSED, Result, exit_code, read, render, write
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Kept back from the end, to kill what runs and to write the table.
@@ -145,6 +145,7 @@ def run_row(row: Row, bench: Bench, done: dict[str, Result]) -> Result:
     if whole.left() < least_s:
         return Result(row.name, NOT_RUN, f"{whole.left():.0f} s are left, it takes about {least_s:.0f}")
     bench.deadline = whole.within(row.limit_s)
+    (bench.out / f"{_file_name(row.name)}.log").unlink(missing_ok=True)
     found, outcome = Found(""), PASSED
     try:
         found = row.work(bench)
@@ -261,12 +262,19 @@ def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Res
     out.mkdir(parents=True, exist_ok=True)
     bench = Bench(task=task.resolve(), out=out, work=work, device=given.device, sizes=sizes, deadline=deadline)
     done: dict[str, Result] = {}
-    facts = {"task": task.name, "tiny": given.tiny, "device": given.device, "minutes": given.minutes}
+    facts = {"task": task.name, "tiny": given.tiny, "device": given.device}
+    earlier_machine, earlier = read(out, facts)
+
+    def results() -> list[Result]:
+        """The rows of this check; of the others those that an earlier one on the same machine has left."""
+        kept = earlier if bench.machine in ({}, earlier_machine) else {}
+        waiting = {row.name: Result(row.name, NOT_RUN, "not yet") for row in rows}
+        every = {**kept, **waiting, **done}
+        return [every[row.name] for row in ROWS if row.name in every]
 
     def put(result: Result) -> None:
         done[result.row] = result
-        every = [done.get(row.name, Result(row.name, NOT_RUN, "not yet")) for row in rows]
-        write(out, "Check", {**facts, "machine": bench.machine}, every)
+        write(out, "Check", {**facts, "minutes": given.minutes, "machine": bench.machine}, results())
 
     interrupted = False
     for row in rows:
@@ -283,7 +291,7 @@ def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Res
             kill_all()
             put(Result(row.name, NOT_RUN, "interrupted"))
         _say(f"  {done[row.name].outcome}  {done[row.name].figures}")
-    return [done[row.name] for row in rows]
+    return results()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -304,7 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work / "inductor"))
         os.environ.setdefault("TRITON_CACHE_DIR", str(work / "triton"))
         results = check(given, work, deadline)
-    print(render(results))
+        # Before the work folder goes, which may take a while.
+        print(render(results), flush=True)
     return exit_code(results)
 
 

@@ -55,6 +55,17 @@ def write(out: Path, title: str, facts: Mapping[str, Any], results: Sequence[Res
         temporary.replace(out / name)
 
 
+def read(out: Path, facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Result]]:
+    """Read the machine and the rows of an earlier check with the same ``facts``; nothing where there is none."""
+    try:
+        content = json.loads((out / "check.json").read_text(encoding="utf-8"))
+        if content["schema_version"] != SCHEMA_VERSION or any(content[key] != value for key, value in facts.items()):
+            return {}, {}
+        return dict(content["machine"]), {entry["row"]: Result(**entry) for entry in content["rows"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, {}
+
+
 def exit_code(results: Sequence[Result]) -> int:
     """Tell the exit code: 1 if any row failed."""
     return int(any(entry.outcome == FAILED for entry in results))

@@ -7,6 +7,7 @@ under one key of it: stock ``nnUNetv2_predict`` reads every model.
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from time import monotonic, time
@@ -131,6 +132,8 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, self.local_rank]).generate_state(1)[0]))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
         if self.settings.deterministic:
+            # Read when cuBLAS first multiplies; without it sums of products may be added up in another order.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
         self.print_plans()
         with ranks.first_alone() as first:

@@ -7,39 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shared import copy_of, made_once, make_coarse_phantom
+from shared import PLAN_OPTIONS, copy_of, made_once, make_coarse_phantom, model_of, shell_in
 from shell import Shell
-
-# Seconds of training in all, but every part of a run: a supervised epoch, two rounds.
-TINY_RECIPE = """
-description = "a few steps"
-[schedule]
-steps_per_epoch = 2
-supervised_epochs = 2
-rounds = 2
-epochs_per_round = 2
-[optimizer]
-name = "adamw"
-learning_rate = 2e-3
-weight_decay = 1e-2
-[batch]
-patches = 4
-[network]
-width = 0.25
-[contrast]
-anchors = 4
-mean_voxels = 64
-[pseudo_labels]
-mirroring = false
-segmentation_weight = 0.5
-[mixing]
-copy_paste = true
-[teacher]
-memory = 0.5
-[judgement]
-degenerate_margin = 0.0
-"""
-PLAN_OPTIONS = ("--gpu-memory-gb", "1")
 
 
 @pytest.fixture(scope="session")
@@ -47,13 +16,6 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of this run of tests share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-
-def shell_in(folder: Path) -> Shell:
-    """A user's shell in ``folder``, where the tiny recipe lies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.toml").write_text(TINY_RECIPE)
-    return Shell(folder)
 
 
 @pytest.fixture
@@ -96,12 +58,6 @@ def trained(shared_folder: Path, planned_once: Path) -> Path:
 def model(trained: Path) -> Path:
     """The model folder of the tiny run."""
     return model_of(trained)
-
-
-def model_of(workspace: Path) -> Path:
-    """The one model of our trainer in a workspace."""
-    (found,) = (workspace / "nnUNet_results").glob("Dataset*/nnUNetTrainerPCL__*")
-    return found
 
 
 @pytest.fixture(scope="session")

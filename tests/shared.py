@@ -9,8 +9,40 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from filelock import FileLock
+from shell import Shell
 
 from pcl_auto.data.phantom import make_phantom
+
+# Seconds of training in all, but every part of a run: a supervised epoch, two rounds.
+TINY_RECIPE = """
+description = "a few steps"
+[schedule]
+steps_per_epoch = 2
+supervised_epochs = 2
+rounds = 2
+epochs_per_round = 2
+[optimizer]
+name = "adamw"
+learning_rate = 2e-3
+weight_decay = 1e-2
+[batch]
+patches = 4
+[network]
+width = 0.25
+[contrast]
+anchors = 4
+mean_voxels = 64
+[pseudo_labels]
+mirroring = false
+segmentation_weight = 0.5
+[mixing]
+copy_paste = true
+[teacher]
+memory = 0.5
+[judgement]
+degenerate_margin = 0.0
+"""
+PLAN_OPTIONS = ("--gpu-memory-gb", "1")
 
 
 def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
@@ -53,3 +85,16 @@ def make_coarse_phantom(
         affine[:, :2] *= shrink
         nibabel.save(nibabel.Nifti1Image(np.asanyarray(volume.dataobj)[::shrink, ::shrink], affine), file)
     return task
+
+
+def shell_in(folder: Path) -> Shell:
+    """A user's shell in ``folder``, where the tiny recipe lies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tiny.toml").write_text(TINY_RECIPE)
+    return Shell(folder)
+
+
+def model_of(workspace: Path) -> Path:
+    """The one model of our trainer in a workspace."""
+    (found,) = (workspace / "nnUNet_results").glob("Dataset*/nnUNetTrainerPCL__*")
+    return found

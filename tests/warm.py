@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,11 @@ from typing import IO, Any
 
 # Imported by every command itself, since they look at the environment when they are imported.
 FRESH = ("pcl_auto", "nnunetv2")
-ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "BLOSC_NTHREADS")
-}
+LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "BLOSC_NTHREADS")
 AVAILABLE = hasattr(os, "pidfd_open") and Path("/proc/self/task").is_dir()
 _SIZE = struct.Struct("!I")
 _STANDARD_FILES = 3
+SECONDS_TO_IMPORT = 180
 
 
 class WarmError(RuntimeError):
@@ -61,7 +60,7 @@ class Warm:
         ours, theirs = os.pipe()
         process = subprocess.Popen(
             [sys.executable, __file__, address],
-            stdin=ours, env={**os.environ, **ONE_THREAD, "TQDM_DISABLE": "1"}, start_new_session=True,
+            stdin=ours, env={**os.environ, **dict.fromkeys(LIMITS, "1"), "TQDM_DISABLE": "1"}, start_new_session=True,
         )  # fmt: skip
         os.close(ours)
         # Closed by the end of this process, however it ends; the warm one then ends too.
@@ -159,14 +158,12 @@ def _descriptor(file: IO[bytes] | int) -> int:
 
 def _connected(address: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    for _ in range(1200):
-        try:
-            connection.connect(address)
-        except OSError:
-            threading.Event().wait(0.1)  # it still imports
-        else:
-            return connection
-    raise WarmError("the warm process does not answer")
+    last = time.monotonic() + SECONDS_TO_IMPORT
+    while connection.connect_ex(address) != 0:
+        if time.monotonic() > last:
+            raise WarmError("the warm process does not answer")
+        time.sleep(0.05)
+    return connection
 
 
 def _send(connection: socket.socket, content: dict[str, Any], files: Sequence[int] = ()) -> None:
@@ -286,7 +283,7 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
 
 
 def _renew_chance() -> None:
-    """Draw a new state for NumPy, as a new process has one; Python does so itself, and torch begins with a fixed one."""
+    """Draw a new state for NumPy, as a new process has one; Python does so itself, torch begins with a fixed one."""
     import numpy as np
 
     np.random.seed()  # noqa: NPY002 (the global state is what is meant)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from shell import Shell
+from shared import TINY_RECIPE, copy_of, made_once, shell_in
+
+pytestmark = pytest.mark.slow
 
 # Trains as `pclauto` does, but for weights that become zero at the end of rounds, a segmenter that finds every class
 # as long as they are not, and a process that ends where the test wants it.
@@ -90,10 +91,16 @@ run()
 """
 
 
-def train(shell: Shell, workspace: Path, collapsing: str, die: str = "", *, recipe: str = "tiny.toml") -> Any:
+# One step an epoch: what is tested happens between the epochs.
+RECIPE = TINY_RECIPE.replace("steps_per_epoch = 2", "steps_per_epoch = 1")
+
+
+def train(workspace: Path, collapsing: str, die: str = "", *, recipe: str = RECIPE) -> Any:
+    shell = shell_in(workspace / "user")
+    (shell.folder / "tiny.toml").write_text(recipe)
     return shell.python(
-        "-c", DRIVER, collapsing, die, "train", "--workspace", workspace, "--recipe", shell.folder / recipe,
-        "--device", "cpu", "--deterministic", NOTES=workspace / "notes.jsonl",
+        "-c", DRIVER, collapsing, die, "train", "--workspace", workspace, "--recipe", "tiny.toml", "--device", "cpu",
+        "--deterministic", pictures=False, NOTES=workspace / "notes.jsonl",
     )  # fmt: skip
 
 
@@ -120,23 +127,18 @@ def final(workspace: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in content["network_weights"].items()}
 
 
-@pytest.fixture(scope="module")
-def planned(shell: Shell, task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = tmp_path_factory.mktemp("collapse") / "planned"
-    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
-    return workspace
-
-
-@pytest.fixture(scope="module")
-def rolled_back(shell: Shell, planned: Path) -> Path:
+@pytest.fixture(scope="session")
+def rolled_back(shared_folder: Path, planned_once: Path) -> Path:
     """A run whose first round collapsed."""
-    workspace = Path(shutil.copytree(planned, planned.parent / "rolled_back", symlinks=True))
-    done = train(shell, workspace, "1")
-    assert done.returncode == 0, done.stderr
-    assert "warning: round 1 ended in a collapse and is rolled back" in done.stderr
-    assert "vanished everywhere" in done.stderr
-    assert "the weights are again those of epoch 2; the next round tries again" in done.stderr
-    return workspace
+
+    def make(folder: Path) -> None:
+        done = train(copy_of(planned_once, folder / "work"), "1")
+        assert done.returncode == 0, done.stderr
+        assert "warning: round 1 ended in a collapse and is rolled back" in done.stderr
+        assert "vanished everywhere" in done.stderr
+        assert "the weights are again those of epoch 2; the next round tries again" in done.stderr
+
+    return made_once(shared_folder / "rolled_back", make) / "work"
 
 
 def test_a_collapsed_round_is_rolled_back(rolled_back: Path) -> None:
@@ -161,67 +163,55 @@ def test_after_a_roll_back_training_is_as_long_as_ever(rolled_back: Path) -> Non
 
 
 @pytest.mark.parametrize("die", ["before", "after"])
-def test_a_run_killed_at_its_roll_back_ends_as_one_that_was_not(
-    shell: Shell, planned: Path, rolled_back: Path, tmp_path: Path, die: str
-) -> None:
-    workspace = Path(shutil.copytree(planned, tmp_path / "killed", symlinks=True))
-    assert train(shell, workspace, "1", die).returncode == 9
-    done = train(shell, workspace, "1")
+def test_a_run_killed_at_its_roll_back_ends_as_one_that_was_not(planned: Path, rolled_back: Path, die: str) -> None:
+    assert train(planned, "1", die).returncode == 9
+    done = train(planned, "1")
     assert done.returncode == 0, done.stderr
     # Killed before the checkpoint it decides, and says, the same again.
-    said = [event["reasons"] for event in events(workspace, "rolled_back")]
+    said = [event["reasons"] for event in events(planned, "rolled_back")]
     assert said == [events(rolled_back, "rolled_back")[0]["reasons"]] * (2 if die == "before" else 1)
-    assert final(workspace) == final(rolled_back)
-    assert ledgers(workspace) == ledgers(rolled_back)
+    assert final(planned) == final(rolled_back)
+    assert ledgers(planned) == ledgers(rolled_back)
 
 
-def test_the_last_round_is_checked_and_a_second_collapse_ends_the_training(
-    shell: Shell, planned: Path, tmp_path: Path
-) -> None:
-    workspace = Path(shutil.copytree(planned, tmp_path / "twice", symlinks=True))
-    longer = (shell.folder / "tiny.toml").read_text().replace("rounds = 2", "rounds = 4")
-    (shell.folder / "longer.toml").write_text(longer.replace("epochs_per_round = 2", "epochs_per_round = 1"))
-    done = train(shell, workspace, "2,3", recipe="longer.toml")
+def test_the_last_round_is_checked_and_a_second_collapse_ends_the_training(planned: Path) -> None:
+    longer = RECIPE.replace("rounds = 2", "rounds = 4").replace("epochs_per_round = 2", "epochs_per_round = 1")
+    done = train(planned, "2,3", recipe=longer)
     assert done.returncode == 0, done.stderr
-    first, second = events(workspace, "rolled_back")
+    first, second = events(planned, "rolled_back")
     assert (first["round"], first["back_to_epoch"], first["training_ends"]) == (2, 3, False)
     assert (second["round"], second["back_to_epoch"], second["training_ends"]) == (3, 3, True)
-    assert len(events(workspace, "epoch")) == 5  # of 6
-    digests = {note["digest"] for note in notes(workspace) if note.get("kept") in (2, 3) or "restored" in note}
+    assert len(events(planned, "epoch")) == 5  # of 6
+    digests = {note["digest"] for note in notes(planned) if note.get("kept") in (2, 3) or "restored" in note}
     assert len(digests) == 1
-    assert any(any(value) for value in final(workspace).values())
+    assert any(any(value) for value in final(planned).values())
 
 
-def test_a_collapse_in_the_last_round_is_noticed(shell: Shell, planned: Path, tmp_path: Path) -> None:
-    workspace = Path(shutil.copytree(planned, tmp_path / "last", symlinks=True))
-    done = train(shell, workspace, "2")
+def test_a_collapse_in_the_last_round_is_noticed(planned: Path) -> None:
+    done = train(planned, "2")
     assert done.returncode == 0, done.stderr
-    (event,) = events(workspace, "rolled_back")
+    (event,) = events(planned, "rolled_back")
     assert (event["round"], event["back_to_epoch"], event["training_ends"]) == (2, 4, True)
-    assert any(any(value) for value in final(workspace).values())
+    assert any(any(value) for value in final(planned).values())
 
 
-def test_the_way_back_from_round_one_leads_to_the_head_that_was_trained(
-    shell: Shell, planned: Path, tmp_path: Path
-) -> None:
-    workspace = Path(shutil.copytree(planned, tmp_path / "head", symlinks=True))
-    (shell.folder / "anew.toml").write_text('extends = "tiny.toml"\n[contrast]\nrestart_head = true\n')
-    done = train(shell, workspace, "1,2", recipe="anew.toml")
+def test_the_way_back_from_round_one_leads_to_the_head_that_was_trained(planned: Path) -> None:
+    anew = RECIPE.replace("[contrast]", "[contrast]\nrestart_head = true")
+    done = train(planned, "1,2", recipe=anew)
     assert done.returncode == 0, done.stderr
-    assert [event["round"] for event in events(workspace, "rolled_back")] == [1, 2]
+    assert [event["round"] for event in events(planned, "rolled_back")] == [1, 2]
     # The second try begins as the first one did.
-    assert [next(iter(note)) for note in notes(workspace)] == ["kept", "drawn_anew", "collapsed", "restored"] * 2
-    assert len({note["digest"] for note in notes(workspace) if "kept" in note or "restored" in note}) == 1
+    assert [next(iter(note)) for note in notes(planned)] == ["kept", "drawn_anew", "collapsed", "restored"] * 2
+    assert len({note["digest"] for note in notes(planned) if "kept" in note or "restored" in note}) == 1
     # Drawn anew, no layer of it has a bias; in training the one at full resolution, at least, comes to have one.
-    assert any(any(value) for name, value in final(workspace).items() if re.search(r"seg_layers.*bias", name))
+    assert any(any(value) for name, value in final(planned).items() if re.search(r"seg_layers.*bias", name))
 
 
-def test_without_the_guard_nothing_is_kept_or_rolled_back(shell: Shell, planned: Path, tmp_path: Path) -> None:
-    workspace = Path(shutil.copytree(planned, tmp_path / "off", symlinks=True))
-    (shell.folder / "off.toml").write_text('extends = "tiny.toml"\n[judgement]\nguard = false\n')
-    done = train(shell, workspace, "2", recipe="off.toml")
+def test_without_the_guard_nothing_is_kept_or_rolled_back(planned: Path) -> None:
+    off = RECIPE.replace("[judgement]", "[judgement]\nguard = false")
+    done = train(planned, "2", recipe=off)
     assert done.returncode == 0, done.stderr
-    assert events(workspace, "rolled_back") == []
-    assert not (workspace / "notes.jsonl").exists()
-    assert "last_check" not in ledgers(workspace)
-    assert not any(any(value) for value in final(workspace).values())
+    assert events(planned, "rolled_back") == []
+    assert not (planned / "notes.jsonl").exists()
+    assert "last_check" not in ledgers(planned)
+    assert not any(any(value) for value in final(planned).values())

@@ -11,24 +11,16 @@ import csv
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 import torch
-from conftest import PLAN_OPTIONS, TINY_RECIPE, model_of, shell_in
-from shared import copy_of, made_once, make_coarse_phantom
+from golden import TRAIN, events, fold, learned_from, ledgers, scramble, user, weights
+from shared import PLAN_OPTIONS, made_once
 from shell import Shell
 
-# Whatever draws numbers, or happens once in a run, is switched on; what a few steps make of volumes is no collapse.
-RECIPE = TINY_RECIPE.replace("[contrast]", "[contrast]\nrestart_head = true\nintensity_views = true").replace(
-    "[judgement]", "[judgement]\nagreement = 0.05\nrange_margin = 1000.0"
-)
-TRAIN = ("train", "--labeled", "2", "--seed", "3", "--recipe", "tiny.toml", "--device", "cpu", "--deterministic")
-# What holds times, machine facts or what the checks found in label files; nothing of it is learned from.
-NOT_LEARNED_FROM = {"checks.json", "log.txt", "pclauto.json", "gt_segmentations", ".prepare.holder", ".prepare.lock"}
 # Stock prediction with our package out of reach, and forked workers: spawned ones import nnU-Net for seconds.
 STOCK = """
 import multiprocessing, sys
@@ -38,34 +30,6 @@ multiprocessing.get_context = lambda method=None: context("fork")
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
 predict_entry_point_modelfolder()
 """
-
-
-def user(folder: Path, task: Path) -> Shell:
-    """A shell in a folder with the recipe, and a copy of the task whose files are as old as the original's."""
-    shell = shell_in(folder)
-    (folder / "tiny.toml").write_text(RECIPE)
-    copy_of(task, folder / task.name)
-    return shell
-
-
-@pytest.fixture(scope="session")
-def five_labels(shared_folder: Path) -> Path:
-    """A task with five labels, of which the trainings use two."""
-
-    def make(folder: Path) -> None:
-        make_coarse_phantom(folder, seed=2, labeled=5, unlabeled=1, test=1)
-
-    return made_once(shared_folder / "five_labels", make) / "Task99_Phantom"
-
-
-@pytest.fixture(scope="session")
-def undisturbed(shared_folder: Path, five_labels: Path) -> Path:
-    def make(folder: Path) -> None:
-        shell = user(folder, five_labels)
-        shell.pclauto("plan", "Task99_Phantom", *PLAN_OPTIONS)
-        shell.pclauto(*TRAIN)
-
-    return made_once(shared_folder / "undisturbed", make)
 
 
 @pytest.fixture(scope="session")
@@ -100,48 +64,13 @@ def hidden_cases(shell: Shell) -> list[str]:
     return hidden
 
 
-def scramble(label: Path, seed: int) -> None:
-    """Permute the voxels of a label: valid values, another organ."""
-    image = nibabel.load(label)
-    voxels = np.asanyarray(image.dataobj)
-    shuffled = np.random.default_rng(seed).permutation(voxels.ravel()).reshape(voxels.shape)
-    nibabel.save(nibabel.Nifti1Image(shuffled, image.affine, image.header), label)
-
-
-def fold(folder: Path) -> Path:
-    return model_of(folder / "pclauto_work") / "fold_all"
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, (fold(folder) / "events.jsonl").read_text().splitlines())
-    return [line for line in lines if line["event"] == kind]
-
-
-def learned_from(folder: Path) -> dict[str, bytes]:
-    """Every file under the preprocessed folder that training can read; where the data set lies is left out."""
-    root = folder / "pclauto_work" / "nnUNet_preprocessed"
-    return {
-        str(path.relative_to(root)): path.read_bytes().replace(str(folder).encode(), b"")
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and not NOT_LEARNED_FROM & set(path.parts)
-    }
-
-
-def weights(folder: Path) -> dict[str, bytes]:
-    content = torch.load(fold(folder) / "checkpoint_final.pth", weights_only=True)
-    tensors = {**content["network_weights"], **{f"head.{k}": v for k, v in content["pclauto"]["head"].items()}}
-    return {name: value.numpy().tobytes() for name, value in tensors.items()}
-
-
-def ledgers(folder: Path) -> list[str]:
-    return [path.read_text() for path in sorted(fold(folder).rglob("ledger.csv"))]
-
-
 def test_scrambled_hidden_labels_and_a_kill_change_no_byte(undisturbed: Path, disturbed: Path) -> None:
     (split,) = (json.loads(file.read_text()) for file in disturbed.rglob("splits/L2_s3.json"))
     assert len(split["hidden"]) == 3
     for case in split["hidden"]:
-        labels = [(root / "Task99_Phantom/labelsTr" / f"{case}.nii.gz").read_bytes() for root in (undisturbed, disturbed)]
+        labels = [
+            (root / "Task99_Phantom/labelsTr" / f"{case}.nii.gz").read_bytes() for root in (undisturbed, disturbed)
+        ]
         assert labels[0] != labels[1]
     before, after = learned_from(undisturbed), learned_from(disturbed)
     assert any(name.endswith("_seg.b2nd") for name in before)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoints import LATEST, OWN_KEY, PREVIOUS, read_checkpoint, write_checkpoint
@@ -84,14 +85,14 @@ def test_f35_without_a_whole_one_the_run_is_refused(tmp_path: Path) -> None:
     latest = run_of(tmp_path, 2)
     for file in (latest, tmp_path / PREVIOUS):
         file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(StateError, match="checkpoint cannot be read"):
+    with refused(StateError, "checkpoint.unreadable"):
         Trainer().take_up(latest)
     assert latest.is_file()
 
 
 def test_f35_a_named_checkpoint_is_not_stood_in_for(tmp_path: Path) -> None:
     run_of(tmp_path, 2)
-    with pytest.raises(StateError, match="no checkpoint"):
+    with refused(StateError, "checkpoint.missing"):
         Trainer().take_up(tmp_path / "checkpoint_final.pth")
 
 

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 from tiny_model import make_model, make_scan
 
 from pcl_auto.errors import ResourceError
@@ -51,9 +52,9 @@ def test_f45_a_prediction_tries_once_more_with_its_results_in_main_memory(
 def test_f45_a_second_failure_names_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = make_scan(tmp_path / "a.nii.gz")
     made, on_device = predictor(tmp_path / "model", monkeypatch, failures=2)
-    with pytest.raises(ResourceError) as caught:
+    with refused(ResourceError, "memory.too-small") as refusal:
         made.segment([scan])
-    (problem,) = caught.value.problems
+    problem = refusal.problem
     assert (problem.where, problem.found) == (str(scan), FULL)
     assert "--device cpu" in problem.fix
     assert on_device == [True, False]
@@ -65,9 +66,9 @@ def test_f45_a_scan_that_cannot_fit_is_refused_before_it_is_segmented(
     scan = make_scan(tmp_path / "a.nii.gz")
     made, on_device = predictor(tmp_path / "model", monkeypatch, failures=0)
     monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: 0)
-    with pytest.raises(ResourceError) as caught:
+    with refused(ResourceError, "memory.too-small") as refusal:
         made.segment([scan])
-    (problem,) = caught.value.problems
+    problem = refusal.problem
     assert (problem.where, problem.found) == (str(scan), "0 MB free")
     assert on_device == []
 
@@ -127,9 +128,9 @@ def test_f45_a_training_says_how_to_need_less(error: Exception) -> None:
             self.ended = True
 
     trainer = Trainer()
-    with pytest.raises(ResourceError) as caught:
+    with refused(ResourceError, "memory.too-small") as refusal:
         nnUNetTrainerPCLSupervised.run_training(trainer)  # type: ignore[arg-type]
-    (problem,) = caught.value.problems
+    problem = refusal.problem
     assert problem.where == "epoch 5"
     assert problem.fix == LESS_MEMORY_TO_TRAIN
     assert all(word in problem.fix for word in ("batch.patches", "--gpu-memory-gb", "--device cpu"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from refusal import refused
 from tiny_store import SHAPE, make_store
 
 from pcl_auto.errors import StateError
@@ -50,9 +51,9 @@ def test_f49_a_round_with_a_labelled_case_is_not_trained_on(tmp_path: Path, grou
         round_guard=SimpleNamespace(rounds={1: SimpleNamespace(first_epoch=2)}, labels_of=lambda _number: folder),
         _open_streams=lambda _patches: pytest.fail("training began"),
     )
-    with pytest.raises(StateError, match="pseudo-labels of cases that have a label") as caught:
+    with refused(StateError, "run.pseudo-label-beside-label") as refusal:
         nnUNetTrainerPCL.learn_jointly(trainer, 1, 6)
-    assert caught.value.problems[0].found == "a"
+    assert refusal.problem.found == "a"
     assert digests(view) == before
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import refused
 from tiny_model import DESCRIPTION, PLANS, make_model
 
 from pcl_auto.errors import StateError
@@ -85,15 +86,16 @@ def changed(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     ],
 )
 def test_f51_plans_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(StateError) as caught:
+    with refused(StateError, "model.untrusted") as refusal:
         require_trusted(changed(PLANS, key, value), DESCRIPTION, "model")
-    assert all(problem.where.startswith("the plans of model: ") for problem in caught.value.problems)
+    assert all(problem.where.startswith("the plans of model: ") for problem in refusal.problems)
 
 
 def test_f51_a_configuration_is_called_by_a_plain_name() -> None:
     configurations = {"../evil": PLANS["configurations"]["3d_fullres"]}
-    with pytest.raises(StateError, match=r"expected a plain name, found '\.\./evil'"):
+    with refused(StateError, "model.untrusted") as refusal:
         require_trusted({**PLANS, "configurations": configurations}, DESCRIPTION, "model")
+    assert (refusal.problem.expected, refusal.problem.found) == ("a plain name", "'../evil'")
 
 
 @pytest.mark.parametrize(
@@ -109,23 +111,24 @@ def test_f51_a_configuration_is_called_by_a_plain_name() -> None:
     ],
 )
 def test_f51_a_description_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(StateError, match=f"in dataset.json of model: {key}"):
+    with refused(StateError, "model.untrusted") as refusal:
         require_trusted(PLANS, changed(DESCRIPTION, key, value), "model")
+    assert any(problem.where.startswith(f"dataset.json of model: {key}") for problem in refusal.problems)
 
 
 def test_f51_what_is_no_object_is_refused() -> None:
     for content in (None, [], "plans", 5):
-        with pytest.raises(StateError):
+        with refused(StateError, "model.untrusted"):
             require_trusted(content, DESCRIPTION, "model")
-        with pytest.raises(StateError):
+        with refused(StateError, "model.untrusted"):
             require_trusted(PLANS, content, "model")
 
 
 def test_f51_everything_is_listed_at_once() -> None:
     plans = changed(changed(PLANS, "label_manager", "os"), f"{CONFIGURATION}.batch_size", 0)
-    with pytest.raises(StateError) as caught:
+    with refused(StateError, "model.untrusted") as refusal:
         require_trusted(plans, changed(DESCRIPTION, "overwrite_image_reader_writer", "os"), "model")
-    assert [problem.where.split(": ")[1] for problem in caught.value.problems] == [
+    assert [problem.where.split(": ")[1] for problem in refusal.problems] == [
         "label_manager", f"{CONFIGURATION}.batch_size", "overwrite_image_reader_writer",
     ]  # fmt: skip
 
@@ -133,8 +136,9 @@ def test_f51_everything_is_listed_at_once() -> None:
 def test_f51_the_network_as_a_whole_is_of_a_possible_size() -> None:
     plans = changed(PLANS, f"{NETWORK}.arch_kwargs.features_per_stage", [8192, 8192])
     plans = changed(plans, f"{NETWORK}.arch_kwargs.n_conv_per_stage", 64)
-    with pytest.raises(StateError, match="at most 2e\\+09 weights"):
+    with refused(StateError, "model.untrusted") as refusal:
         require_trusted(plans, DESCRIPTION, "model")
+    assert refusal.problem.expected == "at most 2e+09 weights"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_f51_a_model_folder_imports_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(tmp_path))
     model = make_model(tmp_path / "model")
     (model / "plans.json").write_text(json.dumps(changed(PLANS, key, "evil_f51.Net")))
-    with pytest.raises(StateError, match="what nnU-Net does not write"):
+    with refused(StateError, "model.untrusted"):
         ModelPredictor(model, torch.device("cpu"))
     assert not canary.exists()
     assert "evil_f51" not in sys.modules
@@ -243,9 +247,11 @@ def test_f51_edited_plans_do_not_reach_training_or_preprocessing() -> None:
     from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 
     bad = changed(PLANS, f"{CONFIGURATION}.resampling_fn_data", "os")
-    with pytest.raises(StateError, match="resampling_fn_data"):
+    with refused(StateError, "model.untrusted") as refusal:
         Preprocessing(bad, "3d_fullres", DESCRIPTION)
-    with pytest.raises(StateError, match="resampling_fn_data"):
+    assert refusal.problem.where.endswith("resampling_fn_data")
+    with refused(StateError, "model.untrusted") as refusal:
         nnUNetTrainerPCLSupervised(
             {**bad, "continue_training": False}, "3d_fullres", "all", DESCRIPTION, torch.device("cpu")
         )
+    assert refusal.problem.where.endswith("resampling_fn_data")

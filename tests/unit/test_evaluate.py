@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import SimpleITK
+from refusal import refused
 
 from pcl_auto.errors import DataError, UsageError
 from pcl_auto.evaluate import dice, evaluate, hd95_mm
@@ -40,12 +41,13 @@ def folders(tmp_path):
 
 
 def test_path_that_does_not_exist(folders):
-    with pytest.raises(UsageError, match="nowhere"):
+    with refused(UsageError, "data.no-such-path") as refusal:
         evaluate(folders[0] / "nowhere", folders[1])
+    assert refusal.problem.where == str(folders[0] / "nowhere")
 
 
 def test_no_case_at_all(tmp_path):
-    with pytest.raises(DataError, match="no case"):
+    with refused(DataError, "score.no-case"):
         evaluate(tmp_path, tmp_path)
 
 
@@ -62,29 +64,29 @@ def test_every_problem_is_listed(folders):
     write(predictions / "channels.nii.gz", np.zeros((2, 8, 8, 8), np.uint8), (1.0, *SPACING_MM))
     with pytest.raises(DataError) as caught:
         evaluate(predictions, labels)
-    found = {problem.where.rsplit("/")[-1].split(".")[0]: problem.what for problem in caught.value.problems}
+    found = {problem.where.rsplit("/")[-1].split(".")[0]: problem.code for problem in caught.value.problems}
     assert found == {
-        "extra": "prediction without a label",
-        "missing": "label without a prediction",
-        "size": "size",
-        "moved": "position in space",
-        "fraction": "values that are no integers",
-        "broken": "cannot be read",
-        "channels": "not a label map",
+        "extra": "score.no-label",
+        "missing": "score.no-prediction",
+        "size": "score.other-size",
+        "moved": "score.other-position",
+        "fraction": "score.not-whole",
+        "broken": "data.unreadable",
+        "channels": "score.not-a-label-map",
     }
     assert all(problem.fix for problem in caught.value.problems)
 
 
 def test_two_files_of_one_case(folders):
     write(folders[0] / "a.nii", cube())
-    with pytest.raises(DataError, match="second file of one case"):
+    with refused(DataError, "score.case-twice"):
         evaluate(*folders)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_label_that_is_not_finite(folders, value):
     write(folders[1] / "a.nii.gz", cube(value=value, dtype=np.float32))
-    with pytest.raises(DataError, match="no integers"):
+    with refused(DataError, "score.not-whole"):
         evaluate(*folders)
 
 
@@ -240,7 +242,7 @@ def test_missing_cases_on_request(folders):
     (folders[0] / "b.nii.gz").unlink()
     result = evaluate(*folders, allow_missing=True)
     assert [case.id for case in result.cases] == ["a"]
-    assert result.skipped == [{"id": "b", "reason": "label without a prediction"}]
+    assert result.skipped == [{"id": "b", "code": "score.no-prediction", "reason": "label without a prediction"}]
 
 
 def test_json_has_no_nan(folders):

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from refusal import refused
 
 from pcl_auto import predict as module
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
@@ -101,7 +102,7 @@ def test_scans_are_never_written_over(tmp_path: Path, model: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "scans")
     for output in (tmp_path / "scans", tmp_path / "link"):
         for overwrite in (False, True):
-            with pytest.raises(UsageError, match="among the scans"):
+            with refused(UsageError, "predict.masks-among-scans"):
                 segment([tmp_path / "scans"], output, model, overwrite=overwrite)
     assert sorted((tmp_path / "scans").iterdir()) == given
     assert {path.read_bytes() for path in given} == {b"voxels"}
@@ -111,9 +112,9 @@ def test_masks_of_another_model_are_not_mixed_with(tmp_path: Path, model: Path) 
     given, output = files(tmp_path / "scans", "a.nrrd"), tmp_path / "out"
     segment(given, output, model)
     (other,) = files(tmp_path / "other" / "fold_all", "checkpoint_final.pth")
-    with pytest.raises(StateError, match="another model") as caught:
+    with refused(StateError, "predict.masks-of-another-model") as refusal:
         segment(given, output, other.parent.parent)
-    (problem,) = caught.value.problems
+    problem = refusal.problem
     assert problem.expected == str(other.parent.parent)
     assert problem.found == f"1 (a.nii.gz, …) of {model}"
     assert segment(given, output, other.parent.parent, overwrite=True) == {"a": "done"}
@@ -124,15 +125,17 @@ def test_replacing_some_masks_leaves_none_of_another_model(tmp_path: Path, model
     given, output = files(tmp_path / "scans", "a.nrrd", "b.nrrd"), tmp_path / "out"
     segment(given, output, model)
     (other,) = files(tmp_path / "other" / "fold_all", "checkpoint_final.pth")
-    with pytest.raises(StateError, match=r"1 \(b\.nii\.gz"):
+    with refused(StateError, "predict.masks-of-another-model") as refusal:
         segment(given[:1], output, other.parent.parent, overwrite=True)
+    assert refusal.problem.found.startswith("1 (b.nii.gz")
     assert read_json(output / RECORD)["model"] == str(model)
 
 
 def test_masks_that_nobody_signed_are_not_mixed_with(tmp_path: Path, model: Path) -> None:
     files(tmp_path / "out", "a.nii.gz")
-    with pytest.raises(StateError, match="of an unknown one"):
+    with refused(StateError, "predict.masks-of-another-model") as refusal:
         segment(files(tmp_path / "scans", "b.nrrd"), tmp_path / "out", model)
+    assert refusal.problem.found.endswith("of an unknown one")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 
 
@@ -143,15 +146,15 @@ def test_masks_of_the_same_folder_made_otherwise(tmp_path: Path, model: Path, ch
     if change == "trained again":
         os.utime(model / "fold_all" / "checkpoint_final.pth", ns=(1, 1))
     told = {
-        "trained again": "as it was before it was trained again",
-        "without mirroring": "of this model with mirroring",
+        "trained again": "predict.masks-of-older-model",
+        "without mirroring": "predict.masks-mirrored-otherwise",
     }
-    with pytest.raises(StateError, match=told[change]):
+    with refused(StateError, told[change]):
         segment(given, tmp_path / "out", model, mirroring=change != "without mirroring")
 
 
 def test_nothing_is_written_where_there_is_nothing_to_segment(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(UsageError):
+    with refused(UsageError, "data.no-such-path"):
         segment([tmp_path / "none.nii.gz"], tmp_path / "out", model)
     assert not (tmp_path / "out").exists()
 
@@ -238,6 +241,7 @@ def test_a_full_disk_ends_a_prediction(tmp_path: Path, model: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(sys.modules["pcl_auto.nnunet.images"], "write_mask", full)
-    with pytest.raises(ResourceError, match=r"no room to write in .*a\.nii\.gz"):
+    with refused(ResourceError, "disk.full") as refusal:
         segment(given, tmp_path / "out", model)
+    assert refusal.problem.where.endswith("a.nii.gz")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [RECORD]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import refused
 
 from pcl_auto.errors import UsageError
 from pcl_auto.recipe import Batch, Recipe, Schedule, Teacher, from_dict, load_recipe, recipe_folder
@@ -15,87 +16,84 @@ from pcl_auto.recipe import Batch, Recipe, Schedule, Teacher, from_dict, load_re
 SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
 
 
-def places(values: dict[str, Any]) -> list[str]:
-    """Where ``values`` are refused."""
-    with pytest.raises(UsageError) as caught:
-        from_dict(values)
-    return [problem.where for problem in caught.value.problems]
-
-
 @pytest.mark.parametrize(
-    ("values", "where", "what", "expected"),
+    ("values", "where", "code", "expected"),
     [
-        ({"contrats": {}}, "contrats", "unknown key", "contrast"),
-        ({"contrast": {"temprature": 0.1}}, "contrast.temprature", "unknown key", "temperature"),
-        ({"contrast": 3}, "contrast", "wrong type", "a table"),
-        ({"contrast": {"weight": "much"}}, "contrast.weight", "wrong type", "float"),
-        ({"schedule": {"rounds": 2.0}}, "schedule.rounds", "wrong type", "int"),
-        ({"schedule": {"rounds": True}}, "schedule.rounds", "wrong type", "int"),
-        ({"contrast": {"weight": True}}, "contrast.weight", "wrong type", "float"),
-        ({"pseudo_labels": {"mirroring": 1}}, "pseudo_labels.mirroring", "wrong type", "bool"),
-        ({"description": 7}, "description", "wrong type", "str"),
-        ({"schedule": {"rounds": -1}}, "schedule.rounds", "value out of range", "0 to 100"),
-        ({"contrast": {"temperature": 0.0}}, "contrast.temperature", "value out of range", "0.001 to 100"),
-        ({"contrast": {"temperature": float("nan")}}, "contrast.temperature", "value out of range", "0.001 to 100"),
-        ({"contrast": {"weight": float("inf")}}, "contrast.weight", "value out of range", "0 to 100"),
-        ({"batch": {"patches": 1}}, "batch.patches", "value out of range", "2 and more"),
-        ({"optimizer": {"name": "lion"}}, "optimizer.name", "unknown choice", "'sgd' | 'adam' | 'adamw'"),
-        ({"contrast": {"matching": ["intra"]}}, "contrast.matching", "unknown choice", "'intra' | 'inter'"),
+        ({"contrats": {}}, "contrats", "recipe.unknown-key", "contrast"),
+        ({"contrast": {"temprature": 0.1}}, "contrast.temprature", "recipe.unknown-key", "temperature"),
+        ({"contrast": 3}, "contrast", "recipe.wrong-type", "a table"),
+        ({"contrast": {"weight": "much"}}, "contrast.weight", "recipe.wrong-type", "float"),
+        ({"schedule": {"rounds": 2.0}}, "schedule.rounds", "recipe.wrong-type", "int"),
+        ({"schedule": {"rounds": True}}, "schedule.rounds", "recipe.wrong-type", "int"),
+        ({"contrast": {"weight": True}}, "contrast.weight", "recipe.wrong-type", "float"),
+        ({"pseudo_labels": {"mirroring": 1}}, "pseudo_labels.mirroring", "recipe.wrong-type", "bool"),
+        ({"description": 7}, "description", "recipe.wrong-type", "str"),
+        ({"schedule": {"rounds": -1}}, "schedule.rounds", "recipe.out-of-range", "0 to 100"),
+        ({"contrast": {"temperature": 0.0}}, "contrast.temperature", "recipe.out-of-range", "0.001 to 100"),
+        ({"contrast": {"temperature": float("nan")}}, "contrast.temperature", "recipe.out-of-range", "0.001 to 100"),
+        ({"contrast": {"weight": float("inf")}}, "contrast.weight", "recipe.out-of-range", "0 to 100"),
+        ({"batch": {"patches": 1}}, "batch.patches", "recipe.out-of-range", "2 and more"),
+        ({"optimizer": {"name": "lion"}}, "optimizer.name", "recipe.unknown-choice", "'sgd' | 'adam' | 'adamw'"),
+        ({"contrast": {"matching": ["intra"]}}, "contrast.matching", "recipe.unknown-choice", "'intra' | 'inter'"),
     ],
 )
-def test_a_bad_value_is_refused_under_its_key(values: dict[str, Any], where: str, what: str, expected: str) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_a_bad_value_is_refused_under_its_key(values: dict[str, Any], where: str, code: str, expected: str) -> None:
+    with refused(UsageError, code) as refusal:
         from_dict(values)
-    (problem,) = caught.value.problems
-    assert (problem.where, problem.what) == (where, what)
-    assert expected in problem.expected
+    assert refusal.problem.where == where
+    assert expected in refusal.problem.expected
 
 
 def test_everything_wrong_is_reported_at_once() -> None:
-    values = {
+    values: dict[str, Any] = {
         "schedul": {},
         "schedule": {"rounds": 1000, "epochs": 3},
         "optimizer": {"name": "lion"},
         "contrast": {"weight": "0.1", "dimensions": 1},
         "batch": [],
     }
-    assert places(values) == [
-        "schedul",
-        "schedule.rounds",
-        "schedule.epochs",
-        "optimizer.name",
-        "contrast.weight",
-        "contrast.dimensions",
-        "batch",
+    with pytest.raises(UsageError) as caught:
+        from_dict(values)
+    assert [(problem.where, problem.code) for problem in caught.value.problems] == [
+        ("schedul", "recipe.unknown-key"),
+        ("schedule.rounds", "recipe.out-of-range"),
+        ("schedule.epochs", "recipe.unknown-key"),
+        ("optimizer.name", "recipe.unknown-choice"),
+        ("contrast.weight", "recipe.wrong-type"),
+        ("contrast.dimensions", "recipe.out-of-range"),
+        ("batch", "recipe.wrong-type"),
     ]
 
 
 @pytest.mark.parametrize("name", ["", "my recipe", "two__underscores", "../../elsewhere", "a/b", "_first", "ü", "a\nb"])
 def test_a_name_that_no_folder_should_have(name: str) -> None:
-    assert places({"name": name}) == ["name"]
+    with refused(UsageError, "recipe.unusable-name") as refusal:
+        from_dict({"name": name})
+    assert refusal.problem.where == "name"
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     for name in ("papr", str(tmp_path), str(tmp_path / "none.toml")):
-        with pytest.raises(UsageError) as caught:
+        with refused(UsageError, "recipe.unknown") as refusal:
             load_recipe(name)
-        assert caught.value.problems[0].expected.split(" | ") == SHIPPED
+        assert refusal.problem.expected.split(" | ") == SHIPPED
 
 
 @pytest.mark.parametrize("content", [b"[schedule", b"rounds = ", b"\xff\xfe"])
 def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "mine.toml"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match="not a TOML file") as caught:
+    with refused(UsageError, "recipe.not-toml") as refusal:
         load_recipe(str(file))
-    assert caught.value.problems[0].where == str(file)
+    assert refusal.problem.where == str(file)
 
 
 @pytest.mark.parametrize("epochs", [-1, 0, 1, 3])
 def test_too_few_epochs_for_the_rounds(epochs: int) -> None:
-    with pytest.raises(UsageError, match="at least 4") as caught:
+    with refused(UsageError, "recipe.too-few-epochs") as refusal:
         Schedule(rounds=3).scaled_to(epochs)
-    assert caught.value.problems[0].found == str(epochs)
+    assert "at least 4" in refusal.problem.expected
+    assert refusal.problem.found == str(epochs)
 
 
 def test_the_recipes_that_the_documentation_names_are_shipped() -> None:
@@ -214,11 +212,12 @@ def test_recipes_that_extend_each_other_are_refused(
     monkeypatch.chdir(tmp_path)
     Path("first.toml").write_text('extends = "second.toml"\n')
     Path("second.toml").write_text(f'extends = "{second}"\n')
-    with pytest.raises(UsageError, match="extend each other"):
+    with refused(UsageError, "recipe.extends-itself"):
         load_recipe("first.toml")
 
 
 def test_a_recipe_that_extends_nothing_known_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('extends = "nothing"\n')
-    with pytest.raises(UsageError, match="no recipe called 'nothing'"):
+    with refused(UsageError, "recipe.unknown") as refusal:
         load_recipe(str(tmp_path / "mine.toml"))
+    assert "'nothing'" in refusal.problem.what

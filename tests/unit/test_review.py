@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from pcl_auto.continuation import _masks_in, remaining
 from pcl_auto.errors import DataError, StateError
@@ -57,9 +58,9 @@ def test_an_edit_where_it_was_exported_is_not_written_over(tmp_path: Path) -> No
     _refuse_edited(tmp_path, ["a", "b", "c"], exported)
     mask.write_bytes(b"an hour of work")
     _refuse_edited(tmp_path, ["b"], exported)  # it stays as it is
-    with pytest.raises(StateError, match="edited where it was exported") as caught:
+    with refused(StateError, "review.edited-in-place") as refusal:
         _refuse_edited(tmp_path, ["a", "b"], exported)
-    assert str(tmp_path / "corrected") in str(caught.value)
+    assert str(tmp_path / "corrected") in str(refusal.error)
 
 
 def test_masks_in_an_editor_s_own_format_are_named(tmp_path: Path) -> None:
@@ -69,6 +70,6 @@ def test_masks_in_an_editor_s_own_format_are_named(tmp_path: Path) -> None:
     assert _masks_in(tmp_path / "nowhere") == {}
     for name in ("c.seg.nrrd", "d.mha"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, "review.mask-not-nifti") as refusal:
         _masks_in(tmp_path)
-    assert [Path(problem.where).name for problem in caught.value.problems] == ["c.seg.nrrd", "d.mha"]
+    assert [Path(problem.where).name for problem in refusal.problems] == ["c.seg.nrrd", "d.mha"]

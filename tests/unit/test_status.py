@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import refused
 from report_files import write_run
 
 from pcl_auto.cli.status import status
@@ -98,7 +99,7 @@ def test_all_runs_the_last_first_and_none_that_cannot_be_read(workspace: Workspa
     assert [Path(run.folder).parent for run in all_runs(workspace)] == [baseline, model]
     (baseline / "plans.json").write_text("{")
     assert [Path(run.folder).parent for run in all_runs(workspace)] == [model]
-    with pytest.raises(StateError):
+    with refused(StateError, "run.file-unreadable"):
         runs_of(baseline)
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from refusal import refused
 
 from pcl_auto import forecast, training
 from pcl_auto.budget import Costs, Fitted, write_fit
@@ -86,9 +87,9 @@ def written(folder: Path, content: Any) -> Path:
     ],
 )
 def test_one_way_to_choose_labels(plan: Plan, options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="more than one way") as caught:
+    with refused(UsageError, "split.several-ways") as refusal:
         resolve_split(TrainRequest(**options), plan)
-    assert caught.value.problems[0].where.count(" and ") == len(options) - 1
+    assert refusal.problem.where.count(" and ") == len(options) - 1
 
 
 @pytest.mark.parametrize(
@@ -108,30 +109,30 @@ def test_one_way_to_choose_labels(plan: Plan, options: dict[str, Any]) -> None:
 )
 def test_a_file_that_is_no_split(plan: Plan, tmp_path: Path, content: Any) -> None:
     file = written(tmp_path, content)
-    with pytest.raises(UsageError, match="not a split") as caught:
+    with refused(UsageError, "split.unreadable") as refusal:
         resolve_split(TrainRequest(split_file=file), plan)
-    assert caught.value.problems[0].where == str(file)
+    assert refusal.problem.where == str(file)
 
 
 def test_a_split_file_that_is_not_there(plan: Plan, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a split"):
+    with refused(UsageError, "split.unreadable"):
         resolve_split(TrainRequest(split_file=tmp_path / "none.json"), plan)
 
 
 def test_a_split_file_beside_a_number_of_validation_cases(plan: Plan, tmp_path: Path) -> None:
     request = TrainRequest(split_file=written(tmp_path, {"labeled": ["a"]}), validation=1)
-    with pytest.raises(UsageError, match="--split and --validation"):
+    with refused(UsageError, "split.file-and-validation"):
         resolve_split(request, plan)
 
 
 def test_cases_that_are_not_there(plan: Plan) -> None:
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "split.unknown-case", "split.unlabeled-case") as refusal:
         resolve_split(TrainRequest(labeled_cases=("a", "u", "x")), plan)
-    assert len(caught.value.problems) == 2
+    assert len(refusal.problems) == 2
 
 
 def test_more_validation_cases_than_the_named_ones_leave(plan: Plan) -> None:
-    with pytest.raises(UsageError, match="not enough labelled cases"):
+    with refused(UsageError, "split.too-few-labeled"):
         resolve_split(TrainRequest(labeled_cases=("a", "b"), validation=3), plan)
 
 
@@ -163,23 +164,24 @@ def test_a_split_file_of_the_workspace_itself(plan: Plan, tmp_path: Path) -> Non
 
 
 def test_a_run_without_a_plan(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="no planned data set"):
+    with refused(StateError, "plan.missing"):
         resolve_run(TrainRequest(), Workspace.at(tmp_path, "test"))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "code", "named"),
     [
-        ({"dataset": "Spleen"}, "no planned data set called 'Spleen'"),
-        ({"recipe": "none"}, "no recipe called 'none'"),
-        ({"configuration": "3d_lowres"}, "configuration '3d_lowres' was not planned"),
-        ({"recipe": "quick", "epochs": 2}, "too few epochs"),
-        ({"labeled": 5}, "not enough labelled cases"),
+        ({"dataset": "Spleen"}, "plan.unknown-dataset", "'Spleen'"),
+        ({"recipe": "none"}, "recipe.unknown", "'none'"),
+        ({"configuration": "3d_lowres"}, "plan.unknown-configuration", "'3d_lowres'"),
+        ({"recipe": "quick", "epochs": 2}, "recipe.too-few-epochs", ""),
+        ({"labeled": 5}, "split.too-few-labeled", ""),
     ],
 )
-def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, Any], code: str, named: str) -> None:
+    with refused(UsageError, code) as refusal:
         resolve_run(TrainRequest(**options), workspace)
+    assert named in refusal.problem.what
 
 
 def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
@@ -188,8 +190,11 @@ def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
     monkeypatch.setattr("pcl_auto.run.extras.find_spec", lambda _name: None)
     recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}})
     before = sorted(workspace.preprocessed.parent.rglob("*"))
-    with pytest.raises(UsageError, match=r"pydensecrf is not installed in pseudo_labels.crf.*'pclauto\[crf\]'"):
+    with refused(UsageError, "run.package-missing") as refusal:
         train(TrainRequest(recipe=recipe, device="cpu"), workspace, lambda _event, _values: None)
+    assert "pydensecrf" in refusal.problem.what
+    assert refusal.problem.where == "pseudo_labels.crf"
+    assert "'pclauto[crf]'" in refusal.problem.fix
     assert sorted(workspace.preprocessed.parent.rglob("*")) == before
 
 
@@ -198,11 +203,11 @@ def test_what_regions_do_not_allow_is_refused_at_once(workspace: Workspace, plan
     resolve_run(TrainRequest(recipe=recipe), workspace)
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {"labels": labels}})
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "recipe.not-with-regions") as refusal:
         resolve_run(TrainRequest(recipe=recipe), workspace)
-    assert [problem.what for problem in caught.value.problems] == [
-        "pseudo_labels.crf is not possible with regions",
-        "judgement.largest_component is not possible with regions",
+    assert [problem.what.split()[0] for problem in refusal.problems] == [
+        "pseudo_labels.crf",
+        "judgement.largest_component",
     ]
     # Of pseudo-labels; there are none.
     resolve_run(TrainRequest(recipe=recipe, supervised_only=True), workspace)
@@ -212,9 +217,9 @@ def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace,
     plan.cases["a"].image.unlink()
     plan.cases["u"].image.write_bytes(b"more voxels")
     os.utime(plan.cases["c"].image, ns=(1, 1))
-    with pytest.raises(StateError) as caught:
+    with refused(StateError, "plan.image-changed") as refusal:
         resolve_run(TrainRequest(), workspace)
-    assert [(Path(problem.where).name, problem.found) for problem in caught.value.problems] == [
+    assert [(Path(problem.where).name, problem.found) for problem in refusal.problems] == [
         ("a.nii.gz", "the file is gone"),
         ("c.nii.gz", "another size or time"),
         ("u.nii.gz", "another size or time"),
@@ -262,17 +267,18 @@ def test_folds_are_runs_of_one_model(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "code", "expected"),
     [
-        ({"folds": 5}, "2 to 4"),
-        ({"folds": 2, "labeled": 1}, "2 labelled cases or more"),
-        ({"folds": 2, "validation": 1}, "--validation"),
+        ({"folds": 5}, "split.fold-count", "2 to 4"),
+        ({"folds": 2, "labeled": 1}, "split.fold-count", "2 labelled cases or more"),
+        ({"folds": 2, "validation": 1}, "split.folds-and-validation", ""),
     ],
 )
-def test_folds_that_cannot_be(workspace: Workspace, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match="--folds") as caught:
+def test_folds_that_cannot_be(workspace: Workspace, options: dict[str, Any], code: str, expected: str) -> None:
+    with refused(UsageError, code) as refusal:
         resolve_runs(TrainRequest(**options), workspace)
-    assert message in str(caught.value)
+    assert "--folds" in refusal.problem.where
+    assert refusal.problem.expected == expected
 
 
 @pytest.mark.parametrize("options", [{"supervised_only": True}, {"split_file": "all"}])
@@ -350,10 +356,11 @@ def test_a_run_and_its_baseline_follow_the_schedule_on_file(workspace: Workspace
 
 
 def test_a_budget_and_epochs_exclude_each_other(workspace: Workspace) -> None:
-    with pytest.raises(UsageError, match="keep one of them"):
+    with refused(UsageError, "budget.and-epochs"):
         resolve_run(TrainRequest(budget="2h", epochs=20), workspace)
-    with pytest.raises(UsageError, match="1h30m"):
+    with refused(UsageError, "budget.not-a-time") as refusal:
         resolve_run(TrainRequest(budget="two hours"), workspace)
+    assert "1h30m" in refusal.problem.expected
 
 
 def test_steps_of_several_processes_are_not_timed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,8 +368,9 @@ def test_steps_of_several_processes_are_not_timed(workspace: Workspace, monkeypa
     run = resolve_run(request, workspace)
     monkeypatch.setattr(forecast, "started_ranks", lambda: 2)
     settings = RunSettings(run.recipe, 0, run.split.name, "store", deterministic=False)
-    with pytest.raises(UsageError, match="take --epochs"):
+    with refused(UsageError, "budget.several-processes") as refusal:
         forecast.fit_budget(run, request, {}, settings, SimpleNamespace(type="cuda"))
+    assert refusal.problem.fix == "take --epochs"
     assert not run.budget_file.exists()
 
 
@@ -402,20 +410,22 @@ def test_a_model_takes_the_place_of_the_supervised_epochs(workspace: Workspace, 
 
 
 def test_a_start_that_is_none_or_several(workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="no model to start from"):
+    with refused(StateError, "model.no-start"):
         resolve_run(TrainRequest(start_from=tmp_path), workspace)
     for fold in ("fold_0", "fold_1"):
         (tmp_path / fold).mkdir()
         (tmp_path / fold / "checkpoint_final.pth").touch()
-    with pytest.raises(StateError, match=r"several models.*fold_0 \| fold_1"):
+    with refused(StateError, "model.several-starts") as refusal:
         resolve_run(TrainRequest(start_from=tmp_path), workspace)
-    with pytest.raises(UsageError, match="pretrained_weights"):
+    assert refusal.problem.found == "fold_0 | fold_1"
+    with refused(UsageError, "model.start-unknown-to-stock") as refusal:
         resolve_run(TrainRequest(start_from=tmp_path / "fold_0", prepare_only=True), workspace)
+    assert "-pretrained_weights" in refusal.problem.fix
 
 
 def test_rounds_need_something_to_begin_with(workspace: Workspace) -> None:
     recipe = from_dict({"name": "bare", "schedule": {"supervised_epochs": 0}})
-    with pytest.raises(UsageError, match="nothing to begin with"):
+    with refused(UsageError, "recipe.nothing-to-begin-with"):
         resolve_run(TrainRequest(recipe=recipe), workspace)
 
 
@@ -427,9 +437,9 @@ def test_a_changed_run_is_refused_with_every_difference(workspace: Workspace, tm
     run = resolve_run(request, workspace)
     recorded = json.loads(json.dumps(identity(run, request, {"patch": 1})))
     changed = replace(run, recipe=replace(run.recipe, batch=replace(run.recipe.batch, patches=8)))
-    with pytest.raises(StateError) as caught:
+    with refused(StateError, "run.settings-changed") as refusal:
         refuse_changes(recorded, identity(changed, replace(request, seed=3), {"patch": 2}), tmp_path)
-    differences = {problem.what: (problem.expected, problem.found) for problem in caught.value.problems}
+    differences = {problem.what: (problem.expected, problem.found) for problem in refusal.problems}
     assert differences["the run there has another recipe.batch.patches"] == ("0", "8")
     assert differences["the run there has another seed"] == ("0", "3")
     assert "the run there has another plan" in differences
@@ -438,8 +448,9 @@ def test_a_changed_run_is_refused_with_every_difference(workspace: Workspace, tm
 
 @pytest.mark.parametrize(("before", "now"), [({}, {"seed": 0}), ({"seed": 0}, {}), ({"seed": {"a": 1}}, {"seed": 0})])
 def test_a_setting_that_one_side_lacks(before: dict[str, Any], now: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="another seed"):
+    with refused(StateError, "run.settings-changed") as refusal:
         refuse_changes(before, now, tmp_path)
+    assert refusal.problem.what.endswith("another seed")
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -464,9 +475,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
 @pytest.mark.parametrize("wanted", ["cuda", "mps", "gpu", ""])
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
     machine(monkeypatch, cuda=False, mps=False)
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "device.missing") as refusal:
         choose_device(wanted)
-    assert caught.value.problems[0].expected == "cpu"
+    assert refusal.problem.expected == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import refused
 
 from pcl_auto.benchmark.apart import run_apart
 from pcl_auto.errors import DataError, Problem, ResourceError
@@ -52,7 +53,7 @@ def wait_for(file: Path) -> Path:
 
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
 import test_apart
 if __name__ == "__main__":
     test_apart.run_apart(test_apart.outlive, {str(tmp_path)!r}, lambda event, values: None)
@@ -75,9 +76,9 @@ def test_events_and_result_come_back_from_another_process() -> None:
 
 
 def test_errors_of_ours_come_back_as_they_are() -> None:
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, "test.first", "test.second") as refusal:
         run_apart(refuse, "first", lambda _event, _values: None)
-    assert [problem.what for problem in caught.value.problems] == ["first", "second"]
+    assert [problem.code for problem in refusal.problems] == ["test.first", "test.second"]
 
 
 def test_a_fault_comes_back_with_its_traceback() -> None:
@@ -86,8 +87,9 @@ def test_a_fault_comes_back_with_its_traceback() -> None:
 
 
 def test_a_process_that_is_gone() -> None:
-    with pytest.raises(ResourceError, match="exit code 3"):
+    with refused(ResourceError, "run.process-gone") as refusal:
         run_apart(vanish, 3, lambda _event, _values: None)
+    assert refusal.problem.found == "exit code 3"
 
 
 def test_whoever_interrupts_ends_the_process() -> None:

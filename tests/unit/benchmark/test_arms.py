@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from refusal import codes, refused
 
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, fit_schedule, load_budget, make_arms, parse_labeled, within
 from pcl_auto.errors import UsageError
@@ -57,12 +58,12 @@ def test_an_arm_without_rounds_has_as_many_epochs() -> None:
 def test_a_budget_needs_rounds(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('extends = "quick"\n[schedule]\nrounds = 0\n')
-    with pytest.raises(UsageError, match="no time for rounds"):
+    with refused(UsageError, "benchmark.budget-without-rounds"):
         load_budget(str(file), None)
 
 
 def test_too_few_epochs_for_the_budget() -> None:
-    with pytest.raises(UsageError, match="too few epochs"):
+    with refused(UsageError, "recipe.too-few-epochs"):
         load_budget("quick", 2)
 
 
@@ -93,14 +94,22 @@ def test_every_wrong_arm_is_listed(tmp_path: Path) -> None:
     broken.write_text("[contrast]\nweight = -1\nnope = 1\n")
     arms, problems = make_arms(["papr", "paper", "paper", str(broken), "other"], BUDGET)
     assert [arm.name for arm in arms] == ["paper"]
-    found = [problem.what for problem in problems]
-    assert found == ["no arm 'papr'", "two arms called 'paper'", "value out of range", "unknown key", "no arm 'other'"]
+    assert codes(problems) == [
+        "benchmark.unknown-arm",
+        "benchmark.arm-twice",
+        "recipe.out-of-range",
+        "recipe.unknown-key",
+        "benchmark.unknown-arm",
+    ]
+    assert [name in problems[place].what for place, name in ((0, "'papr'"), (1, "'paper'"), (4, "'other'"))] == [
+        True
+    ] * 3
     assert SUPERVISED in problems[0].expected
     assert "default" in problems[0].expected
 
 
 def test_no_arm_at_all() -> None:
-    assert [problem.what for problem in make_arms([], BUDGET)[1]] == ["no arm"]
+    assert codes(make_arms([], BUDGET)[1]) == ["benchmark.no-arm"]
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("1,2,8", [1, 2, 8]), ("8, 2,2", [2, 8]), ("3", [3])])
@@ -111,5 +120,5 @@ def test_numbers_of_labels(text: str, numbers: list[int]) -> None:
 @pytest.mark.parametrize(("text", "wrong"), [("0,2", 1), ("a,-1,2", 2), ("", 1), ("1,,2", 1), ("1.5", 1), ("²", 1)])
 def test_what_is_no_number_of_labels(text: str, wrong: int) -> None:
     problems = parse_labeled(text)[1]
-    assert len(problems) == wrong
+    assert codes(problems) == ["benchmark.labeled-not-a-number"] * wrong
     assert all(problem.where == "--labeled" for problem in problems)

@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+from refusal import codes
+
 from pcl_auto.benchmark.held_out import find_held_out, hold_out
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.run.workspace import Workspace
@@ -34,7 +36,9 @@ def test_another_label_is_another_test(task: Path, workspace: Workspace) -> None
 def test_folders_that_are_not_there(task: Path, workspace: Workspace) -> None:
     found, problems = find_held_out(task / "nope", task / "neither", plan_of(workspace))
     assert found is None
-    assert [problem.what for problem in problems] == ["no folder of test images", "no folder of test labels"]
+    assert codes(problems) == ["benchmark.test-folder-missing"] * 2
+    assert [Path(problem.where).name for problem in problems] == ["nope", "neither"]
+    assert ["--test-images" in problem.fix for problem in problems] == [True, False]
     assert "--test" in problems[1].fix
 
 
@@ -44,18 +48,18 @@ def test_every_problem_is_listed(task: Path, workspace: Workspace) -> None:
     (task / "imagesTs" / "y.nii.gz").unlink()
     (task / "imagesTs" / "y.nii.gz").symlink_to(task / "imagesTr" / "a.nii.gz")
     problems = find_held_out(task / "imagesTs", task / "labelsTs", plan_of(workspace))[1]
-    assert [problem.what for problem in problems] == [
-        "test label 'w' without a scan",
-        "test scan 'y' is a labelled training case",
+    assert [(problem.code, problem.what.split("'")[1]) for problem in problems] == [
+        ("benchmark.test-label-without-scan", "w"),
+        ("benchmark.test-scan-trained-on", "y"),
     ]
 
 
 def test_no_label_at_all(task: Path, workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     problems = find_held_out(task / "imagesTs", tmp_path / "empty", plan_of(workspace))[1]
-    assert [problem.what for problem in problems] == ["no test label"]
+    assert codes(problems) == ["benchmark.no-test-label"]
     problems = find_held_out(tmp_path / "empty", task / "labelsTs", plan_of(workspace))[1]
-    assert [problem.what for problem in problems] == ["no scan"]
+    assert codes(problems) == ["predict.no-scan"]
 
 
 def test_cases_of_the_pool_are_held_out_always_the_same_ones(task: Path, workspace: Workspace) -> None:
@@ -72,8 +76,8 @@ def test_cases_of_the_pool_are_held_out_always_the_same_ones(task: Path, workspa
     assert chosen[0] < chosen[1] < chosen[2] < set("abcd")
     found, problems = hold_out(plan, 4)
     assert found is None
-    assert [(problem.what, problem.expected, problem.found) for problem in problems] == [
-        ("too few labelled cases", "1 to 3", "4")
+    assert [(problem.code, problem.expected, problem.found) for problem in problems] == [
+        ("benchmark.too-few-labeled", "1 to 3", "4")
     ]
 
 
@@ -101,4 +105,4 @@ def test_labels_of_the_pool_that_are_not_called_like_their_scans(task: Path, wor
     file.write_text(json.dumps(content))
     found, problems = hold_out(plan_of(workspace), 2)
     assert found is None
-    assert [problem.what for problem in problems] == ["labels in several folders, or with other names than their scans"]
+    assert codes(problems) == ["benchmark.labels-elsewhere"]

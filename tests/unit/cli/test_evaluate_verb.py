@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from refusal import refused
 
 from pcl_auto.cli.evaluate import MOST_NAMED, evaluate
 from pcl_auto.errors import DataError
@@ -27,8 +28,9 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_refusal_names_the_option(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(DataError, match="--allow-missing"):
+    with refused(DataError, "score.no-prediction") as refusal:
         evaluate(*folders)
+    assert all("--allow-missing" in problem.fix for problem in refusal.problems)
 
 
 def test_cases_without_a_partner_take_one_line(folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusal import codes
 from toys import label_map, ramp, save
 
 from pcl_auto.data import checks
@@ -52,8 +53,8 @@ def test_wrong_number_of_channels(make_task: MakeTask) -> None:
     root = make_task(modality=["T2", "ADC"])
     for case in ("l0", "u0"):
         save(image(root, case), ramp((5, 6, 7, 2)))
-    problem = check(root).problems
-    assert [(entry.expected, entry.found) for entry in problem] == [("2, as in dataset.json", "1")]
+    (problem,) = check(root).problems
+    assert (problem.code, problem.expected, problem.found) == ("data.channel-count", "2, as in dataset.json", "1")
 
 
 @pytest.mark.parametrize(("case", "kind"), [("l1", "a labelled"), ("u0", "an unlabelled")])
@@ -61,6 +62,7 @@ def test_constant_image(make_task: MakeTask, case: str, kind: str) -> None:
     root = make_task()
     save(image(root, case), np.zeros((5, 6, 7), dtype=np.int16))
     (problem,) = check(root).problems
+    assert problem.code == "data.constant"
     assert problem.what == f"image of {kind} case is constant"
 
 
@@ -72,6 +74,7 @@ def test_constant_channel(make_task: MakeTask) -> None:
     values[..., 1] = 4
     save(image(root, "u0"), values)
     (problem,) = check(root).problems
+    assert problem.code == "data.constant"
     assert problem.what == "image of an unlabelled case is constant in channel 1"
 
 
@@ -79,10 +82,7 @@ def test_label_on_another_grid(make_task: MakeTask) -> None:
     root = make_task()
     save(label(root, "l0"), label_map((5, 6, 8)))
     save(label(root, "l1"), label_map(), [[1, 0, 0, 100], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
-    assert [problem.what for problem in check(root).problems] == [
-        "label and image differ in shape",
-        "label and image lie apart in space",
-    ]
+    assert codes(check(root).problems) == ["label.other-shape", "label.apart"]
 
 
 def test_empty_labels_are_mentioned_once(make_task: MakeTask) -> None:
@@ -92,7 +92,7 @@ def test_empty_labels_are_mentioned_once(make_task: MakeTask) -> None:
     result = check(root)
     assert result.problems == []
     (warning,) = result.warnings
-    assert warning.found == "2 of 4: l0, l2"
+    assert (warning.code, warning.found) == ("label.empty", "2 of 4: l0, l2")
 
 
 def test_only_empty_labels_are_a_problem(make_task: MakeTask) -> None:
@@ -100,7 +100,7 @@ def test_only_empty_labels_are_a_problem(make_task: MakeTask) -> None:
     for case in ("l0", "l1"):
         save(label(root, case), label_map() * 0)
     result = check(root)
-    assert [problem.what for problem in result.problems] == ["no label holds a class"]
+    assert codes(result.problems) == ["label.all-empty"]
     assert result.warnings == []
 
 
@@ -110,7 +110,8 @@ def test_class_without_voxels_is_mentioned(make_task: MakeTask) -> None:
         save(label(root, case), label_map() // 2)
     result = check(root)
     assert result.problems == []
-    assert [warning.what for warning in result.warnings] == ["no label holds class 2 (rim)"]
+    (warning,) = result.warnings
+    assert (warning.code, warning.what) == ("label.class-absent", "no label holds class 2 (rim)")
 
 
 def test_a_sound_task(make_task: MakeTask) -> None:
@@ -227,14 +228,13 @@ def test_values_of_regions_and_ignored_voxels_are_allowed(make_task: MakeTask) -
     save(label(root, "l0"), label_map() // 2 * 3)
     result = check(root)
     assert result.problems == []
-    assert [(warning.what, warning.found) for warning in result.warnings] == [
-        ("labels without any class", "1 of 2: l0")
-    ]
+    assert [(warning.code, warning.found) for warning in result.warnings] == [("label.empty", "1 of 2: l0")]
 
 
 def test_a_region_without_voxels_is_mentioned(make_task: MakeTask) -> None:
     regions = {"background": 0, "whole": [1, 2, 3, 4], "core": [3, 4], "rest": 4}
     result = check(make_task(labels=regions, regions_class_order=[1, 3, 4]))
+    assert codes(result.warnings) == ["label.class-absent"] * 2
     assert [warning.what for warning in result.warnings] == [
         "no label holds class 3+4 (core)",
         "no label holds class 4 (rest)",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import codes, refused
 from toys import label_map, ramp, read_description, save, write_description
 
 from pcl_auto.data.decathlon import Case, Task, find_task, read_task
@@ -56,7 +57,7 @@ def change_entry(root: Path, number: int, **parts: Any) -> None:
 def test_no_folder_and_no_file(tmp_path: Path) -> None:
     for root in (tmp_path / "nowhere", tmp_path):
         assert read_task(root)[0] is None
-        assert "missing" in only_problem(root).what
+        assert only_problem(root).code == "dataset-json.missing"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,7 @@ def test_invalid_json(tmp_path: Path, text: str, words: str) -> None:
     write_description(tmp_path, text)
     task, problems = read_task(tmp_path)
     assert task is None
+    assert codes(problems) == ["dataset-json.not-an-object" if text == "[1, 2]" else "dataset-json.invalid"]
     assert words in problems[0].found
     assert problems[0].where == str(tmp_path / "dataset.json")
 
@@ -80,22 +82,22 @@ def test_invalid_json(tmp_path: Path, text: str, words: str) -> None:
 def test_not_utf8(make_task: MakeTask) -> None:
     root = make_task()
     (root / "dataset.json").write_bytes((root / "dataset.json").read_text().encode("utf-16"))
-    assert "UTF-8" in only_problem(root).what
+    assert only_problem(root).code == "dataset-json.not-utf8"
 
 
 def test_duplicate_keys_and_nan(make_task: MakeTask) -> None:
     root = make_task()
     text = (root / "dataset.json").read_text()
     write_description(root, text.replace('"test": []', '"test": [], "release": NaN, "release": 1'))
-    what = {problem.what: problem.found for problem in problems_of(root)}
-    assert what == {"duplicate key": '"release"', "not a JSON number": "NaN"}
+    found = {problem.code: problem.found for problem in problems_of(root)}
+    assert found == {"dataset-json.duplicate-key": '"release"', "dataset-json.not-a-number": "NaN"}
 
 
 @pytest.mark.parametrize("training", [None, {}, "imagesTr", 3])
 def test_training_is_no_list(make_task: MakeTask, training: Any) -> None:
     root = make_task(training=training)
     assert read_task(root)[0] is None
-    assert only_problem(root).what == "training is not a list"
+    assert only_problem(root).code == "dataset-json.no-training"
 
 
 @pytest.mark.parametrize(
@@ -107,12 +109,14 @@ def test_entry_of_another_shape(make_task: MakeTask, entry: Any) -> None:
     content["training"].append(entry)
     content["numTraining"] = 3
     write_description(root, content)
-    assert only_problem(root).what.startswith("training[2]")
+    problem = only_problem(root)
+    assert problem.code == "dataset-json.bad-entry"
+    assert problem.what.startswith("training[2]")
 
 
 @pytest.mark.parametrize("stated", [1, 3, "three", -2, True, [], 2.5])
 def test_wrong_number_of_training_cases(make_task: MakeTask, stated: Any) -> None:
-    assert only_problem(make_task(numTraining=stated)).what == "numTraining is wrong"
+    assert only_problem(make_task(numTraining=stated)).code == "dataset-json.wrong-count"
 
 
 @pytest.mark.parametrize(
@@ -122,52 +126,65 @@ def test_wrong_number_of_training_cases(make_task: MakeTask, stated: Any) -> Non
 def test_channels_that_make_no_sense(make_task: MakeTask, modality: Any) -> None:
     root = make_task(modality=modality)
     assert read_task(root)[0] is None
-    assert "channel" in only_problem(root).what
+    code = "dataset-json.no-channels" if modality is None else "dataset-json.bad-channels"
+    assert only_problem(root).code == code
 
 
 def test_two_lists_of_channels_that_differ(make_task: MakeTask) -> None:
-    assert "differ" in only_problem(make_task(channel_names=["CT"])).what
+    assert only_problem(make_task(channel_names=["CT"])).code == "dataset-json.two-channel-lists"
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        (None, "dataset-json.no-classes"),
+        ([], "dataset-json.no-classes"),
+        ({}, "dataset-json.no-classes"),
+        ({"0": "background", "1": "a", "3": "b"}, "dataset-json.label-gap"),
+        ({"background": 0, "a": 2}, "dataset-json.label-gap"),
+        ({"0": "background", "-1": "a"}, "dataset-json.label-gap"),
+        ({"1": "a", "2": "b"}, "dataset-json.no-background"),
+        ({"0": "liver", "1": "tumour"}, "dataset-json.zero-not-background"),
+        ({"liver": 0, "background": 1}, "dataset-json.zero-not-background"),
+        ({"background": 0}, "dataset-json.background-only"),
+        ({"background": 0, "a": 1.5}, "dataset-json.label-not-whole"),
+        ({"background": 0, "a": "x"}, "dataset-json.label-not-whole"),
+        ({"background": 0, "a": True}, "dataset-json.label-not-whole"),
+        ({"background": 0, "a": None}, "dataset-json.label-not-whole"),
+        ({"0": "background", "1.5": "a"}, "dataset-json.label-not-whole"),
+        ({"0": "background", "1": ""}, "dataset-json.label-not-whole"),
+        ({"background": 0, "a": 1, "b": 1}, "dataset-json.label-twice"),
+        ({"0": "background", "1": "a", "2": "a"}, "dataset-json.label-twice"),
+        ({"background": 0, "a": []}, "dataset-json.label-not-whole"),
+        ({"background": 0, "a": [1, "x"]}, "dataset-json.label-not-whole"),
+        ({"background": [0, 1], "a": 1}, "dataset-json.zero-not-background"),
+        ({"background": 0, "a": [0, 1], "b": 2}, "dataset-json.zero-not-background"),
+        ({"background": 0, "a": [1, 3], "b": 3}, "dataset-json.label-gap"),
+        ({"background": 0, "a": [1, 2], "b": [2, 1]}, "dataset-json.label-twice"),
+        ({"background": 0, "a": 1, "both": [1, 2]}, "dataset-json.regions-order"),
+        ({"background": 0, "a": 2, "ignore": 1}, "dataset-json.ignore-not-last"),
+        ({"background": 0, "a": 1, "ignore": [1, 2]}, "dataset-json.ignore-not-last"),
+        ({"background": 0, "a": [1, 2], "b": 1, "ignore": 2}, "dataset-json.ignore-not-last"),
+        ({"background": 0, "ignore": 1}, "dataset-json.background-only"),
+    ],
+)
+def test_labels_that_make_no_sense(make_task: MakeTask, labels: Any, code: str) -> None:
+    root = make_task(labels=labels)
+    task = read_task(root)[0]
+    assert task is None or code == "dataset-json.regions-order"
+    assert only_problem(root).code == code
 
 
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (None, "do not name"),
-        ([], "do not name"),
-        ({}, "do not name"),
-        ({"0": "background", "1": "a", "3": "b"}, "gap"),
-        ({"background": 0, "a": 2}, "gap"),
-        ({"0": "background", "-1": "a"}, "gap"),
-        ({"1": "a", "2": "b"}, "lack the background"),
-        ({"0": "liver", "1": "tumour"}, "not the background"),
-        ({"liver": 0, "background": 1}, "not the background"),
-        ({"background": 0}, "no class"),
-        ({"background": 0, "a": 1.5}, "whole number"),
-        ({"background": 0, "a": "x"}, "whole number"),
-        ({"background": 0, "a": True}, "whole number"),
-        ({"background": 0, "a": None}, "whole number"),
-        ({"0": "background", "1.5": "a"}, "whole number"),
-        ({"0": "background", "1": ""}, "whole number"),
-        ({"background": 0, "a": 1, "b": 1}, "share the value 1"),
-        ({"0": "background", "1": "a", "2": "a"}, "share the name a"),
-        ({"background": 0, "a": []}, "whole number"),
-        ({"background": 0, "a": [1, "x"]}, "whole number"),
-        ({"background": [0, 1], "a": 1}, "not the background"),
-        ({"background": 0, "a": [0, 1], "b": 2}, "not the background"),
-        ({"background": 0, "a": [1, 3], "b": 3}, "gap"),
-        ({"background": 0, "a": [1, 2], "b": [2, 1]}, "share the value 1+2"),
-        ({"background": 0, "a": 1, "both": [1, 2]}, "regions_class_order"),
-        ({"background": 0, "a": 2, "ignore": 1}, "ignore label is not the highest"),
-        ({"background": 0, "a": 1, "ignore": [1, 2]}, "ignore label is not the highest"),
-        ({"background": 0, "a": [1, 2], "b": 1, "ignore": 2}, "ignore label is not the highest"),
-        ({"background": 0, "ignore": 1}, "no class"),
+        ({"background": 0, "a": 1, "b": 1}, "the value 1"),
+        ({"0": "background", "1": "a", "2": "a"}, "the name a"),
+        ({"background": 0, "a": [1, 2], "b": [2, 1]}, "the value 1+2"),
     ],
 )
-def test_labels_that_make_no_sense(make_task: MakeTask, labels: Any, words: str) -> None:
-    root = make_task(labels=labels)
-    task = read_task(root)[0]
-    assert task is None or words == "regions_class_order"
-    assert words in only_problem(root).what
+def test_what_two_labels_share_is_named(make_task: MakeTask, labels: Any, words: str) -> None:
+    assert words in only_problem(make_task(labels=labels)).what
 
 
 NESTED = {"whole": [3, 1, 2], "core": [2, 3], "enhancing": 3}
@@ -206,14 +223,17 @@ def test_regions_and_an_ignore_label(make_task: MakeTask, labels: Any, order: An
 )
 def test_an_order_that_makes_other_regions(make_task: MakeTask, order: Any) -> None:
     root = make_task(labels={"background": 0, **NESTED}, regions_class_order=order)
-    assert "regions_class_order does not fit" in only_problem(root).what
+    assert only_problem(root).code == "dataset-json.regions-order"
 
 
 def test_everything_is_listed_at_once(make_task: MakeTask) -> None:
     root = make_task(labels={"0": "background", "2": "a"}, modality={"1": "T2"}, numTraining=9)
     (root / "imagesTr" / "l0.nii.gz").unlink()
     (root / "labelsTr" / "l1.nii.gz").unlink()
-    assert len(problems_of(root)) == 6  # the sixth: no labelled case is left
+    assert sorted(codes(problems_of(root))) == [
+        "data.image-missing", "data.label-missing", "data.no-labeled",
+        "dataset-json.bad-channels", "dataset-json.label-gap", "dataset-json.wrong-count",
+    ]  # fmt: skip
 
 
 # Paths
@@ -248,7 +268,7 @@ def test_path_that_leads_elsewhere(make_task: MakeTask, text: str, part: str) ->
     save(root.parent / "canary.nii.gz", ramp())
     change_entry(root, 0, **{part: text})
     problem = problems_of(root)[0]
-    assert "path" in problem.what
+    assert problem.code == ("data.path-outside" if text.isprintable() and "\\" not in text else "data.path-unusable")
     assert "training[0]" in problem.where
     assert str(problem).isprintable()
     task = read_task(root)[0]
@@ -269,8 +289,7 @@ def test_no_file_is_opened(make_task: MakeTask) -> None:
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
-    assert any("of another kind" in problem.what for problem in found)
-    assert any("link out" in problem.what for problem in found)
+    assert {"data.not-a-file", "data.link-outside"} <= set(codes(found))
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -282,7 +301,7 @@ def test_links_out_of_the_data_set(make_task: MakeTask, listed: bool) -> None:
         change_entry(root, 0, image="imagesTr/x.nii.gz")
         (root / "imagesTr" / "l0.nii.gz").unlink()
     problem = only_problem(root)
-    assert "link out" in problem.what
+    assert problem.code == "data.link-outside"
     assert problem.where.endswith("x.nii.gz")
 
 
@@ -292,15 +311,14 @@ def test_linked_folder_dangling_link_and_loop(make_task: MakeTask) -> None:
     (root / "imagesUn").symlink_to(root.parent / "elsewhere")
     (root / "imagesTr" / "a.nii.gz").symlink_to("nothing.nii.gz")
     (root / "imagesTr" / "b.nii.gz").symlink_to("b.nii.gz")
-    what = [problem.what for problem in problems_of(root)]
-    assert what == ["image cannot be reached", "image cannot be reached", "folder is a link out of the data set"]
+    assert codes(problems_of(root)) == ["data.unreachable", "data.unreachable", "data.link-outside"]
 
 
 def test_linked_dataset_json(make_task: MakeTask) -> None:
     root = make_task()
     (root / "dataset.json").rename(root.parent / "dataset.json")
     (root / "dataset.json").symlink_to("../dataset.json")
-    assert "link out" in only_problem(root).what
+    assert only_problem(root).code == "data.link-outside"
 
 
 def test_links_inside_are_followed(make_task: MakeTask) -> None:
@@ -316,9 +334,9 @@ def test_missing_image_and_label(make_task: MakeTask) -> None:
     (root / "imagesTr" / "l0.nii.gz").unlink()
     (root / "labelsTr" / "l1.nii.gz").unlink()
     image, label = problems_of(root)
-    assert image.what == "image is missing"
+    assert image.code == "data.image-missing"
     assert image.expected == str(root / "imagesTr" / "l0.nii.gz")
-    assert label.what == "label is missing"
+    assert label.code == "data.label-missing"
     assert 'drop the "label" key' in label.fix
     task = read_task(root)[0]
     assert task is not None
@@ -328,7 +346,15 @@ def test_missing_image_and_label(make_task: MakeTask) -> None:
 def test_image_that_is_a_folder(make_task: MakeTask) -> None:
     root = make_task()
     (root / "imagesTr" / "x.nii").mkdir()
-    assert only_problem(root).found == "a folder"
+    problem = only_problem(root)
+    assert (problem.code, problem.found) == ("data.not-a-file", "a folder")
+
+
+def test_folder_that_is_a_file(make_task: MakeTask) -> None:
+    root = make_task()
+    (root / "imagesUn").touch()
+    problem = only_problem(root)
+    assert (problem.code, problem.expected) == ("data.not-a-folder", "a folder")
 
 
 def test_other_formats(make_task: MakeTask) -> None:
@@ -336,7 +362,7 @@ def test_other_formats(make_task: MakeTask) -> None:
     (root / "imagesTr" / "a.mha").touch()
     (root / "imagesTr" / "notes.txt").touch()
     change_entry(root, 0, image="imagesTr/l0.nrrd")
-    found = [problem.found for problem in problems_of(root) if "not named as NIfTI" in problem.what]
+    found = [problem.found for problem in problems_of(root) if problem.code == "data.not-named-nifti"]
     assert found == ["'imagesTr/l0.nrrd'", ".mha"]
 
 
@@ -350,7 +376,7 @@ def test_case_names(make_task: MakeTask, name: str) -> None:
     root = make_task(unlabelled=0)
     save(root / "imagesTr" / "x.nii.gz", ramp()).rename(root / "imagesTr" / f"{name}.nii.gz")
     problem = only_problem(root)
-    assert problem.what == "case name cannot be used"
+    assert problem.code == "data.case-name"
     assert "letters, digits" in problem.expected
     assert str(problem).isprintable()
 
@@ -363,7 +389,7 @@ def test_case_listed_twice_and_names_that_differ_in_case(make_task: MakeTask) ->
     write_description(root, content)
     save(root / "imagesTr" / "L1.nii.gz", ramp())
     first, second = problems_of(root)
-    assert first.what == second.what == "case name used twice among the training cases"
+    assert first.code == second.code == "data.case-twice"
     assert "l0" in first.found
     assert "L1" in second.found
 
@@ -371,39 +397,40 @@ def test_case_listed_twice_and_names_that_differ_in_case(make_task: MakeTask) ->
 def test_the_same_case_with_both_suffixes(make_task: MakeTask) -> None:
     root = make_task(unlabelled=0)
     save(root / "imagesTr" / "l0.nii", ramp())
-    assert only_problem(root).what == "case name used twice among the training cases"
+    assert only_problem(root).code == "data.case-twice"
 
 
 def test_one_image_under_two_names(make_task: MakeTask) -> None:
     root = make_task(unlabelled=0)
     (root / "imagesTr" / "x.nii.gz").symlink_to("l0.nii.gz")
-    assert "one image under two names" in only_problem(root).what
+    assert only_problem(root).code == "data.image-twice"
 
 
 @pytest.mark.parametrize("use_test_images", [True, False])
 def test_image_in_training_and_test(make_task: MakeTask, use_test_images: bool) -> None:
     root = make_task(test=["./imagesTr/l1.nii.gz"])
     problem = only_problem(root, use_test_images=use_test_images)
-    assert problem.what == "image is in training and in test"
+    assert problem.code == "data.train-and-test"
 
 
 def test_image_in_training_and_linked_as_test(make_task: MakeTask) -> None:
     root = make_task()
     (root / "imagesTs").mkdir()
     os.link(root / "imagesTr" / "l1.nii.gz", root / "imagesTs" / "t.nii.gz")
-    assert only_problem(root).what == "image is in training and in test"
+    assert only_problem(root).code == "data.train-and-test"
 
 
 def test_no_labelled_case_and_no_case(make_task: MakeTask) -> None:
-    assert only_problem(make_task(labelled=0, unlabelled=2)).found == "2 unlabelled cases"
-    assert only_problem(make_task(labelled=0, unlabelled=0, folder="Empty")).found == "no cases"
+    for number, found in ((2, "2 unlabelled cases"), (0, "no cases")):
+        problem = only_problem(make_task(labelled=0, unlabelled=number, folder=f"Task0{number}_Toy"))
+        assert (problem.code, problem.found) == ("data.no-labeled", found)
 
 
 def test_label_that_is_not_listed(make_task: MakeTask) -> None:
     root = make_task()
     path = save(root / "labelsTr" / "u0.nii.gz", label_map())
     problem = only_problem(root)
-    assert problem.what == "labelsTr holds a label that dataset.json does not list"
+    assert problem.code == "data.label-not-listed"
     assert problem.where == str(path)
 
 
@@ -412,11 +439,11 @@ def test_missing_test_image(make_task: MakeTask) -> None:
     assert sound_task(root).test == ()  # the folder was never downloaded
     assert len(problems_of(root, use_test_images=True)) == 2
     save(root / "imagesTs" / "t0.nii.gz", ramp())
-    assert only_problem(root).what == "image is missing"
+    assert only_problem(root).code == "data.image-missing"
 
 
 def test_bad_path_of_a_test_image(make_task: MakeTask) -> None:
-    assert "out of the data set" in only_problem(make_task(test=["../t0.nii.gz"])).what
+    assert only_problem(make_task(test=["../t0.nii.gz"])).code == "data.path-outside"
 
 
 # Sound tasks
@@ -532,7 +559,7 @@ def test_a_test_name_may_repeat_a_training_name_until_they_share_a_pool(make_tas
     root = make_task()
     save(root / "imagesTs" / "l0.nii.gz", ramp() + 5)
     sound_task(root)
-    assert "used twice" in only_problem(root, use_test_images=True).what
+    assert only_problem(root, use_test_images=True).code == "data.case-twice"
 
 
 def test_hidden_files_are_nobody(make_task: MakeTask) -> None:
@@ -619,27 +646,30 @@ def library(tmp_path: Path) -> list[Path]:
     "name", ["prostate", "task04_hippocampus", "TASK04", "9", "Task09_Empty", "Task5_", "", "x" * 5000]
 )
 def test_unknown_task(library: list[Path], name: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "data.unknown-task") as refusal:
         find_task(name, library)
-    assert caught.value.exit_code == 2
-    assert all(str(folder) in str(caught.value) for folder in library)
+    assert refusal.error.exit_code == 2
+    assert all(str(folder) in str(refusal.error) for folder in library)
 
 
 def test_near_misses_are_named(library: list[Path]) -> None:
-    with pytest.raises(UsageError, match="Hippocampus"):
+    with refused(UsageError, "data.unknown-task") as refusal:
         find_task("Hipocampus", library)
-    with pytest.raises(UsageError, match="Task50_Hat"):
+    assert "Hippocampus" in refusal.problem.found
+    with refused(UsageError, "data.unknown-task") as refusal:
         find_task("777", library)
+    assert "Task50_Hat" in refusal.problem.found
 
 
 def test_folder_without_dataset_json(library: list[Path]) -> None:
-    with pytest.raises(UsageError, match=r"no dataset\.json in it"):
+    with refused(UsageError, "data.unknown-task") as refusal:
         find_task(str(library[0] / "Task09_Empty"), library)
+    assert "no dataset.json in it" in refusal.problem.found
 
 
 @pytest.mark.parametrize("name", ["5", "05", "Task05", "Task5", "Prostate"])
 def test_short_form_that_fits_two(library: list[Path], name: str) -> None:
-    with pytest.raises(UsageError, match="several"):
+    with refused(UsageError, "data.task-ambiguous"):
         find_task(name, library)
     assert find_task(name, library[:1]) == library[0] / "Task05_Prostate"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusal import codes
 
 from pcl_auto.data.doctor import Group, examine
 from pcl_auto.data.nifti import Volume
@@ -51,21 +52,22 @@ def test_a_sound_data_set_has_nothing_to_say(channels: int, ct: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "twin", "wrong"),
+    ("role", "twin", "wrong", "code"),
     [
-        ("labelled", "test", True),
-        ("unlabelled", "test", False),
-        ("labelled", "unlabelled", False),
-        ("test", "test", False),
+        ("labelled", "test", True, "data.labeled-twin-in-test"),
+        ("unlabelled", "test", False, "data.unlabeled-twin-in-test"),
+        ("labelled", "unlabelled", False, "data.twins"),
+        ("test", "test", False, "data.twins"),
     ],
 )
-def test_one_scan_under_two_names(role: str, twin: str, wrong: bool) -> None:
+def test_one_scan_under_two_names(role: str, twin: str, wrong: bool, code: str) -> None:
     made = groups()
     first = next(iter(made[role].values()))
     made[twin]["again"] = replace(first, dtype="float32", path=Path("again.nii"))
     found, warnings = look(made)
     assert (len(found), len(warnings)) == (1, 0) if wrong else (0, 1)
     (problem,) = [*found, *warnings]
+    assert problem.code == code
     assert "again" in problem.found
     assert problem.fix
 
@@ -74,7 +76,7 @@ def test_other_axes() -> None:
     made = groups()
     made["unlabelled"]["case_7"] = replace(scan(7), affine=((-1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 3, 0), (0, 0, 0, 1)))
     _, (warning,) = look(made)
-    assert warning.expected == "RAS"
+    assert (warning.code, warning.expected) == ("data.other-axes", "RAS")
     assert warning.found == "1 of 20 otherwise: case_7 LAS"
 
 
@@ -83,7 +85,7 @@ def test_swapped_channels() -> None:
     first, second, third = made["unlabelled"]["case_9"].quartiles
     made["unlabelled"]["case_9"] = replace(scan(9, 3), quartiles=(second, first, third))
     _, warnings = look(made)
-    (swapped,) = (warning for warning in warnings if warning.what == "channels look swapped")
+    (swapped,) = (warning for warning in warnings if warning.code == "data.channels-swapped")
     assert swapped.found == "case_9 (as 1, 0, 2)"
 
 
@@ -91,6 +93,7 @@ def test_a_scan_with_another_spacing() -> None:
     made = groups()
     made["unlabelled"]["case_5"] = replace(scan(5), spacing_mm=(1.0, 1.0, 30.0))
     _, warnings = look(made)
+    assert set(codes(warnings)) == {"data.outlier"}
     assert {warning.what for warning in warnings} == {
         "spacing along z (mm) unlike the other scans",
         "extent along z (mm) unlike the other scans",
@@ -105,6 +108,7 @@ def test_hounsfield_units_matter_and_the_scale_of_mr_does_not() -> None:
     )
     assert look(made) == ([], [])
     _, warnings = look(made, ct=True)
+    assert set(codes(warnings)) == {"data.outlier"}
     assert {warning.what for warning in warnings} == {
         "range of HU unlike the other scans",
         "median HU / 100 unlike the other scans",
@@ -118,7 +122,7 @@ def test_labels_from_another_scanner() -> None:
         for case, each in made["unlabelled"].items()
     }
     _, warnings = look(made)
-    whats = {warning.what for warning in warnings}
+    whats = {warning.what for warning in warnings if warning.code == "data.shifted"}
     assert "spacing along x (mm) of unlabelled scans unlike the labelled ones" in whats
     assert "skew of intensities of unlabelled scans unlike the labelled ones" in whats
     assert not any("of test scans" in what for what in whats)
@@ -138,6 +142,7 @@ def test_a_few_labelled_scans_at_the_edge_of_the_others_are_no_shift(labeled: in
     # The same scans, were they really of another kind.
     moved = {case: replace(each, spacing_mm=(2.5, 1.0, 3.0)) for case, each in edge.items()}
     _, warnings = look({"labelled": moved, "unlabelled": {case: pool[case] for case in cases[labeled:]}})
+    assert set(codes(warnings)) == {"data.shifted"}
     assert "spacing along x (mm) of unlabelled scans unlike the labelled ones" in {w.what for w in warnings}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusal import codes
 from toys import SHAPE, label_map, ramp, save, write_description
 
 from pcl_auto.data.checks import check_cases
@@ -40,10 +41,6 @@ def read(root: Path, **options: Any) -> tuple[Task, list[Problem]]:
     task, problems = read_task(root, **options)
     assert task is not None, problems
     return task, problems
-
-
-def whats(problems: list[Problem]) -> list[str]:
-    return [problem.what for problem in problems]
 
 
 def test_labels_for_some_cases_are_enough(raw: Path) -> None:
@@ -79,11 +76,17 @@ def test_channels_that_do_not_fit_each_other(raw: Path) -> None:
     save(raw / "imagesTr" / "c_0001.nii.gz", np.zeros(SHAPE, np.int16))
     save(raw / "imagesUn" / "u_0001.nii.gz", np.stack([ramp(), ramp()], axis=-1))
     task, _ = read(raw)
-    found = whats(check_cases(task, threads=1).problems)
-    assert "channel and image differ in shape" in found
-    assert "channel and image lie apart in space" in found
-    assert "image of an unlabelled case is constant in channel 1" in found
-    assert "file of one channel is 4D" in found
+    problems = check_cases(task, threads=1).problems
+    found = {(problem.code, Path(problem.where).name) for problem in problems}
+    assert found >= {
+        ("data.channel-grids", "a_0001.nii.gz"),
+        ("data.channel-grids", "b_0001.nii.gz"),
+        ("data.constant", "c_0000.nii.gz"),
+        ("data.channel-4d", "u_0001.nii.gz"),
+    }
+    apart = {problem.what for problem in problems if problem.code == "data.channel-grids"}
+    assert apart == {"channel and image differ in shape", "channel and image lie apart in space"}
+    assert "image of an unlabelled case is constant in channel 1" in [problem.what for problem in problems]
 
 
 def test_one_channel_that_cannot_be_read(raw: Path) -> None:
@@ -91,7 +94,9 @@ def test_one_channel_that_cannot_be_read(raw: Path) -> None:
     task, _ = read(raw)
     checks = check_cases(task, threads=1)
     assert "a" not in checks.images
-    assert all("a_0001" in problem.where for problem in checks.problems)
+    assert [(problem.code, Path(problem.where).name) for problem in checks.problems] == [
+        ("data.empty", "a_0001.nii.gz")
+    ]
 
 
 def test_everything_wrong_with_the_files_at_once(raw: Path) -> None:
@@ -102,29 +107,29 @@ def test_everything_wrong_with_the_files_at_once(raw: Path) -> None:
     shutil.copy(raw / "imagesTr" / "a_0001.nii.gz", raw / "imagesUn" / "A_0001.nii.gz")
     (raw / "imagesUn" / "u_0001.nii.gz").unlink()
     (raw / "imagesUn" / "u_0001.nii.gz").symlink_to("/etc/hostname")
-    found = whats(read(raw)[1])
-    assert {
-        "channels of b",
-        "channels of c",
-        "image name lacks the channel",
-        "label without an image",
-        "case name used twice",
-        "image is a link out of the data set",
-    } <= set(found)
+    problems = read(raw)[1]
+    assert set(codes(problems)) >= {
+        "data.channel-files",
+        "data.channel-name",
+        "data.label-without-image",
+        "data.case-twice",
+        "data.link-outside",
+    }
+    assert {"channels of b", "channels of c"} <= {problem.what for problem in problems}
 
 
 def test_no_label_at_all(raw: Path) -> None:
     shutil.rmtree(raw / "labelsTr")
-    assert "no labelled case" in whats(read(raw)[1])
+    assert "data.no-labeled" in codes(read(raw)[1])
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "code"),
     [
-        ({"file_ending": ".nrrd"}, "file ending is not read"),
-        ({"dataset": {}}, 'a list of files under "dataset" is not read'),
+        ({"file_ending": ".nrrd"}, "dataset-json.file-ending"),
+        ({"dataset": {}}, "dataset-json.file-list"),
     ],
 )
-def test_what_is_not_read_is_said(raw: Path, change: dict[str, Any], what: str) -> None:
+def test_what_is_not_read_is_said(raw: Path, change: dict[str, Any], code: str) -> None:
     write_description(raw, {**DESCRIPTION, **change})
-    assert what in whats(read(raw)[1])
+    assert code in codes(read(raw)[1])

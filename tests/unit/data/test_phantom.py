@@ -1,9 +1,11 @@
 import gzip
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from refusal import refused
 
 from pcl_auto.data.phantom import make_phantom, paint_labels
 from pcl_auto.errors import DataError, UsageError
@@ -56,17 +58,18 @@ def contents(folder):
     "wrong", [{"labeled": 0}, {"unlabeled": -1}, {"test": -1}, {"seed": -1}], ids=lambda wrong: next(iter(wrong))
 )
 def test_counts_out_of_range(tmp_path, wrong):
-    with pytest.raises(UsageError, match=f"{next(iter(wrong))} out of range"):
+    with refused(UsageError, "data.phantom-size") as refusal:
         make_phantom(tmp_path, **wrong)
+    assert refusal.problem.what.startswith(next(iter(wrong)))
 
 
 def test_another_task_is_never_overwritten(tmp_path):
     task = make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match="something else is there"):
+    with refused(UsageError, "data.place-taken"):
         make_phantom(tmp_path, seed=1, labeled=1, unlabeled=0, test=0)
     (task / "dataset.json").unlink()
-    with pytest.raises(UsageError, match="something else is there"):
+    with refused(UsageError, "data.place-taken"):
         make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
     assert contents(tmp_path).keys() == before.keys() - {"Task99_Phantom/dataset.json"}
 
@@ -75,21 +78,32 @@ def test_every_unusable_label_is_listed(geometry, tmp_path):
     folder, description = geometry
     (folder / "scan_3.nii").unlink()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.uint8), np.eye(4)), folder / "scan_7.nii.gz")
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, "data.unreadable", "label.not-3d") as refusal:
         paint_labels(folder, description, tmp_path, name="Task05_Scan")
-    assert [problem.what for problem in caught.value.problems] == ["not a label map", "label cannot be read"]
+    assert [(problem.code, Path(problem.where).name) for problem in refusal.problems] == [
+        ("label.not-3d", "scan_7.nii.gz"),
+        ("data.unreadable", "scan_3.nii.gz"),
+    ]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_unusable_description(geometry, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("{", "dataset-json.unreadable"),
+        ("[]", "dataset-json.key-missing"),
+        ("{}", "dataset-json.key-missing"),
+    ],
+)
+def test_unusable_description(geometry, tmp_path, text, code):
     geometry[1].write_text(text)
-    with pytest.raises(DataError, match=r"dataset\.json"):
+    with refused(DataError, code) as refusal:
         paint_labels(*geometry, tmp_path, name="Task05_Scan")
+    assert {problem.where for problem in refusal.problems} == {str(geometry[1])}
 
 
 @pytest.mark.parametrize("name", ["../Task05_Scan", "..", ".", "", "a/b"])
 def test_name_that_is_no_folder_name(geometry, tmp_path, name):
-    with pytest.raises(UsageError, match="not a folder name"):
+    with refused(UsageError, "data.folder-name"):
         paint_labels(*geometry, tmp_path, name=name)
 
 

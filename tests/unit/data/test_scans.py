@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
+from refusal import refused
 from scanner import SPACING_MM, STEP_MM, volume, write_series
 
 from pcl_auto.data.dicom import Series
@@ -31,13 +32,13 @@ def scans(inputs: list[Path], channels: int = 1) -> dict[str, list[str]]:
 def test_all_missing_paths_are_listed_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     files(tmp_path / "notes", "readme.txt", "voxels.raw")
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "data.no-such-path", "predict.no-scan") as refusal:
         list_scans([tmp_path / "a.nii", tmp_path / "empty", tmp_path / "notes", tmp_path / "b"], 1)
-    assert [(problem.what, problem.where) for problem in caught.value.problems] == [
-        ("no such file or folder", str(tmp_path / "a.nii")),
-        ("no scan", str(tmp_path / "empty")),
-        ("no scan", str(tmp_path / "notes")),
-        ("no such file or folder", str(tmp_path / "b")),
+    assert [(problem.code, problem.where) for problem in refusal.problems] == [
+        ("data.no-such-path", str(tmp_path / "a.nii")),
+        ("predict.no-scan", str(tmp_path / "empty")),
+        ("predict.no-scan", str(tmp_path / "notes")),
+        ("data.no-such-path", str(tmp_path / "b")),
     ]
 
 
@@ -53,9 +54,10 @@ def test_all_missing_paths_are_listed_at_once(tmp_path: Path) -> None:
 )
 def test_two_scans_for_one_mask(tmp_path: Path, names: tuple[str, str]) -> None:
     given = [files((tmp_path / name).parent, Path(name).name)[0] for name in names]
-    with pytest.raises(UsageError, match="2 scans would write the mask x") as caught:
+    with refused(UsageError, "predict.mask-twice") as refusal:
         list_scans(given, 1)
-    assert set(caught.value.problems[0].where.split(", ")) == {str(path) for path in given}
+    assert refusal.problem.what.endswith(" x")
+    assert set(refusal.problem.where.split(", ")) == {str(path) for path in given}
 
 
 def test_a_folder_of_every_format(tmp_path: Path) -> None:
@@ -113,13 +115,13 @@ def only(folder: Path, channels: int = 1) -> Scan:
     return scan
 
 
-def refused(folder: Path) -> str:
-    """Why the only scan of a folder is refused, and that it is said which one it is."""
+def refusal_of(folder: Path) -> tuple[str, str]:
+    """Of which kind the refusal of the only scan of a folder is, and what was found; it is said which scan it is."""
     scan = only(folder)
     assert scan.problem is not None
     assert not scan.beside
     assert str(folder) in scan.problem.where
-    return f"{scan.problem.what}: {scan.problem.found}"
+    return scan.problem.code, scan.problem.found
 
 
 def test_slices_come_in_the_order_of_the_patient(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_a_series_over_several_folders_is_one(tmp_path: Path) -> None:
 def test_gantry_tilt(tmp_path: Path) -> None:
     tilted = [(0, STEP_MM * index * np.tan(np.radians(12)), STEP_MM * index) for index in range(6)]
     write_series(tmp_path, volume(), positions_mm=tilted)
-    assert refused(tmp_path) == "gantry tilt: 12.0° off it"
+    assert refusal_of(tmp_path) == ("dicom.gantry-tilt", "12.0° off it")
 
 
 def test_an_oblique_stack_is_not_tilted(tmp_path: Path) -> None:
@@ -188,26 +190,28 @@ def test_positions_that_were_rounded_are_even(tmp_path: Path) -> None:
 def test_missing_slices(tmp_path: Path) -> None:
     z = [0, 2.5, 5, 12.5, 15, 20]
     write_series(tmp_path, volume(), positions_mm=[(0, 0, place) for place in z])
-    assert refused(tmp_path) == "missing slices (3): none between 5 and 12.5 mm"
+    assert refusal_of(tmp_path) == ("dicom.missing-slices", "none between 5 and 12.5 mm")
+    assert "(3)" in str(only(tmp_path).problem)
 
 
 def test_uneven_slices(tmp_path: Path) -> None:
     z = [0, 2.5, 5, 7.5, 10.8, 13.3]
     write_series(tmp_path, volume(), positions_mm=[(0, 0, place) for place in z])
-    assert refused(tmp_path) == "unevenly spaced slices: none between 7.5 and 10.8 mm"
+    assert refusal_of(tmp_path) == ("dicom.uneven-slices", "none between 7.5 and 10.8 mm")
 
 
 @pytest.mark.parametrize(("z", "same"), [((0, 1, 2, 2, 3, 4), 1), ((0, 0, 1, 1, 2, 2), 3), ((0, 0, 0, 1, 1, 1), 4)])
 def test_duplicate_slices(tmp_path: Path, z: tuple[float, ...], same: int) -> None:
     write_series(tmp_path, volume(), positions_mm=[(0, 0, place) for place in z])
-    assert refused(tmp_path) == f"duplicate slices: {same} slices in the place of another, 6 slices in all"
+    found = f"{same} slices in the place of another, 6 slices in all"
+    assert refusal_of(tmp_path) == ("dicom.duplicate-slices", found)
 
 
 def test_slices_of_mixed_orientation(tmp_path: Path) -> None:
     uid = str(generate_uid())
     write_series(tmp_path, volume()[:4], uid=uid)
     write_series(tmp_path / "more", volume()[:2], uid=uid, orientation=(1, 0, 0, 0, 0, -1))
-    assert refused(tmp_path) == "slices of mixed orientation: 2 of 6 slices lie otherwise than the first"
+    assert refusal_of(tmp_path) == ("dicom.mixed-orientation", "2 of 6 slices lie otherwise than the first")
 
 
 @pytest.mark.parametrize("different", ["spacing", "size"])
@@ -219,29 +223,31 @@ def test_slices_of_mixed_grids(tmp_path: Path, different: str) -> None:
     rest = volume()[4:] if different == "spacing" else volume()[4:, :, :8]
     write_series(tmp_path / "more", rest, uid=uid, positions_mm=z[4:], **tags)
     found = "2 of 10 x 12, 0.5 x 0.5 mm" if different == "spacing" else "2 of 8 x 12, 0.8 x 0.7 mm"
-    assert refused(tmp_path) == f"slices of mixed size or spacing: 4 of 10 x 12, 0.8 x 0.7 mm | {found}"
+    assert refusal_of(tmp_path) == ("dicom.mixed-grid", f"4 of 10 x 12, 0.8 x 0.7 mm | {found}")
     assert SPACING_MM == (0.8, 0.7)
 
 
 def test_a_multi_frame_file(tmp_path: Path) -> None:
     voxels = volume()
     write_series(tmp_path, voxels[:1], NumberOfFrames=6, PixelData=voxels.astype("<i2").tobytes())
-    assert refused(tmp_path) == "a multi-frame file: 6 frames"
+    assert refusal_of(tmp_path) == ("dicom.multi-frame", "6 frames")
 
 
 def test_slices_without_a_place(tmp_path: Path) -> None:
     write_series(tmp_path, volume(), ImagePositionPatient=None)
-    assert refused(tmp_path) == "slices without a place in space: "
+    assert refusal_of(tmp_path) == ("dicom.no-position", "")
 
 
 def test_a_damaged_slice_is_named(tmp_path: Path) -> None:
     written = write_series(tmp_path / "anna", volume())
     # The last one: the others look like a whole scan.
     written[5].write_bytes(written[5].read_bytes()[:-20])
-    assert refused(tmp_path / "anna") == f"files that cannot be read among the slices: 1, the first {written[5].name}"
+    assert refusal_of(tmp_path / "anna") == ("dicom.unreadable-slices", f"1, the first {written[5].name}")
     for file in written:
         file.write_bytes(file.read_bytes()[:300])
-    assert refused(tmp_path / "anna").startswith("DICOM files that cannot be read: 6, the first IM00")
+    code, found = refusal_of(tmp_path / "anna")
+    assert code == "dicom.unreadable"
+    assert found.startswith("6, the first IM00")
 
 
 def test_what_lies_beside_scans_is_named_and_left(tmp_path: Path) -> None:
@@ -257,17 +263,17 @@ def test_what_lies_beside_scans_is_named_and_left(tmp_path: Path) -> None:
     )
     found = list_scans([tmp_path], 1)
     assert [scan.id for scan in found if not scan.beside] == ["anna"]
-    assert sorted(scan.problem.what for scan in found if scan.problem) == [
-        "a DICOM file without an image",
-        "a localizer (scout)",
-        "a single slice",
-        "colour pictures, no scan",
+    assert sorted(scan.problem.code for scan in found if scan.problem) == [
+        "dicom.color-pictures",
+        "dicom.localizer",
+        "dicom.no-image",
+        "dicom.single-slice",
     ]
 
 
 def test_a_folder_of_scouts_alone_holds_nothing_to_segment(tmp_path: Path) -> None:
     write_series(tmp_path, volume(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    with pytest.raises(UsageError, match="localizer"):
+    with refused(UsageError, "dicom.localizer"):
         list_scans([tmp_path], 1)
 
 
@@ -290,7 +296,7 @@ def test_a_bad_channel_spoils_its_scan(tmp_path: Path) -> None:
     write_series(tmp_path / "anna_0001", volume(), positions_mm=[(0, index, 2 * index) for index in range(6)])
     (scan,) = list_scans([tmp_path], 2)
     assert scan.problem is not None
-    assert scan.problem.what == "gantry tilt"
+    assert scan.problem.code == "dicom.gantry-tilt"
 
 
 def test_two_series_in_the_folder_of_a_channel_are_no_channel(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from refusal import refused
 
 from pcl_auto.data.split import (
     Correction,
@@ -38,31 +39,31 @@ def choose(*labeled: str, validation: tuple[str, ...] = (), **options: Any) -> S
     [(0, 0), (-1, 0), (11, 0), (9, 2), (10, 1), (2, -1), (None, 10), (None, 11), (None, -1)],
 )
 def test_more_or_fewer_labels_than_there_are(labeled: int | None, validation: int) -> None:
-    with pytest.raises(UsageError, match="not enough labelled cases") as caught:
+    with refused(UsageError, "split.too-few-labeled") as refusal:
         draw(labeled=labeled, validation=validation)
-    assert caught.value.problems[0].expected == "1 to 10 together"
+    assert refusal.problem.expected == "1 to 10 together"
 
 
 @pytest.mark.parametrize("labeled", [None, 1])
 def test_a_task_without_labels(labeled: int | None) -> None:
-    with pytest.raises(UsageError, match="not enough labelled cases"):
+    with refused(UsageError, "split.too-few-labeled"):
         draw_split([], WITHOUT_LABEL, labeled=labeled)
 
 
 def test_every_wrong_choice_is_reported_at_once() -> None:
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "split.case-in-both", "split.unknown-case", "split.unlabeled-case") as refusal:
         choose("case_00", "scan_1", "nobody", validation=("case_00", "scan_2", "no one"))
-    assert [problem.what for problem in caught.value.problems] == [
-        "case 'scan_1' has no label",
-        "no case called 'nobody'",
-        "case 'scan_2' has no label",
-        "no case called 'no one'",
-        "case 'case_00' is in both groups",
+    assert [(problem.code, problem.what.split("'")[1]) for problem in refusal.problems] == [
+        ("split.unlabeled-case", "scan_1"),
+        ("split.unknown-case", "nobody"),
+        ("split.unlabeled-case", "scan_2"),
+        ("split.unknown-case", "no one"),
+        ("split.case-in-both", "case_00"),
     ]
 
 
 def test_a_choice_without_labelled_cases() -> None:
-    with pytest.raises(UsageError, match="no labelled case"):
+    with refused(UsageError, "split.no-labeled"):
         choose(validation=("case_00",))
 
 
@@ -192,8 +193,9 @@ def test_every_case_is_held_out_once(cases: int, folds: int) -> None:
 
 @pytest.mark.parametrize(("cases", "folds"), [(2, 3), (1, 2), (5, 1), (0, 2)])
 def test_folds_that_the_cases_do_not_allow(cases: int, folds: int) -> None:
-    with pytest.raises(UsageError, match="--folds"):
+    with refused(UsageError, "split.fold-count") as refusal:
         cross_validation([f"case_{index}" for index in range(cases)], folds)
+    assert refusal.problem.where == "--folds"
 
 
 def test_corrected_cases_are_labelled_and_on_record() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoints import plain, read_checkpoint, write_checkpoint
@@ -24,8 +25,9 @@ class Canary:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     torch.save({"network_weights": {}, "evil": Canary(canary)}, tmp_path / "bad.pth")
-    with pytest.raises(StateError, match=r"bad\.pth"):
+    with refused(StateError, "checkpoint.unreadable") as refusal:
         read_checkpoint(tmp_path / "bad.pth")
+    assert refusal.problem.where == str(tmp_path / "bad.pth")
     assert not canary.exists()
 
 
@@ -34,16 +36,17 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "checkpoint.pth"
     write_checkpoint(path, {"network_weights": {"w": torch.ones(100)}})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(StateError, match="cannot be read"):
+    with refused(StateError, "checkpoint.unreadable"):
         read_checkpoint(path)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="no checkpoint"):
+    with refused(StateError, "checkpoint.missing"):
         read_checkpoint(tmp_path / "none.pth")
     torch.save({"weights": 1}, tmp_path / "other.pth")
-    with pytest.raises(StateError, match="network_weights"):
+    with refused(StateError, "checkpoint.not-nnunet") as refusal:
         read_checkpoint(tmp_path / "other.pth")
+    assert refusal.problem.expected == "network_weights"
 
 
 def test_failed_write_keeps_the_old_checkpoint(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from refusal import refused
 
 from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet import inference_demand
@@ -102,9 +103,9 @@ def test_a_scan_that_does_not_fit_is_cut_into_as_few_slabs_as_do(monkeypatch: py
         free(mb)
         assert memory.slabs_that_fit("a.nrrd") == count
     free(needed[16] - 1)  # a slab of 8 rows has 4 around it on both sides: there are no thinner ones
-    with pytest.raises(ResourceError) as caught:
+    with refused(ResourceError, "memory.too-small") as refusal:
         memory.slabs_that_fit("a.nrrd")
-    (problem,) = caught.value.problems
+    problem = refusal.problem
     assert (problem.where, problem.expected, problem.found) == (
         "a.nrrd", f"{needed[16]} MB free, in 16 slabs", f"{needed[16] - 1} MB free",
     )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from refusal import refused
 from torch import nn
 
 from pcl_auto.errors import StateError
@@ -151,5 +152,6 @@ def test_hook_changes_no_name_of_the_network() -> None:
 
 
 def test_network_without_a_decoder_is_refused_by_name() -> None:
-    with pytest.raises(StateError, match="Sequential"):
+    with refused(StateError, "model.features-unreachable") as refusal:
         DecoderFeatures(nn.Sequential(nn.Linear(2, 2)))
+    assert refusal.problem.where == "Sequential"

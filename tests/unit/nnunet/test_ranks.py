@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as spawning
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from refusal import refused
 from torch import Tensor, nn
 
 from pcl_auto.errors import UsageError
@@ -107,6 +108,6 @@ def test_patches_that_cannot_be_shared(
     monkeypatch: pytest.MonkeyPatch, labeled: int, unlabeled: int, possible: str
 ) -> None:
     monkeypatch.setattr(ranks, "ranks", lambda: 5)
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "device.patches-not-shared") as refusal:
         ranks.share_of_patches(labeled, unlabeled)
-    assert caught.value.problems[0].expected == possible
+    assert refusal.problem.expected == possible

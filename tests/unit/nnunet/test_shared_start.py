@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoints import OWN_KEY, write_checkpoint
@@ -44,6 +45,7 @@ def test_a_recipe_that_differs_in_the_rounds_takes_it_up(start: Path) -> None:
 
 def test_every_setting_that_is_another_is_named(start: Path) -> None:
     other = replace(SETTINGS, seed=1, recipe=Recipe("two", optimizer=Optimizer(learning_rate=0.5)))
-    with pytest.raises(StateError, match="another seed, optimizer") as caught:
+    with refused(StateError, "run.start-of-other-settings") as refusal:
         taken_up(start, other)
-    assert caught.value.problems[0].where == str(start)
+    assert refusal.problem.what.endswith("another seed, optimizer")
+    assert refusal.problem.where == str(start)

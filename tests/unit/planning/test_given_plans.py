@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import refused
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "faults"))
 from tiny_model import PLANS
@@ -44,8 +45,10 @@ def test_plans_are_found_by_nnunets_name_or_by_path(data: DatasetFolder, tmp_pat
     write_json(tmp_path / "mine.json", {})
     assert find_plans("nnUNetResEncUNetMPlans", data) == data.plans_file("nnUNetResEncUNetMPlans").resolve()
     assert find_plans(str(tmp_path / "mine.json"), data) == (tmp_path / "mine.json").resolve()
-    with pytest.raises(UsageError, match=r"no plans 'nnUNetPlans'.*expected nnUNetResEncUNetMPlans"):
+    with refused(UsageError, "plan.unknown-plans") as refusal:
         find_plans("nnUNetPlans", data)
+    assert "nnUNetPlans" in refusal.problem.what
+    assert refusal.problem.expected == "nnUNetResEncUNetMPlans"
 
 
 def test_plans_are_taken_as_they_are_without_cascades(data: DatasetFolder, tmp_path: Path) -> None:
@@ -61,28 +64,35 @@ def test_plans_are_taken_as_they_are_without_cascades(data: DatasetFolder, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "message"),
     [
-        (lambda made: made["configurations"].clear(), "3d_fullres . 3d_lowres . 2d, found none"),
-        (lambda made: made["configurations"]["3d_fullres"].update(preprocessor_name="os.system"), "os.system"),
+        (lambda made: made["configurations"].clear(), "plan.unfit", "3d_fullres | 3d_lowres | 2d"),
+        (
+            lambda made: made["configurations"]["3d_fullres"].update(preprocessor_name="os.system"),
+            "model.untrusted",
+            "os.system",
+        ),
     ],
 )
-def test_plans_that_do_not_fit(data: DatasetFolder, tmp_path: Path, change: Any, message: str) -> None:
+def test_plans_that_do_not_fit(data: DatasetFolder, tmp_path: Path, change: Any, code: str, message: str) -> None:
     made = copy.deepcopy(PLANS)
     change(made)
     write_json(tmp_path / "plans.json", made)
-    with pytest.raises(StateError, match=message):
+    with refused(StateError, code) as refusal:
         read_plans(tmp_path / "plans.json", data, DATASET_JSON)
+    assert message in f"{refusal.problem.expected}, {refusal.problem.found}"
 
 
 def test_plans_for_other_channels(data: DatasetFolder, tmp_path: Path) -> None:
     write_json(tmp_path / "plans.json", PLANS)
     two = {**DATASET_JSON, "channel_names": {"0": "T2", "1": "ADC"}}
-    with pytest.raises(StateError, match="expected plans for 2 channels, found 3d_fullres 1"):
+    with refused(StateError, "plan.unfit") as refusal:
         read_plans(tmp_path / "plans.json", data, two)
+    assert (refusal.problem.expected, refusal.problem.found) == ("plans for 2 channels", "3d_fullres 1")
 
 
 def test_what_is_no_json(data: DatasetFolder, tmp_path: Path) -> None:
     (tmp_path / "plans.json").write_text("{")
-    with pytest.raises(StateError, match="expected JSON"):
+    with refused(StateError, "plan.unfit") as refusal:
         read_plans(tmp_path / "plans.json", data, DATASET_JSON)
+    assert refusal.problem.expected == "JSON"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import refused
 
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.planning import plan as module
@@ -83,15 +84,16 @@ def data(tmp_path: Path) -> DatasetFolder:
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, "1", None])
 def test_a_plan_of_another_version(data: DatasetFolder, version: Any) -> None:
     write_plan(data, content(schema_version=version))
-    with pytest.raises(StateError, match="another version") as caught:
+    with refused(StateError, "plan.other-version") as refusal:
         read_plan(data)
-    assert caught.value.problems[0].where == str(data.plan_file)
+    assert refusal.problem.where == str(data.plan_file)
 
 
 def test_a_configuration_that_was_not_planned() -> None:
-    with pytest.raises(UsageError, match="3d_lowres") as caught:
+    with refused(UsageError, "plan.unknown-configuration") as refusal:
         Plan(content()).configuration_named("3d_lowres")
-    assert caught.value.problems[0].expected == "2d | 3d_fullres"
+    assert "3d_lowres" in refusal.problem.what
+    assert refusal.problem.expected == "2d | 3d_fullres"
 
 
 def patches(names: Iterable[str], shape: tuple[int, ...] = (12, 32, 32)) -> dict[str, Any]:
@@ -105,8 +107,10 @@ def test_patches_that_are_too_thin_for_3d() -> None:
     chosen, reason = choose_configuration("auto", planned, "here")
     assert chosen == "2d"
     assert "3 voxels thin" in reason
-    with pytest.raises(UsageError, match=r"too thin.*found 3.*--configuration 2d"):
+    with refused(UsageError, "plan.patch-too-thin") as refusal:
         choose_configuration("3d_fullres", planned, "here")
+    assert refusal.problem.found == "3"
+    assert "--configuration 2d" in refusal.problem.fix
 
 
 @pytest.mark.parametrize(
@@ -119,9 +123,10 @@ def test_patches_that_are_too_thin_for_3d() -> None:
     ],
 )
 def test_a_configuration_that_the_data_do_not_allow(wanted: str, planned: list[str], reason: str) -> None:
-    with pytest.raises(UsageError, match=wanted) as caught:
+    with refused(UsageError, "plan.unknown-configuration") as refusal:
         choose_configuration(wanted, patches(planned), "Dataset005_Prostate")
-    (problem,) = caught.value.problems
+    assert wanted in refusal.problem.what
+    problem = refusal.problem
     assert problem.expected == " | ".join(planned)
     assert reason in problem.found
 
@@ -243,5 +248,6 @@ def test_bias_correction_has_a_store_of_its_own() -> None:
 
 
 def test_bias_correction_of_ct_is_refused() -> None:
-    with pytest.raises(UsageError, match="CT has no bias field in --bias-correction"):
+    with refused(UsageError, "plan.ct-bias-correction") as refusal:
         name_preprocessor(nnunet_plans("CTNormalization"), "BiasCorrectingPreprocessor")
+    assert refusal.problem.where == "--bias-correction"

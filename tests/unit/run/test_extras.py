@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from refusal import refused
 
 from pcl_auto.errors import UsageError
 from pcl_auto.run.extras import require
 
 
 def test_a_missing_package_is_refused_with_the_way_to_get_it() -> None:
-    with pytest.raises(UsageError, match="no_such_module is not installed") as caught:
+    with refused(UsageError, "run.package-missing") as refusal:
         require("no_such_module", "crf", "pseudo_labels.crf")
-    (problem,) = caught.value.problems
+    assert "no_such_module" in refusal.problem.what
+    problem = refusal.problem
     assert problem.where == "pseudo_labels.crf"
     assert "pip install 'pclauto[crf]'" in problem.fix
 

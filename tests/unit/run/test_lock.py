@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from pcl_auto.errors import LockedError
 from pcl_auto.run.lock import sole_writer
@@ -27,8 +28,9 @@ def test_second_writer_is_told_who_the_first_is_until_that_one_is_gone(tmp_path:
     with subprocess.Popen([sys.executable, "-c", HOLD, run], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match=f"process {first.pid} on"), sole_writer(run):
+        with refused(LockedError, "lock.held") as refusal, sole_writer(run):
             pass
+        assert refusal.problem.found.startswith(f"process {first.pid} on")
         first.kill()
     with sole_writer(run):
         assert f"process {os.getpid()} " in next(run.parent.glob("*.holder")).read_text()

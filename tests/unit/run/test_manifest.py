@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.run.files import read_json, write_json, write_text
@@ -42,9 +43,9 @@ def test_files_that_are_gone_or_cut_are_all_named(run: Path) -> None:
     write_manifest(run)
     (run / "checkpoint_final.pth").write_text("weig")
     (run.parent / "plans.json").unlink()
-    with pytest.raises(StateError) as caught:
+    with refused(StateError, "run.file-changed") as refusal:
         check_manifest(run)
-    found = {Path(problem.where).name: problem.found for problem in caught.value.problems}
+    found = {Path(problem.where).name: problem.found for problem in refusal.problems}
     assert found == {"checkpoint_final.pth": "4 bytes", "plans.json": "no file"}
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from pcl_auto.errors import ResourceError, StateError, UsageError
 from pcl_auto.run.workspace import DEFAULT_FOLDER, DatasetFolder, Workspace
@@ -28,24 +29,25 @@ def plan(workspace: Workspace, *names: str) -> None:
 
 def test_nothing_planned(workspace: Workspace) -> None:
     for name in (None, "Prostate"):
-        with pytest.raises(StateError, match="pclauto plan TASK") as caught:
+        with refused(StateError, "plan.missing") as refusal:
             workspace.dataset(name)
-        assert caught.value.problems[0].where == str(workspace.preprocessed)
+        assert "pclauto plan TASK" in refusal.problem.fix
+        assert refusal.problem.where == str(workspace.preprocessed)
 
 
 def test_a_folder_of_stock_nnunet_was_not_planned_here(workspace: Workspace) -> None:
     (workspace.preprocessed / "Dataset005_Prostate").mkdir(parents=True)
     assert workspace.planned() == []
-    with pytest.raises(StateError):
+    with refused(StateError, "plan.missing"):
         workspace.dataset("Prostate")
 
 
 @pytest.mark.parametrize("name", ["Spleen", "6", "05x", "prostate", "", "Task06_Prostate"])
 def test_an_unknown_name_is_refused_with_the_known_ones(workspace: Workspace, name: str) -> None:
     plan(workspace, "Dataset005_Prostate", "Dataset004_Hippocampus")
-    with pytest.raises(UsageError) as caught:
+    with refused(UsageError, "plan.unknown-dataset") as refusal:
         workspace.dataset(name)
-    assert caught.value.problems[0].expected == "Dataset004_Hippocampus | Dataset005_Prostate"
+    assert refusal.problem.expected == "Dataset004_Hippocampus | Dataset005_Prostate"
 
 
 def test_a_file_where_a_folder_must_be(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +55,9 @@ def test_a_file_where_a_folder_must_be(workspace: Workspace, monkeypatch: pytest
         monkeypatch.setenv(name, "before")
     workspace.raw.parent.mkdir()
     workspace.raw.write_text("in the way")
-    with pytest.raises(ResourceError, match="cannot be written") as caught:
+    with refused(ResourceError, "disk.unwritable") as refusal:
         workspace.activate()
-    assert caught.value.problems[0].where == str(workspace.raw)
+    assert refusal.problem.where == str(workspace.raw)
     assert os.environ["nnUNet_raw"] == "before"
 
 
@@ -63,7 +65,7 @@ def test_a_folder_without_the_right_to_write(workspace: Workspace, monkeypatch: 
     for name in VARIABLES:
         monkeypatch.setenv(name, "before")
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # root may write everywhere
-    with pytest.raises(ResourceError, match="cannot be written"):
+    with refused(ResourceError, "disk.unwritable"):
         workspace.activate()
 
 

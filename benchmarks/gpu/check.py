@@ -136,11 +136,11 @@ def run_row(row: Row, bench: Bench, done: dict[str, Result]) -> Result:
     """Do one row within its limit; whatever goes wrong in it is its result."""
     whole, begun = bench.deadline, time.monotonic()
     bench.row = row.name
+    if row.gpu and bench.device != "cuda":
+        return Result(row.name, NOT_RUN, "needs a GPU")
     missing = [name for name in row.needs if name not in done or done[name].outcome != PASSED]
     if missing:
         return Result(row.name, NOT_RUN, f"needs {' and '.join(missing)}")
-    if row.gpu and bench.device != "cuda":
-        return Result(row.name, NOT_RUN, "needs a GPU")
     least_s = bench.sizes.least(row)
     if whole.left() < least_s:
         return Result(row.name, NOT_RUN, f"{whole.left():.0f} s are left, it takes about {least_s:.0f}")

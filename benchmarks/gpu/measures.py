@@ -6,6 +6,7 @@ python benchmarks/gpu/measures.py '{"measure": "environment", "settings": {"devi
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -17,13 +18,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 Settings = Mapping[str, Any]
 # So that the measurements beside this folder are found, in spawned processes too.
 BENCHMARKS = str(Path(__file__).resolve().parents[1])
+# What must be there for anything to work: where packages are carried to a machine, some are forgotten.
+MODULES = (
+    *("PIL", "SimpleITK", "acvl_utils", "batchgenerators", "batchgeneratorsv2", "blosc2", "cc3d"),
+    *("dynamic_network_architectures", "filelock", "jinja2", "matplotlib", "nibabel", "nnunetv2", "numpy", "pandas"),
+    *("requests", "rich", "scipy", "seaborn", "skimage", "sklearn", "threadpoolctl", "tifffile", "torch", "typer"),
+)
 # The features that the contrastive loss takes must give the network's own logits, in half precision.
 MAX_FEATURE_ERROR = 0.02
 
@@ -72,8 +79,9 @@ def environment(settings: Settings) -> dict[str, Any]:
         "device": settings["device"],
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "nnunetv2": version("nnunetv2"),
+        "nnunetv2": _version("nnunetv2"),
         "pclauto": __version__,
+        "missing": [name for name in MODULES if importlib.util.find_spec(name) is None],
         "cores": available_cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "shared_memory_gb": _shared_memory_gb(),
@@ -82,6 +90,13 @@ def environment(settings: Settings) -> dict[str, Any]:
         found |= _gpu()
     compute(settings)
     return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _gpu() -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Sizes:
     step_steps: int
     step_warm_up: int
     loader_s: float
-    phantom_unlabeled: int = 4
+    phantom_unlabeled: int = 2
 
     def least(self, row: Row) -> float:
         """The time that must be left for ``row``; in the tiny form nobody knows."""
@@ -123,7 +123,7 @@ TINY = Sizes(
     step_steps=1,
     step_warm_up=1,
     loader_s=1.0,
-    phantom_unlabeled=3,
+    phantom_unlabeled=2,
 )
 # What a network of seconds on a CPU is: the phantom's patches are small, and this makes it learn at once.
 _TINY_RECIPE = """
@@ -132,7 +132,7 @@ name = "adamw"
 learning_rate = 2e-3
 weight_decay = 1e-2
 [batch]
-patches = 4
+patches = 2
 [network]
 width = 0.25
 """
@@ -145,6 +145,7 @@ def environment(bench: Bench) -> Found:
     """Name what the check runs on."""
     found = bench.measure("environment", {})
     bench.machine = found
+    problems = [f"no package for {', '.join(found['missing'])}"] if found["missing"] else []
     parts = []
     if "gpu" in found:
         parts = [
@@ -158,7 +159,7 @@ def environment(bench: Bench) -> Found:
     ]
     if found["shared_memory_gb"] is not None:
         parts.append(f"/dev/shm {found['shared_memory_gb']:g} GB")
-    return Found("; ".join(parts), details=found)
+    return Found("; ".join(parts), tuple(problems), found)
 
 
 def compiles(bench: Bench) -> Found:
@@ -424,7 +425,7 @@ if __name__ == "__main__":
     scans, masks, model, device, sequential = sys.argv[1:]
     if sequential == "sequential":
         import torch
-        predictor = stock.nnUNetPredictor(device=torch.device(device), allow_tqdm=False)
+        predictor = stock.nnUNetPredictor(device=torch.device(device), use_mirroring=False, allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(model, ("all",))
         os.makedirs(masks)
         predictor.predict_from_files_sequential(scans, masks)
@@ -448,8 +449,10 @@ def predict(bench: Bench) -> Found:
         for folder in (ours, theirs):
             shutil.rmtree(folder, ignore_errors=True)
         command = ["predict", *scans, "-o", ours, "--model", model, "--device", bench.device, "--no-quality"]
-        if fixed or bench.sizes.tiny:
-            ours_s = bench.pclauto(*command, fixed_kernels=fixed)
+        if bench.sizes.tiny:
+            ours_s = bench.pclauto(*command, "--no-mirroring")
+        elif fixed:
+            ours_s = bench.pclauto(*command, fixed_kernels=True)
         else:  # as a user starts it: its time can be compared
             ours_s = bench.command(sys.executable, "-m", "pcl_auto", *bench.arguments(*command))
         how = "sequential" if bench.sizes.tiny else "in parallel"

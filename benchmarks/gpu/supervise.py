@@ -134,6 +134,8 @@ def _send_output_to(log: Path) -> None:
         os.dup2(source, target)
     os.close(output)
     os.close(nothing)
+    # Whatever the parent's streams wrote to.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,0 +1,413 @@
+"""The check and the study for a CUDA machine, in their tiny form on a CPU: as real processes, and their pure parts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcl_auto.data.phantom import make_phantom
+from pcl_auto.errors import StateError
+
+ROOT = Path(__file__).parents[2]
+GPU = ROOT / "benchmarks" / "gpu"
+sys.path.insert(0, str(GPU))
+
+import check as checks  # noqa: E402
+import rows  # noqa: E402
+import study  # noqa: E402
+import supervise  # noqa: E402
+import table  # noqa: E402
+from carried import MB, Carried  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+extends = "default"
+[schedule]
+steps_per_epoch = 1
+supervised_epochs = 1
+rounds = 1
+epochs_per_round = 1
+[batch]
+patches = 2
+[network]
+width = 0.25
+[judgement]
+degenerate_margin = 0.0
+"""
+
+
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(*command: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("nnUNet_", "PCLAUTO_"))}
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **variables},
+        capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+# --- the check ------------------------------------------------------------------------------------------------
+
+
+def test_every_row_passes_or_says_that_it_needs_a_gpu(tmp_path: Path) -> None:
+    # A slow machine gets its time; the real limit is the test below.
+    done = run(GPU / "check.sh", tmp_path / "out", "--minutes", "19", DEVICE="cpu", TINY="1")
+    content = json.loads((tmp_path / "out" / "check.json").read_text())
+    found = {entry["row"]: entry for entry in content["rows"]}
+    assert list(found) == [row.name for row in rows.ROWS]
+    on_gpu = {row.name for row in rows.ROWS if row.gpu}
+    for name, entry in found.items():
+        expected = (table.NOT_RUN, "needs a GPU") if name in on_gpu else (table.PASSED, entry["figures"])
+        assert (entry["outcome"], entry["figures"]) == expected
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["check", *found]
+    assert len((tmp_path / "out" / "check.md").read_text().splitlines()) == 4 + len(found)
+    # No log: nothing failed.
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"check.json", "check.md"}
+
+    assert content["machine"]["torch"]
+    assert found["plan"]["details"]["batch"] >= 2
+    trained = found["train default"]["details"]
+    assert trained["ms_per_step"].keys() == {"supervised", "joint"}
+    assert found["train supervised"]["details"]["ms_per_step"].keys() == {"supervised"}
+    assert found["predict"]["details"]["masks"] == 2
+    assert found["predict"]["details"]["differing"] == 0
+    assert found["kill and resume"]["details"]["orphans"] == 0
+    assert found["deterministic"]["details"]["differing"] == 0
+    assert found["features"]["details"]["not compiled"]["gradient"] > 0
+    assert [entry["workers"] for entry in found["loader"]["details"]["rates"]] == [1]
+
+
+def test_a_check_without_time_says_so_and_ends(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    run(GPU / "check.sh", tmp_path / "out", "--minutes", "0.1", DEVICE="cpu", TINY="1")
+    assert time.monotonic() - begun < 60
+    outcomes = {entry["outcome"] for entry in json.loads((tmp_path / "out" / "check.json").read_text())["rows"]}
+    assert table.NOT_RUN in outcomes
+    assert table.FAILED not in outcomes
+
+
+def test_refusals(tmp_path: Path) -> None:
+    assert "TINY=1" in run(GPU / "check.sh", tmp_path / "out", code=2).stderr
+    assert "dataset.json" in run(GPU / "check.sh", tmp_path, tmp_path / "out", code=2).stderr
+    with pytest.raises(SystemExit, match="no row nonsense; there are: environment"):
+        checks.chosen_rows("plan,nonsense")
+
+
+def test_rows_that_are_named_bring_what_they_need() -> None:
+    names = [row.name for row in checks.chosen_rows("loader, memory")]
+    assert names == ["environment", "plan", "train default", "memory", "loader"]
+    assert checks.chosen_rows("") == list(rows.ROWS)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> checks.Bench:
+    # Everything below this process is more than what the rows have started.
+    monkeypatch.setattr(checks, "kill_all", lambda: None)
+    return checks.Bench(
+        task=tmp_path, out=tmp_path, work=tmp_path / "work", device="cpu", sizes=rows.TINY,
+        deadline=supervise.Deadline(60),
+    )  # fmt: skip
+
+
+def in_shell(script: str) -> Any:
+    def work(bench: checks.Bench) -> rows.Found:
+        bench.command("sh", "-c", script)
+        return rows.Found("done")
+
+    return work
+
+
+def test_a_row_that_hangs_is_killed_with_its_children(bench: checks.Bench, tmp_path: Path) -> None:
+    script = f"for how in '' setsid; do $how sleep 600 & echo $! >> {tmp_path}/pids; done; echo hangs; wait"
+    result = checks.run_row(rows.Row("hanging", in_shell(script), 1.0, 0, needs=()), bench, {})
+    assert (result.outcome, result.figures) == (table.FAILED, "killed after 1 s")
+    assert (tmp_path / "hanging.log").read_text().startswith("hangs")
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2
+    end = time.monotonic() + 10
+    while any(map(runs, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(runs, pids))
+
+
+def runs(pid: str) -> bool:
+    """Whether a process is there and not only waiting to be forgotten."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_the_end_of_the_check_is_not_the_row_s_fault(bench: checks.Bench) -> None:
+    bench.deadline = supervise.Deadline(1.5)
+    result = checks.run_row(rows.Row("slow", in_shell("sleep 600"), 60, 0, needs=()), bench, {})
+    assert result.outcome == table.NOT_RUN
+    assert "cut off" in result.figures
+    late = checks.run_row(rows.Row("late", in_shell("true"), 60, 0, needs=()), bench, {})
+    assert (late.outcome, late.figures) == (table.NOT_RUN, "0 s are left, it takes about 1")
+
+
+def test_a_failed_row_keeps_its_last_words_and_stops_those_that_need_it(bench: checks.Bench, tmp_path: Path) -> None:
+    script = "echo 'it is broken' >&2; exit 3"
+    done = {"a": checks.run_row(rows.Row("a", in_shell(script), 60, 0, needs=()), bench, {})}
+    assert (done["a"].outcome, done["a"].figures) == (table.FAILED, "sh ended with exit code 3: it is broken")
+    assert (tmp_path / "a.log").read_text() == "it is broken\n"
+    assert checks.run_row(rows.Row("b", in_shell("true"), 60, 0, needs=("a",)), bench, done).figures == "needs a"
+    assert checks.run_row(rows.Row("c", in_shell("true"), 60, 0, needs=()), bench, done).outcome == table.PASSED
+    assert checks.run_row(rows.Row("d", in_shell("true"), 60, 0, (), gpu=True), bench, done).figures == "needs a GPU"
+
+    def wrong(_bench: checks.Bench) -> rows.Found:
+        return rows.Found("figures", ("a reason",))
+
+    def faulty(_bench: checks.Bench) -> rows.Found:
+        raise KeyError("nothing")
+
+    for work, figures in ((wrong, "a reason; figures"), (faulty, "KeyError: 'nothing'")):
+        result = checks.run_row(rows.Row("e", work, 60, 0, needs=()), bench, {})
+        assert (result.outcome, result.figures) == (table.FAILED, figures)
+
+
+def test_forks_end_as_processes_do(tmp_path: Path) -> None:
+    def exits() -> int:
+        raise SystemExit("said aloud")
+
+    def fails() -> int:
+        raise ValueError("said in a traceback")
+
+    for work, code, said in ((lambda: 0, 0, ""), (lambda: 5, 5, ""), (exits, 1, "said aloud"), (fails, 1, "traceback")):
+        log = tmp_path / "log"
+        child = supervise.start_fork(work, log, {"WHATEVER": "1"})
+        assert child.wait(supervise.Deadline(30)) == code
+        assert said in log.read_text()
+    assert "WHATEVER" not in os.environ
+
+
+def test_a_deadline_only_comes_nearer() -> None:
+    clock = Clock()
+    whole = supervise.Deadline(50, clock)
+    row = whole.within(20)
+    assert (whole.left(), row.left()) == (50, 20)
+    clock.now += 15
+    assert (whole.left(), row.left(), whole.within(90).left()) == (35, 5, 35)
+    clock.now += 40
+    assert (whole.left(), row.left()) == (0, 0)
+
+
+def test_the_table(tmp_path: Path) -> None:
+    results = [
+        table.Result("first", table.PASSED, "1 | 2", 3.4, {"value": 1}),
+        table.Result("second", table.NOT_RUN, ""),
+    ]
+    assert table.render(results) == (
+        "check   result   s  figures\nfirst   pass     3  1 | 2\nsecond  not run  0"
+    )  # fmt: skip
+    assert table.exit_code(results) == 0
+    assert table.exit_code([*results, table.Result("third", table.FAILED, "")]) == 1
+    table.write(tmp_path, "Check", {"task": "a", "machine": {"gpu": "b"}}, results)
+    assert "| first | pass | 3 | 1 \\| 2 |" in (tmp_path / "check.md").read_text()
+    assert table.read(tmp_path, {"task": "a"}) == ({"gpu": "b"}, {entry.row: entry for entry in results})
+    assert table.read(tmp_path, {"task": "another"}) == ({}, {})
+    assert table.read(tmp_path / "nowhere", {}) == ({}, {})
+
+
+def epoch(number: int, stage: str, seconds: float, loss: float | None, **losses: float) -> dict[str, Any]:
+    return {"event": "epoch", "epoch": number, "stage": stage, "seconds": seconds, "losses": {"loss": loss, **losses}}
+
+
+def test_figures_of_a_training() -> None:
+    events = [
+        {"event": "started", "epochs": 6},
+        epoch(1, "supervised", 90.0, 1.0),
+        epoch(2, "supervised", 4.0, 0.8),
+        epoch(3, "supervised", 6.0, 0.5),
+        {"event": "pseudo_labels", "seconds": 3.0, "cases": 6},
+        epoch(4, "round 1", 50.0, 0.6, contrast=2.0),
+        epoch(5, "round 1", 8.0, 0.6, contrast=1.5),
+        epoch(6, "round 2", 7.0, 0.6, contrast=1.4),
+    ]
+    found = rows.training_figures(events, 10)
+    # Without the first epoch of a stage, unless it has no other.
+    assert found["ms_per_step"] == {"supervised": 500.0, "joint": 750.0}
+    assert (found["supervised_loss"], found["contrast"], found["pseudo_label_s"]) == ([1.0, 0.5], 1.4, 0.5)
+    assert rows.training_problems(found, joint=True) == []
+    rising = rows.training_figures([epoch(1, "supervised", 1.0, 0.5), epoch(2, "supervised", 1.0, None)], 10)
+    assert rows.training_problems(rising, joint=True) == ["a loss is not finite", "no joint step was made"]
+    rising = rows.training_figures([epoch(1, "supervised", 1.0, 0.5), epoch(2, "supervised", 1.0, 0.7)], 10)
+    assert rows.training_problems(rising, joint=False) == ["the supervised loss does not fall: 0.500, then 0.700"]
+    assert rows.training_problems(rows.training_figures([], 10), joint=False) == ["a loss is not finite"]
+
+
+def test_problems_of_a_run_that_was_killed() -> None:
+    schedule = rows.Schedule(2, 1, 1, 1)
+    done = [epoch(1, "supervised", 1, 1), {"event": "resumed", "epoch": 1}, epoch(2, "round 1", 1, 1)]
+    ended = {"event": "trained", "epochs": 2}
+    assert rows.resume_problems([*done, ended], schedule) == ([], (1, 2))
+    assert rows.resume_problems(done, schedule)[0] == ["trained [] epochs, not 2"]
+    problems, epochs = rows.resume_problems([done[2], ended], schedule)
+    assert epochs == ()
+    assert problems == ["not resumed once, after an epoch: []", "epochs on record are [2]"]
+
+
+def test_what_limits_the_loader() -> None:
+    def rates(*found: float) -> dict[str, Any]:
+        entries = [
+            {"workers": 2 * number, "steps_per_s": rate, "utilization": 50.0} for number, rate in enumerate(found, 1)
+        ]
+        return {"rates": entries, "held": {"steps_per_s": 10.0, "utilization": None}}
+
+    assert rows.loader_figures(rates(3.0, 9.5)) == (
+        "steps a second: 2 workers 3.0 (GPU 50 %), 4 workers 9.5 (GPU 50 %), one batch held in memory 10.0; "
+        "4 workers keep up"
+    )
+    assert rows.loader_figures(rates(3.0)).endswith("augmentation is the limit with any of these")
+
+
+# --- the study ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_phantom(tmp_path_factory.mktemp("study"), labeled=2, unlabeled=2, test=1)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_a_study_goes_on_in_a_second_part(here: Path, phantom: Path) -> None:
+    folder = here / "study"
+    command = [sys.executable, GPU / "study.py", folder, phantom, "--seeds", "1", "--recipe", "tiny.toml",
+               "--device", "cpu", "--gpu-memory-gb", "1", "--work", here / "work"]  # fmt: skip
+    folder.mkdir()
+    # The supervised arm is timed; of the other one it is known that it does not fit.
+    (folder / "timed.json").write_text('{"default": 5000}')
+    (folder / "weights.pth").write_bytes(b"a model that somebody has put there")
+    first = run(*command, "--minutes", "15")
+    assert "timing some steps of supervised" in first.stderr
+    assert first.stdout.startswith("1 of 2 runs are done\nleft: default_L2_s0\nthat will take about 105 min")
+    assert "a run of default may take 105 min and does not fit a part" in first.stdout
+    assert "weights.pth to" in first.stderr
+    assert (here / "work" / "left_out" / "weights.pth").is_file()
+    supervised = folder / "runs" / "supervised_L2_s0.json"
+    content = json.loads(supervised.read_text())
+    assert [entry["id"] for entry in content["cases"]]
+    assert content["settings"]["device"] == "cpu"
+    assert content["machine"]["torch"]
+    assert "model" not in content
+    assert content["wall_s"] > content["seconds"]
+    assert list((here / "work").rglob("checkpoint_final.pth")), "the model stays in the work folder"
+
+    (folder / "timed.json").write_text('{"default": 60}')
+    before = supervised.stat().st_mtime_ns
+    # Another machine: the task lies elsewhere, its files have other times, and no work folder is left.
+    moved = shutil.copytree(phantom, here / "elsewhere" / phantom.name, copy_function=shutil.copyfile)
+    elsewhere = [moved if word == phantom else word for word in command if word not in ("--work", here / "work")]
+    second = run(*elsewhere, "--minutes", "15")
+    assert second.stdout.startswith("2 of 2 runs are done\n")
+    assert supervised.stat().st_mtime_ns == before
+    files = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    assert set(files) == {"timed.json"} | {
+        name
+        for arm in ("supervised", "default")
+        for name in (f"runs/{arm}_L2_s0.json", f"curves/{arm}_L2_s0.events.jsonl", f"curves/{arm}_L2_s0.run.json")
+    }
+    assert sum(files.values()) < MB
+
+    told = study.table(study.Record(folder)).splitlines()
+    assert [line.split()[0] for line in told[1:3]] == ["supervised", "default"]
+    assert told[4].startswith("default, labels 2: ")
+
+    others = study.parse([str(word) for word in [*command[2:], "--epochs", "3"]])
+    with pytest.raises(StateError, match=r"supervised_L2_s0\.recipe\.schedule"):
+        study.Part(others, [], here / "work", supervise.Deadline(60)).refuse_others()
+
+
+def test_a_run_that_outlasts_its_part_is_cut_off(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No training is needed to see it: a run is a process."""
+    given = study.parse(["study", "task", "--device", "cpu", "--parallel", "2", "--minutes", "1"])
+    part = study.Part.__new__(study.Part)
+    part.given, part.work, part.deadline = given, here, supervise.Deadline(1.0)
+    part.record, part.failed = study.Record(here / "study"), []
+    (here / "logs").mkdir()
+    part.record.write("timed.json", {"slow": 0.1, "wrong": 0.1})
+    runs = [argparse.Namespace(name=f"{arm}_L2_s0", arm=argparse.Namespace(name=arm)) for arm in ("slow", "wrong")]
+    part.study = argparse.Namespace(runs=runs)  # type: ignore[assignment]
+    scripts = {"slow_L2_s0": "sleep 600", "wrong_L2_s0": "echo it is broken; exit 1"}
+    monkeypatch.setattr(study.Part, "_command", lambda _self, run, _result, _what: ["sh", "-c", scripts[run.name]])
+    part.do()
+    assert part.failed == ["wrong_L2_s0: exit code 1: it is broken"]
+    assert (here / "study" / "logs" / "wrong_L2_s0.txt").read_text() == "it is broken\n"
+    (cost,) = part.record.costs()
+    assert (cost["arm"], cost["cut_off"], cost["parallel"]) == ("slow", True, 2)
+    assert cost["wall_s"] >= 1.0
+    assert part.summary()[0] == "0 of 2 runs are done"
+
+
+def cost(arm: str, wall_s: float, parallel: int = 1, *, cut_off: bool = False) -> dict[str, Any]:
+    return {"arm": arm, "wall_s": wall_s, "parallel": parallel, "cut_off": cut_off}
+
+
+def test_how_long_a_run_may_take() -> None:
+    assert study.expected("a", 1, [], {}).seconds is None
+    assert study.expected("a", 2, [], {"a": 100}).seconds == 100 * study.MARGIN_TIMED * 2
+    # A cut-off says more than a timing, a run that has ended more than either.
+    seconds = study.expected("a", 1, [cost("a", 300, cut_off=True)], {"a": 100}).seconds
+    assert seconds == pytest.approx(300 * study.MARGIN_RECORDED)
+    recorded = [cost("a", 100), cost("a", 120, 2), cost("a", 900, cut_off=True), cost("b", 5000)]
+    assert study.expected("a", 1, recorded, {"a": 1}).seconds == pytest.approx(110 * study.MARGIN_RECORDED)
+    assert study.expected("a", 4, recorded, {}).seconds == pytest.approx((400 + 240) / 2 * study.MARGIN_RECORDED)
+    assert [study.spelled(seconds) for seconds in (59, 61, 7200)] == ["1 min", "2 min", "2 h 0 min"]
+
+
+def test_sizes_are_enforced(tmp_path: Path) -> None:
+    carried = Carried(tmp_path / "folder", max_file_mb=0.002, max_all_mb=0.003)
+    assert carried.put("runs/a.json", b"x" * 1500) == ""
+    assert carried.put("runs/a.json", b"y" * 1600) == "", "what is replaced does not count"
+    assert carried.put("runs/b.json", b"x" * 2000) == "0.0 MB, and a file may have 0.002"
+    assert carried.put("runs/b.json", b"x" * 1500).endswith("all files may have 0.003")
+    assert carried.put("runs/b.pth", b"x") == "models stay where they are"
+    assert [file.name for file in (tmp_path / "folder").rglob("*") if file.is_file()] == ["a.json"]
+
+    (tmp_path / "weights.pth").write_bytes(b"x")
+    (tmp_path / "curve").write_bytes(b"x")
+    files = {"curves/w.json": tmp_path / "weights.pth", "curves/c.json": tmp_path / "curve"}
+    assert carried.copy(files) == ["left out weights.pth: models stay where they are"]
+    assert (tmp_path / "folder" / "curves" / "c.json").is_file()
+
+    (tmp_path / "folder" / "large").write_bytes(b"x" * 2500)
+    (tmp_path / "folder" / "model.pth").write_bytes(b"x")
+    moved = carried.enforce(tmp_path / "aside")
+    assert sorted(line.split()[1] for line in moved) == ["large", "model.pth"]
+    assert (tmp_path / "aside" / "model.pth").is_file()
+    assert carried.size() == 1601
+    assert carried.enforce(tmp_path / "aside") == []
+
+
+def test_a_table_of_no_runs(tmp_path: Path) -> None:
+    assert study.table(study.Record(tmp_path)).split("\n")[0].split()[:2] == ["arm", "labels"]
+    assert study._number(math.nan, ".3f") == "n/a"

@@ -34,9 +34,9 @@ class Shell:
         return {**kept, "COLUMNS": "120", **{key: str(value) for key, value in variables.items()}}
 
     def python(
-        self, *arguments: Any, pictures: bool = True, **variables: Path | str
+        self, *arguments: Any, pictures: bool = True, spawns: bool = True, **variables: Path | str
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``python ARGUMENTS`` in a fork of the warm process; a training without ``pictures`` writes no report."""
+        """Run ``python ARGUMENTS`` in a fork of the warm process (see :class:`warm.Command`)."""
         if not warm.AVAILABLE:
             return self.process(*arguments, **variables)
         return warm.run(
@@ -46,6 +46,7 @@ class Shell:
             env=self.environment(**variables),
             timeout=MAX_SECONDS,
             pictures=pictures,
+            spawns=spawns,
         )
 
     def process(self, *arguments: Any, **variables: Path | str) -> subprocess.CompletedProcess[str]:
@@ -59,9 +60,9 @@ class Shell:
             timeout=MAX_SECONDS,
         )
 
-    def pclauto(self, *arguments: Any, code: int = 0, pictures: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run ``pclauto ARGUMENTS`` in a fork; it must end with ``code``."""
-        done = self.python("-m", "pcl_auto", *arguments, pictures=pictures)
+    def pclauto(self, *arguments: Any, code: int = 0, **how: bool) -> subprocess.CompletedProcess[str]:
+        """Run ``pclauto ARGUMENTS`` in a fork (see :class:`warm.Command`); it must end with ``code``."""
+        done = self.python("-m", "pcl_auto", *arguments, **how)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

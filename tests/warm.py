@@ -13,8 +13,10 @@ from __future__ import annotations
 import array
 import atexit
 import builtins
+import contextlib
 import gc
 import json
+import multiprocessing
 import os
 import runpy
 import selectors
@@ -78,7 +80,18 @@ _KEPT_OPEN: list[int] = []
 
 
 class Command:
-    """A running command: like :class:`subprocess.Popen`, as far as tests need it."""
+    """A running command: like :class:`subprocess.Popen`, as far as tests need it.
+
+    Args:
+        address: of the warm process.
+        arguments: of the interpreter: ``-m MODULE ...``, ``-c CODE ...`` or a script.
+        cwd: the folder it works in.
+        env: all of its environment.
+        stdout: a file or descriptor that it writes to.
+        stderr: another, or the same.
+        pictures: without them a training writes no report and no progress.png, which take half of a short one.
+        spawns: without that worker processes that it would start anew are forks too, with the environment of ``env``.
+    """
 
     def __init__(
         self,
@@ -90,11 +103,14 @@ class Command:
         stdout: IO[bytes] | int,
         stderr: IO[bytes] | int,
         pictures: bool = True,
+        spawns: bool = True,
     ) -> None:
         self._socket = _connected(address)
-        request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env), "pictures": pictures}
-        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (a file descriptor is what is wanted)
-            files = [_descriptor(file) for file in (nothing, stdout, stderr)]
+        request = {
+            "arguments": list(arguments), "cwd": str(cwd), "env": dict(env), "pictures": pictures, "spawns": spawns,
+        }  # fmt: skip
+        with Path(os.devnull).open("rb") as nothing:
+            files = [file if isinstance(file, int) else file.fileno() for file in (nothing, stdout, stderr)]
             _send(self._socket, request, files)
         self.pid = int(self._answer()["pid"])
         self.returncode: int | None = None
@@ -123,23 +139,15 @@ class Command:
 
 
 def run(
-    address: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, pictures: bool = True
+    address: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, **how: bool
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENTS`` in a fork of the warm process at ``address``, and return what it wrote.
-
-    Args:
-        address: of the warm process.
-        arguments: of the interpreter: ``-m MODULE ...``, ``-c CODE ...`` or a script.
-        cwd: the folder it works in.
-        env: all of its environment.
-        timeout: seconds after which it is killed.
-        pictures: without them a training writes no report and no progress.png, which take half of a short one.
 
     Raises:
         TimeoutError: the command took longer; it was killed.
     """
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        command = Command(address, arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr, pictures=pictures)
+        command = Command(address, arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr, **how)
         try:
             code = command.wait(timeout)
         except BaseException:
@@ -150,10 +158,6 @@ def run(
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
         return subprocess.CompletedProcess(["python", *arguments], code, *texts)
-
-
-def _descriptor(file: IO[bytes] | int) -> int:
-    return file if isinstance(file, int) else file.fileno()
 
 
 def _connected(address: str) -> socket.socket:
@@ -270,6 +274,8 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
         _renew_chance()
         if not request["pictures"]:
             _leave_out_pictures()
+        if not request["spawns"]:
+            _fork_workers()
         code = _interpret(request["arguments"])
     finally:
         try:
@@ -296,6 +302,39 @@ def _leave_out_pictures() -> None:
 
     Figure.savefig = lambda *_arguments, **_options: None  # type: ignore[assignment,method-assign]
     pcl_auto.report.page.write_report = lambda folder, *_arguments: folder
+
+
+def _fork_workers() -> None:
+    """Let worker processes be forks of a server that is forked now, while this process has one thread.
+
+    It is multiprocessing's own fork server; only its start is another one. It has the environment of now.
+    """
+    from multiprocessing import forkserver, util
+
+    exec_anew = util.spawnv_passfds
+    util.spawnv_passfds = _fork_instead
+    forkserver.ensure_running()
+    util.spawnv_passfds = exec_anew
+    original = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: original(  # type: ignore[assignment]
+        "forkserver" if method == "spawn" else method
+    )
+
+
+def _fork_instead(_path: object, arguments: Sequence[object], passed: Sequence[int]) -> int:
+    """Do what ``spawnv_passfds`` does for ``python -c CODE``, without importing anything again."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+            if int(name) >= _STANDARD_FILES and int(name) not in passed:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        code = _interpret(["-c", str(arguments[-1])])
+    finally:
+        os._exit(code)
 
 
 def _interpret(arguments: list[str]) -> int:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+from shared import copy_of
 from shell import Shell
 
+pytestmark = pytest.mark.slow
 
-def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path) -> None:
+
+def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_once: Path) -> None:
     # Rounds of which the paper's three make two: arms that differ in rounds share their start.
     (shell.folder / "bench.toml").write_text('extends = "tiny.toml"\n[schedule]\nrounds = 4\nepochs_per_round = 1\n')
-    shell.pclauto("plan", task, "--workspace", "bench-work", "--gpu-memory-gb", "1")
+    copy_of(planned_once, shell.folder / "bench-work")
     command = ["benchmark", task, "--workspace", "bench-work", "--labeled", "2", "--seeds", "1", "--device", "cpu",
                "--arms", "supervised,paper", "--budget", "bench.toml"]  # fmt: skip
     done = shell.pclauto(*command)

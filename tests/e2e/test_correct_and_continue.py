@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,7 @@ from shell import Shell
 from pcl_auto.nnunet.pseudo_labels import read_labels
 from pcl_auto.run.files import file_digest
 
-
-@pytest.fixture
-def work(trained: Path, tmp_path: Path) -> Path:
-    """A workspace with a trained run, to go on in."""
-    return Path(shutil.copytree(trained, tmp_path / "work", symlinks=True))
+pytestmark = pytest.mark.slow
 
 
 def save_like(mask: Path, voxels: np.ndarray, target: Path, affine: Any = None) -> None:
@@ -28,8 +23,8 @@ def save_like(mask: Path, voxels: np.ndarray, target: Path, affine: Any = None) 
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine if affine is None else affine), target)
 
 
-def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, work: Path, model: Path) -> None:
-    ours = ("--workspace", work, "--model", model.name)
+def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, own_trained: Path, model: Path) -> None:
+    ours = ("--workspace", own_trained, "--model", model.name)
     told = json.loads(shell.pclauto("review", *ours, "-n", "2", "--json").stdout)
     folder, cases = Path(told["folder"]), told["cases"]
     assert len(cases) == 2
@@ -38,7 +33,7 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, wor
         mask = nibabel.load(folder / "pseudo_labels" / f"{case}.nii.gz")
         assert mask.shape == image.shape[:3]
         np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
-    refused = shell.pclauto("train", "--continue", *ours, "--device", "cpu", code=4)
+    refused = shell.train("--continue", *ours, code=4)
     assert "no corrected mask that is new" in refused.stderr
 
     case = cases[0]
@@ -53,21 +48,21 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, wor
     save_like(mask, voxels, corrected / "nobody.nii.gz")
     kept = folder.parents[1].rglob("*")
     before = {file: file_digest(file) for file in kept if file.is_file() and corrected not in file.parents}
-    refused = shell.pclauto("train", "--continue", *ours, "--device", "cpu", code=3)
+    refused = shell.train("--continue", *ours, code=3)
     for name in (f"{case}.nii.gz", f"{cases[1]}.nii.gz", "nobody.nii.gz"):
         assert str(corrected / name) in refused.stderr
 
     for file in corrected.iterdir():
         file.unlink()
     save_like(mask, voxels, corrected / f"{case}.nii.gz")
-    seen = shell.pclauto("train", "--continue", *ours, "--device", "cpu", "--dry-run", "--epochs", "2", "--json")
+    seen = shell.train("--continue", *ours, "--dry-run", "--epochs", "2", "--json")
     assert "nothing was written" in seen.stderr
     foreseen = json.loads(seen.stdout)
     assert list(foreseen["corrected"]) == [case]
     assert case in foreseen["split"]["labeled"]
     assert foreseen["wall_s"] > 0
     assert f"{foreseen['recipe']['schedule']['rounds']} rounds of" in seen.stderr
-    told = json.loads(shell.pclauto("train", "--continue", *ours, "--device", "cpu", "--epochs", "2", "--json").stdout)
+    told = json.loads(shell.train("--continue", *ours, "--epochs", "2", "--json").stdout)
     split, made = told["split"], Path(told["model"])
     assert case in split["labeled"]
     assert case not in split["unlabeled"]
@@ -77,37 +72,37 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, wor
     )  # fmt: skip
     rows = list(csv.DictReader((made / "fold_all" / "pseudo_labels" / "round_1" / "ledger.csv").open()))
     assert case not in {row["case"] for row in rows}
-    view = next((work / "nnUNet_preprocessed").glob(f"Dataset*/splits/{split['name']}/labeled_*/{case}.b2nd")).parent
-    learned = read_labels(view, case)
+    (stored,) = own_trained.glob(f"nnUNet_preprocessed/Dataset*/splits/{split['name']}/labeled_*/{case}.b2nd")
+    learned = read_labels(stored.parent, case)
     assert set(np.unique(learned)) == {0, 1, 2}
     # The run that was corrected stays as it was.
     assert {file: file_digest(file) for file in before} == before
 
     scan = next((task / "imagesTs").iterdir())
-    done = shell.pclauto("predict", scan, "-o", work / "out", "--workspace", work, "--device", "cpu")
+    done = shell.pclauto("predict", scan, "-o", own_trained / "out", "--workspace", own_trained)
     assert str(made) in done.stderr
-    again = shell.pclauto("train", "--continue", "--workspace", work, "--device", "cpu", code=4)
+    again = shell.train("--continue", "--workspace", own_trained, code=4)
     assert "no corrected mask that is new" in again.stderr
     # The honest baseline, on the corrected case too.
-    baseline = shell.pclauto(
-        "train", "--split", told["split_file"], "--supervised-only", "--recipe", "tiny.toml", "--device", "cpu",
-        "--workspace", work, "--prepare-only", "--json",
+    baseline = shell.train(
+        "--split", told["split_file"], "--supervised-only", "--recipe", "tiny.toml",
+        "--workspace", own_trained, "--prepare-only", "--json",
     )  # fmt: skip
     assert case in json.loads(baseline.stdout)["split"]["labeled"]
-    refused = shell.pclauto("train", "--split", told["split_file"], "--folds", "2", "--workspace", work, code=2)
+    refused = shell.train("--split", told["split_file"], "--folds", "2", "--workspace", own_trained, code=2)
     assert "corrected" in refused.stderr
 
 
 def test_what_the_run_has_settled_is_not_asked_again(shell: Shell, trained: Path) -> None:
     for extra in (("--labeled", "1"), ("--supervised-only",), ("--recipe", "quick")):
-        assert "settled" in shell.pclauto("train", "--continue", *extra, "--workspace", trained, code=2).stderr
-    assert "add --continue" in shell.pclauto("train", "--corrected", ".", "--workspace", trained, code=2).stderr
+        assert "settled" in shell.train("--continue", *extra, "--workspace", trained, code=2).stderr
+    assert "add --continue" in shell.train("--corrected", ".", "--workspace", trained, code=2).stderr
 
 
-def test_reviews_are_not_mixed(shell: Shell, work: Path, model: Path, tmp_path: Path) -> None:
+def test_reviews_are_not_mixed(shell: Shell, own_trained: Path, model: Path, tmp_path: Path) -> None:
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("one")
-    ours = ("--workspace", work, "--model", model.name)
+    ours = ("--workspace", own_trained, "--model", model.name)
     assert "something else" in shell.pclauto("review", *ours, "-o", other, code=4).stderr
     assert "no pseudo-label" in shell.pclauto("review", *ours, "--cases", "nobody", code=2).stderr

@@ -21,12 +21,10 @@ from golden import TRAIN, events, fold, learned_from, ledgers, scramble, user, w
 from shared import PLAN_OPTIONS, made_once
 from shell import Shell
 
-# Stock prediction with our package out of reach, and forked workers: spawned ones import nnU-Net for seconds.
+# Stock prediction with our package out of reach.
 STOCK = """
-import multiprocessing, sys
+import sys
 sys.modules["pcl_auto"] = None
-context = multiprocessing.get_context
-multiprocessing.get_context = lambda method=None: context("fork")
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
 predict_entry_point_modelfolder()
 """
@@ -118,7 +116,7 @@ def test_predict_equals_stock_nnunet_and_is_scored_and_reported(undisturbed: Pat
         SimpleITK.WriteImage(channel, str(channels / scan.name.replace(".nii.gz", f"_{index:04d}.nii.gz")))
     stock = shell.python(
         "-c", STOCK, "-i", channels, "-o", tmp_path / "stock", "-m", fold(undisturbed).parent, "-f", "all",
-        "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar",
+        "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar", spawns=False,
     )  # fmt: skip
     assert stock.returncode == 0, stock.stderr
     ours, theirs = (

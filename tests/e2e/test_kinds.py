@@ -12,33 +12,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from shared import PLAN_OPTIONS, make_coarse_phantom
 from shell import Shell
 
-from pcl_auto.data.phantom import make_phantom
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def fuller_task(tmp_path: Path) -> Path:
     """A phantom with three labelled, one unlabelled and one test volume."""
-    return make_phantom(tmp_path, seed=5, labeled=3, unlabeled=1, test=1)
+    return make_coarse_phantom(tmp_path, seed=5, labeled=3, unlabeled=1, test=1)
 
 
 def run(shell: Shell, task: Path, workspace: Path, *options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Plan, train on two labels, predict; the training's JSON and its events."""
-    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
-    done = shell.pclauto(
-        "train",
-        "--workspace",
-        workspace,
-        "--labeled",
-        "2",
-        "--recipe",
-        "tiny.toml",
-        "--device",
-        "cpu",
-        "--json",
-        *options,
-    )
+    shell.pclauto("plan", task, "--workspace", workspace, *PLAN_OPTIONS)
+    done = shell.train("--workspace", workspace, "--labeled", "2", "--recipe", "tiny.toml", "--json", *options)
     trained = json.loads(done.stdout)
     shell.pclauto("predict", task / "imagesTs", "-o", workspace / "masks", "--workspace", workspace)
     lines = (Path(trained["model"]) / "fold_all" / "events.jsonl").read_text().splitlines()
@@ -64,8 +53,8 @@ def test_ct_takes_its_intensities_from_the_splits_own_labels(shell: Shell, fulle
     assert len(list((data / "pclauto" / "store").iterdir())) == 1, "CT waits for a split"
     plans = json.loads((data / f"{trained['plans']}.json").read_text())
     assert plans["foreground_intensity_properties_per_channel"]["0"]["std"] > 1
-    shell.pclauto("train", "--workspace", workspace, "--labeled", "2", "--seed", "1", "--recipe", "tiny.toml",
-                  "--device", "cpu", "--supervised-only")  # fmt: skip
+    other = ("--labeled", "2", "--seed", "1", "--recipe", "tiny.toml", "--supervised-only", "--prepare-only")
+    shell.train("--workspace", workspace, *other)
     assert len(list((data / "pclauto" / "store").iterdir())) == 2, "another split, other intensities, another store"
 
 
@@ -106,31 +95,33 @@ def test_a_random_field_refines_pseudo_labels(shell: Shell, task: Path, tmp_path
     assert [event["cases"] for event in events if event["event"] == "pseudo_labels"] == [4, 4]
 
 
-def test_shading_is_evened_out_in_training_and_prediction(shell: Shell, task: Path, tmp_path: Path) -> None:
+def test_shading_is_evened_out_in_training_and_prediction(shell: Shell, tmp_path: Path) -> None:
+    # Few cases: a field takes seconds to fit.
+    task = make_coarse_phantom(tmp_path, labeled=1, unlabeled=0, test=1)
     place = ("--workspace", tmp_path / "work")
-    planned = shell.pclauto("plan", task, *place, "--gpu-memory-gb", "1", "--bias-correction", "--json")
+    planned = shell.pclauto("plan", task, *place, *PLAN_OPTIONS, "--bias-correction", "--json")
     assert json.loads(planned.stdout)["bias_correction"] is True
-    done = shell.pclauto("train", *place, "--recipe", "tiny.toml", "--device", "cpu", "--supervised-only", "--json")
+    done = shell.train(*place, "--recipe", "tiny.toml", "--supervised-only", "--json")
     model = Path(json.loads(done.stdout)["model"])
     plans = json.loads((model / "plans.json").read_text())
     assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "BiasCorrectingPreprocessor"
     shell.pclauto("predict", task / "imagesTs", "-o", tmp_path / "masks", *place, "--supervised-only")
-    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 1
     # As it is known from the plan, another plan is another one.
-    again = shell.pclauto("plan", task, *place, "--gpu-memory-gb", "1", "--json")
+    again = shell.pclauto("plan", task, *place, *PLAN_OPTIONS, "--json", "--dry-run")
     assert json.loads(again.stdout)["up_to_date"] is False
 
 
 def test_patches_are_mirrored_along_the_axes_of_symmetry(shell: Shell, tmp_path: Path) -> None:
     (shell.folder / "symmetric.toml").write_text('extends = "tiny.toml"\n[augmentation]\nmirroring = "symmetric"\n')
-    task = make_phantom(tmp_path, seed=3, labeled=2, unlabeled=8, test=1)
+    task = make_coarse_phantom(tmp_path, seed=3, labeled=2, unlabeled=8, test=1)
     for file in (task / "imagesTr").glob("*.nii.gz"):
         brighter_to_the_front(file)
     workspace = tmp_path / "work"
-    options = ("--labeled", "2", "--recipe", "symmetric.toml", "--workspace", workspace, "--device", "cpu", "--json")
-    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
-    ours = shell.pclauto("train", *options)
-    baseline = shell.pclauto("train", *options, "--supervised-only")
+    options = ("--labeled", "2", "--recipe", "symmetric.toml", "--workspace", workspace, "--json")
+    shell.pclauto("plan", task, "--workspace", workspace, *PLAN_OPTIONS)
+    ours = shell.train(*options)
+    baseline = shell.train(*options, "--supervised-only")
     assert re.search(r"mirroring +along (z|x|z and x|no axis) \(", ours.stderr)
     assert "mirroring" not in baseline.stderr
     trained = json.loads(ours.stdout)

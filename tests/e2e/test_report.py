@@ -10,7 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from shared import model_of
 from shell import Shell
+
+pytestmark = pytest.mark.slow
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 MOST_BYTES = 15_000_000
@@ -51,7 +54,7 @@ addEventListener("load", () => {
 
 
 @pytest.fixture(scope="module")
-def page(trained: Path, model: Path) -> str:
+def page(model: Path) -> str:
     return (model / "fold_all" / "report.html").read_text(encoding="utf-8")
 
 
@@ -67,14 +70,14 @@ def test_train_leaves_a_report_of_its_own(page: str) -> None:
 
 
 def test_scores_are_kept_with_the_model_and_reported(
-    shell: Shell, task: Path, trained: Path, model: Path, tmp_path: Path
+    shell: Shell, task: Path, own_trained: Path, tmp_path: Path
 ) -> None:
-    shutil.rmtree(model / "evaluations", ignore_errors=True)  # of other tests with the same model
+    model = model_of(own_trained)
     shell.pclauto("predict", task / "imagesTs", "-o", tmp_path / "out", "--model", model, "--device", "cpu")
     scores = json.loads(shell.pclauto("evaluate", tmp_path / "out", task / "labelsTs", "--json").stdout)
     (kept,) = (model / "evaluations").glob("*.json")
     assert json.loads(kept.read_text())["mean"] == scores["mean"]
-    done = shell.pclauto("report", "--workspace", trained, "-o", tmp_path / "report.html")
+    done = shell.pclauto("report", "--workspace", own_trained, "-o", tmp_path / "report.html")
     assert done.stdout.strip() == str(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{scores['mean']['dice']:.3f}" in text

@@ -8,27 +8,43 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import SimpleITK
 import torch
-from shell import Shell
+from shared import copy_of, made_once, shell_in
+from shell import warm_address
+
+pytestmark = pytest.mark.slow
+SCRIPT = Path(__file__).parents[1] / "warm_script.py"
 
 PLANS = "nnUNetPlans_L2_all_tiny"
 MODEL = f"Dataset099_Phantom/nnUNetTrainerPCL__{PLANS}__3d_fullres"
 
 
 class Stock:
-    """A POSIX shell in which stock commands work in ``work``, by what ``pclauto env --export`` said of it."""
+    """A POSIX shell in which stock commands work in ``work``, by what ``pclauto env --export`` said of it.
 
-    def __init__(self, shell: Shell, work: Path) -> None:
-        self.shell = shell
-        self.export = shell.pclauto("env", "--export", "--workspace", work).stdout
+    Its console scripts are forks of the warm process.
+    """
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.shell = shell_in(folder)
+        self.results = work / "nnUNet_results"
+        self.export = self.shell.pclauto("env", "--export", "--workspace", work).stdout
+        self.scripts = folder / "bin"
+        self.scripts.mkdir(exist_ok=True)
+        for script in entry_points(group="console_scripts"):
+            if script.name.startswith("nnUNetv2_"):
+                file = self.scripts / script.name
+                file.write_text(f'#!/bin/sh\nexec {sys.executable} {SCRIPT} {warm_address()} {script.name} "$@"\n')
+                file.chmod(0o755)
 
     def __call__(self, command: str, **variables: Path | str) -> str:
-        # Where the console scripts of this environment are. Workers would be more processes than there are cores.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        path = os.pathsep.join([str(self.scripts), str(Path(sys.executable).parent), os.environ["PATH"]])
+        # Workers would be more processes than there are cores.
         done = subprocess.run(
             ["sh", "-ec", f"{self.export}\n{command}"],
             cwd=self.shell.folder,
@@ -39,27 +55,35 @@ class Stock:
         return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def stock(shell: Shell, task: Path, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+@pytest.fixture(scope="session")
+def stock_work(shared_folder: Path, planned_once: Path) -> Path:
     """A workspace in which a tiny run was prepared, and stock ``nnUNetv2_train`` trained it with our trainer."""
-    work = tmp_path_factory.mktemp("stock")
-    shell.pclauto("plan", task, "--workspace", work, "--gpu-memory-gb", "1")
-    shell.pclauto("train", "--workspace", work, "--recipe", "tiny.toml", "--prepare-only")
-    commands = Stock(shell, work)
-    commands(f"nnUNetv2_train 99 3d_fullres all -tr nnUNetTrainerPCL -p {PLANS} -device cpu")
-    return commands
+
+    def make(folder: Path) -> None:
+        work = copy_of(planned_once, folder / "work")
+        stock = Stock(folder / "user", work)
+        stock.shell.train("--workspace", work, "--recipe", "tiny.toml", "--prepare-only")
+        stock(f"nnUNetv2_train 99 3d_fullres all -tr nnUNetTrainerPCL -p {PLANS} -device cpu")
+
+    return made_once(shared_folder / "stock", make) / "work"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def stock(stock_work: Path, tmp_path: Path) -> Stock:
+    """Such a workspace, of the test's own."""
+    return Stock(tmp_path / "user", copy_of(stock_work, tmp_path / "work"))
+
+
+@pytest.fixture
 def results(stock: Stock) -> Path:
-    (line,) = (word for word in stock.export.split() if word.startswith("nnUNet_results="))
-    return Path(line.split("=", 1)[1])
+    return stock.results
 
 
-@pytest.fixture(scope="module")
-def scans(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def scans(task: Path, tmp_path: Path) -> Path:
     """The test images as stock nnU-Net wants them: a file per channel."""
-    folder = tmp_path_factory.mktemp("channels")
+    folder = tmp_path / "channels"
+    folder.mkdir()
     for scan in sorted((task / "imagesTs").iterdir()):
         image = SimpleITK.ReadImage(str(scan))
         for index in range(2):
@@ -151,20 +175,9 @@ def test_folds_are_validated_compared_exported_and_predict_together(
     stock: Stock, results: Path, task: Path, tmp_path: Path
 ) -> None:
     work, plans = results.parent, f"{PLANS}_e3_cv2"
-    command = [
-        "train",
-        "--workspace",
-        work,
-        "--recipe",
-        "tiny.toml",
-        "--epochs",
-        "3",
-        "--device",
-        "cpu",
-        "--folds",
-        "2",
-    ]
-    done = stock.shell.pclauto(*command)
+    done = stock.shell.pclauto(
+        "train", "--workspace", work, "--recipe", "tiny.toml", "--epochs", "3", "--device", "cpu", "--folds", "2",
+    )  # fmt: skip
     assert "fold 2/2" in done.stderr
     model = results / f"Dataset099_Phantom/nnUNetTrainerPCL__{plans}__3d_fullres"
     # Pseudo-labels are made once, by both: each fold has links to them, and a ledger of its own.

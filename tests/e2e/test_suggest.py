@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from shared import model_of
 from shell import Shell
 
 from pcl_auto.errors import NumericalError, StateError
@@ -20,20 +21,18 @@ from pcl_auto.nnunet.predictor import ModelPredictor
 from pcl_auto.run.workspace import Workspace
 from pcl_auto.suggest import Suggestion, suggest_cases
 
-
-@pytest.fixture
-def work(trained: Path, tmp_path: Path) -> Path:
-    """A workspace with a trained run, to write in."""
-    return Path(shutil.copytree(trained, tmp_path / "work", symlinks=True))
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(work: Path, model: Path) -> Path:
-    return next(work.glob(f"nnUNet_results/Dataset*/{model.name}/fold_all"))
+def run(own_trained: Path) -> Path:
+    return model_of(own_trained) / "fold_all"
 
 
-def suggested(work: Path, run: Path, output: Path | None = None, number: int = 3) -> list[Suggestion]:
-    found = suggest_cases(run.parent, Workspace.at(work, "a test"), output, number=number, listener=lambda *_: None)
+def suggested(own_trained: Path, run: Path, output: Path | None = None, number: int = 3) -> list[Suggestion]:
+    found = suggest_cases(
+        run.parent, Workspace.at(own_trained, "a test"), output, number=number, listener=lambda *_: None
+    )
     return found[1]
 
 
@@ -41,8 +40,8 @@ def no_network(*_: Any, **__: Any) -> None:
     raise AssertionError("computed anew")
 
 
-def test_cases_come_with_reasons_and_pictures(shell: Shell, work: Path, run: Path, model: Path) -> None:
-    ours = ("suggest", "--workspace", work, "--model", model.name)
+def test_cases_come_with_reasons_and_pictures(shell: Shell, own_trained: Path, run: Path, model: Path) -> None:
+    ours = ("suggest", "--workspace", own_trained, "--model", model.name)
     told = json.loads(shell.pclauto(*ours, "-n", "3", "--json").stdout)
     folder, entries = Path(told["folder"]), told["suggestions"]
     rows = list(csv.DictReader((run / "pseudo_labels" / "round_2" / "ledger.csv").open()))
@@ -64,58 +63,58 @@ def test_cases_come_with_reasons_and_pictures(shell: Shell, work: Path, run: Pat
     assert {file.name for file in folder.glob("*.png")} == {f"{cases[0]}.png"}
 
 
-def test_nothing_is_computed_twice(work: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = suggested(work, run, number=100)
+def test_nothing_is_computed_twice(own_trained: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = suggested(own_trained, run, number=100)
     (kept,) = (run / "suggest_features").iterdir()
     files = sorted(kept.iterdir())
     assert {file.stem for file in files} > {entry.case for entry in first}
     before = files[0].read_text()
     files[0].write_text("{")  # cut off: made again
-    assert suggested(work, run, number=100) == first
+    assert suggested(own_trained, run, number=100) == first
     assert files[0].read_text() == before
     with monkeypatch.context() as patch:
         patch.setattr(case_features, "ModelPredictor", no_network)
-        assert suggested(work, run, number=100) == first
+        assert suggested(own_trained, run, number=100) == first
 
 
-def test_a_run_that_is_not_finished(work: Path, run: Path) -> None:
+def test_a_run_that_is_not_finished(own_trained: Path, run: Path) -> None:
     (run / "checkpoint_final.pth").rename(run / "checkpoint_latest.pth")
     shutil.rmtree(run / "pseudo_labels" / "round_2")
-    assert len(suggested(work, run)) == 3
+    assert len(suggested(own_trained, run)) == 3
 
 
-def test_no_label_is_read(work: Path, run: Path, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_label_is_read(own_trained: Path, run: Path, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, folders = [], []
     volume, opened = images._read_volume, StoredCases._open
     monkeypatch.setattr(images, "_read_volume", lambda source: (read.append(Path(source)), volume(source))[1])
     monkeypatch.setattr(StoredCases, "_open", lambda self, file: (folders.append(file), opened(self, file))[1])
-    suggested(work, run)
+    suggested(own_trained, run)
     assert {file.parent for file in read} == {task / "imagesTr"}
     assert folders
     assert all({"store", "pseudo_labels"} & set(file.parts) for file in folders)
 
 
-def test_what_is_no_number_is_refused_by_name(work: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_number_is_refused_by_name(own_trained: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ModelPredictor.logits_without_mirroring
     monkeypatch.setattr(
         ModelPredictor, "logits_without_mirroring", lambda self, image: original(self, image) * float("nan")
     )
     with pytest.raises(NumericalError, match="no longer a number"):
-        suggested(work, run)
+        suggested(own_trained, run)
     assert not (run / "suggest").exists()
 
 
-def test_refusals(work: Path, run: Path, tmp_path: Path) -> None:
+def test_refusals(own_trained: Path, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("one")
     with pytest.raises(StateError, match="something else"):
-        suggested(work, run, other)
+        suggested(own_trained, run, other)
     assert [file.name for file in other.iterdir()] == ["chapter.txt"]
     (run / "checkpoint_final.pth").unlink()
     (run / "checkpoint_latest.pth").unlink(missing_ok=True)
     with pytest.raises(StateError, match="no checkpoint"):
-        suggested(work, run)
+        suggested(own_trained, run)
     shutil.rmtree(run / "pseudo_labels")  # as of a baseline
     with pytest.raises(StateError, match="the run has no pseudo-labels"):
-        suggested(work, run)
+        suggested(own_trained, run)

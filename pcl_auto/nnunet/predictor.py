@@ -22,6 +22,7 @@ from pcl_auto.errors import NumericalError, Problem, StateError
 from pcl_auto.method.quality import PASSES, steadiness
 from pcl_auto.nnunet.bias import preprocessor_of
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
+from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.export import dtype_of_masks, mask_inside, mask_of, on_scan
 from pcl_auto.nnunet.faults import memory_errors
 from pcl_auto.nnunet.images import Properties, read_image
@@ -117,9 +118,11 @@ class ModelPredictor:
             device=self._device,
             allow_tqdm=False,
         )
-        window.manual_initialization(
-            network, self.plans, self.configuration, self._weights, self.dataset_json, nnUNetTrainer.__name__, axes
-        )
+        # Its weights are loaded and its layers reached under their own names: it is not compiled, whatever is exported.
+        with variables_set(nnUNet_compile="f"):
+            window.manual_initialization(
+                network, self.plans, self.configuration, self._weights, self.dataset_json, nnUNetTrainer.__name__, axes
+            )
         return window
 
     @property

@@ -10,6 +10,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor, nn
 
 from pcl_auto.method.agreement import agreement, draw_transforms
+from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.features import unwrapped
 from pcl_auto.nnunet.precision import half_precision
 from pcl_auto.nnunet.pseudo_labels import AgreementCheck, Segmenter, label_map
@@ -23,15 +24,16 @@ def segmenter(trainer: Any, network: nn.Module, *, mirroring: bool) -> Segmenter
         device=trainer.device,
         allow_tqdm=False,
     )
-    predictor.manual_initialization(
-        unwrapped(network),
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        None,
-        trainer.dataset_json,
-        type(trainer).__name__,
-        trainer.inference_allowed_mirroring_axes,
-    )
+    with variables_set(nnUNet_compile="f"):  # exported, it holds for the steps of a training
+        predictor.manual_initialization(
+            unwrapped(network),
+            trainer.plans_manager,
+            trainer.configuration_manager,
+            None,
+            trainer.dataset_json,
+            type(trainer).__name__,
+            trainer.inference_allowed_mirroring_axes,
+        )
 
     def segment(image: Tensor) -> Tensor:
         with half_precision(trainer.device):

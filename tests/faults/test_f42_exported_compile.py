@@ -1,0 +1,42 @@
+"""F42: with nnUNet_compile exported, as for the steps of a training, prediction and pseudo-labels stay as they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import make_model, make_scan
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from pcl_auto.nnunet.predictor import ModelPredictor
+from pcl_auto.nnunet.segmenter import segmenter
+
+
+def test_f42_predict_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, scan = make_model(tmp_path / "model"), make_scan(tmp_path / "a.nii.gz")
+    expected = ModelPredictor(model, torch.device("cpu")).segment([scan], certainty=True)
+    monkeypatch.setenv("nnUNet_compile", "t")
+    found = ModelPredictor(model, torch.device("cpu")).segment([scan], certainty=True)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    assert found.certainty == expected.certainty
+    assert os.environ["nnUNet_compile"] == "t"
+
+
+def test_f42_pseudo_labels_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setenv("nnUNet_compile", "t")
+    monkeypatch.setattr(torch, "compile", compiled.append)
+    trainer = SimpleNamespace(
+        device=torch.device("cpu"),
+        plans_manager=SimpleNamespace(get_label_manager=lambda _description: None),
+        configuration_manager=None,
+        dataset_json={},
+        inference_allowed_mirroring_axes=None,
+    )
+    segmenter(trainer, OptimizedModule(nn.Identity(), lambda module, *_: module), mirroring=False)
+    assert compiled == []

@@ -222,9 +222,14 @@ def _recipe(bench: Bench, name: str) -> Path:
     return file
 
 
+def _compiling(*, compiled: bool) -> dict[str, str]:
+    """What nnU-Net reads: on a GPU it compiles unless it is told not to."""
+    return {} if compiled else {"nnUNet_compile": "f"}
+
+
 def _train(bench: Bench, name: str, *options: str, compiled: bool = False) -> float:
     """Train with the recipe ``name`` on two labels; the seconds that the command took."""
-    return bench.pclauto(*_training(bench, name, *options), nnUNet_compile="t" if compiled else "f")
+    return bench.pclauto(*_training(bench, name, *options), **_compiling(compiled=compiled))
 
 
 def _training(bench: Bench, name: str, *options: str) -> list[object]:
@@ -558,7 +563,7 @@ def features(bench: Bench) -> Found:
     problems, parts, details = [], [], {}
     for compiled in (False, True) if bench.device == "cuda" else (False,):
         name = "compiled" if compiled else "not compiled"
-        found = bench.measure("features", _of_split(bench, 0), nnUNet_compile="t" if compiled else "f")
+        found = bench.measure("features", _of_split(bench, 0), **_compiling(compiled=compiled))
         details[name] = found
         if found["compiled"] != compiled:
             problems.append(f"{name}: the network is {'' if found['compiled'] else 'not '}compiled")

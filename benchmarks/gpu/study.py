@@ -330,7 +330,8 @@ class Part:
         return [sys.executable, str(Path(__file__).resolve()), *self._arguments, *own]
 
     def _variables(self) -> dict[str, str]:
-        return {"nnUNet_compile": "t" if self.given.compile else "f"}
+        # On a GPU nnU-Net compiles unless it is told not to.
+        return {} if self.given.compile else {"nnUNet_compile": "f"}
 
     def _time(self, run: BenchmarkRun) -> None:
         result, log = self.work / "timed.json", self.work / "logs" / f"timing_{run.arm.name}.txt"

@@ -97,6 +97,9 @@ def test_f50_a_model_to_start_from(tmp_path: Path, canary: Path) -> None:
     plans, description = (read_json(model / name) for name in ("plans.json", "dataset.json"))
     checkpoint = model / "fold_all" / "checkpoint_final.pth"
     refuse_other_model(checkpoint, plans, "3d_fullres", description)
+    with refused(StateError, "model.start-differs") as refusal:
+        refuse_other_model(checkpoint, plans, "3d_fullres", {**description, "labels": {"background": 0, "other": 1}})
+    assert refusal.problem.what.endswith("other labels")
     poison(checkpoint, canary)
     with refused(StateError, "checkpoint.unreadable") as refusal:
         refuse_other_model(checkpoint, plans, "3d_fullres", description)
@@ -123,6 +126,16 @@ def test_f50_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) ->
     torch.save({**torch.load(file, weights_only=True), "init_args": {"configuration": "2d"}}, file)
     with refused(StateError, "checkpoint.other-configuration"):
         ModelPredictor(model, torch.device("cpu"))
+
+
+def test_f50_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    file = model / "fold_all" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "network_weights": dict(list(content["network_weights"].items())[1:])}, file)
+    with refused(StateError, "checkpoint.other-network") as refusal:
+        ModelPredictor(model, torch.device("cpu"))
+    assert refusal.problem.where == str(model)
 
 
 # --- the case store -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from refusal import refused
+from refusal import codes, refused
+from typer.testing import CliRunner
 
 from pcl_auto import predict as module
+from pcl_auto.cli.main import app
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
 from pcl_auto.masks import RECORD
 from pcl_auto.method.quality import Reference
@@ -164,7 +167,8 @@ def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: Path) -> Non
     heard: list[dict[str, Any]] = []
     results = predict(given, output, model, listener=lambda _event, values: heard.append(values))
     assert [result.status for result in results] == ["done", "failed", "done"]
-    assert results[1] == Prediction("bad", None, "failed", "cannot read this", exit_code=1)
+    # A fault of the program is no problem of the user's.
+    assert results[1] == Prediction("bad", None, "failed", "cannot read this", exit_code=1, problems=())
     assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
     assert sorted(path.name for path in output.iterdir()) == ["a.nii.gz", "c.nii.gz", RECORD]
     assert heard == [{"done": done, "total": 3} for done in (1, 2, 3)]
@@ -174,6 +178,46 @@ def test_a_scan_too_large_for_the_memory_does_not_stop_the_others(tmp_path: Path
     given = files(tmp_path / "scans", "a.nrrd", "large.nrrd", "z.nrrd")
     results = predict(given, tmp_path / "out", model, listener=lambda _event, _values: None)
     assert [(result.status, result.exit_code) for result in results] == [("done", 0), ("failed", 5), ("done", 0)]
+    assert [codes(result.problems) for result in results] == [[], ["memory.too-small"], []]
+
+
+def test_a_failed_scan_comes_with_its_problems(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*files(tmp_path / "scans", "a.nii.gz"), *files(tmp_path / "scans", "bad.nrrd", "c.nrrd")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pcl_auto.nnunet.environment.choose_device", str)
+    command = ["predict", *map(str, given), "-o", "out", "--model", str(model), "--json"]
+    (model / "plans.json").touch()
+    assert CliRunner().invoke(app, command).exit_code == 1
+    told = json.loads(capfd.readouterr().out)
+    assert [[problem["code"] for problem in case["problems"]] for case in told["cases"]] == [
+        ["nifti.not-nifti"], [], [],
+    ]  # fmt: skip
+    damaged = told["cases"][0]
+    assert damaged["error"] == str(Problem(**damaged["problems"][0]))
+    assert told["cases"][1]["error"] == "cannot read this"
+
+
+def test_what_the_system_refuses_for_one_scan_is_told_as_that(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "a.nrrd")
+
+    monkeypatch.setattr(StubPredictor, "segment", refuse)
+    (result,) = predict(
+        files(tmp_path / "scans", "a.nrrd"), tmp_path / "out", model, listener=lambda _event, _values: None
+    )
+    assert (result.status, result.exit_code, codes(result.problems)) == ("failed", 5, ["disk.not-permitted"])
+
+
+def test_a_mask_of_another_scan_stays(tmp_path: Path, model: Path) -> None:
+    first, second = (files(tmp_path / name, "a.nrrd") for name in ("one", "two"))
+    assert segment(first, tmp_path / "out", model) == {"a": "done"}
+    (result,) = predict(second, tmp_path / "out", model, listener=lambda _event, _values: None)
+    assert (result.status, codes(result.problems)) == ("failed", ["predict.mask-of-other-scan"])
+    assert segment(second, tmp_path / "out", model, overwrite=True) == {"a": "done"}
 
 
 def test_volumes_are_told_and_remembered(tmp_path: Path, model: Path) -> None:
@@ -211,7 +255,8 @@ def test_a_scan_in_slabs_is_judged_by_its_volumes_alone(tmp_path: Path, model: P
 def test_a_damaged_nifti_is_not_segmented(tmp_path: Path, model: Path, name: str) -> None:
     # The stub would: SimpleITK reads what is missing as zeros.
     given = files(tmp_path / "scans", name)
-    assert list(segment(given, tmp_path / "out", model).values()) == ["failed"]
+    (result,) = predict(given, tmp_path / "out", model, listener=lambda _event, _values: None)
+    assert (result.status, codes(result.problems)) == ("failed", ["nifti.not-nifti"])
 
 
 def test_masks_of_the_same_model_are_kept(tmp_path: Path, model: Path) -> None:

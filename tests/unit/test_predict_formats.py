@@ -14,7 +14,7 @@ import pydicom
 import pytest
 import SimpleITK
 from matplotlib.image import imread
-from refusal import refused
+from refusal import codes, refused
 from scanner import INTERCEPT, SPACING_MM, STEP_MM, volume, write_series
 
 from pcl_auto import predict as module
@@ -285,6 +285,7 @@ def test_a_series_without_a_patient_gets_its_mask_and_no_dicom_seg(tmp_path: Pat
         del slice_.FrameOfReferenceUID
         slice_.save_as(file)
     (result,) = run(tmp_path / "anna", tmp_path / "out", dicom_seg=True)
-    assert "no DICOM SEG can be made" in str(result.error)
+    assert codes(result.problems) == ["dicom.no-segmentation"]
+    assert result.error == str(result.problems[0])
     assert (result.status, result.output) == ("failed", str(tmp_path / "out" / "anna.nii.gz"))
     assert Path(str(result.output)).is_file()

@@ -16,13 +16,15 @@ from refusal import refused
 from pcl_auto import forecast, training
 from pcl_auto.budget import Costs, Fitted, write_fit
 from pcl_auto.data.checks import image_stats
+from pcl_auto.data.split import Correction, with_corrections
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.nnunet.settings import RunSettings
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.planning.split_plans import record_split
 from pcl_auto.recipe import Schedule, from_dict
 from pcl_auto.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_runs, resolve_split
-from pcl_auto.run.changes import refuse_changes
+from pcl_auto.run.changes import compare_versions, refuse_changes
 from pcl_auto.run.files import write_json, write_text
 from pcl_auto.run.restart import start_anew
 from pcl_auto.run.workspace import DatasetFolder, Workspace
@@ -226,6 +228,27 @@ def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace,
     ]
 
 
+def test_a_label_that_is_gone(workspace: Workspace, plan: Plan) -> None:
+    gone = plan.cases["b"].label
+    assert gone is not None
+    gone.unlink()
+    with refused(StateError, "plan.label-gone") as refusal:
+        resolve_run(TrainRequest(), workspace)
+    assert refusal.problem.where == str(gone)
+    # Of a case whose label stays hidden it does not matter.
+    resolve_run(TrainRequest(labeled_cases=("a",)), workspace)
+
+
+def test_a_split_on_record_with_other_cases(workspace: Workspace, plan: Plan) -> None:
+    split = resolve_split(TrainRequest(labeled=2), plan)
+    data = workspace.dataset(None)
+    file = record_split(split, data)
+    assert record_split(split, data) == file
+    with refused(StateError, "split.recorded-otherwise") as refusal:
+        record_split(replace(split, labeled=("a",)), data)
+    assert refusal.problem.where == str(file)
+
+
 def test_a_run_and_its_folder(workspace: Workspace) -> None:
     run = resolve_run(TrainRequest(labeled=2, recipe="quick"), workspace)
     assert run.plans_name == "nnUNetPlans_L2_s0_quick"
@@ -264,6 +287,16 @@ def test_folds_are_runs_of_one_model(workspace: Workspace) -> None:
     assert runs[0].model != resolve_run(TrainRequest(labeled=3), workspace).model
     (single,) = resolve_runs(TrainRequest(labeled=3), workspace)
     assert single.folder.name == "fold_all"
+
+
+def test_folds_are_not_scored_by_corrections(workspace: Workspace, plan: Plan) -> None:
+    drawn = resolve_split(TrainRequest(labeled=2), plan)
+    corrected = with_corrections(drawn, [Correction("u", "digest", drawn.name, "model", 1)])
+    mask = workspace.dataset(None).correction_file("u", "digest")
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    with refused(UsageError, "split.folds-and-corrections"):
+        resolve_runs(TrainRequest(split=corrected, folds=2), workspace)
 
 
 @pytest.mark.parametrize(
@@ -451,6 +484,14 @@ def test_a_setting_that_one_side_lacks(before: dict[str, Any], now: dict[str, An
     with refused(StateError, "run.settings-changed") as refusal:
         refuse_changes(before, now, tmp_path)
     assert refusal.problem.what.endswith("another seed")
+
+
+def test_a_deterministic_run_wants_the_versions_that_it_began_with(tmp_path: Path) -> None:
+    before, now = {"torch": "1", "numpy": "2"}, {"torch": "1", "numpy": "3"}
+    with refused(StateError, "run.versions-changed") as refusal:
+        compare_versions(before, now, tmp_path, deterministic=True, listener=lambda _event, _values: None)
+    assert (refusal.problem.expected, refusal.problem.found) == ("2", "3")
+    assert "--restart" in refusal.problem.fix
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

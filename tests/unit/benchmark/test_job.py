@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from refusal import refused
 
-from pcl_auto.benchmark.job import case_entry, cost
+from pcl_auto.benchmark.held_out import HeldOut
+from pcl_auto.benchmark.job import Job, case_entry, cost, do_job
+from pcl_auto.errors import DataError
 from pcl_auto.evaluate import CaseScore
+from pcl_auto.predict import Prediction
+from pcl_auto.request import TrainRequest
+from pcl_auto.run.workspace import Workspace
 
 
 def test_a_case_is_the_mean_over_the_classes_that_it_has() -> None:
@@ -30,3 +37,15 @@ def test_the_cost_is_that_of_the_last_training(tmp_path: Path) -> None:
         '{"event": "later"}\n'
     )
     assert cost(events) == {"seconds": 9.5, "memory_mb": 12}
+
+
+def test_a_test_scan_that_cannot_be_segmented_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = SimpleNamespace(model=tmp_path)
+    results = [Prediction("x", "x.nii.gz", "done"), Prediction("y", None, "failed", "truncated file in y", 3)]
+    monkeypatch.setattr("pcl_auto.benchmark.job.train", lambda *_arguments: trained)
+    monkeypatch.setattr("pcl_auto.benchmark.job.predict", lambda *_arguments, **_options: results)
+    held_out = HeldOut((), tmp_path)
+    job = Job(TrainRequest(), Workspace.at(tmp_path, "test"), held_out, {}, mirroring=False, masks=tmp_path / "masks")
+    with refused(DataError, "benchmark.test-scan-failed") as refusal:
+        do_job(job, lambda _event, _values: None)
+    assert (refusal.problem.where, refusal.problem.found) == ("y", "truncated file in y")

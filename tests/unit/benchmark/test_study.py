@@ -20,6 +20,7 @@ from pcl_auto.benchmark.study import (
 )
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.run.events import Listener
+from pcl_auto.run.files import read_json, write_json
 from pcl_auto.run.workspace import Workspace
 
 REQUEST = BenchmarkRequest(labeled="1,2", seeds=2, arms="paper,supervised,all-labels")
@@ -180,6 +181,17 @@ def test_everything_wrong_is_said_at_once(workspace: Workspace, task: Path) -> N
         "benchmark.test-folder-missing",
         "plan.unknown-configuration",
     ]
+
+
+def test_recipes_need_a_case_without_a_label(workspace: Workspace) -> None:
+    file = workspace.dataset(None).plan_file
+    content = read_json(file)
+    del content["cases"]["u"]
+    write_json(file, content)
+    with refused(UsageError, "benchmark.no-unlabeled") as refusal:
+        resolved(workspace, replace(REQUEST, labeled="1,4"))
+    assert "4 labels" in refusal.problem.what
+    resolved(workspace, replace(REQUEST, labeled="1,4", arms="supervised"))
 
 
 def test_a_wrong_budget_does_not_hide_a_wrong_arm() -> None:

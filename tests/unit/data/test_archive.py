@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from archives import INDEX, TASK, member, pack, pack_task
-from refusal import refused
+from refusal import codes, refused
 
 from pcl_auto.data import archive as archive_module
 from pcl_auto.data.archive import extract_task, inspect_archive
@@ -90,6 +90,15 @@ def test_pythons_own_filter_is_a_second_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(archive_module, "_refuse_kind", lambda _member, _where: None)
     packed = pack([INDEX, member(f"{TASK}/p", kind=tarfile.FIFOTYPE)])
     _, problems = inspect_archive(io.BytesIO(packed), "a.tar", TASK)
-    assert [problem.what for problem in problems] == ["archive member is refused by Python"]
+    assert codes(problems) == ["archive.member-refused"]
     monkeypatch.delattr(tarfile, "data_filter")
     assert inspect_archive(io.BytesIO(packed), "a.tar", TASK)[1] == []
+
+
+def test_an_archive_that_changes_while_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = tmp_path / "task.tar"
+    tar.write_bytes(pack([INDEX, member(f"{TASK}/a", bytes(5000))]))
+    monkeypatch.setattr(archive_module, "require_room", lambda *_arguments: os.truncate(tar, 1000))
+    with refused(DataError, "archive.shrunk"):
+        extract_task(tar, tmp_path / TASK)
+    assert list(tmp_path.iterdir()) == [tar]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -98,6 +99,37 @@ def test_training_is_no_list(make_task: MakeTask, training: Any) -> None:
     root = make_task(training=training)
     assert read_task(root)[0] is None
     assert only_problem(root).code == "dataset-json.no-training"
+
+
+@pytest.mark.parametrize("test", [{"0": "a.nii.gz"}, "imagesTs", 3])
+def test_test_is_no_list(make_task: MakeTask, test: Any) -> None:
+    assert only_problem(make_task(test=test)).code == "dataset-json.not-a-list"
+
+
+def test_far_too_large(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_task()
+    monkeypatch.setattr("pcl_auto.data.dataset_json._MOST_BYTES", 100)
+    assert only_problem(root).code == "dataset-json.too-large"
+
+
+def test_a_description_without_the_right_to_read_it(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> str:
+        raise PermissionError("no right")  # root may read everything
+
+    root = make_task()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert only_problem(root).code == "dataset-json.unreadable"
+
+
+def test_a_folder_without_the_right_to_list_it(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> list[Path]:
+        raise PermissionError(errno.EACCES, "no right", str(folder))
+
+    root = make_task(unlabelled=0)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    problems = problems_of(root)
+    assert set(codes(problems)) == {"data.folder-unreadable"}
+    assert str(root / "imagesTr") in {problem.where for problem in problems}
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,7 @@ def test_a_damaged_slice_is_named(tmp_path: Path) -> None:
 def test_what_lies_beside_scans_is_named_and_left(tmp_path: Path) -> None:
     write_series(tmp_path / "anna", volume())
     write_series(tmp_path / "anna", volume()[:3], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesNumber=1)
+    write_series(tmp_path / "anna", volume()[:2], Modality="SEG", SeriesNumber=2)
     write_series(tmp_path / "anna", volume()[:1], SeriesNumber=9, SeriesDescription="screen")
     write_series(
         tmp_path / "anna", np.zeros((1, 4, 4)), SeriesNumber=7, SamplesPerPixel=3, PhotometricInterpretation="RGB",
@@ -265,6 +266,7 @@ def test_what_lies_beside_scans_is_named_and_left(tmp_path: Path) -> None:
     assert [scan.id for scan in found if not scan.beside] == ["anna"]
     assert sorted(scan.problem.code for scan in found if scan.problem) == [
         "dicom.color-pictures",
+        "dicom.derived",
         "dicom.localizer",
         "dicom.no-image",
         "dicom.single-slice",

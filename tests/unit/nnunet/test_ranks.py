@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ from pcl_auto.method.contrast import local_contrastive_loss
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import ranks
+from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.recipe import from_dict
 
 PATCHES, CLASSES = 4, 2
 
@@ -111,3 +115,24 @@ def test_patches_that_cannot_be_shared(
     with refused(UsageError, "device.patches-not-shared") as refusal:
         ranks.share_of_patches(labeled, unlabeled)
     assert refusal.problem.expected == possible
+
+
+@pytest.mark.parametrize(
+    ("here", "device", "code"), [("1", "cpu", "device.several-machines"), ("2", "cuda", "device.too-few-gpus")]
+)
+def test_processes_that_no_machine_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, here: str, device: str, code: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with refused(UsageError, code), ranks.together(torch.device(device)):
+        pass
+
+
+def test_a_second_view_is_for_one_gpu_alone() -> None:
+    recipe = from_dict({"name": "mine", "contrast": {"intensity_views": True}})
+    trainer: Any = SimpleNamespace(recipe=recipe, is_ddp=True)
+    with refused(UsageError, "device.one-gpu-only") as refusal:
+        nnUNetTrainerPCL.initialize(trainer)
+    assert "contrast.intensity_views" in refusal.problem.fix

@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from refusal import refused
 
+from pcl_auto.errors import StateError
 from pcl_auto.nnunet.settings import KEY, RunSettings, read_settings, start_settings
 from pcl_auto.recipe import Augmentation, Batch, Contrast, Optimizer, Recipe, Schedule
 
@@ -47,3 +49,9 @@ def test_what_a_start_depends_on(settings: RunSettings, key: str) -> None:
 def test_settings_come_back_from_a_plans_file(axes: tuple[int, ...] | None) -> None:
     settings = replace(SETTINGS, mirror_axes=axes)
     assert read_settings({KEY: json.loads(json.dumps(settings.as_dict()))}, "plans") == settings
+
+
+def test_plans_of_somebody_else_are_refused() -> None:
+    with refused(StateError, "plan.no-settings") as refusal:
+        read_settings({"batch_size": 2}, "nnUNetPlans")
+    assert refusal.problem.where == "nnUNetPlans"

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import blosc2
 import numpy as np
 import pytest
+from refusal import refused
 
+from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet import streams
 from pcl_auto.nnunet.store import case_files, save_label
 
@@ -31,3 +33,10 @@ def test_only_the_cases_named_are_read(tmp_path: Path, monkeypatch: pytest.Monke
 
     seen = {float(value) for _ in range(20) for value in np.unique(next(stream)["data"])}
     assert seen == {0.0, 2.0}
+
+
+def test_a_worker_that_is_gone_at_the_start() -> None:
+    words = "One or more background workers are no longer alive. Exiting."
+    with refused(ResourceError, "run.worker-gone") as refusal, streams.starting():
+        raise RuntimeError(words)
+    assert refusal.problem.found == words

@@ -1,0 +1,160 @@
+"""What a command that was given --json says when it is refused: one JSON object, with the code of every problem."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pcl_auto.cli import main
+from pcl_auto.errors import LockedError, Problem
+
+
+@pytest.fixture(autouse=True)
+def a_new_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No workspace, no data, and nothing of nnU-Net in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("nnUNet_", "PCLAUTO_"))]:
+        monkeypatch.delenv(name)
+
+
+def end_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """The exit code of a command that ends before its work."""
+    monkeypatch.setattr(sys, "argv", ["pclauto", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    return ended.value.code
+
+
+def codes_on(stdout: str) -> list[str]:
+    content = json.loads(stdout)
+    assert list(content) == ["problems"]
+    return [problem["code"] for problem in content["problems"]]
+
+
+REFUSED = {
+    "download": (("download", "Task11_None"), 2, ["archive.unknown-task"]),
+    "checks": (("checks", "nowhere"), 2, ["data.unknown-task"]),
+    "plan": (("plan", "nowhere"), 2, ["data.unknown-task"]),
+    "train": (("train",), 4, ["plan.missing"]),
+    "status": (("status", "none"), 4, ["model.unknown"]),
+    "predict": (("predict", "a.nii.gz", "b.nii", "-o", "out"), 2, ["data.no-such-path", "data.no-such-path"]),
+    "evaluate": (("evaluate", "out", "labels"), 2, ["data.no-such-path"]),
+    "report": (("report",), 4, ["model.missing"]),
+    "suggest": (("suggest",), 4, ["model.missing"]),
+    "review": (("review", "--model", "none"), 4, ["model.unknown"]),
+    "benchmark": (("benchmark", "nowhere", "-l", "x"), 2, ["data.unknown-task", "benchmark.labeled-not-a-number"]),
+    "sweep": (("sweep",), 4, ["plan.missing"]),
+    "demo": (("demo", "taken"), 2, ["data.place-taken"]),
+}
+
+
+def test_all_verbs_are_here() -> None:
+    # `env` tells what there is, whatever that is.
+    assert REFUSED.keys() | {"env"} == {command.name for command in main.app.registered_commands}
+
+
+@pytest.mark.parametrize(("arguments", "code", "codes"), REFUSED.values(), ids=REFUSED)
+def test_every_verb_shows_its_problems(
+    arguments: tuple[str, ...],
+    code: int,
+    codes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Path("taken/Task99_Phantom").mkdir(parents=True)
+    assert end_of(monkeypatch, *arguments, "--json") == code
+    said = capfd.readouterr()
+    assert codes_on(said.out) == codes
+    assert [line.startswith("error: ") for line in said.err.splitlines()] == [True] * len(codes)
+    # Without the option stdout is empty, and stderr the same.
+    assert end_of(monkeypatch, *arguments) == code
+    assert capfd.readouterr() == ("", said.err)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "codes"),
+    [
+        (LockedError(Problem("lock.held", "another process", "here", "wait")), 6, ["lock.held"]),
+        (OSError(errno.ENOSPC, "No space left on device", "checks.json"), 5, ["disk.full"]),
+        (MemoryError("Unable to allocate 3 GiB"), 5, ["memory.too-small"]),
+    ],
+)
+def test_what_the_system_refuses_is_shown_too(
+    error: Exception, code: int, codes: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    assert end_of(monkeypatch, "plan", "task", "--json") == code
+    assert codes_on(capfd.readouterr().out) == codes
+
+
+def test_a_fault_of_the_program_is_no_problem_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    assert end_of(monkeypatch, "plan", "task", "--json") == 1
+    assert capfd.readouterr().out == ""
+
+
+def test_a_file_of_that_name_asks_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of(monkeypatch, "evaluate", "--", "out", "--json") == 2
+    assert capfd.readouterr().out == ""
+
+
+def test_one_of_several_processes_speaks(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert end_of(monkeypatch, "report", "--json") == 4
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has none")
+def test_a_full_stdout_hides_no_refusal(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pcl_auto", "report", "--json"],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+# --- what train refuses before anything is read ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--model", "any"), "run.options-need-continue"),
+        (("--continue", "--labeled", "2"), "run.settled-by-continue"),
+        (("--continue", "--recipe", "quick"), "run.settled-by-continue"),
+    ],
+)
+def test_options_that_do_not_fit_going_on(
+    options: tuple[str, ...], code: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of(monkeypatch, "train", *options, "--json") == 2
+    assert codes_on(capfd.readouterr().out) == [code]
+
+
+def test_several_gpus_where_there_is_none(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert end_of(monkeypatch, "train", "--gpus", "2", "--json") == 2
+    assert codes_on(capfd.readouterr().out) == ["device.no-gpu"]

@@ -65,8 +65,9 @@ class Bench:
         """What the processes of the row have said so far."""
         return self.work / "logs" / f"{_file_name(self.row)}.txt"
 
-    def start(self, spec: dict[str, Any], **variables: str) -> Child:
-        """Start what :func:`measures.perform` does of ``spec``."""
+    def start(self, spec: dict[str, Any], *, compiled: bool = False) -> Child:
+        """Start what :func:`measures.perform` does of ``spec``; on a GPU nnU-Net compiles unless it is told not to."""
+        variables = {} if compiled else {"nnUNet_compile": "f"}
         if self.forks:
             return start_fork(lambda: measures.perform(spec), self.log, variables)
         return start_command([sys.executable, str(Path(measures.__file__)), json.dumps(spec)], self.log, variables)
@@ -82,11 +83,11 @@ class Bench:
         if code != 0:
             raise ChildFailedError(f"{what} ended with exit code {code}: {_last_words(self.log)}")
 
-    def pclauto(self, *arguments: object, fixed_kernels: bool = False, **variables: str) -> float:
+    def pclauto(self, *arguments: object, fixed_kernels: bool = False, compiled: bool = False) -> float:
         """Run a command of pclauto in the check's workspace, which must end well; the seconds that it took."""
         spec = {"pclauto": self.arguments(*arguments), "fixed_kernels": fixed_kernels}
         begun = time.monotonic()
-        self.finish(self.start(spec, **variables), f"pclauto {arguments[0]}")
+        self.finish(self.start(spec, compiled=compiled), f"pclauto {arguments[0]}")
         return time.monotonic() - begun
 
     def arguments(self, *arguments: object) -> list[str]:
@@ -99,13 +100,13 @@ class Bench:
         self.finish(start_command([str(word) for word in command], self.log, variables), str(command[0]))
         return time.monotonic() - begun
 
-    def measure(self, name: str, settings: dict[str, Any], **variables: str) -> dict[str, Any]:
+    def measure(self, name: str, settings: dict[str, Any], *, compiled: bool = False) -> dict[str, Any]:
         """Take a measurement of :mod:`measures` in a process of its own."""
         self._number += 1
         result = self.work / f"result_{self._number}.json"
         result.unlink(missing_ok=True)
         spec = {"measure": name, "settings": {"device": self.device, **settings}, "result": str(result)}
-        self.finish(self.start(spec, **variables), name)
+        self.finish(self.start(spec, compiled=compiled), name)
         found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return found
 

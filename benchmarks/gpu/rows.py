@@ -222,14 +222,9 @@ def _recipe(bench: Bench, name: str) -> Path:
     return file
 
 
-def _compiling(*, compiled: bool) -> dict[str, str]:
-    """What nnU-Net reads: on a GPU it compiles unless it is told not to."""
-    return {} if compiled else {"nnUNet_compile": "f"}
-
-
 def _train(bench: Bench, name: str, *options: str, compiled: bool = False) -> float:
     """Train with the recipe ``name`` on two labels; the seconds that the command took."""
-    return bench.pclauto(*_training(bench, name, *options), **_compiling(compiled=compiled))
+    return bench.pclauto(*_training(bench, name, *options), compiled=compiled)
 
 
 def _training(bench: Bench, name: str, *options: str) -> list[object]:
@@ -352,7 +347,7 @@ def resume(bench: Bench) -> Found:
     name = "check_resume"
     options = ["--restart", *(["--workers", "1"] if bench.device == "cpu" else [])]
     spec = {"pclauto": bench.arguments(*_training(bench, name, *options))}
-    child = bench.start(spec, nnUNet_compile="f")
+    child = bench.start(spec)
     pattern = f"nnUNet_results/*/{JOINT}__*_{name}__*/fold_all/checkpoint_latest.pth"
     while not (checkpoints := list(bench.workspace.glob(pattern))):
         if (code := child.poll()) is not None:
@@ -367,7 +362,7 @@ def resume(bench: Bench) -> Found:
         time.sleep(0.02)
     run = checkpoints[0].parent
     left = orphans_after(min(SECONDS_FOR_WORKERS_TO_GO, bench.deadline.left()))
-    bench.pclauto(*_training(bench, name, *options[1:]), nnUNet_compile="f")
+    bench.pclauto(*_training(bench, name, *options[1:]))
     problems, epochs = resume_problems(read_events(run / "events.jsonl"), bench.sizes.schedules[name])
     if left:
         problems.append(f"{left} processes of the killed training went on without it")
@@ -542,7 +537,7 @@ def step(bench: Bench) -> Found:
     """Compare joint steps with those of our baseline and of stock nnU-Net at equal patches."""
     sizes = bench.sizes
     settings = {"blocks": sizes.step_blocks, "steps": sizes.step_steps, "warm_up": sizes.step_warm_up}
-    found = bench.measure("step", {**_of_split(bench, _workers(bench)), **settings}, nnUNet_compile="f")
+    found = bench.measure("step", {**_of_split(bench, _workers(bench)), **settings})
     ratio = found["ratios"]["stock"]
     problems = []
     if ratio["without_drawing"] > found["target"] and not sizes.tiny:
@@ -563,7 +558,7 @@ def features(bench: Bench) -> Found:
     problems, parts, details = [], [], {}
     for compiled in (False, True) if bench.device == "cuda" else (False,):
         name = "compiled" if compiled else "not compiled"
-        found = bench.measure("features", _of_split(bench, 0), **_compiling(compiled=compiled))
+        found = bench.measure("features", _of_split(bench, 0), compiled=compiled)
         details[name] = found
         if found["compiled"] != compiled:
             problems.append(f"{name}: the network is {'' if found['compiled'] else 'not '}compiled")
@@ -578,7 +573,7 @@ def features(bench: Bench) -> Found:
 def pseudo_labels(bench: Bench) -> Found:
     """Measure what the pseudo-labels of a round take."""
     settings = {**_of_split(bench, _workers(bench)), "cases": bench.sizes.pseudo_labels}
-    found = bench.measure("pseudo_labels", settings, nnUNet_compile="f")
+    found = bench.measure("pseudo_labels", settings)
     each = found["seconds"] / found["cases"]
     figures = f"{each:.3f} s a scan, {found['cases']} scans; peak {found['peak_mb']} MB of the process"
     if "peak_cuda_mb" in found:
@@ -591,7 +586,7 @@ def loader(bench: Bench) -> Found:
     cores = bench.machine["cores"]
     numbers = [1] if bench.device == "cpu" else [number for number in (2, 4, 8, 12) if number <= cores] or [1]
     settings = {**_of_split(bench, numbers[0]), "numbers": numbers, "seconds": bench.sizes.loader_s}
-    found = bench.measure("loader", settings, nnUNet_compile="f")
+    found = bench.measure("loader", settings)
     return Found(loader_figures(found), details=found)
 
 

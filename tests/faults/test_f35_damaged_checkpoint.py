@@ -76,6 +76,7 @@ def test_f35_the_one_before_is_taken_and_that_is_said(tmp_path: Path, damage: st
     assert trainer.take_up(latest) == 2
     ((event, values),) = trainer.said
     assert (event, values["epoch"]) == ("checkpoint_damaged", 2)
+    assert values["problem"]["code"] == ("checkpoint.missing" if damage == "gone" else "checkpoint.unreadable")
     assert values["problem"]["where"] == str(latest)
     # And from then on it is the latest.
     assert read_checkpoint(latest)["current_epoch"] == 2

@@ -122,20 +122,23 @@ def test_benchmark_of_a_task_without_test_labels_lists_all_that_is_wrong(tmp_pat
     task = tmp_path / "Task05_Bad"
     (task / "imagesTs").mkdir(parents=True)
     (task / "dataset.json").write_text("{}")
-    done = pclauto(tmp_path, "benchmark", "Task05_Bad", "--labeled", "0,2", "--arms", "supervised,papr")
+    done = pclauto(tmp_path, "benchmark", "Task05_Bad", "--labeled", "0,2", "--arms", "supervised,papr", "--json")
     assert done.returncode == 2
-    assert done.stdout == ""
-    wrong = ["not a number of labels", "no arm 'papr'", "no folder of test labels"]
+    assert codes_of(done) == [
+        "benchmark.labeled-not-a-number",
+        "benchmark.unknown-arm",
+        "benchmark.test-folder-missing",
+    ]
     lines = done.stderr.splitlines()
-    assert [line.startswith(f"error: {what}") for line, what in zip(lines, wrong, strict=True)] == [True] * 3
+    assert [line.startswith("error: ") for line in lines] == [True] * 3
+    assert "'papr'" in lines[1]
     assert [path.name for path in tmp_path.iterdir()] == ["Task05_Bad"]
 
 
 def test_benchmark_of_a_missing_task(tmp_path: Path) -> None:
-    done = pclauto(tmp_path, "benchmark", "Task05_Prostate", "--labeled", "x")
+    done = pclauto(tmp_path, "benchmark", "Task05_Prostate", "--labeled", "x", "--json")
     assert done.returncode == 2
-    assert "no task 'Task05_Prostate'" in done.stderr
-    assert "not a number of labels" in done.stderr
+    assert codes_of(done) == ["data.unknown-task", "benchmark.labeled-not-a-number"]
     assert pclauto(tmp_path, "benchmark").returncode == 4
     assert pclauto(tmp_path, "benchmark", "--seeds", "0").returncode == 2
     assert list(tmp_path.iterdir()) == []

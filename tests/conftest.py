@@ -10,6 +10,9 @@ import pytest
 from shared import PLAN_OPTIONS, copy_of, made_once, make_coarse_phantom, model_of, shell_in
 from shell import Shell
 
+# Each process of the tests has one core; networks this small gain nothing from more. Before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -69,3 +70,8 @@ class Shell:
     def train(self, *arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run ``pclauto train ARGUMENTS`` on the CPU, without pictures; it must end with ``code``."""
         return self.pclauto("train", *arguments, "--device", "cpu", code=code, pictures=False)
+
+    def refusal(self, *arguments: Any, code: int) -> list[dict[str, str]]:
+        """Run ``pclauto ARGUMENTS --json`` in a fork; return the problems it ends with, and ``code``."""
+        problems: list[dict[str, str]] = json.loads(self.pclauto(*arguments, "--json", code=code).stdout)["problems"]
+        return problems

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from refusals import accepted, describe, image, label, refusal, rewrite, small_task, told
+from shared import PLAN_OPTIONS
 from shell import Shell
 
 from pcl_auto.data.checks import check_cases
@@ -92,10 +93,11 @@ def test_f20_images_of_a_few_voxels_are_refused(tmp_path: Path) -> None:
     assert problem.what == "the images are too small for a network"
 
 
+@pytest.mark.slow
 def test_f20_small_images_are_trained_and_segmented(shell: Shell, tmp_path: Path) -> None:
     small, work = cropped(tmp_path, 18, 3), tmp_path / "work"
-    shell.pclauto("plan", small, "--workspace", work, "--gpu-memory-gb", "1")
-    shell.pclauto("train", "--workspace", work, "--recipe", "tiny.toml", "--epochs", "3", "--device", "cpu")
+    shell.pclauto("plan", small, "--workspace", work, *PLAN_OPTIONS)
+    shell.train("--workspace", work, "--recipe", "tiny.toml", "--epochs", "3")
     done = shell.pclauto(
         "predict", small / "imagesTs", "-o", tmp_path / "out", "--workspace", work, "--device", "cpu", "--json",
         "--no-mirroring",

@@ -45,12 +45,10 @@ def processes_of_session(session: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_f32_a_signal_ends_a_training_in_order(
-    shell: Shell, task: Path, tmp_path: Path, sent: signal.Signals, code: int
-) -> None:
-    workspace = tmp_path / "work"
-    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+def test_f32_a_signal_ends_a_training_in_order(shell: Shell, planned: Path, sent: signal.Signals, code: int) -> None:
+    workspace = planned
     process = started(shell, workspace)
     os.kill(process.pid, sent)
     _, said = process.communicate(timeout=SECONDS_TO_END)
@@ -62,7 +60,7 @@ def test_f32_a_signal_ends_a_training_in_order(
         time.sleep(0.1)
     assert processes_of_session(process.pid) == []
 
-    done = shell.pclauto(*command(workspace))
+    done = shell.pclauto(*command(workspace), pictures=False)
     assert "going on after epoch" in done.stderr
     assert (next((workspace / "nnUNet_results").rglob("fold_all")) / "checkpoint_final.pth").is_file()
 

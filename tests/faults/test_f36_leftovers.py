@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from shell import Shell
 
 from pcl_auto.run.atomic import STAGING, staging_folder
@@ -44,15 +45,14 @@ def test_f36_what_a_living_process_or_another_machine_stages_stays(tmp_path: Pat
     assert str(os.getpid()) in mine.name
 
 
-def test_f36_stray_files_among_prepared_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    shell.pclauto("plan", task, "--workspace", work, "--gpu-memory-gb", "1")
-    command = ["train", "--workspace", work, "--recipe", "tiny.toml", "--device", "cpu", "--epochs", "3"]
-    shell.pclauto(*command, "--prepare-only")
-    (view,) = work.rglob("labeled_3d_fullres")
-    (store,) = (path for path in work.rglob("pclauto/store/*") if path.is_dir())
+@pytest.mark.slow
+def test_f36_stray_files_among_prepared_cases(shell: Shell, planned: Path) -> None:
+    command = ["--workspace", planned, "--recipe", "tiny.toml", "--epochs", "3"]
+    shell.train(*command, "--prepare-only")
+    (view,) = planned.rglob("labeled_3d_fullres")
+    (store,) = (path for path in planned.rglob("pclauto/store/*") if path.is_dir())
     for folder in (view, store):
         (folder / "x.tmp").write_text("stray")
         (folder / ".case.tmp.b2nd").write_text("stray")
-    shell.pclauto(*command)
+    shell.train(*command)
     assert not (view / "x.tmp").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared import PLAN_OPTIONS
 from shell import Shell
 from tiny_model import make_model
 
@@ -38,14 +39,14 @@ def test_f39_a_deterministic_run_is_refused_with_other_versions() -> None:
 
 def test_f41_an_image_that_changed_since_it_was_planned(shell: Shell, own_copy: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    shell.pclauto("plan", own_copy, "--workspace", work, "--gpu-memory-gb", "1")
+    shell.pclauto("plan", own_copy, "--workspace", work, *PLAN_OPTIONS)
     changed, gone = sorted((own_copy / "imagesTr").iterdir())[:2]
     changed.write_bytes(changed.read_bytes() + b"\0")
     gone.unlink()
-    refused = shell.pclauto("train", "--workspace", work, "--recipe", "tiny.toml", "--device", "cpu", code=4)
-    assert refused.stderr.count("image changed since it was planned") == 2
-    assert changed.name in refused.stderr
-    assert gone.name in refused.stderr
+    train = ("train", "--workspace", work, "--recipe", "tiny.toml", "--device", "cpu")
+    problems = shell.refusal(*train, code=4)
+    assert [problem["code"] for problem in problems] == ["plan.image-changed"] * 2
+    assert {Path(problem["where"]) for problem in problems} == {changed, gone}
     assert not list((work / "nnUNet_results").rglob("run.json"))
 
 

@@ -32,9 +32,9 @@ run()
 """
 
 
-def test_f46_a_killed_worker_ends_the_training(shell: Shell, task: Path, tmp_path: Path) -> None:
-    workspace = tmp_path / "work"
-    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+@pytest.mark.slow
+def test_f46_a_killed_worker_ends_the_training(shell: Shell, planned: Path, tmp_path: Path) -> None:
+    workspace = planned
     # Steps enough that no stream ends, and what was drawn ahead does not last, until the workers are missed.
     recipe = tmp_path / "longer.toml"
     recipe.write_text((shell.folder / "tiny.toml").read_text().replace("steps_per_epoch = 2", "steps_per_epoch = 30"))
@@ -68,15 +68,12 @@ def test_f46_a_killed_worker_ends_the_training(shell: Shell, task: Path, tmp_pat
     assert not (run / "checkpoint_final.pth").exists()
 
 
-def test_f46_an_error_in_a_worker_is_in_the_log(shell: Shell, task: Path, tmp_path: Path) -> None:
-    workspace = tmp_path / "work"
-    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
+@pytest.mark.slow
+def test_f46_an_error_in_a_worker_is_in_the_log(shell: Shell, planned: Path) -> None:
+    workspace = planned
     begun = time.monotonic()
     # With --workers 0 the same error would be the command's own.
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, *command(workspace), "--supervised-only"],
-        cwd=shell.folder, env=shell.environment(), capture_output=True, text=True, timeout=2 * SECONDS,
-    )  # fmt: skip
+    done = shell.python("-c", DRIVER, *command(workspace), "--supervised-only", pictures=False)
     assert time.monotonic() - begun < SECONDS
     assert done.returncode == 5, done.stderr
     assert "--workers 0" in done.stderr

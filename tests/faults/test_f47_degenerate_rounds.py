@@ -34,12 +34,11 @@ run()
 """
 
 
-def test_f47_a_round_of_background_trains_on_labels_alone(shell: Shell, task: Path, tmp_path: Path) -> None:
-    workspace = tmp_path / "work"
-    shell.pclauto("plan", task, "--workspace", workspace, "--gpu-memory-gb", "1")
-    done = shell.python(
-        "-c", DRIVER, "3", "train", "--workspace", workspace, "--recipe", "tiny.toml", "--device", "cpu"
-    )
+@pytest.mark.slow
+def test_f47_a_round_of_background_trains_on_labels_alone(shell: Shell, planned: Path) -> None:
+    workspace = planned
+    command = ("train", "--workspace", workspace, "--recipe", "tiny.toml", "--device", "cpu")
+    done = shell.python("-c", DRIVER, "3", *command, pictures=False)
     assert done.returncode == 0, done.stderr
     assert "warning: round 1 trains on labels alone" in done.stderr
     assert "would spoil it: all background" in done.stderr

@@ -347,9 +347,11 @@ def resume(bench: Bench) -> Found:
     name = "check_resume"
     options = ["--restart", *(["--workers", "1"] if bench.device == "cpu" else [])]
     spec = {"pclauto": bench.arguments(*_training(bench, name, *options))}
+    begun = time.time()
     child = bench.start(spec)
     pattern = f"nnUNet_results/*/{JOINT}__*_{name}__*/fold_all/checkpoint_latest.pth"
-    while not (checkpoints := list(bench.workspace.glob(pattern))):
+    # One from before is that of an earlier check, which --restart is about to remove.
+    while not (checkpoints := [file for file in bench.workspace.glob(pattern) if _written(file) >= begun]):
         if (code := child.poll()) is not None:
             raise ChildFailedError(f"the training ended with exit code {code} before its first checkpoint")
         if not bench.deadline.left():
@@ -375,6 +377,14 @@ def resume(bench: Bench) -> Found:
         problems.append(f"left behind: {', '.join(stale[:3])}")
     figures = f"killed after epoch {epochs[0]}, gone on to epoch {epochs[1]}" if epochs else ""
     return Found(figures, tuple(problems), {"orphans": left, "stale": stale, "epochs": epochs})
+
+
+def _written(file: Path) -> float:
+    """When a file was written; never, if it has just gone."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def resume_problems(

@@ -29,14 +29,13 @@ class Place:
     @classmethod
     def new(cls) -> Place:
         """Make the phantom and import what the commands import."""
-        from conftest import TINY_RECIPE
+        from shared import TINY_RECIPE, make_coarse_phantom
 
-        from pcl_auto.data.phantom import make_phantom
         from pcl_auto.nnunet.environment import prepare_environment
         from pcl_auto.run.workspace import Workspace
 
         folder = Path(tempfile.mkdtemp(prefix="pclauto-faults-"))
-        place = cls(folder, make_phantom(folder, seed=1, labeled=2, unlabeled=4, test=2))
+        place = cls(folder, make_coarse_phantom(folder))
         place.recipe.write_text(TINY_RECIPE)
         # nnU-Net reads its variables when it is imported: every command works in the same place.
         Workspace.at(place.work, "forks").activate()

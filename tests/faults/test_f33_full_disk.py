@@ -40,8 +40,9 @@ print(has_room(folder, 10**9))
 """
 
 
+@pytest.mark.slow
 def test_f33_checkpoint_pseudo_labels_manifest_and_prediction(shell: Shell) -> None:
-    done = shell.python(Path(__file__).with_name("full_disk.py"), OMP_NUM_THREADS="1")
+    done = shell.python(Path(__file__).with_name("full_disk.py"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing was lost" in done.stdout
 

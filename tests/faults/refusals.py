@@ -42,11 +42,6 @@ def accepted(task: Path) -> bool:
     return found is not None and not problems and not check_cases(found, threads=1).problems
 
 
-def told(task: Path) -> str:
-    """All problems as one text, as the user reads them."""
-    return "\n".join(map(str, refusal(task)))
-
-
 def image(task: Path, number: int = 1) -> Path:
     """The image of a case."""
     return task / "imagesTr" / f"phantom_{number:03d}.nii.gz"

@@ -37,6 +37,7 @@ def test_f21_a_labelled_scan_among_the_test_scans(task: Path) -> None:
     (task / "patient_x.nii").unlink()
     found = diagnose(task, threads=1)
     (problem,) = found.wrong
+    assert problem.code == "data.labeled-twin-in-test"
     assert problem.found == "phantom_001 (labelled) = patient_x (test)"
     assert found.exit_code == 3
 
@@ -44,14 +45,18 @@ def test_f21_a_labelled_scan_among_the_test_scans(task: Path) -> None:
 def test_f21_a_test_scan_stays_one_when_the_pool_takes_it_in(task: Path) -> None:
     shutil.copy(image(task), task / "imagesTs" / "patient_x.nii.gz")
     found = diagnose(task, threads=1, use_test_images=True)
-    assert [problem.found for problem in found.wrong] == ["phantom_001 (labelled) = patient_x (test)"]
+    assert [(problem.code, problem.found) for problem in found.wrong] == [
+        ("data.labeled-twin-in-test", "phantom_001 (labelled) = patient_x (test)")
+    ]
     assert found.exit_code == 3
 
 
 def test_f21_twins_within_training_are_a_warning(task: Path) -> None:
     shutil.copy(image(task, 1), task / "imagesTr" / "twin.nii.gz")
     found = diagnose(task, threads=1)
-    assert [problem.found for problem in found.warnings] == ["phantom_001 (labelled) = twin (unlabelled)"]
+    assert [(problem.code, problem.found) for problem in found.warnings] == [
+        ("data.twins", "phantom_001 (labelled) = twin (unlabelled)")
+    ]
     assert found.exit_code == 1
 
 

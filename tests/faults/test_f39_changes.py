@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import refused
 from shared import PLAN_OPTIONS
 from shell import Shell
 from tiny_model import make_model
@@ -33,8 +34,11 @@ def test_f39_other_versions_are_named() -> None:
 
 
 def test_f39_a_deterministic_run_is_refused_with_other_versions() -> None:
-    with pytest.raises(StateError, match=r"another torch.*expected 2\.9\.0, found 2\.10\.0.*--restart"):
+    with refused(StateError, "run.versions-changed") as refusal:
         compare({**VERSIONS, "torch": "2.10.0"}, deterministic=True)
+    assert refusal.problem.what.endswith("another torch")
+    assert (refusal.problem.expected, refusal.problem.found) == ("2.9.0", "2.10.0")
+    assert "--restart" in refusal.problem.fix
 
 
 def test_f41_an_image_that_changed_since_it_was_planned(shell: Shell, own_copy: Path, tmp_path: Path) -> None:
@@ -62,5 +66,6 @@ def test_f39_a_model_to_start_from_that_means_something_else(tmp_path: Path, cha
     plans, theirs = (read_json(model / name) for name in ("plans.json", "dataset.json"))
     checkpoint = model / "fold_all" / "checkpoint_final.pth"
     refuse_other_model(checkpoint, plans, "3d_fullres", theirs)
-    with pytest.raises(StateError, match=f"has other {what}"):
+    with refused(StateError, "model.start-differs") as refusal:
         refuse_other_model(checkpoint, plans, "3d_fullres", {**theirs, **change})
+    assert refusal.problem.what.endswith(f"other {what}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from refusal import refused
 from shell import Shell
 from test_f32_signals import command, processes_of_session
 
@@ -111,8 +112,9 @@ def draw_until(drawn: NonDetMultiThreadedAugmenter, batches: int) -> None:
 @pytest.mark.parametrize(("how", "code"), [("killed", -9), ("raises", 0)])
 def test_f46_what_was_drawn_is_used_then_the_worker_is_missed(how: str, code: int) -> None:
     drawn = stream(5, how)
-    with pytest.raises(ResourceError, match=f"ended with exit code {code}"):
+    with refused(ResourceError, "run.worker-gone") as refusal:
         draw_until(drawn, 10)
+    assert refusal.problem.found.endswith(f"ended with exit code {code}")
     assert drawn._processes == []
 
 
@@ -124,14 +126,16 @@ def test_f46_a_worker_that_dies_with_the_shared_lock_is_missed_too() -> None:
     lock.acquire()  # as if the worker had died with it: from now on asking for it would never return
     os.kill(worker.pid, signal.SIGKILL)
     begun = time.monotonic()
-    with pytest.raises(ResourceError, match="exit code -9"):
+    with refused(ResourceError, "run.worker-gone") as refusal:
         draw_until(drawn, 10**9)
+    assert refusal.problem.found.endswith("exit code -9")
     lock.release()
     assert time.monotonic() - begun < SECONDS / 4
 
 
 def test_f46_a_worker_that_fails_at_the_start() -> None:
-    with pytest.raises(ResourceError, match="--workers 0"), streams.starting():
+    with refused(ResourceError, "run.worker-gone") as refusal, streams.starting():
         next(stream(0, "raises"))
+    assert "--workers 0" in refusal.problem.fix
     with pytest.raises(RuntimeError, match="something else"), streams.starting():
         raise RuntimeError("something else")

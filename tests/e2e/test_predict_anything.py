@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK
 from scanner import write_series
 from shell import Shell
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_mask(shell: Shell, task: Path, trained: Path, tmp_path: Path) -> None:
     voxels, spacing_mm = _whole_numbers(next(iter(sorted((task / "imagesTs").iterdir()))))
     scans = tmp_path / "scans"

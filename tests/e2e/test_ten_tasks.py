@@ -41,6 +41,7 @@ RECIPE = from_dict(
 )
 
 PROSTATE = DECATHLON[4]
+pytestmark = pytest.mark.slow
 
 
 def ignore(_event: str, _values: dict[str, Any]) -> None:
@@ -89,7 +90,17 @@ def check_mask(file: Path, root: Path, classes: int) -> None:
     assert set(np.unique(np.asarray(mask.dataobj))) <= set(range(classes + 1))
 
 
-@pytest.mark.parametrize("task", DECATHLON, ids=lambda task: task.name)
+# A CT, an MR whose air was masked, a small one; the others at length.
+IN_TEST_ALL = {"BrainTumour", "Hippocampus", "Lung"}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, id=task.name, marks=[] if task.name in IN_TEST_ALL else pytest.mark.soak)
+        for task in DECATHLON
+    ],
+)
 def test_a_task_of_the_decathlon(task: DecathlonTask, tmp_path: Path) -> None:
     plan = whole_way(task, make_small_task(task, tmp_path), tmp_path)
     chosen = plan.nnunet["configurations"][plan.configuration]

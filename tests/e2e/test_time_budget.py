@@ -28,6 +28,7 @@ from pcl_auto.run.workspace import Workspace
 OWN = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer")
 # Enough for every machine; of what would fit into it a few steps are made, and no test looks at how long they take.
 BUDGET = "10m"
+pytestmark = pytest.mark.slow
 
 
 class Stopped(Exception):

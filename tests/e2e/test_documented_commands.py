@@ -1,0 +1,117 @@
+"""Every command that README and the help pages show, run as it is shown. Hours of training stay dry runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from readme import COMMANDS, ROOT
+from scanner import write_series
+from shared import copy_of, make_coarse_phantom
+from shell import Shell
+
+from pcl_auto.cli.main import app
+
+EXAMPLE = re.compile(r"^ *(pclauto .*)$", re.MULTILINE)
+# Trainings of minutes to days are resolved to the last setting, and not started.
+NOT_STARTED = {"train", "benchmark", "sweep"}
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A folder with README's data sets and scan (phantoms all), planned and trained before."""
+    shell = Shell(tmp_path_factory.mktemp("readme"))
+    for name in ("Task05_Prostate", "Task04_Hippocampus"):
+        made = make_coarse_phantom(shell.folder, labeled=9, unlabeled=3, test=1)
+        made.rename(shell.folder / name)
+    shutil.copytree(ROOT / "benchmarks", shell.folder / "benchmarks")
+    scan = next((shell.folder / "Task05_Prostate" / "imagesTs").iterdir())
+    (shell.folder / "new_scan.nii.gz").write_bytes(scan.read_bytes())
+    for channel, voxels in enumerate(np.asanyarray(nibabel.load(scan).dataobj).transpose(3, 2, 1, 0)):
+        write_series(shell.folder / "study" / "anna" / f"_{channel:04d}", voxels)
+    shutil.copytree(shell.folder / "study", shell.folder / "study_from_the_scanner")
+    for name in ("Task05_Prostate", "Task04_Hippocampus"):
+        shutil.copytree(shell.folder / name, shell.folder / "data" / name)
+    shutil.copytree(shell.folder / "Task05_Prostate" / "labelsTs", shell.folder / "labelsTs")
+    (shell.folder / "mine.toml").write_text((ROOT / "plans" / "quick.toml").read_text())
+    (shell.folder / "tiny.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
+    return shell
+
+
+@pytest.fixture(scope="module")
+def work(user: Shell, trained: Path) -> Path:
+    """A workspace with a trained run, to write in."""
+    return copy_of(trained, user.folder / "trained")
+
+
+def run_all(commands: list[list[str]], user: Shell, model: Path, work: Path) -> None:
+    """Run ``commands`` one after the other; a run that is there stands for one that would take hours."""
+    ours = ["--model", model.name, "--workspace", str(work)]
+    for verb, *given in commands:
+        rest = list(given)
+        if verb in NOT_STARTED and "--dry-run" not in rest:
+            rest.append("--dry-run")
+        if verb == "plan":
+            rest += ["--gpu-memory-gb", "1"]
+        if verb == "predict":
+            rest = [argument for argument in rest if argument != "--supervised-only"] + ["--model", str(model)]
+            if (user.folder / rest[rest.index("-o") + 1]).exists() and "--dry-run" not in rest:
+                rest.append("--overwrite")
+        if verb in {"report", "suggest", "review"} or "--continue" in rest:
+            rest += ours
+        if "--continue" in rest:
+            correct_one(work, user.folder)
+        if verb == "evaluate":
+            match_names(user.folder, rest[0])
+            rest += [] if Path(rest[0]).suffix else ["--allow-missing"]
+        user.pclauto(verb, *rest)
+
+
+def match_names(folder: Path, masks: str) -> None:
+    """A mask for the label that it is compared with."""
+    made = folder / "out" / "new_scan.nii.gz"
+    label = next((folder / "Task05_Prostate" / "labelsTs").iterdir())
+    mask = folder / masks if Path(masks).suffix else folder / masks / label.name
+    mask.write_bytes(made.read_bytes())
+    (folder / "label.nii.gz").write_bytes(label.read_bytes())
+
+
+def correct_one(work: Path, folder: Path) -> None:
+    """As somebody does in an editor: a mask changed and saved under its name, in the review that was made last."""
+    made = [*work.rglob("review.json"), *folder.glob("*/review.json")]
+    review = max(made, key=lambda path: path.stat().st_mtime_ns).parent
+    mask = min((review / "pseudo_labels").iterdir())
+    image = nibabel.load(mask)
+    voxels = np.zeros(image.shape, np.uint8)
+    voxels[2:8, 3:9, 2:6], voxels[8:12, 3:9, 2:6] = 1, 2
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), review / "corrected" / mask.name)
+
+
+def test_readme_commands_run_in_order(user: Shell, model: Path, work: Path) -> None:
+    run_all(COMMANDS, user, model, work)
+
+
+def test_every_help_page_has_examples_and_they_run(user: Shell, model: Path, work: Path) -> None:
+    pages = {command.name: command.callback.__doc__ for command in app.registered_commands}
+    examples = {name: [shlex.split(line)[1:] for line in EXAMPLE.findall(page)] for name, page in pages.items()}
+    assert all(examples.values())
+    del examples["demo"]  # the next test; it takes minutes
+    # In the order in which they need one another.
+    first = ["plan", "train", "predict", "review"]
+    verbs = [*first, *(verb for verb in examples if verb not in first)]
+    commands = [command for verb in verbs for command in examples[verb] if "--continue" not in command]
+    continued = [command for command in examples["train"] if "--continue" in command]
+    run_all([*commands, *continued], user, model, work)
+
+
+def test_demo_goes_the_whole_way(shell: Shell) -> None:
+    done = shell.pclauto("demo", "demo-folder")
+    assert "nnU-Net alone" in done.stdout
+    assert "mean Dice" in done.stdout
+    assert (shell.folder / "demo-folder" / "scores.json").is_file()

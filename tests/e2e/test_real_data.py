@@ -33,9 +33,7 @@ def test_prostate_geometry_plans_and_trains(shell: Shell, real_data: Path, tmp_p
     source = real_data / "Task05_Prostate_geometry"
     description = json.loads((source / "dataset.json").read_text())
     # The most common spacing first.
-    training = sorted(
-        description["training"], key=lambda entry: abs(in_plane_mm(source / entry["label"].lstrip("/")) - 0.625)
-    )
+    training = sorted(description["training"], key=lambda entry: abs(in_plane_mm(source, entry["label"]) - 0.625))
     (tmp_path / "dataset.json").write_text(json.dumps({**description, "training": training[:cases]}))
     task = paint_labels(source / "labelsTr", tmp_path / "dataset.json", tmp_path, name="Task05_Prostate")
     workspace = tmp_path / "work"
@@ -57,5 +55,6 @@ def test_prostate_geometry_plans_and_trains(shell: Shell, real_data: Path, tmp_p
     assert len(trained["split"]["hidden"]) == 2
 
 
-def in_plane_mm(label: Path) -> float:
-    return float(nibabel.load(label).header.get_zooms()[0])
+def in_plane_mm(source: Path, label: str) -> float:
+    (file,) = (source / "labelsTr").glob(f"{Path(label).name}*")
+    return float(nibabel.load(file).header.get_zooms()[0])

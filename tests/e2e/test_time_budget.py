@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusal import refused
 from typer.testing import CliRunner
 
 from pcl_auto import budget, forecast, training
@@ -53,7 +54,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which the phantom was planned that takes some room."""
     folder = tmp_path_factory.mktemp("budget")
     workspace = Workspace.at(folder / "work", "test")
     before = {name: os.environ.get(name) for name in OWN}
@@ -73,15 +75,16 @@ def steps_taken(folder: Path) -> int:
 
 
 def test_one_schedule_for_a_run_its_resumption_and_its_baseline(
-    planned: Workspace, recipe: str, monkeypatch: pytest.MonkeyPatch
+    planned: Path, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    workspace = Workspace.at(planned, "test")
     for name, few in {"MOST_EPOCHS": 6, "MOST_STEPS": 4, "LEAST_ROUND_STEPS": 2}.items():
         monkeypatch.setattr(budget, name, few)
     monkeypatch.setattr(forecast, "MOST_TIMING_S", 0.2)
 
     def train(listener: Any = lambda _event, _values: None, **options: Any) -> Any:
         request = TrainRequest(labeled=2, recipe=recipe, budget=BUDGET, device="cpu", **options)
-        return training.train(request, planned, listener)
+        return training.train(request, workspace, listener)
 
     def stop(event: str, values: dict[str, Any]) -> None:
         if event == "epoch" and values["epoch"] == 2:
@@ -90,7 +93,7 @@ def test_one_schedule_for_a_run_its_resumption_and_its_baseline(
     heard: list[tuple[str, dict[str, Any]]] = []
     with pytest.raises(Stopped):
         train(stop)
-    (file,) = (planned.dataset(None).own / "budgets").glob("*.json")
+    (file,) = (workspace.dataset(None).own / "budgets").glob("*.json")
     fitted = file.read_bytes()
     run = train(lambda event, values: heard.append((event, values)))
     baseline = train(supervised_only=True)
@@ -111,23 +114,20 @@ def test_one_schedule_for_a_run_its_resumption_and_its_baseline(
         assert (record["measured"]["wall_s"] is None) == broken
         assert min(record[kind][what] for kind in ("forecast", "measured") for what in ("memory_mb", "disk_mb")) > 0
     # A finished run is found again by the same words, or by others for the same time.
-    again = resolve_run(TrainRequest(labeled=2, recipe=recipe, budget="600s", device="cpu"), planned)
+    again = resolve_run(TrainRequest(labeled=2, recipe=recipe, budget="600s", device="cpu"), workspace)
     assert again == run
-
-
-def test_a_budget_that_nothing_fits_in_leaves_no_schedule(planned: Workspace, recipe: str) -> None:
-    request = TrainRequest(labeled=1, recipe=recipe, budget="1s", device="cpu")
-    with pytest.raises(ResourceError, match="too small"):
-        training.train(request, planned, lambda _event, _values: None)
-    assert not resolve_run(request, planned).budget_file.exists()
-    assert not resolve_run(request, planned).model.exists()
-
-
-def test_another_recipe_of_that_name_does_not_take_the_schedule(planned: Workspace, tmp_path: Path) -> None:
     other = tmp_path / "thin.toml"
     other.write_text('extends = "demo"\n')
-    with pytest.raises(StateError, match="another recipe"):
-        resolve_run(TrainRequest(labeled=2, recipe=str(other), budget=BUDGET, device="cpu"), planned)
+    with refused(StateError, "budget.other-recipe"):
+        resolve_run(TrainRequest(labeled=2, recipe=str(other), budget=BUDGET, device="cpu"), workspace)
+
+
+def test_a_budget_that_nothing_fits_in_leaves_no_schedule(roomy: Workspace, recipe: str) -> None:
+    request = TrainRequest(labeled=1, recipe=recipe, budget="1s", device="cpu")
+    with refused(ResourceError, "budget.too-small"):
+        training.train(request, roomy, lambda _event, _values: None)
+    assert not resolve_run(request, roomy).budget_file.exists()
+    assert not resolve_run(request, roomy).model.exists()
 
 
 # --- dry runs ---
@@ -154,9 +154,9 @@ def everything(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 @pytest.mark.parametrize("options", [[], ["--supervised-only", "--budget", "1h", "--folds", "2"]])
 def test_train_tells_what_it_would_take_and_writes_nothing(
-    planned: Workspace, recipe: str, options: list[str], tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+    roomy: Workspace, recipe: str, options: list[str], tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
 ) -> None:
-    shutil.copytree(planned.preprocessed.parent, tmp_path / "work", symlinks=True)
+    shutil.copytree(roomy.preprocessed.parent, tmp_path / "work", symlinks=True)
     before = everything(tmp_path)
     command = ["train", "-w", tmp_path / "work", "-l", "2", "--recipe", recipe, "--device", "cpu", "--dry-run"]
     out, _ = pclauto(*command, "--json", *options)
@@ -175,9 +175,9 @@ def test_train_tells_what_it_would_take_and_writes_nothing(
 
 
 def test_without_preprocessed_images_the_time_is_unknown(
-    planned: Workspace, recipe: str, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+    roomy: Workspace, recipe: str, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
 ) -> None:
-    shutil.copytree(planned.preprocessed.parent, tmp_path / "work", symlinks=True)
+    shutil.copytree(roomy.preprocessed.parent, tmp_path / "work", symlinks=True)
     shutil.rmtree(next((tmp_path / "work").glob("nnUNet_preprocessed/*/pclauto/store")))
     before = everything(tmp_path)
     _, err = pclauto("train", "-w", tmp_path / "work", "--recipe", recipe, "--device", "cpu", "--dry-run")
@@ -186,25 +186,26 @@ def test_without_preprocessed_images_the_time_is_unknown(
 
 
 def test_plan_tells_the_room_that_the_images_take(
-    planned: Workspace, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+    roomy: Workspace, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
 ) -> None:
-    source = planned.preprocessed.parent.parent / "Task99_Phantom"
+    source = roomy.preprocessed.parent.parent / "Task99_Phantom"
     _, err = pclauto("plan", source, "-w", tmp_path / "new", "--gpu-memory-gb", "1", "--dry-run")
     told = next(line for line in err.splitlines() if line.startswith("disk"))
-    stored = sum(file.stat().st_size for file in planned.dataset(None).own.glob("store/**/*.b2nd"))
+    stored = sum(file.stat().st_size for file in roomy.dataset(None).own.glob("store/**/*.b2nd"))
     assert stored / 2**20 <= int(told.split()[1]) <= 3 * stored / 2**20 + 1
     assert "nnUNetv2_plan_and_preprocess -d 99 -c 3d_fullres -pl ExperimentPlanner" in err
     assert not (tmp_path / "new").exists()
 
 
 def test_predict_lists_what_it_would_write(
-    planned: Workspace, recipe: str, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
+    model: Path, task: Path, tmp_path: Path, pclauto: Callable[..., tuple[str, str]]
 ) -> None:
-    run = resolve_run(TrainRequest(labeled=2, recipe=recipe, budget=BUDGET, device="cpu"), planned)
-    scans = planned.preprocessed.parent.parent / "Task99_Phantom" / "imagesTs"
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(next((task / "imagesTs").iterdir()), scans)
     output = tmp_path / "masks"
-    before = everything(run.model)
-    command = ["predict", scans, "-o", output, "--model", run.model, "--dry-run"]
+    before = everything(model)
+    command = ["predict", scans, "-o", output, "--model", model, "--dry-run"]
     (scan,) = json.loads(pclauto(*command, "--json")[0])["cases"]
     name = next(scans.iterdir()).name
     assert (scan["status"], scan["output"]) == ("done", str(output / name))
@@ -215,11 +216,11 @@ def test_predict_lists_what_it_would_write(
     assert "MB at most beside the scan; time: about" in told
     assert "-f all -device cpu --disable_tta" in told
     assert not output.exists()
-    assert everything(run.model) == before
+    assert everything(model) == before
     output.mkdir()
     (output / name).touch()
-    with pytest.raises(StateError, match="of an unknown one"):
-        foresee_masks([scans], output, run.model, Outputs(), device="cpu")
-    (replaced,) = foresee_masks([scans], output, run.model, Outputs(), device="cpu", overwrite=True)
+    with refused(StateError, "predict.masks-of-another-model"):
+        foresee_masks([scans], output, model, Outputs(), device="cpu")
+    (replaced,) = foresee_masks([scans], output, model, Outputs(), device="cpu", overwrite=True)
     assert replaced.scan.status == "done"
     assert (output / name).read_bytes() == b""

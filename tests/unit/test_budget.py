@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pairs import in_pairs
 from reference import training_seconds
 from refusal import refused
 
@@ -97,9 +98,7 @@ def test_a_baseline_has_no_joint_step_and_no_pseudo_labels() -> None:
 # --- the schedule that fits ---
 
 
-@pytest.mark.parametrize("own", SCHEDULES)
-@pytest.mark.parametrize("costs", MACHINES)
-@pytest.mark.parametrize("seconds", [600.0, 1800.0, 7200.0, 86_400.0])
+@in_pairs(own=SCHEDULES, costs=MACHINES, seconds=[600.0, 1800.0, 7200.0, 86_400.0])
 def test_a_fitted_schedule_fills_the_time(own: Schedule, costs: Costs, seconds: float) -> None:
     fitted = fit(own, costs, seconds)
     if fitted is None:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import SimpleITK
+from pairs import in_pairs
 from refusal import refused
 
 from pcl_auto.errors import DataError, UsageError
@@ -127,9 +128,7 @@ def reference_hd95_mm(prediction, label, spacing_mm):
     return max(directed(first, second), directed(second, first))
 
 
-@pytest.mark.parametrize("shape", [(9, 8), (5, 6, 7), (1, 6, 7), (4, 4, 4)])
-@pytest.mark.parametrize("density", [0.02, 0.3, 0.9])
-@pytest.mark.parametrize("seed", range(3))
+@in_pairs(shape=[(9, 8), (5, 6, 7), (1, 6, 7), (4, 4, 4)], density=[0.02, 0.3, 0.9], seed=range(3))
 def test_hd95_equals_the_slow_reference(shape, density, seed):
     rng = np.random.default_rng(seed)
     prediction, label = rng.random((2, *shape)) < density

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
-import pytest
+from pairs import in_pairs
 
 from pcl_auto.orientation import to_patient
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
-def test_head_front_and_right_come_first(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+@in_pairs(order=list(permutations(range(3))), x=(1, -1), y=(1, -1), z=(1, -1))
+def test_head_front_and_right_come_first(order: tuple[int, ...], x: int, y: int, z: int) -> None:
     # Column by column where x, y and z of the volume point to, in (left, back, head), a little oblique.
     direction = np.zeros((3, 3))
-    for axis, (toward, sign) in enumerate(zip(order, signs, strict=True)):
+    for axis, (toward, sign) in enumerate(zip(order, (x, y, z), strict=True)):
         direction[toward, axis] = sign
     turn = np.radians(15)
     oblique = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) @ direction

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pairs import in_pairs
 from reference import contrastive_loss, sampled_groups
 from torch import Tensor
 
@@ -88,11 +89,13 @@ def test_refuses(changes, message):
         loss_of(**arguments)
 
 
-@every_sample
-@every_matching
-@pytest.mark.parametrize("n_anchors", [1, 3, 100])
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@in_pairs(
+    sample=SAMPLES,
+    matching=MATCHINGS,
+    n_anchors=[1, 3, 100],
+    temperature=[0.1, 1.0],
+    dtype=[torch.float32, torch.bfloat16, torch.float16, torch.float64],
+)
 def test_equals_the_reference(sample, matching, n_anchors, temperature, dtype):
     # The reference gets the rounded embeddings, so half precision must not cost any accuracy in the loss.
     embeddings = random_embeddings(sample).to(dtype)
@@ -103,11 +106,7 @@ def test_equals_the_reference(sample, matching, n_anchors, temperature, dtype):
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-@every_matching
-@pytest.mark.parametrize("shape", [(8, 7), (6, 5, 4)])
-@pytest.mark.parametrize("n_images", [1, 2, 4])
-@pytest.mark.parametrize("n_classes", [1, 2, 3, 4])
-@pytest.mark.parametrize("per_class", [0, 6])
+@in_pairs(shape=[(8, 7), (6, 5, 4)], n_images=[1, 2, 4], n_classes=[1, 2, 3, 4], per_class=[0, 6], matching=MATCHINGS)
 def test_equals_the_reference_on_label_maps(shape, n_images, n_classes, per_class, matching):
     generator = torch.Generator().manual_seed(n_images * 10 + n_classes)
     labels = torch.randint(-1, n_classes + 2, (n_images, *shape), generator=generator)
@@ -136,9 +135,7 @@ def test_gradient_equals_finite_differences_of_the_reference(sample, matching):
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
-@pytest.mark.parametrize("n_classes", [2, 3, 4])
-@every_matching
+@in_pairs(matching=MATCHINGS, n_classes=[2, 3, 4], temperature=[0.05, 0.1, 1.0])
 def test_separated_classes_have_the_closed_form(matching, n_classes, temperature):
     # Every voxel of class c is the unit vector e_c: similarity 1 with its class, 0 with the others.
     sample = sample_of(*[dict.fromkeys(range(n_classes), 5)] * 3)
@@ -245,10 +242,12 @@ def test_means_carry_gradient(matching):
     assert (gradient[COMPLETE.rank > 0].abs().sum(1) > 1e-6).all()
 
 
-@every_sample
-@every_matching
-@pytest.mark.parametrize("value", ["random", "equal", "zero", "opposite", "tiny", "huge"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@in_pairs(
+    sample=SAMPLES,
+    matching=MATCHINGS,
+    value=["random", "equal", "zero", "opposite", "tiny", "huge"],
+    dtype=[torch.float32, torch.bfloat16, torch.float16],
+)
 def test_loss_and_gradient_are_finite(sample, matching, value, dtype):
     alternating = torch.ones(len(sample), 6) * (1 - 2 * (torch.arange(len(sample)) % 2)).unsqueeze(1)
     embeddings = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pairs import in_pairs
 
 from pcl_auto.method.regions import Pattern, cells, patterns_of
 from pcl_auto.method.sampling import sample_voxels
@@ -38,9 +39,11 @@ def test_a_cell_for_every_combination_of_regions(regions: list[Values], expected
     assert patterns_of(regions, [1, 2, 3]) == expected
 
 
-@pytest.mark.parametrize("regions", [NESTED, [(1, 2), (2, 3)], [(1, 2, 3), 3]], ids=str)
-@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int16])
-@pytest.mark.parametrize("shape", [(5, 6), (3, 4, 5)])
+@in_pairs(
+    regions=[NESTED, [(1, 2), (2, 3)], [(1, 2, 3), 3]],
+    dtype=[torch.bool, torch.float32, torch.int16],
+    shape=[(5, 6), (3, 4, 5)],
+)
 def test_cells_are_those_of_the_slow_search(regions: list[Values], dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     patterns = patterns_of(regions, [1, 2, 3])
     # Any combination, those that no label map makes among them; the last channel is that of ignored voxels.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairs import in_pairs
 from reference import class_voxels
 
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
@@ -38,10 +39,7 @@ def test_refuses(labels, n_classes, per_class, message):
         sample_voxels(labels, n_classes, per_class)
 
 
-@pytest.mark.parametrize("per_class", [0, 1, 3, 10_000])
-@pytest.mark.parametrize("n_classes", [1, 2, 4])
-@pytest.mark.parametrize("n_images", [1, 3])
-@pytest.mark.parametrize("shape", SHAPES)
+@in_pairs(shape=SHAPES, n_images=[1, 3], n_classes=[1, 2, 4], per_class=[0, 1, 3, 10_000])
 def test_draws_from_the_classes_of_the_reference(shape, n_images, n_classes, per_class):
     labels = random_labels(shape, n_images, n_classes)
     groups = class_voxels(labels.flatten(1).tolist(), n_classes)

@@ -12,6 +12,7 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from pairs import in_pairs
 from refusal import refused
 
 from pcl_auto.errors import ResourceError
@@ -35,9 +36,11 @@ def configuration(spacing: list[float], patch: list[int]) -> Any:
     )
 
 
-@pytest.mark.parametrize("labels", [CLASSES, REGIONS], ids=["classes", "regions"])
-@pytest.mark.parametrize("spacing", [[1.0, 1.0, 1.0], [1.0, 2.0], [4.0, 1.0, 1.0]], ids=["3d", "2d", "as it is"])
-@pytest.mark.parametrize("seed", range(3))
+@in_pairs(
+    labels={"classes": CLASSES, "regions": REGIONS},
+    spacing={"3d": [1.0, 1.0, 1.0], "2d": [1.0, 2.0], "as it is": [4.0, 1.0, 1.0]},
+    seed=range(3),
+)
 def test_the_same_voxels_as_nnunet(labels: dict[str, Any], spacing: list[float], seed: int) -> None:
     # Scan axes (z, y, x) of 1, 4 and 1 mm, of which nnU-Net puts y first.
     forward, back = [1, 0, 2], [1, 0, 2]

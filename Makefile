@@ -14,7 +14,7 @@ test: check
 
 # Kills a plan, a training and a prediction at every third sync and renaming, and a training at 50 random moments.
 soak: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/kills.py --kills 50 --stride 3
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/kills.py --kills 50 --stride 3
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import SimpleITK
 import torch
-from shared import copy_of, made_once, shell_in
+from shared import SUPPORT, copy_of, made_once, shell_in
 from shell import warm_address
 
 pytestmark = pytest.mark.slow
-SCRIPT = Path(__file__).parents[1] / "warm_script.py"
+SCRIPT = SUPPORT / "warm_script.py"
 
 PLANS = "nnUNetPlans_L2_all_tiny"
 MODEL = f"Dataset099_Phantom/nnUNetTrainerPCL__{PLANS}__3d_fullres"

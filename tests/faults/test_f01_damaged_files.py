@@ -15,8 +15,9 @@ import pytest
 import SimpleITK
 from refusal import codes
 from refusals import accepted, image, label, refusal, small_task
+from shared import SUPPORT
 
-FUZZ = Path(__file__).with_name("fuzz_headers.py")
+FUZZ = SUPPORT / "fuzz_headers.py"
 BOMB = """
 import sys
 from pathlib import Path

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from shared import SUPPORT
 from shell import Shell
 
 
 @pytest.mark.slow
 def test_f30_f31_killed_commands_end_like_unbroken_ones(shell: Shell) -> None:
     # The long form is `make soak`.
-    done = shell.python(Path(__file__).with_name("kills.py"), "--kills", 3, "--stride", 45)
+    done = shell.python(SUPPORT / "kills.py", "--kills", 3, "--stride", 45)
     assert done.returncode == 0, done.stdout + done.stderr
     (kills,) = re.findall(r"^(\d+) kills, \d+ commands", done.stdout, re.MULTILINE)
     assert int(kills) >= 3 + 3 + 3 + 3

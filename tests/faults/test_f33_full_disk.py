@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from refusal import refused
+from shared import SUPPORT
 from shell import Shell
 
 from pcl_auto.errors import ResourceError
@@ -43,7 +44,7 @@ print(has_room(folder, 10**9))
 
 @pytest.mark.slow
 def test_f33_checkpoint_pseudo_labels_manifest_and_prediction(shell: Shell) -> None:
-    done = shell.python(Path(__file__).with_name("full_disk.py"))
+    done = shell.python(SUPPORT / "full_disk.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing was lost" in done.stdout
 

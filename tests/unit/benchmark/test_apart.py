@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from refusal import refused
+from shared import SUPPORT
 
 from pcl_auto.benchmark.apart import run_apart
 from pcl_auto.errors import DataError, Problem, ResourceError
@@ -53,7 +54,7 @@ def wait_for(file: Path) -> Path:
 
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     code = f"""
-import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
+import sys; sys.path[:0] = {[str(Path(__file__).parent), str(SUPPORT)]!r}
 import test_apart
 if __name__ == "__main__":
     test_apart.run_apart(test_apart.outlive, {str(tmp_path)!r}, lambda event, values: None)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from refusal import refused
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "faults"))
 from tiny_model import PLANS
 
 from pcl_auto.errors import StateError, UsageError

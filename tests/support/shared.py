@@ -42,6 +42,7 @@ memory = 0.5
 [judgement]
 degenerate_margin = 0.0
 """
+SUPPORT = Path(__file__).parent
 PLAN_OPTIONS = ("--gpu-memory-gb", "1")
 
 

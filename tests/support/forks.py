@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 KILLED = 128 + signal.SIGKILL
 
 

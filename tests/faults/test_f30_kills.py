@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from shared import SUPPORT
-from shell import Shell
+from kills import kill_everything
 
 
 @pytest.mark.slow
-def test_f30_f31_killed_commands_end_like_unbroken_ones(shell: Shell) -> None:
+def test_f30_f31_killed_commands_end_like_unbroken_ones() -> None:
     # The long form is `make soak`.
-    done = shell.python(SUPPORT / "kills.py", "--kills", 3, "--stride", 45)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (kills,) = re.findall(r"^(\d+) kills, \d+ commands", done.stdout, re.MULTILINE)
-    assert int(kills) >= 3 + 3 + 3 + 3
+    account = kill_everything(kills=3, stride=90, seed=0)
+    assert account.wrong == []
+    assert account.kills >= 3 * 4

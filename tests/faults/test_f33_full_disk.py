@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forks import Place, digests
 from refusal import refused
-from shared import SUPPORT
 from shell import Shell
 
 from pcl_auto.errors import ResourceError
+from pcl_auto.nnunet.checkpoints import read_checkpoint
 from pcl_auto.run.atomic import staging_folder
 from pcl_auto.run.disk import has_room, is_full
 from pcl_auto.run.events import EventLog
 
+# Files end at so many bytes from the first event of its kind in a training or prediction on.
+FULL_AFTER = """
+import resource
+from pcl_auto.cli import progress
+
+def limit(happened):
+    if happened == "{event}":
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({room_bytes}, resource.RLIM_INFINITY))
+
+def hear(self, happened, values, heard=progress.TrainingProgress.__call__):
+    heard(self, happened, values)
+    limit(happened)
+
+progress.TrainingProgress.__call__ = hear
+
+class Counting:
+    def __init__(self, *arguments, counted=progress.counting):
+        self.inner = counted(*arguments)
+
+    def __enter__(self):
+        listener = self.inner.__enter__()
+        return lambda happened, values: (listener(happened, values), limit(happened))
+
+    def __exit__(self, *details):
+        self.inner.__exit__(*details)
+
+progress.counting = Counting
+"""
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -42,11 +73,58 @@ print(has_room(folder, 10**9))
 """
 
 
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    """A place in which the phantom was planned and trained."""
+    made = Place.new()
+    assert [made.attempt(command) for command in (made.plan, made.train)] == [0, 0]
+    yield made
+    shutil.rmtree(made.folder)
+
+
+def refused_then_done(place: Place, command: list[str], event: str, room_bytes: int, written: str) -> None:
+    """From ``event`` on a command finds no room for a file, which it names; with room again it goes on."""
+    said = place.log.stat().st_size
+    assert place.attempt(command, code=FULL_AFTER.format(event=event, room_bytes=room_bytes)) == 5
+    message = place.log.read_bytes()[said:].decode()
+    assert "error: " in message
+    assert written in message
+    assert "repeat the command" in message
+    assert [str(path) for path in place.folder.rglob(".tmp/*")] == []
+    # What was there before is whole.
+    checkpoint = "checkpoint_final.pth" if event == "trained" else "checkpoint_latest.pth"
+    for file in place.work.rglob(checkpoint):
+        read_checkpoint(file)
+    assert place.attempt(command) == 0
+
+
 @pytest.mark.slow
-def test_f33_checkpoint_pseudo_labels_manifest_and_prediction(shell: Shell) -> None:
-    done = shell.python(SUPPORT / "full_disk.py")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing was lost" in done.stdout
+@pytest.mark.parametrize(
+    ("event", "room_bytes", "written"),
+    [
+        # The first epoch is over when the second one finds no room.
+        ("epoch", 100_000, "checkpoint_latest.pth"),
+        ("pseudo_labels", 100_000, "round_1_start.pth"),
+        # Too little for a log too, which may be written first.
+        ("pseudo_label", 100, ""),
+        ("trained", 100, ""),
+    ],
+)
+def test_f33_a_training_goes_on_to_the_same_bytes(place: Place, event: str, room_bytes: int, written: str) -> None:
+    expected = place.trained()
+    shutil.rmtree(place.model)
+    refused_then_done(place, place.train, event, room_bytes, written)
+    assert place.trained() == expected
+
+
+@pytest.mark.slow
+def test_f33_a_prediction_goes_on_to_the_same_masks(place: Place) -> None:
+    refused_then_done(place, place.predict, "predict", 100, "")
+    masks = digests(place.masks, ["*.nii.gz"])
+    assert len(masks) == 2
+    shutil.rmtree(place.masks)
+    assert place.attempt(place.predict) == 0
+    assert digests(place.masks, ["*.nii.gz"]) == masks
 
 
 def test_f33_a_library_that_hides_the_reason(shell: Shell, tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from forks import KILLED, Place, attempt, digests
+from forks import KILLED, Place, digests
 
 POINTS = ("sync", "rename", "renamed")
 
@@ -41,55 +40,55 @@ class Stage:
     reset: Callable[[], None]
     outcome: Callable[[], dict[str, str]]
 
-    def until_done(self, account: Account, log: Path) -> None:
+    def until_done(self, account: Account, place: Place) -> None:
         """Repeat the command, which must end well and leave what an unbroken run leaves."""
-        code = attempt(self.arguments, log)
+        code = place.attempt(self.arguments)
         account.resumed += 1
         if code != 0:
-            account.wrong.append(f"{self.name}: repeated after a kill it ended with {code}: see {log}")
+            account.wrong.append(f"{self.name}: repeated after a kill it ended with {code}: see {place.log}")
 
 
-def kill_at_points(stage: Stage, account: Account, log: Path, *, stride: int) -> None:
+def kill_at_points(stage: Stage, account: Account, place: Place, *, stride: int) -> None:
     """Kill ``stage`` before and after every ``stride``-th sync and renaming, and repeat it."""
-    expected = unbroken(stage, account, log)
+    expected = unbroken(stage, account, place)
     for point in POINTS:
         for number in range(1 + stride // 2, 10_000, stride):
             stage.reset()
-            code = attempt(stage.arguments, log, fault=f"{point}:{number}")
+            code = place.attempt(stage.arguments, fault=f"{point}:{number}")
             if code == 0:
                 break
             account.kills += 1
             if code != KILLED:
-                account.wrong.append(f"{stage.name}: ended with {code} at {point}:{number}: see {log}")
-            stage.until_done(account, log)
+                account.wrong.append(f"{stage.name}: ended with {code} at {point}:{number}: see {place.log}")
+            stage.until_done(account, place)
             compare(stage, expected, account, f"after a kill at {point}:{number}")
 
 
-def kill_at_random(stage: Stage, account: Account, log: Path, *, kills: int, seed: int) -> None:
+def kill_at_random(stage: Stage, account: Account, place: Place, *, kills: int, seed: int) -> None:
     """Kill ``stage`` at random moments, repeat it, and kill it again, until it has ended; then from the start."""
     draw = random.Random(seed)
     begun = time.monotonic()
-    expected = unbroken(stage, account, log)
+    expected = unbroken(stage, account, place)
     duration = time.monotonic() - begun
     while kills > 0:
         stage.reset()
         while kills > 0:
-            code = attempt(stage.arguments, log, seconds=draw.uniform(0, duration))
+            code = place.attempt(stage.arguments, seconds=draw.uniform(0, duration))
             if code == 0:
                 break
             kills -= 1
             account.kills += 1
             if code != KILLED:
-                account.wrong.append(f"{stage.name}: ended with {code} when repeated: see {log}")
-        stage.until_done(account, log)
+                account.wrong.append(f"{stage.name}: ended with {code} when repeated: see {place.log}")
+        stage.until_done(account, place)
         compare(stage, expected, account, "after kills at random")
 
 
-def unbroken(stage: Stage, account: Account, log: Path) -> dict[str, str]:
+def unbroken(stage: Stage, account: Account, place: Place) -> dict[str, str]:
     """What a run of ``stage`` leaves that nobody kills."""
     stage.reset()
-    if code := attempt(stage.arguments, log):
-        account.wrong.append(f"{stage.name}: unbroken it ended with {code}: see {log}")
+    if code := place.attempt(stage.arguments):
+        account.wrong.append(f"{stage.name}: unbroken it ended with {code}: see {place.log}")
     return stage.outcome()
 
 
@@ -126,6 +125,29 @@ def stages(place: Place) -> Iterator[Stage]:
     )
 
 
+def kill_everything(*, kills: int, stride: int, seed: int) -> Account:
+    """Kill a plan, a training and a prediction; what went wrong is kept, with all files.
+
+    Args:
+        kills: at random moments of the training.
+        stride: kill at every so many-th sync and renaming.
+        seed: of the random moments.
+    """
+    place, account = Place.new(), Account()
+    for stage in stages(place):
+        begun, before = time.monotonic(), account.kills
+        # A training has many times the files of the others.
+        kill_at_points(stage, account, place, stride=stride if stage.name == "train" else 1 + stride // 15)
+        if stage.name == "train":
+            kill_at_random(stage, account, place, kills=kills, seed=seed)
+        print(f"{stage.name}: {account.kills - before} kills in {time.monotonic() - begun:.0f} s", flush=True)
+    if account.wrong:
+        account.wrong.append(f"everything is in {place.folder}")
+    else:
+        shutil.rmtree(place.folder)
+    return account
+
+
 def main() -> int:
     """Kill, repeat, compare; 1 if anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,21 +156,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
 
-    place, account = Place.new(), Account()
-    for stage in stages(place):
-        begun, before = time.monotonic(), account.kills
-        # A training has many times the files of the others.
-        stride = settings.stride if stage.name == "train" else 1 + settings.stride // 15
-        kill_at_points(stage, account, place.log, stride=stride)
-        if stage.name == "train":
-            kill_at_random(stage, account, place.log, kills=settings.kills, seed=settings.seed)
-        print(f"{stage.name}: {account.kills - before} kills in {time.monotonic() - begun:.0f} s", flush=True)
+    account = kill_everything(kills=settings.kills, stride=settings.stride, seed=settings.seed)
     print(account)
-    if account.wrong:
-        print(f"everything is in {place.folder}")
-        return 1
-    shutil.rmtree(place.folder)
-    return 0
+    return int(bool(account.wrong))
 
 
 if __name__ == "__main__":

@@ -128,8 +128,10 @@ class Command:
         return self.returncode
 
     def kill(self) -> None:
-        """Kill the command."""
-        os.kill(self.pid, signal.SIGKILL)
+        """Kill the command, if it still runs; :meth:`wait` tells which."""
+        # By whom it is a child of: another process may have its number by now.
+        with contextlib.suppress(OSError):
+            self._socket.send(b"k")
 
     def _answer(self) -> dict[str, Any]:
         answer, _ = _receive(self._socket)
@@ -232,7 +234,7 @@ def _import_all() -> None:
 
 
 def _attend(connection: socket.socket) -> int:
-    """Take one command, fork it, wait for its end and tell it; kill it if nobody waits for it any more."""
+    """Take one command, fork it, wait for its end and tell it; kill it if asked to, or if nobody waits for it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, files = _receive(connection)
     threads = len(list(Path("/proc/self/task").iterdir()))
@@ -279,7 +281,7 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
         code = _interpret(request["arguments"])
     finally:
         try:
-            threading._shutdown()
+            threading._shutdown()  # type: ignore[attr-defined]  # the interpreter's own last step
             atexit._run_exitfuncs()
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
@@ -300,7 +302,7 @@ def _leave_out_pictures() -> None:
 
     import pcl_auto.report.page
 
-    Figure.savefig = lambda *_arguments, **_options: None  # type: ignore[assignment,method-assign]
+    Figure.savefig = lambda *_arguments, **_options: None  # type: ignore[method-assign]
     pcl_auto.report.page.write_report = lambda folder, *_arguments: folder
 
 
@@ -321,7 +323,7 @@ def _fork_workers() -> None:
     )
 
 
-def _fork_instead(_path: object, arguments: Sequence[object], passed: Sequence[int]) -> int:
+def _fork_instead(path: bytes, args: Sequence[object], passfds: Sequence[int]) -> int:
     """Do what ``spawnv_passfds`` does for ``python -c CODE``, without importing anything again."""
     child = os.fork()
     if child:
@@ -329,10 +331,10 @@ def _fork_instead(_path: object, arguments: Sequence[object], passed: Sequence[i
     code = 1
     try:
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-            if int(name) >= _STANDARD_FILES and int(name) not in passed:
+            if int(name) >= _STANDARD_FILES and int(name) not in passfds:
                 with contextlib.suppress(OSError):
                     os.close(int(name))
-        code = _interpret(["-c", str(arguments[-1])])
+        code = _interpret(["-c", str(args[-1])])
     finally:
         os._exit(code)
 

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from shell import Shell, warm_address
+from warm import Command
 
 from pcl_auto import __version__, errors
 from pcl_auto.cli import main
 from pcl_auto.errors import PclautoError, Problem
 
-VERBS = tuple(command.name for command in main.app.registered_commands)
+VERBS = tuple(str(command.name) for command in main.app.registered_commands)
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
 
@@ -36,19 +38,12 @@ finally:
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("nnUNet_", "PCLAUTO_"))}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**kept, "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    """A process of its own: what a command imports can only be seen where nothing was imported before."""
+    return Shell(folder).process(*arguments)
 
 
 def pclauto(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return python(folder, "-m", "pcl_auto", *arguments)
+    return Shell(folder).python("-m", "pcl_auto", *arguments)
 
 
 @pytest.mark.parametrize("arguments", [("nope",), ("--nope",), ("plan",), ("train", "--labeled", "0")])
@@ -273,16 +268,16 @@ def in_terminal(folder: Path, variables: dict[str, str], *arguments: str) -> str
     """What the command writes when its output is a terminal."""
     ours, theirs = pty.openpty()
     kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
-    with subprocess.Popen(
-        [sys.executable, "-m", "pcl_auto", *arguments], cwd=folder, env={**kept, "COLUMNS": "100", **variables},
-        stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
-    ):  # fmt: skip
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # so a terminal ends on Linux
-            while more := os.read(ours, 65536):
-                shown += more
-        os.close(ours)
+    environment = {**kept, "COLUMNS": "100", **variables}
+    run = ["-m", "pcl_auto", *arguments]
+    command = Command(warm_address(), run, cwd=folder, env=environment, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # so a terminal ends on Linux
+        while more := os.read(ours, 65536):
+            shown += more
+    os.close(ours)
+    command.wait()
     return shown.decode()
 
 

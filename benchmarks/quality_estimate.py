@@ -63,7 +63,8 @@ def _ghost(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
 def _thick_slices(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
     """Every fifth slice, the others in between made up."""
     every = np.arange(0, image.shape[2], 5)
-    return ndimage.zoom(image[..., every], (1, 1, image.shape[2] / len(every)), order=1)[..., : image.shape[2]]
+    enlarged: np.ndarray = ndimage.zoom(image[..., every], (1, 1, image.shape[2] / len(every)), order=1)
+    return enlarged[..., : image.shape[2]]
 
 
 def _cut(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
@@ -73,7 +74,8 @@ def _cut(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
 
 def _other_contrast(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
     """Another sequence: what was bright is dark."""
-    return image.max() - image
+    inverted: np.ndarray = image.max() - image
+    return inverted
 
 
 SPOILINGS: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {

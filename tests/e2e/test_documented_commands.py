@@ -98,8 +98,8 @@ def test_readme_commands_run_in_order(user: Shell, model: Path, work: Path) -> N
 
 
 def test_every_help_page_has_examples_and_they_run(user: Shell, model: Path, work: Path) -> None:
-    pages = {command.name: command.callback.__doc__ for command in app.registered_commands}
-    examples = {name: [shlex.split(line)[1:] for line in EXAMPLE.findall(page)] for name, page in pages.items()}
+    pages = {str(command.name): command.callback.__doc__ for command in app.registered_commands}
+    examples = {name: [shlex.split(line)[1:] for line in EXAMPLE.findall(page or "")] for name, page in pages.items()}
     assert all(examples.values())
     del examples["demo"]  # the next test; it takes minutes
     # In the order in which they need one another.

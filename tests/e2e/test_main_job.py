@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import PLAN_OPTIONS
+from shared import PLAN_OPTIONS
 from shell import Shell
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_every_format_gives_the_same_mask(shell: Shell, task: Path, trained: Pat
     for name in ("nifti.nii.gz", "nrrd.nrrd"):
         SimpleITK.WriteImage(image, str(scans / name))
     positions_mm = [(0, 0, spacing_mm[2] * index) for index in range(voxels.shape[1])]
-    pixel = {"PixelSpacing": [spacing_mm[1], spacing_mm[0]], "RescaleIntercept": 0}
+    pixel: dict[str, Any] = {"PixelSpacing": [spacing_mm[1], spacing_mm[0]], "RescaleIntercept": 0}
     for channel in range(2):
         write_series(scans / "anna" / f"_{channel:04d}", voxels[channel], positions_mm=positions_mm, **pixel)
     write_series(scans / "one_channel", voxels[0], positions_mm=positions_mm, **pixel)

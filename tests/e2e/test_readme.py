@@ -34,10 +34,12 @@ def emitted_events() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for file in (ROOT / "pcl_auto").rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
-            is_emit = isinstance(call, ast.Call) and ast.unparse(call.func).endswith("emit")
-            if is_emit and call.args and isinstance(call.args[0], ast.Constant):
+            if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith("emit") or not call.args:
+                continue
+            event = call.args[0].value if isinstance(call.args[0], ast.Constant) else None
+            if isinstance(event, str):
                 fields = {keyword.arg for keyword in call.keywords if keyword.arg is not None}
-                found[call.args[0].value] = found.get(call.args[0].value, set()) | fields
+                found[event] = found.get(event, set()) | fields
     return found
 
 

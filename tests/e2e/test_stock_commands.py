@@ -152,9 +152,17 @@ def test_pclauto_predicts_with_a_stock_model(stock: Stock, results: Path, task: 
         "if __name__ == '__main__':\n"
         "    run_training_entry()\n"
     )
-    folders = {name: results.parent / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     command = (tmp_path / "short.py", "99", "3d_fullres", "all", "-p", PLANS, "-device", "cpu")
-    done = stock.shell.python(*command, **folders, nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1", spawns=False)
+    folder = results.parent
+    done = stock.shell.python(
+        *command,
+        spawns=False,
+        nnUNet_raw=folder / "nnUNet_raw",
+        nnUNet_preprocessed=folder / "nnUNet_preprocessed",
+        nnUNet_results=folder / "nnUNet_results",
+        nnUNet_n_proc_DA="0",
+        nnUNet_def_n_proc="1",
+    )
     assert done.returncode == 0, done.stderr
     model = results / f"Dataset099_Phantom/nnUNetTrainer__{PLANS}__3d_fullres"
     validated = {path.name for path in (model / "fold_all" / "validation").glob("*.nii.gz")}

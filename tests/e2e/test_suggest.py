@@ -15,6 +15,7 @@ from refusal import refused
 from shared import model_of
 from shell import Shell
 
+from pcl_auto.data.scans import Source
 from pcl_auto.errors import NumericalError, StateError
 from pcl_auto.nnunet import case_features, images
 from pcl_auto.nnunet.cases import StoredCases
@@ -85,10 +86,21 @@ def test_a_run_that_is_not_finished(own_trained: Path, run: Path) -> None:
 
 
 def test_no_label_is_read(own_trained: Path, run: Path, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, folders = [], []
+    read: list[Path] = []
+    folders: list[Path] = []
     volume, opened = images._read_volume, StoredCases._open
-    monkeypatch.setattr(images, "_read_volume", lambda source: (read.append(Path(source)), volume(source))[1])
-    monkeypatch.setattr(StoredCases, "_open", lambda self, file: (folders.append(file), opened(self, file))[1])
+
+    def volume_on_record(source: Source) -> Any:
+        assert isinstance(source, Path)
+        read.append(source)
+        return volume(source)
+
+    def open_on_record(cases: StoredCases, file: Path) -> Any:
+        folders.append(file)
+        return opened(cases, file)
+
+    monkeypatch.setattr(images, "_read_volume", volume_on_record)
+    monkeypatch.setattr(StoredCases, "_open", open_on_record)
     suggested(own_trained, run)
     assert {file.parent for file in read} == {task / "imagesTr"}
     assert folders

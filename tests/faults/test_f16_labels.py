@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import numpy.typing as npt
 import pytest
 from refusal import codes
 from refusals import accepted, describe, image, label, refusal, rewrite, small_task
@@ -23,7 +24,7 @@ def task(tmp_path: Path) -> Path:
     return small_task(tmp_path)
 
 
-def with_value(file: Path, value: float, dtype: type) -> None:
+def with_value(file: Path, value: float, dtype: npt.DTypeLike) -> None:
     def put(voxels: np.ndarray) -> np.ndarray:
         made = voxels.astype(dtype)
         made[0, 0, :2] = value
@@ -33,7 +34,7 @@ def with_value(file: Path, value: float, dtype: type) -> None:
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(7, np.uint8), (-1, np.int16), (255, np.uint8), (300, np.int16)])
-def test_f16_values_that_are_not_declared(task: Path, value: int, dtype: type) -> None:
+def test_f16_values_that_are_not_declared(task: Path, value: int, dtype: npt.DTypeLike) -> None:
     with_value(label(task), value, dtype)
     (problem,) = refusal(task)
     assert problem.code == "label.undeclared-values"

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sessions import command, processes_of_session
 from shell import Shell
 
 SECONDS_TO_END = 30
@@ -27,22 +27,6 @@ def started(shell: Shell, workspace: Path) -> subprocess.Popen[str]:
         if line.startswith("epoch 2/"):
             return process
     raise AssertionError(f"the training ended with {process.wait()}")
-
-
-def command(workspace: Path) -> list[str]:
-    return ["train", "--workspace", str(workspace), "--recipe", "tiny.toml", "--device", "cpu", "--workers", "1"]
-
-
-def processes_of_session(session: int) -> list[str]:
-    """The processes of a session that still run (Linux; none elsewhere)."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            # pid (name) state parent group session
-            state, _, _, its_session = file.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state not in "ZX":
-                found.append(file.parent.name)
-    return found
 
 
 @pytest.mark.slow

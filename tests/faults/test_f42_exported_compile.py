@@ -28,7 +28,7 @@ def test_f42_predict_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_f42_pseudo_labels_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = []
+    compiled: list[object] = []
     monkeypatch.setenv("nnUNet_compile", "t")
     monkeypatch.setattr(torch, "compile", compiled.append)
     trainer = SimpleNamespace(
@@ -38,5 +38,6 @@ def test_f42_pseudo_labels_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> 
         dataset_json={},
         inference_allowed_mirroring_axes=None,
     )
-    segmenter(trainer, OptimizedModule(nn.Identity(), lambda module, *_: module), mirroring=False)
+    optimized = OptimizedModule(nn.Identity(), lambda module, *_: module)  # type: ignore[arg-type]
+    segmenter(trainer, optimized, mirroring=False)
     assert compiled == []

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from refusal import refused
+from sessions import command, processes_of_session
 from shell import Shell
-from test_f32_signals import command, processes_of_session
 
 from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet import streams

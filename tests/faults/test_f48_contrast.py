@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcl_auto.method.contrast import local_contrastive_loss
+from pcl_auto.method.contrast import Matching, local_contrastive_loss
 from pcl_auto.method.sampling import sample_voxels
 
 both_matchings = pytest.mark.parametrize("matching", ["intra", "inter"])
 
 
-def loss_and_gradient(labels: torch.Tensor, values: torch.Tensor, matching: str) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_and_gradient(
+    labels: torch.Tensor, values: torch.Tensor, matching: Matching
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of embeddings that are ``values`` everywhere in ``labels`` (B, *spatial), and their gradient."""
     sample = sample_voxels(labels, 2, 8)
     embeddings = values[torch.arange(len(sample)) % len(values)].clone().requires_grad_()
@@ -22,9 +24,9 @@ def loss_and_gradient(labels: torch.Tensor, values: torch.Tensor, matching: str)
         n_classes=2,
         n_anchors=4,
         temperature=0.1,
-        matching=matching,  # type: ignore[arg-type]
+        matching=matching,
     )
-    loss.backward()
+    torch.autograd.backward(loss)
     assert embeddings.grad is not None
     return loss.detach(), embeddings.grad
 
@@ -33,7 +35,7 @@ RANDOM = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
 
 
 @both_matchings
-def test_f48_no_foreground(matching: str) -> None:
+def test_f48_no_foreground(matching: Matching) -> None:
     loss, gradient = loss_and_gradient(torch.zeros(2, 4, 4, dtype=torch.long), RANDOM, matching)
     assert loss == 0
     assert gradient.shape == (0, 5)
@@ -63,7 +65,7 @@ def test_f48_no_positive_in_the_other_image() -> None:
 
 
 @both_matchings
-def test_f48_one_voxel(matching: str) -> None:
+def test_f48_one_voxel(matching: Matching) -> None:
     labels = torch.zeros(1, 4, 4, dtype=torch.long)
     labels[0, 0, 0] = 1
     loss, gradient = loss_and_gradient(labels, RANDOM, matching)
@@ -75,7 +77,7 @@ def test_f48_one_voxel(matching: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("value", [0.0, 6e-8, 1e-3, 6e4])
 def test_f48_features_without_direction_and_at_the_end_of_half_precision(
-    matching: str, dtype: torch.dtype, value: float
+    matching: Matching, dtype: torch.dtype, value: float
 ) -> None:
     labels = torch.tensor([1, 2], dtype=torch.long).repeat(2, 8).view(2, 4, 4)
     loss, gradient = loss_and_gradient(labels, torch.full((3, 5), value, dtype=dtype), matching)

@@ -117,7 +117,8 @@ def test_f51_a_description_is_refused(key: str, value: Any) -> None:
 
 
 def test_f51_what_is_no_object_is_refused() -> None:
-    for content in (None, [], "plans", 5):
+    unusable: list[Any] = [None, [], "plans", 5]
+    for content in unusable:
         with refused(StateError, "model.untrusted"):
             require_trusted(content, DESCRIPTION, "model")
         with refused(StateError, "model.untrusted"):

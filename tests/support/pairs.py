@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -12,14 +12,14 @@ import pytest
 Pair = tuple[tuple[int, int], tuple[int, int]]
 
 
-def in_pairs(**parameters: Sequence[Any]) -> pytest.MarkDecorator:
+def in_pairs(**parameters: Sequence[Any] | Mapping[str, Any]) -> pytest.MarkDecorator:
     """Parametrize a test so that every pair of values of two parameters occurs; most faults need no more.
 
     Args:
-        parameters: each with its values; those of a dict come under their keys as names.
+        parameters: each with its values; those of a mapping come under their keys as names.
     """
     names = list(parameters)
-    values = [list(given.values()) if isinstance(given, dict) else list(given) for given in parameters.values()]
+    values = [list(given.values()) if isinstance(given, Mapping) else list(given) for given in parameters.values()]
     words = [list(map(str, given)) for given in parameters.values()]
     rows = covering_rows([len(given) for given in values])
     return pytest.mark.parametrize(

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pcl_auto.budget import Costs
+    from pcl_auto.recipe import Schedule
 
 Vector = Sequence[float]
 Groups = dict[tuple[int, int], list[int]]
@@ -79,7 +83,7 @@ def contrastive_loss(
     return sum(losses) / len(losses) if losses else 0.0
 
 
-def training_seconds(schedule: Any, costs: Any) -> float:
+def training_seconds(schedule: Schedule, costs: Costs) -> float:
     """What a training takes, told step by step."""
     seconds = 0.0
     validation = max(1, round(schedule.steps_per_epoch * (0.2 if costs.held_out else 0.04)))

@@ -39,7 +39,7 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     normal = np.cross(orientation[:3], orientation[3:])
     if positions_mm is None:
-        positions_mm = [np.array([1.5, 2, 3]) + STEP_MM * index * normal for index in range(len(voxels))]
+        positions_mm = [(np.array([1.5, 2, 3]) + STEP_MM * index * normal).tolist() for index in range(len(voxels))]
     uid = uid or str(generate_uid())
     written = []
     for index, (plane, position) in enumerate(zip(voxels, positions_mm, strict=True)):

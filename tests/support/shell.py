@@ -61,9 +61,11 @@ class Shell:
             timeout=MAX_SECONDS,
         )
 
-    def pclauto(self, *arguments: Any, code: int = 0, **how: bool) -> subprocess.CompletedProcess[str]:
+    def pclauto(
+        self, *arguments: Any, code: int = 0, pictures: bool = True, spawns: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Run ``pclauto ARGUMENTS`` in a fork (see :class:`warm.Command`); it must end with ``code``."""
-        done = self.python("-m", "pcl_auto", *arguments, **how)
+        done = self.python("-m", "pcl_auto", *arguments, pictures=pictures, spawns=spawns)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -27,7 +27,8 @@ def make_small_task(
         lacking: classes that the first labelled case does not show.
     """
     root = folder / task.folder_name
-    training = []
+    training: list[dict[str, str]] = []
+    testing: list[str] = []
     for number in range(labeled + unlabeled + 1):
         suffix = "Tr" if number < labeled + unlabeled else "Ts"
         case = f"{task.name.lower()}_{number:03d}.nii.gz"
@@ -39,15 +40,18 @@ def make_small_task(
         if number < labeled or suffix == "Ts":
             nib.save(label, root / f"labels{suffix}" / case)
             entry["label"] = f"./labels{suffix}/{case}"
-        training += [entry] if suffix == "Tr" else []
+        if suffix == "Tr":
+            training.append(entry)
+        else:
+            testing.append(entry["image"])
     description = {
         "name": task.name,
         "modality": {str(index): name for index, name in enumerate(task.channels)},
         "labels": {"0": "background", **{str(value): name for value, name in enumerate(task.classes, start=1)}},
         "numTraining": len(training),
-        "numTest": 1,
+        "numTest": len(testing),
         "training": training,
-        "test": [f"./imagesTs/{case}"],
+        "test": testing,
     }
     (root / "dataset.json").write_text(json.dumps(description))
     return root

@@ -80,7 +80,7 @@ def test_every_mask_that_is_no_label_is_listed(model: Path, workspace: Workspace
         "d": "label.undeclared-values",
         "nobody": "review.unknown-case",
     }
-    with refused(DataError, *expected.values()) as refusal:  # type: ignore[misc]
+    with refused(DataError, *expected.values()) as refusal:
         continuation(model, workspace, TrainRequest(), corrected=tmp_path / "review", write=False)
     assert {problem.where: problem.code for problem in refusal.problems} == {
         str(masks[case]): code for case, code in expected.items()

@@ -18,7 +18,7 @@ from refusal import codes, refused
 from scanner import INTERCEPT, SPACING_MM, STEP_MM, volume, write_series
 
 from pcl_auto import predict as module
-from pcl_auto.data.scans import Source
+from pcl_auto.data.scans import Source, list_scans
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.method.quality import Reference
 from pcl_auto.nnunet.images import Properties, read_image
@@ -179,7 +179,7 @@ def test_every_slice_has_its_own_scale(tmp_path: Path) -> None:
         slice_ = pydicom.dcmread(file)
         slice_.RescaleSlope, slice_.RescaleIntercept = 1 + index / 4, 0
         slice_.save_as(file)
-    scan = module.list_scans([tmp_path / "anna"], 1)[0]
+    scan = list_scans([tmp_path / "anna"], 1)[0]
     expected = volume() * (1 + np.arange(6)[:, None, None] / 4)
     np.testing.assert_array_equal(read_image(scan.files)[0][0], expected.astype(np.float32))
 

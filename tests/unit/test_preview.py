@@ -22,5 +22,5 @@ def test_head_front_and_right_come_first(order: tuple[int, ...], x: int, y: int,
     there = [4 if direction[:, axis] @ (-1, -1, 1) > 0 else 0 for axis in range(3)]
     volume = np.zeros((5, 5, 5))
     volume[tuple(there[::-1])] = 1
-    axes, flips = to_patient(oblique.flatten())
+    axes, flips = to_patient(oblique.flatten().tolist())
     assert np.flip(volume.transpose(axes), flips)[0, 0, 0] == 1

@@ -383,7 +383,13 @@ def test_a_run_and_its_baseline_follow_the_schedule_on_file(workspace: Workspace
         run = resolve_run(each, workspace)
         assert run.recipe.schedule == schedule
         assert identity(run, each, {})["budget_s"] == 7200
-    others = [{"seed": 1}, {"labeled": 1}, {"budget": "1h"}, {"recipe": "quick"}, {"configuration": "2d"}]
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"labeled": 1},
+        {"budget": "1h"},
+        {"recipe": "quick"},
+        {"configuration": "2d"},
+    ]
     for options in others:
         assert resolve_run(replace(request, **options), workspace).fitted is None
 
@@ -510,7 +516,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
         device=lambda name: SimpleNamespace(type=name),
     )
-    monkeypatch.setitem(sys.modules, "torch", stub)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch", stub)
 
 
 @pytest.mark.parametrize("wanted", ["cuda", "mps", "gpu", ""])

@@ -44,7 +44,8 @@ def row(arm: str, labeled: int, dice: float) -> Row:
 def test_points_of_a_study() -> None:
     rows = [row("mine", 2, 0.7), row(SUPERVISED, 2, 0.6), row("mine", 8, 0.9), row(SUPERVISED, 8, 0.8)]
     assert points([*rows, row(ALL_LABELS, 99, 0.95)]) == [
-        Point("mine", 2, 0.7, 0.6, pytest.approx(4)), Point("mine", 8, 0.9, 0.8, math.inf),
+        Point("mine", 2, 0.7, 0.6, pytest.approx(4)),  # type: ignore[arg-type]
+        Point("mine", 8, 0.9, 0.8, math.inf),
     ]  # fmt: skip
     assert points([row("mine", 2, 0.7)]) == [Point("mine", 2, 0.7, None, None)]
 

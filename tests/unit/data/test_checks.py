@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from toys import label_map, ramp, save
 from pcl_auto.data import checks
 from pcl_auto.data.checks import Checks, check_cases, image_stats
 from pcl_auto.data.decathlon import read_task
+from pcl_auto.data.nifti import probe_channels, probe_label
 
 MakeTask = Callable[..., Path]
 
@@ -144,9 +145,17 @@ def test_unchanged_files_are_not_read_again(make_task: MakeTask, monkeypatch: py
     first = check(root)
     known = json.loads(json.dumps(first.as_dict()))
     read: list[Path] = []
-    images, labels = checks.probe_channels, checks.probe_label
-    monkeypatch.setattr(checks, "probe_channels", lambda files: read.extend(files) or images(files))
-    monkeypatch.setattr(checks, "probe_label", lambda path, allowed: read.append(path) or labels(path, allowed))
+
+    def channels_on_record(files: Sequence[Path]) -> Any:
+        read.extend(files)
+        return probe_channels(files)
+
+    def label_on_record(path: Path, allowed: Sequence[int]) -> Any:
+        read.append(path)
+        return probe_label(path, allowed)
+
+    monkeypatch.setattr(checks, "probe_channels", channels_on_record)
+    monkeypatch.setattr(checks, "probe_label", label_on_record)
     again = check(root, known=known)
     assert again == first
     assert read == []

@@ -16,7 +16,8 @@ import pytest
 from refusal import codes, refused
 from toys import label_map, ramp, read_description, save, write_description
 
-from pcl_auto.data.decathlon import Case, Task, find_task, read_task
+from pcl_auto.data.decathlon import find_task, read_task
+from pcl_auto.data.task import Case, Task
 from pcl_auto.errors import Problem, UsageError
 
 MakeTask = Callable[..., Path]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pytest
 from refusal import codes
 from toys import SHAPE, label_map, patch, ramp, save
@@ -382,7 +383,7 @@ def test_nan_in_a_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(7, np.uint8), (-1, np.int16), (300, np.int16), (70000, np.int32)])
-def test_undeclared_label_values(tmp_path: Path, value: int, dtype: type) -> None:
+def test_undeclared_label_values(tmp_path: Path, value: int, dtype: npt.DTypeLike) -> None:
     values = label_map().astype(dtype)
     values[0, 0, :2] = value
     volume, problems = probe_label(save(tmp_path / "a.nii.gz", values), CLASSES)
@@ -408,7 +409,7 @@ def test_an_image_in_place_of_a_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64, ">i2", ">f4"])
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("name", NAMES)
-def test_facts_agree_with_nibabel(tmp_path: Path, name: str, kind: type, dtype: object) -> None:
+def test_facts_agree_with_nibabel(tmp_path: Path, name: str, kind: type, dtype: npt.DTypeLike) -> None:
     random = np.random.default_rng(3)
     values = np.zeros((9, 8, 7, 2), dtype=dtype)
     values[2:6, 1:5, 3:6] = random.integers(0, 100, (4, 4, 3, 2))

@@ -10,14 +10,16 @@ from refusal import refused
 from pcl_auto.data.phantom import make_phantom, paint_labels
 from pcl_auto.errors import DataError, UsageError
 
+Geometry = tuple[Path, Path]  # a folder of label maps, and their dataset.json
+
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_phantom(tmp_path_factory.mktemp("phantom"), labeled=2, unlabeled=3, test=2)
 
 
 @pytest.fixture
-def geometry(tmp_path):
+def geometry(tmp_path: Path) -> Geometry:
     """Two label maps, one gzipped and one not, of which only the first has class 2, and their dataset.json."""
     folder = tmp_path / "labels"
     folder.mkdir()
@@ -47,7 +49,7 @@ def geometry(tmp_path):
     return folder, tmp_path / "dataset.json"
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -57,13 +59,13 @@ def contents(folder):
 @pytest.mark.parametrize(
     "wrong", [{"labeled": 0}, {"unlabeled": -1}, {"test": -1}, {"seed": -1}], ids=lambda wrong: next(iter(wrong))
 )
-def test_counts_out_of_range(tmp_path, wrong):
+def test_counts_out_of_range(tmp_path: Path, wrong: dict[str, int]) -> None:
     with refused(UsageError, "data.phantom-size") as refusal:
         make_phantom(tmp_path, **wrong)
     assert refusal.problem.what.startswith(next(iter(wrong)))
 
 
-def test_another_task_is_never_overwritten(tmp_path):
+def test_another_task_is_never_overwritten(tmp_path: Path) -> None:
     task = make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
     before = contents(tmp_path)
     with refused(UsageError, "data.place-taken"):
@@ -74,7 +76,7 @@ def test_another_task_is_never_overwritten(tmp_path):
     assert contents(tmp_path).keys() == before.keys() - {"Task99_Phantom/dataset.json"}
 
 
-def test_every_unusable_label_is_listed(geometry, tmp_path):
+def test_every_unusable_label_is_listed(geometry: Geometry, tmp_path: Path) -> None:
     folder, description = geometry
     (folder / "scan_3.nii").unlink()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.uint8), np.eye(4)), folder / "scan_7.nii.gz")
@@ -94,7 +96,7 @@ def test_every_unusable_label_is_listed(geometry, tmp_path):
         ("{}", "dataset-json.key-missing"),
     ],
 )
-def test_unusable_description(geometry, tmp_path, text, code):
+def test_unusable_description(geometry: Geometry, tmp_path: Path, text: str, code: str) -> None:
     geometry[1].write_text(text)
     with refused(DataError, code) as refusal:
         paint_labels(*geometry, tmp_path, name="Task05_Scan")
@@ -102,12 +104,14 @@ def test_unusable_description(geometry, tmp_path, text, code):
 
 
 @pytest.mark.parametrize("name", ["../Task05_Scan", "..", ".", "", "a/b"])
-def test_name_that_is_no_folder_name(geometry, tmp_path, name):
+def test_name_that_is_no_folder_name(geometry: Geometry, tmp_path: Path, name: str) -> None:
     with refused(UsageError, "data.folder-name"):
         paint_labels(*geometry, tmp_path, name=name)
 
 
-def test_nothing_remains_of_a_task_that_fails(geometry, tmp_path, monkeypatch):
+def test_nothing_remains_of_a_task_that_fails(
+    geometry: Geometry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pcl_auto.data.phantom.shutil.copyfile", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         paint_labels(*geometry, tmp_path / "out", name="Task05_Scan")
@@ -117,7 +121,7 @@ def test_nothing_remains_of_a_task_that_fails(geometry, tmp_path, monkeypatch):
 # The phantom.
 
 
-def test_listed_files_are_the_files(task):
+def test_listed_files_are_the_files(task: Path) -> None:
     description = json.loads((task / "dataset.json").read_text())
     labeled = [entry for entry in description["training"] if "label" in entry]
     listed = [path for entry in description["training"] for path in entry.values()] + description["test"]
@@ -129,7 +133,7 @@ def test_listed_files_are_the_files(task):
     assert description["numTest"] == len(description["test"]) == 2
 
 
-def test_unlabelled_cases_have_no_label_anywhere(task):
+def test_unlabelled_cases_have_no_label_anywhere(task: Path) -> None:
     assert sorted(path.name for path in task.parent.rglob("*") if path.is_file()) == sorted(
         ["dataset.json"]
         + [f"phantom_{number:03d}.nii.gz" for number in range(1, 8)]  # images
@@ -137,7 +141,7 @@ def test_unlabelled_cases_have_no_label_anywhere(task):
     )
 
 
-def test_images_and_labels_share_a_scanner_like_grid(task):
+def test_images_and_labels_share_a_scanner_like_grid(task: Path) -> None:
     shapes, spacings_mm = set(), set()
     for path in [*(task / "labelsTr").iterdir(), *(task / "labelsTs").iterdir()]:
         label = nib.load(path)
@@ -155,7 +159,7 @@ def test_images_and_labels_share_a_scanner_like_grid(task):
     assert len(spacings_mm) > 1
 
 
-def test_same_seed_same_bytes(task, tmp_path):
+def test_same_seed_same_bytes(task: Path, tmp_path: Path) -> None:
     again = make_phantom(tmp_path / "again", labeled=2, unlabeled=3, test=2)
     assert contents(again) == contents(task)
     other = make_phantom(tmp_path / "other", seed=1, labeled=2, unlabeled=3, test=2)
@@ -163,14 +167,14 @@ def test_same_seed_same_bytes(task, tmp_path):
     assert contents(other)[image] != contents(task)[image]
 
 
-def test_gzip_header_names_no_time_and_no_file(task):
+def test_gzip_header_names_no_time_and_no_file(task: Path) -> None:
     head = (task / "imagesTr" / "phantom_001.nii.gz").read_bytes()[:10]
     assert head[:2] == b"\x1f\x8b"
     assert head[3] == 0
     assert head[4:8] == bytes(4)
 
 
-def test_more_cases_leave_the_others_as_they_are(task, tmp_path):
+def test_more_cases_leave_the_others_as_they_are(task: Path, tmp_path: Path) -> None:
     larger = contents(make_phantom(tmp_path, labeled=3, unlabeled=3, test=2))
     smaller = contents(task)
     kept = [name for name in smaller if "Tr/" in name]
@@ -178,7 +182,7 @@ def test_more_cases_leave_the_others_as_they_are(task, tmp_path):
     assert larger["imagesTs/phantom_007.nii.gz"] == smaller["imagesTs/phantom_006.nii.gz"]
 
 
-def test_a_second_call_returns_what_is_there(tmp_path):
+def test_a_second_call_returns_what_is_there(tmp_path: Path) -> None:
     task = make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
     stamp = (task / "dataset.json").stat().st_mtime_ns
     assert make_phantom(tmp_path, labeled=1, unlabeled=0, test=0) == task
@@ -186,15 +190,19 @@ def test_a_second_call_returns_what_is_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["Task99_Phantom"]
 
 
-def overlap(first, second):
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """The share of two samples that their common histogram cannot tell apart, from 0 to 1."""
     edges = np.histogram_bin_edges(np.concatenate([first, second]), bins=30)
     shares = [np.histogram(sample, edges)[0] / len(sample) for sample in (first, second)]
     return float(np.minimum(*shares).sum())
 
 
-def test_intensities_do_not_tell_classes_apart(task):
-    shared = {"shell and horns": [], "core and background": [], "shell and brightest background": []}
+def test_intensities_do_not_tell_classes_apart(task: Path) -> None:
+    shared: dict[str, list[float]] = {
+        "shell and horns": [],
+        "core and background": [],
+        "shell and brightest background": [],
+    }
     for path in (task / "labelsTr").iterdir():
         label = np.asarray(nib.load(path).dataobj)
         for channel in np.moveaxis(nib.load(task / "imagesTr" / path.name).get_fdata(), 3, 0):
@@ -208,7 +216,7 @@ def test_intensities_do_not_tell_classes_apart(task):
     assert np.mean(shared["shell and brightest background"]) > 0.25
 
 
-def test_classes_have_a_size_worth_learning(task):
+def test_classes_have_a_size_worth_learning(task: Path) -> None:
     for path in [*(task / "labelsTr").iterdir(), *(task / "labelsTs").iterdir()]:
         counts = np.bincount(np.asarray(nib.load(path).dataobj).ravel(), minlength=4)
         assert counts[1:].min() > 50
@@ -218,7 +226,7 @@ def test_classes_have_a_size_worth_learning(task):
 # Painting on given labels.
 
 
-def test_painted_task_follows_the_files_and_the_listing_style(geometry, tmp_path):
+def test_painted_task_follows_the_files_and_the_listing_style(geometry: Geometry, tmp_path: Path) -> None:
     task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
     description = json.loads((task / "dataset.json").read_text())
     assert description["training"] == [
@@ -231,7 +239,7 @@ def test_painted_task_follows_the_files_and_the_listing_style(geometry, tmp_path
     assert sorted(path.name for path in (task / "imagesTr").iterdir()) == ["scan_3.nii.gz", "scan_7.nii.gz"]
 
 
-def test_painted_images_keep_the_geometry(geometry, tmp_path):
+def test_painted_images_keep_the_geometry(geometry: Geometry, tmp_path: Path) -> None:
     task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
     image, label = nib.load(task / "imagesTr" / "scan_7.nii.gz"), nib.load(geometry[0] / "scan_7.nii.gz")
     assert image.shape == (30, 24, 5, 3)
@@ -243,7 +251,7 @@ def test_painted_images_keep_the_geometry(geometry, tmp_path):
     assert image.header["cal_max"] == 0
 
 
-def test_painted_classes_can_be_seen_but_not_by_a_threshold(geometry, tmp_path):
+def test_painted_classes_can_be_seen_but_not_by_a_threshold(geometry: Geometry, tmp_path: Path) -> None:
     task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
     channel = nib.load(task / "imagesTr" / "scan_7.nii.gz").get_fdata()[..., 0]
     label = np.asarray(nib.load(geometry[0] / "scan_7.nii.gz").dataobj)
@@ -251,7 +259,7 @@ def test_painted_classes_can_be_seen_but_not_by_a_threshold(geometry, tmp_path):
     assert overlap(channel[label == 1], channel[label == 2]) > 0.05
 
 
-def test_a_painted_case_does_not_depend_on_the_others(geometry, tmp_path):
+def test_a_painted_case_does_not_depend_on_the_others(geometry: Geometry, tmp_path: Path) -> None:
     first = paint_labels(*geometry, tmp_path / "both", name="Task05_Scan")
     description = json.loads(geometry[1].read_text())
     description["training"].pop(0)

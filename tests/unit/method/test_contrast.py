@@ -1,8 +1,10 @@
 """The local contrastive loss against its equations."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from reference import contrastive_loss, sampled_groups
 from torch import Tensor
 
 from pcl_auto.method.contrast import (
+    Matching,
     anchor_weights,
     class_means,
     cosine_logits,
@@ -21,7 +24,7 @@ from pcl_auto.method.contrast import (
 from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 
-MATCHINGS = ["intra", "inter"]
+MATCHINGS: Sequence[Matching] = ["intra", "inter"]
 
 
 def sample_of(*images: dict[int, int]) -> VoxelSample:
@@ -40,12 +43,14 @@ def random_embeddings(sample: VoxelSample, channels: int = 6, seed: int = 0) -> 
     return torch.randn(len(sample), channels, generator=torch.Generator().manual_seed(seed))
 
 
-def loss_of(embeddings: Tensor, sample: VoxelSample, matching: str, **changes) -> Tensor:
-    settings = {"n_images": 4, "n_classes": 4, "n_anchors": 3, "temperature": 0.1} | changes
+def loss_of(embeddings: Tensor, sample: VoxelSample, matching: Matching, **changes: Any) -> Tensor:
+    settings: dict[str, Any] = {"n_images": 4, "n_classes": 4, "n_anchors": 3, "temperature": 0.1} | changes
     return local_contrastive_loss(embeddings, sample, matching=matching, **settings)
 
 
-def reference_of(embeddings: Tensor, sample: VoxelSample, matching: str, n_anchors=3, temperature=0.1):
+def reference_of(
+    embeddings: Tensor, sample: VoxelSample, matching: Matching, n_anchors: int = 3, temperature: float = 0.1
+) -> float:
     groups = sampled_groups(sample.image.tolist(), sample.cls.tolist(), sample.rank.tolist())
     return contrastive_loss(embeddings.double().tolist(), groups, n_anchors, temperature, matching)
 
@@ -83,8 +88,8 @@ every_matching = pytest.mark.parametrize("matching", MATCHINGS)
         ({"embeddings": torch.rand(8)}, r"embeddings must have shape \(8, D\), got \(8,\)"),
     ],
 )
-def test_refuses(changes, message):
-    arguments = {"embeddings": torch.rand(8, 6), "sample": ONE_IMAGE, "matching": "intra"} | changes
+def test_refuses(changes: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"embeddings": torch.rand(8, 6), "sample": ONE_IMAGE, "matching": "intra"} | changes
     with pytest.raises(ValueError, match=message):
         loss_of(**arguments)
 
@@ -96,7 +101,9 @@ def test_refuses(changes, message):
     temperature=[0.1, 1.0],
     dtype=[torch.float32, torch.bfloat16, torch.float16, torch.float64],
 )
-def test_equals_the_reference(sample, matching, n_anchors, temperature, dtype):
+def test_equals_the_reference(
+    sample: VoxelSample, matching: Matching, n_anchors: int, temperature: float, dtype: torch.dtype
+) -> None:
     # The reference gets the rounded embeddings, so half precision must not cost any accuracy in the loss.
     embeddings = random_embeddings(sample).to(dtype)
     loss = loss_of(embeddings, sample, matching, n_anchors=n_anchors, temperature=temperature)
@@ -107,7 +114,9 @@ def test_equals_the_reference(sample, matching, n_anchors, temperature, dtype):
 
 
 @in_pairs(shape=[(8, 7), (6, 5, 4)], n_images=[1, 2, 4], n_classes=[1, 2, 3, 4], per_class=[0, 6], matching=MATCHINGS)
-def test_equals_the_reference_on_label_maps(shape, n_images, n_classes, per_class, matching):
+def test_equals_the_reference_on_label_maps(
+    shape: tuple[int, ...], n_images: int, n_classes: int, per_class: int, matching: Matching
+) -> None:
     generator = torch.Generator().manual_seed(n_images * 10 + n_classes)
     labels = torch.randint(-1, n_classes + 2, (n_images, *shape), generator=generator)
     labels[-1][labels[-1] == n_classes] = 0  # the last image lacks the last class
@@ -120,7 +129,7 @@ def test_equals_the_reference_on_label_maps(shape, n_images, n_classes, per_clas
 
 @every_matching
 @pytest.mark.parametrize("sample", [COMPLETE, ABSENT, DISJOINT], ids=["complete", "absent", "disjoint"])
-def test_gradient_equals_finite_differences_of_the_reference(sample, matching):
+def test_gradient_equals_finite_differences_of_the_reference(sample: VoxelSample, matching: Matching) -> None:
     embeddings = random_embeddings(sample, channels=3).requires_grad_()
     (gradient,) = torch.autograd.grad(loss_of(embeddings, sample, matching, temperature=0.5), embeddings)
     step = 1e-5
@@ -136,7 +145,7 @@ def test_gradient_equals_finite_differences_of_the_reference(sample, matching):
 
 
 @in_pairs(matching=MATCHINGS, n_classes=[2, 3, 4], temperature=[0.05, 0.1, 1.0])
-def test_separated_classes_have_the_closed_form(matching, n_classes, temperature):
+def test_separated_classes_have_the_closed_form(matching: Matching, n_classes: int, temperature: float) -> None:
     # Every voxel of class c is the unit vector e_c: similarity 1 with its class, 0 with the others.
     sample = sample_of(*[dict.fromkeys(range(n_classes), 5)] * 3)
     embeddings = torch.eye(n_classes)[sample.cls]
@@ -160,14 +169,14 @@ def test_separated_classes_have_the_closed_form(matching, n_classes, temperature
         (ABSENT, "inter", (math.log(5) + math.log(3) + math.log(4)) / 3),
     ],
 )
-def test_equal_embeddings_count_the_terms(sample, matching, expected):
+def test_equal_embeddings_count_the_terms(sample: VoxelSample, matching: Matching, expected: float) -> None:
     embeddings = torch.ones(len(sample), 6)
     assert loss_of(embeddings, sample, matching).item() == pytest.approx(expected, rel=1e-6)
 
 
 @every_sample
 @every_matching
-def test_order_of_images_classes_and_rows_does_not_matter(sample, matching):
+def test_order_of_images_classes_and_rows_does_not_matter(sample: VoxelSample, matching: Matching) -> None:
     embeddings = random_embeddings(sample)
     expected = loss_of(embeddings, sample, matching)
     images, classes = torch.tensor([2, 0, 3, 1]), torch.tensor([3, 1, 0, 2])
@@ -183,13 +192,13 @@ def test_order_of_images_classes_and_rows_does_not_matter(sample, matching):
 
 @every_matching
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
-def test_scale_does_not_matter(matching, scale):
+def test_scale_does_not_matter(matching: Matching, scale: float) -> None:
     embeddings = random_embeddings(ABSENT)
     torch.testing.assert_close(loss_of(embeddings * scale, ABSENT, matching), loss_of(embeddings, ABSENT, matching))
 
 
 @every_matching
-def test_empty_images_and_classes_do_not_matter(matching):
+def test_empty_images_and_classes_do_not_matter(matching: Matching) -> None:
     embeddings = random_embeddings(DISJOINT)
     # Close, not equal: how a processor adds up a row depends on the row's length.
     torch.testing.assert_close(
@@ -199,7 +208,7 @@ def test_empty_images_and_classes_do_not_matter(matching):
 
 
 @every_matching
-def test_every_pair_and_class_weighs_the_same_however_many_voxels(matching):
+def test_every_pair_and_class_weighs_the_same_however_many_voxels(matching: Matching) -> None:
     # Copying every voxel of one group leaves its mean; with all voxels as anchors the loss must stay too.
     embeddings = random_embeddings(COMPLETE)
     twice = torch.cat([torch.arange(len(COMPLETE)), torch.arange(5)])
@@ -213,7 +222,7 @@ def test_every_pair_and_class_weighs_the_same_however_many_voxels(matching):
 
 @every_matching
 @pytest.mark.parametrize("sample", [COMPLETE, ABSENT, DISJOINT], ids=["complete", "absent", "disjoint"])
-def test_every_step_along_the_gradient_lowers_the_loss(sample, matching):
+def test_every_step_along_the_gradient_lowers_the_loss(sample: VoxelSample, matching: Matching) -> None:
     embeddings = random_embeddings(sample).requires_grad_()
     losses = []
     for _ in range(100):
@@ -226,7 +235,7 @@ def test_every_step_along_the_gradient_lowers_the_loss(sample, matching):
 
 @every_matching
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gradient_is_rounded_to_half_precision_only_once(matching, dtype):
+def test_gradient_is_rounded_to_half_precision_only_once(matching: Matching, dtype: torch.dtype) -> None:
     half = random_embeddings(COMPLETE).to(dtype).requires_grad_()
     full = half.detach().float().requires_grad_()
     (rounded,) = torch.autograd.grad(loss_of(half, COMPLETE, matching), half)
@@ -235,7 +244,7 @@ def test_gradient_is_rounded_to_half_precision_only_once(matching, dtype):
 
 
 @every_matching
-def test_means_carry_gradient(matching):
+def test_means_carry_gradient(matching: Matching) -> None:
     embeddings = random_embeddings(COMPLETE).requires_grad_()
     (gradient,) = torch.autograd.grad(loss_of(embeddings, COMPLETE, matching, n_anchors=1), embeddings)
     # Rows of higher rank are no anchors: only through the class means can they be reached.
@@ -248,7 +257,7 @@ def test_means_carry_gradient(matching):
     value=["random", "equal", "zero", "opposite", "tiny", "huge"],
     dtype=[torch.float32, torch.bfloat16, torch.float16],
 )
-def test_loss_and_gradient_are_finite(sample, matching, value, dtype):
+def test_loss_and_gradient_are_finite(sample: VoxelSample, matching: Matching, value: str, dtype: torch.dtype) -> None:
     alternating = torch.ones(len(sample), 6) * (1 - 2 * (torch.arange(len(sample)) % 2)).unsqueeze(1)
     embeddings = {
         "random": random_embeddings(sample),
@@ -275,7 +284,7 @@ def test_loss_and_gradient_are_finite(sample, matching, value, dtype):
         (LONE_CLASSES, "intra"),
     ],
 )
-def test_is_zero_where_nothing_can_be_contrasted(sample, matching):
+def test_is_zero_where_nothing_can_be_contrasted(sample: VoxelSample, matching: Matching) -> None:
     embeddings = random_embeddings(sample).requires_grad_()
     loss = loss_of(embeddings, sample, matching)
     assert loss.item() == 0
@@ -284,7 +293,7 @@ def test_is_zero_where_nothing_can_be_contrasted(sample, matching):
 
 
 @every_matching
-def test_autocast_changes_nothing_after_the_head(matching):
+def test_autocast_changes_nothing_after_the_head(matching: Matching) -> None:
     embeddings = random_embeddings(COMPLETE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = loss_of(embeddings, COMPLETE, matching)
@@ -292,7 +301,7 @@ def test_autocast_changes_nothing_after_the_head(matching):
 
 
 @every_matching
-def test_trains_features_and_head_under_autocast(matching):
+def test_trains_features_and_head_under_autocast(matching: Matching) -> None:
     torch.manual_seed(0)
     labels = torch.randint(0, 3, (2, 6, 5, 4))
     features = torch.randn(2, 8, 6, 5, 4, requires_grad=True)
@@ -301,17 +310,18 @@ def test_trains_features_and_head_under_autocast(matching):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         embeddings = head(gather_features(features, sample))
         loss = loss_of(embeddings, sample, matching)
-    loss.backward()
+    torch.autograd.backward(loss)
     assert embeddings.dtype == torch.bfloat16
     assert loss.dtype == torch.float32
     for tensor in (features, *head.parameters()):
         assert tensor.grad is not None
         assert torch.isfinite(tensor.grad).all()
         assert tensor.grad.abs().sum() > 0
+    assert features.grad is not None
     assert not features.grad[:, :, labels[0] == 0][0].any()  # the background is in no term
 
 
-def test_class_means_are_the_means_and_say_what_is_there():
+def test_class_means_are_the_means_and_say_what_is_there() -> None:
     sample = sample_of({0: 2}, {1: 1})
     embeddings = torch.tensor([[1.0, 2.0], [3.0, 4.0], [7.0, 8.0]])
     means, present = class_means(embeddings, sample, n_images=2, n_classes=2)
@@ -319,7 +329,7 @@ def test_class_means_are_the_means_and_say_what_is_there():
     assert present.tolist() == [[True, False], [False, True]]
 
 
-def test_cosine_logits_of_readable_angles():
+def test_cosine_logits_of_readable_angles() -> None:
     def directions(*degrees: float) -> Tensor:
         return torch.tensor([[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees])
 
@@ -328,7 +338,7 @@ def test_cosine_logits_of_readable_angles():
     torch.testing.assert_close(logits, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=1e-6)
 
 
-def test_matchings_accept_means_of_images_outside_the_batch():
+def test_matchings_accept_means_of_images_outside_the_batch() -> None:
     # One batch image with classes 0 and 1, and a bank of two more images of which one is empty.
     present = torch.tensor([[True, True], [True, False], [False, False]])
     logits = torch.zeros(2, 3, 2)
@@ -337,7 +347,7 @@ def test_matchings_accept_means_of_images_outside_the_batch():
     assert inter_matching(logits, present, image, cls).tolist() == pytest.approx([math.log(3)] * 2)
 
 
-def test_anchor_weights_are_the_nested_means():
+def test_anchor_weights_are_the_nested_means() -> None:
     # Image 0: two anchors of class 0 and one of class 1; image 1: nothing; image 2: one anchor of class 1.
     image, cls = torch.tensor([0, 0, 0, 2]), torch.tensor([0, 0, 1, 1])
     assert anchor_weights(image, cls, n_images=3, n_classes=2).tolist() == [1 / 8, 1 / 8, 1 / 4, 1 / 2]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pcl_auto.method.judgement import LedgerRow, drop_disagreeing, drop_outside, judge, mean_dice
+from pcl_auto.method.values import Values
 
 CLASSES = {"core": 1, "rim": 2}
 LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.0])}
@@ -188,11 +189,13 @@ def test_a_ledger_without_the_check_has_no_column_for_it() -> None:
 def test_regions_are_judged_as_the_union_of_their_values() -> None:
     values, last = labels(8, 3), labels(4, 3)
     known = {"all": np.array([5.0]), "rim": np.array([1.0])}
-    regions = {"all": (1, 2), "rim": 2}
+    regions: dict[str, Values] = {"all": (1, 2), "rim": 2}
     found = judge("case", values, last, known, classes=regions, voxel_ml=0.5, margin=1.0)
     assert found.volumes_ml == {"all": 5.5, "rim": 1.5}
     assert found.components == {"all": 1, "rim": 1}
-    assert found.outside == (0, pytest.approx(np.log2(5.5 / 5) + np.log2(1.5)))
+    absent, doublings = found.outside
+    assert absent == 0
+    assert doublings == pytest.approx(np.log2(5.5 / 5) + np.log2(1.5))
     merged = [slow_dice((values > 0).astype(int), (last > 0).astype(int), 1), slow_dice(values, last, 2)]
     assert found.change_dice == pytest.approx(np.mean([score for score in merged if score is not None]))
 

@@ -20,7 +20,8 @@ def test_expected_dice_of_classes(slices: int) -> None:
     logits = 3 * torch.randn(3, slices, 5, 6, generator=torch.Generator().manual_seed(0))
     inside, whole, voxels = np.zeros(3), np.zeros(3), np.zeros(3)
     for position in np.ndindex(*logits.shape[1:]):
-        values = logits[(slice(None), *position)].numpy().astype(np.float64)
+        here = (slice(None), *position)
+        values = logits[here].numpy().astype(np.float64)
         probabilities = np.exp(values) / np.exp(values).sum()
         found = int(values.argmax())
         inside[found] += probabilities[found]

@@ -19,7 +19,8 @@ def slow_cells(targets: torch.Tensor, patterns: list[Pattern]) -> torch.Tensor:
     numbers = torch.zeros(targets.shape[0], *targets.shape[2:], dtype=torch.int64)
     for place in np.ndindex(*numbers.shape):
         image, *voxel = place
-        here = tuple(bool(targets[(image, region, *voxel)]) for region in range(len(patterns[0])))
+        one_voxel = (image, slice(len(patterns[0])), *voxel)
+        here = tuple(targets[one_voxel].bool().tolist())
         if here in patterns:
             numbers[place] = patterns.index(here) + 1
     return numbers

@@ -4,6 +4,7 @@ import pytest
 import torch
 from pairs import in_pairs
 from reference import class_voxels
+from torch import Tensor
 
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 
@@ -34,13 +35,15 @@ def drawn_groups(sample: VoxelSample) -> dict[tuple[int, int], list[int]]:
         (torch.zeros(1, 4, dtype=torch.long), 1, -2, "per_class must be at least 0 .* got -2"),
     ],
 )
-def test_refuses(labels, n_classes, per_class, message):
+def test_refuses(labels: torch.Tensor, n_classes: int, per_class: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample_voxels(labels, n_classes, per_class)
 
 
 @in_pairs(shape=SHAPES, n_images=[1, 3], n_classes=[1, 2, 4], per_class=[0, 1, 3, 10_000])
-def test_draws_from_the_classes_of_the_reference(shape, n_images, n_classes, per_class):
+def test_draws_from_the_classes_of_the_reference(
+    shape: tuple[int, ...], n_images: int, n_classes: int, per_class: int
+) -> None:
     labels = random_labels(shape, n_images, n_classes)
     groups = class_voxels(labels.flatten(1).tolist(), n_classes)
     drawn = drawn_groups(sample_voxels(labels, n_classes, per_class))
@@ -52,7 +55,7 @@ def test_draws_from_the_classes_of_the_reference(shape, n_images, n_classes, per
 
 
 @pytest.mark.parametrize("per_class", [0, 3])
-def test_is_ordered_by_image_class_and_rank(per_class):
+def test_is_ordered_by_image_class_and_rank(per_class: int) -> None:
     sample = sample_voxels(random_labels((5, 6, 4), 3, 2), 2, per_class)
     keys = list(zip(sample.image.tolist(), sample.cls.tolist(), sample.rank.tolist(), strict=True))
     assert keys == sorted(keys)
@@ -62,7 +65,7 @@ def test_is_ordered_by_image_class_and_rank(per_class):
 
 @pytest.mark.parametrize("per_class", [0, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_accepts_every_integer_type(dtype, per_class):
+def test_accepts_every_integer_type(dtype: torch.dtype, per_class: int) -> None:
     labels = torch.tensor([[0, 1, 2, 2, 100], [1, 1, 0, 0, 0]], dtype=dtype)
     sample = sample_voxels(labels, 2, per_class)
     assert {group: sorted(voxels) for group, voxels in drawn_groups(sample).items()} == {
@@ -75,14 +78,14 @@ def test_accepts_every_integer_type(dtype, per_class):
 
 @pytest.mark.parametrize("per_class", [0, 3])
 @pytest.mark.parametrize("fill", [-1, 0, 5])
-def test_is_empty_without_foreground(fill, per_class):
+def test_is_empty_without_foreground(fill: int, per_class: int) -> None:
     sample = sample_voxels(torch.full((2, 3, 3), fill), 2, per_class)
     assert len(sample) == 0
     assert gather_features(torch.rand(2, 4, 3, 3), sample).shape == (0, 4)
 
 
 @pytest.mark.parametrize("per_class", [0, 5])
-def test_generator_makes_it_reproducible(per_class):
+def test_generator_makes_it_reproducible(per_class: int) -> None:
     labels = random_labels((5, 6, 4), 2, 2)
 
     def draw(seed: int) -> list[int]:
@@ -93,7 +96,7 @@ def test_generator_makes_it_reproducible(per_class):
 
 
 @pytest.mark.parametrize("per_class", [0, 4])
-def test_every_subset_is_equally_likely(per_class):
+def test_every_subset_is_equally_likely(per_class: int) -> None:
     # 6,000 images with the same six voxels of class 1: 6,000 independent draws in one call.
     labels = torch.tensor([0, 1, 1, 0, 1, 1, 1, 1]).repeat(6000, 1)
     sample = sample_voxels(labels, 1, per_class, torch.Generator().manual_seed(0))
@@ -109,7 +112,7 @@ def test_every_subset_is_equally_likely(per_class):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_gathers_what_a_loop_gathers(shape, channels_last):
+def test_gathers_what_a_loop_gathers(shape: tuple[int, ...], channels_last: bool) -> None:
     features = torch.rand(3, 4, *shape, generator=torch.Generator().manual_seed(0))
     if channels_last:
         features = features.to(memory_format=torch.channels_last if len(shape) == 2 else torch.channels_last_3d)
@@ -117,13 +120,13 @@ def test_gathers_what_a_loop_gathers(shape, channels_last):
     weights = torch.rand(len(sample), 4)
     features.requires_grad_()
     gathered = gather_features(features, sample)
-    (gathered * weights).sum().backward()
+    torch.autograd.backward((gathered * weights).sum())
 
     expected, gradient = torch.empty(len(sample), 4), torch.zeros(features.shape)
     for row in range(len(sample)):
         where = torch.unravel_index(sample.voxel[row], shape)
         for channel in range(4):
-            index = (sample.image[row], channel, *where)
+            index: tuple[Tensor | int, ...] = (sample.image[row], channel, *where)
             expected[row, channel] = features[index]
             gradient[index] += weights[row, channel]
     assert torch.equal(gathered, expected)
@@ -140,18 +143,20 @@ def test_gathers_what_a_loop_gathers(shape, channels_last):
         ((2, 4, 5, 6, 3), torch.channels_last_3d),
     ],
 )
-def test_flattening_the_feature_map_does_not_copy_it(shape, memory_format):
+def test_flattening_the_feature_map_does_not_copy_it(
+    shape: tuple[int, ...], memory_format: torch.memory_format
+) -> None:
     features = torch.rand(shape).to(memory_format=memory_format)
     assert features.flatten(2).data_ptr() == features.data_ptr()
 
 
-def test_gather_refuses_vectors():
+def test_gather_refuses_vectors() -> None:
     with pytest.raises(ValueError, match=r"features must have shape .* got \(2, 3\)"):
         gather_features(torch.rand(2, 3), sample_voxels(torch.ones(2, 3, dtype=torch.long), 1, 1))
 
 
 @pytest.mark.parametrize("images", range(4))
-def test_split_by_image(images):
+def test_split_by_image(images: int) -> None:
     sample = sample_voxels(random_labels((5, 6, 4), 3, 2), 2, 3)
     first, others = drawn_groups(sample.split(images)[0]), drawn_groups(sample.split(images)[1])
     groups = drawn_groups(sample)

@@ -74,9 +74,11 @@ def test_a_case_is_corrected_before_anything_else(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bias, "without_bias", lambda image, spacing_mm: image / spacing_mm[0])
     monkeypatch.setattr(DefaultPreprocessor, "run_case_npy", lambda self, *arguments: arguments)
     scan, _, _ = shaded((1, 8, 8))
-    data, seg, *settings = BiasCorrectingPreprocessor(verbose=False).run_case_npy(
+    # The arguments: that is what nnU-Net's own method returns here.
+    given: tuple[Any, ...] = BiasCorrectingPreprocessor(verbose=False).run_case_npy(
         scan, None, {"spacing": SPACING_MM}, "plans", "configuration", "dataset"
     )
+    data, seg, *settings = given
     assert np.array_equal(data, scan / 3)
     assert seg is None
     assert settings == [{"spacing": SPACING_MM}, "plans", "configuration", "dataset"]

@@ -26,7 +26,8 @@ def test_the_field_is_given_probabilities_and_its_result_is_the_segmentation(mon
         assert probabilities.dtype == np.float32
         expected = np.exp(segment(image).float().numpy())
         assert probabilities == pytest.approx(expected / expected.sum(0), abs=1e-6)
-        return probabilities[::-1].copy()
+        flipped: np.ndarray = probabilities[::-1].copy()
+        return flipped
 
     monkeypatch.setattr(crf, "refine", reversed_classes)
     refined = crf.refined(segment, SPACING_MM)(image)

@@ -25,6 +25,13 @@ def network(dimensions: int) -> PlainConvUNet:
     )  # fmt: skip
 
 
+def compiled_by(backend: str, model: nn.Module) -> nn.Module:
+    """What runs ``model``: of a module torch makes a module."""
+    run = torch.compile(model, backend=backend)
+    assert isinstance(run, nn.Module)
+    return run
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_features_are_what_the_segmentation_layer_sees(dimensions: int) -> None:
     model = network(dimensions)
@@ -41,14 +48,16 @@ def test_compiled_network_gives_the_same_features_and_gradients() -> None:
     gradients, values = [], []
     for compiled in (False, True):
         model = network(3)
-        run = torch.compile(model, backend="aot_eager") if compiled else model
+        run = compiled_by("aot_eager", model) if compiled else model
         features = DecoderFeatures(run)
+        passes = []
         for _ in range(2):  # the second pass runs what the first has compiled
             model.zero_grad()
             output = run(x)
             taken = features.take()
-            (output.mean() + taken.square().mean()).backward()
-        values.append(taken.detach())
+            torch.autograd.backward(output.mean() + taken.square().mean())
+            passes.append(taken.detach())
+        values.append(passes[-1])
         gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
     torch.testing.assert_close(*values)
     torch.testing.assert_close(*gradients)
@@ -65,7 +74,7 @@ def test_vectors_of_a_second_pass_have_the_gradients_of_one_pass_over_all(compil
     values, gradients = [], []
     for way in ("whole", "vectors", "recomputed_vectors"):
         model = network(3)
-        run = torch.compile(model, backend="aot_eager") if compiled else model
+        run = compiled_by("aot_eager", model) if compiled else model
         features = DecoderFeatures(run)
         if way == "whole":
             output = run(torch.cat([images, views]))[:2]
@@ -74,7 +83,7 @@ def test_vectors_of_a_second_pass_have_the_gradients_of_one_pass_over_all(compil
             of_views = getattr(features, way)(run, views, second)
             output = run(images)
             vectors = torch.cat([gather_features(features.take(), first), of_views])
-        ((vectors.tanh() * weights).sum() + output.square().mean()).backward()
+        torch.autograd.backward((vectors.tanh() * weights).sum() + output.square().mean())
         values.append(vectors.detach())
         gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
         with pytest.raises(RuntimeError, match="no forward pass"):
@@ -115,7 +124,8 @@ def test_recomputed_vectors_hold_the_activations_of_one_pass_at_a_time() -> None
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         before_passes.append(held.bytes())
-        return model(batch)
+        logits: torch.Tensor = model(batch)
+        return logits
 
     with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.value):
         vectors = features.recomputed_vectors(forward, images, sample)
@@ -123,7 +133,7 @@ def test_recomputed_vectors_hold_the_activations_of_one_pass_at_a_time() -> None
         after_passes = held.bytes()
         loss = output.square().mean() + gather_features(features.take(), sample).sum() + vectors.square().sum()
         del vectors, output
-        loss.backward()
+        torch.autograd.backward(loss)
     small = images.nbytes + sum(parameter.nbytes for parameter in model.parameters())
     assert len(before_passes) == 3
     assert max(before_passes) <= small
@@ -148,7 +158,7 @@ def test_hook_changes_no_name_of_the_network() -> None:
     names = list(model.state_dict())
     DecoderFeatures(model)
     assert list(model.state_dict()) == names
-    assert unwrapped(torch.compile(model, backend="eager")) is model
+    assert unwrapped(compiled_by("eager", model)) is model
 
 
 def test_network_without_a_decoder_is_refused_by_name() -> None:

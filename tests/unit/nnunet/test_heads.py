@@ -39,14 +39,15 @@ def test_only_the_head_is_new_and_so_is_what_the_optimiser_knows_of_it() -> None
 
 
 def test_a_seed_draws_the_same_head_and_leaves_the_generator_alone() -> None:
-    heads = []
-    for waste in (0, 5):
+    def restarted(seed: int, waste: int = 0) -> dict[str, torch.Tensor]:
         network, optimizer = trained()
         torch.randn(waste)
         state = torch.get_rng_state()
-        restart_segmentation_head(network, optimizer, seed=3)
+        restart_segmentation_head(network, optimizer, seed=seed)
         assert torch.equal(torch.get_rng_state(), state)
-        heads.append(network.decoder.seg_layers.state_dict())
-    assert all(torch.equal(value, heads[1][name]) for name, value in heads[0].items())
-    restart_segmentation_head(network, optimizer, seed=4)
-    assert not torch.equal(network.decoder.seg_layers[-1].weight, heads[0]["1.weight"])
+        head: dict[str, torch.Tensor] = network.decoder.seg_layers.state_dict()
+        return head
+
+    first, second = restarted(3), restarted(3, waste=5)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert not torch.equal(restarted(4)["1.weight"], first["1.weight"])

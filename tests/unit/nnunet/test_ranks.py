@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as spawning
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from refusal import refused
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from pcl_auto.errors import UsageError
 from pcl_auto.method.contrast import local_contrastive_loss
@@ -89,7 +89,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path) ->
     contrast, gradients = step(slice(0, PATCHES))
     assert contrast > 0
     assert any(gradient.abs().max() > 1e-4 for name, gradient in gradients.items() if name.startswith("head"))
-    spawning.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    spawn(one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     for rank in (0, 1):
         its_contrast, its_gradients = torch.load(tmp_path / f"rank_{rank}.pt")
         assert its_contrast == pytest.approx(contrast, rel=1e-5)

@@ -37,6 +37,10 @@ def test_only_the_cases_named_are_read(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_worker_that_is_gone_at_the_start() -> None:
     words = "One or more background workers are no longer alive. Exiting."
-    with refused(ResourceError, "run.worker-gone") as refusal, streams.starting():
+
+    def fail() -> None:
         raise RuntimeError(words)
+
+    with refused(ResourceError, "run.worker-gone") as refusal, streams.starting():
+        fail()
     assert refusal.problem.found == words

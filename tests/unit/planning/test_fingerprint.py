@@ -21,7 +21,7 @@ def volume(shape: tuple[int, int, int], box: Box) -> Volume:
         shape=shape,
         channels=1,
         spacing_mm=(0.5, 0.6, 3.0),
-        affine=np.eye(4).tolist(),
+        affine=tuple(tuple(row) for row in np.eye(4).tolist()),
         dtype="int16",
         nonzero_box=box,
         constant_channels=(),

@@ -13,6 +13,7 @@ from pcl_auto.run.events import EventLog
 
 
 def lines(log: EventLog) -> list[dict[str, Any]]:
+    assert log.path is not None
     return [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
 
 

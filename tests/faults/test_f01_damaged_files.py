@@ -157,6 +157,7 @@ def test_f10_a_volume_without_any_transform_is_accepted_by_its_spacing(task: Pat
     assert accepted(task)
 
 
+@pytest.mark.slow
 def test_f11_f13_what_claims_or_unpacks_to_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
     claim, bomb = tmp_path / "claim.nii.gz", tmp_path / "bomb.nii.gz"
     empty = nibabel.Nifti1Header()

@@ -120,6 +120,7 @@ class _Endless(io.BytesIO):
         return self._header[begin : begin + size]
 
 
+@pytest.mark.slow
 def test_f26_a_million_members_take_little_memory() -> None:
     tracemalloc.start()
     _, problems = inspect_archive(_Endless(), "a.tar", TASK)

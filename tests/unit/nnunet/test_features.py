@@ -43,6 +43,7 @@ def test_features_are_what_the_segmentation_layer_sees(dimensions: int) -> None:
     torch.testing.assert_close(model.decoder.seg_layers[-1](taken), output)
 
 
+@pytest.mark.slow
 def test_compiled_network_gives_the_same_features_and_gradients() -> None:
     x = torch.randn(2, 2, 8, 8, 8)
     gradients, values = [], []

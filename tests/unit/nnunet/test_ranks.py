@@ -85,6 +85,7 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path) -> None:
     contrast, gradients = step(slice(0, PATCHES))
     assert contrast > 0

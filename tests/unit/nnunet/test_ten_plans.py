@@ -48,6 +48,7 @@ def test_two_patches_in_8_gb_are_the_published_plan(task: DecathlonTask) -> None
     ]
 
 
+@pytest.mark.slow
 @every_task
 def test_labelled_and_unlabelled_patches_fit_the_memory(task: DecathlonTask) -> None:
     voxels = {}

@@ -105,6 +105,7 @@ def test_files_that_are_gone_are_said_to_be_and_spoil_nothing(tmp_path: Path) ->
     assert report(tmp_path).count("cannot be shown") == 5  # three pseudo-labels, two labelled cases
 
 
+@pytest.mark.slow
 def test_a_page_of_large_noisy_scans_stays_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Noise is the worst that a picture can hold, and every scan of the page is one.
     noise = np.random.default_rng(0).normal(size=(1, 48, 96, 96)).astype(np.float32)
@@ -122,6 +123,7 @@ def test_a_page_of_large_noisy_scans_stays_below_the_limit(tmp_path: Path, monke
     assert small.count('class="panel"') == whole.count('class="panel"') == 5
 
 
+@pytest.mark.slow
 def test_a_long_ledger_stays_below_the_limit(tmp_path: Path) -> None:
     cases = tuple(f"case_{number:06}" for number in range(20_000))
     workspace = Workspace.at(tmp_path, "test")

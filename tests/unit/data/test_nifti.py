@@ -542,9 +542,9 @@ def test_slabs_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def grid(affine: np.ndarray, shape: tuple[int, int, int] = (40, 50, 20)) -> Volume:
     rows = tuple(tuple(map(float, row)) for row in affine)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    box = tuple((0, size) for size in shape)
-    return Volume(Path("x"), shape, 1, tuple(map(float, spacing)), rows, "int16", box, ())  # type: ignore[arg-type]
+    x_mm, y_mm, z_mm = map(float, np.linalg.norm(affine[:3, :3], axis=0))
+    box = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
+    return Volume(Path("x"), shape, 1, (x_mm, y_mm, z_mm), rows, "int16", box, ())
 
 
 AFFINE = np.array([[-0.6, 0.02, 0, 120.0], [0.02, 0.6, 0.1, -340.0], [0, -0.1, 3.5, -1200.0], [0, 0, 0, 1]])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
@@ -21,8 +22,11 @@ def test_ticks_are_few_round_numbers_within(low: float, high: float) -> None:
     assert round(mantissa, 6) in (1, 2, 5)
 
 
-def drawn(series: list[Series], **options: object) -> ET.Element:
-    return ET.fromstring(str(curves(series, title="t", x_name="epoch", **options)))  # type: ignore[arg-type]
+def drawn(
+    series: list[Series], *, boundaries: Mapping[int, float] | None = None, y_range: tuple[float, float] | None = None
+) -> ET.Element:
+    svg = curves(series, title="t", x_name="epoch", boundaries=boundaries, y_range=y_range)
+    return ET.fromstring(str(svg))
 
 
 def test_a_curve_goes_through_its_points_up_is_up() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,9 +65,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def report(tmp_path: Path, **run: object) -> str:
+def report(tmp_path: Path, **run: Any) -> str:
     workspace = Workspace.at(tmp_path, "test")
-    model = write_run(workspace.results, **run)  # type: ignore[arg-type]
+    model = write_run(workspace.results, **run)
     return write_report(model, workspace).read_text(encoding="utf-8")
 
 

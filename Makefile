@@ -29,6 +29,16 @@ soak: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	$(PYTEST) -m "not soak" --cov --cov-report term --cov-report html
 
+# The fast tests with every direct dependency at its lower bound in pyproject.toml, on the oldest Python supported or,
+# where that is not there, on python3.
+LOWEST_PYTHON ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
+LOWEST := .venv-lowest
+LOWEST_PIP := $(LOWEST)/bin/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not soak"
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +48,13 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(LOWEST)/.installed: pyproject.toml .ci/lowest.py
+	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST_PIP) install --upgrade pip 'tomli; python_version < "3.11"'
+	$(LOWEST)/bin/python .ci/lowest.py test dicom > $(LOWEST)/constraints.txt
+	$(LOWEST_PIP) install -c $(LOWEST)/constraints.txt --build-constraint $(LOWEST)/constraints.txt --editable '.[test,dicom]'
 	touch $@
 
 clean:

@@ -72,7 +72,7 @@ def inspect_archive(handle: BinaryIO, where: str, folder: str) -> tuple[list[Fil
     problems: list[Problem] = []
     try:
         with tarfile.open(fileobj=_Headers(handle), mode="r:") as archive:  # type: ignore[call-overload]
-            for number, member in enumerate(iter(archive.next, None)):
+            for number, member in enumerate(archive):
                 if number == MOST_MEMBERS:
                     code, what = "archive.too-many-members", "archive has too many members"
                     problems.append(Problem(code, what, where, _FIX, f"up to {MOST_MEMBERS}", "more"))

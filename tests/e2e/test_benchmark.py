@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from shared import copy_of
-from shell import Shell
+from shell import Shell, codes
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +45,9 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     again = shell.pclauto(*command, "--json")
     assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
     assert json.loads(again.stdout)["runs_done"] == 2
-    refused = shell.pclauto(*command, "--epochs", "7", code=4)
-    assert "recipe.schedule" in refused.stderr
+    problems = shell.refusal(*command, "--epochs", "7", code=4)
+    assert set(codes(problems)) == {"run.settings-changed"}
+    assert any("recipe.schedule" in problem["what"] for problem in problems)
 
     held = ["benchmark", task, "--workspace", "bench-work", "--labeled", "1", "--seeds", "1", "--device", "cpu",
             "--arms", "supervised", "--budget", "bench.toml", "--hold-out", "1", "--folder", "held"]  # fmt: skip

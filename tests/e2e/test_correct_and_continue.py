@@ -10,7 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from shell import Shell
+from shell import Shell, codes
 
 from pcl_auto.nnunet.pseudo_labels import read_labels
 from pcl_auto.run.files import file_digest
@@ -33,8 +33,7 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, own
         mask = nibabel.load(folder / "pseudo_labels" / f"{case}.nii.gz")
         assert mask.shape == image.shape[:3]
         np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
-    refused = shell.train("--continue", *ours, code=4)
-    assert "no corrected mask that is new" in refused.stderr
+    assert codes(shell.refusal("train", "--continue", *ours, code=4)) == ["review.no-correction"]
 
     case = cases[0]
     mask, corrected = folder / "pseudo_labels" / f"{case}.nii.gz", folder / "corrected"
@@ -44,13 +43,20 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, own
     wrong = voxels.copy()
     wrong[0, 0, 0] = 9
     save_like(mask, wrong, corrected / f"{case}.nii.gz")
-    save_like(mask, voxels, corrected / f"{cases[1]}.nii.gz", np.diag([9.0, 9, 9, 1]))
+    second = folder / "pseudo_labels" / f"{cases[1]}.nii.gz"
+    shifted = np.ones(nibabel.load(second).shape, np.uint8)
+    save_like(second, shifted, corrected / second.name, np.diag([9.0, 9, 9, 1]))
     save_like(mask, voxels, corrected / "nobody.nii.gz")
     kept = folder.parents[1].rglob("*")
     before = {file: file_digest(file) for file in kept if file.is_file() and corrected not in file.parents}
-    refused = shell.train("--continue", *ours, code=3)
-    for name in (f"{case}.nii.gz", f"{cases[1]}.nii.gz", "nobody.nii.gz"):
-        assert str(corrected / name) in refused.stderr
+    problems = {
+        Path(entry["where"]).name: entry["code"] for entry in shell.refusal("train", "--continue", *ours, code=3)
+    }
+    assert problems == {
+        f"{case}.nii.gz": "label.undeclared-values",
+        second.name: "label.apart",
+        "nobody.nii.gz": "review.unknown-case",
+    }
 
     for file in corrected.iterdir():
         file.unlink()
@@ -81,22 +87,23 @@ def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, own
     scan = next((task / "imagesTs").iterdir())
     done = shell.pclauto("predict", scan, "-o", own_trained / "out", "--workspace", own_trained)
     assert str(made) in done.stderr
-    again = shell.train("--continue", "--workspace", own_trained, code=4)
-    assert "no corrected mask that is new" in again.stderr
+    again = shell.refusal("train", "--continue", "--workspace", own_trained, code=4)
+    assert codes(again) == ["review.no-correction"]
     # The honest baseline, on the corrected case too.
     baseline = shell.train(
         "--split", told["split_file"], "--supervised-only", "--recipe", "tiny.toml",
         "--workspace", own_trained, "--prepare-only", "--json",
     )  # fmt: skip
     assert case in json.loads(baseline.stdout)["split"]["labeled"]
-    refused = shell.train("--split", told["split_file"], "--folds", "2", "--workspace", own_trained, code=2)
-    assert "corrected" in refused.stderr
+    folds = ("--split", told["split_file"], "--folds", "2", "--workspace", own_trained)
+    assert codes(shell.refusal("train", *folds, code=2)) == ["split.folds-and-corrections"]
 
 
 def test_what_the_run_has_settled_is_not_asked_again(shell: Shell, trained: Path) -> None:
+    work = ("--workspace", trained)
     for extra in (("--labeled", "1"), ("--supervised-only",), ("--recipe", "quick")):
-        assert "settled" in shell.train("--continue", *extra, "--workspace", trained, code=2).stderr
-    assert "add --continue" in shell.train("--corrected", ".", "--workspace", trained, code=2).stderr
+        assert codes(shell.refusal("train", "--continue", *extra, *work, code=2)) == ["run.settled-by-continue"]
+    assert codes(shell.refusal("train", "--corrected", ".", *work, code=2)) == ["run.options-need-continue"]
 
 
 def test_reviews_are_not_mixed(shell: Shell, own_trained: Path, model: Path, tmp_path: Path) -> None:
@@ -104,5 +111,5 @@ def test_reviews_are_not_mixed(shell: Shell, own_trained: Path, model: Path, tmp
     other.mkdir()
     (other / "chapter.txt").write_text("one")
     ours = ("--workspace", own_trained, "--model", model.name)
-    assert "something else" in shell.pclauto("review", *ours, "-o", other, code=4).stderr
-    assert "no pseudo-label" in shell.pclauto("review", *ours, "--cases", "nobody", code=2).stderr
+    assert codes(shell.refusal("review", *ours, "-o", other, code=4)) == ["review.folder-taken"]
+    assert codes(shell.refusal("review", *ours, "--cases", "nobody", code=2)) == ["review.no-pseudo-label"]

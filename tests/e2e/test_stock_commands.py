@@ -177,9 +177,11 @@ def test_pclauto_predicts_with_a_stock_model(stock: Stock, results: Path, task: 
     started = stock.shell.pclauto(*train)
     assert "epoch 1/4  round 1" in started.stderr
     (tmp_path / "wide.toml").write_text(f'extends = "{stock.shell.folder}/tiny.toml"\n[network]\nwidth = 0.5\n')
-    refused = stock.shell.pclauto(*[tmp_path / "wide.toml" if word == "tiny.toml" else word for word in train], code=4)
-    assert "the model to start from has other architecture" in refused.stderr
-    assert "--plans" in refused.stderr
+    wide = [tmp_path / "wide.toml" if word == "tiny.toml" else word for word in train]
+    (problem,) = stock.shell.refusal(*wide, code=4)
+    assert problem["code"] == "model.start-differs"
+    assert "architecture" in problem["what"]
+    assert "--plans" in problem["fix"]
 
 
 def test_folds_are_validated_compared_exported_and_predict_together(

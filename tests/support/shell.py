@@ -77,3 +77,8 @@ class Shell:
         """Run ``pclauto ARGUMENTS --json`` in a fork; return the problems it ends with, and ``code``."""
         problems: list[dict[str, str]] = json.loads(self.pclauto(*arguments, "--json", code=code).stdout)["problems"]
         return problems
+
+
+def codes(problems: list[dict[str, str]]) -> list[str]:
+    """Return the codes of problems as ``--json`` shows them."""
+    return [problem["code"] for problem in problems]

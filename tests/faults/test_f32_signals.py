@@ -49,19 +49,30 @@ def test_f32_a_signal_ends_a_training_in_order(shell: Shell, planned: Path, sent
     assert (next((workspace / "nnUNet_results").rglob("fold_all")) / "checkpoint_final.pth").is_file()
 
 
+# In short naps: a signal that comes just before a long sleep begins is only seen at its end.
+DOZE = """
+import time
+def doze():
+    for _ in range(1200):
+        time.sleep(0.05)
+"""
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_f32_a_second_signal_ends_at_once(sent: signal.Signals) -> None:
-    code = """
-import time
+    code = (
+        DOZE
+        + """
 from pcl_auto.cli.interrupt import end_in_order
 end_in_order()
 try:
     print("ready", flush=True)
-    time.sleep(60)
+    doze()
 except KeyboardInterrupt:
     print("cleaning up", flush=True)
-    time.sleep(60)
+    doze()
 """
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for expected in ("ready", "cleaning up"):
@@ -71,15 +82,17 @@ except KeyboardInterrupt:
 
 
 def test_f32_any_verb_says_which_signal_it_was() -> None:
-    code = """
-import time
+    code = (
+        DOZE
+        + """
 from pcl_auto.cli import main
 @main.app.command("wait")
 def wait() -> None:
     print("ready", flush=True)
-    time.sleep(60)
+    doze()
 main.run()
 """
+    )
     for sent, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = subprocess.Popen([sys.executable, "-c", code, "wait"], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None

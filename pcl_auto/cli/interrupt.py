@@ -50,6 +50,22 @@ def _raise_once(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
+def postponed() -> Iterator[None]:
+    """Let a first signal take effect after what is done inside."""
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is _raise_once]
+    received: list[int] = []
+    for each in numbers:
+        signal.signal(each, lambda number, _frame: received.append(number))
+    try:
+        yield
+    finally:
+        for each in numbers:
+            signal.signal(each, _raise_once)
+    if received:
+        _raise_once(received[0], None)
+
+
+@contextmanager
 def resumable(terminal: Terminal) -> Iterator[None]:
     """Say how to go on when what is done inside is interrupted."""
     try:

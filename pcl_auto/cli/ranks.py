@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pcl_auto.cli.interrupt import Terminated, exit_code
+from pcl_auto.cli.interrupt import Terminated, exit_code, postponed
 
 SECONDS_TO_END, SECONDS_BETWEEN_LOOKS = 60.0, 0.2
 
@@ -20,11 +20,13 @@ def start_ranks(number: int, command: Sequence[str]) -> NoReturn:
 
     What ``torchrun`` does on one machine, but for the exit code: whoever repeats a command goes by it.
     """
-    processes = [
-        subprocess.Popen([sys.executable, "-m", "pcl_auto", *_without_gpus(command)], env=environment)
-        for environment in _environments(number)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        # A signal in the middle of it would leave a process that nobody knows of.
+        with postponed():
+            for environment in _environments(number):
+                words = [sys.executable, "-m", "pcl_auto", *_without_gpus(command)]
+                processes.append(subprocess.Popen(words, env=environment))
         code = _first_failure(processes)
     except KeyboardInterrupt as interrupt:
         # Ctrl-C reaches every process of a terminal; a second signal would end it before its state is kept.

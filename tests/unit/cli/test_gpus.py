@@ -26,13 +26,14 @@ STAND_IN = """#!/bin/sh
 echo "$RANK of $WORLD_SIZE: $*" >> {log}
 trap 'echo "$RANK ended" >> {log}; exit 143' TERM
 if [ "$RANK" = 1 ] && [ -n "{code}" ]; then exit {code}; fi
+if [ "$RANK" = 0 ]; then {first}; fi
 sleep {seconds} & wait
 """
 
 
-def start(folder: Path, code: str, seconds: int) -> tuple[subprocess.Popen[bytes], Path]:
+def start(folder: Path, code: str, seconds: int, first: str = "true") -> tuple[subprocess.Popen[bytes], Path]:
     log, stand_in = folder / "log", folder / "python"
-    stand_in.write_text(STAND_IN.format(log=log, code=code, seconds=seconds))
+    stand_in.write_text(STAND_IN.format(log=log, code=code, seconds=seconds, first=first))
     stand_in.chmod(0o755)
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(stand_in)]), log
 
@@ -61,6 +62,13 @@ def test_termination_is_handed_on(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=30) == 143
     assert {"0 ended", "1 ended"} <= said(log)
+
+
+def test_termination_while_they_are_started(tmp_path: Path) -> None:
+    """Before the last has started: the first is not left behind."""
+    process, log = start(tmp_path, "", 60, "kill -TERM $PPID")
+    assert process.wait(timeout=30) == 143
+    assert "0 ended" in said(log)
 
 
 def test_the_option_is_not_handed_on() -> None:

@@ -23,9 +23,12 @@ ranks.start_ranks(2, ["train", "--gpus", "2"])
 """
 # In place of Python: what each process does, by its rank.
 STAND_IN = """#!/bin/sh
-echo "$RANK of $WORLD_SIZE: $*" >> {log}
 trap 'echo "$RANK ended" >> {log}; exit 143' TERM
-if [ "$RANK" = 1 ] && [ -n "{code}" ]; then exit {code}; fi
+echo "$RANK of $WORLD_SIZE: $*" >> {log}
+if [ "$RANK" = 1 ] && [ -n "{code}" ]; then
+  until grep -q "^0 of" {log}; do sleep 0.05; done
+  exit {code}
+fi
 if [ "$RANK" = 0 ]; then {first}; fi
 sleep {seconds} & wait
 """

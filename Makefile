@@ -58,4 +58,4 @@ $(LOWEST)/.installed: pyproject.toml .ci/lowest.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) dist build htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache

@@ -46,7 +46,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of a scan; ``exit_code`` is that of the kind of failure, ``problems`` what ``error`` says as text."""
+    """Hold the outcome of one scan; ``error`` describes ``problems``, ``exit_code`` is that of their kind."""
 
     id: str
     output: str | None

@@ -42,7 +42,7 @@ LOG_TAIL_BYTES = 20_000
 
 
 class Bench:
-    """Where the rows do their work: folders, device, time, and a way to start processes."""
+    """Hold the folders, the device and the time limit of the rows, and start their processes."""
 
     def __init__(self, *, task: Path, out: Path, work: Path, device: str, sizes: Sizes, deadline: Deadline) -> None:
         self.task, self.out, self.work, self.device, self.sizes = task, out, work, device, sizes
@@ -62,7 +62,7 @@ class Bench:
 
     @property
     def log(self) -> Path:
-        """What the processes of the row have said so far."""
+        """Return the file that collects the output of the row's processes."""
         return self.work / "logs" / f"{_file_name(self.row)}.txt"
 
     def start(self, spec: dict[str, Any], *, compiled: bool = False) -> Child:

@@ -1,4 +1,4 @@
-"""What the rows of the check do in processes of their own: a command of pclauto, or a measurement.
+"""Run one command of pclauto or one measurement of the GPU check, in a process of its own.
 
 python benchmarks/gpu/measures.py '{"measure": "environment", "settings": {"device": "cuda"}, "result": "FILE"}'
 """

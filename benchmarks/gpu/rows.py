@@ -40,7 +40,7 @@ class ChildFailedError(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What a row has found: figures for its line, everything that speaks against it, and numbers for the JSON."""
+    """Collect a row's figures for the table, the reasons for which it fails, and its numbers for the JSON file."""
 
     figures: str
     problems: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much the rows do, on a GPU or in the tiny form."""
+    """Set how much the rows do, on a GPU or in the tiny form."""
 
     tiny: bool
     schedules: Mapping[str, Schedule]
@@ -380,7 +380,7 @@ def resume(bench: Bench) -> Found:
 
 
 def _written(file: Path) -> float:
-    """When a file was written; never, if it has just gone."""
+    """Return when a file was last written, in seconds since the epoch; 0 if it is gone."""
     try:
         return file.stat().st_mtime
     except FileNotFoundError:
@@ -497,7 +497,7 @@ def _scans(bench: Bench) -> list[Path]:
 
 
 def _seconds_per_mask(folder: Path) -> float:
-    """What a mask more takes: the time between the first and the last, without any start."""
+    """Estimate the seconds per mask from the times of the first and the last file, which leaves out the start."""
     times = [file.stat().st_mtime for file in folder.glob("*.nii.gz")]
     return (max(times) - min(times)) / (len(times) - 1) if len(times) > 1 else math.nan
 
@@ -526,7 +526,7 @@ def memory(bench: Bench) -> Found:
 
 
 def _of_split(bench: Bench, workers: int) -> dict[str, Any]:
-    """What measurements on the default training's split are told."""
+    """Describe the default training's split to a measurement."""
     run = _run_folder(bench, "check_default")
     _, plans, configuration = run.parent.name.split("__")
     return {

@@ -54,7 +54,7 @@ KEPT = ("events.jsonl", "run.json")
 
 @dataclass(frozen=True)
 class Expectation:
-    """How long a run may take, and how that is known; None: nobody knows."""
+    """Expect a run to take so many seconds, and say how that is known; None: unknown."""
 
     seconds: float | None
     source: str
@@ -87,7 +87,7 @@ def spelled(seconds: float) -> str:
 
 
 class Record:
-    """What FOLDER says of the study: finished runs, runs that were cut off, and timings."""
+    """Read from FOLDER which runs are finished, which were cut off, and how long they took."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -127,7 +127,7 @@ class Record:
 
 
 def portable_settings(study: Study, run: BenchmarkRun, given: argparse.Namespace) -> dict[str, Any]:
-    """What makes a run the one that is asked for, on whatever machine and wherever the task lies there."""
+    """Describe a run without machine and paths, so that another machine recognizes it."""
     settings = study.settings(run)
     planned = study.plan.nnunet["configurations"][study.configuration]
     architecture = planned["architecture"]["arch_kwargs"]
@@ -179,7 +179,7 @@ def find_study(given: argparse.Namespace, work: Path) -> tuple[Study, Workspace]
 
 
 def workers_each(given: argparse.Namespace) -> int | None:
-    """How many workers a run's stream of labelled patches has: with the others they come to about a core each."""
+    """Choose the augmentation workers for a run's labeled patches, about one worker per core in all."""
     from pcl_auto.nnunet.environment import available_cores
 
     if given.device == "cpu" or given.workers is not None:
@@ -219,7 +219,7 @@ def time_arm(given: argparse.Namespace) -> int:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What a run was done on."""
+    """Describe the machine that a run was done on."""
     import torch
 
     from pcl_auto import __version__
@@ -255,7 +255,7 @@ class Running:
 
 
 class Part:
-    """What is done of a study before the deadline."""
+    """Do as much of a study as fits before the deadline."""
 
     def __init__(self, given: argparse.Namespace, arguments: Sequence[str], work: Path, deadline: Deadline) -> None:
         self.given, self.work, self.deadline = given, work, deadline

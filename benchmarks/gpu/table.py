@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row."""
+    """Hold the outcome of one row."""
 
     row: str
     outcome: str

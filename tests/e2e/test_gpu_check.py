@@ -153,7 +153,7 @@ def test_a_row_that_hangs_is_killed_with_its_children(bench: checks.Bench, tmp_p
 
 
 def runs(pid: str) -> bool:
-    """Whether a process is there and not only waiting to be forgotten."""
+    """Return True if a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What a plan has seen is not looked at again; another setting is another run."""
+"""Test that a plan does not look again at files it has seen, and that another setting makes another run."""
 
 from __future__ import annotations
 

@@ -52,12 +52,12 @@ class Place:
 
     @property
     def log(self) -> Path:
-        """What all commands said."""
+        """Return the file that collects the output of all commands."""
         return self.folder / "log.txt"
 
     @property
     def masks(self) -> Path:
-        """Where predictions go."""
+        """Return the folder of the predictions."""
         return self.folder / "masks"
 
     @property

@@ -13,7 +13,7 @@ from pcl_auto.errors import PclautoError, Problem
 
 @dataclass
 class Refusal:
-    """What a block of :func:`refused` was refused with, once it has ended."""
+    """Hold the error that a block of :func:`refused` ended with."""
 
     caught: pytest.ExceptionInfo[PclautoError]
 

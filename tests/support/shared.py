@@ -1,4 +1,4 @@
-"""What several tests look at is made once for the whole run of tests, by whichever process asks first."""
+"""Make data sets and models that several tests read, once for the whole test run, under a file lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command that was given --json says when it is refused: one JSON object, with the code of every problem."""
+"""Test that a refused command with --json prints one JSON object with the code of every problem."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def only(folder: Path, channels: int = 1) -> Scan:
 
 
 def refusal_of(folder: Path) -> tuple[str, str]:
-    """Of which kind the refusal of the only scan of a folder is, and what was found; it is said which scan it is."""
+    """Return the code of the refusal of a folder's only scan, and what was found; check that the scan is named."""
     scan = only(folder)
     assert scan.problem is not None
     assert not scan.beside

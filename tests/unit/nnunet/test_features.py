@@ -26,7 +26,7 @@ def network(dimensions: int) -> PlainConvUNet:
 
 
 def compiled_by(backend: str, model: nn.Module) -> nn.Module:
-    """What runs ``model``: of a module torch makes a module."""
+    """Compile ``model`` with ``backend``."""
     run = torch.compile(model, backend=backend)
     assert isinstance(run, nn.Module)
     return run

@@ -1,4 +1,4 @@
-"""What a plan is refused for once the files are sound; nothing is written."""
+"""Test what a plan refuses once the files are sound, and that it writes nothing then."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -20,117 +19,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import measures
-from rows import FULL, ROWS, TINY, ChildFailedError, Found, NotRunError, Row, Sizes
-from supervise import (
-    Child,
-    Deadline,
-    TimedOutError,
-    adopt_orphans,
-    kill_all,
-    start_command,
-    start_fork,
-)
+from bench import FULL, TINY, Bench, ChildFailedError, Found, NotRunError, Row, file_name, say
+from rows import ROWS
+from supervise import Deadline, TimedOutError, adopt_orphans, kill_all
 from table import FAILED, NOT_RUN, PASSED, Result, exit_code, read, render, write
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Kept back from the end, to kill what runs and to write the table.
 RESERVE_S = 5.0
 LOG_TAIL_BYTES = 20_000
-
-
-class Bench:
-    """Hold the folders, the device and the time limit of the rows, and start their processes."""
-
-    def __init__(self, *, task: Path, out: Path, work: Path, device: str, sizes: Sizes, deadline: Deadline) -> None:
-        self.task, self.out, self.work, self.device, self.sizes = task, out, work, device, sizes
-        self.deadline = deadline
-        self.machine: dict[str, Any] = {}
-        # Forks of a process that has imported nnU-Net save half a minute of imports in all; where they cannot use the
-        # device, every process starts anew.
-        self.forks = False
-        self.row = ""
-        self._number = 0
-        (work / "logs").mkdir(parents=True, exist_ok=True)
-
-    @property
-    def workspace(self) -> Path:
-        """The workspace of all rows."""
-        return self.work / "workspace"
-
-    @property
-    def log(self) -> Path:
-        """Return the file that collects the output of the row's processes."""
-        return self.work / "logs" / f"{_file_name(self.row)}.txt"
-
-    def start(self, spec: dict[str, Any], *, compiled: bool = False) -> Child:
-        """Start what :func:`measures.perform` does of ``spec``; on a GPU nnU-Net compiles unless it is told not to."""
-        variables = {} if compiled else {"nnUNet_compile": "f"}
-        if self.forks:
-            return start_fork(lambda: measures.perform(spec), self.log, variables)
-        return start_command([sys.executable, str(Path(measures.__file__)), json.dumps(spec)], self.log, variables)
-
-    def finish(self, child: Child, what: str) -> None:
-        """Wait for a process, which must end well.
-
-        Raises:
-            ChildFailedError: it did not.
-            TimedOutError: it had no time left and was killed.
-        """
-        code = child.wait(self.deadline)
-        if code != 0:
-            raise ChildFailedError(f"{what} ended with exit code {code}: {_last_words(self.log)}")
-
-    def pclauto(self, *arguments: object, fixed_kernels: bool = False, compiled: bool = False) -> float:
-        """Run a command of pclauto in the check's workspace, which must end well; the seconds that it took."""
-        spec = {"pclauto": self.arguments(*arguments), "fixed_kernels": fixed_kernels}
-        begun = time.monotonic()
-        self.finish(self.start(spec, compiled=compiled), f"pclauto {arguments[0]}")
-        return time.monotonic() - begun
-
-    def arguments(self, *arguments: object) -> list[str]:
-        """The arguments of a command in the check's workspace."""
-        return [*map(str, arguments), "--workspace", str(self.workspace), "--debug"]
-
-    def command(self, *command: object, **variables: str) -> float:
-        """Run any command, which must end well; the seconds that it took."""
-        begun = time.monotonic()
-        self.finish(start_command([str(word) for word in command], self.log, variables), str(command[0]))
-        return time.monotonic() - begun
-
-    def measure(self, name: str, settings: dict[str, Any], *, compiled: bool = False) -> dict[str, Any]:
-        """Take a measurement of :mod:`measures` in a process of its own."""
-        self._number += 1
-        result = self.work / f"result_{self._number}.json"
-        result.unlink(missing_ok=True)
-        spec = {"measure": name, "settings": {"device": self.device, **settings}, "result": str(result)}
-        self.finish(self.start(spec, compiled=compiled), name)
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-        return found
-
-    def warm_up(self) -> None:
-        """Import here what all rows need, and see whether forks can use the device after that."""
-        from pcl_auto.nnunet.environment import prepare_environment
-        from pcl_auto.run.quiet import output_to
-
-        self.row = "warm-up"
-        try:
-            with output_to(self.log):
-                prepare_environment()
-                import pcl_auto.nnunet.joint_trainer
-                import pcl_auto.nnunet.planner
-                import pcl_auto.nnunet.predictor  # noqa: F401
-            self.forks = True
-            before, self.deadline = self.deadline, self.deadline.within(60)
-            try:
-                self.measure("compute", {})
-            finally:
-                self.deadline = before
-        except (ImportError, ChildFailedError, TimedOutError) as error:
-            self.forks = False
-            _say(f"no forks here, every process starts anew: {type(error).__name__} {error}")
 
 
 def run_row(row: Row, bench: Bench, done: dict[str, Result]) -> Result:
@@ -142,11 +40,12 @@ def run_row(row: Row, bench: Bench, done: dict[str, Result]) -> Result:
     missing = [name for name in row.needs if name not in done or done[name].outcome != PASSED]
     if missing:
         return Result(row.name, NOT_RUN, f"needs {' and '.join(missing)}")
-    least_s = bench.sizes.least(row)
+    # In the tiny form nobody knows how long a row takes.
+    least_s = 1.0 if bench.sizes.tiny else row.least_s
     if whole.left() < least_s:
         return Result(row.name, NOT_RUN, f"{whole.left():.0f} s are left, it takes about {least_s:.0f}")
     bench.deadline = whole.within(row.limit_s)
-    (bench.out / f"{_file_name(row.name)}.log").unlink(missing_ok=True)
+    (bench.out / f"{file_name(row.name)}.log").unlink(missing_ok=True)
     found, outcome = Found(""), PASSED
     try:
         found = row.work(bench)
@@ -181,22 +80,7 @@ def _keep_log(bench: Bench) -> None:
         )
         if runs:
             kept += f"\n--- end of {runs[-1]}\n".encode() + runs[-1].read_bytes()[-LOG_TAIL_BYTES // 4 :]
-        (bench.out / f"{_file_name(bench.row)}.log").write_bytes(kept)
-
-
-def _file_name(row: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in row) or "check"
-
-
-def _last_words(log: Path, most: int = 300) -> str:
-    """The last line of a log that says something."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line[-most:] for line in reversed(lines) if line), "it said nothing")
-
-
-def _say(text: str) -> None:
-    """Tell of the progress; the table alone goes to stdout."""
-    print(text, file=sys.stderr, flush=True)
+        (bench.out / f"{file_name(bench.row)}.log").write_bytes(kept)
 
 
 def chosen_rows(names: str) -> list[Row]:
@@ -282,7 +166,7 @@ def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Res
         if interrupted:
             put(Result(row.name, NOT_RUN, "interrupted"))
             continue
-        _say(f"{row.name} … ({deadline.left():.0f} s left)")
+        say(f"{row.name} … ({deadline.left():.0f} s left)")
         try:
             put(run_row(row, bench, done))
             if row.name == "environment" and done[row.name].outcome == PASSED:
@@ -291,7 +175,7 @@ def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Res
             interrupted = True
             kill_all()
             put(Result(row.name, NOT_RUN, "interrupted"))
-        _say(f"  {done[row.name].outcome}  {done[row.name].figures}")
+        say(f"  {done[row.name].outcome}  {done[row.name].figures}")
     return results()
 
 

@@ -27,7 +27,10 @@ import rows  # noqa: E402
 import study  # noqa: E402
 import supervise  # noqa: E402
 import table  # noqa: E402
+from bench import TINY, Bench, Found, Row, Schedule  # noqa: E402
 from carried import MB, Carried  # noqa: E402
+from cost_rows import loader_figures  # noqa: E402
+from training_rows import resume_problems, training_figures, training_problems  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -122,26 +125,26 @@ def test_rows_that_are_named_bring_what_they_need() -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> checks.Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     # Everything below this process is more than what the rows have started.
     monkeypatch.setattr(checks, "kill_all", lambda: None)
-    return checks.Bench(
-        task=tmp_path, out=tmp_path, work=tmp_path / "work", device="cpu", sizes=rows.TINY,
+    return Bench(
+        task=tmp_path, out=tmp_path, work=tmp_path / "work", device="cpu", sizes=TINY,
         deadline=supervise.Deadline(60),
     )  # fmt: skip
 
 
 def in_shell(script: str) -> Any:
-    def work(bench: checks.Bench) -> rows.Found:
+    def work(bench: Bench) -> Found:
         bench.command("sh", "-c", script)
-        return rows.Found("done")
+        return Found("done")
 
     return work
 
 
-def test_a_row_that_hangs_is_killed_with_its_children(bench: checks.Bench, tmp_path: Path) -> None:
+def test_a_row_that_hangs_is_killed_with_its_children(bench: Bench, tmp_path: Path) -> None:
     script = f"for how in '' setsid; do $how sleep 600 & echo $! >> {tmp_path}/pids; done; echo hangs; wait"
-    result = checks.run_row(rows.Row("hanging", in_shell(script), 1.0, 0, needs=()), bench, {})
+    result = checks.run_row(Row("hanging", in_shell(script), 1.0, 0, needs=()), bench, {})
     assert (result.outcome, result.figures) == (table.FAILED, "killed after 1 s")
     assert (tmp_path / "hanging.log").read_text().startswith("hangs")
     pids = (tmp_path / "pids").read_text().split()
@@ -160,32 +163,32 @@ def runs(pid: str) -> bool:
         return False
 
 
-def test_the_end_of_the_check_is_not_the_row_s_fault(bench: checks.Bench) -> None:
+def test_the_end_of_the_check_is_not_the_row_s_fault(bench: Bench) -> None:
     bench.deadline = supervise.Deadline(1.5)
-    result = checks.run_row(rows.Row("slow", in_shell("sleep 600"), 60, 0, needs=()), bench, {})
+    result = checks.run_row(Row("slow", in_shell("sleep 600"), 60, 0, needs=()), bench, {})
     assert result.outcome == table.NOT_RUN
     assert "cut off" in result.figures
-    late = checks.run_row(rows.Row("late", in_shell("true"), 60, 0, needs=()), bench, {})
+    late = checks.run_row(Row("late", in_shell("true"), 60, 0, needs=()), bench, {})
     assert (late.outcome, late.figures) == (table.NOT_RUN, "0 s are left, it takes about 1")
 
 
-def test_a_failed_row_keeps_its_last_words_and_stops_those_that_need_it(bench: checks.Bench, tmp_path: Path) -> None:
+def test_a_failed_row_keeps_its_last_words_and_stops_those_that_need_it(bench: Bench, tmp_path: Path) -> None:
     script = "echo 'it is broken' >&2; exit 3"
-    done = {"a": checks.run_row(rows.Row("a", in_shell(script), 60, 0, needs=()), bench, {})}
+    done = {"a": checks.run_row(Row("a", in_shell(script), 60, 0, needs=()), bench, {})}
     assert (done["a"].outcome, done["a"].figures) == (table.FAILED, "sh ended with exit code 3: it is broken")
     assert (tmp_path / "a.log").read_text() == "it is broken\n"
-    assert checks.run_row(rows.Row("b", in_shell("true"), 60, 0, needs=("a",)), bench, done).figures == "needs a"
-    assert checks.run_row(rows.Row("c", in_shell("true"), 60, 0, needs=()), bench, done).outcome == table.PASSED
-    assert checks.run_row(rows.Row("d", in_shell("true"), 60, 0, (), gpu=True), bench, done).figures == "needs a GPU"
+    assert checks.run_row(Row("b", in_shell("true"), 60, 0, needs=("a",)), bench, done).figures == "needs a"
+    assert checks.run_row(Row("c", in_shell("true"), 60, 0, needs=()), bench, done).outcome == table.PASSED
+    assert checks.run_row(Row("d", in_shell("true"), 60, 0, (), gpu=True), bench, done).figures == "needs a GPU"
 
-    def wrong(_bench: checks.Bench) -> rows.Found:
-        return rows.Found("figures", ("a reason",))
+    def wrong(_bench: Bench) -> Found:
+        return Found("figures", ("a reason",))
 
-    def faulty(_bench: checks.Bench) -> rows.Found:
+    def faulty(_bench: Bench) -> Found:
         raise KeyError("nothing")
 
     for work, figures in ((wrong, "a reason; figures"), (faulty, "KeyError: 'nothing'")):
-        result = checks.run_row(rows.Row("e", work, 60, 0, needs=()), bench, {})
+        result = checks.run_row(Row("e", work, 60, 0, needs=()), bench, {})
         assert (result.outcome, result.figures) == (table.FAILED, figures)
 
 
@@ -247,25 +250,25 @@ def test_figures_of_a_training() -> None:
         epoch(5, "round 1", 8.0, 0.6, contrast=1.5),
         epoch(6, "round 2", 7.0, 0.6, contrast=1.4),
     ]
-    found = rows.training_figures(events, 10)
+    found = training_figures(events, 10)
     # Without the first epoch of a stage, unless it has no other.
     assert found["ms_per_step"] == {"supervised": 500.0, "joint": 750.0}
     assert (found["supervised_loss"], found["contrast"], found["pseudo_label_s"]) == ([1.0, 0.5], 1.4, 0.5)
-    assert rows.training_problems(found, joint=True) == []
-    rising = rows.training_figures([epoch(1, "supervised", 1.0, 0.5), epoch(2, "supervised", 1.0, None)], 10)
-    assert rows.training_problems(rising, joint=True) == ["a loss is not finite", "no joint step was made"]
-    rising = rows.training_figures([epoch(1, "supervised", 1.0, 0.5), epoch(2, "supervised", 1.0, 0.7)], 10)
-    assert rows.training_problems(rising, joint=False) == ["the supervised loss does not fall: 0.500, then 0.700"]
-    assert rows.training_problems(rows.training_figures([], 10), joint=False) == ["a loss is not finite"]
+    assert training_problems(found, joint=True) == []
+    rising = training_figures([epoch(1, "supervised", 1.0, 0.5), epoch(2, "supervised", 1.0, None)], 10)
+    assert training_problems(rising, joint=True) == ["a loss is not finite", "no joint step was made"]
+    rising = training_figures([epoch(1, "supervised", 1.0, 0.5), epoch(2, "supervised", 1.0, 0.7)], 10)
+    assert training_problems(rising, joint=False) == ["the supervised loss does not fall: 0.500, then 0.700"]
+    assert training_problems(training_figures([], 10), joint=False) == ["a loss is not finite"]
 
 
 def test_problems_of_a_run_that_was_killed() -> None:
-    schedule = rows.Schedule(2, 1, 1, 1)
+    schedule = Schedule(2, 1, 1, 1)
     done = [epoch(1, "supervised", 1, 1), {"event": "resumed", "epoch": 1}, epoch(2, "round 1", 1, 1)]
     ended = {"event": "trained", "epochs": 2}
-    assert rows.resume_problems([*done, ended], schedule) == ([], (1, 2))
-    assert rows.resume_problems(done, schedule)[0] == ["trained [] epochs, not 2"]
-    problems, epochs = rows.resume_problems([done[2], ended], schedule)
+    assert resume_problems([*done, ended], schedule) == ([], (1, 2))
+    assert resume_problems(done, schedule)[0] == ["trained [] epochs, not 2"]
+    problems, epochs = resume_problems([done[2], ended], schedule)
     assert epochs == ()
     assert problems == ["not resumed once, after an epoch: []", "epochs on record are [2]"]
 
@@ -277,11 +280,11 @@ def test_what_limits_the_loader() -> None:
         ]
         return {"rates": entries, "held": {"steps_per_s": 10.0, "utilization": None}}
 
-    assert rows.loader_figures(rates(3.0, 9.5)) == (
+    assert loader_figures(rates(3.0, 9.5)) == (
         "steps a second: 2 workers 3.0 (GPU 50 %), 4 workers 9.5 (GPU 50 %), one batch held in memory 10.0; "
         "4 workers keep up"
     )
-    assert rows.loader_figures(rates(3.0)).endswith("augmentation is the limit with any of these")
+    assert loader_figures(rates(3.0)).endswith("augmentation is the limit with any of these")
 
 
 # --- the study ------------------------------------------------------------------------------------------------

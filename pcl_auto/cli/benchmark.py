@@ -93,7 +93,7 @@ def benchmark(
         workers=workers,
         folder=folder,
     )
-    done = carry_out(terminal, dataset, request, place, dry_run=dry_run)
+    done = carry_out(terminal, dataset, request, place, dry_run=dry_run, json=json)
     if done is None:
         return
     study, rows, results = done

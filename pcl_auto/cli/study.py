@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def carry_out(
-    terminal: Terminal, dataset: str | None, request: BenchmarkRequest, place: Workspace, *, dry_run: bool
+    terminal: Terminal, dataset: str | None, request: BenchmarkRequest, place: Workspace, *, dry_run: bool, json: bool
 ) -> tuple[Study, list[Row], dict[str, Any]] | None:
-    """Settle a study, show it and do its runs; None for a dry run.
+    """Settle a study, show it and do its runs; list them for a dry run, as JSON too if asked, and return None.
 
     Raises:
         PclautoError: what does not fit, before anything is done; what stops a run.
@@ -31,6 +31,13 @@ def carry_out(
         found = study.recorded()
         for run in study.runs:
             terminal.say(f"  {run.name}{'  done before' if run.name in found else ''}")
+        if json:
+            runs = [
+                {"name": run.name, "arm": run.arm.name, "labeled": run.labeled, "seed": run.seed,
+                 "done": run.name in found}
+                for run in study.runs
+            ]  # fmt: skip
+            terminal.json({"folder": str(study.folder), "runs": runs})
         terminal.say("dry run: nothing was written")
         return None
     return study, *_run(terminal, study, place)

@@ -71,7 +71,8 @@ def sweep(
         labeled=labeled, seeds=seeds, arms=f"{SUPERVISED},{recipe}", budget=budget, epochs=epochs, test_labels=test,
         test_images=test_images, hold_out=hold_out, device=device, folder=folder,
     )  # fmt: skip
-    done = carry_out(terminal, dataset, request, Workspace.find(workspace, os.environ), dry_run=dry_run)
+    place = Workspace.find(workspace, os.environ)
+    done = carry_out(terminal, dataset, request, place, dry_run=dry_run, json=json)
     if done is None:
         return
     study, rows, results = done

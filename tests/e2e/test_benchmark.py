@@ -61,10 +61,14 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
 
     sweep = ["sweep", task, "--workspace", "bench-work", "--seeds", "1", "--device", "cpu", "--recipe", "paper",
              "--budget", "bench.toml"]  # fmt: skip
-    planned = shell.pclauto(*sweep, "--labeled", "1,2", "--dry-run")
+    planned = shell.pclauto(*sweep, "--labeled", "1,2", "--dry-run", "--json")
     listed = [line.split(maxsplit=1) for line in planned.stderr.splitlines() if line.startswith("  ")]
     assert listed == [["supervised_L1_s0"], ["paper_L1_s0"], ["supervised_L2_s0", "done before"],
                       ["paper_L2_s0", "done before"]]  # fmt: skip
+    content = json.loads(planned.stdout)
+    assert content["folder"] == str(folder)
+    assert [(run["name"], run["done"]) for run in content["runs"]] == [(name, bool(done)) for name, *done in listed]
+    assert content["runs"][3] == {"name": "paper_L2_s0", "arm": "paper", "labeled": 2, "seed": 0, "done": True}
     told = shell.pclauto(*sweep, "--labeled", "2", "--json")
     assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
     (point,) = json.loads(told.stdout)["curve"]

@@ -1,6 +1,6 @@
 """Kill commands and repeat them: what is left in the end must be what an unbroken run leaves.
 
-``python tests/faults/kills.py --kills 50 --stride 3`` (``make soak``) is the long form of what the tests run.
+``python tests/support/kills.py --kills 50 --stride 3`` (``make soak``) is the long form of what the tests run.
 """
 
 from __future__ import annotations

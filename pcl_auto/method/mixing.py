@@ -28,8 +28,8 @@ def box_mask(shape: Sequence[int], share: float, generator: torch.Generator | No
 
 
 def nearest(mask: Tensor, shape: Sequence[int]) -> Tensor:
-    """``mask`` at another resolution, by nearest neighbour."""
-    resized = functional.interpolate(mask[None, None].float(), size=tuple(shape), mode="nearest")
+    """Resample a boolean mask to ``shape``, from the same voxels as nnU-Net's targets for deep supervision."""
+    resized = functional.interpolate(mask[None, None].float(), size=tuple(shape), mode="nearest-exact")
     return resized[0, 0].bool()
 
 

@@ -1,0 +1,63 @@
+"""Test that images and targets of a joint step stay together when boxes of them change places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from torch import Tensor
+
+from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.recipe import load_recipe
+
+SCALES = (1, 0.5, 0.25)
+
+
+def patches(first: int, count: int, shape: tuple[int, ...]) -> Tensor:
+    """Return patches (count, 1, *shape) whose voxels hold numbers from ``first`` on, each once."""
+    size = torch.Size(shape).numel()
+    return torch.arange(first, first + count * size, dtype=torch.float).reshape(count, 1, *shape)
+
+
+def targets_of(images: Tensor) -> list[Tensor]:
+    """Return the images as nnU-Net's targets at every scale: each voxel holds the number that it was taken from."""
+    each = [DownsampleSegForDSTransform(SCALES)(segmentation=image)["segmentation"] for image in images]
+    return [torch.stack(scale) for scale in zip(*each, strict=True)]
+
+
+def joined(labeled: Tensor, unlabeled: Tensor, *, copy_paste: bool) -> tuple[Tensor, list[Tensor]]:
+    trainer = nnUNetTrainerPCL.__new__(nnUNetTrainerPCL)
+    recipe = load_recipe("default")
+    recipe = replace(recipe, mixing=replace(recipe.mixing, copy_paste=copy_paste, box=0.4))
+    trainer.settings = cast("Any", SimpleNamespace(recipe=recipe))
+    trainer.device = torch.device("cpu")
+    batches = [{"data": images.clone(), "target": targets_of(images)} for images in (labeled, unlabeled)]
+    return trainer._joined(*batches)
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (8, 12, 16)])
+@pytest.mark.parametrize("seed", range(5))
+def test_every_target_is_that_of_the_voxel_above_it(shape: tuple[int, ...], seed: int) -> None:
+    torch.manual_seed(seed)
+    labeled, unlabeled = patches(0, 2, shape), patches(100_000, 3, shape)
+    images, targets = joined(labeled, unlabeled, copy_paste=True)
+    for scale, expected in zip(targets, targets_of(images), strict=True):
+        assert torch.equal(scale, expected)
+    # Some voxels of each of the two pairs have changed places, none is lost, and the third patch is as it was.
+    changed = (images >= 100_000).flatten(1).float().mean(1)
+    assert all(0 < share < 0.5 for share in changed[:2])
+    assert torch.equal(changed[2:4], 1 - changed[:2])
+    assert torch.equal(images.flatten().sort().values, torch.cat([labeled, unlabeled]).flatten())
+    assert torch.equal(images[4], unlabeled[2])
+
+
+def test_without_copy_paste_nothing_changes_places() -> None:
+    labeled, unlabeled = patches(0, 2, (8, 8)), patches(1000, 3, (8, 8))
+    images, targets = joined(labeled, unlabeled, copy_paste=False)
+    assert torch.equal(images, torch.cat([labeled, unlabeled]))
+    for scale, expected in zip(targets, targets_of(images), strict=True):
+        assert torch.equal(scale, expected)

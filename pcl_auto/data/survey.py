@@ -51,11 +51,14 @@ class Survey:
 
     def add(self, start: int, channel: int, values: Voxels) -> None:
         """Take in ``values`` (x, y, slab), whose first slice is slice ``start`` of ``channel``."""
-        plain = values.astype("<f4").ravel(order="F")
+        with np.errstate(over="ignore"):
+            as_read = values.astype("<f4")
+        plain = as_read.ravel(order="F")
         self.digest.update(plain.data)
         nonzero = values != 0
         if values.dtype.kind == "f":
-            finite = np.isfinite(values)
+            # nnU-Net reads 32 bits: what is larger becomes infinite there.
+            finite = np.isfinite(as_read)
             if not finite.all():
                 self._note_bad(start, channel, finite)
                 nonzero &= finite
@@ -92,7 +95,7 @@ class Survey:
         place = f"({', '.join(map(str, voxel))})" + (f" of channel {channel}" if len(self.low) > 1 else "")
         found = f"{self.bad_count}, the first at voxel {place}"
         fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
-        return [Problem("data.not-finite", "NaN or infinite voxels", where, fix, "finite values", found)]
+        return [Problem("data.not-finite", "NaN or infinite voxels", where, fix, "finite values in 32 bits", found)]
 
     def constant_channels(self) -> tuple[int, ...]:
         """The channels that hold one value."""

@@ -20,13 +20,13 @@ def task(tmp_path: Path) -> Path:
     return small_task(tmp_path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_f05_nan_and_infinity_are_counted_and_placed(task: Path, value: float) -> None:
     def spoil(voxels: np.ndarray) -> np.ndarray:
         voxels[3, 4, 5, 1] = voxels[6, 4, 5, 1] = value
         return voxels
 
-    rewrite(image(task), lambda voxels: spoil(voxels.astype(np.float32)))
+    rewrite(image(task), lambda voxels: spoil(voxels.astype(np.float64)))
     (problem,) = refusal(task)
     assert problem.code == "data.not-finite"
     assert problem.where == str(image(task))

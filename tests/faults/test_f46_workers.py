@@ -20,6 +20,8 @@ from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet import streams
 
 SECONDS = 60
+# batchgenerators' own thread ends by an exception once a worker is gone.
+SEES_IT_TOO = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 DRIVER = """
 import sys
@@ -109,6 +111,7 @@ def draw_until(drawn: NonDetMultiThreadedAugmenter, batches: int) -> None:
         assert streams.next_batch(drawn)["data"] > number
 
 
+@SEES_IT_TOO
 @pytest.mark.parametrize(("how", "code"), [("killed", -9), ("raises", 0)])
 def test_f46_what_was_drawn_is_used_then_the_worker_is_missed(how: str, code: int) -> None:
     drawn = stream(5, how)
@@ -118,6 +121,7 @@ def test_f46_what_was_drawn_is_used_then_the_worker_is_missed(how: str, code: in
     assert drawn._processes == []
 
 
+@SEES_IT_TOO
 def test_f46_a_worker_that_dies_with_the_shared_lock_is_missed_too() -> None:
     drawn = stream(10**9, "raises")
     streams.next_batch(drawn)

@@ -180,6 +180,7 @@ PLANNERS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:WARNING. You are running nnUNetPlanner")  # on less memory than it is named for
 @pytest.mark.parametrize("name", PLANNERS)
 def test_f51_what_nnunets_planners_write_is_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pcl_auto.nnunet import planner

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,15 @@ def variables_set(**variables: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def missing_for_compile() -> str:
+    """Name what torch.compile lacks on this machine to build kernels for a GPU; an empty string if nothing."""
+    if "CC" not in os.environ and not (shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler (gcc or clang)"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "Python's header files (python3-dev)"
+    return ""
 
 
 def choose_device(wanted: str) -> Any:

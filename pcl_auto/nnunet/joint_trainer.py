@@ -32,8 +32,9 @@ from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, store
 from pcl_auto.nnunet.optimizers import make_optimizer
 from pcl_auto.nnunet.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.segmenter import agreement_check, segmenter
+from pcl_auto.nnunet.streams import patches_of, scales
 from pcl_auto.nnunet.teacher import Teacher
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised, patches_of, scales
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.rounds import joint_rounds, self_train
 from pcl_auto.run.extras import require
 from pcl_auto.run.files import read_json

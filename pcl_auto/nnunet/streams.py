@@ -13,6 +13,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor
 
 from pcl_auto.errors import Problem, ResourceError
 from pcl_auto.nnunet.cases import StoredCases
@@ -131,3 +132,13 @@ def close(stream: Any) -> None:
         # It reports on stdout.
         with open(os.devnull, "w", encoding="utf-8") as void, contextlib.redirect_stdout(void):  # noqa: PTH123
             stream._finish()
+
+
+def scales(value: Tensor | list[Tensor]) -> list[Tensor]:
+    """Return outputs or targets as a list from full resolution down; without deep supervision there is one."""
+    return value if isinstance(value, list) else [value]
+
+
+def patches_of(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
+    """Select patches of a batch, at every scale."""
+    return [batch[first:last] for batch in batches]

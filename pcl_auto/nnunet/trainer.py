@@ -32,6 +32,7 @@ from pcl_auto.nnunet.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.features import unwrapped
 from pcl_auto.nnunet.optimizers import descend, make_optimizer
@@ -102,6 +103,15 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         if several:
             self.network = ranks.in_step(self.network, self.device)
             self.loss = self._build_loss()
+
+    def _do_i_compile(self) -> bool:
+        """Compile as nnU-Net does, but train without where the first step would fail."""
+        if not super()._do_i_compile():
+            return False
+        missing = missing_for_compile()
+        if missing:
+            self.print_to_log_file(f"not compiled, which is slower: torch.compile needs {missing}")
+        return not missing
 
     # --- the training loop ------------------------------------------------------------------------------------
 
@@ -181,7 +191,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step on labelled patches."""
-        targets = [target.to(self.device, non_blocking=True) for target in scales(batch["target"])]
+        targets = [target.to(self.device, non_blocking=True) for target in streams.scales(batch["target"])]
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.segmentation_loss(self.forward(batch["data"].to(self.device, non_blocking=True)), targets)
         self.descend(loss, (self.optimizer, self.network))
@@ -190,7 +200,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
     def forward(self, images: Tensor) -> list[Tensor]:
         """Logits of a batch, from full resolution down; (B, K, *patch), float32 on a CPU."""
         with half_precision(self.device):
-            outputs = scales(self.network(images))
+            outputs = streams.scales(self.network(images))
         # On CUDA autocast knows which parts of the loss need float32.
         return outputs if self.device.type == "cuda" else [output.float() for output in outputs]
 
@@ -387,13 +397,3 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         self.current_epoch = content["current_epoch"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         return content
-
-
-def scales(value: Tensor | list[Tensor]) -> list[Tensor]:
-    """Outputs or targets as a list from full resolution down; without deep supervision there is one."""
-    return value if isinstance(value, list) else [value]
-
-
-def patches_of(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
-    """Some patches of a batch, at every scale."""
-    return [batch[first:last] for batch in batches]

@@ -15,6 +15,7 @@ from torch._dynamo import OptimizedModule
 
 from pcl_auto.nnunet.predictor import ModelPredictor
 from pcl_auto.nnunet.segmenter import segmenter
+from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
 
 
 def test_f42_predict_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +42,30 @@ def test_f42_pseudo_labels_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> 
     optimized = OptimizedModule(nn.Identity(), lambda module, *_: module)  # type: ignore[arg-type]
     segmenter(trainer, optimized, mirroring=False)
     assert compiled == []
+
+
+def test_f42_without_a_compiler_training_does_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    trainer = nnUNetTrainerPCLSupervised.__new__(nnUNetTrainerPCLSupervised)
+    trainer.device = torch.device("cuda")
+    monkeypatch.setattr(trainer, "print_to_log_file", said.append)
+    for name in ("CC", "nnUNet_compile"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "include").mkdir()
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path / "include")})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not trainer._do_i_compile()
+    compiler = tmp_path / "clang"
+    compiler.touch(mode=0o755)
+    assert not trainer._do_i_compile()
+    assert [line.rpartition("torch.compile needs ")[2] for line in said] == [
+        "a C compiler (gcc or clang)", "Python's header files (python3-dev)"
+    ]  # fmt: skip
+    (tmp_path / "include" / "Python.h").touch()
+    assert trainer._do_i_compile()
+    compiler.unlink()
+    monkeypatch.setenv("CC", "cc")
+    assert trainer._do_i_compile()
+    monkeypatch.setenv("nnUNet_compile", "f")
+    assert not trainer._do_i_compile()
+    assert len(said) == 2

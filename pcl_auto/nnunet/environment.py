@@ -60,7 +60,9 @@ def missing_for_compile() -> str:
     """Name what torch.compile lacks on this machine to build kernels for a GPU; an empty string if nothing."""
     if "CC" not in os.environ and not (shutil.which("gcc") or shutil.which("clang")):
         return "a C compiler (gcc or clang)"
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+    # Debian's own Python has its headers where another scheme than its default one says; Triton looks there too.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not (Path(sysconfig.get_path("include", scheme)) / "Python.h").is_file():
         return "Python's header files (python3-dev)"
     return ""
 

@@ -52,7 +52,10 @@ def test_f42_without_a_compiler_training_does_without(monkeypatch: pytest.Monkey
     for name in ("CC", "nnUNet_compile"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "include").mkdir()
-    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path / "include")})
+    # As on Debian, where the default scheme names a folder for what is installed later.
+    monkeypatch.setattr("sysconfig.get_default_scheme", lambda: "posix_local")
+    folders = {"posix_local": "local", "posix_prefix": "include"}
+    monkeypatch.setattr("sysconfig.get_path", lambda _name, scheme: str(tmp_path / folders[scheme]))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not trainer._do_i_compile()
     compiler = tmp_path / "clang"

@@ -10,19 +10,16 @@ failed the end of what its processes said. The exit code is 1 if a row failed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from bench import FULL, TINY, Bench, ChildFailedError, Found, NotRunError, Row, file_name, say
 from rows import ROWS
-from supervise import Deadline, TimedOutError, adopt_orphans, kill_all
+from supervise import Deadline, TimedOutError, adopt_orphans, interrupt, kill_all, work_folder
 from table import FAILED, NOT_RUN, PASSED, Result, exit_code, read, render, write
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -121,20 +118,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-@contextlib.contextmanager
-def _work_folder(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
-        yield given.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="pclauto-check-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder).resolve()
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Result]:
     """Do the rows one after the other, writing the table after each."""
     rows, sizes = chosen_rows(given.rows), TINY if given.tiny else FULL
@@ -183,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do the check; the exit code is 1 if a row failed."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
     deadline = Deadline(max(0.0, 60 * given.minutes - RESERVE_S))
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     adopt_orphans()
     # This checkout, installed or not, here and in every process.
     sys.path.insert(0, str(CHECKOUT))
@@ -192,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for name in [name for name in os.environ if name.startswith("nnUNet_")]:
         del os.environ[name]
-    with _work_folder(given.work) as work:
+    with work_folder(given.work, "pclauto-check-") as work:
         # Compiled kernels go with the rest.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work / "inductor"))
         os.environ.setdefault("TRITON_CACHE_DIR", str(work / "triton"))

@@ -21,18 +21,25 @@ import platform
 import signal
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from carried import MB, Carried
-from supervise import Child, Deadline, TimedOutError, adopt_orphans, kill_all, start_command
+from supervise import (
+    Child,
+    Deadline,
+    TimedOutError,
+    adopt_orphans,
+    interrupt,
+    kill_all,
+    start_command,
+    work_folder,
+)
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.study import BenchmarkRun, Study
@@ -526,20 +533,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-@contextmanager
-def _work_folder(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
-        yield given.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="pclauto-study-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder).resolve()
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def do_part(given: argparse.Namespace, arguments: Sequence[str], work: Path, deadline: Deadline) -> int:
     """Do a part of the study and say how far it is; 1 if a run failed or none fits a part."""
     plan_task(given, work, deadline)
@@ -570,7 +563,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     deadline = Deadline(max(0.0, 60 * given.minutes - RESERVE_S))
     adopt_orphans()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     for name in [name for name in os.environ if name.startswith("nnUNet_")]:
         del os.environ[name]
@@ -579,7 +572,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pcl_auto.run.lock import sole_writer
 
     try:
-        with _work_folder(given.work) as work, sole_writer(given.folder.resolve()):
+        with work_folder(given.work, "pclauto-study-") as work, sole_writer(given.folder.resolve()):
             return do_part(given, words, work, deadline)
     except PclautoError as error:
         for problem in error.problems:

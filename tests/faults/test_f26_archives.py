@@ -156,5 +156,6 @@ def test_f26_a_negative_size_does_not_loop() -> None:
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     _, problems = inspect_archive(io.BytesIO(bytes(header) * 3), "a.tar", TASK)
-    # Which of them depends on Python's tarfile: later ones refuse such a header themselves.
-    assert set(codes(problems)) & {"archive.truncated", "archive.unreadable"}
+    # The tarfile of Python 3.10 does not take it for the end.
+    ends = ["archive.truncated", "archive.no-task"], ["archive.unreadable"]
+    assert codes(problems) in [["archive.truncated", *end] for end in ends]

@@ -133,7 +133,7 @@ def test_listed_files_are_the_files(task: Path) -> None:
     assert description["numTest"] == len(description["test"]) == 2
 
 
-def test_unlabelled_cases_have_no_label_anywhere(task: Path) -> None:
+def test_unlabeled_cases_have_no_label_anywhere(task: Path) -> None:
     assert sorted(path.name for path in task.parent.rglob("*") if path.is_file()) == sorted(
         ["dataset.json"]
         + [f"phantom_{number:03d}.nii.gz" for number in range(1, 8)]  # images

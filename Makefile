@@ -3,24 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all soak coverage check clean
+.PHONY: demo test test-all soak coverage test-lowest check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pclauto demo
 
 # Two processes of tests, each on one core: trainings this small gain nothing from more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+OPTIONS := -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(OPTIONS)
+FAST := -m "not slow and not soak"
 
 # Before every commit: lint, types, unit tests and one golden path.
 test: check
-	$(PYTEST) -m "not slow and not soak"
+	$(PYTEST) $(FAST)
 
-# Before every landing, and in CI: all but what takes an hour.
+# Before every landing, and in CI: all but the soak.
 test-all: check
 	$(PYTEST) -m "not soak" --durations 25
 
-# As long as it takes: every documented command, the ten kinds of data, real data at length, and a plan, a training and
-# a prediction killed at every third sync and renaming, the training at 50 random moments too.
+# As long as it takes: every documented command, the kinds of data that test-all leaves out, real data at length, and
+# a plan and a prediction killed at every sync and renaming, a training at every third and at 50 random moments.
 soak: $(VENV)/.installed
 	$(PYTEST) -m soak --durations 25
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/kills.py --kills 50 --stride 3
@@ -35,9 +37,8 @@ LOWEST_PYTHON ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/de
 LOWEST := .venv-lowest
 LOWEST_PIP := $(LOWEST)/bin/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: test-lowest
 test-lowest: $(LOWEST)/.installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not soak"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(OPTIONS) $(FAST)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

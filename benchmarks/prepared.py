@@ -16,8 +16,8 @@ from typing import Any
 
 from pcl_auto import __version__
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
-from pcl_auto.run.files import read_json
-from pcl_auto.run.workspace import DatasetFolder, Workspace
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 DEMO_MEMORY_GB = 1.0
 
@@ -99,10 +99,10 @@ def _only_plans(data: DatasetFolder) -> str:
 
 def _make_demo(folder: Path, device: str) -> Workspace:
     from pcl_auto.data.phantom import make_phantom
+    from pcl_auto.planning.make_plan import plan_task
     from pcl_auto.planning.plan import PlanSettings
-    from pcl_auto.planning.prepare import plan_task
-    from pcl_auto.request import TrainRequest
-    from pcl_auto.training import train
+    from pcl_auto.training.request import TrainRequest
+    from pcl_auto.training.train import train
 
     say("no workspace named: preparing the demo's phantom")
     workspace = Workspace.at(folder / "work", "a benchmark's own")
@@ -126,7 +126,7 @@ def precision(device: str, *, stock: bool) -> str:
     """The number format of a network's convolutions: ours, or stock nnU-Net's, which has autocast on CUDA alone."""
     import torch
 
-    from pcl_auto.nnunet.precision import half_precision
+    from pcl_auto.nnunet.network import half_precision
 
     if stock and device != "cuda":
         return "float32"

@@ -34,7 +34,7 @@ from typing import Any
 
 from prepared import Prepared, machine, parser, precision, prepared, print_table, say
 
-from pcl_auto.run.files import finite
+from pcl_auto.workspace.files import finite
 
 # Of our time to nnUNetv2_predict's.
 TARGET = 0.5
@@ -60,9 +60,9 @@ _trainer: Any
 def _start(split: Prepared) -> Model:
     """Build the trainer as a round has it and leave its model where nnUNetv2_predict looks for one."""
     from pcl_auto.nnunet.checkpoints import FINAL
-    from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-    from pcl_auto.run.memory import keep_freed_memory
-    from pcl_auto.run.quiet import output_to
+    from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+    from pcl_auto.workspace.processes import output_to
+    from pcl_auto.workspace.system import keep_freed_memory
 
     global _trainer  # noqa: PLW0603 (what a process keeps between its calls)
     if split.device == "cpu":
@@ -88,9 +88,9 @@ def _pseudo_label(split: Prepared, cases: list[str], folder: Path, *, mirroring:
     """Pseudo-label ``cases`` as a round does; seconds, and the memory of this process."""
     import torch
 
-    from pcl_auto.nnunet.pseudo_labels import RoundFolder
-    from pcl_auto.run.memory import forget_peak_memory, peak_memory_mb
-    from pcl_auto.run.quiet import output_to
+    from pcl_auto.nnunet.data.pseudo_labels import RoundFolder
+    from pcl_auto.workspace.processes import output_to
+    from pcl_auto.workspace.system import forget_peak_memory, peak_memory_mb
 
     recipe = _trainer.recipe
     recipe = replace(recipe, pseudo_labels=replace(recipe.pseudo_labels, mirroring=mirroring))

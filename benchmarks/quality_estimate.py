@@ -27,9 +27,9 @@ from scipy import ndimage
 from scipy.stats import spearmanr
 
 from pcl_auto.data.labels import foreground
-from pcl_auto.evaluate import evaluate
-from pcl_auto.predict import predict
-from pcl_auto.run.files import read_json
+from pcl_auto.evaluation.metrics import evaluate
+from pcl_auto.inference.predict import predict
+from pcl_auto.workspace.files import read_json
 
 WORST = 0.1
 LOST_DICE = 0.1

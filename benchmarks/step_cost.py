@@ -33,7 +33,7 @@ from typing import Any
 
 from prepared import Prepared, machine, parser, precision, prepared, print_table, say
 
-from pcl_auto.run.files import finite
+from pcl_auto.workspace.files import finite
 
 JOINT, SUPERVISED, STOCK = "joint", "supervised", "stock"
 ARMS = (JOINT, SUPERVISED, STOCK)
@@ -62,7 +62,7 @@ class Stepper:
     def __init__(self, arm: str, split: Prepared) -> None:
         import torch
 
-        from pcl_auto.run.memory import forget_peak_memory, keep_freed_memory, peak_memory_mb
+        from pcl_auto.workspace.system import forget_peak_memory, keep_freed_memory, peak_memory_mb
 
         classes = trainer_classes()
         if arm != STOCK and split.device == "cpu":
@@ -82,7 +82,7 @@ class Stepper:
         return [trainer.dataloader_train, trainer.dataloader_val]
 
     def _open_ours(self, *, joint: bool) -> list[TimedStream]:
-        from pcl_auto.nnunet import streams
+        from pcl_auto.nnunet.data import streams
 
         trainer = self.trainer
         trainer.on_train_start()
@@ -121,8 +121,8 @@ class Stepper:
 
     def finish(self) -> dict[str, int]:
         """Peaks of memory; the streams end."""
-        from pcl_auto.nnunet import streams
-        from pcl_auto.run.memory import peak_memory_mb
+        from pcl_auto.nnunet.data import streams
+        from pcl_auto.workspace.system import peak_memory_mb
 
         facts = {"memory_mb": peak_memory_mb() - self._held_mb}
         if self._cuda is not None:
@@ -136,8 +136,8 @@ class Stepper:
 def trainer_classes() -> dict[str, Any]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-    from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+    from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+    from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
     return {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised, STOCK: nnUNetTrainer}
 
@@ -147,7 +147,7 @@ _stepper: Stepper
 
 
 def _start(arm: str, split: Prepared) -> dict[str, Any]:
-    from pcl_auto.run.quiet import output_to
+    from pcl_auto.workspace.processes import output_to
 
     global _stepper  # noqa: PLW0603 (what a process keeps between its calls)
     with output_to(split.scratch / f"{arm}.txt"):

@@ -163,15 +163,15 @@ class Bench:
     def warm_up(self) -> None:
         """Import here what all rows need, and see whether forks can use the device after that."""
         from pcl_auto.nnunet.environment import prepare_environment
-        from pcl_auto.run.quiet import output_to
+        from pcl_auto.workspace.processes import output_to
 
         self.row = "warm-up"
         try:
             with output_to(self.log):
                 prepare_environment()
-                import pcl_auto.nnunet.joint_trainer
-                import pcl_auto.nnunet.planner
-                import pcl_auto.nnunet.predictor  # noqa: F401
+                import pcl_auto.nnunet.inference.predictor
+                import pcl_auto.nnunet.planning.planner
+                import pcl_auto.nnunet.training.joint_trainer  # noqa: F401
             self.forks = True
             before, self.deadline = self.deadline, self.deadline.within(60)
             try:

@@ -158,7 +158,7 @@ def compiles(settings: Settings) -> dict[str, Any]:
     import torch
     from torch import nn
 
-    from pcl_auto.nnunet.precision import half_precision
+    from pcl_auto.nnunet.network import half_precision
 
     device = torch.device(settings["device"])
     torch.manual_seed(0)
@@ -188,7 +188,7 @@ def compiles(settings: Settings) -> dict[str, Any]:
 @contextmanager
 def _prepared(settings: Settings) -> Iterator[Any]:
     """The split that the check's default training has prepared; its scratch folder goes again."""
-    from pcl_auto.run.workspace import Workspace
+    from pcl_auto.workspace.folders import Workspace
 
     workspace = Workspace.at(Path(settings["workspace"]), "a check's own")
     scratch = Path(settings["scratch"])
@@ -212,9 +212,8 @@ def features(settings: Settings) -> dict[str, Any]:
     import torch
     from torch._dynamo import OptimizedModule
 
-    from pcl_auto.nnunet.features import unwrapped
-    from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-    from pcl_auto.nnunet.precision import half_precision
+    from pcl_auto.nnunet.network import half_precision, unwrapped
+    from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 
     with _prepared(settings) as split:
         trainer = split.trainer(nnUNetTrainerPCL)
@@ -270,8 +269,8 @@ def step(settings: Settings) -> dict[str, Any]:
 
 def loader(settings: Settings) -> dict[str, Any]:
     """Count steps per second with some numbers of workers, and on one batch that is held in memory."""
-    from pcl_auto.nnunet import streams
-    from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+    from pcl_auto.nnunet.data import streams
+    from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
     with _prepared(settings) as split:
         trainer = split.trainer(nnUNetTrainerPCLSupervised)

@@ -43,7 +43,7 @@ from supervise import (
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.study import BenchmarkRun, Study
-    from pcl_auto.run.workspace import Workspace
+    from pcl_auto.workspace.folders import Workspace
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCHEMA_VERSION = 1
@@ -167,7 +167,7 @@ def find_study(given: argparse.Namespace, work: Path) -> tuple[Study, Workspace]
         UsageError: everything in the request that does not fit.
     """
     from pcl_auto.benchmark.study import BenchmarkRequest, resolve_study
-    from pcl_auto.run.workspace import Workspace
+    from pcl_auto.workspace.folders import Workspace
 
     workspace = Workspace.at(work / "workspace", "a study's own")
     request = BenchmarkRequest(
@@ -197,8 +197,8 @@ def workers_each(given: argparse.Namespace) -> int | None:
 def do_run(given: argparse.Namespace) -> int:
     """Do one run, in this process, and write its result."""
     from pcl_auto.benchmark.job import do_job
-    from pcl_auto.run.events import silent
-    from pcl_auto.run.files import finite
+    from pcl_auto.workspace.events import silent
+    from pcl_auto.workspace.files import finite
 
     study, workspace = find_study(given, given.work)
     run = next(run for run in study.runs if run.name == given.run)
@@ -212,8 +212,8 @@ def do_run(given: argparse.Namespace) -> int:
 
 def time_arm(given: argparse.Namespace) -> int:
     """Time some steps of an arm, and write how long a whole run may take."""
-    from pcl_auto.dry_run import foresee_training
-    from pcl_auto.request import resolve_run
+    from pcl_auto.inference.dry_run import foresee_training
+    from pcl_auto.training.request import resolve_run
 
     study, workspace = find_study(given, given.work)
     run = next(run for run in study.runs if run.name == given.run)
@@ -279,7 +279,7 @@ class Part:
         Raises:
             StateError: a run was made with other settings; every difference.
         """
-        from pcl_auto.run.changes import refuse_changes
+        from pcl_auto.workspace.record import refuse_changes
 
         found = {name: entry["settings"] for name, entry in self.record.runs().items() if name in self.wanted}
         fix = "repeat the settings of this study, or name another folder"
@@ -569,7 +569,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         del os.environ[name]
     given.folder.mkdir(parents=True, exist_ok=True)
     from pcl_auto.errors import PclautoError
-    from pcl_auto.run.lock import sole_writer
+    from pcl_auto.workspace.lock import sole_writer
 
     try:
         with work_folder(given.work, "pclauto-study-") as work, sole_writer(given.folder.resolve()):

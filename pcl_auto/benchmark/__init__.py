@@ -1,1 +1,1 @@
-"""Fair comparisons: recipes against supervised nnU-Net, on the same cases, steps and images."""
+"""Compare recipes with supervised nnU-Net on the same cases, steps and images."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcl_auto.errors import Problem, UsageError
-from pcl_auto.recipe import Recipe, Schedule, load_recipe, recipe_folder
+from pcl_auto.recipe.load import load_recipe, recipe_folder
+from pcl_auto.recipe.settings import Recipe, Schedule
 
 SUPERVISED, ALL_LABELS = "supervised", "all-labels"
 

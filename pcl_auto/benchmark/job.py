@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.benchmark.held_out import HeldOut
-from pcl_auto.benchmark.statistics import mean
+from pcl_auto.benchmark.test_cases import HeldOut
 from pcl_auto.errors import DataError, Problem
-from pcl_auto.evaluate import CaseScore, evaluate
-from pcl_auto.method.values import Classes
-from pcl_auto.predict import predict
-from pcl_auto.request import TrainRequest
-from pcl_auto.run.events import Listener
-from pcl_auto.run.workspace import Workspace
-from pcl_auto.training import train
+from pcl_auto.evaluation.metrics import CaseScore, evaluate
+from pcl_auto.evaluation.statistics import mean
+from pcl_auto.inference.predict import predict
+from pcl_auto.method.label_maps import Classes
+from pcl_auto.training.request import TrainRequest
+from pcl_auto.training.train import train
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.folders import Workspace
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
 
     Raises:
         DataError: a test scan or its label cannot be used.
-        PclautoError: see :func:`pcl_auto.training.train`.
+        PclautoError: see :func:`pcl_auto.training.train.train`.
     """
     run = train(job.request, job.workspace, listener)
     files = [file for scan in job.held_out.scans for file in scan.paths]

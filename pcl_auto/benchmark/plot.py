@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pcl_auto.benchmark.arms import ALL_LABELS
 from pcl_auto.benchmark.table import Row
-from pcl_auto.run.atomic import atomic_path
+from pcl_auto.workspace.atomic import atomic_path
 
 # Dice that differ by less fill no axis: they look as close as they are.
 LEAST_SPAN = 0.1

@@ -10,22 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.benchmark.apart import run_apart
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, Arm, load_budget, make_arms, parse_labeled
-from pcl_auto.benchmark.held_out import HeldOut, find_held_out, hold_out
 from pcl_auto.benchmark.job import Job, do_job
+from pcl_auto.benchmark.subprocess_run import run_apart
+from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, hold_out
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.data.split import Split, draw_split
 from pcl_auto.errors import Problem, UsageError
-from pcl_auto.nnunet.settings import start_settings
+from pcl_auto.nnunet.training.settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
-from pcl_auto.recipe import Recipe
-from pcl_auto.request import TrainRequest
-from pcl_auto.run.changes import refuse_changes
-from pcl_auto.run.events import Listener
-from pcl_auto.run.files import finite, read_json, write_json
-from pcl_auto.run.lock import sole_writer
-from pcl_auto.run.workspace import DatasetFolder, Workspace
+from pcl_auto.recipe.settings import Recipe
+from pcl_auto.training.request import TrainRequest
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.files import finite, read_json, write_json
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
+from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.record import refuse_changes
 
 SCHEMA_VERSION = 1
 DEFAULT_ARMS = f"{SUPERVISED},paper,default,{ALL_LABELS}"

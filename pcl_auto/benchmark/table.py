@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED
-from pcl_auto.benchmark.statistics import MOST_P, Comparison, Scores, Spread, compare, least_p, mean, spread
 from pcl_auto.benchmark.study import SCHEMA_VERSION, Study
-from pcl_auto.run.names import table_cell
+from pcl_auto.evaluation.statistics import MOST_P, Comparison, Scores, Spread, compare, least_p, mean, spread
+from pcl_auto.workspace.files import table_cell
 
 Runs = Mapping[str, Mapping[str, Any]]
 COLUMNS = ("arm", "labeled", "seed", "case", "dice", "hd95_mm")

@@ -1,1 +1,1 @@
-"""The command line: parses, calls one function of the library, renders."""
+"""Parse the command line, call one function of the library, print its result."""

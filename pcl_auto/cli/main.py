@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from pcl_auto import __version__
-from pcl_auto.cli import (
+from pcl_auto.cli.commands import (
     benchmark,
     checks,
     demo,
@@ -29,7 +29,7 @@ from pcl_auto.cli import (
     sweep,
     train,
 )
-from pcl_auto.cli.interrupt import Terminated, end_in_order, exit_code, terminated
+from pcl_auto.cli.console.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.errors import PclautoError
 
 _EPILOG = (
@@ -97,8 +97,8 @@ def _wants_json(arguments: list[str]) -> bool:
 
 def _say(error: Exception) -> int:
     """Say what went wrong, on stderr and where JSON was asked for on stdout too; return the exit code."""
-    from pcl_auto.cli.terminal import Terminal
-    from pcl_auto.run.resources import as_resource_error
+    from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.workspace.system import as_resource_error
 
     terminal = Terminal()
     told = error if isinstance(error, PclautoError) else as_resource_error(error)

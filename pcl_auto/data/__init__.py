@@ -1,1 +1,1 @@
-"""Data sets on disk: the decathlon reader, the file probe, and the checks that judge every file before any work."""
+"""Read and check data sets, split their cases, and make or download example data."""

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from pcl_auto.errors import DataError, Problem
-from pcl_auto.run.atomic import publish, staging_folder
-from pcl_auto.run.disk import require_room
-from pcl_auto.run.events import Listener
+from pcl_auto.workspace.atomic import publish, staging_folder
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.system import require_room
 
 # The largest task has about 1,800 files, twice as many with the companions that macOS packs.
 MOST_MEMBERS = 20_000

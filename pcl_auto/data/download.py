@@ -2,20 +2,215 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 import shutil
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
+import requests
 
 from pcl_auto.data.archive import extract_task
-from pcl_auto.data.archives import BASE_URL, Archive
-from pcl_auto.data.fetch import Patience, Resuming
-from pcl_auto.errors import DataError, Problem, UsageError
-from pcl_auto.run.atomic import STAGING
-from pcl_auto.run.events import Listener
-from pcl_auto.run.lock import sole_writer
+from pcl_auto.errors import DataError, Problem, ResourceError, UsageError
+from pcl_auto.workspace.atomic import STAGING
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.system import require_room
+
+# --- The ten archives of the Medical Segmentation Decathlon: what they hold, and how to tell that they came whole.
+
+BASE_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
+LICENCE = "CC BY-SA 4.0"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A task's archive ``NAME.tar``: its check sum, and for orientation its size, modality and numbers of images."""
+
+    name: str
+    md5: str
+    gigabytes: float
+    modality: str
+    training: int
+    test: int
+
+
+# The check sums are those that MONAI publishes for the same files; sizes are rounded.
+ARCHIVES = (
+    Archive("Task01_BrainTumour", "240a19d752f0d9e9101544901065d872", 7.6, "MR (FLAIR, T1, T1 Gd, T2)", 484, 266),
+    Archive("Task02_Heart", "06ee59366e1e5124267b774dbd654057", 0.46, "MR", 20, 10),
+    Archive("Task03_Liver", "a90ec6c4aa7f6a3d087205e23d4e6397", 29, "CT", 131, 70),
+    Archive("Task04_Hippocampus", "9d24dba78a72977dbd1d2e110310f31b", 0.03, "MR", 260, 130),
+    Archive("Task05_Prostate", "35138f08b1efaef89d7424d2bcc928db", 0.24, "MR (T2, ADC)", 32, 16),
+    Archive("Task06_Lung", "8afd997733c7fc0432f71255ba4e52dc", 9.2, "CT", 63, 32),
+    Archive("Task07_Pancreas", "4f7080cfca169fa8066d17ce6eb061e4", 12, "CT", 281, 139),
+    Archive("Task08_HepaticVessel", "641d79e80ec66453921d997fbf12a29c", 9.4, "CT", 303, 140),
+    Archive("Task09_Spleen", "410d4a301da4e5b2f6f86ec3ddba524e", 1.6, "CT", 41, 20),
+    Archive("Task10_Colon", "bad7a188931dc2f6acf72b08eb6202d0", 6.2, "CT", 126, 64),
+)
+
+
+def find_archive(name: str) -> Archive:
+    """The archive that ``name`` means: "Task05_Prostate", "prostate", "Task05" or "5", in upper or lower case.
+
+    Raises:
+        UsageError: the decathlon has no such task.
+    """
+    forms = {form: archive for archive in ARCHIVES for form in _forms(archive)}
+    found = forms.get(name.lower())
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(name.lower(), forms, n=1)
+    similar = f"similar: {forms[near[0]].name}" if near else "nothing like it"
+    fix = "take one of those that `pclauto download --list` shows"
+    raise UsageError(
+        Problem(
+            "archive.unknown-task",
+            f"no task {name!r}",
+            "the Medical Segmentation Decathlon",
+            fix,
+            "one of its ten",
+            similar,
+        )
+    )
+
+
+def _forms(archive: Archive) -> tuple[str, ...]:
+    full = archive.name.lower()
+    task, title = full.split("_")
+    number = task.removeprefix("task")
+    return full, title, task, number, number.lstrip("0"), f"task{number.lstrip('0')}"
+
+
+# --- A large file over HTTP that goes on where it broke off.
+
+_CHUNK = 2**16
+_MEGABYTE = 10**6
+_NO_URL = (
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+)
+_PASSING = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server may be silent, and how long to wait before each new try that follows one in vain."""
+
+    timeout_seconds: float = 30
+    waits_seconds: tuple[float, ...] = (1, 3, 10)
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """A downloader for pooch that collects a file in ``part`` and hands it over when nothing is left to fetch.
+
+    ``listener`` hears ``download`` with ``done`` and ``total`` megabytes. The disk must have room for the whole file
+    twice: it is a tar archive that will be unpacked.
+    """
+
+    part: Path
+    patience: Patience
+    listener: Listener | None = None
+
+    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
+        """Fetch what is missing of ``url``.
+
+        Raises:
+            ResourceError: the network or the disk does not suffice; what has come stays for the next time.
+            UsageError: ``url`` is none.
+        """
+        waits = iter(self.patience.waits_seconds)
+        while True:
+            before = self._have()
+            try:
+                self._try(url)
+                break
+            except _NO_URL as error:
+                fix = "give --base-url as in https://example.org/decathlon"
+                problem = Problem(
+                    "archive.no-address", "no place to download from", url, fix, "an http or https address", str(error)
+                )
+                raise UsageError(problem) from error
+            except requests.exceptions.RequestException as error:
+                if self._have() > before:
+                    waits = iter(self.patience.waits_seconds)
+                wait = next(waits, None)
+                if wait is None or _is_final(error):
+                    raise self._broken_off(url, error) from error
+                time.sleep(wait)
+        self.part.replace(output_file)
+
+    def _have(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _try(self, url: str) -> None:
+        have = self._have()
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+        with requests.get(url, headers=headers, stream=True, timeout=self.patience.timeout_seconds) as answer:
+            if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
+                return  # nothing is left to fetch; the check sum will tell
+            answer.raise_for_status()
+            start = _start(answer)
+            if start not in {0, have}:
+                self.part.unlink()
+                raise requests.exceptions.ConnectionError(f"the server began at byte {start} instead of {have}")
+            length = answer.headers.get("Content-Length", "")
+            total = start + int(length) if length.isdecimal() else None
+            if total is not None:
+                require_room(self.part.parent, 2 * total - have, "the archive and its files")
+            self._write(answer, start, total)
+
+    def _write(self, answer: requests.Response, start: int, total: int | None) -> None:
+        done = start
+        with self.part.open("ab" if start else "wb") as file:
+            for chunk in answer.iter_content(_CHUNK):
+                file.write(chunk)
+                done += len(chunk)
+                if self.listener is not None and total:
+                    # The last megabyte counts when all of it is there.
+                    megabytes = -(-total // _MEGABYTE)
+                    counted = megabytes if done == total else min(done // _MEGABYTE, megabytes - 1)
+                    self.listener("download", {"done": counted, "total": megabytes})
+        if total is not None and done != total:
+            raise requests.exceptions.ConnectionError(f"the connection ended after {done} of {total} bytes")
+
+    def _broken_off(self, url: str, error: requests.exceptions.RequestException) -> ResourceError:
+        fix = "check the network (and a proxy's HTTPS_PROXY), then repeat the command: it goes on from there"
+        if _is_final(error):
+            fix = "check --base-url; without it the decathlon's public archive is asked"
+        return ResourceError(
+            Problem(
+                code="archive.download-failed",
+                what="download failed",
+                where=url,
+                expected="the whole archive",
+                found=f"{self._have()} bytes, then: {error}",
+                fix=fix,
+            )
+        )
+
+
+def _start(answer: requests.Response) -> int:
+    """The byte at which an answer begins: a server may ignore the range that was asked for."""
+    if answer.status_code != requests.codes.partial_content:
+        return 0
+    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    return int(match[1]) if match else -1
+
+
+def _is_final(error: requests.exceptions.RequestException) -> bool:
+    """Whether the server has answered, and will answer the same again."""
+    status = error.response.status_code if error.response is not None else 0
+    return 400 <= status < 500 and status not in _PASSING
+
+
+# --- A decathlon task from its public archive: downloaded, checked, unpacked, ready for ``pclauto plan``.
 
 _PATIENCE = Patience()
 

@@ -24,8 +24,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pcl_auto.errors import DataError, Problem, UsageError
-from pcl_auto.run.atomic import publish, staging_folder
-from pcl_auto.run.files import write_json
+from pcl_auto.workspace.atomic import publish, staging_folder
+from pcl_auto.workspace.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,1 +1,1 @@
-"""The method as pure functions of tensors and arrays: no disk, no environment, no nnU-Net."""
+"""Compute the method on tensors and arrays; no disk, no environment, no nnU-Net."""

@@ -1,6 +1,6 @@
-"""Whether a network segments a scan alike after it was turned, scaled and mirrored: a check of pseudo-labels.
+"""Check whether a network segments a scan alike after it was turned, scaled and mirrored.
 
-Chaitanya et al. (MedIA 2023, Section 3.3) keep the volumes whose segmentations under two random transforms agree.
+Chaitanya et al. (MedIA 2023, Section 3.3) keep the pseudo-labels whose segmentations under two random transforms agree.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from pcl_auto.method.judgement import mean_dice
-from pcl_auto.method.values import Classes
+from pcl_auto.method.label_maps import Classes, mean_dice
 
 # The published ranges.
 MOST_DEGREES = 30.0

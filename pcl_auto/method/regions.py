@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pcl_auto.method.values import Values
+from pcl_auto.method.label_maps import Values
 
 # Which of the regions hold a voxel.
 Pattern = tuple[bool, ...]

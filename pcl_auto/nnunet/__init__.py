@@ -1,1 +1,1 @@
-"""The only package that imports nnunetv2: where a new nnU-Net release is met."""
+"""Adapt nnU-Net; the only package that imports nnunetv2, where a new nnU-Net release is met."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.run.atomic import publish, staging_folder
+from pcl_auto.workspace.atomic import publish, staging_folder
 
 # The one key that nnU-Net does not know; it ignores what it does not know.
 OWN_KEY = "pclauto"

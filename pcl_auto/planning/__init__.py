@@ -1,1 +1,1 @@
-"""From a decathlon folder to a plan and a case store; from a split to what nnU-Net trains on."""
+"""Plan a data set, and prepare a split of it for training."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import CONFIGURATIONS
-from pcl_auto.run.workspace import DatasetFolder
+from pcl_auto.workspace.folders import DatasetFolder
 
 
 def find_plans(name: str, data: DatasetFolder) -> Path:
@@ -39,7 +39,7 @@ def read_plans(file: Path, data: DatasetFolder, dataset_json: Mapping[str, Any])
     Raises:
         StateError: no plans of nnU-Net, or for images of other channels.
     """
-    from pcl_auto.nnunet.planner import spelled_out
+    from pcl_auto.nnunet.planning.planner import spelled_out
     from pcl_auto.nnunet.trusted import require_trusted
 
     try:

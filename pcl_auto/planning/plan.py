@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError, UsageError
-from pcl_auto.run.files import read_json, write_json
-from pcl_auto.run.workspace import DatasetFolder
+from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.folders import DatasetFolder
 
 SCHEMA_VERSION = 1
 CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.data.checks import image_stats
+from pcl_auto.data.checks.probe import image_stats
 from pcl_auto.data.labels import ignore_value
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import prepare_environment
+from pcl_auto.planning.make_plan import fill_store
 from pcl_auto.planning.plan import Plan
-from pcl_auto.planning.prepare import fill_store
-from pcl_auto.recipe import Network, Recipe
-from pcl_auto.run.atomic import atomic_path
-from pcl_auto.run.events import Listener
-from pcl_auto.run.files import read_json, write_json
-from pcl_auto.run.quiet import output_to
-from pcl_auto.run.workspace import DatasetFolder
+from pcl_auto.recipe.settings import Network, Recipe
+from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.folders import DatasetFolder
+from pcl_auto.workspace.processes import output_to
 
 
 def record_split(split: Split, data: DatasetFolder) -> Path:
@@ -113,7 +113,7 @@ def prepare_split(
         the split's plans, without a name and our settings, and the name of the case store.
     """
     prepare_environment()
-    from pcl_auto.nnunet import store
+    from pcl_auto.nnunet.data import store
 
     cases = plan.cases
     labeled = labeled_files(plan, split.labeled)
@@ -156,7 +156,7 @@ def prepare_split(
 
 def labeled_files(plan: Plan, ids: Sequence[str]) -> list[Any]:
     """The files of labelled cases, as the case store takes them."""
-    from pcl_auto.nnunet.store import LabeledFiles
+    from pcl_auto.nnunet.data.store import LabeledFiles
 
     cases = plan.cases
     found = []

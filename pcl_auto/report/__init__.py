@@ -1,1 +1,1 @@
-"""One page that says what a run did, from the files that it left."""
+"""Render what a run did from the files that it left."""

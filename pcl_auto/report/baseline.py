@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.benchmark.statistics import Comparison, compare, mean
-from pcl_auto.report.facts import RunFacts, read_run, run_folder, run_folders
-from pcl_auto.request import SUPERVISED
-from pcl_auto.run.files import read_json
-from pcl_auto.run.manifest import RECORD, has_manifest
-from pcl_auto.run.workspace import DatasetFolder, Workspace
-from pcl_auto.scores import SCORES
+from pcl_auto.evaluation.scores import SCORES
+from pcl_auto.evaluation.statistics import Comparison, compare, mean
+from pcl_auto.training.request import SUPERVISED
+from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
+from pcl_auto.workspace.record import RECORD, has_manifest
 
 
 @dataclass(frozen=True)

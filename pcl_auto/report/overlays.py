@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pcl_auto.orientation import EDGES, PLANES, to_patient
+from pcl_auto.data.formats.orientation import EDGES, PLANES, to_patient
 
 # Pixels along the longer side of a picture; slices of a plane; channels that a reader may choose from.
 LONGEST_SIDE, MOST_SLICES, MOST_CHANNELS = 160, 24, 4

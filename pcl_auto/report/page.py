@@ -14,17 +14,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pcl_auto.report.baseline import judge
-from pcl_auto.report.certainties import read_certainties
-from pcl_auto.report.costs import forecast_rows
-from pcl_auto.report.facts import JUDGEMENTS, RunFacts, default_recipe, heading, read_run, recipe_lines, run_folder
 from pcl_auto.report.figures import COLOURS, Series, curves
-from pcl_auto.report.folds import fold_scores, over_folds
 from pcl_auto.report.overlays import MOST_CHANNELS, MOST_SLICES, colour
-from pcl_auto.report.shown import evaluated_panels, labeled_panels, pseudo_label_panels
-from pcl_auto.request import JOINT
-from pcl_auto.run.files import write_text
-from pcl_auto.run.names import printable
-from pcl_auto.run.workspace import DatasetFolder, Workspace
+from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
+from pcl_auto.report.sections import fold_scores, forecast_rows, over_folds
+from pcl_auto.training.request import JOINT
+from pcl_auto.training.run_facts import (
+    JUDGEMENTS,
+    RunFacts,
+    default_recipe,
+    heading,
+    read_certainties,
+    read_run,
+    recipe_lines,
+    run_folder,
+)
+from pcl_auto.workspace.files import printable, write_text
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 REPORT = "report.html"
 MOST_BYTES = 15_000_000

@@ -19,7 +19,7 @@ DRIVER = """
 import hashlib, json, os, sys
 import torch
 from pcl_auto.nnunet import joint_trainer, pseudo_labels
-from pcl_auto.nnunet.round_guard import RoundGuard
+from pcl_auto.nnunet.training.round_guard import RoundGuard
 
 rounds, die, *arguments = sys.argv[1:]
 collapsing = [int(number) for number in rounds.split(",") if number]

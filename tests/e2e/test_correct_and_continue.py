@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from shell import Shell, codes
 
-from pcl_auto.nnunet.pseudo_labels import read_labels
-from pcl_auto.run.files import file_digest
+from pcl_auto.nnunet.data.pseudo_labels import read_labels
+from pcl_auto.workspace.files import file_digest
 
 pytestmark = pytest.mark.slow
 

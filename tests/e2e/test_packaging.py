@@ -24,7 +24,7 @@ def test_wheel_works_without_the_checkout(shell: Shell, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     script = (
         "import pcl_auto, pcl_auto.recipe as recipe; print(pcl_auto.__file__); print(recipe.load_recipe('quick').name);"
-        "import pcl_auto.nnunet.joint_trainer"
+        "import pcl_auto.nnunet.training.joint_trainer"
     )
     done = shell.process("-c", script, PYTHONPATH=tmp_path / "site")
     assert done.returncode == 0, done.stderr

@@ -15,13 +15,14 @@ from refusal import refused
 from shared import model_of
 from shell import Shell
 
-from pcl_auto.data.scans import Source
+from pcl_auto.annotation.suggest import Suggestion, suggest_cases
+from pcl_auto.data.formats.scans import Source
 from pcl_auto.errors import NumericalError, StateError
-from pcl_auto.nnunet import case_features, images
-from pcl_auto.nnunet.cases import StoredCases
-from pcl_auto.nnunet.predictor import ModelPredictor
-from pcl_auto.run.workspace import Workspace
-from pcl_auto.suggest import Suggestion, suggest_cases
+from pcl_auto.nnunet.data import images
+from pcl_auto.nnunet.data.cases import StoredCases
+from pcl_auto.nnunet.inference import case_features
+from pcl_auto.nnunet.inference.predictor import ModelPredictor
+from pcl_auto.workspace.folders import Workspace
 
 pytestmark = pytest.mark.slow
 

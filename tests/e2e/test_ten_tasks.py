@@ -15,14 +15,14 @@ import torch
 from decathlon import DECATHLON, DecathlonTask
 from small_task import make_small_task
 
-from pcl_auto import training
+from pcl_auto.evaluation.scores import evaluate_on_record
+from pcl_auto.inference.predict import predict
+from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import Plan, PlanSettings
-from pcl_auto.planning.prepare import plan_task
-from pcl_auto.predict import predict
-from pcl_auto.recipe import from_dict
-from pcl_auto.request import TrainRequest
-from pcl_auto.run.workspace import Workspace
-from pcl_auto.scores import evaluate_on_record
+from pcl_auto.recipe.load import from_dict
+from pcl_auto.training import train as training
+from pcl_auto.training.request import TrainRequest
+from pcl_auto.workspace.folders import Workspace
 
 # A supervised step, pseudo-labels of every unlabelled case, two joint steps.
 RECIPE = from_dict(

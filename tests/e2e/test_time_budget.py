@@ -13,18 +13,20 @@ import pytest
 from refusal import refused
 from typer.testing import CliRunner
 
-from pcl_auto import budget, forecast, training
 from pcl_auto.cli.main import app
 from pcl_auto.data.phantom import make_phantom
-from pcl_auto.dry_run import foresee_masks
 from pcl_auto.errors import ResourceError, StateError
+from pcl_auto.inference.dry_run import foresee_masks
+from pcl_auto.inference.predict import Outputs
+from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings
-from pcl_auto.planning.prepare import plan_task
-from pcl_auto.predict import Outputs
-from pcl_auto.request import TrainRequest, resolve_run
-from pcl_auto.run.files import read_json
-from pcl_auto.run.manifest import RECORD
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.recipe import time_budget as budget
+from pcl_auto.training import estimate as forecast
+from pcl_auto.training import train as training
+from pcl_auto.training.request import TrainRequest, resolve_run
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.record import RECORD
 
 OWN = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer")
 # Enough for every machine; of what would fit into it a few steps are made, and no test looks at how long they take.

@@ -10,9 +10,9 @@ import pytest
 from refusal import codes
 from refusals import accepted, image, label, refusal, rewrite, small_task
 
+from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings
-from pcl_auto.planning.prepare import plan_task
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.workspace.folders import Workspace
 
 
 @pytest.fixture

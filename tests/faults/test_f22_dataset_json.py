@@ -12,7 +12,7 @@ import pytest
 from refusal import codes
 from refusals import accepted, describe, image, label, refusal, small_task
 
-from pcl_auto.data.decathlon import read_task
+from pcl_auto.data.dataset.decathlon import read_task
 
 
 @pytest.fixture

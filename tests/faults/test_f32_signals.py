@@ -63,7 +63,7 @@ def test_f32_a_second_signal_ends_at_once(sent: signal.Signals) -> None:
     code = (
         DOZE
         + """
-from pcl_auto.cli.interrupt import end_in_order
+from pcl_auto.cli.console.interrupt import end_in_order
 end_in_order()
 try:
     print("ready", flush=True)
@@ -104,7 +104,7 @@ main.run()
 def test_f32_a_job_in_the_background_stays_deaf_to_ctrl_c() -> None:
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        "from pcl_auto.cli.interrupt import end_in_order; end_in_order();"
+        "from pcl_auto.cli.console.interrupt import end_in_order; end_in_order();"
         "print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"

@@ -15,9 +15,9 @@ from shell import Shell
 
 from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet.checkpoints import read_checkpoint
-from pcl_auto.run.atomic import staging_folder
-from pcl_auto.run.disk import has_room, is_full
-from pcl_auto.run.events import EventLog
+from pcl_auto.workspace.atomic import staging_folder
+from pcl_auto.workspace.events import EventLog
+from pcl_auto.workspace.system import has_room, is_full
 
 # Files end at so many bytes from the first event of its kind in a training or prediction on.
 FULL_AFTER = """
@@ -51,9 +51,9 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from pcl_auto.errors import ResourceError
-from pcl_auto.run.atomic import atomic_path
-from pcl_auto.run.disk import has_room
-from pcl_auto.run.events import EventLog
+from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.system import has_room
+from pcl_auto.workspace.events import EventLog
 folder = Path(sys.argv[1])
 log = EventLog(folder / "events.jsonl")
 log.emit("good", text="x" * 900)

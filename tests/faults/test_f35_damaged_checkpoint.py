@@ -13,7 +13,7 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoints import LATEST, OWN_KEY, PREVIOUS, read_checkpoint, write_checkpoint
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 
 def content(epoch: int) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from shell import Shell
 
-from pcl_auto.run.atomic import STAGING, staging_folder
-from pcl_auto.run.files import write_text
+from pcl_auto.workspace.atomic import STAGING, staging_folder
+from pcl_auto.workspace.files import write_text
 
 LEAVE = """
 import os, sys
 from pathlib import Path
-from pcl_auto.run.atomic import staging_folder
+from pcl_auto.workspace.atomic import staging_folder
 with staging_folder(Path(sys.argv[1])) as staged:
     (staged / "half").write_text("x")
     os._exit(9)

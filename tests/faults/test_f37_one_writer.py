@@ -12,7 +12,7 @@ import pytest
 from shared import model_of
 from shell import Shell
 
-from pcl_auto.run.lock import sole_writer
+from pcl_auto.workspace.lock import sole_writer
 
 
 @pytest.mark.slow

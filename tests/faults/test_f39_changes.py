@@ -12,9 +12,9 @@ from shell import Shell
 from tiny_model import make_model
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.start import refuse_other_model
-from pcl_auto.run.changes import compare_versions
-from pcl_auto.run.files import read_json
+from pcl_auto.nnunet.training.start import refuse_other_model
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.record import compare_versions
 
 VERSIONS = {"torch": "2.9.0", "nnunetv2": "2.8.1"}
 

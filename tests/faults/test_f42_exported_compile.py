@@ -13,9 +13,9 @@ from tiny_model import make_model, make_scan
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from pcl_auto.nnunet.predictor import ModelPredictor
-from pcl_auto.nnunet.segmenter import segmenter
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.inference.predictor import ModelPredictor
+from pcl_auto.nnunet.inference.sliding_window import segmenter
+from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 
 def test_f42_predict_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

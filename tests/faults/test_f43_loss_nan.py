@@ -13,7 +13,7 @@ from refusal import refused
 from shell import Shell
 
 from pcl_auto.errors import NumericalError
-from pcl_auto.nnunet.faults import require_numbers
+from pcl_auto.nnunet.errors import require_numbers
 
 # Trains as `pclauto` does, but for one batch whose voxels are no numbers.
 DRIVER = """

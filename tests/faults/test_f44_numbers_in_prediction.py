@@ -10,7 +10,7 @@ from tiny_model import make_model, make_scan
 from typer.testing import CliRunner
 
 from pcl_auto.cli.main import app
-from pcl_auto.predict import predict
+from pcl_auto.inference.predict import predict
 
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf])

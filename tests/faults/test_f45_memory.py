@@ -13,10 +13,10 @@ from refusal import refused
 from tiny_model import make_model, make_scan
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet import inference_demand
-from pcl_auto.nnunet.faults import LESS_MEMORY_TO_TRAIN, memory_errors
-from pcl_auto.nnunet.predictor import ModelPredictor
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors
+from pcl_auto.nnunet.inference import demand as inference_demand
+from pcl_auto.nnunet.inference.predictor import ModelPredictor
+from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 FULL = "CUDA out of memory. Tried to allocate 20.00 GiB."
 

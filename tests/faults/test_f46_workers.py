@@ -17,7 +17,7 @@ from sessions import command, processes_of_session
 from shell import Shell
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet import streams
+from pcl_auto.nnunet.data import streams
 
 SECONDS = 60
 # batchgenerators' own thread ends by an exception once a worker is gone.
@@ -25,7 +25,7 @@ SEES_IT_TOO = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadEx
 
 DRIVER = """
 import sys
-from pcl_auto.nnunet.cases import StoredCases
+from pcl_auto.nnunet.data.cases import StoredCases
 def load_case(self, identifier):
     raise OSError("this disk is tired")
 StoredCases.load_case = load_case

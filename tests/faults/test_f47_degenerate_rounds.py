@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from shell import Shell
 
-from pcl_auto.method.guard import collapse, degenerate
+from pcl_auto.method.collapse import collapse, degenerate
 
 # Trains as `pclauto` does, but for a network that segments background alone, up to the round named.
 DRIVER = """
 import sys
 import torch
-from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 last, *arguments = sys.argv[1:]
 def segmenter(self, network):
     self.set_deep_supervision_enabled(False)

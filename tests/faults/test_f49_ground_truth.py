@@ -15,10 +15,10 @@ from refusal import refused
 from tiny_store import SHAPE, make_store
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet import pseudo_labels
-from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.nnunet.store import case_files
-from pcl_auto.recipe import Judgement
+from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data.store import case_files
+from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.recipe.settings import Judgement
 
 
 def digests(folder: Path) -> dict[str, str]:

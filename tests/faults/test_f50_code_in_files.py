@@ -15,16 +15,16 @@ from refusal import refused
 from tiny_model import Canary, make_model, make_scan
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.cases import StoredCases, read_properties
+from pcl_auto.inference.predict import predict
 from pcl_auto.nnunet.checkpoints import read_checkpoint
-from pcl_auto.nnunet.predictor import ModelPredictor
-from pcl_auto.nnunet.round_guard import RoundGuard
-from pcl_auto.nnunet.start import refuse_other_model
-from pcl_auto.nnunet.store import case_files, save_label
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
-from pcl_auto.predict import predict
-from pcl_auto.recipe import Recipe, Schedule
-from pcl_auto.run.files import read_json, write_json
+from pcl_auto.nnunet.data.cases import StoredCases, read_properties
+from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.inference.predictor import ModelPredictor
+from pcl_auto.nnunet.training.round_guard import RoundGuard
+from pcl_auto.nnunet.training.start import refuse_other_model
+from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.recipe.settings import Recipe, Schedule
+from pcl_auto.workspace.files import read_json, write_json
 
 SHAPE = (4, 4, 4)
 

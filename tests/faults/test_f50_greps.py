@@ -19,8 +19,8 @@ FORBIDDEN = (
 # Each with its reason.
 ALLOWED = {
     # Knows numpy arrays and plain values alone.
-    ("nnunet/cases.py", "class _PlainUnpickler(pickle.Unpickler):"),
-    ("nnunet/cases.py", "properties = _PlainUnpickler(handle).load()"),
+    ("nnunet/data/cases.py", "class _PlainUnpickler(pickle.Unpickler):"),
+    ("nnunet/data/cases.py", "properties = _PlainUnpickler(handle).load()"),
 }
 
 

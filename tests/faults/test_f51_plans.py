@@ -183,7 +183,7 @@ PLANNERS = [
 @pytest.mark.filterwarnings("ignore:WARNING. You are running nnUNetPlanner")  # on less memory than it is named for
 @pytest.mark.parametrize("name", PLANNERS)
 def test_f51_what_nnunets_planners_write_is_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pcl_auto.nnunet import planner
+    from pcl_auto.nnunet.planning import planner
 
     module, kind = name.rsplit(".", 1)
     found = getattr(importlib.import_module(f"nnunetv2.experiment_planning.experiment_planners.{module}"), kind)
@@ -225,7 +225,7 @@ def test_f51_every_name_of_nnunet_that_is_accepted_exists_and_none_is_missing() 
 def test_f51_a_model_folder_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     import torch
 
-    from pcl_auto.nnunet.predictor import ModelPredictor
+    from pcl_auto.nnunet.inference.predictor import ModelPredictor
 
     canary = tmp_path / "canary"
     (tmp_path / "evil_f51.py").write_text(f"import pathlib\npathlib.Path({str(canary)!r}).touch()\nclass Net: ...\n")
@@ -245,8 +245,8 @@ def test_f51_a_model_folder_imports_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_f51_edited_plans_do_not_reach_training_or_preprocessing() -> None:
     import torch
 
-    from pcl_auto.nnunet.store import Preprocessing
-    from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+    from pcl_auto.nnunet.data.store import Preprocessing
+    from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
     bad = changed(PLANS, f"{CONFIGURATION}.resampling_fn_data", "os")
     with refused(StateError, "model.untrusted") as refusal:

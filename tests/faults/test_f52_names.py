@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from pcl_auto.benchmark.table import as_csv
-from pcl_auto.cli.terminal import Terminal, cell
-from pcl_auto.data.confine import refuse_case_id
+from pcl_auto.cli.console.terminal import Terminal, cell
+from pcl_auto.data.dataset.safe_paths import refuse_case_id
 from pcl_auto.errors import Problem
-from pcl_auto.run.events import EventLog
-from pcl_auto.run.files import read_json, write_json
-from pcl_auto.run.names import json_text, table_cell
+from pcl_auto.workspace.events import EventLog
+from pcl_auto.workspace.files import json_text, read_json, table_cell, write_json
 
 NASTY = [
     "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\x1b[2J", "\x9b2J", "\x1b]0;title\x07",

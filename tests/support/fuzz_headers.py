@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import SimpleITK
 
-from pcl_auto.data.nifti import probe_image
+from pcl_auto.data.formats.nifti import probe_image
 
 HEADER_BYTES, SECONDS = 348, 5
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pcl_auto.budget import Costs
-    from pcl_auto.recipe import Schedule
+    from pcl_auto.recipe.settings import Schedule
+    from pcl_auto.recipe.time_budget import Costs
 
 Vector = Sequence[float]
 Groups = dict[tuple[int, int], list[int]]

@@ -11,13 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from pcl_auto.data.checks import check_cases
-from pcl_auto.data.decathlon import read_task
+from pcl_auto.data.checks.probe import check_cases
+from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.phantom import make_phantom
 from pcl_auto.errors import DataError, Problem
+from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings
-from pcl_auto.planning.prepare import plan_task
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.workspace.folders import Workspace
 
 
 def small_task(folder: Path, labeled: int = 3, unlabeled: int = 1, test: int = 1) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from pcl_auto.nnunet.store import case_files, save_label
+from pcl_auto.nnunet.data.store import case_files, save_label
 
 SHAPE = (4, 6, 8)
 

@@ -223,9 +223,7 @@ def serve(address: str) -> None:
 def _import_all() -> None:
     """Import everything that a command imports, then forget what looks at the environment."""
     import pcl_auto.cli.main
-    import pcl_auto.nnunet.joint_trainer
-    import pcl_auto.nnunet.planner
-    import pcl_auto.nnunet.predictor  # noqa: F401
+    import pcl_auto.nnunet.inference.predictor  # noqa: F401
 
     for name in [name for name in sys.modules if name.split(".")[0] in FRESH]:
         del sys.modules[name]

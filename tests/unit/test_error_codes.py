@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from pcl_auto import errors
-from pcl_auto.cli.interrupt import Terminated, exit_code
+from pcl_auto.cli.console.interrupt import Terminated, exit_code
 from pcl_auto.errors import PclautoError
 
 TESTS = Path(__file__).resolve().parents[1]

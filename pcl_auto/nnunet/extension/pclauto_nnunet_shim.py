@@ -3,7 +3,7 @@
 nnU-Net imports every module of the folder, so this one stands alone in it.
 """
 
-from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 __all__ = ["nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.data.checks import image_stats
+from pcl_auto.data.checks.probe import image_stats
 from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
-from pcl_auto.run.workspace import DatasetFolder, Workspace
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 
 def touch(file: Path, content: bytes = b"voxels") -> Path:

@@ -13,9 +13,9 @@ import pytest
 from refusal import refused
 from shared import SUPPORT
 
-from pcl_auto.benchmark.apart import run_apart
+from pcl_auto.benchmark.subprocess_run import run_apart
 from pcl_auto.errors import DataError, Problem, ResourceError
-from pcl_auto.run.events import Listener
+from pcl_auto.workspace.events import Listener
 
 
 def double(job: int, listener: Listener) -> dict[str, int]:

@@ -11,7 +11,8 @@ from refusal import codes, refused
 
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, fit_schedule, load_budget, make_arms, parse_labeled, within
 from pcl_auto.errors import UsageError
-from pcl_auto.recipe import Recipe, Schedule, from_dict, load_recipe
+from pcl_auto.recipe.load import from_dict, load_recipe
+from pcl_auto.recipe.settings import Recipe, Schedule
 
 BUDGET = load_recipe("quick")
 SHARED = {"schedule", "optimizer", "batch", "network"}

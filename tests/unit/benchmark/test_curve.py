@@ -9,8 +9,8 @@ import pytest
 
 from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED
 from pcl_auto.benchmark.curve import Point, in_words, labels_needed, points
-from pcl_auto.benchmark.statistics import Comparison, Spread
 from pcl_auto.benchmark.table import Row
+from pcl_auto.evaluation.statistics import Comparison, Spread
 
 ALONE = {1: 0.5, 2: 0.6, 8: 0.8}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from refusal import codes
 
-from pcl_auto.benchmark.held_out import find_held_out, hold_out
+from pcl_auto.benchmark.test_cases import find_held_out, hold_out
 from pcl_auto.planning.plan import Plan, read_plan
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.workspace.folders import Workspace
 
 
 def plan_of(workspace: Workspace) -> Plan:

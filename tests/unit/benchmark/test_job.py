@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from refusal import refused
 
-from pcl_auto.benchmark.held_out import HeldOut
 from pcl_auto.benchmark.job import Job, case_entry, cost, do_job
+from pcl_auto.benchmark.test_cases import HeldOut
 from pcl_auto.errors import DataError
-from pcl_auto.evaluate import CaseScore
-from pcl_auto.predict import Prediction
-from pcl_auto.request import TrainRequest
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.evaluation.metrics import CaseScore
+from pcl_auto.inference.predict import Prediction
+from pcl_auto.training.request import TrainRequest
+from pcl_auto.workspace.folders import Workspace
 
 
 def test_a_case_is_the_mean_over_the_classes_that_it_has() -> None:

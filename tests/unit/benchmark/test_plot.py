@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pcl_auto.benchmark.plot import draw
-from pcl_auto.benchmark.statistics import Spread
 from pcl_auto.benchmark.table import Row
+from pcl_auto.evaluation.statistics import Spread
 
 
 def row(arm: str, labeled: int, mean: float, sd: float) -> Row:

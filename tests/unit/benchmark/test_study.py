@@ -10,18 +10,11 @@ import pytest
 from refusal import codes, refused
 
 from pcl_auto.benchmark.job import Job
-from pcl_auto.benchmark.study import (
-    BenchmarkRequest,
-    Study,
-    find_planned,
-    request_problems,
-    resolve_study,
-    run_study,
-)
+from pcl_auto.benchmark.study import BenchmarkRequest, Study, find_planned, request_problems, resolve_study, run_study
 from pcl_auto.errors import StateError, UsageError
-from pcl_auto.run.events import Listener
-from pcl_auto.run.files import read_json, write_json
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.folders import Workspace
 
 REQUEST = BenchmarkRequest(labeled="1,2", seeds=2, arms="paper,supervised,all-labels")
 

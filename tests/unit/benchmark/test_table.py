@@ -9,8 +9,8 @@ import pytest
 
 from pcl_auto.benchmark.study import BenchmarkRequest, Study, resolve_study
 from pcl_auto.benchmark.table import as_csv, as_json, make_rows
-from pcl_auto.run.files import finite
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.workspace.files import finite
+from pcl_auto.workspace.folders import Workspace
 
 DICE = {"supervised": 0.5, "paper": 0.6, "all-labels": 0.9}
 

@@ -13,8 +13,8 @@ import pytest
 from archives import INDEX, TASK, pack
 
 from pcl_auto.cli import main
-from pcl_auto.data import archives
-from pcl_auto.data.archives import Archive
+from pcl_auto.data import download as archives
+from pcl_auto.data.download import Archive
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

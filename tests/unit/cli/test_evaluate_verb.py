@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from pcl_auto.cli.evaluate import MOST_NAMED, evaluate
+from pcl_auto.cli.commands.evaluate import MOST_NAMED, evaluate
 from pcl_auto.errors import DataError
 
 

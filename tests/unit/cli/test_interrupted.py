@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import typer
 
-from pcl_auto import models
-from pcl_auto import predict as prediction
-from pcl_auto.cli.interrupt import Terminated
-from pcl_auto.cli.predict import predict
+from pcl_auto.cli.commands.predict import predict
+from pcl_auto.cli.console.interrupt import Terminated
+from pcl_auto.inference import predict as prediction
+from pcl_auto.training import models
 
 
 @pytest.mark.parametrize(("interrupt", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])

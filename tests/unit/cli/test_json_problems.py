@@ -91,7 +91,7 @@ def test_what_the_system_refuses_is_shown_too(
     def fail(*_arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    monkeypatch.setattr("pcl_auto.data.dataset.decathlon.find_task", fail)
     assert end_of(monkeypatch, "plan", "task", "--json") == code
     assert codes_on(capfd.readouterr().out) == codes
 
@@ -103,7 +103,7 @@ def test_a_fault_of_the_program_is_no_problem_of_the_user(
         raise ZeroDivisionError
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    monkeypatch.setattr("pcl_auto.data.dataset.decathlon.find_task", fail)
     assert end_of(monkeypatch, "plan", "task", "--json") == 1
     assert capfd.readouterr().out == ""
 

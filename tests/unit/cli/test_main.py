@@ -148,7 +148,7 @@ def test_every_kind_of_error_is_a_line_and_its_exit_code(
     def fail(*_arguments: object) -> None:
         raise kind(problems)
 
-    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    monkeypatch.setattr("pcl_auto.data.dataset.decathlon.find_task", fail)
     monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
     with pytest.raises(SystemExit) as caught:
         main.run()
@@ -163,7 +163,7 @@ def fails(*_arguments: object) -> None:
 def test_an_unexpected_fault_is_two_lines_and_a_kept_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fails)
+    monkeypatch.setattr("pcl_auto.data.dataset.decathlon.find_task", fails)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
     with pytest.raises(SystemExit) as caught:
@@ -178,7 +178,7 @@ def test_an_unexpected_fault_is_two_lines_and_a_kept_traceback(
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fails)
+    monkeypatch.setattr("pcl_auto.data.dataset.decathlon.find_task", fails)
     monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task", "--debug"])
     with pytest.raises(ZeroDivisionError):
         main.run()
@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capfd: pyte
     def fail(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "checks.json")
 
-    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", fail)
+    monkeypatch.setattr("pcl_auto.data.dataset.decathlon.find_task", fail)
     monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
     with pytest.raises(SystemExit) as caught:
         main.run()
@@ -200,7 +200,7 @@ def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pcl_auto.data.decathlon.find_task", interrupt)
+    monkeypatch.setattr("pcl_auto.data.dataset.decathlon.find_task", interrupt)
     monkeypatch.setattr(sys, "argv", ["pclauto", "plan", "task"])
     with pytest.raises(SystemExit) as caught:
         main.run()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.cli.progress import TrainingProgress
-from pcl_auto.cli.terminal import Terminal
+from pcl_auto.cli.console.progress import TrainingProgress
+from pcl_auto.cli.console.terminal import Terminal
 
 LABELS: dict[str, Any] = {
     "round": 2,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.cli.terminal import MOST_PROBLEMS_SHOWN, Terminal
+from pcl_auto.cli.console.terminal import MOST_PROBLEMS_SHOWN, Terminal
 from pcl_auto.errors import Problem
-from pcl_auto.run.names import printable
-from pcl_auto.run.quiet import output_to
+from pcl_auto.workspace.files import printable
+from pcl_auto.workspace.processes import output_to
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.cli import train
+from pcl_auto.cli.commands import train
 from pcl_auto.report import page
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.workspace.folders import Workspace
 
 
 @pytest.mark.parametrize("fault", [OSError("no room"), KeyError("epoch"), ZeroDivisionError("x")])

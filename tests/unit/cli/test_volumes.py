@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pcl_auto.cli.predict import _show_volumes
-from pcl_auto.cli.terminal import Terminal
-from pcl_auto.predict import Prediction
+from pcl_auto.cli.commands.predict import _show_volumes
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.inference.predict import Prediction
 
 
 def shown(capfd: pytest.CaptureFixture[str], volumes_ml: dict[str, float], name: str = "scan 1") -> list[str]:

@@ -17,7 +17,7 @@ from refusal import codes, refused
 
 from pcl_auto.data import archive as archive_module
 from pcl_auto.data.archive import extract_task, inspect_archive
-from pcl_auto.data.decathlon import read_task
+from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.errors import DataError, ResourceError
 
 

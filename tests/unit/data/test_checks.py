@@ -13,10 +13,10 @@ import pytest
 from refusal import codes
 from toys import label_map, ramp, save
 
-from pcl_auto.data import checks
-from pcl_auto.data.checks import Checks, check_cases, image_stats
-from pcl_auto.data.decathlon import read_task
-from pcl_auto.data.nifti import probe_channels, probe_label
+from pcl_auto.data.checks import probe as checks
+from pcl_auto.data.checks.probe import Checks, check_cases, image_stats
+from pcl_auto.data.dataset.decathlon import read_task
+from pcl_auto.data.formats.nifti import probe_channels, probe_label
 
 MakeTask = Callable[..., Path]
 

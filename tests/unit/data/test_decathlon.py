@@ -16,8 +16,8 @@ import pytest
 from refusal import codes, refused
 from toys import label_map, ramp, read_description, save, write_description
 
-from pcl_auto.data.decathlon import find_task, read_task
-from pcl_auto.data.task import Case, Task
+from pcl_auto.data.case import Case, Task
+from pcl_auto.data.dataset.decathlon import find_task, read_task
 from pcl_auto.errors import Problem, UsageError
 
 MakeTask = Callable[..., Path]
@@ -109,7 +109,7 @@ def test_test_is_no_list(make_task: MakeTask, test: Any) -> None:
 
 def test_far_too_large(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_task()
-    monkeypatch.setattr("pcl_auto.data.dataset_json._MOST_BYTES", 100)
+    monkeypatch.setattr("pcl_auto.data.dataset.dataset_json._MOST_BYTES", 100)
     assert only_problem(root).code == "dataset-json.too-large"
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from refusal import codes
 
-from pcl_auto.data.doctor import Group, examine
-from pcl_auto.data.nifti import Volume
+from pcl_auto.data.checks.doctor import Group, examine
+from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.errors import Problem
 
 

@@ -17,13 +17,11 @@ import pytest
 from archives import INDEX, TASK, member, pack, pack_task
 from refusal import refused
 
-from pcl_auto.data import archives
-from pcl_auto.data.archives import ARCHIVES, Archive, find_archive
-from pcl_auto.data.decathlon import read_task
-from pcl_auto.data.download import download_task
-from pcl_auto.data.fetch import Patience
+from pcl_auto.data import download as archives
+from pcl_auto.data.dataset.decathlon import read_task
+from pcl_auto.data.download import ARCHIVES, Archive, Patience, download_task, find_archive
 from pcl_auto.errors import DataError, LockedError, ResourceError, UsageError
-from pcl_auto.run.lock import sole_writer
+from pcl_auto.workspace.lock import sole_writer
 
 PATIENCE = Patience(timeout_seconds=0.3, waits_seconds=(0, 0))
 CONTENT = pack([INDEX, member(f"{TASK}/noise", b"".join(hashlib.sha256(b"%d" % i).digest() for i in range(20_000)))])

@@ -18,7 +18,7 @@ import pytest
 from refusal import codes
 from toys import SHAPE, label_map, patch, ramp, save
 
-from pcl_auto.data.nifti import Volume, compare_grids, probe_image, probe_label
+from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_image, probe_label
 from pcl_auto.errors import Problem
 
 NAMES = ("a.nii", "a.nii.gz")
@@ -544,9 +544,9 @@ def test_slabs_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = save(tmp_path / "a.nii.gz", values)
     labels = save(tmp_path / "b.nii.gz", label_map())
     whole = probe_image(path), probe_label(labels, CLASSES)
-    monkeypatch.setattr("pcl_auto.data.survey._SLAB_VOXELS", 1)
-    monkeypatch.setattr("pcl_auto.data.nifti_bytes._CHUNK", 7)
-    monkeypatch.setattr("pcl_auto.data.nifti_bytes._COMPRESSED_CHUNK", 5)
+    monkeypatch.setattr("pcl_auto.data.formats.nifti_voxels._SLAB_VOXELS", 1)
+    monkeypatch.setattr("pcl_auto.data.formats.nifti_bytes._CHUNK", 7)
+    monkeypatch.setattr("pcl_auto.data.formats.nifti_bytes._COMPRESSED_CHUNK", 5)
     assert (probe_image(path), probe_label(labels, CLASSES)) == whole
 
 

@@ -11,9 +11,9 @@ import pytest
 from refusal import codes
 from toys import SHAPE, label_map, ramp, save, write_description
 
-from pcl_auto.data.checks import check_cases
-from pcl_auto.data.decathlon import find_task, read_task
-from pcl_auto.data.task import Task
+from pcl_auto.data.case import Task
+from pcl_auto.data.checks.probe import check_cases
+from pcl_auto.data.dataset.decathlon import find_task, read_task
 from pcl_auto.errors import Problem
 
 DESCRIPTION: dict[str, Any] = {

@@ -10,8 +10,8 @@ from pydicom.uid import generate_uid
 from refusal import refused
 from scanner import SPACING_MM, STEP_MM, volume, write_series
 
-from pcl_auto.data.dicom import Series
-from pcl_auto.data.scans import Scan, list_scans
+from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.errors import UsageError
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pcl_auto.method.components import component_counts, component_sizes, keep_largest, one_piece_classes
+from pcl_auto.method.label_maps import component_counts, component_sizes, keep_largest, one_piece_classes
 
 
 def flood(mask: np.ndarray) -> list[set[tuple[int, ...]]]:

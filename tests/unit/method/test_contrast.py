@@ -12,7 +12,8 @@ from pairs import in_pairs
 from reference import contrastive_loss, sampled_groups
 from torch import Tensor
 
-from pcl_auto.method.contrast import (
+from pcl_auto.method.loss import (
+    ContrastHead,
     Matching,
     anchor_weights,
     class_means,
@@ -21,7 +22,6 @@ from pcl_auto.method.contrast import (
     intra_matching,
     local_contrastive_loss,
 )
-from pcl_auto.method.head import ContrastHead
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 
 MATCHINGS: Sequence[Matching] = ["intra", "inter"]

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from pcl_auto.method.guard import collapse, validation_collapse
+from pcl_auto.method.collapse import collapse, validation_collapse
 
 LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.5])}
 

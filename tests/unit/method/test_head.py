@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pcl_auto.method.head import ContrastHead
+from pcl_auto.method.loss import ContrastHead
 from pcl_auto.method.sampling import gather_features, sample_voxels
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcl_auto.method.judgement import LedgerRow, drop_disagreeing, drop_outside, judge, mean_dice
-from pcl_auto.method.values import Values
+from pcl_auto.method.label_maps import Values, mean_dice
+from pcl_auto.method.pseudo_labels import LedgerRow, drop_disagreeing, drop_outside, judge
 
 CLASSES = {"core": 1, "rim": 2}
 LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.0])}

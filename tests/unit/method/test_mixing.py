@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcl_auto.method.mixing import box_mask, nearest, swap_pairs
+from pcl_auto.method.augmentation import box_mask, nearest, swap_pairs
 
 
 def test_masks_and_pairs_that_do_not_fit_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from pcl_auto.method.quality import Reference, assess, certainty, disturbed, expected_dice
+from pcl_auto.method.confidence import Reference, assess, certainty, disturbed, expected_dice
 
 CLASSES = {"a": 1, "b": 2}
 KNOWN = Reference(tuple(np.linspace(0.8, 0.99, 20)), {"a": (1.0, 4.0), "b": (0.0, 2.0)})

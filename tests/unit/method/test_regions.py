@@ -7,9 +7,9 @@ import pytest
 import torch
 from pairs import in_pairs
 
+from pcl_auto.method.label_maps import Values, holds
 from pcl_auto.method.regions import Pattern, cells, patterns_of
 from pcl_auto.method.sampling import sample_voxels
-from pcl_auto.method.values import Values, holds
 
 NESTED: list[Values] = [(1, 2, 3), (2, 3), 3]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcl_auto.method.views import BRIGHTNESS, CONTRAST, intensity_view
+from pcl_auto.method.augmentation import BRIGHTNESS, CONTRAST, intensity_view
 
 
 @pytest.mark.parametrize("patch", [(6, 7), (5, 6, 7)])

@@ -10,8 +10,8 @@ import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from pcl_auto.nnunet import bias
-from pcl_auto.nnunet.bias import BiasCorrectingPreprocessor, preprocessor_of, without_bias
+from pcl_auto.nnunet.data import bias
+from pcl_auto.nnunet.data.bias import BiasCorrectingPreprocessor, preprocessor_of, without_bias
 
 SPACING_MM = (3.0, 1.0, 1.0)
 

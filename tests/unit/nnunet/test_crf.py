@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcl_auto.nnunet import crf
+from pcl_auto.nnunet.training import crf
 
 SPACING_MM = (3.0, 1.0, 2.0)
 

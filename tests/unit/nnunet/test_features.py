@@ -13,7 +13,7 @@ from torch import nn
 
 from pcl_auto.errors import StateError
 from pcl_auto.method.sampling import gather_features, sample_voxels
-from pcl_auto.nnunet.features import DecoderFeatures, unwrapped
+from pcl_auto.nnunet.network import DecoderFeatures, unwrapped
 
 
 def network(dimensions: int) -> PlainConvUNet:

@@ -8,7 +8,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from pcl_auto.nnunet.heads import restart_segmentation_head
+from pcl_auto.nnunet.network import restart_segmentation_head
 
 
 def trained() -> tuple[PlainConvUNet, torch.optim.Optimizer]:

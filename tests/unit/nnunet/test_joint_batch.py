@@ -11,8 +11,8 @@ import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from torch import Tensor
 
-from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.recipe import load_recipe
+from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.recipe.load import load_recipe
 
 SCALES = (1, 0.5, 0.25)
 

@@ -18,9 +18,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from pcl_auto.data.labels import head_count
 from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import sample_voxels
-from pcl_auto.nnunet import pseudo_labels
-from pcl_auto.nnunet.cases import StoredCases
-from pcl_auto.nnunet.store import LabeledFiles, case_files, foreground_intensities, save_label
+from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data.cases import StoredCases
+from pcl_auto.nnunet.data.store import LabeledFiles, case_files, foreground_intensities, save_label
 
 SHAPE = (4, 6, 8)
 CLASSES = {"background": 0, "a": 1, "b": 2, "c": 3}

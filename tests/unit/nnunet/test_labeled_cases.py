@@ -9,8 +9,8 @@ import blosc2
 import numpy as np
 import pytest
 
-from pcl_auto.nnunet.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
-from pcl_auto.nnunet.store import case_files, save_label
+from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
+from pcl_auto.nnunet.data.store import case_files, save_label
 
 SHAPE = (2, 4, 6)
 

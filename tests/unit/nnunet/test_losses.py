@@ -9,7 +9,7 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import NumericalError
-from pcl_auto.nnunet.faults import require_numbers
+from pcl_auto.nnunet.errors import require_numbers
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcl_auto.nnunet import planner
+from pcl_auto.nnunet.planning import planner
 from pcl_auto.planning.plan import MIN_PATCHES
 
 PROSTATE: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcl_auto.nnunet import precision
+from pcl_auto.nnunet import network as precision
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])

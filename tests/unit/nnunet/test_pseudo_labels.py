@@ -12,9 +12,9 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from pcl_auto.nnunet import pseudo_labels
-from pcl_auto.nnunet.store import case_files, save_label
-from pcl_auto.recipe import Judgement
+from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.recipe.settings import Judgement
 
 CLASSES = {"core": 1}
 LABELS = LabelManager({"background": 0, **CLASSES}, None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcl_auto.nnunet.quality import certainty_of
+from pcl_auto.nnunet.inference.confidence import certainty_of
 
 LABELS = {"background": 0, "core": 1}
 

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from pcl_auto.errors import UsageError
-from pcl_auto.method.contrast import local_contrastive_loss
-from pcl_auto.method.head import ContrastHead
+from pcl_auto.method.loss import ContrastHead, local_contrastive_loss
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
-from pcl_auto.nnunet import ranks
-from pcl_auto.nnunet.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.recipe import from_dict
+from pcl_auto.nnunet import distributed as ranks
+from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.recipe.load import from_dict
 
 PATCHES, CLASSES = 4, 2
 

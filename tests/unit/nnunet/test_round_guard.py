@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from pcl_auto.nnunet import pseudo_labels
-from pcl_auto.nnunet.round_guard import RoundGuard
-from pcl_auto.recipe import Recipe, Schedule
+from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.training.round_guard import RoundGuard
+from pcl_auto.recipe.settings import Recipe, Schedule
 
 RECIPE = Recipe("toy", schedule=Schedule(supervised_epochs=2, rounds=3, epochs_per_round=2))
 LABELED = {"core": np.array([2.0, 4.0])}

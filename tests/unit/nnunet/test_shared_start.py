@@ -13,9 +13,9 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoints import OWN_KEY, write_checkpoint
-from pcl_auto.nnunet.settings import RunSettings
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
-from pcl_auto.recipe import Contrast, Optimizer, Recipe
+from pcl_auto.nnunet.training.settings import RunSettings
+from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.recipe.settings import Contrast, Optimizer, Recipe
 
 SETTINGS = RunSettings(Recipe("one"), seed=0, split="L2_s0", store="store", deterministic=False)
 

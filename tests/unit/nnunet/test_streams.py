@@ -11,8 +11,8 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet import streams
-from pcl_auto.nnunet.store import case_files, save_label
+from pcl_auto.nnunet.data import streams
+from pcl_auto.nnunet.data.store import case_files, save_label
 
 SHAPE = (4, 4, 4)
 

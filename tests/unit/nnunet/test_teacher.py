@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pcl_auto.nnunet.teacher import Teacher
+from pcl_auto.nnunet.training.teacher import Teacher
 
 
 def network(value: float) -> nn.Module:

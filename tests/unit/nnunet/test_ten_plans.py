@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from decathlon import DECATHLON, DecathlonTask
 
-from pcl_auto.nnunet import planner
+from pcl_auto.nnunet.planning import planner
 from pcl_auto.planning.plan import MIN_PATCHES, choose_configuration
 
 every_task = pytest.mark.parametrize("task", DECATHLON, ids=lambda task: task.name)

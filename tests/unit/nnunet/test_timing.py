@@ -12,8 +12,8 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from pcl_auto.nnunet import timing
-from pcl_auto.nnunet.store import case_files, save_label
+from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.training import timing
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (5, 9, 30), (20, 17, 16)])

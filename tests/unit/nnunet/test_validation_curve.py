@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
-from pcl_auto.nnunet.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 # True positives, false positives and false negatives of two classes.
 HALF_FOUND, NOTHING_THERE = ([2, 2], [2, 2], [2, 2]), ([0, 0], [0, 0], [0, 0])

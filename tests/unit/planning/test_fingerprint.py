@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcl_auto.data.nifti import Volume
-from pcl_auto.planning.fingerprint import make_fingerprint
+from pcl_auto.data.formats.nifti import Volume
+from pcl_auto.planning.make_plan import make_fingerprint
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 

@@ -12,8 +12,8 @@ from tiny_model import PLANS
 
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.planning.given_plans import find_plans, read_plans
-from pcl_auto.run.files import write_json
-from pcl_auto.run.workspace import DatasetFolder
+from pcl_auto.workspace.files import write_json
+from pcl_auto.workspace.folders import DatasetFolder
 
 DATASET_JSON: dict[str, Any] = {
     "channel_names": {"0": "T1"},

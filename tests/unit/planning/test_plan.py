@@ -23,8 +23,8 @@ from pcl_auto.planning.plan import (
     store_key,
     write_plan,
 )
-from pcl_auto.run.files import read_json
-from pcl_auto.run.workspace import DatasetFolder
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.folders import DatasetFolder
 
 
 def nnunet_plans(scheme: str = "ZScoreNormalization") -> dict[str, Any]:

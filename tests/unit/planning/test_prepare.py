@@ -8,12 +8,12 @@ import nibabel
 import pytest
 from refusal import refused
 
-from pcl_auto.data.decathlon import read_task
+from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.phantom import make_phantom
 from pcl_auto.errors import DataError, UsageError
+from pcl_auto.planning.make_plan import dataset_folder, plan_task
 from pcl_auto.planning.plan import PlanSettings
-from pcl_auto.planning.prepare import dataset_folder, plan_task
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.workspace.folders import Workspace
 
 
 @pytest.fixture

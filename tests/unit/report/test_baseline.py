@@ -9,9 +9,9 @@ import pytest
 from report_files import RECIPE, write_run, write_scores
 
 from pcl_auto.report.baseline import find_baseline, judge, steps_of
-from pcl_auto.report.facts import read_run
-from pcl_auto.request import SUPERVISED
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.training.request import SUPERVISED
+from pcl_auto.training.run_facts import read_run
+from pcl_auto.workspace.folders import Workspace
 
 WORKSPACE = Workspace.find(Path("/anywhere"), {})
 CASES = [f"t{index}" for index in range(12)]

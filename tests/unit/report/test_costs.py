@@ -6,10 +6,10 @@ from pathlib import Path
 
 from report_files import write_run
 
-from pcl_auto.report.costs import forecast_rows
 from pcl_auto.report.page import write_report
-from pcl_auto.run.files import read_json, write_json
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.report.sections import forecast_rows
+from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.folders import Workspace
 
 FORECAST = {"wall_s": 570.0, "memory_mb": 900, "gpu_memory_mb": 512, "disk_mb": 40}
 MEASURED = {"wall_s": 601.2, "memory_mb": 950, "gpu_memory_mb": None, "disk_mb": 42}

@@ -13,15 +13,14 @@ import pytest
 from report_files import write_run, write_scores
 
 import pcl_auto.report
-from pcl_auto.method.quality import Reference, assess
-from pcl_auto.report import shown
-from pcl_auto.report.certainties import read_certainties
-from pcl_auto.report.facts import read_run
-from pcl_auto.report.folds import fold_scores
+from pcl_auto.method.confidence import Reference, assess
+from pcl_auto.report import scans as shown
 from pcl_auto.report.overlays import Volume
 from pcl_auto.report.page import render, write_report
-from pcl_auto.request import SUPERVISED
-from pcl_auto.run.workspace import Workspace
+from pcl_auto.report.sections import fold_scores
+from pcl_auto.training.request import SUPERVISED
+from pcl_auto.training.run_facts import read_certainties, read_run
+from pcl_auto.workspace.folders import Workspace
 
 HOSTILE = "<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>", "\u202egpj.exe"
 STYLE = (Path(pcl_auto.report.__file__).parent / "page.css").read_text()

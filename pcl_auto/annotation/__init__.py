@@ -1,0 +1,1 @@
+"""Choose cases to label next, and export pseudo-labels for correction."""

@@ -1,0 +1,181 @@
+"""``pclauto review``: pseudo-labels out, to be corrected in an editor of masks."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.planning.plan import PlannedCase, read_plan
+from pcl_auto.training.run_facts import last_round, read_certainties, read_run, review_folders, run_folder
+from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.files import file_digest, read_json, write_json, write_text
+from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.record import REVIEW, REVIEWS
+
+RECORD = "review.json"
+SCHEMA_VERSION = 1
+_GZIPPED, _PLAIN = ".nii.gz", ".nii"
+_COLOURS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
+_README = """Pseudo-labels to look at, made by {model}, round {round}.
+
+1. Open images/{image} with pseudo_labels/CASE.nii.gz as its segmentation:
+   ITK-SNAP: itksnap -g images/{image} -s pseudo_labels/CASE.nii.gz -l itk-snap-labels.txt
+   3D Slicer: load both, the mask as a segmentation or label map, slicer-colors.ctbl as its colour table.
+2. Correct what is wrong, in every slice: the whole mask will stand for the case's label. Values: {values}.
+3. Save it as corrected/CASE.nii.gz. What is not in corrected/ is not used.
+4. pclauto train --continue{options}
+"""
+
+
+def worst_first(rows: Sequence[Mapping[str, str]], sure: Mapping[str, float] = MappingProxyType({})) -> list[str]:
+    """The cases of a ledger in the order in which somebody should look at them.
+
+    Those that the round did not use, then those with remarks, each by their Dice to the last round; after one round
+    alone by what is known of the finished network's certainties, ``sure``.
+    """
+
+    def order(row: Mapping[str, str]) -> tuple[Any, ...]:
+        steady = row.get("agreement") or row.get("dice_to_last_round") or sure.get(row["case"], 1)
+        return (row.get("used") == "1", not row.get("remarks"), float(steady), row["case"])
+
+    return [row["case"] for row in sorted(rows, key=order)]
+
+
+def export_review(
+    model: Path, workspace: Workspace, output: Path | None, *, number: int = 5, cases: Sequence[str] = ()
+) -> tuple[Path, list[str]]:
+    """Write images and pseudo-labels, on the images' own grids, where an editor of masks can open them.
+
+    Args:
+        model: a model folder of a run with rounds.
+        workspace: where its data set is planned.
+        output: the folder; None for ``review`` in the run's own.
+        number: so many, the worst first.
+        cases: these instead.
+
+    Returns:
+        the folder, and the cases in it, worst first.
+
+    Raises:
+        StateError: no pseudo-labels; a folder with other content, or with pseudo-labels that were edited in place.
+        UsageError: cases without a pseudo-label.
+    """
+    run = read_run(run_folder(model))
+    last, stored = last_round(run)
+    ranked = worst_first(last.rows, read_certainties(run.folder).cases)
+    if unknown := [case for case in cases if case not in ranked]:
+        raise UsageError(
+            Problem(
+                "review.no-pseudo-label",
+                "no pseudo-label",
+                ", ".join(unknown),
+                "name unlabelled cases of the run",
+                f"one of {len(ranked)}",
+            )
+        )
+    chosen = list(cases) or ranked[:number]
+    folder = (output or run.folder / REVIEW).resolve()
+    record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
+    exported: dict[str, str] = {}
+    if folder.is_dir() and any(folder.iterdir()):
+        refuse_other_content(folder, RECORD, str(run.folder.parent))
+        exported = read_json(folder / RECORD).get("exported", {})
+        _refuse_edited(folder, chosen, exported)
+    data = workspace.dataset(run.identity["dataset"])
+    planned = read_plan(data).cases
+    from pcl_auto.nnunet.inference.review import write_pseudo_label
+
+    # First, so that the folder is known as ours from then on, and without the digests of what is about to change: an
+    # export that is killed is no edit.
+    exported = {case: digest for case, digest in exported.items() if case not in chosen}
+    write_json(folder / RECORD, {**record, "exported": exported})
+    for case in chosen:
+        _copy_image(planned[case], folder / "images")
+        mask = write_pseudo_label(
+            run.folder.parent, run.identity["configuration"], stored, case, folder / "pseudo_labels"
+        )
+        exported[case] = file_digest(mask)
+    (folder / "corrected").mkdir(exist_ok=True)
+    _write_colours(run.classes, folder)
+    readme = _README.format(
+        model=run.folder.parent.name,
+        round=last.number,
+        values=", ".join(f"{value} {name}" for name, value in {"background": 0, **run.classes}.items()),
+        image=_image_name("CASE", planned[chosen[0]].files, 0),
+        options=_options(workspace, run.folder.parent),
+    )
+    write_text(folder / "README.txt", readme)
+    write_json(folder / RECORD, {**record, "exported": exported})
+    known = review_folders(run.folder)
+    write_json(run.folder / REVIEWS, {"folders": sorted({*known, str(folder)})})
+    return folder, chosen
+
+
+def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, str]) -> None:
+    """An editor saves where it has read: what is not as it was exported is somebody's work."""
+    masks = {case: folder / "pseudo_labels" / f"{case}{_GZIPPED}" for case in cases if case in exported}
+    edited = [mask for case, mask in masks.items() if mask.is_file() and file_digest(mask) != exported[case]]
+    if edited:
+        fix = f"move it into {folder / 'corrected'}, then `pclauto train --continue`; or choose another folder with -o"
+        raise StateError(
+            [
+                Problem("review.edited-in-place", "a pseudo-label was edited where it was exported", str(mask), fix)
+                for mask in edited
+            ]
+        )
+
+
+def refuse_other_content(folder: Path, name: str, model: str) -> None:
+    """Make sure that the record ``name`` in a ``folder`` that is not empty is of the same ``model``.
+
+    Raises:
+        StateError: it is not.
+    """
+    file = folder / name
+    found = read_json(file) if file.is_file() else {}
+    if found.get("model") != model:
+        raise StateError(
+            Problem(
+                code="review.folder-taken",
+                what="the folder holds something else",
+                where=str(folder),
+                expected=f"an empty folder, or a {name} of the same model",
+                found=str(found.get("model", "files of another kind")),
+                fix="choose another folder with -o",
+            )
+        )
+
+
+def _options(workspace: Workspace, model: Path) -> str:
+    """What means this model from anywhere, and after other trainings."""
+    root = workspace.preprocessed.parent
+    place = f" --workspace {shlex.quote(str(root))}" if Workspace.at(root, workspace.origin) == workspace else ""
+    return f"{place} --model {shlex.quote(str(model))}"
+
+
+def _image_name(case: str, files: Sequence[Path], index: int) -> str:
+    channel = f"_{index:04d}" if len(files) > 1 else ""
+    return f"{case}{channel}{_GZIPPED if files[index].name.endswith('.gz') else _PLAIN}"
+
+
+def _copy_image(case: PlannedCase, folder: Path) -> None:
+    for index, file in enumerate(case.files):
+        target = folder / _image_name(case.id, case.files, index)
+        if not target.is_file():
+            with atomic_path(target) as temporary:
+                shutil.copyfile(file, temporary)
+
+
+def _write_colours(classes: Mapping[str, int], folder: Path) -> None:
+    """The classes' names and colours, in the formats of ITK-SNAP and 3D Slicer."""
+    rows = [(value, name, *_COLOURS[index % len(_COLOURS)]) for index, (name, value) in enumerate(classes.items())]
+    snap = ['0 0 0 0 0 0 0 "Clear Label"', *(f'{value} {r} {g} {b} 1 1 1 "{name}"' for value, name, r, g, b in rows)]
+    write_text(folder / "itk-snap-labels.txt", "\n".join(snap) + "\n")
+    slicer = ["0 background 0 0 0 0"]
+    slicer += [f"{value} {name.replace(' ', '_')} {r} {g} {b} 255" for value, name, r, g, b in rows]
+    write_text(folder / "slicer-colors.ctbl", "\n".join(slicer) + "\n")

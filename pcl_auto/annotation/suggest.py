@@ -1,0 +1,174 @@
+"""``pclauto suggest``: which unlabelled cases of a run to label next, and why."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcl_auto.annotation.review import refuse_other_content
+from pcl_auto.data.labels import foreground, values_of
+from pcl_auto.method.pseudo_labels import KEPT
+from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardised, uncertainty
+from pcl_auto.nnunet.environment import choose_device, prepare_environment
+from pcl_auto.planning.plan import PlannedCase, read_plan
+from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.files import read_json, table_cell, write_json, write_text
+from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.processes import output_to
+
+RECORD = "suggestions.json"
+TABLE = "suggestions.csv"
+SCHEMA_VERSION = 1
+# In the run's folder.
+_FEATURES = "suggest_features"
+# Remarks of a ledger on what the round did, not on volumes.
+_DECISIONS = ("dropped: ", KEPT, "rolled back")
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A case to label.
+
+    ``uncertainty``: its rank among all, in (0, 1]. ``distance``: to the nearest labelled case, in deviations of the
+    network's features. ``picture``: the file.
+    """
+
+    case: str
+    reasons: list[str]
+    uncertainty: float
+    distance: float
+    picture: str
+
+
+def suggest_cases(
+    model: Path, workspace: Workspace, output: Path | None, *, number: int = 5, device: str = "auto", listener: Listener
+) -> tuple[Path, list[Suggestion]]:
+    """Choose unlabelled cases that are uncertain and unlike all others, and draw each with its pseudo-label.
+
+    No label is read but through what the run's ledgers say of the labelled volumes.
+
+    Args:
+        model: a model folder of a run with rounds.
+        workspace: where its data set is planned.
+        output: the folder for pictures and tables; None for ``suggest`` in the run's own.
+        number: so many, or all where there are fewer.
+        device: for the network.
+        listener: told of ``features``.
+
+    Returns:
+        the folder, and the cases in the order in which to label them.
+
+    Raises:
+        StateError: no pseudo-labels, no checkpoint, or a folder with other content.
+        NumericalError: the network's output is not finite.
+        UsageError: no such device.
+    """
+    chosen = choose_device(device)
+    run = read_run(run_folder(model))
+    last, stored = last_round(run)
+    folder = (output or run.folder / "suggest").resolve()
+    if folder.is_dir() and any(folder.iterdir()):
+        refuse_other_content(folder, RECORD, str(run.folder.parent))
+    data = workspace.dataset(run.identity["dataset"])
+    planned = read_plan(data).cases
+    checkpoint = last_checkpoint(run.folder)
+    rows = {row["case"]: row for row in last.rows}
+    cases, labeled = sorted(rows), sorted(run.split.labeled)
+    prepare_environment()
+    with output_to(Path("/dev/null")):  # what nnU-Net prints
+        from pcl_auto.nnunet.inference.case_features import features_of
+
+        found = features_of(
+            run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES, chosen,
+            lambda done, total: listener("features", {"done": done, "total": total}),
+        )  # fmt: skip
+    vectors = standardised(np.array([found[case].vector for case in [*cases, *labeled]]))
+    own, known = vectors[: len(cases)], vectors[len(cases) :]
+    dice = {
+        "rounds disagree": _dice_between_rounds(run, cases),
+        "transforms disagree": _numbers(rows, cases, "agreement"),
+        "blurred or brighter it is segmented otherwise": np.array([found[case].steadiness for case in cases]),
+        "the network is unsure, by its own probabilities": np.array([found[case].expected_dice for case in cases]),
+    }
+    remarks = [_on_volumes(rows[case]["remarks"]) for case in cases]
+    weights = uncertainty(
+        {**{name: -values for name, values in dice.items()}, "volumes": np.array([*map(len, remarks)], dtype=float)}
+    )
+    distances = nearest(own, known)
+    suggestions = [
+        Suggestion(
+            case=cases[row],
+            reasons=reasons(row, dice, remarks, distances),
+            uncertainty=round(float(weights[row]), 4),
+            distance=round(float(distances[row]), 4),
+            picture=str(folder / f"{cases[row]}.png"),
+        )
+        for row in diverse_batch(own, known, weights, number)
+    ]
+    _write(run, last.number, stored, planned, suggestions, folder)
+    for case in set(cases) - {entry.case for entry in suggestions}:
+        (folder / f"{case}.png").unlink(missing_ok=True)  # of an earlier suggestion
+    return folder, suggestions
+
+
+def _dice_between_rounds(run: RunFacts, cases: Sequence[str]) -> np.ndarray:
+    """Mean Dice of each case's pseudo-labels to those of the round before, shape (N,); NaN where there was one round.
+
+    Late rounds hardly change anything: which cases took long to settle is seen in all of them.
+    """
+    changes: dict[str, list[float]] = {case: [] for case in cases}
+    for each in run.rounds:
+        for row in each.rows:
+            if row["case"] in changes and row.get("dice_to_last_round") and row["remarks"] != "rolled back":
+                changes[row["case"]].append(float(row["dice_to_last_round"]))
+    return np.array([np.mean(values) if values else math.nan for values in changes.values()])
+
+
+def _numbers(rows: Mapping[str, Mapping[str, str]], cases: Sequence[str], column: str) -> np.ndarray:
+    return np.array([float(rows[case].get(column) or math.nan) for case in cases])
+
+
+def _on_volumes(remarks: str) -> list[str]:
+    return [remark for remark in remarks.split("; ") if remark and not remark.startswith(_DECISIONS)]
+
+
+def _write(
+    run: RunFacts,
+    number: int,
+    stored: Path,
+    planned: Mapping[str, PlannedCase],
+    suggestions: Sequence[Suggestion],
+    folder: Path,
+) -> None:
+    """The record first, so that the folder is known as ours from then on; then the table and the pictures."""
+    from pcl_auto.inference.preview import draw
+    from pcl_auto.nnunet.data.images import read_image
+    from pcl_auto.nnunet.inference.review import pseudo_label
+
+    listed = [asdict(entry) for entry in suggestions]
+    model = run.folder.parent
+    record = {"schema_version": SCHEMA_VERSION, "model": str(model), "round": number, "suggestions": listed}
+    write_json(folder / RECORD, record)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["case", "uncertainty", "distance", "reasons"])
+    writer.writerows(
+        [table_cell(entry.case), entry.uncertainty, entry.distance, table_cell("; ".join(entry.reasons))]
+        for entry in suggestions
+    )
+    write_text(folder / TABLE, table.getvalue())
+    labels = foreground(read_json(model / "dataset.json")["labels"])
+    classes = {name: values_of(value) for name, value in labels.items()}
+    for entry in suggestions:
+        mask, _ = pseudo_label(model, run.identity["configuration"], stored, entry.case)
+        image, properties = read_image(planned[entry.case].files)
+        grid = properties["sitk_stuff"]
+        title = f"{entry.case}: {entry.reasons[0]}"
+        draw(image[0], mask, grid["spacing"], grid["direction"], classes, title, Path(entry.picture))

@@ -1,0 +1,1 @@
+"""Define the verbs of `pclauto`, one file each."""

@@ -1,0 +1,74 @@
+"""``pclauto demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcl_auto.cli.console.options import DeviceOption, JsonOption
+
+if TYPE_CHECKING:
+    from pcl_auto.benchmark.demo import DemoResult
+    from pcl_auto.cli.console.terminal import Terminal
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(help="Where the data, the models and the masks go.", file_okay=False)
+    ] = Path("pclauto_demo"),
+    seed: Annotated[int, typer.Option(help="Of the phantom and of the training.", min=0)] = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Make a small data set and run the whole way: plan, train, predict, evaluate; a check of the installation.
+
+    \b
+      pclauto demo
+      pclauto demo my-demo --seed 1
+    """
+    from pcl_auto.benchmark.demo import RECIPE, run_demo
+    from pcl_auto.cli.console.interrupt import resumable
+    from pcl_auto.cli.console.progress import TrainingProgress
+    from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.recipe.load import load_recipe
+
+    terminal = Terminal()
+    schedule = load_recipe(RECIPE).schedule
+    with resumable(terminal), TrainingProgress(terminal) as progress:
+        progress.begin(schedule.epochs, schedule.steps_per_epoch)
+        result = run_demo(folder, seed=seed, device=device, say=terminal.say, listener=progress)
+    if json:
+        terminal.json(
+            {
+                "folder": str(result.folder),
+                "report": str(result.report),
+                "seconds": round(result.seconds),
+                "scores": result.scores,
+            }
+        )
+    else:
+        _render(terminal, result)
+
+
+def _render(terminal: Terminal, result: DemoResult) -> None:
+    from rich.table import Table
+
+    table = Table(title="Dice on 6 test volumes, 2 labels", title_justify="left", box=None, header_style="dim")
+    arms: dict[str, dict[str, Any]] = result.scores
+    classes = list(next(iter(arms.values()))["per_class"])
+    table.add_column("")
+    for name in [*classes, "mean", "HD95 (mm)"]:
+        table.add_column(name, justify="right")
+    for arm, scores in arms.items():
+        dice = [scores["per_class"][name]["dice"]["mean"] for name in classes]
+        hd95 = scores["mean"]["hd95_mm"]
+        cells = [f"{value:.3f}" for value in (*dice, scores["mean"]["dice"])]
+        table.add_row(arm, *cells, "n/a" if hd95 is None else f"{hd95:.2f}")
+    terminal.out.print(table)
+    gain = arms["pclauto"]["mean"]["dice"] - arms["nnU-Net alone"]["mean"]["dice"]
+    verdict = "the unlabelled volumes helped" if gain > 0 else "the unlabelled volumes did not help here"
+    terminal.out.print(f"{verdict}: {gain:+.3f} mean Dice, in {result.seconds:.0f} s altogether", soft_wrap=True)
+    terminal.say(f"data, models and masks: {result.folder}")
+    terminal.say(f"report: {result.report}")

@@ -1,0 +1,188 @@
+"""``pclauto predict``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from pcl_auto.cli.console.options import DeviceOption, JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.inference.predict import Outputs, Prediction
+
+
+def predict(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.", file_okay=False)],
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="A model folder, or its name in the workspace. Default: of the data set trained last, the last one "
+            "trained with unlabelled cases."
+        ),
+    ] = None,
+    supervised_only: Annotated[
+        bool, typer.Option("--supervised-only", help="Take the baseline that was trained last.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    device: DeviceOption = "auto",
+    no_mirroring: Annotated[
+        bool, typer.Option("--no-mirroring", help="Eight times faster in 3D, a little less accurate.")
+    ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="A picture per scan: three planes through the largest structure.")
+    ] = False,
+    like_input: Annotated[
+        bool, typer.Option("--like-input", help="Masks of NRRD and MHA scans in that format. Default: all in NIfTI.")
+    ] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (needs the extra dicom).")
+    ] = False,
+    no_quality: Annotated[
+        bool, typer.Option("--no-quality", help="Do not estimate how far each mask is to be trusted: saves time.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the scans and the masks that would be written, write nothing.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Segment scans.
+
+    \b
+      pclauto predict new_scan.nii.gz -o out/
+      pclauto predict Task05_Prostate/imagesTs -o out/ --preview
+      pclauto predict study_from_the_scanner/ -o out/ --dicom-seg
+      pclauto predict study_from_the_scanner/ -o out/ --dry-run
+
+    A folder is searched for volumes, and with its subfolders for DICOM series.
+    The channels of a scan are one 4D file, or files or folders of one series
+    each that end in _0000, _0001, … in the order of the model's channels.
+
+    A scan that fails does not stop the others; they are listed at the end and
+    the exit code is 1, or where none succeeded and all failed alike, the code
+    of that failure (see `pclauto --help`).
+    """
+    from pcl_auto.cli.console.interrupt import resumable
+    from pcl_auto.cli.console.progress import counting
+    from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.data.formats.scans import refuse_missing
+    from pcl_auto.inference.predict import Outputs
+    from pcl_auto.inference.predict import predict as segment
+    from pcl_auto.nnunet.environment import choose_device
+    from pcl_auto.training.models import find_model
+    from pcl_auto.workspace.folders import Workspace
+
+    terminal = Terminal()
+    refuse_missing(inputs)
+    folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
+    terminal.say(f"model: {folder}, on {choose_device(device)}")
+    wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
+    how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
+    if dry_run:
+        _foresee(terminal, inputs, output, folder, wanted, how, json=json)
+        return
+    with resumable(terminal), counting(terminal, {"predict": "segmenting"}) as listener:
+        results = segment(inputs, output, folder, outputs=wanted, listener=listener, **how)
+    failed = [result for result in results if result.status == "failed"]
+    made = [result for result in results if result.output]
+    if json:
+        terminal.json(
+            {
+                "model": str(folder),
+                "cases": [result.as_dict() for result in results],
+                "done": sum(result.status in ("done", "kept") for result in results),
+                "failed": len(failed),
+            }
+        )
+    elif made:
+        _show_volumes(terminal, made)
+    kept = sum(result.status == "kept" for result in made)
+    scans = sum(result.status != "skipped" for result in results)
+    terminal.say(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
+    for result in made:
+        if result.slabs > 1:
+            terminal.say(f"{result.id}: in {result.slabs} slabs, too large for the memory at once; no certainty")
+        if result.quality and result.quality["review"]:
+            terminal.say(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
+    for result in results:
+        if result.error:
+            terminal.say(f"{result.status}: {result.id}: {result.error}")
+    if failed:
+        codes = {result.exit_code for result in failed}
+        raise typer.Exit(codes.pop() if not made and len(codes) == 1 else 1)
+
+
+def _foresee(
+    terminal: Terminal,
+    inputs: Sequence[Path],
+    output: Path,
+    model: Path,
+    outputs: Outputs,
+    how: dict[str, Any],
+    *,
+    json: bool,
+) -> None:
+    from pcl_auto.inference.dry_run import foresee_masks, mask_commands
+    from pcl_auto.nnunet.environment import choose_device
+    from pcl_auto.recipe.time_budget import spelled
+
+    terminal.say("reading the scans, and trying the network with one patch …")
+    found = foresee_masks(inputs, output, model, outputs, **how)
+    commands = mask_commands(model, output, device=choose_device(how["device"]).type, mirroring=how["mirroring"])
+    if json:
+        terminal.json({"model": str(model), "cases": [entry.as_dict() for entry in found], "commands": commands})
+    words = {"done": "would be written", "kept": "is there already", "failed": "refused", "skipped": "skipped"}
+    for entry in found:
+        scan = entry.scan
+        slabs = f" in {scan.slabs} slabs" if scan.slabs > 1 and scan.status == "done" else ""
+        terminal.say(f"{words[scan.status]}{slabs}: {scan.output or scan.id}{f': {scan.error}' if scan.error else ''}")
+    if memory_mb := max((entry.memory_mb or 0 for entry in found), default=0):
+        wall_s = sum(entry.wall_s or 0 for entry in found)
+        terminal.say(f"memory: {memory_mb} MB at most beside the scan; time: about {spelled(wall_s)} in the network")
+    for command in commands:
+        terminal.say(f"nnU-Net: {command}")
+    terminal.say("dry run: nothing was written")
+
+
+def _certainty(result: Prediction) -> str:
+    """How far a mask is to be trusted: the figure, and whether to look at it."""
+    if result.quality is None:
+        return ""
+    certainty = result.quality["certainty"]
+    return f"{'review ' if result.quality['review'] else ''}{'–' if certainty is None else f'{certainty:.3f}'}"
+
+
+def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
+    """A column per class where they fit, else all classes of a scan in one."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from pcl_auto.workspace.files import printable
+
+    names = [printable(name) for name in made[0].volumes_ml or {}]
+    rows = [[f"{volume:.1f}" for volume in (result.volumes_ml or {}).values()] for result in made]
+    longest = max(len(printable(result.id)) for result in made)
+    wide = longest + 18 + sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names))
+    table = Table(box=None, header_style="dim", pad_edge=False, title="volumes in ml", title_justify="left")
+    table.add_column("scan", overflow="fold")
+    if wide <= terminal.out.width:
+        for name in names:
+            table.add_column(Text(name), justify="right", no_wrap=True)
+    else:
+        table.add_column("classes", overflow="fold")
+        rows = [[", ".join(f"{name} {volume}" for name, volume in zip(names, row, strict=True))] for row in rows]
+    if any(result.quality for result in made):
+        table.add_column("certainty", justify="right", no_wrap=True)
+        rows = [[*row, _certainty(result)] for result, row in zip(made, rows, strict=True)]
+    for result, row in zip(made, rows, strict=True):
+        table.add_row(*(Text(cell) for cell in (printable(result.id), *row)))
+    terminal.out.print(table)

@@ -1,0 +1,120 @@
+"""``pclauto status``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from pcl_auto.cli.console.options import JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.report.status import Status
+
+
+def status(
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="A model folder, or its name in the workspace. Default: all runs, the latest first."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """How far the runs are, from another shell: nothing is asked of them, their files are read.
+
+    \b
+      pclauto status
+      pclauto status --json
+    """
+    from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.report.status import all_runs, runs_of
+    from pcl_auto.training.models import find_model
+    from pcl_auto.workspace.folders import Workspace
+
+    terminal = Terminal()
+    place = Workspace.find(workspace, os.environ)
+    if model is None:
+        found = all_runs(place)
+    else:
+        found = runs_of(Path(model) if Path(model).is_dir() else find_model(place, model))
+    if json:
+        terminal.json([run.as_dict() for run in found])
+    elif not found:
+        terminal.say(f"no run in {place.results}: begin one with `pclauto train`")
+    elif model is None:
+        _show_all(terminal, found)
+    else:
+        for run in found:
+            _show_one(terminal, run)
+
+
+def _time(seconds: float | None) -> str:
+    if not seconds:
+        return ""  # after the last epoch something is still done, nobody knows for how long
+    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{hours} h"
+
+
+def _dice(run: Status) -> str:
+    return " ".join("–" if value is None else f"{value:.2f}" for value in run.dice)
+
+
+def _show_all(terminal: Terminal, runs: list[Status]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pcl_auto.training.request import SUPERVISED
+
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    plain = {"state", "epoch", "left", "patch Dice"}
+    for name in ("data set", "split", "recipe", "state", "epoch", "left", "patch Dice"):
+        right = name in {"epoch", "left"}
+        table.add_column(name, no_wrap=name in plain, overflow="fold", justify="right" if right else "left")
+    for run in runs:
+        cells = (
+            run.dataset.split("_", 1)[-1],
+            f"{run.split} {Path(run.folder).name}".removesuffix(" fold_all"),
+            f"{run.recipe}, baseline" if run.trainer == SUPERVISED else run.recipe,
+            run.state,
+            f"{run.epoch}/{run.epochs}",
+            _time(run.seconds_left) if run.state == "running" else "",
+            _dice(run),
+        )
+        table.add_row(*map(Text, cells))
+    terminal.out.print(table)
+
+
+def _show_one(terminal: Terminal, run: Status) -> None:
+    lines = {
+        "run": run.folder,
+        "state": {
+            "stopped": "stopped; it goes on when its command is repeated",
+            "elsewhere": "begun on another machine, perhaps running there",
+        }.get(run.state, run.state),
+        "epoch": f"{run.epoch} of {run.epochs}, {run.stage}",
+        "left": f"about {_time(run.seconds_left)}" if run.seconds_left else "",
+        "losses": "  ".join(f"{name} {value:.3f}" for name, value in run.losses.items()),
+        "Dice": f"{_dice(run)} ({run.dice_of})" if run.dice else "",
+        "last sign": run.last_event,
+        "log": str(Path(run.folder) / "log.txt"),
+        "command": shlex.join(["pclauto", *run.command[1:]]),
+    }
+    for name, value in lines.items():
+        if value:
+            terminal.out.print(f"{name:<10} {value}", markup=False, soft_wrap=True)
+    for entry in run.rounds:
+        terminal.out.print(f"{'round ' + str(entry['round']):<10} {_round(entry)}", markup=False, soft_wrap=True)
+
+
+def _round(entry: dict[str, object]) -> str:
+    if entry["event"] != "pseudo_labels":
+        what = {"degenerate": "trained on labels alone"}.get(str(entry["event"]), str(entry["event"]).replace("_", " "))
+        reasons = entry.get("reasons")
+        return f"{what}: {'; '.join(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
+    change = entry["dice_to_last_round"]
+    text = f"{entry['used']} of {entry['cases']} pseudo-labels used"
+    return text + (f", Dice {change:.3f} to the last round's" if isinstance(change, float) else "")

@@ -1,0 +1,1 @@
+"""Talk to the terminal: results, progress, interrupts, shared options."""

@@ -1,0 +1,86 @@
+"""How forecasts are told: of a schedule that was fitted to a budget of time, and of what a dry run found out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pcl_auto.recipe.settings import Schedule
+from pcl_auto.recipe.time_budget import spelled
+
+if TYPE_CHECKING:
+    from pcl_auto.inference.dry_run import PlanForecast, TrainForecast
+    from pcl_auto.recipe.time_budget import Fitted
+
+# Of the recipe's own length: a training that is shorter is told so.
+SHORT = 0.5
+
+
+def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
+    """What was timed and chosen, and, for a run that begins, when it should be done."""
+    costs, schedule, own = fitted.costs, fitted.schedule, Schedule(**fitted.recipe["schedule"])
+    timed = f"timed      {costs.supervised_step_s:.3g} s a step"
+    if schedule.rounds:
+        timed += f", {costs.joint_step_s:.3g} s a joint step, {costs.round_s:.3g} s a round's pseudo-labels"
+    length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
+    if schedule.rounds:
+        length += f", {schedule.supervised_epochs} supervised, then {schedule.rounds} rounds of "
+        length += f"{schedule.epochs_per_round}"
+    lines = [f"{timed}, {costs.epoch_s:.2g} s a checkpoint", f"budget     {fitted.budget}: {length}"]
+    share = schedule.epochs * schedule.steps_per_epoch / (own.epochs * own.steps_per_epoch)
+    lines.append(f"           {share:.3g} times the recipe's own {own.epochs * own.steps_per_epoch} steps")
+    if schedule.rounds < own.rounds:
+        lines.append(f"           {schedule.rounds} rounds instead of {own.rounds}, so that each has steps to learn in")
+    if schedule.rounds and share < SHORT:
+        lines += [
+            "           a short start makes poor pseudo-labels: compare with --supervised-only, or take",
+            f"           --budget {spelled(fitted.budget_of_own_length_s)}, in which the recipe's own length fits",
+        ]
+    if not fresh:
+        on = f"on {fitted.device} by an earlier command"
+        return [*lines, f"           fitted {on}: the same steps, whatever time they take now"]
+    whole_s = fitted.forecast_s if joint else fitted.before_s + costs.of_baseline().forecast_s(schedule)
+    end = datetime.now() + timedelta(seconds=whole_s - fitted.before_s)  # noqa: DTZ005 (the user's own clock)
+    return [*lines, f"forecast   {spelled(whole_s)} in all: done at {end:%H:%M:%S}"]
+
+
+def training_lines(forecast: TrainForecast, *, on_gpu: bool) -> list[str]:
+    """What a training would take, ``on_gpu`` or not; what nobody knows is called unknown, with the reason."""
+    schedule, costs = forecast.schedule, forecast.costs
+    patches = f"{forecast.labeled_patches} labelled"
+    if forecast.unlabeled_patches:
+        patches += f" and {forecast.unlabeled_patches} unlabelled in the rounds"
+    lines = [
+        f"patch      {'×'.join(map(str, forecast.patch_voxels))} voxels; {patches}",
+        f"network    {len(forecast.features)} stages of {', '.join(map(str, forecast.features))} feature maps",
+        f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds",
+        f"GPU memory {_mb(forecast.gpu_memory_mb)}" + ("" if on_gpu else ", by nnU-Net's estimate, on a GPU"),
+        f"memory     {_mb(forecast.memory_mb)}",
+        f"disk       {_mb(forecast.disk_mb)}, and {_mb(forecast.disk_meanwhile_mb)} more until the end",
+        f"           {_mb(forecast.store_mb)} of preprocessed images are there",
+    ]
+    if costs is None or forecast.wall_s is None:
+        lines.append(f"time       unknown: {forecast.unknown}")
+    else:
+        told = f"{costs.supervised_step_s:.2g} s a step"
+        if forecast.unlabeled_patches and schedule.rounds:
+            told += f", {costs.joint_step_s:.2g} s a joint step, {costs.round_s:.2g} s a round's pseudo-labels"
+        lines.append(f"time       {spelled(forecast.wall_s)} ({told}; timed here, at a glance)")
+    return [*lines, *_commands(forecast.commands)]
+
+
+def plan_lines(forecast: PlanForecast) -> list[str]:
+    """What a plan's preprocessing would take, and the same in stock nnU-Net."""
+    room = f"disk       {_mb(forecast.store_mb)} at most for the preprocessed images; time unknown before they are read"
+    return [room, *_commands(forecast.commands)]
+
+
+def _mb(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.0f} MB" if value < 10_000 else f"{value / 1024:.1f} GB"
+
+
+def _commands(commands: Sequence[str]) -> list[str]:
+    return [f"nnU-Net    {command}" for command in commands]

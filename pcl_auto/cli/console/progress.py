@@ -1,0 +1,193 @@
+"""Progress: bars on a terminal, plain flushed lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pcl_auto.cli.console.estimates import fitted_lines
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.recipe.time_budget import spelled
+from pcl_auto.workspace.events import Listener
+
+if TYPE_CHECKING:
+    from pcl_auto.method.symmetry import AxisSymmetry
+    from pcl_auto.recipe.time_budget import Fitted
+
+
+def _bar(terminal: Terminal) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=terminal.err,
+        transient=True,
+        # nnU-Net's prints belong in the log; rich would fetch them back.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+@contextmanager
+def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]:
+    """A listener for events that count ``done`` of ``total``; each kind gets a bar, or a line when it is done."""
+    started: dict[str, float] = {}
+    tasks: dict[str, Any] = {}
+    bar = _bar(terminal)
+
+    def listen(event: str, values: dict[str, Any]) -> None:
+        if event not in names:
+            return
+        if event not in tasks:
+            started[event] = monotonic()
+            tasks[event] = bar.add_task(names[event], total=values["total"], note="")
+        bar.update(tasks[event], completed=values["done"])
+        if values["done"] == values["total"]:
+            bar.remove_task(tasks[event])
+            seconds = monotonic() - started[event]
+            if seconds > 1 or not terminal.err.is_terminal:
+                terminal.say(f"{names[event]}: {values['total']} done in {seconds:.0f} s")
+
+    # Elsewhere than on a terminal a bar without anything to count would still leave an empty line.
+    with bar if terminal.err.is_terminal else nullcontext():
+        yield listen
+
+
+class TrainingProgress:
+    """Follows a training: a bar on a terminal, one line per epoch elsewhere, a line per round on both."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self.live = terminal.err.is_terminal and terminal.speaks
+        self._bar = _bar(terminal)
+        self._task: Any = None
+        self._steps_per_epoch = 0
+        self._stage = ""
+        # Whether it was said how long the training will take.
+        self._told = False
+        self._folds_after = 0
+
+    def __enter__(self) -> TrainingProgress:
+        """Start drawing, on a terminal."""
+        if self.live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        """Leave the terminal as it was."""
+        if self.live:
+            self._bar.stop()
+
+    def begin(self, epochs: int, steps_per_epoch: int) -> None:
+        """A training of so many epochs begins."""
+        self._steps_per_epoch = steps_per_epoch
+        self._task = self._bar.add_task("training", total=epochs * steps_per_epoch, note="")
+
+    def __call__(self, event: str, values: dict[str, Any]) -> None:
+        """Take an event of the trainer."""
+        handler = getattr(self, f"_on_{event}", None)
+        if handler is not None:
+            handler(**values)
+
+    def _on_preprocess(self, done: int, total: int) -> None:
+        if self.live:
+            self._bar.update(self._task, description="preprocessing", note=f"images {done}/{total}")
+        elif done == 1:
+            self.terminal.say(f"preprocessing {total} images")
+
+    def _on_timing(self) -> None:
+        self.terminal.say("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
+
+    def _on_certainty(self, done: int, total: int) -> None:
+        if self.live:
+            self._bar.update(self._task, description="certainties", note=f"unlabelled cases {done}/{total}")
+        elif done == 1:
+            self.terminal.say(f"certainties of {total} unlabelled cases, to compare new scans with")
+
+    def _on_fold(self, fold: int, folds: int) -> None:
+        self._stage = ""
+        self._folds_after = folds - fold
+        self.terminal.say(f"fold {fold}/{folds}")
+
+    def _on_budget(self, fitted: Fitted, *, fresh: bool, joint: bool) -> None:
+        schedule = fitted.schedule
+        self._steps_per_epoch = schedule.steps_per_epoch
+        self._told = fresh
+        if self.live:
+            self._bar.update(self._task, total=schedule.epochs * schedule.steps_per_epoch)
+        for line in fitted_lines(fitted, fresh=fresh, joint=joint):
+            self.terminal.say(line)
+
+    def _on_mirroring(self, **axes: AxisSymmetry) -> None:
+        if not axes:
+            self.terminal.say("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")
+            return
+        along = " and ".join(name for name, found in axes.items() if found.symmetric) or "no axis"
+        shares = ", ".join(f"{name} {found.share:.2f}" for name, found in axes.items())
+        self.terminal.say(f"mirroring  along {along} (share of mirrored scans that look like another: {shares})")
+
+    def _on_step(self, epoch: int, step: int) -> None:
+        if self.live:
+            self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step)
+
+    def _on_epoch(self, epoch: int, epochs: int, stage: str, losses: dict[str, float], **rest: Any) -> None:
+        text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        dice = " ".join(f"{value:.2f}" for value in rest["patch_dice"])
+        if self.live:
+            self._bar.update(self._task, description=stage, note=f"epoch {epoch}/{epochs}  {text}")
+        if not self.live or stage != self._stage:
+            self._stage = stage
+            self.terminal.say(
+                f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice} ({rest['patch_dice_of']})  "
+                f"{rest['seconds']:.1f} s"
+            )
+
+        if not self._told and epoch < epochs:
+            self._told = True
+            left = spelled(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
+            self.terminal.say(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
+
+    def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
+        if self.live:
+            self._bar.update(self._task, description=f"round {round}", note=f"pseudo-labels {done}/{total}")
+
+    def _on_pseudo_labels(self, round: int, cases: int, **rest: Any) -> None:  # noqa: A002
+        text = f"round {round}: {rest['used']} pseudo-labels used, {cases - rest['used']} dropped"
+        if rest["dice_to_last_round"] is not None:
+            text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
+        if rest["outside_labeled_range"]:
+            text += f"; {rest['outside_labeled_range']} with volumes unlike the labelled cases' (see ledger.csv)"
+        self.terminal.say(text)
+        if rest["kept_best"]:
+            self.terminal.say(f"warning: no pseudo-label passed the judgement: the best {rest['used']} are used")
+        for name in rest["vanished"]:
+            self.terminal.say(f"warning: class {name} is in no pseudo-label of round {round}")
+
+    def _on_degenerate(self, round: int, reasons: list[str]) -> None:  # noqa: A002
+        why = "; ".join(reasons)
+        self.terminal.say(f"warning: round {round} trains on labels alone, its pseudo-labels would spoil it: {why}")
+
+    def _on_last_check(self, cases: int, dice_to_last_round: float, **_rest: Any) -> None:
+        self.terminal.say(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")
+
+    def _on_rolled_back(self, round: int, reasons: list[str], back_to_epoch: int, **rest: Any) -> None:  # noqa: A002
+        self.terminal.say(f"warning: round {round} ended in a collapse and is rolled back: {'; '.join(reasons)}")
+        then = "training ends with these" if rest["training_ends"] else "the next round tries again from these"
+        self.terminal.say(f"the weights are again those of epoch {back_to_epoch}; {then}")
+
+    def _on_resumed(self, epoch: int) -> None:
+        self.terminal.say(f"going on after epoch {epoch}")
+
+    def _on_versions(self, **changed: tuple[str | None, str]) -> None:
+        text = ", ".join(f"{name} {before or 'none'} → {now}" for name, (before, now) in changed.items())
+        self.terminal.say(f"warning: the run goes on with other versions than it was started with: {text}")
+
+    def _on_checkpoint_damaged(self, problem: dict[str, str], epoch: int) -> None:
+        self.terminal.say(f"warning: {problem['what']} in {problem['where']}: {problem['found']}")
+        self.terminal.say(f"the checkpoint before it is whole: that of epoch {epoch}")

@@ -1,0 +1,251 @@
+"""What is odd about a data set: scans that are there twice, or unlike the others.
+
+Nothing here makes a data set unusable but a test scan whose label is trained on; the rest is for a person to look at.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from pcl_auto.data.formats.nifti import Volume
+from pcl_auto.errors import Problem
+
+Features = npt.NDArray[np.float64]
+
+# So many robust standard deviations from the median of all scans is far.
+FAR = 6.0
+# Spreads below these shares of a value are not worth a word: protocols vary.
+LEAST_SPREAD = 0.1
+# Fewer scans than this say nothing of what is usual.
+LEAST_SCANS = 5
+# A whole group is judged by the median of one or two labelled scans: nearer than this, of larger groups than this, they
+# lie outside by chance.
+FAR_GROUP = 4.0
+LEAST_GROUP = 10
+# Channels are swapped if another order of them fits so much better.
+MUCH_BETTER = 3.0
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scans of one role: "labelled", "unlabelled" or "test", by case."""
+
+    role: str
+    scans: Mapping[str, Volume]
+
+
+def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Problem], list[Problem]]:
+    """What is wrong, and what is worth a look, in a data set whose files can be read.
+
+    Args:
+        groups: the scans.
+        where: the data set's folder.
+        ct: intensities are Hounsfield units, which mean the same in every scan; in MR only their pattern does, since
+            nnU-Net takes away scale and offset of each scan.
+
+    Returns:
+        test scans that are among the training scans; and warnings.
+    """
+    wrong, warnings = _duplicates(groups, where)
+    everything = {case: scan for group in groups for case, scan in group.scans.items()}
+    if len(everything) >= LEAST_SCANS:
+        warnings += _orientations(everything, where)
+        warnings += _swapped_channels(everything, where)
+        warnings += _outliers(everything, where, ct=ct)
+        warnings += _shifts(groups, where, ct=ct)
+    return wrong, warnings
+
+
+def _duplicates(groups: Sequence[Group], where: str) -> tuple[list[Problem], list[Problem]]:
+    """Scans with the same voxels under different names, by the roles that they have."""
+    same: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for group in groups:
+        for case, scan in group.scans.items():
+            same[scan.digest].append((group.role, case))
+    wrong, warnings = [], []
+    for twins in same.values():
+        if len(twins) < 2:
+            continue
+        roles = {role for role, _ in twins}
+        found = " = ".join(f"{case} ({role})" for role, case in twins)
+        if {"labelled", "test"} <= roles:
+            fix = "take it out of the test scans: a score on it says nothing"
+            wrong.append(
+                Problem(
+                    "data.labeled-twin-in-test",
+                    "a labelled scan is a test scan too",
+                    where,
+                    fix,
+                    "every scan once",
+                    found,
+                )
+            )
+        elif {"unlabelled", "test"} <= roles:
+            fix = "take it out of one of the two, or say with the scores that the model has seen it, without its label"
+            warnings.append(
+                Problem(
+                    "data.unlabeled-twin-in-test",
+                    "an unlabelled scan is a test scan too",
+                    where,
+                    fix,
+                    "every scan once",
+                    found,
+                )
+            )
+        else:
+            fix = "take all but one of them out: twins count twice in every loss, and split what is to be held out"
+            warnings.append(Problem("data.twins", "one scan under several names", where, fix, "every scan once", found))
+    return wrong, warnings
+
+
+def _orientations(scans: Mapping[str, Volume], where: str) -> list[Problem]:
+    """Scans whose axes run otherwise than those of most."""
+    codes = {case: "".join(nib.aff2axcodes(np.asarray(scan.affine))) for case, scan in scans.items()}
+    usual, often = Counter(codes.values()).most_common(1)[0]
+    others = [case for case, code in codes.items() if code != usual]
+    if not others or often <= len(scans) / 2:
+        return []
+    fix = "nothing, if the headers are right; else reorient them: nnU-Net trains on the axes as they are stored"
+    found = f"{len(others)} of {len(scans)} otherwise: " + _list(f"{case} {codes[case]}" for case in others)
+    return [Problem("data.other-axes", "scans are stored along other axes than the rest", where, fix, usual, found)]
+
+
+def _features(scan: Volume) -> Features:
+    """Median and interquartile range of every channel, shape (channels, 2)."""
+    return np.array([(middle, high - low) for low, middle, high in scan.quartiles])
+
+
+def _swapped_channels(scans: Mapping[str, Volume], where: str) -> list[Problem]:
+    """Scans whose channels look like those of the rest in another order."""
+    channels = next(iter(scans.values())).channels
+    if not 2 <= channels <= 6:
+        return []
+    table = {case: np.arcsinh(_features(scan)) for case, scan in scans.items() if scan.channels == channels}
+    centre, spread = _centre_and_spread(np.stack(list(table.values())))
+    swapped = []
+    for case, own in table.items():
+        far = {
+            order: float(np.abs((own[list(order)] - centre) / spread).mean())
+            for order in itertools.permutations(range(channels))
+        }
+        best = min(far, key=far.__getitem__)
+        as_it_is = far[tuple(range(channels))]
+        if as_it_is > MUCH_BETTER and far[best] * MUCH_BETTER < as_it_is:
+            swapped.append(f"{case} (as {', '.join(map(str, best))})")
+    if not swapped:
+        return []
+    fix = "look at these scans, and store their channels in the order of dataset.json"
+    return [
+        Problem(
+            "data.channels-swapped",
+            "channels look swapped",
+            where,
+            fix,
+            "the channels' intensities of the other scans",
+            _list(swapped),
+        )
+    ]
+
+
+def _outliers(scans: Mapping[str, Volume], where: str, *, ct: bool) -> list[Problem]:
+    """Scans whose intensities, spacing or extent are far from those of all scans."""
+    warnings = []
+    for name, values in _measures(scans, ct=ct).items():
+        numbers = np.array(list(values.values()))
+        centre, spread = _centre_and_spread(numbers)
+        far = [case for case, value in values.items() if abs(value - centre) > FAR * spread]
+        if far:
+            shown = _list(f"{case} {_back(name, values[case]):.3g}" for case in far)
+            fix = "look at these scans: a unit, a rescaling or a crop may be wrong"
+            expected = f"about {_back(name, float(centre)):.3g}"
+            warnings.append(Problem("data.outlier", f"{name} unlike the other scans", where, fix, expected, shown))
+    return warnings
+
+
+def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
+    """Roles whose scans differ from the labelled ones as a whole."""
+    labeled = next((group for group in groups if group.role == "labelled"), None)
+    warnings = []
+    for group in groups:
+        if labeled is None or not labeled.scans or group is labeled or len(group.scans) < LEAST_GROUP:
+            continue
+        ours, theirs = ({**_measures(each.scans, ct=ct), **_skews(each.scans)} for each in (labeled, group))
+        for name in sorted(ours.keys() & theirs.keys()):
+            own, numbers = (np.array(list(each[name].values())) for each in (ours, theirs))
+            low, high = np.quantile(numbers, (0.05, 0.95))
+            # What the labels show is not what there is to segment: not one labelled scan lies among the others.
+            outside = own.max() < low or own.min() > high
+            centre, spread = _centre_and_spread(numbers)
+            here, there = float(np.median(own)), float(centre)
+            if outside and abs(here - there) > FAR_GROUP * spread:
+                what = f"{name} of {group.role} scans unlike the labelled ones"
+                fix = "label some of these scans too, if they are what the model is for"
+                found = f"about {_back(name, there):.3g}"
+                warnings.append(Problem("data.shifted", what, where, fix, f"about {_back(name, here):.3g}", found))
+    return warnings
+
+
+def _measures(scans: Mapping[str, Volume], *, ct: bool) -> dict[str, dict[str, float]]:
+    """Numbers that scans are compared by, by name and case; what multiplies, in logarithms."""
+    measures: dict[str, dict[str, float]] = {}
+    for axis, name in enumerate("xyz"):
+        measures[f"spacing along {name} (mm)"] = {
+            case: float(np.log(scan.spacing_mm[axis])) for case, scan in scans.items()
+        }
+        measures[f"extent along {name} (mm)"] = {
+            case: float(np.log(scan.spacing_mm[axis] * scan.shape[axis])) for case, scan in scans.items()
+        }
+    for channel, which in _channels(scans) if ct else ():
+        features = {case: _features(scan)[channel] for case, scan in scans.items()}
+        measures[f"range of HU{which}"] = {
+            case: float(np.log(max(width, 1e-6))) for case, (_, width) in features.items()
+        }
+        # In hundreds of Hounsfield units, so that a tenth of one is a tissue's worth.
+        measures[f"median HU / 100{which}"] = {case: float(middle) / 100 for case, (middle, _) in features.items()}
+    return measures
+
+
+def _channels(scans: Mapping[str, Volume]) -> list[tuple[int, str]]:
+    """The channels that all scans have, and how to speak of them."""
+    channels = min(scan.channels for scan in scans.values())
+    return [(channel, f" of channel {channel}" if channels > 1 else "") for channel in range(channels)]
+
+
+def _skews(scans: Mapping[str, Volume]) -> dict[str, dict[str, float]]:
+    """The pattern of intensities, for groups: of one scan it jumps where two tissues fill half of it each."""
+    return {
+        f"skew of intensities{which}": {case: _skew(scan, channel) for case, scan in scans.items()}
+        for channel, which in _channels(scans)
+    }
+
+
+def _skew(scan: Volume, channel: int) -> float:
+    """Bowley's skewness of a channel's nonzero voxels, from -1 to 1: scaling and offset, as MR has them, cancel out."""
+    low, middle, high = scan.quartiles[channel]
+    return (high + low - 2 * middle) / (high - low) if high > low else 0.0
+
+
+def _back(name: str, value: float) -> float:
+    """A measure as a person reads it."""
+    return value if name.startswith(("median HU", "skew")) else float(np.exp(value))
+
+
+def _centre_and_spread(values: Features) -> tuple[Features, Features]:
+    """Median, and the standard deviation that the median absolute deviation stands for, along the first axis."""
+    centre = np.median(values, axis=0)
+    spread = 1.4826 * np.median(np.abs(values - centre), axis=0)
+    return centre, np.maximum(spread, LEAST_SPREAD)
+
+
+def _list(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more

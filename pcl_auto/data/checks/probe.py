@@ -1,0 +1,269 @@
+"""Every file of a task, probed before any work begins, with all problems listed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
+from pcl_auto.data.labels import all_values, foreground, ignore_value, spelled, values_of
+from pcl_auto.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pcl_auto.data.case import Case, Task
+
+# To be raised whenever a probe learns to judge differently, so that no earlier verdict is believed.
+_SCHEMA = 2
+_LISTED_CASES = 10
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What probing one file gave, and the state of the file at that time."""
+
+    path: Path
+    stats: dict[str, int]
+    volume: Volume | None
+    problems: tuple[Problem, ...]
+    # The values that were allowed, for labels: other values would give other problems.
+    allowed: tuple[int, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        values = self.volume.label_values if self.volume else None
+        facts: dict[str, Any] = {
+            "path": str(self.path),
+            **self.stats,
+            "volume": self.volume.as_dict() if self.volume else None,
+            "problems": [problem.as_dict() for problem in self.problems],
+        }
+        if self.allowed is not None:
+            facts["allowed"] = list(self.allowed)
+            facts["label_values"] = None if values is None else {str(value): n for value, n in values.items()}
+        return facts
+
+    @classmethod
+    def from_dict(cls, path: Path, facts: Mapping[str, Any]) -> _Record:
+        """The record of `as_dict`; KeyError, TypeError or ValueError if it is none."""
+        allowed = facts.get("allowed")
+        values = facts.get("label_values")
+        volume = facts["volume"]
+        return cls(
+            path,
+            {"size": int(facts["size"]), "mtime_ns": int(facts["mtime_ns"])},
+            None if volume is None else _volume(path, volume, values),
+            tuple(Problem(**problem) for problem in facts["problems"]),
+            None if allowed is None else tuple(map(int, allowed)),
+        )
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What `check_cases` found.
+
+    ``images`` maps case to image facts; it depends on the image files alone, never on a label, so that it stays the
+    same whichever labels are hidden. A case whose image cannot be read is not in it.
+    """
+
+    images: dict[str, Volume]
+    problems: list[Problem]
+    warnings: list[Problem]
+    _image_records: dict[str, _Record] = field(repr=False)
+    _label_records: dict[str, _Record] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON and as ``known`` of a later `check_cases`.
+
+        Only ``images`` is free of what labels hold; ``labels``, ``problems`` and ``warnings`` are not.
+        """
+        return {
+            "schema": _SCHEMA,
+            "images": {case: record.as_dict() for case, record in self._image_records.items()},
+            "labels": {case: record.as_dict() for case, record in self._label_records.items()},
+            "problems": [problem.as_dict() for problem in self.problems],
+            "warnings": [problem.as_dict() for problem in self.warnings],
+        }
+
+
+def image_stats(*files: Path) -> dict[str, int]:
+    """Size in bytes and last change of an image's files, which tell whether they are still those that were probed.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    found = [file.stat() for file in files]
+    return {"size": sum(each.st_size for each in found), "mtime_ns": max(each.st_mtime_ns for each in found)}
+
+
+def check_cases(
+    task: Task,
+    *,
+    threads: int,
+    known: Mapping[str, Any] | None = None,
+    progress: Callable[[], None] | None = None,
+) -> Checks:
+    """Probe every image and label of the training pool, and compare what belongs together.
+
+    Args:
+        task: the task; its test cases are not looked at.
+        threads: files read at once; each takes the memory of its volume.
+        known: `Checks.as_dict` of an earlier call; files of unchanged size and time are not read again.
+        progress: called in this thread after every file.
+    """
+    allowed = tuple(all_values(task.labels))
+    images, labels = _probe_all(task.cases, allowed, threads, known or {}, progress or (lambda: None))
+    problems = [
+        problem
+        for case in task.cases
+        for problem in _judge_case(case, images[case.id], labels.get(case.id), len(task.channels))
+    ]
+    of_labels, warnings = _judge_classes(task, labels)
+    readable = {case: record.volume for case, record in images.items() if record.volume is not None}
+    return Checks(readable, problems + of_labels, warnings, images, labels)
+
+
+def _probe_all(
+    cases: Collection[Case],
+    allowed: tuple[int, ...],
+    threads: int,
+    known: Mapping[str, Any],
+    progress: Callable[[], None],
+) -> tuple[dict[str, _Record], dict[str, _Record]]:
+    """Image and label records by case, in the order of ``cases``."""
+    known_images, known_labels = (_section(known, name) for name in ("images", "labels"))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        images = {case.id: pool.submit(_probe, case.files, None, known_images.get(case.id)) for case in cases}
+        labels = {
+            case.id: pool.submit(_probe, (case.label,), allowed, known_labels.get(case.id))
+            for case in cases
+            if case.label
+        }
+        try:
+            for future in as_completed([*images.values(), *labels.values()]):
+                future.result()
+                progress()
+        except BaseException:
+            # Ctrl-C must not wait for hundreds of files that nobody wants any more.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    done = ({case: future.result() for case, future in futures.items()} for futures in (images, labels))
+    return next(done), next(done)
+
+
+def _section(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = known.get(name) if known.get("schema") == _SCHEMA else None
+    return section if isinstance(section, Mapping) else {}
+
+
+def _probe(files: tuple[Path, ...], allowed: tuple[int, ...] | None, facts: Any) -> _Record:
+    """The record of an image or label: the one in ``facts`` if the files are still the same, else by reading them."""
+    path = files[0]
+    try:
+        stats = image_stats(*files)
+    except OSError:
+        stats = {"size": -1, "mtime_ns": -1}  # the probe says what is wrong; this matches no file
+    earlier = _recall(path, facts)
+    if earlier and earlier.stats == stats and earlier.allowed == allowed and stats["size"] >= 0:
+        return earlier
+    volume, problems = probe_channels(files) if allowed is None else probe_label(path, allowed)
+    return _Record(path, stats, volume, tuple(problems), allowed)
+
+
+def _recall(path: Path, facts: Any) -> _Record | None:
+    if not isinstance(facts, Mapping) or facts.get("path") != str(path):
+        return None
+    try:
+        return _Record.from_dict(path, facts)
+    except (KeyError, TypeError, ValueError):
+        return None  # a cache that makes no sense is no reason to stop: the file is there to be read
+
+
+def _volume(path: Path, facts: Mapping[str, Any], values: Mapping[str, int] | None) -> Volume:
+    """The volume of `Volume.as_dict`, whose tuples JSON has turned into lists."""
+    x, y, z = ((int(low), int(high)) for low, high in facts["nonzero_box"])
+    width, height, depth = map(int, facts["shape"])
+    spacing_x, spacing_y, spacing_z = map(float, facts["spacing_mm"])
+    return Volume(
+        path=path,
+        shape=(width, height, depth),
+        channels=int(facts["channels"]),
+        spacing_mm=(spacing_x, spacing_y, spacing_z),
+        affine=tuple(tuple(map(float, row)) for row in facts["affine"]),
+        dtype=str(facts["dtype"]),
+        nonzero_box=(x, y, z),
+        constant_channels=tuple(map(int, facts["constant_channels"])),
+        digest=str(facts["digest"]),
+        quartiles=tuple((float(low), float(middle), float(high)) for low, middle, high in facts["quartiles"]),
+        label_values=None if values is None else {int(value): int(n) for value, n in values.items()},
+    )
+
+
+def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int) -> Iterator[Problem]:
+    """Problems of the files of one case, and of how they fit each other and the task."""
+    yield from image.problems
+    if label:
+        yield from label.problems
+    if image.volume is None:
+        return
+    where = str(case.image)
+    found = image.volume.channels
+    if found != channels:
+        fix = "store all channels of a case in one file, along the fourth dimension, or correct dataset.json"
+        yield Problem(
+            "data.channel-count", "wrong number of channels", where, fix, f"{channels}, as in dataset.json", str(found)
+        )
+    constant = image.volume.constant_channels
+    # A channel of NaN alone has been reported for what it is.
+    if constant and not image.problems:
+        kind = "a labelled" if case.label else "an unlabelled"
+        named = "" if found == 1 else f" in channel {', '.join(map(str, constant))}"
+        fix = "restore the image from its source, or take the case out of the data set"
+        yield Problem(
+            "data.constant", f"image of {kind} case is constant{named}", where, fix, "more than one value", "one value"
+        )
+    if label and label.volume:
+        yield from compare_grids(image.volume, label.volume)
+
+
+def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Problem], list[Problem]]:
+    """Problems and warnings about what all labels hold together."""
+    values = {
+        case: record.volume.label_values
+        for case, record in labels.items()
+        if record.volume and record.volume.label_values is not None
+    }
+    if not values:
+        return [], []
+    where = str(task.root)
+    classes, ignored = foreground(task.labels), ignore_value(task.labels)
+    nothing = (0, ignored)
+    empty = [case for case, counts in values.items() if not any(n and v not in nothing for v, n in counts.items())]
+    if len(empty) == len(values):
+        fix = "restore the label maps: training needs voxels of every class"
+        found = f"background only in all {len(values)} labels"
+        return [Problem("label.all-empty", "no label holds a class", where, fix, "voxels of the classes", found)], []
+    warnings = []
+    if empty:
+        more = f" and {len(empty) - _LISTED_CASES} more" if len(empty) > _LISTED_CASES else ""
+        found = f"{len(empty)} of {len(values)}: {', '.join(empty[:_LISTED_CASES])}{more}"
+        fix = "nothing, if these scans show none of the classes"
+        warnings.append(Problem("label.empty", "labels without any class", where, fix, found=found))
+    present = {value for counts in values.values() for value in counts}
+    fix = "check the label maps; without examples the class cannot be learnt, and its scores are not defined"
+    warnings += [
+        Problem(
+            "label.class-absent",
+            f"no label holds class {spelled(value)} ({name})",
+            where,
+            fix,
+            "1 voxel or more",
+            "none",
+        )
+        for name, value in classes.items()
+        if present.isdisjoint(values_of(value))
+    ]
+    return [], warnings

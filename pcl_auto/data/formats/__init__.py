@@ -1,0 +1,1 @@
+"""Read and check image files: NIfTI, DICOM, and the geometry they share."""

@@ -1,0 +1,70 @@
+"""Masks as DICOM SEG, beside the series that they belong to (needs the extra ``dicom``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from highdicom.content import AlgorithmIdentificationSequence
+from highdicom.seg import Segmentation, SegmentDescription
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
+
+from pcl_auto import __version__
+from pcl_auto.data.formats.dicom import Series
+from pcl_auto.errors import DataError, Problem
+from pcl_auto.workspace.atomic import atomic_path
+
+_SERIES_NUMBER = 900
+# Of DICOM's long strings (LO).
+_LONGEST_TEXT = 64
+
+
+def write_dicom_seg(
+    mask: np.ndarray, series: Series, classes: Mapping[str, tuple[int, ...]], model: str, target: Path
+) -> None:
+    """Write a mask (z, y, x) of ``series`` to ``target``, a segment per class, with the names of the classes.
+
+    Raises:
+        DataError: the series lacks what DICOM asks of one that is segmented.
+    """
+    algorithm = AlgorithmIdentificationSequence(
+        model[:_LONGEST_TEXT], codes.DCM.ArtificialIntelligence, f"pclauto {__version__}"
+    )
+    descriptions = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=name[:_LONGEST_TEXT],
+            # What the names mean nobody has told us: the widest codes there are.
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=codes.SCT.BodyStructure,
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+        )
+        for number, name in enumerate(classes, start=1)
+    ]
+    try:
+        segmentation = Segmentation(
+            source_images=[pydicom.dcmread(file) for file in series.files],
+            pixel_array=np.stack([np.isin(mask, values) for values in classes.values()], axis=-1),
+            segmentation_type="BINARY",
+            segment_descriptions=descriptions,
+            series_instance_uid=generate_uid(),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="pclauto",
+            manufacturer_model_name="pclauto",
+            software_versions=__version__,
+            device_serial_number="0",
+            series_description="pclauto segmentation",
+        )
+    except (AttributeError, ValueError, TypeError) as error:
+        fix = "export the series with all of its patient, study and frame-of-reference tags, or leave out --dicom-seg"
+        raise DataError(
+            Problem("dicom.no-segmentation", "no DICOM SEG can be made", str(series), fix, found=str(error))
+        ) from error
+    with atomic_path(target) as temporary:
+        segmentation.save_as(temporary)

@@ -1,0 +1,250 @@
+"""The file probe: what one image or label file holds, and everything that makes it unfit for training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pcl_auto.data.formats.nifti_bytes import Voxels, read_volume
+from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, slabs
+from pcl_auto.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from pathlib import Path
+
+    from pcl_auto.data.formats.nifti_header import Affine, Header
+
+Range = tuple[int, int]
+
+# More different values than this are no label map, and not worth counting.
+_MOST_LABEL_VALUES = 1024
+_LISTED_VALUES = 8
+# Grids agree when no corner voxel is further off than this, plus what float32 affines can lose.
+_GRID_TOLERANCE_VOXELS = 0.02
+_GRID_RELATIVE_NOISE = 2e-6
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Facts about one file: grid, voxel type, where it is not zero, and for labels the count of every value.
+
+    ``affine`` maps voxel indices to mm in RAS (nibabel's convention, sform before qform). ``nonzero_box`` is
+    a half-open index range per axis, (0, 0) for an all-zero volume; NaN and infinity count as zero there.
+    ``label_values`` (value to voxels) is None for images, and for labels that are no label map.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    channels: int
+    spacing_mm: tuple[float, float, float]
+    affine: Affine
+    dtype: str
+    nonzero_box: tuple[Range, Range, Range]
+    constant_channels: tuple[int, ...]
+    # Of images alone: a hash of the values, and the quartiles of every channel's nonzero voxels.
+    digest: str = ""
+    quartiles: tuple[Quartiles, ...] = ()
+    label_values: dict[int, int] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts without ``path`` and ``label_values``, ready for JSON."""
+        facts = asdict(self)
+        del facts["path"], facts["label_values"]
+        return facts
+
+
+def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
+    """Read an image to its last byte; what is wrong is returned, never raised.
+
+    Returns:
+        The facts, or None where the voxels cannot be had, and the problems. Of these, NaN and infinite voxels
+        come together with the facts.
+    """
+    content, problems = read_volume(path)
+    if content is None:
+        return None, problems
+    header, voxels = content
+    survey = Survey.of(header, voxels)
+    return replace(_volume(path, header, survey), digest=survey.digest.hexdigest(), quartiles=survey.quartiles()), (
+        survey.not_finite(str(path))
+    )
+
+
+def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]:
+    """Read an image of one file, or of a file per channel, which must lie on one grid.
+
+    Returns:
+        as :func:`probe_image`, under the path of the first file.
+    """
+    probed = [probe_image(file) for file in files]
+    problems = [problem for _, found in probed for problem in found]
+    volumes = [volume for volume, _ in probed if volume is not None]
+    if len(files) == 1 or len(volumes) < len(files):
+        return (volumes[0] if len(files) == 1 and volumes else None), problems
+    first = volumes[0]
+    fix = "store one channel per file, in 3D"
+    problems += [
+        Problem(
+            "data.channel-4d", "file of one channel is 4D", str(volume.path), fix, "3D", f"{volume.channels} channels"
+        )
+        for volume in volumes
+        if volume.channels > 1
+    ]
+    problems += [problem for volume in volumes[1:] for problem in compare_grids(first, volume, "channel")]
+    boxes = zip(*(volume.nonzero_box for volume in volumes), strict=True)
+    x, y, z = (_join(ranges) for ranges in boxes)
+    constant = tuple(channel for channel, volume in enumerate(volumes) if volume.constant_channels)
+    joined = replace(
+        first,
+        channels=len(files),
+        nonzero_box=(x, y, z),
+        constant_channels=constant,
+        digest="-".join(volume.digest for volume in volumes),
+        quartiles=tuple(volume.quartiles[0] for volume in volumes),
+    )
+    return joined, problems
+
+
+def _join(ranges: Iterable[Range]) -> Range:
+    """The smallest range that holds all of ``ranges`` but the empty ones."""
+    filled = [(low, high) for low, high in ranges if low < high]
+    return (min(low for low, _ in filled), max(high for _, high in filled)) if filled else (0, 0)
+
+
+def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, list[Problem]]:
+    """Read a label map to its last byte; its values must be whole numbers from ``allowed``.
+
+    Returns:
+        The facts, or None where the voxels cannot be had, and the problems; nothing is rounded.
+    """
+    content, problems = read_volume(path)
+    if content is None:
+        return None, problems
+    header, voxels = content
+    where = str(path)
+    if header.channels > 1:
+        found = f"4D ({' x '.join(map(str, (*header.shape, header.channels)))})"
+        fix = "save one label map per case, with a whole number per voxel"
+        return None, [Problem("label.not-3d", "label is not a 3D volume", where, fix, "3D", found)]
+    survey = Survey.of(header, voxels)
+    problems = survey.not_finite(where) or _fractional(header, voxels, where)
+    if problems:
+        return _volume(path, header, survey), problems
+    values = _count_values(header, voxels)
+    problems = _undeclared(values, allowed, where)
+    return _volume(path, header, survey, values if len(values) <= _MOST_LABEL_VALUES else None), problems
+
+
+def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Problem]:
+    """Whether ``label`` lies on the voxels of ``image``.
+
+    The shapes must be equal, and the label's corner voxels must lie within 0.02 voxels of the image's along
+    every axis, plus two parts in a million of the distance from the origin, which float32 affines can lose.
+    """
+    if image.shape != label.shape:
+        code = "label.other-shape" if kind == "label" else "data.channel-grids"
+        fix = f"resample the {kind} onto the voxels of {image.path}"
+        shapes = (" x ".join(map(str, volume.shape)) for volume in (image, label))
+        return [Problem(code, f"{kind} and image differ in shape", str(label.path), fix, *shapes)]
+    ours, theirs = np.asarray(image.affine), np.asarray(label.affine)
+    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in image.shape))]).T
+    apart_mm = (theirs - ours)[:3] @ corners  # (3, 8)
+    apart_voxels = np.abs(np.linalg.inv(ours[:3, :3]) @ apart_mm).max()
+    reach_mm = np.abs(ours[:3]) @ np.array([*image.shape, 1])
+    noise_voxels = _GRID_RELATIVE_NOISE * reach_mm.max() / min(image.spacing_mm)
+    if apart_voxels <= _GRID_TOLERANCE_VOXELS + noise_voxels:
+        return []
+    distance_mm = np.linalg.norm(apart_mm, axis=0).max()
+    return [
+        Problem(
+            "label.apart" if kind == "label" else "data.channel-grids",
+            f"{kind} and image lie apart in space",
+            str(label.path),
+            f"save the {kind} with the affine of {image.path} if it belongs on that grid, else resample it",
+            f"affine {_rows(ours)}",
+            f"affine {_rows(theirs)}, up to {distance_mm:.4g} mm apart",
+        )
+    ]
+
+
+def _volume(path: Path, header: Header, survey: Survey, values: dict[int, int] | None = None) -> Volume:
+    x, y, z = (_span(axis) for axis in survey.occupied)
+    return Volume(
+        path=path,
+        shape=header.shape,
+        channels=header.channels,
+        spacing_mm=header.spacing_mm,
+        affine=header.affine,
+        dtype=header.dtype.name,
+        nonzero_box=(x, y, z),
+        constant_channels=survey.constant_channels(),
+        label_values=values,
+    )
+
+
+def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
+    count, first, example = 0, (0, 0, 0), 0.0
+    for start, _, values in slabs(header, voxels):
+        if values.dtype.kind != "f":
+            return []
+        uneven = values != np.rint(values)
+        if not count and uneven.any():
+            x, y, z = first_index(uneven)
+            first, example = (x, y, z + start), float(values[x, y, z])
+        count += int(uneven.sum())
+    if not count:
+        return []
+    scaling = f" (stored with scl_slope {header.slope:g})" if header.scaled else ""
+    found = f"{count} voxels with a fraction, the first {example:.9g} at {first}{scaling}"
+    fix = "save the label again as uint8, from before it was resampled or scaled"
+    return [Problem("label.fractional", "fractional label values", where, fix, "whole numbers", found)]
+
+
+def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
+    """Voxels per value, in the order of the values; stops once there are too many for a label map."""
+    counts: dict[int, int] = {}
+    for _, _, values in slabs(header, voxels):
+        if values.min() >= 0 and values.max() < 1 << 16:
+            histogram = np.bincount(values.ravel(order="K").astype(np.intp))
+            present = np.flatnonzero(histogram)
+            pairs = zip(present.tolist(), histogram[present].tolist(), strict=True)
+        else:
+            present, amounts = np.unique(values, return_counts=True)
+            pairs = zip(present.tolist(), amounts.tolist(), strict=True)
+        for value, amount in pairs:
+            counts[int(value)] = counts.get(int(value), 0) + amount
+        if len(counts) > _MOST_LABEL_VALUES:
+            break
+    return dict(sorted(counts.items()))
+
+
+def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) -> list[Problem]:
+    strange = [value for value in values if value not in allowed]
+    if not strange:
+        return []
+    if len(values) > _MOST_LABEL_VALUES:
+        found, fix = f"more than {_MOST_LABEL_VALUES} different values", "replace this file by the label map"
+    else:
+        found = ", ".join(f"{value} ({values[value]} voxels)" for value in strange[:_LISTED_VALUES])
+        found += f" and {len(strange) - _LISTED_VALUES} more" if len(strange) > _LISTED_VALUES else ""
+        fix = "correct the label map, or declare the value under labels in dataset.json"
+    expected = "only " + ", ".join(map(str, sorted(allowed)))
+    return [
+        Problem(
+            "label.undeclared-values", "label values that dataset.json does not declare", where, fix, expected, found
+        )
+    ]
+
+
+def _span(occupied: npt.NDArray[np.bool_]) -> Range:
+    where = np.flatnonzero(occupied)
+    return (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)
+
+
+def _rows(affine: npt.NDArray[Any]) -> str:
+    return "[" + "; ".join(" ".join(f"{value:.5g}" for value in row) for row in affine[:3]) + "]"

@@ -1,0 +1,121 @@
+"""What one pass over the voxels of a file gathers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from pcl_auto.data.formats.nifti_bytes import Voxels
+from pcl_auto.data.formats.nifti_header import Header
+from pcl_auto.errors import Problem
+
+Index = tuple[int, ...]
+Quartiles = tuple[float, float, float]
+
+# Voxels looked at together; keeps every temporary array small beside the volume.
+_SLAB_VOXELS = 1 << 21
+# Voxels of a channel that its quartiles are taken from, at most.
+_SAMPLE = 1 << 16
+
+
+@dataclass
+class Survey:
+    """What one pass over the voxels gathers, in the order of the file: x first, channels last."""
+
+    occupied: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+    low: list[float]
+    high: list[float]
+    samples: list[list[npt.NDArray[np.float32]]]
+    every: int
+    bad_count: int = 0
+    first_bad: Index = ()
+    # Of the values alone: the same scan in another file, compressed or typed otherwise, has the same one.
+    digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+
+    @classmethod
+    def of(cls, header: Header, voxels: Voxels) -> Survey:
+        """The survey of a file."""
+        x, y, z = (np.zeros(size, dtype=np.bool_) for size in header.shape)
+        channels = range(header.channels)
+        every = max(1, int(np.prod(header.shape)) // _SAMPLE)
+        survey = cls((x, y, z), [np.inf for _ in channels], [-np.inf for _ in channels], [[] for _ in channels], every)
+        survey.digest.update(repr((header.shape, header.channels)).encode())
+        for start, channel, values in slabs(header, voxels):
+            survey.add(start, channel, values)
+        return survey
+
+    def add(self, start: int, channel: int, values: Voxels) -> None:
+        """Take in ``values`` (x, y, slab), whose first slice is slice ``start`` of ``channel``."""
+        with np.errstate(over="ignore"):
+            as_read = values.astype("<f4")
+        plain = as_read.ravel(order="F")
+        self.digest.update(plain.data)
+        nonzero = values != 0
+        if values.dtype.kind == "f":
+            # nnU-Net reads 32 bits: what is larger becomes infinite there.
+            finite = np.isfinite(as_read)
+            if not finite.all():
+                self._note_bad(start, channel, finite)
+                nonzero &= finite
+                values = values[finite]
+        plane = nonzero.any(axis=2)
+        x, y, z = self.occupied
+        x |= plane.any(axis=1)
+        y |= plane.any(axis=0)
+        z[start : start + nonzero.shape[2]] |= nonzero.any(axis=(0, 1))
+        if values.size:
+            self.low[channel] = min(self.low[channel], values.min().item())
+            self.high[channel] = max(self.high[channel], values.max().item())
+        drawn = plain[:: self.every]
+        self.samples[channel].append(drawn[np.isfinite(drawn) & (drawn != 0)])
+
+    def quartiles(self) -> tuple[Quartiles, ...]:
+        """Of the nonzero voxels of every channel, from a sample; 0 where there are none."""
+        joined = [np.concatenate(drawn) if drawn else np.zeros(0) for drawn in self.samples]
+        found = [np.quantile(values, (0.25, 0.5, 0.75)) if values.size else np.zeros(3) for values in joined]
+        return tuple((float(low), float(middle), float(high)) for low, middle, high in found)
+
+    def _note_bad(self, start: int, channel: int, finite: npt.NDArray[np.bool_]) -> None:
+        bad = ~finite
+        if not self.bad_count:
+            x, y, z = first_index(bad)
+            self.first_bad = (x, y, z + start, channel)
+        self.bad_count += int(bad.sum())
+
+    def not_finite(self, where: str) -> list[Problem]:
+        """The problem of NaN or infinite voxels, if there are any."""
+        if not self.bad_count:
+            return []
+        *voxel, channel = self.first_bad
+        place = f"({', '.join(map(str, voxel))})" + (f" of channel {channel}" if len(self.low) > 1 else "")
+        found = f"{self.bad_count}, the first at voxel {place}"
+        fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
+        return [Problem("data.not-finite", "NaN or infinite voxels", where, fix, "finite values in 32 bits", found)]
+
+    def constant_channels(self) -> tuple[int, ...]:
+        """The channels that hold one value."""
+        return tuple(channel for channel, low in enumerate(self.low) if low >= self.high[channel])
+
+
+def slabs(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:
+    """Slab after slab of ``voxels``: its first slice, its channel, its real (scaled) values (x, y, slab)."""
+    width, height, depth = header.shape
+    step = max(1, _SLAB_VOXELS // (width * height))
+    for channel, start in product(range(header.channels), range(0, depth, step)):
+        stored = voxels[:, :, start : start + step, channel]
+        if not header.scaled:
+            yield start, channel, stored
+            continue
+        with np.errstate(all="ignore"):  # an overflow becomes an infinite voxel, which is reported as such
+            yield start, channel, stored.astype(np.float64) * header.slope + header.intercept
+
+
+def first_index(marked: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Index of the first true voxel in file order; there must be one."""
+    x, y, z = np.unravel_index(int(np.argmax(marked.ravel(order="F"))), marked.shape, order="F")
+    return int(x), int(y), int(z)

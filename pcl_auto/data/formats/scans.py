@@ -1,0 +1,217 @@
+"""Which scans files and folders hold: volumes in one file, DICOM series, and channels that belong together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pcl_auto.data.formats.dicom import Finding, Series, find_series, is_dicom
+from pcl_auto.errors import Problem, UsageError
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# Voxels that a header of its own names.
+_DATA_SUFFIXES = (".raw", ".zraw", ".raw.gz")
+_CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>\d{4})$")
+
+Source = Path | Series
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan: its name and what holds it, one entry in 4D or one per channel; or why it cannot be segmented.
+
+    ``beside`` is true of what lies beside scans and that nobody would take for one: a scout, a report.
+    """
+
+    id: str
+    files: tuple[Source, ...]
+    problem: Problem | None = None
+    beside: bool = False
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file of it."""
+        return tuple(path for source in self.files for path in paths_of(source))
+
+    @property
+    def suffix(self) -> str | None:
+        """The ending of its first file, in lower case; None for DICOM and for what has none of :data:`SUFFIXES`."""
+        return None if isinstance(self.files[0], Series) else suffix(self.files[0])
+
+
+def paths_of(source: Source) -> tuple[Path, ...]:
+    """The files of a volume: one, or the slices of a DICOM series."""
+    return source.files if isinstance(source, Series) else (source,)
+
+
+def suffix(path: Path) -> str | None:
+    """Which of :data:`SUFFIXES` a file has, None where it has none."""
+    return next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), None)
+
+
+def stem(path: Path) -> str:
+    """The name of a file without that suffix."""
+    return path.name[: -len(suffix(path) or "")] if suffix(path) else path.name
+
+
+def refuse_missing(inputs: Iterable[Path]) -> None:
+    """Make sure, before anything is loaded for them, that files and folders are there.
+
+    Raises:
+        UsageError: some are not.
+    """
+    if problems := [_missing(path) for path in inputs if not path.exists()]:
+        raise UsageError(problems)
+
+
+def _missing(path: Path) -> Problem:
+    return Problem("data.no-such-path", "no such file or folder", str(path), "check the path")
+
+
+def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
+    """The scans that files and folders hold, sorted by name.
+
+    Of a folder: its files with one of :data:`SUFFIXES`, and the DICOM series in it and its subfolders. Files
+    ``name_0000``, ``name_0001``, … are the channels of one scan, and so are folders of these names that hold one
+    series each, or such files and folders that are called ``_0000``, ``_0001``, … in a folder ``name``.
+
+    Raises:
+        UsageError: nothing to segment, or two scans whose masks would have the same name.
+    """
+    problems: list[Problem] = []
+    items: list[Scan] = []
+    slices: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = _of_folder(path)
+            items += found
+            if not found:
+                problems.append(_nothing_in(path))
+        elif not path.exists():
+            problems.append(_missing(path))
+        elif suffix(path) is None and is_dicom(path):
+            slices.append(path)
+        else:
+            items.append(Scan(stem(path), (path,)))
+    items += _name_series(find_series(slices), None)
+    scans = _group_channels(items, channels)
+    problems += _one_mask_each(scan for scan in scans if not scan.beside)
+    if scans and all(scan.beside for scan in scans):
+        problems += [scan.problem for scan in scans if scan.problem]
+    if problems:
+        raise UsageError(problems)
+    return scans
+
+
+def _nothing_in(folder: Path) -> Problem:
+    return Problem(
+        "predict.no-scan",
+        "no scan",
+        str(folder),
+        "name another folder",
+        expected=f"DICOM, or files {' '.join(SUFFIXES)}",
+    )
+
+
+def _one_mask_each(scans: Iterable[Scan]) -> Iterator[Problem]:
+    groups: dict[str, list[Scan]] = {}
+    for scan in scans:
+        groups.setdefault(scan.id, []).append(scan)
+    for case, same in sorted(groups.items()):
+        if len(same) > 1:
+            yield Problem(
+                code="predict.mask-twice",
+                what=f"{len(same)} scans would write the mask {case}",
+                where=", ".join(str(scan.files[0]) for scan in same),
+                fix="predict them into different folders, or rename them",
+            )
+
+
+def _of_folder(folder: Path) -> list[Scan]:
+    """The files and series of a folder, each by itself."""
+    items = [Scan(stem(file), (file,)) for file in sorted(folder.iterdir()) if _is_volume(file)]
+    slices = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(parent) / name for name in sorted(names)):
+            # Channels of a case in a folder of its own; other volumes in subfolders are not asked for.
+            if file.parent != folder and _is_volume(file) and _is_channel_of_folder(file):
+                items.append(Scan(stem(file), (file,)))
+            elif _may_be_slice(file) and is_dicom(file):
+                slices.append(file)
+    return items + _name_series(find_series(slices), folder)
+
+
+def _is_volume(file: Path) -> bool:
+    return bool(suffix(file)) and not file.name.startswith(".")
+
+
+def _is_channel_of_folder(file: Path) -> bool:
+    match = _CHANNEL.match(stem(file))
+    return match is not None and not match["case"]
+
+
+def _may_be_slice(file: Path) -> bool:
+    hidden = file.name.startswith(".")
+    return not hidden and not suffix(file) and not file.name.lower().endswith(_DATA_SUFFIXES) and file.is_file()
+
+
+def _name_series(findings: Sequence[Finding], root: Path | None) -> list[Scan]:
+    """Series as scans: named after their folders under ``root``, and where a folder has several, after themselves."""
+    scans = []
+    for finding in findings:
+        folder = finding.series.folder
+        inside = folder.relative_to(root).parts if root else ()
+        # Only one scan of a folder can have its name; scouts and reports do not count.
+        alone = not finding.beside and [f.series.folder for f in findings if not f.beside].count(folder) == 1
+        own = () if alone else (finding.series.name,)
+        name = "_".join(inside or (folder.resolve().name,)) if alone else "_".join((*inside, *own))
+        scans.append(Scan(_plain(name), (finding.series,), finding.problem, finding.beside))
+    return _told_apart(scans)
+
+
+def _told_apart(scans: Sequence[Scan]) -> list[Scan]:
+    """Series of the same number and description get the end of their UID."""
+    names = [scan.id for scan in scans]
+    return [
+        replace(scan, id=f"{scan.id}_{_uid_end(scan)}") if names.count(scan.id) > 1 and _uid_end(scan) else scan
+        for scan in scans
+    ]
+
+
+def _uid_end(scan: Scan) -> str:
+    return scan.files[0].uid.rsplit(".", 1)[-1] if isinstance(scan.files[0], Series) else ""
+
+
+def _plain(name: str) -> str:
+    """A name for a file, of what a scanner or a user has typed."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip(".") or "scan"
+
+
+def _channel_of(item: Scan) -> tuple[tuple[Path, str], int] | None:
+    """The folder and the case that an item is a channel of, and which."""
+    source = item.files[0]
+    place = source.folder if isinstance(source, Series) else source
+    match = _CHANNEL.match(place.name if isinstance(source, Series) else stem(source))
+    if match is None or item.beside:
+        return None
+    return (place.parent, match["case"] or place.resolve().parent.name), int(match["channel"])
+
+
+def _group_channels(items: Sequence[Scan], channels: int) -> list[Scan]:
+    groups: dict[tuple[Path, str], list[tuple[int, Scan]]] = {}
+    for item in items:
+        found = _channel_of(item)
+        if found:
+            groups.setdefault(found[0], []).append((found[1], item))
+    scans, grouped = [], set()
+    for (_, case), numbered in groups.items():
+        if sorted(number for number, _ in numbered) == list(range(channels)):
+            members = [item for _, item in sorted(numbered, key=lambda pair: pair[0])]
+            problem = next((item.problem for item in members if item.problem), None)
+            scans.append(Scan(case, tuple(item.files[0] for item in members), problem))
+            grouped |= {id(item) for item in members}
+    return sorted([*scans, *(item for item in items if id(item) not in grouped)], key=lambda scan: scan.id)

@@ -1,0 +1,1 @@
+"""Score predicted masks and compare the scores of several models."""

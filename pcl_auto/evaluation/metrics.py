@@ -1,0 +1,397 @@
+"""Dice and HD95 of predicted label maps against the true ones, per case and class.
+
+Conventions: a class that is in only one of the two masks has Dice 0 and no HD95; a class in neither has no
+value at all. Values that do not exist are NaN; means skip them and say how many they skipped. So HD95 alone
+can look good for a model that misses a structure: read it together with Dice and the ``undefined`` count.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+from scipy import ndimage
+
+from pcl_auto.data.labels import values_of
+from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.method.label_maps import holds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from pcl_auto.method.label_maps import Classes, Values
+
+Mask = npt.NDArray[np.bool_]
+
+METRICS = ("dice", "hd95_mm")
+_SUFFIXES = (".nii.gz", ".nii")
+# Headers keep about seven digits; a tenth of a voxel is far above that and far below any real shift.
+_GRID_TOLERANCE_VOXELS = 0.1
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One case; every dictionary is keyed by class name."""
+
+    id: str
+    dice: dict[str, float]
+    hd95_mm: dict[str, float]
+    volume_ml: dict[str, dict[str, float]]
+    """Per class the volume of the ``prediction`` and of the ``label``."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores; NaN stands for a value that does not exist."""
+
+    cases: list[CaseScore]
+    """In the order of the case ids."""
+    per_class: dict[str, dict[str, dict[str, float]]]
+    """Per class and metric: ``mean``, ``std`` (population), ``n`` values and the number ``undefined``."""
+    mean: dict[str, float]
+    """Per metric the mean over cases of the mean over classes."""
+    undefined: dict[str, int]
+    """Per metric the number of (case, class) pairs without a value."""
+    unscored_values: list[int] = field(default_factory=list)
+    """Voxel values that occur, are not background, and are not among the scored classes."""
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    """Cases without a partner: ``id`` and ``reason``."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON values; NaN becomes ``None``."""
+        return {
+            "mean": _without_nan(self.mean),
+            "per_class": _without_nan(self.per_class),
+            "undefined": self.undefined,
+            "unscored_values": self.unscored_values,
+            "skipped": self.skipped,
+            "cases": [_without_nan(vars(case)) for case in self.cases],
+        }
+
+
+def dice(prediction: Mask, label: Mask) -> float:
+    """The Dice coefficient 2 |A and B| / (|A| + |B|) of two masks of one shape; NaN when both are empty."""
+    _require_same_shape(prediction, label)
+    total = np.count_nonzero(prediction) + np.count_nonzero(label)
+    return 2 * np.count_nonzero(prediction & label) / total if total else math.nan
+
+
+def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float:
+    """The larger of the two directed 95th percentiles of the distances between surfaces, in mm.
+
+    The surface of a mask is what an erosion by the 6-neighbourhood (4 in 2D) takes away; what lies beyond the
+    image border counts as outside. An axis of length one is no direction in which a mask could have a
+    surface. Percentiles interpolate linearly. NaN when either mask or both are empty: there is no distance
+    then, neither zero nor infinite.
+
+    Args:
+        prediction: a 2D or 3D mask.
+        label: a mask of the same shape.
+        spacing_mm: the voxel size per array axis.
+
+    Raises:
+        ValueError: shapes differ, or the spacing has another number of axes.
+    """
+    _require_same_shape(prediction, label)
+    if len(spacing_mm) != label.ndim:
+        raise ValueError(f"{len(spacing_mm)} spacings for {label.ndim} axes")
+    if not prediction.any() or not label.any():
+        return math.nan
+    box = _bounding_box(prediction | label)
+    # Both surfaces lie in the box and beyond its border nothing is inside a mask: exact, and much faster.
+    thick = [axis for axis in range(label.ndim) if label.shape[axis] > 1]
+    thin = tuple(axis for axis in range(label.ndim) if axis not in thick)
+    spacing = [float(spacing_mm[axis]) for axis in thick]
+    if not thick:
+        return 0.0
+    first, second = (_surface(mask[box].squeeze(axis=thin)) for mask in (prediction, label))
+    return max(_directed_95_mm(first, second, spacing), _directed_95_mm(second, first, spacing))
+
+
+def evaluate(
+    predictions: Path,
+    labels: Path,
+    *,
+    classes: Classes | None = None,
+    ignored: int | None = None,
+    allow_missing: bool = False,
+    threads: int = 4,
+) -> Evaluation:
+    """Score predicted label maps against labels.
+
+    Files are paired by name without ``.nii`` or ``.nii.gz``; in a folder other files and dotfiles are
+    ignored. Two single files are a pair whatever their names. Spacing is the label's. Nothing is written.
+
+    Args:
+        predictions: a folder or one file.
+        labels: a folder or one file.
+        classes: names and voxel values of the classes to score, of regions several each; default: all
+            values but 0 that occur in labels, named by their number. 0 is background and left out. Other
+            values count as background and are listed in ``unscored_values``.
+        ignored: the value of label voxels that nobody has looked at: they count in neither mask.
+        allow_missing: list cases without a partner in ``skipped``, instead of refusing them.
+        threads: cases scored at a time.
+
+    Raises:
+        UsageError: a path does not exist.
+        DataError: files without a partner, unreadable files, grids that differ, values that are no integers,
+            or no case at all; every such problem is listed.
+    """
+    if classes is not None:
+        classes = {name: value for name, value in classes.items() if value != 0}
+    pairs, unpaired = _pair(predictions, labels)
+    problems = [] if allow_missing else [problem for _, problem in unpaired]
+    counted: list[_Counted] = []
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        chosen = None if classes is None else list(classes.values())
+        for outcome in pool.map(lambda pair: _count_case(pair, chosen, ignored), pairs):
+            if isinstance(outcome, _Counted):
+                counted.append(outcome)
+            else:
+                problems += outcome
+    if not counted and not problems:
+        problems = [Problem("score.no-case", "no case to score", str(predictions), "give predictions and their labels")]
+    if problems:
+        raise DataError(problems)
+    skipped = [{"id": case, "code": problem.code, "reason": problem.what} for case, problem in unpaired]
+    return _summarise(counted, classes, skipped)
+
+
+def _require_same_shape(prediction: Mask, label: Mask) -> None:
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction has shape {prediction.shape}, label {label.shape}")
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, ...]:
+    return tuple(ndimage.find_objects(mask.astype(np.uint8))[0])
+
+
+def _surface(mask: Mask) -> Mask:
+    neighbours = ndimage.generate_binary_structure(mask.ndim, 1)
+    return np.asarray(mask & ~ndimage.binary_erosion(mask, neighbours, border_value=0))
+
+
+def _directed_95_mm(source: Mask, target: Mask, spacing_mm: Sequence[float]) -> float:
+    distances_mm = ndimage.distance_transform_edt(~target, sampling=spacing_mm)[source]
+    return float(np.percentile(distances_mm, 95))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The scores of one case by voxel value, for the values that occur in it."""
+
+    id: str
+    in_label: set[int]
+    unscored: set[int]
+    dice: dict[Values, float]
+    hd95_mm: dict[Values, float]
+    volume_ml: dict[Values, dict[str, float]]
+
+
+def _count_case(
+    pair: tuple[str, Path, Path], chosen: Sequence[Values] | None, ignored: int | None
+) -> _Counted | list[Problem]:
+    """Score one case, or say all that keeps it from being scored."""
+    case, prediction_path, label_path = pair
+    problems: list[Problem] = []
+    prediction_image, label_image = (_read(path, problems) for path in (prediction_path, label_path))
+    if prediction_image is None or label_image is None:
+        return problems
+    problems += _compare_grids(prediction_image, prediction_path, label_image)
+    prediction, label = (
+        _integers(image, path, problems)
+        for image, path in ((prediction_image, prediction_path), (label_image, label_path))
+    )
+    if problems or prediction is None or label is None:
+        return problems
+    spacing_mm = tuple(reversed(label_image.GetSpacing()))
+    if ignored is not None:
+        unknown = label == ignored
+        prediction, label = np.where(unknown, 0, prediction), np.where(unknown, 0, label)
+    return _count_arrays(case, prediction, label, spacing_mm, chosen)
+
+
+def _count_arrays(
+    case: str,
+    prediction: npt.NDArray[np.integer[Any]],
+    label: npt.NDArray[np.integer[Any]],
+    spacing_mm: Sequence[float],
+    chosen: Sequence[Values] | None,
+) -> _Counted:
+    in_label, in_prediction = _foreground_values(label), _foreground_values(prediction)
+    present = in_label | in_prediction
+    wanted: Sequence[Values] = sorted(present) if chosen is None else chosen
+    voxel_ml = math.prod(spacing_mm) / 1000
+    counted = _Counted(case, in_label, present - _single_values(wanted), {}, {}, {})
+    for value in wanted:
+        if present.isdisjoint(_single_values([value])):
+            continue
+        predicted, true = holds(prediction, value), holds(label, value)
+        counted.dice[value] = dice(predicted, true)
+        counted.hd95_mm[value] = hd95_mm(predicted, true, spacing_mm)
+        counted.volume_ml[value] = {
+            "prediction": voxel_ml * np.count_nonzero(predicted),
+            "label": voxel_ml * np.count_nonzero(true),
+        }
+    return counted
+
+
+def _single_values(classes: Iterable[Values]) -> set[int]:
+    return {value for each in classes for value in values_of(each)}
+
+
+def _foreground_values(voxels: npt.NDArray[np.integer[Any]]) -> set[int]:
+    return {int(value) for value in np.unique(voxels)} - {0}
+
+
+def _read(path: Path, problems: list[Problem]) -> SimpleITK.Image | None:
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        problems.append(Problem("data.unreadable", "cannot be read", str(path), "write the file again", found=reason))
+        return None
+    if image.GetDimension() > 3 or image.GetNumberOfComponentsPerPixel() > 1:
+        found = f"{image.GetDimension()} axes, {image.GetNumberOfComponentsPerPixel()} components"
+        fix = "give label maps, not images or probabilities"
+        what, expected = "not a label map", "2 or 3 axes, 1 component"
+        problems.append(Problem("score.not-a-label-map", what, str(path), fix, expected, found))
+        return None
+    return image
+
+
+def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Image) -> list[Problem]:
+    fix = "predict from the image that belongs to this label, or resample the prediction to it"
+    if prediction.GetSize() != label.GetSize():
+        expected, found = f"{label.GetSize()} as the label", str(prediction.GetSize())
+        return [Problem("score.other-size", "size", str(path), fix, expected, found)]
+    last = [size - 1 for size in label.GetSize()]
+    corners = np.array(np.meshgrid(*[(0, end) for end in last])).reshape(len(last), -1).T.tolist()
+    shift_mm = max(
+        math.dist(prediction.TransformIndexToPhysicalPoint(corner), label.TransformIndexToPhysicalPoint(corner))
+        for corner in corners
+    )
+    limit_mm = _GRID_TOLERANCE_VOXELS * min(label.GetSpacing())
+    if shift_mm <= limit_mm:
+        return []
+    expected, found = f"the label's within {limit_mm:.2g} mm", f"a corner that is {shift_mm:.3g} mm off"
+    return [Problem("score.other-position", "position in space", str(path), fix, expected, found)]
+
+
+def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
+    """The voxels (Z, Y, X); float files hold integers too, as long as every value is one."""
+    voxels = SimpleITK.GetArrayViewFromImage(image)
+    if np.issubdtype(voxels.dtype, np.integer):
+        return np.array(voxels)
+    # ITK's NIfTI reader turns NaN and infinity into 0, so the file is looked at once more by a reader that does not.
+    stored = np.asarray(nib.load(path).dataobj) if path.name.endswith(_SUFFIXES) else voxels
+    whole = np.isfinite(stored) & (stored == np.rint(stored))
+    if whole.all():
+        return np.asarray(np.rint(voxels), dtype=np.int64)
+    found = f"{np.count_nonzero(~whole)} voxels such as {stored[~whole].flat[0]:g}"
+    what, fix = "values that are no integers", "give a label map"
+    problems.append(Problem("score.not-whole", what, str(path), fix, "whole numbers", found))
+    return None
+
+
+def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]], list[tuple[str, Problem]]]:
+    """The pairs (id, prediction, label) in the order of ids, and for every other file its id and problem."""
+    if predictions.is_file() and labels.is_file():
+        return [(_case_id(labels), predictions, labels)], []
+    unpaired: list[tuple[str, Problem]] = []
+    predicted, true = (_list_cases(path) for path in (predictions, labels))
+    for case in sorted(predicted.keys() ^ true.keys()):
+        if case in true:
+            fix = "predict this case too, or take --allow-missing"
+            problem = Problem("score.no-prediction", "label without a prediction", str(true[case]), fix)
+        else:
+            fix = "add its label, or take --allow-missing"
+            problem = Problem("score.no-label", "prediction without a label", str(predicted[case]), fix)
+        unpaired.append((case, problem))
+    common = sorted(predicted.keys() & true.keys())
+    return [(case, predicted[case], true[case]) for case in common], unpaired
+
+
+def _list_cases(path: Path) -> dict[str, Path]:
+    """The label maps of a folder, or the single file, by case id."""
+    if not path.exists():
+        raise UsageError(Problem("data.no-such-path", "no such file or folder", str(path), "check the path"))
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    cases: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for file in files:
+        # AppleDouble files (._name.nii.gz) are dotfiles too.
+        if file.name.startswith(".") or not file.name.endswith(_SUFFIXES):
+            continue
+        other = cases.setdefault(_case_id(file), file)
+        if other != file:
+            fix = f"remove it or {other.name}"
+            problems.append(Problem("score.case-twice", "second file of one case", str(file), fix))
+    if problems:
+        raise DataError(problems)
+    return cases
+
+
+def _case_id(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _summarise(counted: Sequence[_Counted], classes: Classes | None, skipped: list[dict[str, str]]) -> Evaluation:
+    if classes is None:
+        values = sorted(set[int]().union(*(case.in_label for case in counted)))
+        classes = {str(value): value for value in values}
+    present = set[int]().union(*(case.unscored | _single_values(case.dice) for case in counted))
+    cases = [_name_classes(case, classes) for case in counted]
+    return Evaluation(
+        cases=cases,
+        per_class={
+            name: {metric: _statistics(getattr(case, metric)[name] for case in cases) for metric in METRICS}
+            for name in classes
+        },
+        mean={metric: _mean(_mean(getattr(case, metric).values()) for case in cases) for metric in METRICS},
+        undefined={
+            metric: sum(math.isnan(value) for case in cases for value in getattr(case, metric).values())
+            for metric in METRICS
+        },
+        unscored_values=sorted(present - _single_values(classes.values())),
+        skipped=skipped,
+    )
+
+
+def _name_classes(case: _Counted, classes: Classes) -> CaseScore:
+    def named(scores: dict[Values, float]) -> dict[str, float]:
+        return {name: scores.get(value, math.nan) for name, value in classes.items()}
+
+    empty = {"prediction": 0.0, "label": 0.0}
+    volume_ml = {name: case.volume_ml.get(value, empty) for name, value in classes.items()}
+    return CaseScore(case.id, named(case.dice), named(case.hd95_mm), volume_ml)
+
+
+def _statistics(values: Iterable[float]) -> dict[str, float]:
+    everything = list(values)
+    defined = [value for value in everything if not math.isnan(value)]
+    return {
+        "mean": _mean(defined),
+        "std": float(np.std(defined)) if defined else math.nan,
+        "n": len(defined),
+        "undefined": len(everything) - len(defined),
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean of the values that are not NaN; NaN when there is none."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

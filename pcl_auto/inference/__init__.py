@@ -1,0 +1,1 @@
+"""Segment scans with a trained model and write their masks."""

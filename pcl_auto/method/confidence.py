@@ -1,0 +1,163 @@
+"""How far a segmentation can be trusted, told without the truth: how sure the network is, and how easily it is swayed.
+
+A scan is judged by its place among the scans that the network was trained with and had no labels of, and by what the
+labelled cases show of volumes; a flagged scan comes with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from pcl_auto.method.label_maps import Classes, mean_dice
+
+# Of the scans of the training that had no label: the least certain share of them is what "review" means.
+REVIEW_SHARE = 0.1
+# Fewer scans than this have no tenth.
+LEAST_REFERENCES = 10
+# What an image is disturbed by: a blur (standard deviation in voxels), and more brightness (in its normalised units).
+BLUR_VOXELS = 1.0
+BRIGHTNESS = 0.4
+# Segmentations behind a certainty: of the scan, and of the scan disturbed in both ways.
+PASSES = 3
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known from training: certainties of unlabelled scans, and for each class the volumes (ml) to expect."""
+
+    certainties: tuple[float, ...] = ()
+    ranges_ml: Mapping[str, tuple[float, float]] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The reference as plain values; ``Reference.from_dict`` reads it back."""
+        ranges = None if self.ranges_ml is None else {name: list(bounds) for name, bounds in self.ranges_ml.items()}
+        return {"certainties": sorted(self.certainties), "ranges_ml": ranges}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Reference:
+        """The reference of :meth:`as_dict`."""
+        ranges = values["ranges_ml"]
+        bounds = None if ranges is None else {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+        return cls(tuple(map(float, values["certainties"])), bounds)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The judgement of a segmentation.
+
+    ``certainty``: see :func:`certainty`, from 0 to 1; an order among scans, not a Dice; None where nobody looked.
+    ``percentile``: the share of the reference scans that are less certain, None without a reference.
+    ``review``: whether somebody should look at it, and ``reasons`` why.
+    """
+
+    certainty: float | None
+    percentile: float | None
+    review: bool
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The judgement as plain values."""
+        return {**self.__dict__, "reasons": list(self.reasons)}
+
+
+def expected_dice(logits: Tensor, *, regions: bool = False) -> float:
+    """Mean Dice of a segmentation to a truth drawn from the network's own probabilities; 1 where all is background.
+
+    Args:
+        logits: shape (K, z, y, x); of classes with the background first, or of regions.
+        regions: whether channels are regions, which may overlap.
+    """
+    sums = np.zeros((3, len(logits)))  # probability inside the segmentation, of the whole scan, and voxels
+    for part in torch.split(logits, 8, dim=1):  # probabilities of a whole scan would take several times its logits
+        values = torch.sigmoid(part.float()) if regions else torch.softmax(part.float(), 0)
+        inside = values > 0.5 if regions else _one_hot(part.argmax(0), len(part))
+        sums += np.array([[float(x.sum()) for x in each] for each in (values * inside, values, inside)])
+    certain, whole, voxels = sums[:, 0 if regions else 1 :]
+    there = voxels > 0
+    return float(np.mean(2 * certain[there] / (whole + voxels)[there])) if there.any() else 1.0
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    return torch.stack([labels == value for value in range(classes)])
+
+
+def disturbed(image: np.ndarray, *, in_plane: bool) -> list[np.ndarray]:
+    """A scan (C, z, y, x), blurred and brightened: changes that no reader would be misled by.
+
+    Args:
+        image: with normalised intensities.
+        in_plane: whether slices are left apart, as for a network of two dimensions.
+    """
+    blur = (0.0, 0.0 if in_plane else BLUR_VOXELS, BLUR_VOXELS, BLUR_VOXELS)
+    return [ndimage.gaussian_filter(image, blur), image + np.asarray(BRIGHTNESS, dtype=image.dtype)]
+
+
+def certainty(
+    segment: Callable[[np.ndarray], Tensor],
+    labels_of: Callable[[Tensor], np.ndarray],
+    image: np.ndarray,
+    classes: Classes,
+    *,
+    regions: bool,
+    in_plane: bool,
+) -> float:
+    """Mean of :func:`expected_dice` and of the Dice to the segmentations of the disturbed scan, from 0 to 1.
+
+    Args:
+        segment: logits (K, z, y, x) of a preprocessed image (C, z, y, x).
+        labels_of: the label map (z, y, x) of logits.
+        image: preprocessed, shape (C, z, y, x).
+        classes: foreground classes or regions.
+        regions: whether the logits are of regions.
+        in_plane: see :func:`disturbed`.
+    """
+    logits = segment(image)
+    labels, sure = labels_of(logits), expected_dice(logits, regions=regions)
+    del logits  # of a large scan they are larger than it
+    return float(np.mean([sure, *steadiness(labels, segment, labels_of, image, classes, in_plane=in_plane)]))
+
+
+def steadiness(
+    labels: np.ndarray,
+    segment: Callable[[np.ndarray], Tensor],
+    labels_of: Callable[[Tensor], np.ndarray],
+    image: np.ndarray,
+    classes: Classes,
+    *,
+    in_plane: bool,
+) -> list[float]:
+    """The Dice of a segmentation to those of the scan disturbed in each way; see :func:`certainty`.
+
+    Args:
+        labels: the segmentation, shape (z, y, x).
+        segment: as there.
+        labels_of: as there.
+        image: preprocessed, shape (C, z, y, x).
+        classes: foreground classes or regions.
+        in_plane: see :func:`disturbed`.
+    """
+    return [mean_dice(labels, labels_of(segment(other)), classes) for other in disturbed(image, in_plane=in_plane)]
+
+
+def assess(value: float | None, volumes_ml: Mapping[str, float], reference: Reference) -> Quality:
+    """Judge a segmentation by its ``value`` of :func:`certainty`, if known, and its volumes, against the training's."""
+    known: Sequence[float] = reference.certainties
+    percentile, reasons = None, []
+    if value is not None and len(known) >= LEAST_REFERENCES:
+        percentile = sum(each < value for each in known) / len(known)
+        if percentile < REVIEW_SHARE:
+            reasons.append(f"less certain than {1 - percentile:.0%} of the unlabelled scans of the training")
+    for name, (low, high) in (reference.ranges_ml or {}).items():
+        volume = volumes_ml.get(name, 0.0)
+        if volume == 0 and low > 0:
+            reasons.append(f"{name} is absent")
+        elif not low <= volume <= high:
+            reasons.append(f"{name} has {volume:.3g} ml, the labelled cases let expect {low:.3g} to {high:.3g}")
+    return Quality(None if value is None else round(value, 4), percentile, bool(reasons), tuple(reasons))

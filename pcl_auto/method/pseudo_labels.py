@@ -1,0 +1,141 @@
+"""Assess pseudo-labels without the truth, and drop those that are not worth training on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pcl_auto.method.label_maps import Classes, component_counts, holds, mean_dice
+
+# Where every pseudo-label of a round would be dropped, this share of them stays.
+LEAST_SHARE = 0.25
+# How the remark on one of those begins.
+KEPT = "kept as one of the best"
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """The judgement of one pseudo-label.
+
+    ``components``: connected components of each class.
+    ``change_dice``: mean foreground Dice to the same case's pseudo-label of the last round, None in round one.
+    ``outside``: how far it lies from what the labelled cases show: classes that are absent though every labelled case
+    has them, and doublings (log2) of volume beyond the widened range, summed over classes; (0, 0.0) within.
+    ``agreement``: Dice of the segmentations under two random transforms, None where that was not looked at.
+    ``used``: whether the round trains on it.
+    """
+
+    case: str
+    volumes_ml: dict[str, float]
+    components: dict[str, int]
+    change_dice: float | None
+    remarks: tuple[str, ...]
+    outside: tuple[int, float] = (0, 0.0)
+    agreement: float | None = None
+    used: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as it stands in ``ledger.csv``."""
+        return {
+            "case": self.case,
+            **{f"volume_ml_{name}": round(value, 4) for name, value in self.volumes_ml.items()},
+            **{f"components_{name}": count for name, count in self.components.items()},
+            "dice_to_last_round": "" if self.change_dice is None else round(self.change_dice, 4),
+            **({} if self.agreement is None else {"agreement": round(self.agreement, 4)}),
+            "used": int(self.used),
+            "remarks": "; ".join(self.remarks),
+        }
+
+
+def judge(
+    case: str,
+    labels: np.ndarray,
+    last_round: np.ndarray | None,
+    labeled_volumes_ml: Mapping[str, np.ndarray],
+    *,
+    classes: Classes,
+    voxel_ml: float,
+    margin: float,
+    agreement: float | None = None,
+) -> LedgerRow:
+    """Measure a pseudo-label and compare it with the labelled cases and with the last round.
+
+    Args:
+        case: the case's id.
+        labels: the pseudo-label, shape (z, y, x).
+        last_round: the same case's pseudo-label of the last round, if there was one.
+        labeled_volumes_ml: volumes of each class in the labelled cases; none where they are not known.
+        classes: foreground classes or regions.
+        voxel_ml: volume of a voxel in millilitres.
+        margin: anatomy varies more than a few labelled cases show: a volume is remarkable below the smallest labelled
+            one divided by it and above the largest one times it.
+        agreement: see :func:`pcl_auto.method.agreement.agreement`; None where that was not looked at.
+    """
+    volumes = {name: float(np.count_nonzero(holds(labels, values)) * voxel_ml) for name, values in classes.items()}
+    remarks, absent, doublings = [], 0, 0.0
+    for name, volume in volumes.items():
+        known = labeled_volumes_ml[name]
+        low, high = labeled_range(known, margin)
+        if volume == 0 and low > 0:
+            remarks.append(f"{name} is absent")
+            absent += 1
+        elif not low <= volume <= high:
+            remarks.append(f"{name} has {volume:.3g} ml, labelled cases {known.min():.3g} to {known.max():.3g}")
+            # Half a voxel stands in for the largest volume of a class that no labelled case holds.
+            doublings += float(np.log2(low / volume if volume < low else volume / max(high, voxel_ml / 2)))
+    return LedgerRow(
+        case=case,
+        volumes_ml=volumes,
+        components=component_counts(labels, classes),
+        change_dice=None if last_round is None else mean_dice(labels, last_round, classes),
+        remarks=tuple(remarks),
+        outside=(absent, doublings),
+        agreement=agreement,
+    )
+
+
+def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
+    """The range of a class's volumes in the labelled cases, widened: the smallest / margin, the largest · margin.
+
+    Without labelled cases, every volume.
+    """
+    if not volumes_ml.size:
+        return 0.0, math.inf
+    return float(volumes_ml.min() / margin), float(volumes_ml.max() * margin)
+
+
+def drop_outside(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """``rows``, those beyond what the labelled cases show marked as not used.
+
+    Where that would be all of them, the nearest quarter stays, at least one: a round cannot train on nothing.
+    """
+    inside = {row.case for row in rows if row.outside == (0, 0.0)}
+    return _kept(rows, inside, lambda row: (row.outside, row.case), "outside the labelled range")
+
+
+def drop_disagreeing(rows: Sequence[LedgerRow], threshold: float) -> list[LedgerRow]:
+    """``rows``, those whose segmentations under two transforms agree less than ``threshold`` marked as not used.
+
+    Where that would be all that are used, the quarter that agrees best stays, at least one.
+    """
+    agreed = {row.case: 0.0 if row.agreement is None else row.agreement for row in rows}
+    inside = {case for case, dice in agreed.items() if dice >= threshold}
+    return _kept(rows, inside, lambda row: (-agreed[row.case], row.case), "transforms disagree")
+
+
+def _kept(rows: Sequence[LedgerRow], inside: set[str], order: Callable[[LedgerRow], Any], why: str) -> list[LedgerRow]:
+    """``rows``, the used ones that are not ``inside`` marked as not used; if that is all, the first in order stay."""
+    used = sorted((row for row in rows if row.used), key=order)
+    some_inside = any(row.case in inside for row in used)
+    best = set() if some_inside else {row.case for row in used[: max(1, int(len(used) * LEAST_SHARE))]}
+    return [_decided(row, best, why) if row.used and row.case not in inside else row for row in rows]
+
+
+def _decided(row: LedgerRow, best: set[str], why: str) -> LedgerRow:
+    if row.case in best:
+        return replace(row, remarks=(*row.remarks, f"{KEPT}: {why}"))
+    return replace(row, used=False, remarks=(*row.remarks, f"dropped: {why}"))

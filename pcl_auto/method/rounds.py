@@ -1,0 +1,72 @@
+"""The self-training of Chaitanya et al. (MedIA 2023), as a story that any learner can live through.
+
+Step one (Eq. 1) learns the segmentation from the labelled cases alone. Then, in every round, the network of the
+moment segments the unlabelled cases, and step two (Eq. 2) learns from both: the segmentation loss on the labelled
+cases, the local contrastive loss (Eq. 3 and 4) on labelled cases with their labels and on unlabelled cases with
+their pseudo-labels.
+
+A network may come out of a round collapsed. Then the round is rolled back: the network is again what it was before, the
+pseudo-labels stay those of before, and the next round is a second try, with other patches and a lower learning rate.
+After a second collapse a third try of the same is no help: training ends, with the network from before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pcl_auto.recipe.settings import Schedule
+
+
+@dataclass(frozen=True)
+class Round:
+    """A joint round: its number, from 1, and the epochs ``first_epoch <= epoch < last_epoch`` that it lasts."""
+
+    number: int
+    first_epoch: int
+    last_epoch: int
+
+
+class Learner(Protocol):
+    """What the story needs: a network that can be trained and can segment."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far; more than none in a run that was resumed."""
+
+    def learn_from_labels(self, until_epoch: int) -> None:
+        """Train on labelled cases alone (Eq. 1)."""
+
+    def pseudo_label(self, round_number: int) -> None:
+        """Segment every unlabelled case, judge the result and keep it for the round."""
+
+    def withstood(self, round_number: int) -> bool:
+        """Roll back round ``round_number``, just finished, if it ended in a collapse; whether to train on."""
+
+    def learn_jointly(self, round_number: int, until_epoch: int) -> None:
+        """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
+
+
+def joint_rounds(schedule: Schedule) -> Iterator[Round]:
+    """The rounds of ``schedule``, in order."""
+    for index in range(schedule.rounds):
+        start = schedule.supervised_epochs + index * schedule.epochs_per_round
+        yield Round(index + 1, start, start + schedule.epochs_per_round)
+
+
+def self_train(learner: Learner, schedule: Schedule) -> None:
+    """Step one, then the rounds; a resumed learner goes on in the epoch where it stopped.
+
+    The pseudo-labels of a round show what the round before it has made of the network; round 0 is step one.
+    """
+    if learner.epoch < schedule.supervised_epochs:
+        learner.learn_from_labels(schedule.supervised_epochs)
+    for joint_round in joint_rounds(schedule):
+        if learner.epoch < joint_round.last_epoch:
+            learner.pseudo_label(joint_round.number)
+            if learner.epoch == joint_round.first_epoch and not learner.withstood(joint_round.number - 1):
+                return
+            learner.learn_jointly(joint_round.number, joint_round.last_epoch)
+    if schedule.rounds:
+        learner.withstood(schedule.rounds)

@@ -1,0 +1,1 @@
+"""Store preprocessed cases and pseudo-labels, and stream patches from them."""

@@ -1,0 +1,100 @@
+"""Preprocessed cases, read without running code from their files.
+
+nnU-Net unpickles a case's properties, and a blosc2 file may hold a recipe in place of an array, which blosc2 before
+4.14 evaluates as it opens it: whoever may write to a workspace could run code as whoever trains in it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import blosc2
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.workspace.processes import end_with_parent
+
+# What the properties of a case are made of beside plain values; pickle asks for each by name.
+_ALLOWED = {
+    "numpy": {"dtype", "ndarray"},
+    **{f"numpy.{core}.multiarray": {"_reconstruct", "scalar"} for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric": {"_frombuffer"} for core in ("core", "_core")},
+    "_codecs": {"encode"},
+}
+# What a blosc2 file's header calls the recipes that it may hold, in msgpack.
+_RECIPES = (b"\xa9LazyArray", b"\xacproxy-source", b"\xa3b2o")
+_HEADER_LENGTH_AT = 12
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _ALLOWED.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
+    """nnU-Net's data set of a folder; its files are taken for data alone."""
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
+        """Image (C, z, y, x) and label map (1, z, y, x), read when they are indexed; None; nnU-Net's properties.
+
+        Raises:
+            StateError: a file is missing, damaged, or holds what would run code.
+        """
+        end_with_parent()  # in a worker that augments data
+        folder = Path(self.source_folder)
+        image, label = (self._open(folder / f"{identifier}{suffix}.b2nd") for suffix in ("", "_seg"))
+        return image, label, None, read_properties(folder / f"{identifier}.pkl")
+
+    def _open(self, file: Path) -> blosc2.NDArray:
+        try:
+            _refuse_recipe(file)
+            array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _unusable(file, "a blosc2 array", str(error)) from error
+        if not isinstance(array, blosc2.NDArray):
+            raise _unusable(file, "a blosc2 array", type(array).__name__)
+        return array
+
+
+def read_properties(file: Path) -> dict[str, Any]:
+    """nnU-Net's properties of a case: numpy arrays and plain values.
+
+    Raises:
+        StateError: the file is missing, damaged, or names anything else.
+    """
+    try:
+        with file.open("rb") as handle:
+            properties = _PlainUnpickler(handle).load()
+    except Exception as error:  # a damaged pickle may raise anything
+        raise _unusable(file, "numpy arrays and plain values", str(error)) from error
+    if not isinstance(properties, dict):
+        raise _unusable(file, "nnU-Net's properties of a case", type(properties).__name__)
+    return properties
+
+
+def _refuse_recipe(file: Path) -> None:
+    with file.open("rb") as handle:
+        start = handle.read(_HEADER_LENGTH_AT + 4)
+        length = int.from_bytes(start[_HEADER_LENGTH_AT:], "big")
+        header = start + handle.read(max(0, length - len(start)))
+    for recipe in _RECIPES:
+        if recipe in header:
+            raise ValueError(f"it holds a {recipe[1:].decode()}")
+
+
+def _unusable(file: Path, expected: str, found: str) -> StateError:
+    return StateError(
+        Problem(
+            code="plan.stored-case-unreadable",
+            what="stored case cannot be read",
+            where=str(file),
+            expected=expected,
+            found=found.splitlines()[0] if found else "",
+            fix="remove the case's files there and repeat `pclauto plan` and `pclauto train`; if nobody of yours wrote "
+            "the file, find out who did",
+        )
+    )

@@ -1,0 +1,60 @@
+"""What the labelled cases of a split show of anatomy: volumes, and which classes are in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcl_auto.data.labels import foreground, ignore_value
+from pcl_auto.method.label_maps import Classes, holds, one_piece_classes
+from pcl_auto.nnunet.data.pseudo_labels import read_labels
+
+
+def stored_spacing_mm(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> list[float]:
+    """Spacing of stored voxels along z, y and x; in 2D the planned slice distance stands in for each case's own."""
+    if len(spacing_mm) == 2:
+        return [plans["original_median_spacing_after_transp"][0], *spacing_mm]
+    return [*spacing_mm]
+
+
+def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> float:
+    """Volume of a stored voxel in millilitres."""
+    return float(np.prod(stored_spacing_mm(spacing_mm, plans))) / 1000
+
+
+@dataclass(frozen=True)
+class LabeledCases:
+    """The stored labels of ``cases`` in ``folder``.
+
+    ``labels`` are those of nnU-Net's dataset.json. Cases with ignored voxels say nothing of anatomy: there may be more
+    of a class than they show.
+    """
+
+    folder: Path
+    cases: Sequence[str]
+    labels: Mapping[str, int | Sequence[int]]
+    voxel_ml: float
+
+    @property
+    def classes(self) -> Classes:
+        """The foreground's classes or regions."""
+        return foreground(self.labels)
+
+    def volumes_ml(self) -> dict[str, np.ndarray]:
+        """Volume of each class in each case that is labelled throughout, shape (cases,), in millilitres."""
+        counts = [[np.count_nonzero(holds(labels, v)) for v in self.classes.values()] for labels in self._maps()]
+        volumes = np.array(counts, dtype=np.float64).reshape(-1, len(self.classes)) * self.voxel_ml
+        return {name: volumes[:, index] for index, name in enumerate(self.classes)}
+
+    def one_piece(self) -> list[int]:
+        """The classes that are one connected component in every case that is labelled throughout; no regions."""
+        return one_piece_classes(self._maps(), [value for value in self.classes.values() if isinstance(value, int)])
+
+    def _maps(self) -> Iterator[np.ndarray]:
+        maps = (read_labels(self.folder, case) for case in self.cases)
+        ignored = ignore_value(self.labels)
+        return (labels for labels in maps if ignored is None or not (labels == ignored).any())

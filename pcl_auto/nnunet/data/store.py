@@ -1,0 +1,234 @@
+"""The case store (every image preprocessed once, without its label) and the labelled views on it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import write_pickle
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from pcl_auto.nnunet.data.bias import preprocessor_of
+from pcl_auto.nnunet.data.images import read_image, read_label
+from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.workspace.atomic import publish, staging_folder
+from pcl_auto.workspace.files import link_relative
+
+# A worker process imports torch and nnU-Net first; fewer voxels than this are done sooner without one.
+VOXELS_WORTH_A_WORKER = 1.5e8
+# Drawn from a case for the statistics of intensities. nnU-Net draws 1e8 from all cases together: as many as this of
+# each of a hundred, but fifty million of each of two, which take ten seconds and say the same.
+MAX_INTENSITIES_PER_CASE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """One way of preprocessing: a configuration of nnU-Net's plans.
+
+    Raises:
+        StateError: the plans name what nnU-Net does not, see :mod:`pcl_auto.nnunet.trusted`.
+    """
+
+    plans: Mapping[str, Any]
+    configuration: str
+    dataset_json: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        require_trusted(self.plans, self.dataset_json, self.plans.get("dataset_name", ""))
+
+    def run(self, images: Sequence[Path], label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Crop, normalise and resample a case as nnU-Net does; bias correction first, where the plans say so.
+
+        Returns:
+            the image (C, z, y, x), float32; the label, or without one 0 inside and -1 outside the nonzero region
+            (1, z, y, x), int16; and nnU-Net's properties.
+        """
+        manager = PlansManager(dict(self.plans))
+        configuration = manager.get_configuration(self.configuration)
+        data, properties = read_image(images)
+        data, seg, properties = preprocessor_of(configuration).run_case_npy(
+            data,
+            None if label is None else read_label(label),
+            properties,
+            manager,
+            configuration,
+            dict(self.dataset_json),
+        )
+        return data.astype(np.float32, copy=False), seg.astype(np.int16, copy=False), properties
+
+    @property
+    def patch_voxels(self) -> tuple[int, ...]:
+        """The patch that training reads; stored files are chunked for it."""
+        return tuple(self.plans["configurations"][self.configuration]["patch_size"])
+
+    def save(self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]) -> None:
+        """Write a case into ``folder`` as nnU-Net stores it."""
+        _write_array(case_files(folder, case)[0], data, self.patch_voxels)
+        save_label(folder, case, seg, properties, self.patch_voxels)
+
+
+def save_label(
+    folder: Path, case: str, seg: np.ndarray, properties: dict[str, Any], patch_voxels: tuple[int, ...]
+) -> None:
+    """Write a label map (1, z, y, x) and a case's properties into ``folder`` as nnU-Net reads them."""
+    _, seg_file, properties_file = case_files(folder, case)
+    _write_array(seg_file, seg, patch_voxels)
+    write_pickle(properties, str(properties_file))
+
+
+def _write_array(file: Path, array: np.ndarray, patch_voxels: tuple[int, ...]) -> None:
+    """Write ``array`` (C, z, y, x) in nnU-Net's format, chunked for patches of ``patch_voxels``."""
+    blocks, chunks = comp_blosc2_params(array.shape, patch_voxels, array.itemsize)
+    blosc2.asarray(
+        np.ascontiguousarray(array),
+        urlpath=str(file),
+        chunks=chunks,
+        blocks=blocks,
+        # Several threads would write their blocks in whatever order they finish: another file every time.
+        cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+    )
+
+
+def case_files(folder: Path, case: str) -> tuple[Path, Path, Path]:
+    """The files of a stored case: image, label (or nonzero region), properties; the last is written last."""
+    return folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd", folder / f"{case}.pkl"
+
+
+def is_stored(folder: Path, case: str) -> bool:
+    """Whether ``case`` lies complete in ``folder``."""
+    return all(file.is_file() for file in case_files(folder, case))
+
+
+def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:
+    """Whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
+    wanted = {file.name for case in cases for file in case_files(folder, case)}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} == wanted
+
+
+def remove_case(folder: Path, case: str) -> None:
+    """Remove ``case`` from ``folder``, its last file first."""
+    for file in reversed(case_files(folder, case)):
+        file.unlink(missing_ok=True)
+
+
+def publish_case(staged: Path, folder: Path, case: str) -> None:
+    """Move a complete case from ``staged`` to ``folder``, on the same file system."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, target in zip(case_files(staged, case), case_files(folder, case), strict=True):
+        if source.is_symlink():
+            link_relative(target, source)
+        else:
+            publish(source, target)
+
+
+def _store_image(how: Preprocessing, case: str, images: Sequence[Path], folder: Path) -> None:
+    with staging_folder(folder) as staged:
+        how.save(staged, case, *how.run(images, None))
+        publish_case(staged, folder, case)
+
+
+def fill_store(
+    how: Preprocessing,
+    images: Mapping[str, Sequence[Path]],
+    folder: Path,
+    *,
+    voxels: float,
+    processes: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Preprocess ``images`` (case id to files) into ``folder``; cases that are there already are left alone.
+
+    Args:
+        how: the preprocessing.
+        images: files of each case: one, or one per channel.
+        folder: the case store.
+        voxels: voxels of all images together, to judge whether worker processes pay.
+        processes: how many worker processes at most.
+        progress: told after each case how many are done, and of how many that were not there.
+    """
+    jobs = [(how, case, image, folder) for case, image in images.items() if not is_stored(folder, case)]
+    if processes < 2 or voxels < VOXELS_WORTH_A_WORKER or len(jobs) < 2:
+        for index, job in enumerate(jobs):
+            _store_image(*job)
+            progress(index + 1, len(jobs))
+        return
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for index, future in enumerate(_submitted(pool, jobs)):
+            future.result()
+            progress(index + 1, len(jobs))
+
+
+def _submitted(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Any, ...]]) -> Iterable[Future[None]]:
+    return as_completed([pool.submit(_store_image, *job) for job in jobs])
+
+
+@dataclass(frozen=True)
+class LabeledFiles:
+    """The files of a case that a split may read."""
+
+    case: str
+    images: Sequence[Path]
+    label: Path
+
+
+def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: Path, view: Path) -> None:
+    """Make ``view`` a folder that holds exactly ``cases``: links to the stored images, labels beside them.
+
+    The view appears as a whole; one that is there is replaced.
+    """
+    with staging_folder(view) as staged:
+        whole = staged / view.name
+        whole.mkdir()
+        for files in cases:
+            _, seg, properties = how.run(files.images, files.label)
+            image_target, stored = (case_files(folder, files.case)[0] for folder in (whole, store))
+            # Relative to where the view will be, not to where it is made.
+            image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
+            save_label(whole, files.case, seg, properties, how.patch_voxels)
+        publish(whole, view)
+
+
+def foreground_intensities(
+    cases: Sequence[LabeledFiles], channels: int, ignored: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Intensity statistics of the foreground per channel, from ``cases`` alone, as nnU-Net's fingerprint has them.
+
+    Voxels of the value ``ignored`` are no foreground.
+    """
+    per_case = min(MAX_INTENSITIES_PER_CASE, int(10e7 // len(cases)))
+    samples: list[list[np.ndarray]] = [[] for _ in range(channels)]
+    for files in cases:
+        image, _ = read_image(files.images)
+        image, label, _ = crop_to_nonzero(image, read_label(files.label))
+        if ignored is not None:
+            label[label == ignored] = 0
+        values, _ = DatasetFingerprintExtractor.collect_foreground_intensities(label, image, num_samples=per_case)
+        for channel, drawn in enumerate(values):
+            samples[channel].append(np.asarray(drawn, dtype=np.float32))
+    return {str(channel): _statistics(np.concatenate(drawn)) for channel, drawn in enumerate(samples)}
+
+
+def _statistics(values: np.ndarray) -> dict[str, float]:
+    if values.size == 0:
+        values = np.zeros(1, dtype=np.float32)
+    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
+    return {
+        "mean": float(values.mean()),
+        "median": float(median),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }

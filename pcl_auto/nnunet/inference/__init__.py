@@ -1,0 +1,1 @@
+"""Segment scans with nnU-Net's networks."""

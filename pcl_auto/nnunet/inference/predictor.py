@@ -1,0 +1,318 @@
+"""Prediction as ``nnUNetv2_predict`` makes it, in this process, without running code from the model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from pcl_auto.data.formats.scans import Source
+from pcl_auto.data.labels import foreground, values_of
+from pcl_auto.errors import NumericalError, Problem, StateError
+from pcl_auto.method.confidence import PASSES, steadiness
+from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
+from pcl_auto.nnunet.data.bias import preprocessor_of
+from pcl_auto.nnunet.data.images import Properties, read_image
+from pcl_auto.nnunet.data.pseudo_labels import labels_from
+from pcl_auto.nnunet.environment import variables_set
+from pcl_auto.nnunet.errors import memory_errors
+from pcl_auto.nnunet.inference.confidence import certainty_of, read_reference
+from pcl_auto.nnunet.inference.demand import InferenceDemand, slabs
+from pcl_auto.nnunet.inference.export import dtype_of_masks, mask_inside, mask_of, on_scan
+from pcl_auto.nnunet.network import half_precision
+from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.workspace.files import read_json
+
+
+class Segmentation(NamedTuple):
+    """A mask (z, y, x) on the scan's own grid, and the geometry to write it with.
+
+    ``certainty``: if asked for, of a scan that was segmented as a whole; ``slabs``: in how many it was.
+    """
+
+    mask: np.ndarray
+    properties: Properties
+    certainty: float | None
+    slabs: int = 1
+
+
+class PatchSeconds(NamedTuple):
+    """What a patch takes of a mask, with all folds and mirroring, and of a certainty."""
+
+    masks: float
+    certainty: float
+
+
+class ModelPredictor:
+    """A trained model, ready to segment images."""
+
+    def __init__(
+        self, model: Path, device: torch.device, *, mirroring: bool = True, checkpoint: Path | None = None
+    ) -> None:
+        """Load the finished folds that ``model`` holds, or the one ``checkpoint`` in it.
+
+        Raises:
+            StateError: the folder holds no trained model, or one whose weights do not fit its plans.
+        """
+        checkpoints = [checkpoint] if checkpoint is not None else sorted(model.glob(f"fold_*/{FINAL}"))
+        if not checkpoints:
+            raise StateError(
+                Problem(
+                    code="model.missing",
+                    what="no trained model",
+                    where=str(model),
+                    expected=f"fold_*/{FINAL}",
+                    fix="finish the training (repeat its command), or name another model with --model",
+                )
+            )
+        folds = [read_checkpoint(path) for path in checkpoints]
+        # Of several folds the first one speaks for all.
+        self.reference = read_reference(checkpoints[0].parent)
+        plans, self.dataset_json = read_json(model / "plans.json"), read_json(model / "dataset.json")
+        require_trusted(plans, self.dataset_json, model)
+        self.plans = PlansManager(plans)
+        self.configuration = self.plans.get_configuration(_configuration_name(folds[0], plans, checkpoints[0]))
+        self.channels: int = determine_num_input_channels(self.plans, self.configuration, self.dataset_json)
+        self._labels = self.plans.get_label_manager(self.dataset_json)
+        network = nnUNetTrainer.build_network_architecture(
+            self.plans,
+            self.configuration,
+            self.channels,
+            self._labels.num_segmentation_heads,
+            enable_deep_supervision=False,
+        )
+        try:
+            network.load_state_dict(folds[0]["network_weights"])
+        except RuntimeError as error:
+            raise StateError(
+                Problem(
+                    code="checkpoint.other-network",
+                    what="the weights do not fit the plans",
+                    where=str(model),
+                    found=str(error).splitlines()[0],
+                    fix="name a model whose network is nnU-Net's own",
+                )
+            ) from error
+        self._device = device
+        self._weights = [fold["network_weights"] for fold in folds]
+        axes = folds[0]["inference_allowed_mirroring_axes"]
+        self._predictor = self._window(network, axes, mirroring=mirroring)
+        self._unmirrored = self._window(network, axes, mirroring=False)
+
+    def _window(self, network: torch.nn.Module, axes: Any, *, mirroring: bool) -> nnUNetPredictor:
+        """nnU-Net's sliding window over the folds of the model."""
+        window = nnUNetPredictor(
+            use_mirroring=mirroring,
+            perform_everything_on_device=self._device.type == "cuda",
+            device=self._device,
+            allow_tqdm=False,
+        )
+        # Its weights are loaded and its layers reached under their own names: it is not compiled, whatever is exported.
+        with variables_set(nnUNet_compile="f"):
+            window.manual_initialization(
+                network, self.plans, self.configuration, self._weights, self.dataset_json, nnUNetTrainer.__name__, axes
+            )
+        return window
+
+    @property
+    def classes(self) -> dict[str, tuple[int, ...]]:
+        """The values that each class, or region, has in a mask."""
+        return {name: values_of(value) for name, value in foreground(self.dataset_json["labels"]).items()}
+
+    def segment(self, files: Sequence[Source], *, certainty: bool = False) -> Segmentation:
+        """Segment one scan: one 4D volume, or one 3D volume per channel; its ``certainty`` takes longer.
+
+        Raises:
+            DataError: the scan cannot be read.
+            StateError: the model wants another number of channels.
+            ResourceError: the scan would need more memory than is free, in slabs too.
+            NumericalError: the network's output is not finite.
+        """
+        image, properties, demand = self.read(files)
+        count = demand.slabs_that_fit(str(files[0]))
+        # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
+        with memory_errors(lambda: str(files[0]), "free memory, or predict with --device cpu, or with --no-mirroring"):
+            if count > 1:
+                mask, properties = self._in_slabs(image, properties, count, demand.margin_rows, files[0])
+                return Segmentation(mask, properties, None, count)
+            data, properties = self._preprocessed(image, properties, self.configuration)
+            logits = self._finite_logits(torch.from_numpy(data), files[0])
+            mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
+            del logits
+            sure = self._certainty(data) if certainty else None
+        return Segmentation(mask, properties, sure)
+
+    def read(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties, InferenceDemand]:
+        """A scan (C, z, y, x), its geometry, and what segmenting it takes.
+
+        Raises:
+            DataError: the scan cannot be read.
+            StateError: the model wants another number of channels.
+        """
+        image, properties = read_image(files)
+        if len(image) != self.channels:
+            raise StateError(
+                Problem(
+                    code="data.channel-count",
+                    what="wrong number of channels",
+                    where=str(files[0]),
+                    expected=f"{self.channels} ({', '.join(self.dataset_json['channel_names'].values())})",
+                    found=str(len(image)),
+                    fix="give one 4D file, or files or folders of one DICOM series that end in _0000, _0001, …",
+                )
+            )
+        heads = self._labels.num_segmentation_heads
+        return image, properties, InferenceDemand(image, properties["spacing"], self.plans, self.configuration, heads)
+
+    def patch_seconds(self) -> PatchSeconds:
+        """How long the network takes for a patch on this machine, tried with one."""
+        patch = self.configuration.patch_size
+        image = torch.zeros((self.channels, *[1] * (3 - len(patch)), *patch))
+        self._predictor.predict_logits_from_preprocessed_data(image)  # the first one is slower
+        begun = monotonic()
+        self._predictor.predict_logits_from_preprocessed_data(image)
+        masks_s = monotonic() - begun
+        self.logits_without_mirroring(image)
+        return PatchSeconds(masks_s, PASSES * (monotonic() - begun - masks_s))
+
+    def _preprocessed(
+        self, image: np.ndarray, properties: Properties, configuration: ConfigurationManager
+    ) -> tuple[np.ndarray, Properties]:
+        data, _, properties = preprocessor_of(configuration).run_case_npy(
+            image, None, properties, self.plans, configuration, self.dataset_json
+        )
+        return data, properties
+
+    def _in_slabs(
+        self, image: np.ndarray, properties: Properties, count: int, margin: int, source: Source
+    ) -> tuple[np.ndarray, Properties]:
+        """The mask of a scan whose slabs are brought to the network's grid and back each by itself.
+
+        Its intensities are normalised as a whole, as those of the training were.
+        """
+        spacing_mm = [float(properties["spacing"][axis]) for axis in self.plans.transpose_forward]
+        kept = len(spacing_mm) - len(self.configuration.spacing)
+        # On the scan's own grid nothing is resampled.
+        own = ConfigurationManager({**self.configuration.configuration, "spacing": spacing_mm[kept:]})
+        data, properties = self._preprocessed(image, properties, own)
+        target_mm = [*spacing_mm[:kept], *self.configuration.spacing]
+        inside = np.zeros(data.shape[1:], dtype=dtype_of_masks(self._labels))
+        for slab in slabs(data.shape[1], count, margin):
+            part = data[:, slab.begin : slab.end]
+            shape = part.shape[1:]
+            grid = compute_new_shape(shape, spacing_mm, target_mm)
+            resampled = self.configuration.resampling_fn_data(part, grid, spacing_mm, target_mm)
+            logits = self._finite_logits(torch.from_numpy(np.ascontiguousarray(resampled)), source)
+            found = mask_inside(logits, shape, spacing_mm, self.configuration, self._labels)
+            inside[slab.first : slab.last] = found[slab.first - slab.begin : slab.last - slab.begin]
+        return on_scan(inside, self.plans, properties), properties
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the logits are of regions."""
+        return bool(self._labels.has_regions)
+
+    @property
+    def encoder(self) -> Any:
+        """The network's encoder, with its ``stages``.
+
+        Raises:
+            StateError: the network has none.
+        """
+        network = self._unmirrored.network
+        if not hasattr(getattr(network, "encoder", None), "stages"):
+            raise StateError(
+                Problem(
+                    code="model.features-unreachable",
+                    what="the network's features cannot be reached",
+                    where=type(network).__name__,
+                    expected="a U-Net with encoder.stages",
+                    fix="plan with --planner default, resenc-m or resenc-l",
+                )
+            )
+        return network.encoder
+
+    def logits_without_mirroring(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (K, z, y, x) of a preprocessed image (C, z, y, x), by the first fold, as in training."""
+        self._unmirrored.network.load_state_dict(self._weights[0])
+        with half_precision(self._device):
+            logits: torch.Tensor = self._unmirrored.predict_sliding_window_return_logits(image)
+        return logits
+
+    def steadiness(self, image: np.ndarray, logits: torch.Tensor) -> float:
+        """Mean Dice of the segmentation that ``logits`` stand for to those of the disturbed image (C, z, y, x).
+
+        0 where the network's output for one of these is not finite.
+        """
+        labels_of = partial(labels_from, self._labels)
+        try:
+            found = steadiness(
+                labels_of(logits),
+                lambda voxels: self.logits_without_mirroring(torch.from_numpy(voxels)),
+                labels_of,
+                image,
+                foreground(self.dataset_json["labels"]),
+                in_plane=len(self.configuration.patch_size) == 2,
+            )
+        except RuntimeError as error:
+            if "Encountered inf" in str(error):
+                return 0.0
+            raise
+        return float(np.mean(found))
+
+    def _certainty(self, image: np.ndarray) -> float:
+        """How far the first fold's segmentation of a preprocessed image (C, z, y, x) is to be trusted."""
+        segment = self.logits_without_mirroring
+        in_plane = len(self.configuration.patch_size) == 2
+        return certainty_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
+
+    def _finite_logits(self, image: torch.Tensor, source: Source) -> torch.Tensor:
+        """Logits (K, z, y, x) of a preprocessed image (C, z, y, x)."""
+        try:
+            logits: torch.Tensor = self._predictor.predict_logits_from_preprocessed_data(image).cpu()
+            # One class after the other: the search takes several times the memory of what it looks at.
+            if all(torch.isfinite(values).all() for values in logits):
+                return logits
+        except RuntimeError as error:
+            if "Encountered inf" not in str(error):  # nnU-Net looks for infinity, not for NaN
+                raise
+        raise NumericalError(
+            Problem(
+                code="number.output-not-finite",
+                what="the network's output is no longer a number",
+                where=str(source),
+                fix="check the scan's intensities; if they are ordinary, train again",
+            )
+        )
+
+
+def _configuration_name(checkpoint: dict[str, Any], plans: dict[str, Any], file: Path) -> str:
+    """The configuration that a checkpoint was trained in.
+
+    Raises:
+        StateError: the plans beside it do not know that configuration.
+    """
+    arguments = checkpoint.get("init_args")
+    name = arguments.get("configuration") if isinstance(arguments, dict) else None
+    if not isinstance(name, str) or name not in plans["configurations"]:
+        raise StateError(
+            Problem(
+                code="checkpoint.other-configuration",
+                what="checkpoint of another configuration",
+                where=str(file),
+                expected=" | ".join(plans["configurations"]),
+                found=str(name),
+                fix="restore the plans.json that belongs to it",
+            )
+        )
+    return name

@@ -1,0 +1,114 @@
+"""The segmentation head g_ξ, drawn anew for step two."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.method.sampling import VoxelSample, gather_features
+
+# --- The number format that a network computes in: half precision where the device is fast in it.
+
+
+def fast_in_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 numbers itself; others emulate it, slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast as nnU-Net has it on CUDA, to bfloat16 on a CPU that is fast in it, nothing elsewhere."""
+    if device.type == "cuda":
+        return torch.autocast("cuda")
+    if device.type == "cpu" and fast_in_bfloat16():
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
+
+
+# --- The decoder's last features, taken from a forward pass that is made anyway.
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside what torch.compile or distributed training wrap around it."""
+    if hasattr(network, "module"):
+        network = network.module  # type: ignore[assignment]
+    if isinstance(network, OptimizedModule):
+        network = network._orig_mod
+    return network
+
+
+class DecoderFeatures:
+    """Keeps what the decoder hands to the last segmentation layer: c_θ(x) of the paper, shape (B, F, *patch)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Hook into ``network``.
+
+        Raises:
+            StateError: the network has no decoder of stages with segmentation layers.
+        """
+        decoder: Any = getattr(unwrapped(network), "decoder", None)
+        if not (hasattr(decoder, "stages") and hasattr(decoder, "seg_layers")):
+            raise StateError(
+                Problem(
+                    code="model.features-unreachable",
+                    what="the network's features cannot be reached",
+                    where=type(unwrapped(network)).__name__,
+                    expected="a U-Net with decoder.stages and decoder.seg_layers",
+                    fix="plan with --planner default, resenc-m or resenc-l",
+                )
+            )
+        self.width: int = decoder.seg_layers[-1].in_channels
+        self._value: Tensor | None = None
+        decoder.stages[-1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        # Inference needs no features: keeping them would hold a patch's memory for nothing.
+        self._value = output if torch.is_grad_enabled() else None
+
+    def take(self) -> Tensor:
+        """The features of the last forward pass; they are let go of here."""
+        if self._value is None:
+            raise RuntimeError("no forward pass with gradients has been made")
+        value, self._value = self._value, None
+        return value
+
+    def vectors(self, forward: Callable[[Tensor], object], images: Tensor, sample: VoxelSample) -> Tensor:
+        """The feature vectors of ``images`` at the drawn voxels, shape (N, F), from a forward pass of their own."""
+        forward(images)
+        return gather_features(self.take(), sample)
+
+    def recomputed_vectors(self, forward: Callable[[Tensor], object], images: Tensor, sample: VoxelSample) -> Tensor:
+        """:meth:`vectors` that keep nothing for the backward pass, which makes the forward pass once more.
+
+        What is made before another forward pass is needed after it: at no time are the activations of both held.
+        """
+        # To the end, so that the features are taken again.
+        with set_checkpoint_early_stop(False):
+            vectors: Tensor = checkpoint(self.vectors, forward, images, sample, use_reentrant=False)
+        return vectors
+
+
+# --- The segmentation head g_ξ, drawn anew for step two.
+
+
+def restart_segmentation_head(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    """Draw the segmentation layers of ``network`` by nnU-Net's own rule; the optimiser forgets what it knew of them.
+
+    As at the start of round one in the published experiments (Chaitanya et al., MedIA 2023). The same ``seed`` draws
+    the same weights, on every device and whatever was drawn before.
+    """
+    inner: Any = unwrapped(network)
+    layers: nn.ModuleList = inner.decoder.seg_layers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = copy.deepcopy(layers).cpu().apply(type(inner).initialize)
+    layers.load_state_dict(fresh.state_dict())
+    for parameter in layers.parameters():
+        optimizer.state.pop(parameter, None)

@@ -1,0 +1,155 @@
+"""nnU-Net's planners, with the memory of a step budgeted for labelled and unlabelled patches together."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+)
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from pcl_auto.data.labels import head_count
+from pcl_auto.nnunet.environment import variables_set
+from pcl_auto.workspace.files import write_json
+
+PLANNERS: dict[str, type[Any]] = {
+    "default": ExperimentPlanner,
+    "resenc-m": nnUNetPlannerResEncM,
+    "resenc-l": nnUNetPlannerResEncL,
+}
+
+
+# Where a configuration carries its memory from the planner to the caller.
+_MEMORY_KEY = "step_memory_gb"
+
+
+def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
+    """``planner`` with patches small enough that ``min_patches`` of them fit the memory, not two."""
+
+    class Budgeted(planner):  # type: ignore[misc]
+        UNet_reference_val_3d: float
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._full_reference_3d: float = self.UNet_reference_val_3d
+            # nnU-Net shrinks a 3D patch until two of them fit its reference.
+            self.UNet_reference_val_3d = self._full_reference_3d * 2 / min_patches
+            self.UNet_min_batch_size = min_patches
+
+        @staticmethod
+        def static_estimate_VRAM_usage(*network: Any) -> float:  # noqa: N802
+            """nnU-Net's estimate, from the shapes of a network whose weights are never drawn."""
+            with torch.device("meta"):
+                return float(planner.static_estimate_VRAM_usage(*network))
+
+        def determine_reader_writer(self) -> type[Any]:
+            # nnU-Net would open an example image to find out.
+            return SimpleITKIO  # type: ignore[no-any-return]
+
+        def get_plans_for_configuration(
+            self, spacing: Any, median_shape: Any, data_identifier: str, voxels: float, cache: dict[str, Any]
+        ) -> dict[str, Any]:
+            """nnU-Net's choice of patch and network; the batch that the whole memory holds with them."""
+            plan: dict[str, Any] = super().get_plans_for_configuration(
+                spacing, median_shape, data_identifier, voxels, cache
+            )
+            patch_gb = self._patch_gb(plan)
+            # The planner's own limit: no step sees more than a twentieth of all voxels.
+            most = round(voxels * self.max_dataset_covered / float(np.prod(plan["patch_size"], dtype=np.float64)))
+            # Down, where nnU-Net rounds to the nearest: a patch too many is up to a tenth over what was asked for.
+            fitting = math.floor(self.UNet_vram_target_GB / patch_gb)
+            plan["batch_size"] = max(min(fitting, most), self.UNet_min_batch_size)
+            plan[_MEMORY_KEY] = float(plan["batch_size"] * patch_gb)
+            return plan
+
+        def _patch_gb(self, plan: dict[str, Any]) -> float:
+            """GPU memory of one patch by nnU-Net's estimate, which its reference values calibrate."""
+            network = plan["architecture"]
+            size = self.static_estimate_VRAM_usage(
+                plan["patch_size"],
+                len(self.dataset_json["channel_names"]),
+                head_count(self.dataset_json["labels"]),
+                network["network_class_name"],
+                network["arch_kwargs"],
+                network["_kw_requires_import"],
+            )
+            reference, patches = (
+                (self.UNet_reference_val_2d, self.UNet_reference_val_corresp_bs_2d)
+                if len(plan["patch_size"]) == 2
+                else (self._full_reference_3d, self.UNet_reference_val_corresp_bs_3d)
+            )
+            return float(size / reference * self.UNet_reference_val_corresp_GB / patches)
+
+    Budgeted.__name__ = planner.__name__
+    return Budgeted
+
+
+@contextmanager
+def _scratch_folders(name: str) -> Iterator[tuple[Path, Path]]:
+    """Empty raw and preprocessed folders that nnU-Net takes for its own meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="pclauto-plan-") as scratch:
+        raw, preprocessed = (Path(scratch) / kind / name for kind in ("raw", "preprocessed"))
+        raw.mkdir(parents=True)
+        preprocessed.mkdir(parents=True)
+        with variables_set(nnUNet_raw=str(raw.parent), nnUNet_preprocessed=str(preprocessed.parent)):
+            yield raw, preprocessed
+
+
+def spelled_out(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """A configuration with all that it inherits, in today's form, without the stages of a cascade."""
+    entry: dict[str, Any] = dict(PlansManager(plans).get_configuration(configuration).configuration)
+    return {key: value for key, value in entry.items() if key not in ("inherits_from", "previous_stage", "next_stage")}
+
+
+def plan_network(
+    dataset_name: str,
+    dataset_json: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    *,
+    planner: str,
+    memory_gb: float,
+    min_patches: int,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Plan network, patch size and batch size as nnU-Net does, from a fingerprint; nothing is left on disk.
+
+    Args:
+        dataset_name: ``DatasetNNN_Name``.
+        dataset_json: nnU-Net's dataset.json; ``numTraining`` counts every image that training may show.
+        fingerprint: nnU-Net's dataset fingerprint.
+        planner: a key of :data:`PLANNERS`.
+        memory_gb: the GPU memory a step may take.
+        min_patches: labelled and unlabelled patches of a step, at least.
+
+    Returns:
+        nnU-Net's plans, and the GPU memory in GB that a step of each configuration takes by nnU-Net's estimate.
+    """
+    with _scratch_folders(dataset_name) as (raw, preprocessed):
+        # An empty case list: the fingerprint says all that is to be known of the cases.
+        write_json(raw / "dataset.json", {**dataset_json, "dataset": {}})
+        write_json(preprocessed / "dataset_fingerprint.json", fingerprint)
+        chosen = _budgeted(PLANNERS[planner], min_patches)
+        # nnU-Net sets as many threads as it has augmentation workers; none is not a number of threads.
+        workers = os.environ.get("nnUNet_n_proc_DA", "1")
+        os.environ["nnUNet_n_proc_DA"] = str(max(1, int(workers)))
+        try:
+            plans: dict[str, Any] = chosen(dataset_name, gpu_memory_target_in_gb=memory_gb).plan_experiment()
+        finally:
+            os.environ["nnUNet_n_proc_DA"] = workers
+    # Cascades need a second training on the first one's predictions of every case; not offered.
+    plans["configurations"].pop("3d_cascade_fullres", None)
+    for configuration in plans["configurations"].values():
+        configuration.pop("next_stage", None)
+    memory = {name: entry.pop(_MEMORY_KEY) for name, entry in plans["configurations"].items()}
+    return plans, memory

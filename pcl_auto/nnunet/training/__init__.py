@@ -1,0 +1,1 @@
+"""Train nnU-Net's networks by a recipe, with rounds of self-training."""

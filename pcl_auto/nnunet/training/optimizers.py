@@ -1,0 +1,45 @@
+"""Steps down, as nnU-Net makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pcl_auto.recipe.settings import Optimizer
+
+# nnU-Net clips the gradient of its network to this norm.
+MAX_GRADIENT_NORM = 12
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names; ``sgd`` is nnU-Net's, with its momentum."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, rate, weight_decay=decay, momentum=0.99, nesterov=True)
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return kind(parameters, rate, weight_decay=decay)
+
+
+def descend(
+    loss: Tensor,
+    trained: Sequence[tuple[torch.optim.Optimizer, nn.Module]],
+    scaler: torch.amp.GradScaler | None,
+) -> None:
+    """One step down for every optimiser and the module that it trains, with the gradient clipped."""
+    if scaler is None:
+        torch.autograd.backward(loss)
+    else:
+        torch.autograd.backward(scaler.scale(loss))
+    for optimizer, module in trained:
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(module.parameters(), MAX_GRADIENT_NORM)
+    for optimizer, _ in trained:
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+    if scaler is not None:
+        scaler.update()

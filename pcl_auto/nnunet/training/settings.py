@@ -1,0 +1,93 @@
+"""What our trainers read from the plans: nnU-Net hands a trainer nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.recipe.load import from_dict
+from pcl_auto.recipe.settings import Recipe, Schedule
+
+# nnU-Net keeps keys of a configuration that it does not know.
+KEY = "pclauto"
+NNUNET_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The recipe of a run, its split, its case store and how far it is to be reproducible.
+
+    ``folds``: of a cross-validation over the labelled cases, should a fold be trained.
+    ``mirror_axes``: of the patch, what the recipe's mirroring came to for the data set; None leaves it to nnU-Net.
+    """
+
+    recipe: Recipe
+    seed: int
+    split: str
+    store: str
+    deterministic: bool
+    mirror_axes: tuple[int, ...] | None = None
+    folds: int = NNUNET_FOLDS
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values for a plans file."""
+        return {
+            "recipe": self.recipe.as_dict(),
+            "seed": self.seed,
+            "split": self.split,
+            "store": self.store,
+            "deterministic": self.deterministic,
+            "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
+            "folds": self.folds,
+        }
+
+
+def with_settings(
+    plans: Mapping[str, Any], plans_name: str, configuration: str, settings: RunSettings
+) -> dict[str, Any]:
+    """A split's plans under their name, with the settings of a run in its configuration."""
+    chosen = {**plans["configurations"][configuration], KEY: settings.as_dict()}
+    return {**plans, "plans_name": plans_name, "configurations": {configuration: chosen}}
+
+
+def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSettings:
+    """The settings in a plans configuration.
+
+    Raises:
+        StateError: the plans were not written by ``pclauto train``.
+    """
+    values = configuration.get(KEY)
+    if values is None:
+        raise StateError(
+            Problem(
+                code="plan.no-settings",
+                what="the plans say nothing about a split and a recipe",
+                where=plans_name,
+                expected=f"a key {KEY!r} in the configuration, as `pclauto train` writes it",
+                fix="run `pclauto train --prepare-only` and use the plans that it names",
+            )
+        )
+    return RunSettings(
+        recipe=from_dict(values["recipe"]),
+        seed=values["seed"],
+        split=values["split"],
+        store=values["store"],
+        deterministic=values["deterministic"],
+        mirror_axes=None if values.get("mirror_axes") is None else tuple(values["mirror_axes"]),
+        folds=values.get("folds", NNUNET_FOLDS),
+    )
+
+
+def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of :meth:`RunSettings.as_dict` decides the state after the supervised start; how rounds divide does not."""
+    recipe, schedule = settings["recipe"], Schedule(**settings["recipe"]["schedule"])
+    return {
+        **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},
+        **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
+        "steps_per_epoch": schedule.steps_per_epoch,
+        "supervised_epochs": schedule.supervised_epochs,
+        # The learning rate decays over all of them.
+        "epochs": schedule.epochs,
+    }

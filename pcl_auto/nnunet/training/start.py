@@ -1,0 +1,68 @@
+"""A model that is there already, of nnU-Net or ours, as the start of a training in place of the supervised epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.nnunet.checkpoints import read_checkpoint
+from pcl_auto.nnunet.network import unwrapped
+from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.workspace.files import read_json
+
+# What has to be alike, or the weights mean something else.
+_ALIKE = ("architecture", "spacing", "normalization_schemes", "use_mask_for_norm")
+
+
+def refuse_other_model(
+    checkpoint: Path, plans: dict[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+) -> None:
+    """Make sure that the model of ``checkpoint`` segments the same classes of the same images with the same network.
+
+    Raises:
+        StateError: everything that differs, with the way to make it alike; or the model cannot be read.
+    """
+    folder = checkpoint.parent.parent
+    theirs, their_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    require_trusted(theirs, their_json, folder)
+    name = read_checkpoint(checkpoint)["init_args"]["configuration"]
+    ours = plans["configurations"][configuration]
+    other = PlansManager(theirs).get_configuration(name).configuration
+    pairs = {
+        **{key: (ours[key], other[key]) for key in _ALIKE},
+        "transpose_forward": (plans["transpose_forward"], theirs["transpose_forward"]),
+        "labels": (dict(dataset_json["labels"]), their_json["labels"]),
+        "regions_class_order": (dataset_json.get("regions_class_order"), their_json.get("regions_class_order")),
+        "channel_names": (dict(dataset_json["channel_names"]), their_json["channel_names"]),
+    }
+    problems = [
+        Problem(
+            code="model.start-differs",
+            what=f"the model to start from has other {key}",
+            where=str(checkpoint),
+            expected=_short(here),
+            found=_short(there),
+            fix=f"plan with `pclauto plan --plans {folder / 'plans.json'}`, and take a recipe that keeps the network's "
+            "width (default does)",
+        )
+        for key, (here, there) in pairs.items()
+        if here != there
+    ]
+    if problems:
+        raise StateError(problems)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 200 else text[:200] + " …"
+
+
+def load_weights(trainer: Any, checkpoint: Path) -> None:
+    """Give the network of ``trainer`` the weights of ``checkpoint``."""
+    if not trainer.was_initialized:
+        trainer.initialize()
+    unwrapped(trainer.network).load_state_dict(read_checkpoint(checkpoint, trainer.device)["network_weights"])

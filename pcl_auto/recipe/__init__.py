@@ -1,0 +1,1 @@
+"""Define, load and fit recipes: every setting of a training."""

@@ -1,0 +1,167 @@
+"""Read recipes: TOML files, what they extend, and every mistake in them at once."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pcl_auto.errors import Problem, UsageError
+from pcl_auto.recipe.settings import Range, Recipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+# The name stands in names of folders, where nnU-Net takes two underscores for its separator.
+_NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*", re.ASCII)
+_Table = TypeVar("_Table")
+
+
+def _problem(code: str, where: str, what: str, expected: str, found: object) -> Problem:
+    return Problem(code=code, what=what, where=where, expected=expected, found=repr(found), fix="correct the recipe")
+
+
+def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: list[Problem]) -> Any:
+    """``value`` as the field's type, or a problem noted."""
+    choices = get_args(hint)
+    if choices:
+        if value not in choices:
+            problems.append(
+                _problem("recipe.unknown-choice", where, "unknown choice", " | ".join(map(repr, choices)), value)
+            )
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        problems.append(_problem("recipe.wrong-type", where, "wrong type", hint.__name__, value))
+    elif limits is not None and not limits[0] <= value <= limits[1]:
+        problems.append(
+            _problem("recipe.out-of-range", where, "value out of range", f"{limits[0]:g} to {limits[1]:g}", value)
+        )
+    return value
+
+
+def _table(kind: type[_Table], values: Any, where: str, problems: list[Problem]) -> _Table:
+    hints = get_type_hints(kind)
+    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        problems.append(_problem("recipe.wrong-type", where, "wrong type", "a table", values))
+        return kind()
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        place = f"{where}.{key}" if where else key
+        if key not in known:
+            problems.append(_problem("recipe.unknown-key", place, "unknown key", " | ".join(known), key))
+        elif hasattr(hints[key], "__dataclass_fields__"):
+            given[key] = _table(hints[key], value, place, problems)
+        else:
+            given[key] = _checked(hints[key], known[key].metadata.get("range"), value, place, problems)
+    return kind(**given)
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that ``values`` describe.
+
+    Raises:
+        UsageError: unknown keys, wrong types or values out of range, all of them at once.
+    """
+    problems: list[Problem] = []
+    recipe = _table(Recipe, {"name": "unnamed", **values}, "", problems)
+    if isinstance(recipe.name, str) and not _NAME.fullmatch(recipe.name):
+        problems.append(
+            _problem(
+                "recipe.unusable-name", "name", "unusable name", "letters, digits, '.', '-' and single '_'", recipe.name
+            )
+        )
+    if recipe.batch.patches == 1:
+        problems.append(
+            _problem(
+                "recipe.out-of-range",
+                "batch.patches",
+                "value out of range",
+                "0, or 2 and more: labelled and unlabelled",
+                1,
+            )
+        )
+    if problems:
+        raise UsageError(problems)
+    return recipe
+
+
+def recipe_folder() -> Path:
+    """Where the recipes that ship with the package lie, installed or in a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    installed = here / "plans"
+    return installed if installed.is_dir() else here.parent / "plans"
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe called ``name`` (``default``, ``paper``, ``quick``), or the one in the TOML file at that path.
+
+    A file with ``extends = "default"`` says what it changes in that recipe.
+
+    Raises:
+        UsageError: there is no such recipe, or it does not parse, or its values are wrong.
+    """
+    path, values = _read_toml(name)
+    chain = [path]
+    while "extends" in values:
+        base, extended = _read_toml(str(values.pop("extends")), chain[-1].parent)
+        extended.pop("name", None)
+        if base in chain:
+            names = " extends ".join(file.stem for file in [*chain, base])
+            raise UsageError(
+                _problem(
+                    "recipe.extends-itself",
+                    "extends",
+                    "recipes that extend each other",
+                    "a recipe that stands alone",
+                    names,
+                )
+            )
+        chain.append(base)
+        values = _overlaid(extended, values)
+    return from_dict({"name": path.stem, **values})
+
+
+def _overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the settings that ``changes`` name, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        before = merged.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[key] = {**before, **value} if both else value  # type: ignore[dict-item]
+    return merged
+
+
+def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
+    """A recipe file, shipped or in ``folder``, and what it says."""
+    shipped = {path.stem: path for path in sorted(recipe_folder().glob("*.toml"))}
+    path = shipped.get(name, folder / name)
+    if not path.is_file():
+        raise UsageError(
+            Problem(
+                code="recipe.unknown",
+                what=f"no recipe called {name!r}",
+                where=str(recipe_folder()),
+                expected=" | ".join(shipped),
+                fix="name one of these, or give the path of a TOML file",
+            )
+        )
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            Problem(
+                code="recipe.not-toml",
+                what="not a TOML file",
+                where=str(path),
+                found=str(error),
+                fix="correct the recipe",
+            )
+        ) from error

@@ -1,0 +1,204 @@
+"""Recipes: every setting of a training run, as data that can be read, changed, compared and saved.
+
+A recipe file under ``plans/`` is TOML; its tables are the dataclasses below, its keys their fields. Unknown keys,
+wrong types and values out of range are errors that name the key.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from pcl_auto.errors import Problem, UsageError
+
+if sys.version_info >= (3, 11):
+    pass
+else:  # pragma: no cover
+    pass
+
+Matching = Literal["intra", "inter"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
+Mirroring = Literal["all", "symmetric"]
+
+Range = tuple[float, float]
+# nnU-Net's share of validation steps; on cases that were learned from a glance is enough.
+VALIDATION_SHARE, GLANCE = 0.2, 0.04
+
+
+def _setting(default: Any, low: float, high: float) -> Any:
+    """A numeric field that must lie in ``[low, high]``."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long each part of the training lasts; an epoch is ``steps_per_epoch`` optimiser steps."""
+
+    steps_per_epoch: int = _setting(250, 1, 100_000)
+    supervised_epochs: int = _setting(400, 0, 100_000)  # 0: the rounds begin with a model that is there already
+    rounds: int = _setting(3, 0, 100)  # 0: what the rest of a recipe does without them
+    epochs_per_round: int = _setting(200, 1, 100_000)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run, the supervised start and all rounds."""
+        return self.supervised_epochs + self.rounds * self.epochs_per_round
+
+    def validation_steps(self, *, held_out: bool) -> int:
+        """Validation steps of an epoch, on held-out cases or on those that are learned from."""
+        return max(1, round(self.steps_per_epoch * (VALIDATION_SHARE if held_out else GLANCE)))
+
+    def scaled_to(self, epochs: int) -> Schedule:
+        """The same schedule over ``epochs`` epochs: every part keeps its share, none vanishes."""
+        if epochs < self.rounds + 1:
+            raise UsageError(
+                Problem(
+                    code="recipe.too-few-epochs",
+                    what="too few epochs for the recipe's rounds",
+                    where="--epochs",
+                    expected=f"at least {self.rounds + 1} (a supervised start and {self.rounds} rounds)",
+                    found=str(epochs),
+                    fix=f"ask for --epochs {self.rounds + 1} or more",
+                )
+            )
+        if not self.rounds:
+            return replace(self, supervised_epochs=epochs)
+        share = max(1, round(epochs * self.epochs_per_round / self.epochs))
+        start = min(1, self.supervised_epochs)
+        per_round = min(share, (epochs - start) // self.rounds)
+        return replace(self, supervised_epochs=epochs - self.rounds * per_round, epochs_per_round=per_round)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimiser of the network; nnU-Net's polynomial decay over the whole run in every case."""
+
+    name: OptimizerName = "sgd"
+    learning_rate: float = _setting(1e-2, 1e-7, 10.0)
+    weight_decay: float = _setting(3e-5, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The patches of one step; in joint rounds part of them come from unlabelled cases."""
+
+    # 0: as many as planned for the memory asked for.
+    patches: int = _setting(0, 0, 1024)
+    unlabeled_fraction: float = _setting(0.5, 0.05, 0.95)
+
+    def unlabeled(self, patches: int) -> int:
+        """How many of ``patches`` are unlabelled in a joint step; at least one is, and one is not."""
+        return min(max(round(patches * self.unlabeled_fraction), 1), patches - 1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Changes to the planned network."""
+
+    # Share of nnU-Net's feature maps per stage; short runs on a CPU train half of them.
+    width: float = _setting(1.0, 0.05, 4.0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes to nnU-Net's augmentation of the training patches."""
+
+    # Axes to mirror along, in training and in prediction: "all" as nnU-Net does, "symmetric" those along which a
+    # mirrored scan is as near to the other scans as the scan itself.
+    mirroring: Mirroring = "all"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The local contrastive loss (Chaitanya et al., MedIA 2023, Eq. 2 to 4)."""
+
+    weight: float = _setting(0.1, 0.0, 100.0)  # λ_cont, Eq. 2
+    temperature: float = _setting(0.1, 1e-3, 100.0)  # τ, Eq. 4
+    matching: Matching = "inter"
+    anchors: int = _setting(3, 1, 100_000)  # |S̃_c|, Eq. 3: per class and image
+    mean_voxels: int = _setting(256, 0, 10_000_000)  # voxels that estimate z̄_c(x); 0: all of them
+    dimensions: int = _setting(16, 2, 4096)  # D, the output of h_φ
+    # Draw the segmentation head anew at the start of round one; h_φ is new there in any case.
+    restart_head: bool = False
+    # Every image of a joint step also in a second view, of another brightness and contrast, for this loss alone: a step
+    # takes more than twice as long, on a GPU without more memory.
+    intensity_views: bool = False
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """How unlabelled cases are segmented at the start of a round."""
+
+    # Test-time mirroring: eight times the cost of a plain prediction in 3D.
+    mirroring: bool = True
+    # Refine them by a dense conditional random field over places and intensities; needs pip install 'pclauto[crf]'.
+    crf: bool = False
+    # Weight of the segmentation loss on pseudo-labelled patches; the paper gives them none.
+    segmentation_weight: float = _setting(0.0, 0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is made of the judgement of pseudo-labels against the labelled cases, and of a round against the last."""
+
+    # Leave out of a round the pseudo-labels with a class volume beyond the labelled range, or without a class that
+    # every labelled case has.
+    drop_outside_range: bool = False
+    # The range: from the smallest labelled volume divided by this to the largest times this.
+    range_margin: float = _setting(2.0, 1.0, 1000.0)
+    # Leave out of a round the pseudo-labels whose Dice to themselves under two random transforms is lower; 0: do not
+    # look. The paper's check, at 0.9; three predictions per case instead of one.
+    agreement: float = _setting(0.0, 0.0, 1.0)
+    # Keep one connected component of every class that is in one piece in all labelled cases.
+    largest_component: bool = False
+    # A round trains on labels alone where the median volume of a class in its pseudo-labels lies beyond this range,
+    # made as the one above; 0: only where they hold nothing.
+    degenerate_margin: float = _setting(4.0, 0.0, 1000.0)
+    # Roll back a round that the network comes out of collapsed.
+    guard: bool = True
+    # With validation cases: a collapse is a fall of their Dice in a round by more than this.
+    validation_drop: float = _setting(0.1, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Bidirectional copy-paste between the labelled and the unlabelled patches of a joint step."""
+
+    copy_paste: bool = False
+    box: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An exponential moving average of the network's weights that makes the pseudo-labels."""
+
+    # How many rounds the average looks back, in steps; a share, so that it fits every schedule. 0: no teacher.
+    memory: float = _setting(0.0, 0.0, 100.0)
+
+    def decay(self, schedule: Schedule) -> float:
+        """What of the average stays in a step."""
+        steps = self.memory * schedule.steps_per_epoch * schedule.epochs_per_round
+        return max(0.0, 1 - 1 / steps) if steps else 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a run but its data, its split and its seed."""
+
+    name: str
+    description: str = ""
+    schedule: Schedule = Schedule()
+    optimizer: Optimizer = Optimizer()
+    batch: Batch = Batch()
+    network: Network = Network()
+    augmentation: Augmentation = Augmentation()
+    contrast: Contrast = Contrast()
+    pseudo_labels: PseudoLabels = PseudoLabels()
+    judgement: Judgement = Judgement()
+    mixing: Mixing = Mixing()
+    teacher: Teacher = Teacher()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as plain values; :func:`from_dict` reads it back."""
+        return asdict(self)

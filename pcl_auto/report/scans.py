@@ -1,0 +1,141 @@
+"""Which scans a report shows, and with which masks; labels that the split hides are never among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcl_auto.errors import PclautoError
+from pcl_auto.inference.masks import RECORD, recorded_sources
+from pcl_auto.nnunet.data.cases import StoredCases
+from pcl_auto.nnunet.data.images import read_image
+from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
+from pcl_auto.nnunet.data.pseudo_labels import round_folder
+from pcl_auto.nnunet.data.store import is_stored
+from pcl_auto.report.baseline import case_dice
+from pcl_auto.report.overlays import Plane, Volume, planes
+from pcl_auto.training.run_facts import Round, RunFacts, best_median_worst, heading
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.folders import DatasetFolder
+
+MOST_LABELED = 2
+PSEUDO_LABEL, PREDICTION, LABEL = "pseudo-label", "prediction", "label"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A scan as the report shows it: its ``role`` (best, …), what is known of it, its planes, or why there are none."""
+
+    role: str
+    case: str
+    facts: str
+    source: Path
+    planes: list[Plane]
+    problem: str = ""
+
+
+def pseudo_label_panels(run: RunFacts, most_slices: int) -> tuple[Round | None, list[Panel]]:
+    """Best, median and worst of the last round whose pseudo-labels are still there, by what its ledger says."""
+    for last in reversed(run.rounds):
+        folder = round_folder(run.folder, last.number).cases
+        if folder.is_dir():
+            panels = []
+            for role, row in best_median_worst(last.ranked()):
+                said = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
+                facts = ", ".join(filter(None, [said, "used" if row.get("used") == "1" else "not used"]))
+                first = _first_round(run, last, row["case"])
+                read = partial(_stored, folder, row["case"], run, PSEUDO_LABEL, first)
+                panels.append(_panel(role, row["case"], facts, folder, run, read, most_slices))
+            return last, panels
+    return None, []
+
+
+def _first_round(run: RunFacts, last: Round, case: str) -> tuple[int, Path] | None:
+    """The first round whose pseudo-label of a case is still there, and its folder; None where that is the last one."""
+    for each in run.rounds:
+        folder = round_folder(run.folder, each.number).cases
+        if each.number < last.number and is_stored(folder, case):
+            return each.number, folder
+    return None
+
+
+def labeled_panels(run: RunFacts, data: DatasetFolder, most_slices: int) -> list[Panel]:
+    """The first labelled cases with their labels: what the run learned from."""
+    folder = data.labeled_view(run.split.name, run.identity["configuration"])
+    return [
+        _panel("labelled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), most_slices)
+        for case in run.split.labeled[:MOST_LABELED]
+    ]
+
+
+def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None, most_slices: int) -> list[Panel]:
+    """Best, median and worst prediction of an evaluation, with the labels that it scored them by."""
+    if scores is None:
+        return []
+    dice = {case: value for case, value in case_dice(scores).items() if not math.isnan(value)}
+    # A hidden label stays closed here even after somebody has scored by it.
+    ranked = sorted((case for case in dice if case not in run.split.hidden), key=lambda case: (-dice[case], case))
+    masks, labels = Path(scores["predictions"]), Path(scores["labels"])
+    try:
+        scans = read_json(masks / RECORD).get("scans", {})
+    except PclautoError:
+        return []
+    return [
+        _panel(
+            role,
+            row["case"],
+            f"mean Dice {dice[row['case']]:.3f}",
+            masks,
+            run,
+            partial(_scored, row["case"], masks, labels, scans),
+            most_slices,
+        )
+        for role, row in best_median_worst([{"case": case} for case in ranked])
+    ]
+
+
+def _panel(
+    role: str, case: str, facts: str, source: Path, run: RunFacts, read: Callable[[], Volume], most_slices: int
+) -> Panel:
+    """A panel, or what kept its files from being shown: files may have been moved since, which spoils no report."""
+    try:
+        volume = read()
+        # Over the last pseudo-label the first one, over a prediction the truth.
+        outlined = [LABEL, *list(volume.masks)[1:]]
+        shown = planes(volume, list(run.classes.values()), outlined=outlined, most_slices=most_slices)
+    except (PclautoError, OSError, RuntimeError, ValueError, KeyError) as error:
+        return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
+    return Panel(role, case, facts, source, shown)
+
+
+def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int, Path] | None = None) -> Volume:
+    """A preprocessed case, its axes put back as in the scan's file, and what the ``first`` round made of it."""
+    image, seg, _, properties = StoredCases(str(folder), [case]).load_case(case)
+    back = np.argsort(run.plans["transpose_forward"])
+    spacing = np.array(stored_spacing_mm(run.configuration["spacing"], run.plans))[back]
+    masks = {name: seg}
+    if first is not None:
+        number, its_folder = first
+        masks[f"{name} of round {number}, outlined"] = StoredCases(str(its_folder), [case]).load_case(case)[1]
+    labels = {mask: np.maximum(values[0], 0).transpose(back) for mask, values in masks.items()}
+    direction = properties["sitk_stuff"]["direction"]
+    return Volume(image[:].transpose(0, *(back + 1)), labels, spacing.tolist(), direction)
+
+
+def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, Any]) -> Volume:
+    import SimpleITK
+
+    label = labels / f"{case}.nii.gz"
+    mask = SimpleITK.ReadImage(str(masks / scans[case]["mask"]))
+    image, _ = read_image(recorded_sources(scans[case]))
+    arrays = {PREDICTION: SimpleITK.GetArrayFromImage(mask)}
+    arrays[LABEL] = SimpleITK.GetArrayFromImage(
+        SimpleITK.ReadImage(str(label if label.is_file() else labels / f"{case}.nii"))
+    )
+    return Volume(image, arrays, list(reversed(mask.GetSpacing())), mask.GetDirection())

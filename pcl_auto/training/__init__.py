@@ -1,0 +1,1 @@
+"""Resolve a training request to a run, train it, and find models."""

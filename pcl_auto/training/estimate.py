@@ -1,0 +1,163 @@
+"""What a training will take: measured on this machine, by a trainer in a folder of its own that is thrown away."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pcl_auto.errors import Problem, UsageError
+from pcl_auto.nnunet.environment import variables_set
+from pcl_auto.nnunet.training.settings import RunSettings, with_settings
+from pcl_auto.recipe.time_budget import Fitted, fit_recipe, spelled, write_fit
+from pcl_auto.training.request import JOINT, Run, TrainRequest
+from pcl_auto.workspace.atomic import staging_folder
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.processes import output_to, started_ranks
+from pcl_auto.workspace.system import forget_peak_memory, keep_freed_memory, peak_memory_mb, size_mb
+
+if TYPE_CHECKING:
+    from pcl_auto.nnunet.training.timing import Timing
+
+# Of a budget, to look at each kind of step; and the most that is worth it.
+TIMING_SHARE, MOST_TIMING_S = 0.02, 20.0
+# The report at the end of a run.
+REPORT_S = 3.0
+
+
+def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings: RunSettings, device: Any) -> None:
+    """Fit the schedule of ``run`` to its budget and put it on file, unless an earlier command has.
+
+    The joint training is what is timed and fitted, for its baseline too: so both have the same steps.
+
+    Raises:
+        ResourceError: the budget is too small.
+        UsageError: several processes train together.
+    """
+    if run.budget_s is None:
+        raise ValueError("a run without a budget")
+    if started_ranks() > 1:
+        fix = "take --epochs"
+        raise UsageError(
+            Problem("budget.several-processes", "steps of several processes are not timed", "--budget with --gpus", fix)
+        )
+    with sole_writer(run.budget_file, wait=True):
+        if run.budget_file.is_file():
+            return
+        seconds = min(TIMING_SHARE * run.budget_s, MOST_TIMING_S)
+        with staging_folder(run.budget_file) as scratch:
+            timing = time_training(run, request, plans, settings, device, run.data.path.parent, scratch, seconds)
+        costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
+        before_s = monotonic() - request.asked_at
+        schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s)
+        fitted = Fitted(
+            budget=spelled(run.budget_s),
+            recipe=run.recipe.as_dict(),
+            schedule=schedule,
+            costs=costs,
+            before_s=before_s,
+            memory_mb=timing.memory_mb,
+            checkpoint_mb=round(timing.checkpoint_mb, 1),
+            round_mb=round(timing.round_mb, 2),
+            device=str(device),
+            gpu_memory_mb=timing.gpu_memory_mb,
+        )
+        write_fit(run.budget_file, fitted)
+
+
+def time_training(
+    run: Run,
+    request: TrainRequest,
+    plans: dict[str, Any],
+    settings: RunSettings,
+    device: Any,
+    preprocessed: Path,
+    scratch: Path,
+    seconds: float,
+) -> Timing:
+    """Time the parts of the joint training of ``run``, or without unlabelled cases of nnU-Net's.
+
+    Args:
+        run: what is to be trained.
+        request: what was asked for.
+        plans: of its split, see :func:`pcl_auto.planning.split_plans.prepare_split`.
+        settings: that the trainer reads from the plans.
+        device: to train on.
+        preprocessed: the folder with the data set's folder in it.
+        scratch: a folder for what the trainer writes.
+        seconds: about how long to look at each kind of step.
+    """
+    begun = monotonic()
+    with output_to(run.data.log_file if scratch.is_relative_to(run.data.path) else scratch / "log.txt"):
+        import torch
+
+        from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+        from pcl_auto.nnunet.training.timing import measure
+        from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+
+        # A worker of nnU-Net's validation imports the same.
+        beside_s = monotonic() - begun
+        if device.type == "cpu":
+            keep_freed_memory()
+            forget_peak_memory()
+        torch.backends.cudnn.benchmark = not settings.deterministic
+        kind = nnUNetTrainerPCL if run.split.unlabeled else nnUNetTrainerPCLSupervised
+        named = with_settings(plans, run.plans_name, run.configuration, settings)
+        with variables_set(nnUNet_preprocessed=str(preprocessed), nnUNet_results=str(scratch)):
+            trainer = kind(
+                {**named, "continue_training": False},
+                run.configuration,
+                "all" if request.folds is None else 0,
+                read_json(run.data.path / "dataset.json"),
+                device,
+            )
+            try:
+                return measure(trainer, seconds=seconds, beside_s=beside_s, folds=request.folds or 1)
+            finally:
+                del trainer
+                gc.collect()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+
+def step_memory_mb(run: Run) -> int | None:
+    """GPU memory of a step by nnU-Net's estimate, for the recipe's patches and feature maps; None where it has none."""
+    planned_gb: float | None = run.plan.content["step_memory_gb"][run.configuration]
+    if planned_gb is None:
+        return None
+    batch: int = run.plan.nnunet["configurations"][run.configuration]["batch_size"]
+    patches = run.recipe.batch.patches or batch
+    return round(planned_gb * 1024 * patches / batch * run.recipe.network.width)
+
+
+def expected(run: Run) -> dict[str, float | None]:
+    """What is forecast of a run before it begins; of a cross-validation's time and disk no fold has a share."""
+    fitted = run.fitted if run.fold is None else None
+    timed_s = None
+    if fitted is not None:
+        costs = fitted.costs if run.trainer == JOINT else fitted.costs.of_baseline()
+        timed_s = round(fitted.before_s + costs.forecast_s(fitted.schedule), 1)
+    return {
+        "wall_s": timed_s,
+        "memory_mb": None if fitted is None else fitted.memory_mb,
+        "gpu_memory_mb": (None if fitted is None else fitted.gpu_memory_mb) or step_memory_mb(run),
+        "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.trainer == JOINT),
+    }
+
+
+def measured(folder: Path, device: Any, wall_s: float | None) -> dict[str, float | None]:
+    """What the run in ``folder`` has taken, beside :func:`expected`; memory is that of the last process."""
+    gpu_mb = None
+    if device.type == "cuda":
+        import torch
+
+        gpu_mb = int(torch.cuda.max_memory_reserved(device) / 2**20)
+    return {
+        "wall_s": None if wall_s is None else round(wall_s, 1),
+        "memory_mb": peak_memory_mb(),
+        "gpu_memory_mb": gpu_mb,
+        "disk_mb": round(size_mb(folder)),
+    }

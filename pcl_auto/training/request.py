@@ -1,0 +1,357 @@
+"""What ``pclauto train`` is asked for, and the run that comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+
+from pcl_auto.data.labels import has_regions
+from pcl_auto.data.split import (
+    Correction,
+    Split,
+    choose_split,
+    cross_validation,
+    draw_split,
+    from_dict,
+    with_corrections,
+)
+from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.planning.plan import Plan, read_plan
+from pcl_auto.planning.split_plans import check_inputs_unchanged
+from pcl_auto.recipe.load import load_recipe
+from pcl_auto.recipe.settings import Recipe
+from pcl_auto.recipe.time_budget import Fitted, parse_budget, read_fit, spelled
+from pcl_auto.workspace.files import file_digest, read_json
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
+
+JOINT, SUPERVISED = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
+# Names in plans files must not hold nnU-Net's separator.
+PLANS_PREFIX = "nnUNetPlans"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What ``pclauto train`` was asked for."""
+
+    dataset: str | None = None
+    labeled: int | None = None
+    labeled_cases: tuple[str, ...] = ()
+    split_file: Path | None = None
+    # In place of all of these, a split that is settled already.
+    split: Split | None = None
+    validation: int = 0
+    seed: int = 0
+    # A name, the path of a TOML file, or the recipe itself.
+    recipe: str | Recipe = "default"
+    epochs: int | None = None
+    # Wall-clock time for the whole command: the schedule is fitted to it.
+    budget: str | None = None
+    configuration: str | None = None
+    device: str = "auto"
+    workers: int | None = None
+    supervised_only: bool = False
+    deterministic: bool = False
+    restart: bool = False
+    # A model that is there already, in place of the supervised epochs: a checkpoint, or the folder of one.
+    start_from: Path | None = None
+    # Behind that model, where it is one that this training goes on from.
+    steps_before: int = 0
+    # Of a cross-validation over the labelled cases; None trains one model on all of them.
+    folds: int | None = None
+    prepare_only: bool = False
+    # The state after the supervised start: read if it is there, else written; for recipes that differ in the rounds.
+    shared_start: Path | None = None
+    # Whether the curves are written for TensorBoard too.
+    tensorboard: bool = False
+    # Whether ``pclauto predict`` takes this model when none is named.
+    remember: bool = True
+    # By the clock that a budget runs on.
+    asked_at: float = field(default_factory=monotonic, compare=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it will be or as it is: data, split, recipe, and the folder of its model."""
+
+    data: DatasetFolder
+    plan: Plan
+    split: Split
+    recipe: Recipe
+    configuration: str
+    trainer: str
+    plans_name: str
+    model: Path
+    fold: int | None = None
+    # The checkpoint that it begins with, should there be one.
+    start: Path | None = None
+    # The time for all of it, and the schedule that was fitted to it; the recipe has its own until there is one.
+    budget_s: int | None = None
+    fitted: Fitted | None = None
+
+    @property
+    def budget_file(self) -> Path:
+        """Where the schedule that fits the budget lies, for this run and for its baseline."""
+        return self.data.budget_file(self.plans_name, self.configuration)
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder, ``fold_all`` of the model, or that of its fold."""
+        return self.model / f"fold_{self.fold_name}"
+
+    @property
+    def fold_name(self) -> str:
+        """The fold as nnU-Net has it."""
+        return "all" if self.fold is None else str(self.fold)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model is trained to the end, and validated."""
+        return all((self.folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json"))
+
+
+def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
+    """Settle every run that is asked for, one for each fold; nothing is written.
+
+    Raises:
+        StateError, UsageError: see :func:`resolve_run`; folds that the labelled cases do not allow.
+    """
+    run = resolve_run(request, workspace)
+    if request.folds is None:
+        return [run]
+    if run.split.validation:
+        raise UsageError(
+            Problem(
+                code="split.folds-and-validation",
+                what="a cross-validation holds out cases itself",
+                where="--folds and --validation",
+                fix="keep one of them",
+            )
+        )
+    if run.split.corrected:
+        raise UsageError(
+            Problem(
+                code="split.folds-and-corrections",
+                what="a cross-validation would score by corrected pseudo-labels",
+                where="--folds",
+                fix="leave out --folds, or add the corrected masks to the data set and plan again",
+            )
+        )
+    return [replace(run, fold=fold) for fold in range(len(cross_validation(run.split.labeled, request.folds)))]
+
+
+def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
+    """Settle data set, split, recipe and folder of a run on all labelled cases; nothing is written.
+
+    Raises:
+        StateError: nothing was planned, or the input changed since.
+        UsageError: cases, numbers, recipe or configuration that do not exist.
+    """
+    data = workspace.dataset(request.dataset)
+    plan = read_plan(data)
+    split = apart_from_recorded(resolve_split(request, plan), data)
+    plan = replace(plan, corrected={case: data.correction_file(case, mask) for case, mask in split.corrected.items()})
+    check_inputs_unchanged(plan, split)
+    recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
+    budget_s = _budget_s(request)
+    if request.epochs is not None:
+        recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
+    start = None if request.start_from is None else find_start(request.start_from)
+    if start is not None:
+        recipe = replace(recipe, schedule=replace(recipe.schedule, supervised_epochs=0))
+    _refuse_nothing_learned(recipe, request)
+    joint = not request.supervised_only and bool(split.unlabeled)
+    if joint and has_regions(plan.dataset_json["labels"]):
+        _refuse_what_regions_lack(recipe)
+    name = "_".join(
+        [
+            split.name,
+            recipe.name,
+            *([f"e{request.epochs}"] if request.epochs is not None else []),
+            *([f"b{spelled(budget_s)}"] if budget_s is not None else []),
+            *(["deterministic"] if request.deterministic else []),
+            *([f"cv{request.folds}"] if request.folds is not None else []),
+            *([f"from{file_digest(start)[:6]}"] if start is not None else []),
+        ]
+    )
+    plans_name = f"{PLANS_PREFIX}_{name}"
+    trainer = JOINT if joint else SUPERVISED
+    configuration = plan.configuration_named(request.configuration)
+    model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
+    run = Run(data, plan, split, recipe, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
+    if budget_s is None or not run.budget_file.is_file():
+        return run
+    fitted = read_fit(run.budget_file, recipe)
+    return replace(run, recipe=replace(recipe, schedule=fitted.schedule), fitted=fitted)
+
+
+def _budget_s(request: TrainRequest) -> int | None:
+    if request.budget is None:
+        return None
+    if request.epochs is not None:
+        fix = "keep one of them: each decides how long the training is"
+        raise UsageError(
+            Problem("budget.and-epochs", "a number of epochs and a budget of time", "--epochs and --budget", fix)
+        )
+    return parse_budget(request.budget)
+
+
+def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
+    schedule = recipe.schedule
+    problems = []
+    if request.start_from is not None and request.prepare_only:
+        fix = "leave out --prepare-only; for stock nnU-Net there is `nnUNetv2_train -pretrained_weights`"
+        problems.append(
+            Problem(
+                "model.start-unknown-to-stock",
+                "stock nnU-Net does not know the model to start from",
+                "--start-from",
+                fix,
+            )
+        )
+    if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.start_from is None):
+        fix = "give the recipe supervised epochs, or a model with --start-from; and rounds to learn in"
+        problems.append(
+            Problem(
+                "recipe.nothing-to-begin-with",
+                "the recipe has nothing to begin with",
+                recipe.name,
+                fix,
+                found=str(schedule),
+            )
+        )
+    if problems:
+        raise UsageError(problems)
+
+
+def _refuse_what_regions_lack(recipe: Recipe) -> None:
+    """Both work on classes that exclude each other."""
+    switches = {
+        "pseudo_labels.crf": recipe.pseudo_labels.crf,
+        "judgement.largest_component": recipe.judgement.largest_component,
+    }
+    fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
+    problems = [
+        Problem("recipe.not-with-regions", f"{name} is not possible with regions", recipe.name, fix, "false", "true")
+        for name, on in switches.items()
+        if on
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def find_start(given: Path) -> Path:
+    """The checkpoint that ``given`` means: a checkpoint, the folder of a fold, or a model folder of one fold.
+
+    Raises:
+        StateError: there is none, or more than one.
+    """
+    if given.is_file():
+        return given.resolve()
+    found = [*given.glob("checkpoint_final.pth"), *sorted(given.glob("fold_*/checkpoint_final.pth"))]
+    if len(found) == 1:
+        return found[0].resolve()
+    raise StateError(
+        Problem(
+            code="model.no-start" if not found else "model.several-starts",
+            what="no model to start from" if not found else "several models to start from",
+            where=str(given),
+            expected="one checkpoint_final.pth",
+            found=" | ".join(str(file.parent.name) for file in found),
+            fix="name a checkpoint, or the folder of a fold, with --start-from",
+        )
+    )
+
+
+def resolve_split(request: TrainRequest, plan: Plan) -> Split:
+    """The split that a request describes.
+
+    Raises:
+        UsageError: it asks for cases or labels that are not there, or in more than one way.
+    """
+    if request.split is not None:
+        return request.split
+    with_label = [case.id for case in plan.cases.values() if case.label is not None]
+    without_label = [case.id for case in plan.cases.values() if case.label is None]
+    ways = {
+        "--labeled": request.labeled is not None,
+        "--labeled-cases": bool(request.labeled_cases),
+        "--split": request.split_file is not None,
+    }
+    if request.split_file is not None and request.validation:
+        raise UsageError(
+            Problem(
+                code="split.file-and-validation",
+                what="a split file names the validation cases itself",
+                where="--split and --validation",
+                fix="leave out --validation",
+            )
+        )
+    if sum(ways.values()) > 1:
+        raise UsageError(
+            Problem(
+                code="split.several-ways",
+                what="more than one way to choose labelled cases",
+                where=" and ".join(name for name, given in ways.items() if given),
+                fix="keep one of them",
+            )
+        )
+    if request.split_file is not None:
+        labeled, validation, history = _read_split_file(request.split_file)
+        if history:
+            plain = [case for case in labeled if case not in {entry.case for entry in history}]
+            chosen = choose_split(with_label, without_label, labeled=plain, validation=validation, seed=request.seed)
+            name = request.split_file.stem.split("_plus")[0]
+            return with_corrections(replace(chosen, name=name), history)
+        return choose_split(with_label, without_label, labeled=labeled, validation=validation, seed=request.seed)
+    if request.labeled_cases:
+        remaining = [case for case in with_label if case not in request.labeled_cases]
+        drawn = draw_split(remaining, [], labeled=request.validation, seed=request.seed) if request.validation else None
+        return choose_split(
+            with_label,
+            without_label,
+            labeled=request.labeled_cases,
+            validation=() if drawn is None else drawn.labeled,
+            seed=request.seed,
+        )
+    return draw_split(
+        with_label, without_label, labeled=request.labeled, validation=request.validation, seed=request.seed
+    )
+
+
+def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
+    """``split``, under a name of its own where its own name was recorded with other cases.
+
+    So a data set that has grown since can be trained again without touching what was trained before.
+    """
+    file = data.split_file(split.name)
+    if not file.is_file() or from_dict(read_json(file)) == split:
+        return split
+    digest = hashlib.sha256(json.dumps(split.as_dict(), sort_keys=True).encode()).hexdigest()[:6]
+    return replace(split, name=f"{split.name}_g{digest}")
+
+
+def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str], Sequence[Correction]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        labeled, validation = content["labeled"], content.get("validation", [])
+        if not (isinstance(labeled, list) and isinstance(validation, list)):
+            raise TypeError("the groups are lists")
+        if not all(isinstance(case, str) for case in [*labeled, *validation]):
+            raise TypeError("case ids are strings")
+        history = [Correction(**entry) for entry in content.get("history", [])]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            Problem(
+                code="split.unreadable",
+                what="not a split",
+                where=str(path),
+                expected='JSON with "labeled": [case, …] and, if wanted, "validation": [case, …]',
+                found=f"{type(error).__name__}: {error}",
+                fix="write such a file; those under splits/ of a workspace are examples",
+            )
+        ) from error
+    return labeled, validation, history

@@ -1,0 +1,309 @@
+"""What is known of a run, gathered from the files that it left; nothing is computed anew and nothing is guessed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pcl_auto.data.labels import foreground, has_regions
+from pcl_auto.data.split import Split, from_dict
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.method.confidence import LEAST_REFERENCES, REVIEW_SHARE
+from pcl_auto.nnunet.inference.confidence import REFERENCE
+from pcl_auto.nnunet.training.settings import KEY
+from pcl_auto.recipe.load import load_recipe
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.record import RECORD, REVIEWS
+
+# --- How certain the finished network is of scans without a label, as the training has left it on file.
+
+
+@dataclass(frozen=True)
+class Certainties:
+    """Certainties of unlabelled scans: ``values`` in ascending order, and ``cases``, which an older file lacks."""
+
+    file: Path
+    values: list[float] = field(default_factory=list)
+    cases: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """Of all values."""
+        return median(self.values)
+
+    @property
+    def review(self) -> float | None:
+        """The highest value that still calls for review; None where too few scans were looked at to judge by them."""
+        if len(self.values) < LEAST_REFERENCES:
+            return None
+        return max(value for place, value in enumerate(self.values) if place / len(self.values) < REVIEW_SHARE)
+
+
+def read_certainties(run: Path) -> Certainties:
+    """Those of the run in folder ``run``; none where its training has left none."""
+    file = run / REFERENCE
+    found = read_json(file) if file.is_file() else {"certainties": []}
+    return Certainties(file, sorted(map(float, found["certainties"])), found.get("cases", {}))
+
+
+# --- What is known of a run, gathered from the files that it left; nothing is computed anew and nothing is guessed.
+
+# Columns of a ledger that say how good a pseudo-label is, the more telling first; higher is better.
+JUDGEMENTS = ("agreement", "dice_to_last_round")
+
+
+def heading(column: str) -> str:
+    """What a reader calls a column of the ledger."""
+    named = {"dice_to_last_round": "Dice to round before", "agreement": "agreement of two transforms"}
+    return named.get(column, column.replace("volume_ml_", "ml ").replace("components_", "parts "))
+
+
+@dataclass(frozen=True)
+class Round:
+    """The ledger of a round's pseudo-labels: ``rows`` as they stand in the file, all values text."""
+
+    number: int
+    ledger: Path
+    rows: list[dict[str, str]]
+
+    @property
+    def used(self) -> int:
+        """How many pseudo-labels the round trained on."""
+        return sum(row.get("used") == "1" for row in self.rows)
+
+    @property
+    def judged_by(self) -> str | None:
+        """The ledger's column that says how good a pseudo-label is, if it has one; higher is better."""
+        for column in JUDGEMENTS:
+            if any(_number(row.get(column)) is not None for row in self.rows):
+                return column
+        return None
+
+    def ranked(self) -> list[dict[str, str]]:
+        """The rows that the ledger judges by a number, best first; without such a number all, by case."""
+        column = self.judged_by
+        if column is None:
+            return sorted(self.rows, key=lambda row: row["case"])
+        judged = [(value, row) for row in self.rows if (value := _number(row.get(column))) is not None]
+        return [row for _, row in sorted(judged, key=lambda pair: (-pair[0], pair[1]["case"]))]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run as its folder has it.
+
+    ``folder``: of the fold. ``record``: run.json. ``events``: events.jsonl, line by line.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    events: list[dict[str, Any]]
+    rounds: list[Round]
+    plans: dict[str, Any]
+    classes: dict[str, int]
+    channels: list[str]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the run this run."""
+        identity: dict[str, Any] = self.record["identity"]
+        return identity
+
+    @property
+    def split(self) -> Split:
+        """Which cases the run may learn from."""
+        return from_dict(self.identity["split"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of the schedule."""
+        return int(self.identity["recipe"]["schedule"]["steps_per_epoch"])
+
+    @property
+    def steps_before(self) -> int:
+        """Behind the network that it began with, where it goes on from another run."""
+        return int(self.record.get("steps_before", 0))
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """nnU-Net's configuration of the run."""
+        configuration: dict[str, Any] = self.plans["configurations"][self.identity["configuration"]]
+        return configuration
+
+    @property
+    def store(self) -> str:
+        """The key of the case store that the run read."""
+        return str(self.configuration[KEY]["store"])
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The events of finished epochs; where one was repeated, its last."""
+        last = {event["epoch"]: event for event in self.events if event["event"] == "epoch"}
+        return [last[epoch] for epoch in sorted(last)]
+
+    def happened(self, *kinds: str) -> list[dict[str, Any]]:
+        """The events of these kinds, in the order they happened."""
+        return [event for event in self.events if event["event"] in kinds]
+
+    def round_starts(self) -> dict[int, int]:
+        """The first epoch of every round, by the recipe's schedule."""
+        schedule = self.identity["recipe"]["schedule"]
+        if not self.rounds:
+            return {}
+        first, length = schedule["supervised_epochs"] + 1, schedule["epochs_per_round"]
+        return {number: first + (number - 1) * length for number in range(1, schedule["rounds"] + 1)}
+
+
+def run_folders(model: Path) -> list[Path]:
+    """The folders of the runs in a model folder: one, or one for each fold."""
+    return sorted(record.parent for record in model.glob(f"fold_*/{RECORD}"))
+
+
+def run_folder(model: Path) -> Path:
+    """The run's folder in a model folder, or ``model`` where it is one; of several folds the first.
+
+    Raises:
+        StateError: no run has left its record there.
+    """
+    if (model / RECORD).is_file():
+        return model
+    found = run_folders(model)
+    if not found:
+        raise StateError(
+            Problem(
+                code="run.no-record",
+                what="no record of a run",
+                where=str(model),
+                expected=f"fold_all/{RECORD}, which `pclauto train` writes",
+                fix="name the model folder of a run with --model",
+            )
+        )
+    return found[0]
+
+
+def read_run(folder: Path) -> RunFacts:
+    """The facts of the run in ``folder`` (that of a fold).
+
+    Raises:
+        StateError: a file of the run is missing or damaged.
+    """
+    record = read_json(folder / RECORD)
+    dataset = read_json(folder.parent / "dataset.json")
+    names = [str(name) for name in dataset["channel_names"].values()]
+    labels = foreground(dataset["labels"])
+    # Of regions the value that each is written with in a mask.
+    values = dataset["regions_class_order"] if has_regions(labels) else labels.values()
+    classes = {str(name): int(value) for name, value in zip(labels, values, strict=True)}
+    ledgers = (folder / "pseudo_labels").glob("round_*/ledger.csv")
+    rounds = [Round(int(ledger.parent.name.rsplit("_", 1)[1]), ledger, _read_ledger(ledger)) for ledger in ledgers]
+    return RunFacts(
+        folder=folder,
+        record=record,
+        events=read_events(folder / "events.jsonl"),
+        rounds=sorted(rounds, key=lambda entry: entry.number),
+        plans=read_json(folder.parent / "plans.json"),
+        classes=classes,
+        channels=names,
+    )
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a run; a line that was cut off, as by a full disk, is left out."""
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+    return events
+
+
+def _read_ledger(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as table:
+        return [row for row in csv.DictReader(table) if row.get("case")]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def best_median_worst(ranked: Sequence[dict[str, str]]) -> list[tuple[str, dict[str, str]]]:
+    """The first, middle and last of ``ranked``, each once."""
+    chosen: dict[int, str] = {}
+    for name, index in {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}.items():
+        if ranked:
+            chosen.setdefault(index, name)
+    return [(name, ranked[index]) for index, name in sorted(chosen.items())]
+
+
+def recipe_lines(recipe: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Every setting of ``recipe``: its dotted name, its value, and the default's value (None: the same)."""
+    before = dict(_flat(default))
+    lines = []
+    for name, value in _flat(recipe):
+        differs = name in before and before[name] != value
+        lines.append((name, value, before[name] if differs else None))
+    return lines
+
+
+def default_recipe() -> dict[str, Any]:
+    """The recipe that a run takes when none is named, without what names it."""
+    values = load_recipe("default").as_dict()
+    return {key: value for key, value in values.items() if key not in ("name", "description")}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    lines: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        lines += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return lines
+
+
+def last_round(run: RunFacts) -> tuple[Round, Path]:
+    """The last round whose pseudo-labels are there, and their folder.
+
+    Raises:
+        StateError: the run has come to none.
+    """
+    for last in reversed(run.rounds):
+        stored = last.ledger.parent / "cases"
+        if stored.is_dir() and last.rows:
+            return last, stored
+    raise StateError(
+        Problem(
+            code="review.no-round",
+            what="the run has no pseudo-labels",
+            where=str(run.folder),
+            fix="name a run that has come to its first round with --model; a baseline makes none",
+        )
+    )
+
+
+def review_folders(run: Path) -> list[str]:
+    """The folders that the pseudo-labels of the run in folder ``run`` were exported to."""
+    file = run / REVIEWS
+    return list(read_json(file)["folders"]) if file.is_file() else []
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint that the run in ``folder`` (that of a fold) has come to.
+
+    Raises:
+        StateError: there is none.
+    """
+    for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
+        if (folder / name).is_file():
+            return folder / name
+    raise StateError(Problem("checkpoint.missing", "no checkpoint", str(folder), "train first: `pclauto train`"))

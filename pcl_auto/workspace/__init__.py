@@ -1,0 +1,1 @@
+"""Keep the files of a workspace: folders, atomic writes, locks, events, records."""

@@ -1,0 +1,127 @@
+"""Files that appear under their final name complete, or not at all, whatever stops the writer."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pcl_auto.errors import PclautoError
+from pcl_auto.workspace.system import full_disk, has_room, is_full
+
+# --- Places where a test may kill the process: ``PCLAUTO_FAULT=rename:3`` does it before the third renaming.
+
+VARIABLE = "PCLAUTO_FAULT"
+_passed: Counter[str] = Counter()
+
+
+def fault(point: str) -> None:
+    """Pass ``point`` (``sync``, ``rename``, ``renamed``), or end here if it is this pass that the variable names."""
+    wanted = os.environ.get(VARIABLE)
+    if wanted is not None:
+        _passed[point] += 1
+        if wanted == f"{point}:{_passed[point]}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- Files that appear under their final name complete, or not at all, whatever stops the writer.
+
+# Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
+# folders for a case).
+STAGING = ".tmp"
+# Machines may share a disk, and each knows its own processes alone.
+_HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+
+
+@contextmanager
+def staging_folder(beside: Path) -> Iterator[Path]:
+    """Yield a new folder on the file system of ``beside``, in a ``.tmp`` next to it; what is left in it is removed.
+
+    Raises:
+        ResourceError: what was written inside found no room on the disk.
+    """
+    folder = _new_staging(beside.parent / STAGING)
+    try:
+        yield folder
+    except PclautoError:
+        raise
+    except Exception as error:
+        written = max((file.stat().st_size for file in folder.rglob("*") if file.is_file()), default=0)
+        # Libraries that write themselves say RuntimeError and leave it at that.
+        if is_full(error) or (isinstance(error, RuntimeError) and not has_room(folder, 2 * written + 1)):
+            raise full_disk(beside, written) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another process stages here too
+            folder.parent.rmdir()
+
+
+def _new_staging(parent: Path) -> Path:
+    while True:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            _sweep(parent)
+            return Path(tempfile.mkdtemp(prefix=f"{_HOST}-{os.getpid()}-", dir=parent))
+        except (FileNotFoundError, FileExistsError):  # noqa: PERF203 (another process has just tidied up behind itself)
+            if parent.is_file():
+                raise
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what processes of this machine left that were killed."""
+    for left in parent.glob(f"{_HOST}-*-*"):
+        process = left.name.removeprefix(f"{_HOST}-").split("-", 1)[0]
+        if process.isdecimal() and not _runs(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path with the name of ``target``; on success it is synced and renamed to ``target``."""
+    with staging_folder(target) as folder:
+        temporary = folder / target.name
+        yield temporary
+        publish(temporary, target)
+
+
+def publish(whole: Path, target: Path) -> None:
+    """Sync the file or folder ``whole`` and give it the name ``target``, on the same file system.
+
+    A folder of that name is removed first.
+    """
+    fault("sync")
+    for path in (whole, *whole.rglob("*")) if whole.is_dir() else (whole,):
+        if not path.is_symlink():
+            _sync(path)
+    fault("rename")
+    if target.is_dir():
+        shutil.rmtree(target)
+    whole.replace(target)
+    fault("renamed")
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

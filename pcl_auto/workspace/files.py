@@ -1,0 +1,104 @@
+"""Text, JSON and links, written whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.workspace.atomic import atomic_path
+
+# --- Names of files, cases and classes, which anyone may have chosen, where they are shown or written.
+
+# Of what JSON leaves as it is: controls of a terminal, changes of the direction of text, halves of characters.
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters: a file name must not steer the terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """``value`` as JSON, readable in every language, steering no terminal; ``options`` are those of json.dumps."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def table_cell(text: str) -> str:
+    """``text`` for a CSV file: what a spreadsheet would compute is marked as text."""
+    return ("'" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else "") + printable(text)
+
+
+# --- Text, JSON and links, written whole.
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write ``text`` to ``target``, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
+    """Write ``value`` as indented JSON with a final newline, whole or not at all."""
+    write_text(target, json_text(value, indent=2, default=default) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None for what is no finite number, all the way down: JSON knows no NaN."""
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> Any:
+    """The parsed content of a JSON file that this package wrote.
+
+    Raises:
+        StateError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StateError(
+            Problem(
+                code="run.file-unreadable",
+                what="file cannot be read",
+                where=str(path),
+                expected="the JSON that pclauto or nnU-Net wrote there",
+                found=str(error),
+                fix="restore the file, or repeat the step that made it with --force or --restart",
+            )
+        ) from error
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def link_relative(target: Path, source: Path) -> None:
+    """Make ``target`` a relative symbolic link to ``source``, replacing one that is there.
+
+    Relative, so that a workspace can be moved or mounted elsewhere; a copy where links are not to be had.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() or target.exists():
+        target.unlink()
+    try:
+        target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
+    except OSError:
+        shutil.copyfile(source, target)

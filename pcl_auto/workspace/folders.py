@@ -1,0 +1,207 @@
+"""Where a workspace keeps its data sets and models, and what was done in it last."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
+from pcl_auto.workspace.files import read_json, write_json
+
+DEFAULT_FOLDER = "pclauto_work"
+SCHEMA_VERSION = 1
+# nnU-Net's name of a data set.
+DATASET_NAME = re.compile(r"Dataset\d{3,}_.+")
+_OPTION = "--workspace"
+_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A data set as prepared for training: ``nnUNet_preprocessed/DatasetNNN_Name`` and what lies in it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """nnU-Net's name of the data set, ``DatasetNNN_Name``."""
+        return self.path.name
+
+    @property
+    def id(self) -> int:
+        """nnU-Net's number of the data set."""
+        return int(self.name[len("Dataset") :].split("_", 1)[0])
+
+    @property
+    def own(self) -> Path:
+        """The folder of files that only this package reads."""
+        return self.path / "pclauto"
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan before any split: settings, cases, nnU-Net's plans."""
+        return self.own / "plan.json"
+
+    @property
+    def checks_file(self) -> Path:
+        """What the integrity checks found, file by file."""
+        return self.own / "checks.json"
+
+    @property
+    def log_file(self) -> Path:
+        """Where nnU-Net's own output of planning and preprocessing goes."""
+        return self.own / "log.txt"
+
+    def store(self, key: str) -> Path:
+        """The label-free case store of one way of preprocessing."""
+        return self.own / "store" / key
+
+    def split_file(self, split: str) -> Path:
+        """The record of a split."""
+        return self.path / "splits" / f"{split}.json"
+
+    def labeled_view(self, split: str, configuration: str) -> Path:
+        """The folder that nnU-Net reads for a split: its labelled cases, nothing else."""
+        return self.path / "splits" / split / f"labeled_{configuration}"
+
+    def validation_view(self, split: str, configuration: str) -> Path:
+        """The validation cases of a split, with their labels."""
+        return self.path / "splits" / split / f"validation_{configuration}"
+
+    def correction_file(self, case: str, mask: str) -> Path:
+        """The copy of a corrected mask (SHA-256) that stands for the label of a case."""
+        return self.own / "corrections" / f"{case}_{mask[:12]}.nii.gz"
+
+    def budget_file(self, plans_name: str, configuration: str) -> Path:
+        """The schedule that was fitted to a budget of time, for every trainer with these plans."""
+        return self.own / "budgets" / f"{plans_name}__{configuration}.json"
+
+    def plans_file(self, plans_name: str) -> Path:
+        """A plans file as nnU-Net names it."""
+        return self.path / f"{plans_name}.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The three folders of nnU-Net, and who chose them."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    origin: str
+
+    @classmethod
+    def at(cls, root: Path, origin: str) -> Workspace:
+        """The workspace with nnU-Net's three folders under ``root``."""
+        root = root.expanduser().resolve()
+        return cls(root / "nnUNet_raw", root / "nnUNet_preprocessed", root / "nnUNet_results", origin)
+
+    @classmethod
+    def find(cls, root: Path | None, environment: Mapping[str, str]) -> Workspace:
+        """The workspace asked for, else the one that the user's nnU-Net variables name, else ``./pclauto_work``."""
+        if root is not None:
+            return cls.at(root, f"{_OPTION} {shlex.quote(str(root))}")
+        raw, preprocessed, results = (environment.get(name) for name in _VARIABLES)
+        if preprocessed and results:
+            return cls(
+                Path(raw or Path(preprocessed).parent / "nnUNet_raw").expanduser().resolve(),
+                Path(preprocessed).expanduser().resolve(),
+                Path(results).expanduser().resolve(),
+                "nnUNet_preprocessed and nnUNet_results of this shell",
+            )
+        return cls.at(Path(DEFAULT_FOLDER), f"./{DEFAULT_FOLDER}")
+
+    def activate(self) -> None:
+        """Set nnU-Net's variables in this process (and its children), and make the folders.
+
+        Raises:
+            ResourceError: a folder cannot be made or written.
+        """
+        for name, folder in zip(_VARIABLES, (self.raw, self.preprocessed, self.results), strict=True):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable(folder, error) from error
+            if not os.access(folder, os.W_OK):
+                raise _unwritable(folder, None)
+            os.environ[name] = str(folder)
+
+    @property
+    def option(self) -> str:
+        """What a command is given to work here again; nothing where it comes here by itself."""
+        return f" {self.origin}" if self.origin.startswith(_OPTION) else ""
+
+    @property
+    def state_file(self) -> Path:
+        """What this workspace remembers between commands."""
+        return self.preprocessed / "pclauto.json"
+
+    def remembered(self) -> dict[str, Any]:
+        """What earlier commands left here; empty in a new workspace."""
+        if not self.state_file.is_file():
+            return {}
+        content: dict[str, Any] = read_json(self.state_file)
+        return content
+
+    def remember(self, **values: Any) -> None:
+        """Add ``values`` to what this workspace remembers."""
+        write_json(self.state_file, {**self.remembered(), "schema_version": SCHEMA_VERSION, **values})
+
+    def planned(self) -> list[DatasetFolder]:
+        """The data sets that were planned in this workspace, by name."""
+        if not self.preprocessed.is_dir():
+            return []
+        folders = sorted(path for path in self.preprocessed.iterdir() if DATASET_NAME.fullmatch(path.name))
+        return [data for data in map(DatasetFolder, folders) if data.plan_file.is_file()]
+
+    def dataset(self, name: str | None) -> DatasetFolder:
+        """The planned data set called ``name`` (its name, number or task name), else the one planned last.
+
+        Raises:
+            StateError: nothing was planned here.
+            UsageError: nothing of that name was planned here.
+        """
+        planned = self.planned()
+        if not planned:
+            raise StateError(
+                Problem(
+                    code="plan.missing",
+                    what="no planned data set",
+                    where=str(self.preprocessed),
+                    fix="run `pclauto plan TASK` first, or name the workspace with --workspace",
+                )
+            )
+        if name is None:
+            last = self.remembered().get("last_dataset")
+            return next((data for data in planned if data.name == last), planned[-1])
+        for data in planned:
+            task_name = data.name.split("_", 1)[1]
+            numbers = {str(data.id), f"{data.id:02d}", f"{data.id:03d}"}
+            if name in {data.name, *numbers, task_name, f"Task{data.id:02d}_{task_name}"}:
+                return data
+        raise UsageError(
+            Problem(
+                code="plan.unknown-dataset",
+                what=f"no planned data set called {name!r}",
+                where=str(self.preprocessed),
+                expected=" | ".join(data.name for data in planned),
+                fix=f"name one of these, or run `pclauto plan {name}`",
+            )
+        )
+
+
+def _unwritable(folder: Path, error: OSError | None) -> ResourceError:
+    return ResourceError(
+        Problem(
+            code="disk.unwritable",
+            what="folder cannot be written",
+            where=str(folder),
+            found=error.strerror if error is not None and error.strerror else "",
+            fix="choose another folder with --workspace",
+        )
+    )

@@ -1,0 +1,137 @@
+"""Removing what a training has left, but not what somebody has made of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.files import file_digest, read_json, write_json
+
+# --- What a finished run consists of: written last, so that a run with a manifest has all of its files.
+
+RECORD = "run.json"
+# Of a run folder, which is a fold of a model folder.
+_OUTPUTS = (
+    "checkpoint_final.pth",
+    "../plans.json",
+    "../dataset.json",
+    "../dataset_fingerprint.json",
+)
+_LEDGERS = "pseudo_labels/*/ledger.csv"
+
+
+def write_manifest(run: Path) -> None:
+    """Add to the record of the run in folder ``run`` which files it made, with their sizes in bytes and SHA-256."""
+    names = [*_OUTPUTS, *(ledger.relative_to(run).as_posix() for ledger in sorted(run.glob(_LEDGERS)))]
+    outputs = {name: {"bytes": (run / name).stat().st_size, "sha256": file_digest(run / name)} for name in names}
+    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_json(run / RECORD, {**read_json(run / RECORD), "finished": finished, "outputs": outputs})
+
+
+def has_manifest(run: Path) -> bool:
+    """Whether the run in folder ``run`` was finished and put on record."""
+    return "outputs" in read_json(run / RECORD)
+
+
+def check_manifest(run: Path) -> None:
+    """Make sure that the files of a finished run are there.
+
+    Raises:
+        StateError: files that are gone or of another size, all of them.
+    """
+    outputs: Mapping[str, Mapping[str, Any]] = read_json(run / RECORD)["outputs"]
+    sizes = {name: (run / name).stat().st_size if (run / name).is_file() else None for name in outputs}
+    problems = [
+        Problem(
+            code="run.file-changed",
+            what="file of a finished run is not as it was written",
+            where=str(run / name),
+            expected=f"{outputs[name]['bytes']} bytes",
+            found="no file" if size is None else f"{size} bytes",
+            fix="restore the file, or train again with --restart",
+        )
+        for name, size in sizes.items()
+        if size != outputs[name]["bytes"]
+    ]
+    if problems:
+        raise StateError(problems)
+
+
+# --- What is on record must be what is wanted.
+
+
+def refuse_changes(
+    recorded: dict[str, Any],
+    wanted: dict[str, Any],
+    folder: Path,
+    fix: str = "repeat the settings it was started with, or start over with --restart",
+    *,
+    code: str = "run.settings-changed",
+) -> None:
+    """Make sure that a run folder holds the run that is wanted.
+
+    Raises:
+        StateError: every setting that differs, with both values.
+    """
+    problems = [
+        Problem(
+            code=code,
+            what=f"the run there has another {key}",
+            where=str(folder),
+            expected=before,
+            found=now,
+            fix=fix,
+        )
+        for key, before, now in _differences(recorded, wanted)
+    ]
+    if problems:
+        raise StateError(problems)
+
+
+def compare_versions(
+    before: dict[str, str], now: dict[str, str], folder: Path, *, deterministic: bool, listener: Listener
+) -> None:
+    """Tell ``listener`` of packages that the run in ``folder`` goes on with in other versions.
+
+    Raises:
+        StateError: the run is deterministic, which other versions may not keep.
+    """
+    if deterministic:
+        fix = "install the versions it was started with, or start over with --restart"
+        refuse_changes(before, now, folder, fix, code="run.versions-changed")
+    changed = {name: (before.get(name), version) for name, version in now.items() if before.get(name) != version}
+    if changed:
+        listener("versions", changed)
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, str]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted({*before, *now})
+            for difference in _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [(path, str(before), str(now))]
+
+
+# --- Removing what a training has left, but not what somebody has made of it.
+
+# In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
+REVIEW, REVIEWS = "review", "reviews.json"
+
+
+def start_anew(model: Path) -> None:
+    """Remove what lies in a model folder, but for the masks that somebody has corrected: they are not the run's."""
+    kept = {folder for fold in model.glob("fold_*") for folder in (fold / REVIEW, fold / REVIEWS)}
+    for path in [*model.glob("fold_*/*"), *model.iterdir()]:
+        if path in kept or any(path in folder.parents and folder.exists() for folder in kept):
+            continue
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pcl_auto.cli.commands import evaluate as command
+from pcl_auto.evaluation.scores import SCORES, evaluate_on_record
+from pcl_auto.inference.masks import RECORD
+
+
+@pytest.fixture
+def predicted(tmp_path: Path) -> Path:
+    """Masks with the record of the model that made them, beside their labels."""
+    checkpoint = tmp_path / "model" / "fold_all" / "checkpoint_final.pth"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"weights")
+    for folder in ("out", "labels"):
+        (tmp_path / folder).mkdir()
+        mask = np.zeros((4, 4, 4), np.uint8)
+        mask[1:3] = 1
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / folder / "a.nii.gz")
+    state = [checkpoint.stat().st_size, checkpoint.stat().st_mtime_ns]
+    record = {"model": str(tmp_path / "model"), "mirroring": True}
+    record["checkpoints"] = {"fold_all/checkpoint_final.pth": state}
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_scores_lie_with_the_model_and_later_ones_replace_them(predicted: Path) -> None:
+    evaluate_on_record(predicted / "out", predicted / "labels")
+    evaluation, kept = evaluate_on_record(predicted / "out", predicted / "labels")
+    assert [kept] == list((predicted / "model" / SCORES).iterdir())
+    content = json.loads(Path(str(kept)).read_text())
+    assert content["mean"] == evaluation.as_dict()["mean"] == {"dice": 1.0, "hd95_mm": 0.0}
+    assert content["labels"] == str(predicted / "labels")
+
+
+def test_masks_of_a_model_that_was_trained_again_are_not_its_own(predicted: Path) -> None:
+    (predicted / "model" / "fold_all" / "checkpoint_final.pth").write_bytes(b"other weights")
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+    assert not (predicted / "model" / SCORES).exists()
+
+
+def test_masks_from_elsewhere_leave_no_record(predicted: Path) -> None:
+    (predicted / "out" / RECORD).unlink()
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+
+
+def test_the_model_says_what_its_regions_are_and_what_is_ignored(predicted: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    (predicted / "model" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1], mask[2] = 1, 3
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), predicted / "labels" / "a.nii.gz")
+    evaluation, _ = evaluate_on_record(predicted / "out", predicted / "labels")
+    assert list(evaluation.per_class) == ["whole", "core"]
+    assert evaluation.mean["dice"] == 1.0
+    (predicted / "out" / RECORD).unlink()
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[0].mean["dice"] == pytest.approx(2 / 3 / 2)
+    evaluation, _ = evaluate_on_record(predicted / "out", predicted / "labels", ignored=3)
+    assert (list(evaluation.per_class), evaluation.mean["dice"]) == (["1"], 1.0)
+
+
+def test_the_command_passes_on_what_is_ignored(predicted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    label = predicted / "labels" / "a.nii.gz"
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1], mask[2] = 1, 3
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), label)
+    found = []
+    for ignore in (None, 3):
+        command.evaluate(predicted / "out", predicted / "labels", ignore=ignore, json=True)
+        found.append(json.loads(capfd.readouterr().out)["per_class"]["1"]["dice"]["mean"])
+    assert found == pytest.approx([2 / 3, 1.0])

@@ -1,0 +1,48 @@
+"""What the machine and the workspace are said to be."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pcl_auto.nnunet import machine
+from pcl_auto.nnunet.machine import describe, export_line, variables
+from pcl_auto.workspace import system as memory
+from pcl_auto.workspace.folders import Workspace
+
+
+def test_the_export_line_sets_what_stock_nnunet_reads(tmp_path: Path) -> None:
+    place = Workspace.at(tmp_path / "with space; and more", "test")
+    shown = [f'echo "${name}"' for name in variables(place)]
+    done = subprocess.run(["sh", "-c", "\n".join([export_line(place), *shown])], capture_output=True, text=True)
+    assert done.stdout.splitlines() == list(variables(place).values())
+    assert list(Path(variables(place)["nnUNet_extTrainer"]).glob("*.py"))
+
+
+def test_the_description_is_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
+    facts = describe(Workspace.at(tmp_path / "work", "--workspace work"))
+    assert facts["packages"]["numpy"]
+    assert facts["packages"]["no-such-package"] is None
+    assert facts["devices"][-1]["device"] == "cpu"
+    assert facts["workspace"]["chosen_by"] == "--workspace work"
+    assert facts["workspace"]["planned"] == []
+    assert facts["workspace"]["free_mb"] > 0
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable:    4194304 kB\n")
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert memory.available_memory_mb() == 4096
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{2**30}\n")
+    assert memory.available_memory_mb() == 4096
+    (tmp_path / "memory.max").write_text(f"{3 * 2**30}\n")
+    assert memory.available_memory_mb() == 2048
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "none")
+    (tmp_path / "memory.max").unlink()
+    assert memory.available_memory_mb() is None

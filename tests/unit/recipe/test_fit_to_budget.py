@@ -1,0 +1,227 @@
+"""Budgets of time: how they are written, and the schedules that are fitted to them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pairs import in_pairs
+from reference import training_seconds
+from refusal import refused
+
+from pcl_auto.cli.console.estimates import fitted_lines
+from pcl_auto.errors import ResourceError, StateError, UsageError
+from pcl_auto.recipe.load import load_recipe
+from pcl_auto.recipe.settings import Schedule
+from pcl_auto.recipe.time_budget import (
+    AIM,
+    LEAST_ROUND_STEPS,
+    MOST_FOR_CHECKPOINTS,
+    MOST_FOR_LABELS,
+    Costs,
+    Fitted,
+    fit,
+    fit_recipe,
+    least_seconds,
+    parse_budget,
+    read_fit,
+    spelled,
+    write_fit,
+)
+
+DEFAULT, QUICK, PAPER = (load_recipe(name).schedule for name in ("default", "quick", "paper"))
+ODD = Schedule(steps_per_epoch=100, supervised_epochs=37, rounds=3, epochs_per_round=13)
+ALONE = Schedule(steps_per_epoch=100, supervised_epochs=30, rounds=0)
+STARTED = replace(DEFAULT, supervised_epochs=0)
+SCHEDULES = [DEFAULT, QUICK, PAPER, ODD, ALONE, STARTED]
+
+CPU = Costs(
+    begin_s=2.0,
+    supervised_step_s=0.3,
+    joint_step_s=0.35,
+    validation_step_s=0.1,
+    epoch_s=0.4,
+    round_s=5.0,
+    end_s=4.0,
+)
+SLOW_LABELS = replace(CPU, round_s=400.0)
+SLOW_DISK = replace(CPU, epoch_s=20.0)
+FOLDS = replace(CPU, held_out=True, folds=3)
+MACHINES = [CPU, SLOW_LABELS, SLOW_DISK, FOLDS]
+
+
+# --- how a budget is written ---
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2h", 7200), ("10m", 600), ("90m", 5400), ("1h30m", 5400), ("45s", 45), ("1h2m3s", 3723), ("1h5s", 3605)],
+)
+def test_budgets(text: str, seconds: int) -> None:
+    assert parse_budget(text) == seconds
+    assert parse_budget(spelled(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "2 h", "h", "0s", "0h0m", "-1h", "30m1h", "1.5h", "2d", "1h1h", "2H", "²h", "2h\n", "quick"]
+)
+def test_what_is_no_budget_is_refused_with_the_forms_that_are(text: str) -> None:
+    with refused(UsageError, "budget.not-a-time") as refusal:
+        parse_budget(text)
+    assert "1h30m" in refusal.problem.expected
+    assert refusal.problem.found == repr(text)
+
+
+def test_the_same_time_is_spelled_in_one_way() -> None:
+    assert [spelled(parse_budget(text)) for text in ("90m", "1h30m", "5400s")] == ["1h30m"] * 3
+    assert spelled(0.2) == "0s"
+
+
+# --- what a training takes ---
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("costs", MACHINES)
+def test_a_forecast_adds_up_every_step(schedule: Schedule, costs: Costs) -> None:
+    short = replace(schedule, steps_per_epoch=7)
+    assert costs.forecast_s(short) == pytest.approx(training_seconds(short, costs))
+
+
+def test_a_baseline_has_no_joint_step_and_no_pseudo_labels() -> None:
+    schedule = replace(QUICK, steps_per_epoch=20)
+    alone = Schedule(20, supervised_epochs=schedule.epochs, rounds=0)
+    assert CPU.of_baseline().forecast_s(schedule) == pytest.approx(CPU.forecast_s(alone))
+
+
+# --- the schedule that fits ---
+
+
+@in_pairs(own=SCHEDULES, costs=MACHINES, seconds=[600.0, 1800.0, 7200.0, 86_400.0])
+def test_a_fitted_schedule_fills_the_time(own: Schedule, costs: Costs, seconds: float) -> None:
+    fitted = fit(own, costs, seconds)
+    if fitted is None:
+        assert least_seconds(own, costs) > seconds
+        return
+    assert training_seconds(fitted, costs) <= seconds + 1e-6
+    longer = replace(fitted, steps_per_epoch=fitted.steps_per_epoch + 1)
+    assert training_seconds(longer, costs) > seconds
+    assert 1 <= fitted.rounds <= own.rounds or fitted.rounds == own.rounds == 0
+    assert (fitted.supervised_epochs > 0) == (own.supervised_epochs > 0)
+    if fitted.rounds:
+        assert fitted.steps_per_epoch * fitted.epochs_per_round >= LEAST_ROUND_STEPS
+    if fitted.rounds > 1:
+        assert costs.folds * fitted.rounds * costs.round_s <= MOST_FOR_LABELS * seconds
+
+
+@pytest.mark.parametrize("own", [DEFAULT, QUICK, PAPER])
+@pytest.mark.parametrize("seconds", [1800.0, 7200.0, 86_400.0])
+def test_every_part_keeps_exactly_its_share(own: Schedule, seconds: float) -> None:
+    fitted = fit(own, CPU, seconds)
+    assert fitted is not None
+    assert fitted.rounds == own.rounds
+    assert fitted.supervised_epochs * own.epochs == own.supervised_epochs * fitted.epochs
+
+
+def test_epochs_are_short_enough_that_a_stop_loses_little() -> None:
+    fitted = fit(QUICK, CPU, 3600.0)
+    assert fitted is not None
+    assert fitted.epochs >= 20
+    assert fitted.steps_per_epoch <= 1.1 * QUICK.steps_per_epoch
+
+
+def test_checkpoints_take_a_small_share() -> None:
+    fitted = fit(QUICK, SLOW_DISK, 7200.0)
+    assert fitted is not None
+    assert fitted.epochs * SLOW_DISK.epoch_s <= 1.5 * MOST_FOR_CHECKPOINTS * 7200
+
+
+def test_fewer_rounds_where_pseudo_labels_would_take_the_time() -> None:
+    fitted = fit(QUICK, SLOW_LABELS, 3600.0)
+    assert fitted is not None
+    assert fitted.rounds == 4  # 4 × 400 s are less than half an hour, 5 × 400 s are more
+    joint = fitted.rounds * fitted.epochs_per_round / fitted.epochs
+    assert joint == pytest.approx(9 / 12)
+
+
+def test_a_budget_longer_than_the_recipe_is_filled() -> None:
+    own_s = CPU.forecast_s(QUICK)
+    fitted = fit(QUICK, CPU, 10 * own_s)
+    assert fitted is not None
+    assert fitted.epochs * fitted.steps_per_epoch > 9 * QUICK.epochs * QUICK.steps_per_epoch
+
+
+# --- too small a budget ---
+
+
+@pytest.mark.parametrize("own", SCHEDULES)
+@pytest.mark.parametrize("costs", MACHINES)
+def test_the_least_time_works_and_less_does_not(own: Schedule, costs: Costs) -> None:
+    least = least_seconds(own, costs)
+    assert fit(own, costs, least) is not None
+    assert fit(own, costs, least - 0.01) is None
+
+
+@pytest.mark.parametrize("name", ["default", "quick", "paper"])
+def test_too_small_a_budget_is_refused_with_the_smallest_that_works(name: str) -> None:
+    recipe = load_recipe(name)
+    with refused(ResourceError, "budget.too-small") as refusal:
+        fit_recipe(recipe, 20, CPU, before_s=15.0)
+    smallest = parse_budget(refusal.problem.expected.split()[0])
+    fitted = fit_recipe(recipe, smallest, CPU, before_s=15.0)
+    assert 15.0 + CPU.forecast_s(fitted) <= AIM * smallest
+    assert f"--budget {spelled(smallest)}" in refusal.problem.fix
+
+
+# --- on file ---
+
+
+def fitted_on_file(folder: Path) -> tuple[Path, Fitted]:
+    recipe = load_recipe("quick")
+    schedule = fit_recipe(recipe, 600, CPU, before_s=30.0)
+    fitted = Fitted("10m", recipe.as_dict(), schedule, CPU, 30.0, 900, 30.0, 1.1, "cpu")
+    write_fit(folder / "budgets" / "fit.json", fitted)
+    return folder / "budgets" / "fit.json", fitted
+
+
+def test_a_fit_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file, fitted = fitted_on_file(tmp_path)
+    assert read_fit(file, load_recipe("quick")) == fitted
+    assert math.isclose(json.loads(file.read_text())["forecast_s"], fitted.forecast_s, abs_tol=0.1)
+
+
+def test_a_fit_of_another_recipe_of_that_name_is_refused(tmp_path: Path) -> None:
+    file, _ = fitted_on_file(tmp_path)
+    recipe = load_recipe("quick")
+    with refused(StateError, "budget.other-recipe"):
+        read_fit(file, replace(recipe, batch=replace(recipe.batch, patches=8)))
+
+
+def test_what_was_chosen_is_told(tmp_path: Path) -> None:
+    _, fitted = fitted_on_file(tmp_path)
+    told = "\n".join(fitted_lines(fitted, fresh=True, joint=True))
+    schedule = fitted.schedule
+    assert "0.3 s a step, 0.35 s a joint step" in told
+    assert f"10m: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps" in told
+    assert f"forecast   {spelled(fitted.forecast_s)} in all" in told
+    assert "earlier command" in "\n".join(fitted_lines(fitted, fresh=False, joint=True))
+    baseline = fitted_lines(fitted, fresh=True, joint=False)[-1].split()[1]
+    assert parse_budget(baseline) < fitted.forecast_s
+
+
+def test_a_short_training_is_told_the_budget_of_the_recipe_s_own_length(tmp_path: Path) -> None:
+    _, fitted = fitted_on_file(tmp_path)
+    assert "--budget" not in "\n".join(fitted_lines(fitted, fresh=True, joint=True))
+    own = load_recipe("quick").schedule
+    third = own.epochs * own.steps_per_epoch // (3 * fitted.schedule.epochs)
+    short = replace(fitted, schedule=replace(fitted.schedule, steps_per_epoch=third))
+    (named,) = (
+        line.split()[1].rstrip(",") for line in fitted_lines(short, fresh=True, joint=True) if "--budget" in line
+    )
+    assert parse_budget(named) == fitted.budget_of_own_length_s
+    longer = fit(own, CPU, AIM * fitted.budget_of_own_length_s - fitted.before_s)
+    assert longer is not None
+    steps = longer.epochs * longer.steps_per_epoch
+    assert 0.95 <= steps / (own.epochs * own.steps_per_epoch) <= 1.5  # to the minute

@@ -1,0 +1,224 @@
+"""Recipes: what is refused, what is read back, and how a schedule is stretched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refusal import refused
+
+from pcl_auto.errors import UsageError
+from pcl_auto.recipe.load import from_dict, load_recipe, recipe_folder
+from pcl_auto.recipe.settings import Batch, Recipe, Schedule, Teacher
+
+SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "code", "expected"),
+    [
+        ({"contrats": {}}, "contrats", "recipe.unknown-key", "contrast"),
+        ({"contrast": {"temprature": 0.1}}, "contrast.temprature", "recipe.unknown-key", "temperature"),
+        ({"contrast": 3}, "contrast", "recipe.wrong-type", "a table"),
+        ({"contrast": {"weight": "much"}}, "contrast.weight", "recipe.wrong-type", "float"),
+        ({"schedule": {"rounds": 2.0}}, "schedule.rounds", "recipe.wrong-type", "int"),
+        ({"schedule": {"rounds": True}}, "schedule.rounds", "recipe.wrong-type", "int"),
+        ({"contrast": {"weight": True}}, "contrast.weight", "recipe.wrong-type", "float"),
+        ({"pseudo_labels": {"mirroring": 1}}, "pseudo_labels.mirroring", "recipe.wrong-type", "bool"),
+        ({"description": 7}, "description", "recipe.wrong-type", "str"),
+        ({"schedule": {"rounds": -1}}, "schedule.rounds", "recipe.out-of-range", "0 to 100"),
+        ({"contrast": {"temperature": 0.0}}, "contrast.temperature", "recipe.out-of-range", "0.001 to 100"),
+        ({"contrast": {"temperature": float("nan")}}, "contrast.temperature", "recipe.out-of-range", "0.001 to 100"),
+        ({"contrast": {"weight": float("inf")}}, "contrast.weight", "recipe.out-of-range", "0 to 100"),
+        ({"batch": {"patches": 1}}, "batch.patches", "recipe.out-of-range", "2 and more"),
+        ({"optimizer": {"name": "lion"}}, "optimizer.name", "recipe.unknown-choice", "'sgd' | 'adam' | 'adamw'"),
+        ({"contrast": {"matching": ["intra"]}}, "contrast.matching", "recipe.unknown-choice", "'intra' | 'inter'"),
+    ],
+)
+def test_a_bad_value_is_refused_under_its_key(values: dict[str, Any], where: str, code: str, expected: str) -> None:
+    with refused(UsageError, code) as refusal:
+        from_dict(values)
+    assert refusal.problem.where == where
+    assert expected in refusal.problem.expected
+
+
+def test_everything_wrong_is_reported_at_once() -> None:
+    values: dict[str, Any] = {
+        "schedul": {},
+        "schedule": {"rounds": 1000, "epochs": 3},
+        "optimizer": {"name": "lion"},
+        "contrast": {"weight": "0.1", "dimensions": 1},
+        "batch": [],
+    }
+    with pytest.raises(UsageError) as caught:
+        from_dict(values)
+    assert [(problem.where, problem.code) for problem in caught.value.problems] == [
+        ("schedul", "recipe.unknown-key"),
+        ("schedule.rounds", "recipe.out-of-range"),
+        ("schedule.epochs", "recipe.unknown-key"),
+        ("optimizer.name", "recipe.unknown-choice"),
+        ("contrast.weight", "recipe.wrong-type"),
+        ("contrast.dimensions", "recipe.out-of-range"),
+        ("batch", "recipe.wrong-type"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "my recipe", "two__underscores", "../../elsewhere", "a/b", "_first", "ü", "a\nb"])
+def test_a_name_that_no_folder_should_have(name: str) -> None:
+    with refused(UsageError, "recipe.unusable-name") as refusal:
+        from_dict({"name": name})
+    assert refusal.problem.where == "name"
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    for name in ("papr", str(tmp_path), str(tmp_path / "none.toml")):
+        with refused(UsageError, "recipe.unknown") as refusal:
+            load_recipe(name)
+        assert refusal.problem.expected.split(" | ") == SHIPPED
+
+
+@pytest.mark.parametrize("content", [b"[schedule", b"rounds = ", b"\xff\xfe"])
+def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(content)
+    with refused(UsageError, "recipe.not-toml") as refusal:
+        load_recipe(str(file))
+    assert refusal.problem.where == str(file)
+
+
+@pytest.mark.parametrize("epochs", [-1, 0, 1, 3])
+def test_too_few_epochs_for_the_rounds(epochs: int) -> None:
+    with refused(UsageError, "recipe.too-few-epochs") as refusal:
+        Schedule(rounds=3).scaled_to(epochs)
+    assert "at least 4" in refusal.problem.expected
+    assert refusal.problem.found == str(epochs)
+
+
+def test_the_recipes_that_the_documentation_names_are_shipped() -> None:
+    assert {"default", "paper", "quick"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert load_recipe(str(recipe_folder() / f"{name}.toml")) == recipe
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_survives_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_what_a_file_does_not_say_is_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[contrast]\nweight = 1\n")  # a whole number where a fraction may stand
+    recipe = load_recipe(str(file))
+    assert recipe.name == "mine"
+    assert recipe.contrast.weight == 1.0
+    assert isinstance(recipe.contrast.weight, float)
+    assert from_dict({**recipe.as_dict(), "contrast": {}}) == Recipe("mine")
+
+
+def test_a_shipped_recipe_comes_before_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "paper").write_text("description = 'not this one'")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("paper").description != "not this one"
+    assert load_recipe("./paper").description == "not this one"
+
+
+def test_range_limits_are_allowed() -> None:
+    recipe = from_dict({"contrast": {"weight": 0, "temperature": 100, "mean_voxels": 0}, "batch": {"patches": 2}})
+    assert (recipe.contrast.weight, recipe.contrast.temperature, recipe.batch.patches) == (0.0, 100.0, 2)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_scaled_schedule_has_exactly_the_epochs_asked_for(name: str) -> None:
+    schedule = load_recipe(name).schedule
+    for epochs in range(schedule.rounds + 1, 3 * schedule.epochs, 1 + schedule.epochs // 100):
+        scaled = schedule.scaled_to(epochs)
+        assert scaled.epochs == epochs
+        assert min(scaled.supervised_epochs, scaled.epochs_per_round) >= 1
+        assert (scaled.rounds, scaled.steps_per_epoch) == (schedule.rounds, schedule.steps_per_epoch)
+
+
+def test_a_scaled_schedule_keeps_its_shares() -> None:
+    schedule = Schedule(supervised_epochs=400, rounds=3, epochs_per_round=200)
+    assert schedule.epochs == 1000
+    assert schedule.scaled_to(1000) == schedule
+    assert schedule.scaled_to(100) == Schedule(supervised_epochs=40, rounds=3, epochs_per_round=20)
+
+
+def test_rounding_never_eats_the_supervised_start() -> None:
+    # 6 × 20 / 80 rounds to two epochs a round: six in all, none left to start with.
+    scaled = Schedule(supervised_epochs=20, rounds=3, epochs_per_round=20).scaled_to(6)
+    assert (scaled.supervised_epochs, scaled.epochs_per_round) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "patches", "unlabeled"),
+    [(0.5, 2, 1), (0.05, 2, 1), (0.95, 2, 1), (0.5, 4, 2), (0.05, 4, 1), (0.95, 4, 3), (0.25, 8, 2), (0.95, 1024, 973)],
+)
+def test_a_joint_batch_holds_both_kinds(fraction: float, patches: int, unlabeled: int) -> None:
+    assert Batch(unlabeled_fraction=fraction).unlabeled(patches) == unlabeled
+
+
+def test_without_rounds_every_epoch_is_supervised() -> None:
+    scaled = Schedule(supervised_epochs=10, rounds=0).scaled_to(4)
+    assert (scaled.epochs, scaled.supervised_epochs) == (4, 4)
+
+
+def test_rounds_that_begin_with_a_model_share_all_epochs() -> None:
+    scaled = Schedule(supervised_epochs=0, rounds=4, epochs_per_round=2).scaled_to(20)
+    assert (scaled.supervised_epochs, scaled.epochs_per_round) == (0, 5)
+
+
+@pytest.mark.parametrize(("held_out", "steps"), [(True, 50), (False, 10)])
+def test_validation_is_a_share_of_an_epoch(held_out: bool, steps: int) -> None:
+    assert Schedule(steps_per_epoch=250).validation_steps(held_out=held_out) == steps
+    assert Schedule(steps_per_epoch=1).validation_steps(held_out=held_out) == 1
+
+
+@pytest.mark.parametrize(("memory", "decay"), [(0.0, 0.0), (0.5, 0.98), (1.0, 0.99), (0.001, 0.0)])
+def test_the_teacher_looks_back_over_a_share_of_a_round(memory: float, decay: float) -> None:
+    schedule = Schedule(steps_per_epoch=50, rounds=4, epochs_per_round=2)
+    assert Teacher(memory).decay(schedule) == pytest.approx(decay)
+
+
+@pytest.mark.parametrize("name", ["quick", "demo"])
+def test_short_recipes_have_the_defaults_method(name: str) -> None:
+    short, default = load_recipe(name), load_recipe("default")
+    for table in ("augmentation", "contrast", "pseudo_labels", "judgement", "mixing", "teacher"):
+        assert getattr(short, table) == getattr(default, table)
+
+
+def test_recipes_extend_one_another(tmp_path: Path) -> None:
+    (tmp_path / "first.toml").write_text('extends = "quick"\n[contrast]\nweight = 0.5\n[teacher]\nmemory = 2.0\n')
+    (tmp_path / "second.toml").write_text('extends = "first.toml"\ndescription = "mine"\n[contrast]\nanchors = 7\n')
+    quick, mine = load_recipe("quick"), load_recipe(str(tmp_path / "second.toml"))
+    assert (mine.name, mine.description) == ("second", "mine")
+    assert mine.contrast == replace(quick.contrast, weight=0.5, anchors=7)
+    assert (mine.teacher.memory, mine.schedule, mine.optimizer) == (2.0, quick.schedule, quick.optimizer)
+
+
+@pytest.mark.parametrize("second", ["first.toml", "second.toml"])
+def test_recipes_that_extend_each_other_are_refused(
+    second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("first.toml").write_text('extends = "second.toml"\n')
+    Path("second.toml").write_text(f'extends = "{second}"\n')
+    with refused(UsageError, "recipe.extends-itself"):
+        load_recipe("first.toml")
+
+
+def test_a_recipe_that_extends_nothing_known_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "nothing"\n')
+    with refused(UsageError, "recipe.unknown") as refusal:
+        load_recipe(str(tmp_path / "mine.toml"))
+    assert "'nothing'" in refusal.problem.what

@@ -1,0 +1,577 @@
+"""What a training is before it starts: its split, its folder, its device, and whether it may go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from refusal import refused
+
+from pcl_auto.data.checks.probe import image_stats
+from pcl_auto.data.split import Correction, with_corrections
+from pcl_auto.errors import StateError, UsageError
+from pcl_auto.nnunet.environment import choose_device
+from pcl_auto.nnunet.training.settings import RunSettings
+from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.planning.split_plans import record_split
+from pcl_auto.recipe.load import from_dict
+from pcl_auto.recipe.settings import Schedule
+from pcl_auto.recipe.time_budget import Costs, Fitted, write_fit
+from pcl_auto.training import estimate as forecast
+from pcl_auto.training import train as training
+from pcl_auto.training.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_runs, resolve_split
+from pcl_auto.training.train import identity, train
+from pcl_auto.workspace.files import write_json, write_text
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
+from pcl_auto.workspace.record import compare_versions, refuse_changes, start_anew
+
+LABELED = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A planned task of four labelled cases and one without a label; its images are a few bytes."""
+    root, place = tmp_path / "Task05_Toy", Workspace.at(tmp_path / "work", "test")
+    cases = {}
+    for case in (*LABELED, "u"):
+        image = root / "imagesTr" / f"{case}.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(b"voxels")
+        label = root / "labelsTr" / f"{case}.nii.gz"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_bytes(b"labels")
+        cases[case] = {
+            "image": str(image.relative_to(root)),
+            "label": None if case == "u" else f"labelsTr/{case}.nii.gz",
+            "source": "training",
+            "shape": [5, 6, 7],
+            **image_stats(image),
+        }
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "task": {"root": str(root), "name": "Toy", "number": 5},
+        "settings": PlanSettings().as_dict(),
+        "configuration": "3d_fullres",
+        "cases": cases,
+        "dataset_json": {"labels": {"background": 0, "core": 1}},
+        "fingerprint": {},
+        "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
+    }
+    write_plan(DatasetFolder(place.preprocessed / "Dataset005_Toy"), content)
+    return place
+
+
+@pytest.fixture
+def plan(workspace: Workspace) -> Plan:
+    return read_plan(workspace.dataset(None))
+
+
+def written(folder: Path, content: Any) -> Path:
+    file = folder / "split.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+# --- the split ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"labeled": 1, "labeled_cases": ("a",)},
+        {"labeled": 1, "split_file": Path("split.json")},
+        {"labeled": 1, "labeled_cases": ("a",), "split_file": Path("split.json")},
+    ],
+)
+def test_one_way_to_choose_labels(plan: Plan, options: dict[str, Any]) -> None:
+    with refused(UsageError, "split.several-ways") as refusal:
+        resolve_split(TrainRequest(**options), plan)
+    assert refusal.problem.where.count(" and ") == len(options) - 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no json",
+        "\x00",
+        [],
+        "3",
+        {},
+        {"labeled": "ab"},
+        {"labeled": {"a": 1}},
+        {"labeled": [1]},
+        {"labeled": ["a"], "validation": "b"},
+        {"labeled": ["a"], "validation": None},
+    ],
+)
+def test_a_file_that_is_no_split(plan: Plan, tmp_path: Path, content: Any) -> None:
+    file = written(tmp_path, content)
+    with refused(UsageError, "split.unreadable") as refusal:
+        resolve_split(TrainRequest(split_file=file), plan)
+    assert refusal.problem.where == str(file)
+
+
+def test_a_split_file_that_is_not_there(plan: Plan, tmp_path: Path) -> None:
+    with refused(UsageError, "split.unreadable"):
+        resolve_split(TrainRequest(split_file=tmp_path / "none.json"), plan)
+
+
+def test_a_split_file_beside_a_number_of_validation_cases(plan: Plan, tmp_path: Path) -> None:
+    request = TrainRequest(split_file=written(tmp_path, {"labeled": ["a"]}), validation=1)
+    with refused(UsageError, "split.file-and-validation"):
+        resolve_split(request, plan)
+
+
+def test_cases_that_are_not_there(plan: Plan) -> None:
+    with refused(UsageError, "split.unknown-case", "split.unlabeled-case") as refusal:
+        resolve_split(TrainRequest(labeled_cases=("a", "u", "x")), plan)
+    assert len(refusal.problems) == 2
+
+
+def test_more_validation_cases_than_the_named_ones_leave(plan: Plan) -> None:
+    with refused(UsageError, "split.too-few-labeled"):
+        resolve_split(TrainRequest(labeled_cases=("a", "b"), validation=3), plan)
+
+
+def test_a_number_of_labels(plan: Plan) -> None:
+    split = resolve_split(TrainRequest(labeled=2, seed=1), plan)
+    assert (split.name, len(split.labeled), len(split.hidden)) == ("L2_s1", 2, 2)
+    assert set(split.unlabeled) == {*split.hidden, "u"}
+
+
+def test_all_labels(plan: Plan) -> None:
+    split = resolve_split(TrainRequest(), plan)
+    assert (split.labeled, split.unlabeled) == (LABELED, ("u",))
+
+
+def test_named_cases_with_validation_drawn_among_the_others(plan: Plan) -> None:
+    split = resolve_split(TrainRequest(labeled_cases=("c", "a"), validation=1), plan)
+    assert split.labeled == ("a", "c")
+    assert len(split.validation) == 1
+    assert set(split.validation) < {"b", "d"}
+
+
+def test_a_split_file_of_the_workspace_itself(plan: Plan, tmp_path: Path) -> None:
+    drawn = resolve_split(TrainRequest(labeled=2, validation=1), plan)
+    again = resolve_split(TrainRequest(split_file=written(tmp_path, drawn.as_dict())), plan)
+    assert (again.labeled, again.validation, again.hidden) == (drawn.labeled, drawn.validation, drawn.hidden)
+
+
+# --- the run --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_plan(tmp_path: Path) -> None:
+    with refused(StateError, "plan.missing"):
+        resolve_run(TrainRequest(), Workspace.at(tmp_path, "test"))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "named"),
+    [
+        ({"dataset": "Spleen"}, "plan.unknown-dataset", "'Spleen'"),
+        ({"recipe": "none"}, "recipe.unknown", "'none'"),
+        ({"configuration": "3d_lowres"}, "plan.unknown-configuration", "'3d_lowres'"),
+        ({"recipe": "quick", "epochs": 2}, "recipe.too-few-epochs", ""),
+        ({"labeled": 5}, "split.too-few-labeled", ""),
+    ],
+)
+def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, Any], code: str, named: str) -> None:
+    with refused(UsageError, code) as refusal:
+        resolve_run(TrainRequest(**options), workspace)
+    assert named in refusal.problem.what
+
+
+def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pcl_auto.workspace.system.find_spec", lambda _name: None)
+    recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}})
+    before = sorted(workspace.preprocessed.parent.rglob("*"))
+    with refused(UsageError, "run.package-missing") as refusal:
+        train(TrainRequest(recipe=recipe, device="cpu"), workspace, lambda _event, _values: None)
+    assert "pydensecrf" in refusal.problem.what
+    assert refusal.problem.where == "pseudo_labels.crf"
+    assert "'pclauto[crf]'" in refusal.problem.fix
+    assert sorted(workspace.preprocessed.parent.rglob("*")) == before
+
+
+def test_what_regions_do_not_allow_is_refused_at_once(workspace: Workspace, plan: Plan) -> None:
+    recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}, "judgement": {"largest_component": True}})
+    resolve_run(TrainRequest(recipe=recipe), workspace)
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {"labels": labels}})
+    with refused(UsageError, "recipe.not-with-regions") as refusal:
+        resolve_run(TrainRequest(recipe=recipe), workspace)
+    assert [problem.what.split()[0] for problem in refusal.problems] == [
+        "pseudo_labels.crf",
+        "judgement.largest_component",
+    ]
+    # Of pseudo-labels; there are none.
+    resolve_run(TrainRequest(recipe=recipe, supervised_only=True), workspace)
+
+
+def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace, plan: Plan) -> None:
+    plan.cases["a"].image.unlink()
+    plan.cases["u"].image.write_bytes(b"more voxels")
+    os.utime(plan.cases["c"].image, ns=(1, 1))
+    with refused(StateError, "plan.image-changed") as refusal:
+        resolve_run(TrainRequest(), workspace)
+    assert [(Path(problem.where).name, problem.found) for problem in refusal.problems] == [
+        ("a.nii.gz", "the file is gone"),
+        ("c.nii.gz", "another size or time"),
+        ("u.nii.gz", "another size or time"),
+    ]
+
+
+def test_a_label_that_is_gone(workspace: Workspace, plan: Plan) -> None:
+    gone = plan.cases["b"].label
+    assert gone is not None
+    gone.unlink()
+    with refused(StateError, "plan.label-gone") as refusal:
+        resolve_run(TrainRequest(), workspace)
+    assert refusal.problem.where == str(gone)
+    # Of a case whose label stays hidden it does not matter.
+    resolve_run(TrainRequest(labeled_cases=("a",)), workspace)
+
+
+def test_a_split_on_record_with_other_cases(workspace: Workspace, plan: Plan) -> None:
+    split = resolve_split(TrainRequest(labeled=2), plan)
+    data = workspace.dataset(None)
+    file = record_split(split, data)
+    assert record_split(split, data) == file
+    with refused(StateError, "split.recorded-otherwise") as refusal:
+        record_split(replace(split, labeled=("a",)), data)
+    assert refusal.problem.where == str(file)
+
+
+def test_a_run_and_its_folder(workspace: Workspace) -> None:
+    run = resolve_run(TrainRequest(labeled=2, recipe="quick"), workspace)
+    assert run.plans_name == "nnUNetPlans_L2_s0_quick"
+    assert run.model == workspace.results / "Dataset005_Toy" / f"{JOINT}__{run.plans_name}__3d_fullres"
+    assert run.folder == run.model / "fold_all"
+    assert not run.finished
+    assert not workspace.results.exists()
+
+
+def test_a_data_set_that_has_grown_gets_a_split_of_its_own(workspace: Workspace) -> None:
+    first = resolve_run(TrainRequest(labeled=2), workspace)
+    record = first.data.split_file(first.split.name)
+    write_json(record, replace(first.split, unlabeled=first.split.unlabeled[:-1]).as_dict())
+    grown = resolve_run(TrainRequest(labeled=2), workspace)
+    assert grown.split.labeled == first.split.labeled
+    assert grown.split.name.startswith(f"{first.split.name}_g")
+    assert grown.model != first.model
+    assert resolve_run(TrainRequest(labeled=2), workspace) == grown
+    write_json(record, first.split.as_dict())
+    assert resolve_run(TrainRequest(labeled=2), workspace) == first
+
+
+def test_a_finished_run(workspace: Workspace) -> None:
+    run = resolve_run(TrainRequest(), workspace)
+    run.folder.mkdir(parents=True)
+    (run.folder / "checkpoint_final.pth").touch()
+    assert not run.finished
+    write_json(run.folder / "validation" / "summary.json", {})
+    assert run.finished
+
+
+def test_folds_are_runs_of_one_model(workspace: Workspace) -> None:
+    runs = resolve_runs(TrainRequest(labeled=3, folds=3), workspace)
+    assert [run.folder.name for run in runs] == ["fold_0", "fold_1", "fold_2"]
+    assert len({run.model for run in runs}) == 1
+    assert runs[0].model != resolve_run(TrainRequest(labeled=3), workspace).model
+    (single,) = resolve_runs(TrainRequest(labeled=3), workspace)
+    assert single.folder.name == "fold_all"
+
+
+def test_folds_are_not_scored_by_corrections(workspace: Workspace, plan: Plan) -> None:
+    drawn = resolve_split(TrainRequest(labeled=2), plan)
+    corrected = with_corrections(drawn, [Correction("u", "digest", drawn.name, "model", 1)])
+    mask = workspace.dataset(None).correction_file("u", "digest")
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    with refused(UsageError, "split.folds-and-corrections"):
+        resolve_runs(TrainRequest(split=corrected, folds=2), workspace)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "expected"),
+    [
+        ({"folds": 5}, "split.fold-count", "2 to 4"),
+        ({"folds": 2, "labeled": 1}, "split.fold-count", "2 labelled cases or more"),
+        ({"folds": 2, "validation": 1}, "split.folds-and-validation", ""),
+    ],
+)
+def test_folds_that_cannot_be(workspace: Workspace, options: dict[str, Any], code: str, expected: str) -> None:
+    with refused(UsageError, code) as refusal:
+        resolve_runs(TrainRequest(**options), workspace)
+    assert "--folds" in refusal.problem.where
+    assert refusal.problem.expected == expected
+
+
+@pytest.mark.parametrize("options", [{"supervised_only": True}, {"split_file": "all"}])
+def test_without_unlabelled_cases_nnunet_trains_alone(
+    workspace: Workspace, plan: Plan, options: dict[str, Any]
+) -> None:
+    if "split_file" in options:  # a task whose every case has a label, and all labels are used
+        cases = {case: entry for case, entry in plan.content["cases"].items() if case != "u"}
+        write_plan(workspace.dataset(None), {**plan.content, "cases": cases})
+        options = {}
+    assert resolve_run(TrainRequest(**options), workspace).trainer == SUPERVISED
+
+
+REQUESTS = [
+    TrainRequest(),
+    TrainRequest(seed=1),
+    TrainRequest(labeled=2),
+    TrainRequest(labeled=2, seed=1),
+    TrainRequest(labeled=2, validation=1),
+    TrainRequest(labeled_cases=("a", "b")),
+    TrainRequest(labeled_cases=("a", "b"), seed=1),
+    TrainRequest(supervised_only=True),
+    TrainRequest(recipe="quick"),
+    TrainRequest(epochs=20),
+    TrainRequest(budget="2h"),
+    TrainRequest(budget="90m"),
+    TrainRequest(budget="2h", deterministic=True),
+    TrainRequest(deterministic=True),
+    TrainRequest(configuration="2d"),
+]
+
+
+def test_different_runs_have_different_folders_that_nnunet_can_parse(workspace: Workspace) -> None:
+    models = [resolve_run(request, workspace).model for request in REQUESTS]
+    assert len(set(models)) == len(models)
+    assert {len(model.name.split("__")) for model in models} == {3}
+
+
+def test_fewer_epochs_scale_the_recipe(workspace: Workspace) -> None:
+    run = resolve_run(TrainRequest(recipe="quick", epochs=24), workspace)
+    assert run.recipe.schedule.epochs == 24
+    assert run.plans_name.endswith("_quick_e24")
+
+
+# --- a budget of time ---
+
+
+def fit_on_file(workspace: Workspace, request: TrainRequest) -> Schedule:
+    """As the first command with that budget leaves it."""
+    run = resolve_run(request, workspace)
+    schedule = Schedule(steps_per_epoch=7, supervised_epochs=5, rounds=2, epochs_per_round=3)
+    costs = Costs(1.0, 0.1, 0.2, 0.05, 0.5, 3.0, 4.0)
+    fitted = Fitted("2h", run.recipe.as_dict(), schedule, costs, 30.0, 900, 30.0, 1.5, "cpu")
+    write_fit(run.budget_file, fitted)
+    return schedule
+
+
+def test_a_budget_is_part_of_the_name_in_one_spelling(workspace: Workspace) -> None:
+    names = {resolve_run(TrainRequest(budget=text), workspace).plans_name for text in ("90m", "1h30m", "5400s")}
+    assert len(names) == 1
+    assert names.pop().endswith("_default_b1h30m")
+
+
+def test_a_run_and_its_baseline_follow_the_schedule_on_file(workspace: Workspace) -> None:
+    request = TrainRequest(labeled=2, budget="2h")
+    assert resolve_run(request, workspace).fitted is None
+    schedule = fit_on_file(workspace, request)
+    for each in (request, replace(request, supervised_only=True)):
+        run = resolve_run(each, workspace)
+        assert run.recipe.schedule == schedule
+        assert identity(run, each, {})["budget_s"] == 7200
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"labeled": 1},
+        {"budget": "1h"},
+        {"recipe": "quick"},
+        {"configuration": "2d"},
+    ]
+    for options in others:
+        assert resolve_run(replace(request, **options), workspace).fitted is None
+
+
+def test_a_budget_and_epochs_exclude_each_other(workspace: Workspace) -> None:
+    with refused(UsageError, "budget.and-epochs"):
+        resolve_run(TrainRequest(budget="2h", epochs=20), workspace)
+    with refused(UsageError, "budget.not-a-time") as refusal:
+        resolve_run(TrainRequest(budget="two hours"), workspace)
+    assert "1h30m" in refusal.problem.expected
+
+
+def test_steps_of_several_processes_are_not_timed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = TrainRequest(budget="2h")
+    run = resolve_run(request, workspace)
+    monkeypatch.setattr(forecast, "started_ranks", lambda: 2)
+    settings = RunSettings(run.recipe, 0, run.split.name, "store", deterministic=False)
+    with refused(UsageError, "budget.several-processes") as refusal:
+        forecast.fit_budget(run, request, {}, settings, SimpleNamespace(type="cuda"))
+    assert refusal.problem.fix == "take --epochs"
+    assert not run.budget_file.exists()
+
+
+def test_the_forecast_of_a_baseline_has_no_pseudo_labels(workspace: Workspace) -> None:
+    request = TrainRequest(budget="2h")
+    fit_on_file(workspace, request)
+    content = {**resolve_run(request, workspace).plan.content, "step_memory_gb": {"2d": None, "3d_fullres": 2.0}}
+    content["nnunet_plans"]["configurations"]["3d_fullres"]["batch_size"] = 4
+    write_plan(workspace.dataset(None), content)
+    joint = forecast.expected(resolve_run(request, workspace))
+    alone = forecast.expected(resolve_run(replace(request, supervised_only=True), workspace))
+    # 30 + 1 + 11 epochs of (7 steps, a validation step, a checkpoint) + 2 rounds + 4; the rounds' steps are 0.2 s.
+    assert joint["wall_s"] == pytest.approx(30 + 1 + 5 * 0.7 + 6 * 1.4 + 11 * 0.55 + 6 + 4, abs=0.06)
+    assert alone["wall_s"] == pytest.approx(30 + 1 + 11 * 0.7 + 11 * 0.55 + 4, abs=0.06)
+    assert (joint["disk_mb"], alone["disk_mb"]) == (33, 30)
+    assert joint["gpu_memory_mb"] == alone["gpu_memory_mb"] == 2048
+    half = replace(request, recipe="quick")  # half as wide, four patches
+    assert forecast.expected(resolve_run(half, workspace))["gpu_memory_mb"] == 1024
+    assert forecast.expected(resolve_run(replace(request, configuration="2d"), workspace))["gpu_memory_mb"] is None
+
+
+# --- a model to start from ---
+
+
+def test_a_model_takes_the_place_of_the_supervised_epochs(workspace: Workspace, tmp_path: Path) -> None:
+    fold = tmp_path / "model" / "fold_all"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_final.pth").write_bytes(b"weights")
+    run = resolve_run(TrainRequest(labeled=2, start_from=fold.parent), workspace)
+    assert run.start == fold / "checkpoint_final.pth"
+    assert run.recipe.schedule.supervised_epochs == 0
+    assert run.recipe.schedule.epochs == run.recipe.schedule.rounds * run.recipe.schedule.epochs_per_round
+    assert "_from" in run.plans_name
+    assert resolve_run(TrainRequest(labeled=2, start_from=run.start), workspace) == run
+    (fold / "checkpoint_final.pth").write_bytes(b"others")
+    assert resolve_run(TrainRequest(labeled=2, start_from=run.start), workspace).plans_name != run.plans_name
+
+
+def test_a_start_that_is_none_or_several(workspace: Workspace, tmp_path: Path) -> None:
+    with refused(StateError, "model.no-start"):
+        resolve_run(TrainRequest(start_from=tmp_path), workspace)
+    for fold in ("fold_0", "fold_1"):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / "checkpoint_final.pth").touch()
+    with refused(StateError, "model.several-starts") as refusal:
+        resolve_run(TrainRequest(start_from=tmp_path), workspace)
+    assert refusal.problem.found == "fold_0 | fold_1"
+    with refused(UsageError, "model.start-unknown-to-stock") as refusal:
+        resolve_run(TrainRequest(start_from=tmp_path / "fold_0", prepare_only=True), workspace)
+    assert "-pretrained_weights" in refusal.problem.fix
+
+
+def test_rounds_need_something_to_begin_with(workspace: Workspace) -> None:
+    recipe = from_dict({"name": "bare", "schedule": {"supervised_epochs": 0}})
+    with refused(UsageError, "recipe.nothing-to-begin-with"):
+        resolve_run(TrainRequest(recipe=recipe), workspace)
+
+
+# --- going on -------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_run_is_refused_with_every_difference(workspace: Workspace, tmp_path: Path) -> None:
+    request = TrainRequest(labeled=2)
+    run = resolve_run(request, workspace)
+    recorded = json.loads(json.dumps(identity(run, request, {"patch": 1})))
+    changed = replace(run, recipe=replace(run.recipe, batch=replace(run.recipe.batch, patches=8)))
+    with refused(StateError, "run.settings-changed") as refusal:
+        refuse_changes(recorded, identity(changed, replace(request, seed=3), {"patch": 2}), tmp_path)
+    differences = {problem.what: (problem.expected, problem.found) for problem in refusal.problems}
+    assert differences["the run there has another recipe.batch.patches"] == ("0", "8")
+    assert differences["the run there has another seed"] == ("0", "3")
+    assert "the run there has another plan" in differences
+    assert len(differences) == 3
+
+
+@pytest.mark.parametrize(("before", "now"), [({}, {"seed": 0}), ({"seed": 0}, {}), ({"seed": {"a": 1}}, {"seed": 0})])
+def test_a_setting_that_one_side_lacks(before: dict[str, Any], now: dict[str, Any], tmp_path: Path) -> None:
+    with refused(StateError, "run.settings-changed") as refusal:
+        refuse_changes(before, now, tmp_path)
+    assert refusal.problem.what.endswith("another seed")
+
+
+def test_a_deterministic_run_wants_the_versions_that_it_began_with(tmp_path: Path) -> None:
+    before, now = {"torch": "1", "numpy": "2"}, {"torch": "1", "numpy": "3"}
+    with refused(StateError, "run.versions-changed") as refusal:
+        compare_versions(before, now, tmp_path, deterministic=True, listener=lambda _event, _values: None)
+    assert (refusal.problem.expected, refusal.problem.found) == ("2", "3")
+    assert "--restart" in refusal.problem.fix
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_the_same_command_goes_on(workspace: Workspace, request_: TrainRequest, tmp_path: Path) -> None:
+    wanted = identity(resolve_run(request_, workspace), request_, {"patch": 1})
+    refuse_changes(json.loads(json.dumps(wanted)), wanted, tmp_path)
+
+
+# --- the device -----------------------------------------------------------------------------------------------
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
+    """A torch that sees these devices; the real one takes seconds to import."""
+    stub = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: cuda),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
+        device=lambda name: SimpleNamespace(type=name),
+    )
+    monkeypatch.setitem(sys.modules, "torch", stub)
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "mps", "gpu", ""])
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    machine(monkeypatch, cuda=False, mps=False)
+    with refused(UsageError, "device.missing") as refusal:
+        choose_device(wanted)
+    assert refusal.problem.expected == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "wanted", "taken"),
+    [
+        (False, False, "auto", "cpu"),
+        (True, False, "auto", "cuda"),
+        (False, True, "auto", "mps"),
+        (True, True, "auto", "cuda"),
+        (True, True, "cpu", "cpu"),
+        (True, True, "mps", "mps"),
+    ],
+)
+def test_the_device_that_is_taken(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, wanted: str, taken: str
+) -> None:
+    machine(monkeypatch, cuda=cuda, mps=mps)
+    assert choose_device(wanted).type == taken
+
+
+@pytest.mark.parametrize(
+    ("workers", "deterministic", "device", "taken"),
+    [
+        (None, False, "cuda", None),
+        (None, False, "cpu", 0),
+        (3, False, "cpu", 3),
+        (3, False, "cuda", 3),
+        (3, True, "cuda", 0),
+    ],
+)
+def test_workers_that_augment(workers: int | None, deterministic: bool, device: str, taken: int | None) -> None:
+    request = TrainRequest(workers=workers, deterministic=deterministic)
+    assert training.workers_of(request, SimpleNamespace(type=device)) == taken
+
+
+def test_a_restart_keeps_what_somebody_corrected(tmp_path: Path) -> None:
+    fold = tmp_path / "model" / "fold_all"
+    for name in ("plans.json", "fold_all/checkpoint_final.pth", "fold_all/pseudo_labels/round_1/ledger.csv"):
+        write_text(tmp_path / "model" / name, "of the run")
+    (fold / "unreachable").symlink_to(tmp_path)
+    write_text(fold / "review/corrected/a.nii.gz", "an hour of work")
+    write_text(fold / "reviews.json", "where it lies")
+    start_anew(tmp_path / "model")
+    left = {path.relative_to(fold).as_posix() for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert left == {"review/corrected/a.nii.gz", "reviews.json"}
+    bare = tmp_path / "bare"
+    write_text(bare / "fold_all/checkpoint_final.pth", "of the run")
+    start_anew(bare)
+    assert not any(bare.iterdir())

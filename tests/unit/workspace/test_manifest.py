@@ -1,0 +1,56 @@
+"""A run with a manifest has all of its files; one that lost some says which."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from refusal import refused
+
+from pcl_auto.errors import StateError
+from pcl_auto.workspace.files import read_json, write_json, write_text
+from pcl_auto.workspace.record import RECORD, check_manifest, has_manifest, write_manifest
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "model" / "fold_all"
+    write_json(folder / RECORD, {"identity": {"seed": 0}})
+    write_text(folder / "checkpoint_final.pth", "weights")
+    for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+        write_json(folder.parent / name, {})
+    for number in (1, 2):
+        write_text(folder / "pseudo_labels" / f"round_{number}" / "ledger.csv", f"round {number}")
+    return folder
+
+
+def test_the_manifest_names_every_file_and_keeps_the_record(run: Path) -> None:
+    assert not has_manifest(run)
+    write_manifest(run)
+    assert has_manifest(run)
+    record = read_json(run / RECORD)
+    assert record["identity"] == {"seed": 0}
+    assert record["outputs"]["checkpoint_final.pth"] == {
+        "bytes": 7,
+        "sha256": hashlib.sha256(b"weights").hexdigest(),
+    }
+    assert {"../plans.json", "pseudo_labels/round_2/ledger.csv"} < record["outputs"].keys()
+    check_manifest(run)
+
+
+def test_files_that_are_gone_or_cut_are_all_named(run: Path) -> None:
+    write_manifest(run)
+    (run / "checkpoint_final.pth").write_text("weig")
+    (run.parent / "plans.json").unlink()
+    with refused(StateError, "run.file-changed") as refusal:
+        check_manifest(run)
+    found = {Path(problem.where).name: problem.found for problem in refusal.problems}
+    assert found == {"checkpoint_final.pth": "4 bytes", "plans.json": "no file"}
+
+
+def test_there_is_no_manifest_of_a_run_that_lacks_a_file(run: Path) -> None:
+    (run / "checkpoint_final.pth").unlink()
+    with pytest.raises(FileNotFoundError):
+        write_manifest(run)
+    assert not has_manifest(run)

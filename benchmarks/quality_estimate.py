@@ -4,7 +4,7 @@
 
 MODEL is a model folder of `pclauto train`. Every scan is segmented twice: as it is, and once spoiled, by one of the
 ways in which scans go wrong (SPOILINGS, in turn). Told are, for each group and both, Spearman's rank correlation of
-certainty and Dice, and of the scans flagged for review how many are among the tenth with the lowest Dice (precision)
+confidence and Dice, and of the scans flagged for review how many are among the tenth with the lowest Dice (precision)
 and how many of that tenth are flagged (recall); of the spoiled ones also how many lost a tenth of Dice, and how many of
 those are flagged. `--json FILE` keeps every scan's numbers.
 """
@@ -42,7 +42,7 @@ class Scan:
     case: str
     spoiled: str
     dice: float
-    certainty: float
+    confidence: float
     review: bool
 
 
@@ -113,13 +113,13 @@ def segmented(model: Path, images: Path, labels: Path, masks: Path, how: Mapping
     for case in scores.cases:
         quality: dict[str, Any] = told[case.id].quality or {}
         dice = float(np.nanmean(list(case.dice.values())))
-        scans.append(Scan(case.id, how.get(case.id, ""), dice, quality["certainty"], quality["review"]))
+        scans.append(Scan(case.id, how.get(case.id, ""), dice, quality["confidence"], quality["review"]))
     return scans
 
 
 def summary(scans: list[Scan]) -> dict[str, float]:
     """What the estimate says of ``scans``."""
-    dice, certainty = np.array([scan.dice for scan in scans]), np.array([scan.certainty for scan in scans])
+    dice, confidence = np.array([scan.dice for scan in scans]), np.array([scan.confidence for scan in scans])
     flagged = {scan.case + scan.spoiled for scan in scans if scan.review}
     order = sorted(scans, key=lambda scan: scan.dice)
     worst = {scan.case + scan.spoiled for scan in order[: math.ceil(WORST * len(scans))]}
@@ -128,7 +128,7 @@ def summary(scans: list[Scan]) -> dict[str, float]:
         "scans": len(scans),
         "dice": float(dice.mean()),
         "dice_sd": float(dice.std()),
-        "spearman": float(spearmanr(certainty, dice)[0]),
+        "spearman": float(spearmanr(confidence, dice)[0]),
         "flagged": len(flagged),
         "precision": hits / len(flagged) if flagged else math.nan,
         "recall": hits / len(worst),

@@ -212,14 +212,14 @@ def do_run(given: argparse.Namespace) -> int:
 
 def time_arm(given: argparse.Namespace) -> int:
     """Time some steps of an arm, and write how long a whole run may take."""
-    from pcl_auto.inference.dry_run import foresee_training
+    from pcl_auto.inference.dry_run import estimate_training
     from pcl_auto.training.request import resolve_run
 
     study, workspace = find_study(given, given.work)
     run = next(run for run in study.runs if run.name == given.run)
     request = replace(study.job(run, workspace).request, shared_start=None)
     workspace.activate()
-    forecast = foresee_training(request, resolve_run(request, workspace))
+    forecast = estimate_training(request, resolve_run(request, workspace))
     seconds = None if forecast.wall_s is None else forecast.wall_s + START_S + SCAN_S * len(study.held_out.scans)
     given.result.write_text(json.dumps({"seconds": seconds, "unknown": forecast.unknown}), encoding="utf-8")
     return 0
@@ -445,12 +445,12 @@ def plan_task(given: argparse.Namespace, work: Path, deadline: Deadline) -> None
 
 def table(record: Record) -> str:
     """Render what the runs that are there say, as `pclauto benchmark` does, without any data set at hand."""
-    from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED
+    from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM
     from pcl_auto.benchmark.table import make_rows, p_text
 
     runs = record.runs()
-    names = sorted({entry["settings"]["arm"] for entry in runs.values()}, key=lambda arm: (arm != SUPERVISED, arm))
-    arms = {name: SimpleNamespace(name=name, all_labels=name == ALL_LABELS) for name in names}
+    names = sorted({entry["settings"]["arm"] for entry in runs.values()}, key=lambda arm: (arm != BASELINE_ARM, arm))
+    arms = {name: SimpleNamespace(name=name, all_labels=name == ALL_LABELS_ARM) for name in names}
     listed = [
         SimpleNamespace(name=name, arm=arms[entry["settings"]["arm"]], labeled=entry["settings"]["labeled"])
         for name, entry in runs.items()

@@ -40,8 +40,8 @@ def recipe_text(base: str, schedule: Schedule, *, tiny: bool) -> str:
         f"supervised_epochs = {schedule.supervised}\n"
         f"rounds = {schedule.rounds}\n"
         f"epochs_per_round = {schedule.per_round}\n"
-        "[judgement]\n"
-        "degenerate_margin = 0.0\n"
+        "[collapse_guard]\n"
+        "volume_margin = 0.0\n"
     ) + (_TINY_RECIPE if tiny else "")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import PlannedCase, read_plan
-from pcl_auto.training.run_facts import last_round, read_certainties, read_run, review_folders, run_folder
+from pcl_auto.training.run_facts import last_round, read_confidences, read_run, review_folders, run_folder
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import file_digest, read_json, write_json, write_text
 from pcl_auto.workspace.folders import Workspace
@@ -36,7 +36,7 @@ def worst_first(rows: Sequence[Mapping[str, str]], sure: Mapping[str, float] = M
     """The cases of a ledger in the order in which somebody should look at them.
 
     Those that the round did not use, then those with remarks, each by their Dice to the last round; after one round
-    alone by what is known of the finished network's certainties, ``sure``.
+    alone by what is known of the finished network's confidences, ``sure``.
     """
 
     def order(row: Mapping[str, str]) -> tuple[Any, ...]:
@@ -67,7 +67,7 @@ def export_review(
     """
     run = read_run(run_folder(model))
     last, stored = last_round(run)
-    ranked = worst_first(last.rows, read_certainties(run.folder).cases)
+    ranked = worst_first(last.rows, read_confidences(run.folder).cases)
     if unknown := [case for case in cases if case not in ranked]:
         raise UsageError(
             Problem(

@@ -94,7 +94,7 @@ def suggest_cases(
     dice = {
         "rounds disagree": _dice_between_rounds(run, cases),
         "transforms disagree": _numbers(rows, cases, "agreement"),
-        "blurred or brighter it is segmented otherwise": np.array([found[case].steadiness for case in cases]),
+        "blurred or brighter it is segmented otherwise": np.array([found[case].consistency for case in cases]),
         "the network is unsure, by its own probabilities": np.array([found[case].expected_dice for case in cases]),
     }
     remarks = [_on_volumes(rows[case]["remarks"]) for case in cases]

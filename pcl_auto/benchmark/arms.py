@@ -12,7 +12,7 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.recipe.load import load_recipe, recipe_folder
 from pcl_auto.recipe.settings import Recipe, Schedule
 
-SUPERVISED, ALL_LABELS = "supervised", "all-labels"
+BASELINE_ARM, ALL_LABELS_ARM = "supervised", "all-labels"
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ def make_arms(names: Sequence[str], budget: Recipe) -> tuple[list[Arm], list[Pro
         else:
             arms.append(arm)
     if not names:
-        problems.append(Problem("benchmark.no-arm", "no arm", "--arms", f"name some, as --arms {SUPERVISED},paper"))
+        problems.append(Problem("benchmark.no-arm", "no arm", "--arms", f"name some, as --arms {BASELINE_ARM},paper"))
     return arms, problems
 
 
 def _make_arm(name: str, budget: Recipe) -> Arm:
-    if name in (SUPERVISED, ALL_LABELS):
+    if name in (BASELINE_ARM, ALL_LABELS_ARM):
         # Both under one name: with all labels on either side they are one and the same training.
         baseline = Recipe(
             name="", schedule=budget.schedule, optimizer=budget.optimizer, batch=budget.batch, network=budget.network
         )
-        return Arm(name, _named(baseline, SUPERVISED), supervised_only=True, all_labels=name == ALL_LABELS)
+        return Arm(name, _named(baseline, BASELINE_ARM), supervised_only=True, all_labels=name == ALL_LABELS_ARM)
     shipped = sorted(path.stem for path in recipe_folder().glob("*.toml"))
     if name not in shipped and not Path(name).is_file():
         raise UsageError(
@@ -84,7 +84,7 @@ def _make_arm(name: str, budget: Recipe) -> Arm:
                 code="benchmark.unknown-arm",
                 what=f"no arm {name!r}",
                 where="--arms",
-                expected=" | ".join([SUPERVISED, ALL_LABELS, *shipped]),
+                expected=" | ".join([BASELINE_ARM, ALL_LABELS_ARM, *shipped]),
                 fix="take some of these, or give the path of a recipe's TOML file",
             )
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pcl_auto.benchmark.arms import SUPERVISED
+from pcl_auto.benchmark.arms import BASELINE_ARM
 from pcl_auto.benchmark.table import Row
 
 
@@ -28,7 +28,7 @@ class Point:
 
 def points(rows: Sequence[Row]) -> list[Point]:
     """The curve of every recipe of a study, by recipe and number of labels; baselines are no recipes."""
-    alone = {row.labeled: row.dice.mean for row in rows if row.arm == SUPERVISED}
+    alone = {row.labeled: row.dice.mean for row in rows if row.arm == BASELINE_ARM}
     return [
         Point(
             row.arm, row.labeled, row.dice.mean, alone.get(row.labeled),

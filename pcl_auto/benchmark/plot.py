@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pcl_auto.benchmark.arms import ALL_LABELS
+from pcl_auto.benchmark.arms import ALL_LABELS_ARM
 from pcl_auto.benchmark.table import Row
 from pcl_auto.workspace.atomic import atomic_path
 
 # Dice that differ by less fill no axis: they look as close as they are.
-LEAST_SPAN = 0.1
+MIN_SPAN = 0.1
 
 
 def draw(rows: Sequence[Row], title: str, target: Path) -> None:
@@ -23,10 +23,10 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    numbers = sorted({row.labeled for row in rows if row.arm != ALL_LABELS})
+    numbers = sorted({row.labeled for row in rows if row.arm != ALL_LABELS_ARM})
     # Numbers of labels are far apart at one end and close at the other: evenly spaced, named by what they are.
     place = {number: index for index, number in enumerate(numbers)}
-    names = list(dict.fromkeys(row.arm for row in rows if row.arm != ALL_LABELS))
+    names = list(dict.fromkeys(row.arm for row in rows if row.arm != ALL_LABELS_ARM))
     for index, name in enumerate(names):
         line = [row for row in rows if row.arm == name]
         # A little apart, so that bars of two arms do not cover one another.
@@ -40,7 +40,7 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
             label=name,
         )
     for row in rows:
-        if row.arm == ALL_LABELS:
+        if row.arm == ALL_LABELS_ARM:
             axes.axhline(row.dice.mean, linestyle="--", color="gray", label=f"supervised, all {row.labeled} labels")
     axes.set_xticks(list(place.values()), [str(number) for number in numbers])
     axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
@@ -57,6 +57,6 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
 
 def _widen(axes: Any) -> None:
     low, high = axes.get_ylim()
-    missing = max(0.0, LEAST_SPAN - (high - low)) / 2
+    missing = max(0.0, MIN_SPAN - (high - low)) / 2
     axes.set_ylim(low - missing, high + missing)
     axes.ticklabel_format(axis="y", useOffset=False)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, Arm, load_budget, make_arms, parse_labeled
+from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_budget, make_arms, parse_labeled
 from pcl_auto.benchmark.job import Job, do_job
-from pcl_auto.benchmark.subprocess_run import run_apart
+from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, hold_out
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.data.split import Split, draw_split
@@ -28,7 +28,7 @@ from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.record import refuse_changes
 
 SCHEMA_VERSION = 1
-DEFAULT_ARMS = f"{SUPERVISED},paper,default,{ALL_LABELS}"
+DEFAULT_ARMS = f"{BASELINE_ARM},paper,default,{ALL_LABELS_ARM}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Study:
         All labels come after the first comparison, seed by seed.
         """
         with_all = [arm for arm in self.arms if arm.all_labels]
-        compared = sorted((arm for arm in self.arms if not arm.all_labels), key=lambda arm: arm.name != SUPERVISED)
+        compared = sorted((arm for arm in self.arms if not arm.all_labels), key=lambda arm: arm.name != BASELINE_ARM)
         numbers = self.labeled if compared else ()
         runs = [BenchmarkRun(arm, number, seed) for number in numbers for seed in self.seeds for arm in compared]
         first = len(self.seeds) * len(compared) if numbers else 0
@@ -314,7 +314,7 @@ def run_study(
         StateError: a run on record was made with other settings.
         PclautoError: see :func:`pcl_auto.benchmark.job.do_job`.
     """
-    work = work or (lambda job, listener: run_apart(do_job, job, listener))
+    work = work or (lambda job, listener: run_in_subprocess(do_job, job, listener))
     with sole_writer(study.folder):
         found = study.recorded()
         study.forget_starts(found)  # an earlier try may have been stopped before it did

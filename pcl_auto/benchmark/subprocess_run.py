@@ -20,7 +20,7 @@ SECONDS_TO_END = 30
 Work = Callable[[Any, Listener], Any]
 
 
-def run_apart(work: Work, job: Any, listener: Listener) -> Any:
+def run_in_subprocess(work: Work, job: Any, listener: Listener) -> Any:
     """What ``work(job, listener)`` returns, done in a new process; its events reach ``listener`` here.
 
     Raises:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED
+from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM
 from pcl_auto.benchmark.study import SCHEMA_VERSION, Study
-from pcl_auto.evaluation.statistics import MOST_P, Comparison, Scores, Spread, compare, least_p, mean, spread
+from pcl_auto.evaluation.statistics import MAX_P, Comparison, Scores, Spread, compare, least_p, mean, spread
 from pcl_auto.workspace.files import table_cell
 
 Runs = Mapping[str, Mapping[str, Any]]
@@ -43,7 +43,7 @@ class Row:
             f"supervised, better on {found.seeds_better} of {found.seeds} seeds, "
             f"p {p_text(found.p)} over {found.cases} test cases"
         )
-        if least_p(found.cases) >= MOST_P:
+        if least_p(found.cases) >= MAX_P:
             text += f" (so few cases cannot give less than {p_text(least_p(found.cases))}: no gain would count)"
         return text
 
@@ -64,9 +64,9 @@ def make_rows(study: Study, runs: Runs) -> list[Row]:
 def _row(arm: str, labeled: int, study: Study, runs: Runs) -> Row:
     own = _entries(arm, labeled, runs)
     comparison = None
-    if arm not in (SUPERVISED, ALL_LABELS):
-        ceiling = _scores(ALL_LABELS, study.all_labels, runs)
-        comparison = compare(_scores(arm, labeled, runs), _scores(SUPERVISED, labeled, runs), ceiling)
+    if arm not in (BASELINE_ARM, ALL_LABELS_ARM):
+        ceiling = _scores(ALL_LABELS_ARM, study.all_labels, runs)
+        comparison = compare(_scores(arm, labeled, runs), _scores(BASELINE_ARM, labeled, runs), ceiling)
     return Row(
         arm=arm,
         labeled=labeled,

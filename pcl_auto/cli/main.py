@@ -110,8 +110,8 @@ def _say(error: Exception) -> int:
         return told.exit_code
     kept = Path(tempfile.gettempdir()) / f"pclauto-fault-{os.getpid()}.txt"
     kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    terminal.say(f"unexpected fault: {type(error).__name__}: {error}")
-    terminal.say(f"A report of it should hold what is in {kept}; the same command with {_DEBUG} shows it.")
+    terminal.print_line(f"unexpected fault: {type(error).__name__}: {error}")
+    terminal.print_line(f"A report of it should hold what is in {kept}; the same command with {_DEBUG} shows it.")
     return PclautoError.exit_code
 
 

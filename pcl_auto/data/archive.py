@@ -14,8 +14,8 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.system import require_room
 
 # The largest task has about 1,800 files, twice as many with the companions that macOS packs.
-MOST_MEMBERS = 20_000
-_MOST_HEADER_BYTES = 2**26
+MAX_MEMBERS = 20_000
+_MAX_HEADER_BYTES = 2**26
 _BLOCK = 512
 _CHUNK = 2**20
 _KINDS = {
@@ -73,9 +73,9 @@ def inspect_archive(handle: BinaryIO, where: str, folder: str) -> tuple[list[Fil
     try:
         with tarfile.open(fileobj=_Headers(handle), mode="r:") as archive:  # type: ignore[call-overload]
             for number, member in enumerate(archive):
-                if number == MOST_MEMBERS:
+                if number == MAX_MEMBERS:
                     code, what = "archive.too-many-members", "archive has too many members"
-                    problems.append(Problem(code, what, where, _FIX, f"up to {MOST_MEMBERS}", "more"))
+                    problems.append(Problem(code, what, where, _FIX, f"up to {MAX_MEMBERS}", "more"))
                     return files, problems
                 name = PurePosixPath(member.name)
                 place = f"{where} ({member.name[:250]})"
@@ -120,7 +120,7 @@ class _Headers:
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
-        self._left = _MOST_HEADER_BYTES
+        self._left = _MAX_HEADER_BYTES
         self.tell = handle.tell
 
     def read(self, size: int) -> bytes:

@@ -45,6 +45,6 @@ def all_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
     return sorted({each for value in labels.values() for each in values_of(value)})
 
 
-def spelled(value: int | Sequence[int]) -> str:
+def format_values(value: int | Sequence[int]) -> str:
     """The value of a class, or those of a region, as they are shown: 3, 1+2+3."""
     return "+".join(map(str, values_of(value)))

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
-from pcl_auto.method.label_maps import holds
+from pcl_auto.method.label_maps import class_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -233,7 +233,7 @@ def _count_arrays(
     for value in wanted:
         if present.isdisjoint(_single_values([value])):
             continue
-        predicted, true = holds(prediction, value), holds(label, value)
+        predicted, true = class_mask(prediction, value), class_mask(label, value)
         counted.dice[value] = dice(predicted, true)
         counted.hd95_mm[value] = hd95_mm(predicted, true, spacing_mm)
         counted.volume_ml[value] = {

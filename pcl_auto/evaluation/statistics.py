@@ -18,7 +18,7 @@ Scores = Mapping[int, Mapping[str, float]]
 Verdict = Literal["helped", "did not help", "no clear difference"]
 
 # Below this chance of the difference under no effect a gain counts.
-MOST_P = 0.01
+MAX_P = 0.01
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,15 @@ def compare(arm: Scores, supervised: Scores, all_labels: Scores | None = None) -
         seeds_better=better,
         per_seed=per_seed,
         gap_closed=_gap_closed(arm, supervised, all_labels or {}),
-        verdict=judge(difference, p, better, len(paired)),
+        verdict=classify_effect(difference, p, better, len(paired)),
     )
 
 
-def judge(difference: float, p: float, seeds_better: int, seeds: int) -> Verdict:
+def classify_effect(difference: float, p: float, seeds_better: int, seeds: int) -> Verdict:
     """Helped: better on every seed and p below 0.01. Did not help: on average no better than supervised."""
     if difference <= 0:
         return "did not help"
-    return "helped" if seeds_better == seeds and p < MOST_P else "no clear difference"
+    return "helped" if seeds_better == seeds and p < MAX_P else "no clear difference"
 
 
 def _gap_closed(arm: Scores, supervised: Scores, all_labels: Scores) -> float:

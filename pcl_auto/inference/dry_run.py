@@ -31,7 +31,7 @@ from pcl_auto.planning.plan import Plan, store_key
 from pcl_auto.planning.split_plans import labeled_files, prepare_split, record_split, with_recipe
 from pcl_auto.recipe.time_budget import Costs, fit_recipe
 from pcl_auto.training.estimate import REPORT_S, step_memory_mb, time_training
-from pcl_auto.training.request import JOINT, Run, TrainRequest
+from pcl_auto.training.request import JOINT_TRAINER, Run, TrainRequest
 from pcl_auto.training.train import run_settings, workers_of
 from pcl_auto.workspace.events import silent
 from pcl_auto.workspace.folders import DatasetFolder
@@ -52,7 +52,7 @@ _PLANNERS = {"default": "ExperimentPlanner", "resenc-m": "nnUNetPlannerResEncM",
 
 
 @dataclass(frozen=True)
-class TrainForecast:
+class TrainingEstimate:
     """What a training would do and take, memory and disk in MB (2^20 bytes); None where nobody knows.
 
     ``unknown``: why steps were not timed, empty where they were. ``gpu_memory_mb``: as seen here, or without a GPU
@@ -77,7 +77,7 @@ class TrainForecast:
     commands: tuple[str, ...]
 
 
-def foresee_training(request: TrainRequest, run: Run) -> TrainForecast:
+def estimate_training(request: TrainRequest, run: Run) -> TrainingEstimate:
     """What the training ``run`` takes: timed where the images are preprocessed and the memory suffices.
 
     Raises:
@@ -85,7 +85,7 @@ def foresee_training(request: TrainRequest, run: Run) -> TrainForecast:
     """
     planned = run.plan.nnunet["configurations"][run.configuration]
     patches = run.recipe.batch.patches or planned["batch_size"]
-    joint = run.trainer == JOINT
+    joint = run.trainer == JOINT_TRAINER
     unlabeled = run.recipe.batch.unlabeled(patches) if joint else 0
     unknown = _why_unknown(run, request)
     timing = None if unknown else _timing(run, request)
@@ -99,7 +99,7 @@ def foresee_training(request: TrainRequest, run: Run) -> TrainForecast:
         wall_s = round(before_s + costs.forecast_s(schedule), 1)
     rounds, folds = schedule.rounds if joint else 0, request.folds or 1
     configuration = with_recipe(planned, run.recipe)
-    return TrainForecast(
+    return TrainingEstimate(
         patch_voxels=tuple(int(size) for size in planned["patch_size"]),
         labeled_patches=patches - unlabeled,
         unlabeled_patches=unlabeled,
@@ -107,7 +107,7 @@ def foresee_training(request: TrainRequest, run: Run) -> TrainForecast:
         schedule=schedule,
         gpu_memory_mb=(None if timing is None else timing.gpu_memory_mb) or step_memory_mb(run),
         memory_mb=None if timing is None else timing.memory_mb,
-        store_mb=round(size_mb(run.data.own / "store")),
+        store_mb=round(size_mb(run.data.pclauto_dir / "store")),
         round_mb=None if timing is None else timing.round_mb,
         checkpoint_mb=None if timing is None else timing.checkpoint_mb,
         # Folds have their pseudo-labels together.
@@ -149,8 +149,8 @@ def _timing(run: Run, request: TrainRequest) -> Timing:
     with tempfile.TemporaryDirectory() as folder, output_to(Path(os.devnull)):
         scratch = Path(folder)
         data = DatasetFolder(scratch / "nnUNet_preprocessed" / run.data.name)
-        data.own.mkdir(parents=True)
-        (data.own / "store").symlink_to(run.data.own / "store")
+        data.pclauto_dir.mkdir(parents=True)
+        (data.pclauto_dir / "store").symlink_to(run.data.pclauto_dir / "store")
         for name in ("dataset.json", "dataset_fingerprint.json"):
             (data.path / name).symlink_to(run.data.path / name)
         apart = replace(run, data=data)
@@ -178,14 +178,14 @@ def _is_stored(run: Run) -> bool:
 
 
 @dataclass(frozen=True)
-class PlanForecast:
+class PlanEstimate:
     """What is to come of a plan: the room that the preprocessed images take at most, and nnU-Net's own commands."""
 
     store_mb: int
     commands: tuple[str, ...]
 
 
-def foresee_store(plan: Plan) -> PlanForecast:
+def estimate_plan(plan: Plan) -> PlanEstimate:
     """The room for the case store of the plan's configuration, before it is compressed."""
     fingerprint, chosen = plan.content["fingerprint"], plan.nnunet["configurations"][plan.configuration]
     turned, target = plan.nnunet["transpose_forward"], [float(value) for value in chosen["spacing"]]
@@ -200,11 +200,11 @@ def foresee_store(plan: Plan) -> PlanForecast:
     command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", plan.configuration]
     if plan.settings.plans_file is None:
         command += ["-pl", _PLANNERS[plan.settings.planner], "-gpu_memory_target", f"{plan.settings.memory_gb:g}"]
-    return PlanForecast(math.ceil(size / 2**20), (shlex.join(command),))
+    return PlanEstimate(math.ceil(size / 2**20), (shlex.join(command),))
 
 
 @dataclass(frozen=True)
-class MaskForecast:
+class MaskEstimate:
     """What would become of a scan, and what that takes; None where nothing is to be segmented.
 
     ``memory_mb``: beside the image (2^20 bytes). ``wall_s``: of the network alone.
@@ -219,7 +219,7 @@ class MaskForecast:
         return {**self.scan.as_dict(), "memory_mb": self.memory_mb, "wall_s": self.wall_s}
 
 
-def foresee_masks(
+def estimate_prediction(
     inputs: Sequence[Path],
     output: Path,
     model: Path,
@@ -228,7 +228,7 @@ def foresee_masks(
     device: str = "auto",
     mirroring: bool = True,
     overwrite: bool = False,
-) -> list[MaskForecast]:
+) -> list[MaskEstimate]:
     """What would become of every scan: ``done``, ``kept`` where its mask is there, ``failed``, ``skipped``.
 
     Every scan is read, so that what is wrong with one is told now; the network is tried with one patch.
@@ -252,31 +252,31 @@ def foresee_masks(
 
 def _foresee_mask(
     scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_seconds: PatchSeconds
-) -> MaskForecast:
+) -> MaskEstimate:
     try:
         return _look_at(scan, predictor, masks, outputs, patch_seconds)
     except Exception as error:  # noqa: BLE001 (as in the prediction itself)
-        return MaskForecast(failed(scan, error))
+        return MaskEstimate(failed(scan, error))
 
 
 def _look_at(
     scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs, patch_seconds: PatchSeconds
-) -> MaskForecast:
+) -> MaskEstimate:
     if scan.problem:
-        if scan.beside:
-            return MaskForecast(Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,)))
+        if scan.is_auxiliary:
+            return MaskEstimate(Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,)))
         raise DataError(scan.problem)
     name = mask_name(scan, outputs)
     facts, file = masks.kept(scan, name), str(masks.folder / name)
     if facts is not None:
-        return MaskForecast(Prediction(scan.id, file, "kept", **facts))
+        return MaskEstimate(Prediction(scan.id, file, "kept", **facts))
     refuse_damaged(scan)
     _, _, demand = predictor.read(scan.files)
     slabs = demand.slabs_that_fit(str(scan.files[0]))
     done = Prediction(scan.id, file, "done", slabs=slabs)
-    # In slabs there is no certainty.
-    patch_s = patch_seconds.masks + (patch_seconds.certainty if outputs.quality and slabs == 1 else 0.0)
-    return MaskForecast(done, demand.needed_mb(slabs), round(patch_s * demand.patches(slabs), 1))
+    # In slabs there is no confidence.
+    patch_s = patch_seconds.masks + (patch_seconds.confidence if outputs.quality and slabs == 1 else 0.0)
+    return MaskEstimate(done, demand.needed_mb(slabs), round(patch_s * demand.patches(slabs), 1))
 
 
 def mask_commands(model: Path, output: Path, *, device: str, mirroring: bool) -> tuple[str, ...]:

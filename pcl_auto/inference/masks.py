@@ -68,6 +68,8 @@ class MaskFolder:
             self._refuse_another(scan.id)
             return None
         facts: dict[str, Any] = {key: value for key, value in entry.items() if key not in ("mask", "files")}
+        if facts.get("quality"):  # of a mask of version 0.1
+            facts["quality"] = {"confidence": facts["quality"].get("certainty"), **facts["quality"]}
         return facts if _is_whole(self.folder / name) else None
 
     def add(self, scan: Scan, name: str, facts: dict[str, Any], write: Callable[[Path], None]) -> None:

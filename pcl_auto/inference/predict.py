@@ -140,7 +140,7 @@ def mask_name(scan: Scan, outputs: Outputs) -> str:
 
 def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs) -> Prediction:
     if scan.problem:
-        if scan.beside:
+        if scan.is_auxiliary:
             return Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,))
         raise DataError(scan.problem)
     name = mask_name(scan, outputs)
@@ -153,11 +153,11 @@ def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: 
         status = "done"
         refuse_damaged(scan)
         try:
-            mask, properties, certainty, slabs = predictor.segment(scan.files, certainty=outputs.quality)
+            mask, properties, confidence, slabs = predictor.segment(scan.files, confidence=outputs.quality)
         except ResourceError as error:
             return failed(scan, error)  # too large for the memory; another may not be
         volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
-        quality = assess(certainty, volumes_ml, predictor.reference).as_dict() if outputs.quality else None
+        quality = assess(confidence, volumes_ml, predictor.reference).as_dict() if outputs.quality else None
         facts = {"volumes_ml": volumes_ml, "quality": quality, "slabs": slabs}
         masks.add(scan, name, facts, lambda file: write_mask(mask, file, properties))
     result = Prediction(scan.id, str(masks.folder / name), status, **facts)

@@ -17,7 +17,7 @@ from pcl_auto.workspace.atomic import atomic_path
 
 _WINDOW_PERCENT = (1.0, 99.0)
 _PICTURE_INCHES = 4.0
-_MOST_IN_LEGEND = 12
+_MAX_IN_LEGEND = 12
 
 
 def draw(
@@ -89,7 +89,7 @@ def _widest_slices(inside: np.ndarray) -> list[int]:
 def _caption(figure: Figure, title: str, colours: Mapping[str, Sequence[float]]) -> None:
     # Names are anybody's: a dollar sign begins no formula.
     figure.suptitle(title.replace("$", r"\$"), color="white", fontsize=11)
-    shown = list(colours.items())[:_MOST_IN_LEGEND]
+    shown = list(colours.items())[:_MAX_IN_LEGEND]
     if not shown:
         figure.supxlabel("nothing found", color="white", fontsize=9)
         return

@@ -14,7 +14,7 @@ from scipy import ndimage
 from pcl_auto.method.label_maps import Classes, mean_dice
 
 # The published ranges.
-MOST_DEGREES = 30.0
+MAX_DEGREES = 30.0
 SCALES = (0.9, 1.1)
 
 
@@ -63,7 +63,7 @@ def draw_transforms(case: str, seed: int, *, mirror: bool) -> tuple[InPlane, InP
     rng = np.random.default_rng([seed, *case.encode()])
     first, second = (
         InPlane(
-            degrees=float(rng.uniform(-MOST_DEGREES, MOST_DEGREES)),
+            degrees=float(rng.uniform(-MAX_DEGREES, MAX_DEGREES)),
             scale=float(rng.uniform(*SCALES)),
             mirrored=mirror and bool(rng.integers(2)),
         )

@@ -15,7 +15,7 @@ EPOCHS_OF_A_DICE = 5
 Volumes = Mapping[str, Mapping[str, float]]
 
 
-def degenerate(volumes: Volumes, labeled_volumes_ml: Mapping[str, np.ndarray], *, margin: float) -> list[str]:
+def unusable_reasons(volumes: Volumes, labeled_volumes_ml: Mapping[str, np.ndarray], *, margin: float) -> list[str]:
     """Why a round is not to learn from pseudo-labels of these ``volumes``; empty where it may.
 
     They hold no foreground at all, or a class is far from what the labelled cases show, as where one has swallowed the

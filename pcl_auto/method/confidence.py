@@ -20,51 +20,52 @@ from pcl_auto.method.label_maps import Classes, mean_dice
 # Of the scans of the training that had no label: the least certain share of them is what "review" means.
 REVIEW_SHARE = 0.1
 # Fewer scans than this have no tenth.
-LEAST_REFERENCES = 10
-# What an image is disturbed by: a blur (standard deviation in voxels), and more brightness (in its normalised units).
+MIN_REFERENCES = 10
+# What an image is perturbed by: a blur (standard deviation in voxels), and more brightness (in its normalised units).
 BLUR_VOXELS = 1.0
 BRIGHTNESS = 0.4
-# Segmentations behind a certainty: of the scan, and of the scan disturbed in both ways.
+# Segmentations behind a confidence: of the scan, and of the scan perturbed in both ways.
 PASSES = 3
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known from training: certainties of unlabelled scans, and for each class the volumes (ml) to expect."""
+    """What is known from training: confidences of unlabelled scans, and for each class the volumes (ml) to expect."""
 
-    certainties: tuple[float, ...] = ()
+    confidences: tuple[float, ...] = ()
     ranges_ml: Mapping[str, tuple[float, float]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The reference as plain values; ``Reference.from_dict`` reads it back."""
         ranges = None if self.ranges_ml is None else {name: list(bounds) for name, bounds in self.ranges_ml.items()}
-        return {"certainties": sorted(self.certainties), "ranges_ml": ranges}
+        return {"confidences": sorted(self.confidences), "ranges_ml": ranges}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Reference:
         """The reference of :meth:`as_dict`."""
         ranges = values["ranges_ml"]
         bounds = None if ranges is None else {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
-        return cls(tuple(map(float, values["certainties"])), bounds)
+        # "certainties" in files of version 0.1.
+        return cls(tuple(map(float, values.get("confidences", values.get("certainties", ())))), bounds)
 
 
 @dataclass(frozen=True)
 class Quality:
     """The judgement of a segmentation.
 
-    ``certainty``: see :func:`certainty`, from 0 to 1; an order among scans, not a Dice; None where nobody looked.
+    ``confidence``: see :func:`confidence`, from 0 to 1; an order among scans, not a Dice; None where nobody looked.
     ``percentile``: the share of the reference scans that are less certain, None without a reference.
     ``review``: whether somebody should look at it, and ``reasons`` why.
     """
 
-    certainty: float | None
+    confidence: float | None
     percentile: float | None
     review: bool
     reasons: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The judgement as plain values."""
-        return {**self.__dict__, "reasons": list(self.reasons)}
+        """Return the quality as plain values; ``certainty`` is the name of ``confidence`` until version 0.3."""
+        return {**self.__dict__, "reasons": list(self.reasons), "certainty": self.confidence}
 
 
 def expected_dice(logits: Tensor, *, regions: bool = False) -> float:
@@ -88,7 +89,7 @@ def _one_hot(labels: Tensor, classes: int) -> Tensor:
     return torch.stack([labels == value for value in range(classes)])
 
 
-def disturbed(image: np.ndarray, *, in_plane: bool) -> list[np.ndarray]:
+def perturbed(image: np.ndarray, *, in_plane: bool) -> list[np.ndarray]:
     """A scan (C, z, y, x), blurred and brightened: changes that no reader would be misled by.
 
     Args:
@@ -99,7 +100,7 @@ def disturbed(image: np.ndarray, *, in_plane: bool) -> list[np.ndarray]:
     return [ndimage.gaussian_filter(image, blur), image + np.asarray(BRIGHTNESS, dtype=image.dtype)]
 
 
-def certainty(
+def confidence(
     segment: Callable[[np.ndarray], Tensor],
     labels_of: Callable[[Tensor], np.ndarray],
     image: np.ndarray,
@@ -108,7 +109,7 @@ def certainty(
     regions: bool,
     in_plane: bool,
 ) -> float:
-    """Mean of :func:`expected_dice` and of the Dice to the segmentations of the disturbed scan, from 0 to 1.
+    """Mean of :func:`expected_dice` and of the Dice to the segmentations of the perturbed scan, from 0 to 1.
 
     Args:
         segment: logits (K, z, y, x) of a preprocessed image (C, z, y, x).
@@ -116,15 +117,15 @@ def certainty(
         image: preprocessed, shape (C, z, y, x).
         classes: foreground classes or regions.
         regions: whether the logits are of regions.
-        in_plane: see :func:`disturbed`.
+        in_plane: see :func:`perturbed`.
     """
     logits = segment(image)
     labels, sure = labels_of(logits), expected_dice(logits, regions=regions)
     del logits  # of a large scan they are larger than it
-    return float(np.mean([sure, *steadiness(labels, segment, labels_of, image, classes, in_plane=in_plane)]))
+    return float(np.mean([sure, *consistency(labels, segment, labels_of, image, classes, in_plane=in_plane)]))
 
 
-def steadiness(
+def consistency(
     labels: np.ndarray,
     segment: Callable[[np.ndarray], Tensor],
     labels_of: Callable[[Tensor], np.ndarray],
@@ -133,7 +134,7 @@ def steadiness(
     *,
     in_plane: bool,
 ) -> list[float]:
-    """The Dice of a segmentation to those of the scan disturbed in each way; see :func:`certainty`.
+    """The Dice of a segmentation to those of the scan perturbed in each way; see :func:`confidence`.
 
     Args:
         labels: the segmentation, shape (z, y, x).
@@ -141,16 +142,16 @@ def steadiness(
         labels_of: as there.
         image: preprocessed, shape (C, z, y, x).
         classes: foreground classes or regions.
-        in_plane: see :func:`disturbed`.
+        in_plane: see :func:`perturbed`.
     """
-    return [mean_dice(labels, labels_of(segment(other)), classes) for other in disturbed(image, in_plane=in_plane)]
+    return [mean_dice(labels, labels_of(segment(other)), classes) for other in perturbed(image, in_plane=in_plane)]
 
 
 def assess(value: float | None, volumes_ml: Mapping[str, float], reference: Reference) -> Quality:
-    """Judge a segmentation by its ``value`` of :func:`certainty`, if known, and its volumes, against the training's."""
-    known: Sequence[float] = reference.certainties
+    """Compare a segmentation's :func:`confidence` ``value``, if known, and its volumes with those of the training."""
+    known: Sequence[float] = reference.confidences
     percentile, reasons = None, []
-    if value is not None and len(known) >= LEAST_REFERENCES:
+    if value is not None and len(known) >= MIN_REFERENCES:
         percentile = sum(each < value for each in known) / len(known)
         if percentile < REVIEW_SHARE:
             reasons.append(f"less certain than {1 - percentile:.0%} of the unlabelled scans of the training")

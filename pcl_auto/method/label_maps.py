@@ -13,7 +13,7 @@ Values = int | tuple[int, ...]
 Classes = Mapping[str, Values]
 
 
-def holds(labels: np.ndarray, values: Values) -> np.ndarray:
+def class_mask(labels: np.ndarray, values: Values) -> np.ndarray:
     """A mask of the voxels of ``labels``, of any shape, that belong to the class or region of ``values``."""
     found: np.ndarray = labels == values if isinstance(values, int) else np.isin(labels, values)
     return found
@@ -23,7 +23,7 @@ def mean_dice(first: np.ndarray, second: np.ndarray, classes: Classes) -> float:
     """Mean Dice of two label maps over the classes that at least one of them holds; 1 where neither holds any."""
     scores = []
     for values in classes.values():
-        masks = holds(first, values), holds(second, values)
+        masks = class_mask(first, values), class_mask(second, values)
         size = sum(map(np.count_nonzero, masks))
         if size:
             scores.append(2 * np.count_nonzero(masks[0] & masks[1]) / size)
@@ -42,7 +42,7 @@ def component_sizes(mask: np.ndarray) -> np.ndarray:
 
 def component_counts(labels: np.ndarray, classes: Classes) -> dict[str, int]:
     """How many connected components each class has in a label map of any shape."""
-    return {name: len(component_sizes(holds(labels, values))) for name, values in classes.items()}
+    return {name: len(component_sizes(class_mask(labels, values))) for name, values in classes.items()}
 
 
 def one_piece_classes(maps: Iterable[np.ndarray], classes: Sequence[int]) -> list[int]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pcl_auto.method.label_maps import Classes, component_counts, holds, mean_dice
+from pcl_auto.method.label_maps import Classes, class_mask, component_counts, mean_dice
 
 # Where every pseudo-label of a round would be dropped, this share of them stays.
-LEAST_SHARE = 0.25
+MIN_SHARE = 0.25
 # How the remark on one of those begins.
 KEPT = "kept as one of the best"
 
@@ -51,7 +51,7 @@ class LedgerRow:
         }
 
 
-def judge(
+def assess_pseudo_label(
     case: str,
     labels: np.ndarray,
     last_round: np.ndarray | None,
@@ -75,7 +75,7 @@ def judge(
             one divided by it and above the largest one times it.
         agreement: see :func:`pcl_auto.method.agreement.agreement`; None where that was not looked at.
     """
-    volumes = {name: float(np.count_nonzero(holds(labels, values)) * voxel_ml) for name, values in classes.items()}
+    volumes = {name: float(np.count_nonzero(class_mask(labels, values)) * voxel_ml) for name, values in classes.items()}
     remarks, absent, doublings = [], 0, 0.0
     for name, volume in volumes.items():
         known = labeled_volumes_ml[name]
@@ -131,7 +131,7 @@ def _kept(rows: Sequence[LedgerRow], inside: set[str], order: Callable[[LedgerRo
     """``rows``, the used ones that are not ``inside`` marked as not used; if that is all, the first in order stay."""
     used = sorted((row for row in rows if row.used), key=order)
     some_inside = any(row.case in inside for row in used)
-    best = set() if some_inside else {row.case for row in used[: max(1, int(len(used) * LEAST_SHARE))]}
+    best = set() if some_inside else {row.case for row in used[: max(1, int(len(used) * MIN_SHARE))]}
     return [_decided(row, best, why) if row.used and row.case not in inside else row for row in rows]
 
 

@@ -41,7 +41,7 @@ class Learner(Protocol):
     def pseudo_label(self, round_number: int) -> None:
         """Segment every unlabelled case, judge the result and keep it for the round."""
 
-    def withstood(self, round_number: int) -> bool:
+    def check_collapse(self, round_number: int) -> bool:
         """Roll back round ``round_number``, just finished, if it ended in a collapse; whether to train on."""
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
@@ -65,8 +65,8 @@ def self_train(learner: Learner, schedule: Schedule) -> None:
     for joint_round in joint_rounds(schedule):
         if learner.epoch < joint_round.last_epoch:
             learner.pseudo_label(joint_round.number)
-            if learner.epoch == joint_round.first_epoch and not learner.withstood(joint_round.number - 1):
+            if learner.epoch == joint_round.first_epoch and not learner.check_collapse(joint_round.number - 1):
                 return
             learner.learn_jointly(joint_round.number, joint_round.last_epoch)
     if schedule.rounds:
-        learner.withstood(schedule.rounds)
+        learner.check_collapse(schedule.rounds)

@@ -16,9 +16,9 @@ from torch.nn import functional
 # Voxels of a thumbnail along every axis: enough for the large structures, few enough that small shifts do not matter.
 THUMBNAIL = 12
 # With fewer scans there is no telling what the data set could hold.
-LEAST_CASES = 8
+MIN_CASES = 8
 # Mirrored scans of a symmetric anatomy are as near to other scans as the scans themselves: a share of one half.
-LEAST_SHARE = 0.25
+MIN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class AxisSymmetry:
     @property
     def symmetric(self) -> bool:
         """Whether the data set could hold the mirrored scans."""
-        return self.share >= LEAST_SHARE
+        return self.share >= MIN_SHARE
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ def axis_symmetries(thumbnails: Sequence[np.ndarray]) -> list[AxisSymmetry]:
     Args:
         thumbnails: one per scan, from :func:`thumbnail`; all of one shape (C, z, y, x).
     """
-    if len(thumbnails) < LEAST_CASES:
+    if len(thumbnails) < MIN_CASES:
         return []
     scans = np.stack(thumbnails)
     plain = _nearest(scans, scans)

@@ -25,7 +25,7 @@ Case = TypeVar("Case")
 
 
 @contextmanager
-def together(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Be one of the processes that ``torchrun`` has started; alone, nothing happens."""
     if started_ranks() == 1:
         yield
@@ -80,7 +80,7 @@ def wait() -> None:
 
 
 @contextmanager
-def first_alone() -> Iterator[bool]:
+def rank_zero_first() -> Iterator[bool]:
     """When all have come here, yield whether this is rank 0; the others go on when it has left the block."""
     wait()
     yield rank() == 0
@@ -113,7 +113,7 @@ def share_of_patches(labeled: int, unlabeled: int) -> tuple[int, int]:
     return labeled // number, unlabeled // number
 
 
-def in_step(module: nn.Module, device: torch.device) -> nn.Module:
+def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
     """``module``, whose gradients are the mean over all processes after a backward pass."""
     if ranks() == 1:
         return module
@@ -124,7 +124,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """The ``rows`` (N, F) of all processes, one after the other; gradients find their way back.
 
     Every process goes on with all rows and computes the same loss: the gradients that come back are as many times too
-    large as there are processes, and their mean (:func:`in_step`) is right.
+    large as there are processes, and their mean (:func:`wrap_ddp`) is right.
     """
     if ranks() == 1:
         return rows

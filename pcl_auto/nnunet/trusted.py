@@ -63,24 +63,24 @@ LAYER_OPTIONS = frozenset(
     {"eps", "affine", "momentum", "track_running_stats", "p", "inplace", "negative_slope", "alpha", "approximate"}
 )
 
-MOST_STAGES, MOST_CONVOLUTIONS, MOST_FEATURES, MOST_KERNEL = 12, 64, 8192, 31
+MAX_STAGES, MAX_CONVOLUTIONS, MAX_FEATURES, MAX_KERNEL = 12, 64, 8192, 31
 # Some ten times nnU-Net's largest network.
-MOST_WEIGHTS = 2_000_000_000
-MOST_PATCH_AXIS, MOST_PATCH_VOXELS, MOST_PATCHES = 16384, 2**28, 4096
-MOST_CHANNELS, MOST_CLASSES, LARGEST_LABEL = 256, 1024, 32767
+MAX_WEIGHTS = 2_000_000_000
+MAX_PATCH_AXIS, MAX_PATCH_VOXELS, MAX_PATCHES = 16384, 2**28, 4096
+MAX_CHANNELS, MAX_CLASSES, LARGEST_LABEL = 256, 1024, 32767
 SPACING_MM = (1e-6, 1e6)
 _FILE_NAME = re.compile(r"(?!\.)[\w .+-]{1,200}")
 
 # The whole numbers of a network: one for all stages, or one per stage, or one per stage and axis (the second group).
 _PER_STAGE = {
-    "features_per_stage": MOST_FEATURES,
-    "n_conv_per_stage": MOST_CONVOLUTIONS,
-    "n_blocks_per_stage": MOST_CONVOLUTIONS,
-    "n_conv_per_stage_decoder": MOST_CONVOLUTIONS,
-    "bottleneck_channels": MOST_FEATURES,
-    "stem_channels": MOST_FEATURES,
+    "features_per_stage": MAX_FEATURES,
+    "n_conv_per_stage": MAX_CONVOLUTIONS,
+    "n_blocks_per_stage": MAX_CONVOLUTIONS,
+    "n_conv_per_stage_decoder": MAX_CONVOLUTIONS,
+    "bottleneck_channels": MAX_FEATURES,
+    "stem_channels": MAX_FEATURES,
 }
-_PER_AXIS = {"kernel_sizes": MOST_KERNEL, "strides": MOST_KERNEL}
+_PER_AXIS = {"kernel_sizes": MAX_KERNEL, "strides": MAX_KERNEL}
 _NEEDED = ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder", "conv_op")
 _MAY_BE_NONE = ("bottleneck_channels", "stem_channels")
 _SWITCHES = ("conv_bias", "deep_supervision", "nonlin_first")
@@ -213,13 +213,13 @@ def _configuration(findings: _Findings, key: str, entry: Mapping[str, Any], conf
         name = f"resampling_fn_{purpose}"
         findings.is_one_of(f"{key}.{name}", entry.get(name), RESAMPLINGS)
         findings.are_options(f"{key}.{name}_kwargs", entry.get(f"{name}_kwargs"), RESAMPLING_OPTIONS)
-    findings.is_whole(f"{key}.batch_size", entry.get("batch_size"), 1, MOST_PATCHES)
+    findings.is_whole(f"{key}.batch_size", entry.get("batch_size"), 1, MAX_PATCHES)
     patch, spacing = entry.get("patch_size"), entry.get("spacing")
     if (
-        findings.are_whole(f"{key}.patch_size", patch, 1, MOST_PATCH_AXIS, (2, 3))
-        and math.prod(patch or ()) > MOST_PATCH_VOXELS
+        findings.are_whole(f"{key}.patch_size", patch, 1, MAX_PATCH_AXIS, (2, 3))
+        and math.prod(patch or ()) > MAX_PATCH_VOXELS
     ):
-        findings.refuse(f"{key}.patch_size", f"at most {MOST_PATCH_VOXELS} voxels", patch)
+        findings.refuse(f"{key}.patch_size", f"at most {MAX_PATCH_VOXELS} voxels", patch)
     low, high = SPACING_MM
     if not isinstance(spacing, (list, tuple)) or not all(
         isinstance(step, (int, float)) and low <= step <= high for step in spacing
@@ -264,13 +264,13 @@ def _architecture(findings: _Findings, key: str, value: Any) -> None:
     if given is None:
         return
     stages: Any = given.get("n_stages")
-    if not findings.is_whole(f"{key}.n_stages", stages, 1, MOST_STAGES):
+    if not findings.is_whole(f"{key}.n_stages", stages, 1, MAX_STAGES):
         return
     before = len(findings.problems)
     for name in {**dict.fromkeys(_NEEDED), **given}:
         _argument(findings, f"{key}.{name}", name, given.get(name), stages, imported)
-    if len(findings.problems) == before and _weights(given, stages) > MOST_WEIGHTS:
-        findings.refuse(key, f"at most {MOST_WEIGHTS:.0e} weights", f"{_weights(given, stages):.0e}")
+    if len(findings.problems) == before and _weights(given, stages) > MAX_WEIGHTS:
+        findings.refuse(key, f"at most {MAX_WEIGHTS:.0e} weights", f"{_weights(given, stages):.0e}")
 
 
 def _argument(findings: _Findings, key: str, name: str, value: Any, stages: int, imported: Collection[str]) -> None:
@@ -322,19 +322,19 @@ def _weights(given: Mapping[str, Any], stages: int) -> int:
 def _old_architecture(findings: _Findings, key: str, entry: Mapping[str, Any]) -> None:
     """The network of plans from before nnU-Net 2.3."""
     findings.is_one_of(f"{key}.UNet_class_name", entry["UNet_class_name"], OLD_NETWORKS)
-    stages = range(1, MOST_STAGES + 1)
+    stages = range(1, MAX_STAGES + 1)
     for name in ("n_conv_per_stage_encoder", "n_conv_per_stage_decoder"):
-        findings.are_whole(f"{key}.{name}", entry.get(name), 1, MOST_CONVOLUTIONS, stages)
+        findings.are_whole(f"{key}.{name}", entry.get(name), 1, MAX_CONVOLUTIONS, stages)
     for name in ("UNet_base_num_features", "unet_max_num_features"):
         # Widths double from stage to stage up to the second number: nnU-Net's are 32 and at most 512.
         findings.is_whole(f"{key}.{name}", entry.get(name), 1, 1024)
     for name in ("pool_op_kernel_sizes", "conv_kernel_sizes"):
         sizes = entry.get(name)
         if not isinstance(sizes, (list, tuple)) or len(sizes) not in stages:
-            findings.refuse(f"{key}.{name}", f"at most {MOST_STAGES} lists", sizes)
+            findings.refuse(f"{key}.{name}", f"at most {MAX_STAGES} lists", sizes)
             continue
         for index, size in enumerate(sizes):
-            findings.are_whole(f"{key}.{name}[{index}]", size, 1, MOST_KERNEL, (2, 3))
+            findings.are_whole(f"{key}.{name}[{index}]", size, 1, MAX_KERNEL, (2, 3))
 
 
 def _dataset(findings: _Findings, content: Mapping[str, Any]) -> None:
@@ -342,17 +342,17 @@ def _dataset(findings: _Findings, content: Mapping[str, Any]) -> None:
         "overwrite_image_reader_writer", content.get("overwrite_image_reader_writer", "None"), READERS | {"None"}
     )
     channels = findings.table("channel_names", content.get("channel_names", content.get("modality")))
-    if channels is not None and not 1 <= len(channels) <= MOST_CHANNELS:
-        findings.refuse("channel_names", f"1 to {MOST_CHANNELS} channels", len(channels))
+    if channels is not None and not 1 <= len(channels) <= MAX_CHANNELS:
+        findings.refuse("channel_names", f"1 to {MAX_CHANNELS} channels", len(channels))
     labels = findings.table("labels", content.get("labels"))
     if labels is None:
         return
-    if len(labels) > MOST_CLASSES or labels.get("background") != 0:
-        findings.refuse("labels", f"background 0 and at most {MOST_CLASSES} others", labels)
+    if len(labels) > MAX_CLASSES or labels.get("background") != 0:
+        findings.refuse("labels", f"background 0 and at most {MAX_CLASSES} others", labels)
         return
     for name, value in labels.items():
         values = value if isinstance(value, (list, tuple)) else [value]
-        findings.are_whole(f"labels.{name}", values, 0, LARGEST_LABEL, range(1, MOST_CLASSES))
+        findings.are_whole(f"labels.{name}", values, 0, LARGEST_LABEL, range(1, MAX_CLASSES))
     order = content.get("regions_class_order")
     if order is not None:
-        findings.are_whole("regions_class_order", order, 0, LARGEST_LABEL, range(1, MOST_CLASSES))
+        findings.are_whole("regions_class_order", order, 0, LARGEST_LABEL, range(1, MAX_CLASSES))

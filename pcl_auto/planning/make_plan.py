@@ -193,7 +193,7 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
 
 def _is_foreign(data: DatasetFolder) -> bool:
     """Whether a preprocessed folder is there that is not ours."""
-    return data.path.is_dir() and not data.own.is_dir()
+    return data.path.is_dir() and not data.pclauto_dir.is_dir()
 
 
 def _dataset_folders(workspace: Workspace) -> list[DatasetFolder]:
@@ -320,13 +320,13 @@ def _refuse_tiny_images(chosen: dict[str, Any], task: Task) -> None:
 
 def _forget_changed_images(previous: Plan | None, plan: Plan, data: DatasetFolder) -> None:
     """Drop the stored form of images that are not what they were when they were stored."""
-    if previous is None or not (data.own / "store").is_dir():
+    if previous is None or not (data.pclauto_dir / "store").is_dir():
         return
     from pcl_auto.nnunet.data.store import remove_case
 
     now = plan.cases
     changed = [case for case, before in previous.cases.items() if now.get(case) != before]
-    for store in (data.own / "store").iterdir():
+    for store in (data.pclauto_dir / "store").iterdir():
         for case in changed:
             remove_case(store, case)
 

@@ -19,7 +19,7 @@ CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
 # A joint step holds at least two labelled and two unlabelled patches: the loss compares images.
 MIN_PATCHES = 4
 # nnU-Net blurs patches with kernels that reach up to six voxels far, reflected at the borders.
-LEAST_PATCH_VOXELS = 7
+MIN_PATCH_VOXELS = 7
 # Schemes that take their statistics from labelled foreground, so that a store with them belongs to a split.
 LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
@@ -265,7 +265,7 @@ def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) ->
                 code="plan.patch-too-thin",
                 what=f"patches of {wanted} are too thin",
                 where=where,
-                expected=f"{LEAST_PATCH_VOXELS} voxels or more along every axis: nnU-Net's augmentation blurs them",
+                expected=f"{MIN_PATCH_VOXELS} voxels or more along every axis: nnU-Net's augmentation blurs them",
                 found=str(thin),
                 fix="take --configuration 2d",
             )
@@ -281,4 +281,4 @@ def _share_seen(configuration: Mapping[str, Any]) -> float:
 def _thinnest(configuration: Mapping[str, Any]) -> int:
     """The shortest axis of a patch in voxels, if it is too short; else 0."""
     shortest = int(min(configuration["patch_size"]))
-    return shortest if shortest < LEAST_PATCH_VOXELS else 0
+    return shortest if shortest < MIN_PATCH_VOXELS else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +21,21 @@ else:  # pragma: no cover
 # The name stands in names of folders, where nnU-Net takes two underscores for its separator.
 _NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*", re.ASCII)
 _Table = TypeVar("_Table")
+
+# Keys of version 0.1 and what they are called now, as "table.key"; read until version 0.3, with a warning in a file.
+RENAMED_KEYS = {
+    "judgement.drop_outside_range": "pseudo_label_filter.drop_outside_range",
+    "judgement.range_margin": "pseudo_label_filter.range_margin",
+    "judgement.agreement": "pseudo_label_filter.min_agreement",
+    "judgement.largest_component": "pseudo_label_filter.largest_component",
+    "judgement.degenerate_margin": "collapse_guard.volume_margin",
+    "judgement.guard": "collapse_guard.enabled",
+    "judgement.validation_drop": "collapse_guard.validation_drop",
+    "mixing.box": "mixing.box_fraction",
+    "teacher.memory": "teacher.ema_rounds",
+}
+# Switched off, as in every recipe that was shipped, it says nothing.
+_CRF = "pseudo_labels.crf"
 
 
 def _problem(code: str, where: str, what: str, expected: str, found: object) -> Problem:
@@ -55,7 +71,16 @@ def _table(kind: type[_Table], values: Any, where: str, problems: list[Problem])
     given: dict[str, Any] = {}
     for key, value in values.items():
         place = f"{where}.{key}" if where else key
-        if key not in known:
+        if place == _CRF:
+            problems.append(
+                Problem(
+                    code="recipe.crf-moved",
+                    what="the random field is no setting of a recipe any more",
+                    where=place,
+                    fix="leave the key out; benchmarks/paper/dense_crf.py has the paper's refinement",
+                )
+            )
+        elif key not in known:
             problems.append(_problem("recipe.unknown-key", place, "unknown key", " | ".join(known), key))
         elif hasattr(hints[key], "__dataclass_fields__"):
             given[key] = _table(hints[key], value, place, problems)
@@ -64,14 +89,45 @@ def _table(kind: type[_Table], values: Any, where: str, problems: list[Problem])
     return kind(**given)
 
 
+def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's plain values with the keys of version 0.1 renamed.
+
+    A key that is there under both names keeps its old one, which :func:`from_dict` then refuses as unknown.
+    """
+    renamed: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+    }
+    for old in old_keys(values):
+        (old_table, old_key), (table, key) = old.split("."), RENAMED_KEYS.get(old, old).split(".")
+        target = renamed.setdefault(table, {})
+        if old == _CRF or (isinstance(target, dict) and key not in target):
+            value = renamed[old_table].pop(old_key)
+            if old != _CRF:
+                target[key] = value
+        if not renamed[old_table]:
+            del renamed[old_table]
+    return renamed
+
+
+def old_keys(values: Mapping[str, Any]) -> list[str]:
+    """List the keys of version 0.1 in a recipe's plain values, as "table.key"."""
+    given = [f"{table}.{key}" for table, keys in values.items() if isinstance(keys, Mapping) for key in keys]
+    off = (
+        [_CRF]
+        if isinstance(values.get("pseudo_labels"), Mapping) and values["pseudo_labels"].get("crf") is False
+        else []
+    )
+    return [key for key in given if key in RENAMED_KEYS or key in off]
+
+
 def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that ``values`` describe.
+    """Make the recipe that ``values`` describe, with current keys or those of version 0.1.
 
     Raises:
         UsageError: unknown keys, wrong types or values out of range, all of them at once.
     """
     problems: list[Problem] = []
-    recipe = _table(Recipe, {"name": "unnamed", **values}, "", problems)
+    recipe = _table(Recipe, {"name": "unnamed", **with_current_names(values)}, "", problems)
     if isinstance(recipe.name, str) and not _NAME.fullmatch(recipe.name):
         problems.append(
             _problem(
@@ -107,6 +163,9 @@ def load_recipe(name: str) -> Recipe:
 
     Raises:
         UsageError: there is no such recipe, or it does not parse, or its values are wrong.
+
+    Warns:
+        FutureWarning: keys of version 0.1, each with its new name.
     """
     path, values = _read_toml(name)
     chain = [path]
@@ -154,7 +213,7 @@ def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
             )
         )
     try:
-        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             Problem(
@@ -165,3 +224,8 @@ def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
                 fix="correct the recipe",
             )
         ) from error
+    for old in old_keys(values):
+        now = f"is now {RENAMED_KEYS[old]}" if old in RENAMED_KEYS else "is gone"
+        warnings.warn(f"{path}: {old} {now}; the old name is read until version 0.3", FutureWarning, stacklevel=3)
+    # Under current names before it is overlaid: a recipe may extend one that was written with the old ones.
+    return path, with_current_names(values)

@@ -132,31 +132,35 @@ class PseudoLabels:
 
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
-    # Refine them by a dense conditional random field over places and intensities; needs pip install 'pclauto[crf]'.
-    crf: bool = False
     # Weight of the segmentation loss on pseudo-labelled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What is made of the judgement of pseudo-labels against the labelled cases, and of a round against the last."""
+class PseudoLabelFilter:
+    """Choose the pseudo-labels of a round by comparing them with the labeled cases."""
 
-    # Leave out of a round the pseudo-labels with a class volume beyond the labelled range, or without a class that
-    # every labelled case has.
+    # Leave out the pseudo-labels with a class volume beyond the labeled range, or without a class that every labeled
+    # case has.
     drop_outside_range: bool = False
-    # The range: from the smallest labelled volume divided by this to the largest times this.
+    # The range: from the smallest labeled volume divided by this to the largest times this.
     range_margin: float = _setting(2.0, 1.0, 1000.0)
-    # Leave out of a round the pseudo-labels whose Dice to themselves under two random transforms is lower; 0: do not
-    # look. The paper's check, at 0.9; three predictions per case instead of one.
-    agreement: float = _setting(0.0, 0.0, 1.0)
-    # Keep one connected component of every class that is in one piece in all labelled cases.
+    # Leave out the pseudo-labels whose Dice to themselves under two random transforms is lower; 0: do not look. The
+    # paper's check, at 0.9; three predictions per case instead of one.
+    min_agreement: float = _setting(0.0, 0.0, 1.0)
+    # Keep one connected component of every class that is in one piece in all labeled cases.
     largest_component: bool = False
-    # A round trains on labels alone where the median volume of a class in its pseudo-labels lies beyond this range,
-    # made as the one above; 0: only where they hold nothing.
-    degenerate_margin: float = _setting(4.0, 0.0, 1000.0)
+
+
+@dataclass(frozen=True)
+class CollapseGuard:
+    """Keep a round from spoiling the network."""
+
     # Roll back a round that the network comes out of collapsed.
-    guard: bool = True
+    enabled: bool = True
+    # Train a round on labels alone where the median volume of a class in its pseudo-labels lies beyond the labeled
+    # volumes divided by this and times this; 0: only where they hold nothing.
+    volume_margin: float = _setting(4.0, 0.0, 1000.0)
     # With validation cases: a collapse is a fall of their Dice in a round by more than this.
     validation_drop: float = _setting(0.1, 0.0, 1.0)
 
@@ -166,7 +170,7 @@ class Mixing:
     """Bidirectional copy-paste between the labelled and the unlabelled patches of a joint step."""
 
     copy_paste: bool = False
-    box: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis
+    box_fraction: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis
 
 
 @dataclass(frozen=True)
@@ -174,11 +178,11 @@ class Teacher:
     """An exponential moving average of the network's weights that makes the pseudo-labels."""
 
     # How many rounds the average looks back, in steps; a share, so that it fits every schedule. 0: no teacher.
-    memory: float = _setting(0.0, 0.0, 100.0)
+    ema_rounds: float = _setting(0.0, 0.0, 100.0)
 
     def decay(self, schedule: Schedule) -> float:
         """What of the average stays in a step."""
-        steps = self.memory * schedule.steps_per_epoch * schedule.epochs_per_round
+        steps = self.ema_rounds * schedule.steps_per_epoch * schedule.epochs_per_round
         return max(0.0, 1 - 1 / steps) if steps else 0.0
 
 
@@ -195,7 +199,8 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
     contrast: Contrast = Contrast()
     pseudo_labels: PseudoLabels = PseudoLabels()
-    judgement: Judgement = Judgement()
+    pseudo_label_filter: PseudoLabelFilter = PseudoLabelFilter()
+    collapse_guard: CollapseGuard = CollapseGuard()
     mixing: Mixing = Mixing()
     teacher: Teacher = Teacher()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
+from pcl_auto.recipe.load import with_current_names
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.workspace.files import read_json, write_json
 
@@ -18,12 +19,12 @@ SCHEMA_VERSION = 1
 # What is planned for; the rest is for a machine that slows down.
 AIM = 0.95
 # Fewer steps on new pseudo-labels are not worth making them.
-LEAST_ROUND_STEPS = 25
+MIN_ROUND_STEPS = 25
 # Of the time, for the pseudo-labels of all rounds: where they would take more, there are fewer rounds.
-MOST_FOR_LABELS = 0.5
+MAX_FOR_LABELS = 0.5
 # A training that is stopped loses its epoch: that many epochs, if their checkpoints take no more than this share.
-LEAST_EPOCHS, MOST_FOR_CHECKPOINTS = 20, 0.05
-MOST_EPOCHS, MOST_STEPS = 10_000, 100_000
+MIN_EPOCHS, MAX_FOR_CHECKPOINTS = 20, 0.05
+MAX_EPOCHS, MAX_STEPS = 10_000, 100_000
 _BUDGET = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?", re.ASCII)
 
 
@@ -44,7 +45,7 @@ def parse_budget(text: str) -> int:
     )
 
 
-def spelled(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as :func:`parse_budget` reads them, to the second: ``1h30m``."""
     whole = round(seconds)
     parts = {"h": whole // 3600, "m": whole // 60 % 60, "s": whole % 60}
@@ -87,12 +88,12 @@ class Costs:
 def fit(own: Schedule, costs: Costs, seconds: float) -> Schedule | None:
     """The longest schedule of ``seconds`` in which every part of ``own`` has its share; None where there is none.
 
-    Rounds are as many as in ``own``, or as many as get :data:`LEAST_ROUND_STEPS` steps each.
+    Rounds are as many as in ``own``, or as many as get :data:`MIN_ROUND_STEPS` steps each.
     """
     if seconds < least_seconds(own, costs):
         return None
     for rounds in range(own.rounds, 0, -1) if own.rounds else [0]:
-        if rounds > 1 and costs.folds * rounds * costs.round_s > MOST_FOR_LABELS * seconds:
+        if rounds > 1 and costs.folds * rounds * costs.round_s > MAX_FOR_LABELS * seconds:
             continue
         shares = _in_rounds(own, rounds)
         # With so few epochs the parts have other shares: for what is too short for anything else.
@@ -141,10 +142,10 @@ def _epochs(shares: Schedule, costs: Costs, seconds: float) -> int:
     """
     fewest = _fewest_epochs(shares)
     step_s = max(costs.supervised_step_s, costs.joint_step_s)
-    wanted = max(LEAST_EPOCHS, math.ceil(seconds / (costs.folds * step_s * shares.steps_per_epoch)))
+    wanted = max(MIN_EPOCHS, math.ceil(seconds / (costs.folds * step_s * shares.steps_per_epoch)))
     if costs.epoch_s:
-        wanted = min(wanted, int(MOST_FOR_CHECKPOINTS * seconds / (costs.folds * costs.epoch_s)))
-    wanted = min(max(wanted, fewest), MOST_EPOCHS)
+        wanted = min(wanted, int(MAX_FOR_CHECKPOINTS * seconds / (costs.folds * costs.epoch_s)))
+    wanted = min(max(wanted, fewest), MAX_EPOCHS)
     unit = shares.epochs // math.gcd(shares.supervised_epochs, shares.epochs_per_round) if shares.rounds else 1
     exact = unit * round(wanted / unit)
     return exact if exact >= fewest else wanted
@@ -156,12 +157,12 @@ def _filled(schedule: Schedule, costs: Costs, seconds: float) -> Schedule | None
     def with_steps(steps: int) -> Schedule:
         return replace(schedule, steps_per_epoch=steps)
 
-    steps = _largest(lambda steps: costs.forecast_s(with_steps(steps)) <= seconds, MOST_STEPS)
+    steps = _largest(lambda steps: costs.forecast_s(with_steps(steps)) <= seconds, MAX_STEPS)
     return with_steps(steps) if steps >= _least_steps(schedule) else None
 
 
 def _least_steps(schedule: Schedule) -> int:
-    return math.ceil(LEAST_ROUND_STEPS / (schedule.epochs_per_round if schedule.rounds else schedule.epochs))
+    return math.ceil(MIN_ROUND_STEPS / (schedule.epochs_per_round if schedule.rounds else schedule.epochs))
 
 
 def _largest(holds: Callable[[int], bool], most: int) -> int:
@@ -227,9 +228,9 @@ def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float) 
             code="budget.too-small",
             what="the budget is too small for a training on this machine",
             where="--budget",
-            expected=f"{spelled(smallest)} or more",
-            found=f"{spelled(budget_s)}; a step takes {costs.joint_step_s:.2f} s",
-            fix=f"take --budget {spelled(smallest)}, or a recipe with fewer patches or a narrower network",
+            expected=f"{format_duration(smallest)} or more",
+            found=f"{format_duration(budget_s)}; a step takes {costs.joint_step_s:.2f} s",
+            fix=f"take --budget {format_duration(smallest)}, or a recipe with fewer patches or a narrower network",
         )
     )
 
@@ -248,7 +249,7 @@ def read_fit(file: Path, recipe: Recipe) -> Fitted:
         StateError: it was made for another recipe of that name, or by another version.
     """
     content = read_json(file)
-    same = content.get("schema_version") == SCHEMA_VERSION and content["recipe"] == recipe.as_dict()
+    same = content.get("schema_version") == SCHEMA_VERSION and with_current_names(content["recipe"]) == recipe.as_dict()
     if not same:
         raise StateError(
             Problem(

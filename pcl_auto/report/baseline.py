@@ -11,7 +11,7 @@ from typing import Any
 
 from pcl_auto.evaluation.scores import SCORES
 from pcl_auto.evaluation.statistics import Comparison, compare, mean
-from pcl_auto.training.request import SUPERVISED
+from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -39,7 +39,7 @@ class Verdict:
 def find_baseline(run: RunFacts) -> Path | None:
     """The model folder of the finished supervised run on the same split, for as many steps and patches, by one seed."""
     wanted = _terms(run.identity, steps_of(run))
-    for record in sorted(run.folder.parent.parent.glob(f"{SUPERVISED}__*/{run.folder.name}/{RECORD}")):
+    for record in sorted(run.folder.parent.parent.glob(f"{SUPERVISED_TRAINER}__*/{run.folder.name}/{RECORD}")):
         identity = read_json(record)["identity"]
         if has_manifest(record.parent) and _terms(identity, _own_steps(identity)) == wanted:
             return record.parent.parent
@@ -81,11 +81,11 @@ def _terms(identity: Mapping[str, Any], steps: int) -> tuple[Any, ...]:
     )
 
 
-def judge(run: RunFacts, workspace: Workspace) -> Verdict:
+def compare_to_baseline(run: RunFacts, workspace: Workspace) -> Verdict:
     """The verdict on ``run`` of ``workspace``, from the evaluations that lie with its model and with its baseline's."""
     own = _scores(run.folder.parent)
     last: tuple[dict[str, Any] | None, Path | None] = own[-1] if own else (None, None)
-    if run.identity["trainer"] == SUPERVISED:
+    if run.identity["trainer"] == SUPERVISED_TRAINER:
         return Verdict("none", "This run is a baseline: nnU-Net on the labelled cases alone.", None, *last)
     baseline = find_baseline(run)
     if baseline is None:

@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 22, 42
 # Colours of the style sheet; further series take them again, dashed.
 COLOURS = 6
-_MOST_MARKED = 40
+_MAX_MARKED = 40
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _curve(index: int, one: Series, place: Callable[[float, float], tuple[float,
         for piece in pieces
         if len(piece) > 1
     ]
-    if len(one.points) <= _MOST_MARKED or any(len(piece) == 1 for piece in pieces):
+    if len(one.points) <= _MAX_MARKED or any(len(piece) == 1 for piece in pieces):
         known = [(x, y) for x, y in one.points if y is not None and math.isfinite(y)]
         parts += [
             Markup('<circle class="{}" cx="{}" cy="{}" r="2.5"><title>{}</title></circle>').format(

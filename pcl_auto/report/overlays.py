@@ -14,7 +14,7 @@ from scipy import ndimage
 from pcl_auto.data.formats.orientation import EDGES, PLANES, to_patient
 
 # Pixels along the longer side of a picture; slices of a plane; channels that a reader may choose from.
-LONGEST_SIDE, MOST_SLICES, MOST_CHANNELS = 160, 24, 4
+LONGEST_SIDE, MAX_SLICES, MAX_CHANNELS = 160, 24, 4
 QUALITY = 72
 # After Okabe and Ito: told apart with any kind of colour vision, and on grey.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
@@ -56,7 +56,7 @@ class Plane:
 
 
 def planes(
-    volume: Volume, classes: Sequence[int], outlined: Sequence[str] = (), *, most_slices: int = MOST_SLICES
+    volume: Volume, classes: Sequence[int], outlined: Sequence[str] = (), *, most_slices: int = MAX_SLICES
 ) -> list[Plane]:
     """The planes of ``volume`` through the largest structure of its first mask, with the slices around it.
 
@@ -73,7 +73,7 @@ def planes(
         [volume.spacing_mm[axis] for axis in axes],
     )
     centre, extent = _structure(next(iter(volume.masks.values())), classes)
-    windows = [_window(channel) for channel in volume.image[:MOST_CHANNELS]]
+    windows = [_window(channel) for channel in volume.image[:MAX_CHANNELS]]
     return [
         _plane(
             volume,
@@ -117,7 +117,7 @@ def _window(channel: np.ndarray) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def shown_slices(centre: int, extent: tuple[int, int], size: int, most: int = MOST_SLICES) -> list[int]:
+def shown_slices(centre: int, extent: tuple[int, int], size: int, most: int = MAX_SLICES) -> list[int]:
     """At most ``most`` of ``size`` slices, evenly over ``extent`` and a tenth around it, with ``centre``."""
     margin = max(1, (extent[1] - extent[0]) // 10)
     first, last = max(0, extent[0] - margin), min(size - 1, extent[1] + margin)
@@ -150,7 +150,7 @@ def _plane(
 
     channels = [
         _grey_strip(cut(channel), window, (width, height))
-        for channel, window in zip(volume.image[:MOST_CHANNELS], windows, strict=True)
+        for channel, window in zip(volume.image[:MAX_CHANNELS], windows, strict=True)
     ]
     masks = {
         mask: _mask_strip(cut(labels), classes, (width, height), outline=mask in outlined)

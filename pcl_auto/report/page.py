@@ -13,18 +13,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pcl_auto.report.baseline import judge
+from pcl_auto.report.baseline import compare_to_baseline
 from pcl_auto.report.figures import COLOURS, Series, curves
-from pcl_auto.report.overlays import MOST_CHANNELS, MOST_SLICES, colour
+from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, colour
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
 from pcl_auto.report.sections import fold_scores, forecast_rows, over_folds
-from pcl_auto.training.request import JOINT
+from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import (
     JUDGEMENTS,
     RunFacts,
     default_recipe,
     heading,
-    read_certainties,
+    read_confidences,
     read_run,
     recipe_lines,
     run_folder,
@@ -33,14 +33,14 @@ from pcl_auto.workspace.files import printable, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 REPORT = "report.html"
-MOST_BYTES = 15_000_000
+MAX_BYTES = 15_000_000
 
 
 @dataclass(frozen=True)
 class Extent:
     """How much of a run a page shows: slices of a plane, rounds of the ledger (the last ones) and rows of each."""
 
-    slices: int = MOST_SLICES
+    slices: int = MAX_SLICES
     rounds: int | None = None
     rows: int | None = None
 
@@ -65,7 +65,7 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
     return target
 
 
-def render(run: RunFacts, workspace: Workspace, most_bytes: int = MOST_BYTES) -> str:
+def render(run: RunFacts, workspace: Workspace, most_bytes: int = MAX_BYTES) -> str:
     """The page of a run, as HTML of at most ``most_bytes``; what it leaves out for that, it says."""
     *larger, smallest = _EXTENTS
     for extent in larger:
@@ -77,7 +77,7 @@ def render(run: RunFacts, workspace: Workspace, most_bytes: int = MOST_BYTES) ->
 
 def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int) -> str:
     data = DatasetFolder(workspace.preprocessed / run.identity["dataset"])
-    verdict = judge(run, workspace)
+    verdict = compare_to_baseline(run, workspace)
     baseline = None if verdict.baseline is None else read_run(verdict.baseline / run.folder.name)
     shown_round, pseudo = pseudo_label_panels(run, extent.slices)
     environment = Environment(
@@ -95,7 +95,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int
         most_rows=extent.rows,
         folds=fold_scores(run.folder.parent),
         over_folds=over_folds,
-        certainties=read_certainties(run.folder),
+        confidences=read_confidences(run.folder),
         identity=run.identity,
         record=run.record,
         split=run.split,
@@ -109,13 +109,13 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int
         labeled=labeled_panels(run, data, extent.slices),
         evaluated=evaluated_panels(run, verdict.scores, extent.slices),
         class_names=_class_names(run),
-        most_channels=MOST_CHANNELS,
+        most_channels=MAX_CHANNELS,
         colours=["#{:02x}{:02x}{:02x}".format(*colour(place)) for place in range(len(run.classes))],
         recipe=recipe_lines(_settings(run.identity["recipe"]), default_recipe()),
         notes=[*_notes(run), *_left_out(extent, most_bytes)],
         costs=forecast_rows(run.record),
         command=shlex.join(map(str, run.record["command"])),
-        joint=JOINT,
+        joint=JOINT_TRAINER,
         place=partial(_place, run),
         number=_number,
         heading=heading,

@@ -24,7 +24,7 @@ from pcl_auto.training.run_facts import Round, RunFacts, best_median_worst, head
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder
 
-MOST_LABELED = 2
+MAX_LABELED = 2
 PSEUDO_LABEL, PREDICTION, LABEL = "pseudo-label", "prediction", "label"
 
 
@@ -70,7 +70,7 @@ def labeled_panels(run: RunFacts, data: DatasetFolder, most_slices: int) -> list
     folder = data.labeled_view(run.split.name, run.identity["configuration"])
     return [
         _panel("labelled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), most_slices)
-        for case in run.split.labeled[:MOST_LABELED]
+        for case in run.split.labeled[:MAX_LABELED]
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.labels import foreground
-from pcl_auto.recipe.time_budget import spelled
+from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.record import RECORD
 
@@ -34,7 +34,7 @@ def forecast_rows(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _told(key: str, value: float | None) -> str:
     if value is None:
         return "unknown"
-    return spelled(value) if key.endswith("_s") else f"{value:.0f} MB"
+    return format_duration(value) if key.endswith("_s") else f"{value:.0f} MB"
 
 
 # --- What a training scored on the labelled cases that it held out, as the folds of a cross-validation or to validate.

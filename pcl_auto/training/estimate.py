@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.training.settings import RunSettings, with_settings
-from pcl_auto.recipe.time_budget import Fitted, fit_recipe, spelled, write_fit
-from pcl_auto.training.request import JOINT, Run, TrainRequest
+from pcl_auto.recipe.time_budget import Fitted, fit_recipe, format_duration, write_fit
+from pcl_auto.training.request import JOINT_TRAINER, Run, TrainRequest
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.lock import sole_writer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pcl_auto.nnunet.training.timing import Timing
 
 # Of a budget, to look at each kind of step; and the most that is worth it.
-TIMING_SHARE, MOST_TIMING_S = 0.02, 20.0
+TIMING_SHARE, MAX_TIMING_S = 0.02, 20.0
 # The report at the end of a run.
 REPORT_S = 3.0
 
@@ -47,14 +47,14 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings:
     with sole_writer(run.budget_file, wait=True):
         if run.budget_file.is_file():
             return
-        seconds = min(TIMING_SHARE * run.budget_s, MOST_TIMING_S)
+        seconds = min(TIMING_SHARE * run.budget_s, MAX_TIMING_S)
         with staging_folder(run.budget_file) as scratch:
             timing = time_training(run, request, plans, settings, device, run.data.path.parent, scratch, seconds)
         costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
         before_s = monotonic() - request.asked_at
         schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s)
         fitted = Fitted(
-            budget=spelled(run.budget_s),
+            budget=format_duration(run.budget_s),
             recipe=run.recipe.as_dict(),
             schedule=schedule,
             costs=costs,
@@ -138,13 +138,13 @@ def expected(run: Run) -> dict[str, float | None]:
     fitted = run.fitted if run.fold is None else None
     timed_s = None
     if fitted is not None:
-        costs = fitted.costs if run.trainer == JOINT else fitted.costs.of_baseline()
+        costs = fitted.costs if run.trainer == JOINT_TRAINER else fitted.costs.of_baseline()
         timed_s = round(fitted.before_s + costs.forecast_s(fitted.schedule), 1)
     return {
         "wall_s": timed_s,
         "memory_mb": None if fitted is None else fitted.memory_mb,
         "gpu_memory_mb": (None if fitted is None else fitted.gpu_memory_mb) or step_memory_mb(run),
-        "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.trainer == JOINT),
+        "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.trainer == JOINT_TRAINER),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.training.request import JOINT, SUPERVISED, Run
+from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.folders import Workspace
 
 
@@ -26,7 +26,7 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
     known = sorted(path.parent for path in workspace.results.glob("Dataset*/*/plans.json"))
     if name is None:
         last = _last_models(workspace)
-        for trainer in (SUPERVISED,) if supervised_only else (JOINT, SUPERVISED):
+        for trainer in (SUPERVISED_TRAINER,) if supervised_only else (JOINT_TRAINER, SUPERVISED_TRAINER):
             if trainer in last:
                 return last[trainer]
         code = "model.no-baseline" if supervised_only else "model.missing"

@@ -24,11 +24,11 @@ from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.planning.split_plans import check_inputs_unchanged
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Recipe
-from pcl_auto.recipe.time_budget import Fitted, parse_budget, read_fit, spelled
+from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
 from pcl_auto.workspace.files import file_digest, read_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
-JOINT, SUPERVISED = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
+JOINT_TRAINER, SUPERVISED_TRAINER = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
 # Names in plans files must not hold nnU-Net's separator.
 PLANS_PREFIX = "nnUNetPlans"
 
@@ -171,14 +171,14 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
             split.name,
             recipe.name,
             *([f"e{request.epochs}"] if request.epochs is not None else []),
-            *([f"b{spelled(budget_s)}"] if budget_s is not None else []),
+            *([f"b{format_duration(budget_s)}"] if budget_s is not None else []),
             *(["deterministic"] if request.deterministic else []),
             *([f"cv{request.folds}"] if request.folds is not None else []),
             *([f"from{file_digest(start)[:6]}"] if start is not None else []),
         ]
     )
     plans_name = f"{PLANS_PREFIX}_{name}"
-    trainer = JOINT if joint else SUPERVISED
+    trainer = JOINT_TRAINER if joint else SUPERVISED_TRAINER
     configuration = plan.configuration_named(request.configuration)
     model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
     run = Run(data, plan, split, recipe, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
@@ -228,19 +228,11 @@ def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
 
 
 def _refuse_what_regions_lack(recipe: Recipe) -> None:
-    """Both work on classes that exclude each other."""
-    switches = {
-        "pseudo_labels.crf": recipe.pseudo_labels.crf,
-        "judgement.largest_component": recipe.judgement.largest_component,
-    }
-    fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
-    problems = [
-        Problem("recipe.not-with-regions", f"{name} is not possible with regions", recipe.name, fix, "false", "true")
-        for name, on in switches.items()
-        if on
-    ]
-    if problems:
-        raise UsageError(problems)
+    """Refuse settings that need classes that exclude each other."""
+    if recipe.pseudo_label_filter.largest_component:
+        fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
+        what = "pseudo_label_filter.largest_component is not possible with regions"
+        raise UsageError(Problem("recipe.not-with-regions", what, recipe.name, fix, "false", "true"))
 
 
 def find_start(given: Path) -> Path:

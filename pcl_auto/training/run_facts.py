@@ -13,10 +13,10 @@ from typing import Any
 from pcl_auto.data.labels import foreground, has_regions
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.method.confidence import LEAST_REFERENCES, REVIEW_SHARE
+from pcl_auto.method.confidence import MIN_REFERENCES, REVIEW_SHARE
 from pcl_auto.nnunet.inference.confidence import REFERENCE
 from pcl_auto.nnunet.training.settings import KEY
-from pcl_auto.recipe.load import load_recipe
+from pcl_auto.recipe.load import load_recipe, with_current_names
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.record import RECORD, REVIEWS
 
@@ -24,8 +24,8 @@ from pcl_auto.workspace.record import RECORD, REVIEWS
 
 
 @dataclass(frozen=True)
-class Certainties:
-    """Certainties of unlabelled scans: ``values`` in ascending order, and ``cases``, which an older file lacks."""
+class Confidences:
+    """Confidences of unlabelled scans: ``values`` in ascending order, and ``cases``, which an older file lacks."""
 
     file: Path
     values: list[float] = field(default_factory=list)
@@ -39,16 +39,18 @@ class Certainties:
     @property
     def review(self) -> float | None:
         """The highest value that still calls for review; None where too few scans were looked at to judge by them."""
-        if len(self.values) < LEAST_REFERENCES:
+        if len(self.values) < MIN_REFERENCES:
             return None
         return max(value for place, value in enumerate(self.values) if place / len(self.values) < REVIEW_SHARE)
 
 
-def read_certainties(run: Path) -> Certainties:
+def read_confidences(run: Path) -> Confidences:
     """Those of the run in folder ``run``; none where its training has left none."""
     file = run / REFERENCE
-    found = read_json(file) if file.is_file() else {"certainties": []}
-    return Certainties(file, sorted(map(float, found["certainties"])), found.get("cases", {}))
+    found = read_json(file) if file.is_file() else {}
+    # "certainties" in files of version 0.1.
+    values = found.get("confidences", found.get("certainties", []))
+    return Confidences(file, sorted(map(float, values)), found.get("cases", {}))
 
 
 # --- What is known of a run, gathered from the files that it left; nothing is computed anew and nothing is guessed.
@@ -193,6 +195,7 @@ def read_run(folder: Path) -> RunFacts:
         StateError: a file of the run is missing or damaged.
     """
     record = read_json(folder / RECORD)
+    record["identity"]["recipe"] = with_current_names(record["identity"]["recipe"])
     dataset = read_json(folder.parent / "dataset.json")
     names = [str(name) for name in dataset["channel_names"].values()]
     labels = foreground(dataset["labels"])

@@ -20,9 +20,10 @@ from pcl_auto.data.checks.probe import image_stats
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.settings import RunSettings, with_settings
 from pcl_auto.planning.split_plans import prepare_split, record_split
+from pcl_auto.recipe.load import with_current_names
 from pcl_auto.training.estimate import expected, fit_budget, measured
 from pcl_auto.training.models import remember_model
-from pcl_auto.training.request import JOINT, SUPERVISED, Run, TrainRequest, resolve_runs
+from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run, TrainRequest, resolve_runs
 from pcl_auto.workspace.events import Listener, silent, with_tensorboard
 from pcl_auto.workspace.files import file_digest, read_json, write_json
 from pcl_auto.workspace.folders import Workspace
@@ -84,16 +85,14 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
     device = choose_device(request.device)
     runs = resolve_runs(request, workspace)
     run = runs[-1]
-    if run.trainer == JOINT and run.recipe.pseudo_labels.crf and not run.finished:
-        require("pydensecrf", "crf", "pseudo_labels.crf")
     if request.tensorboard:
         require("tensorboard", "tensorboard", "--tensorboard")
     workspace.activate()
     prepare_environment(workers=workers_of(request, device))
-    from pcl_auto.nnunet.distributed import first_alone, together
+    from pcl_auto.nnunet.distributed import process_group, rank_zero_first
 
-    with sole_writer(run.model) if started_rank() == 0 else nullcontext(), together(device):
-        with first_alone() as first:
+    with sole_writer(run.model) if started_rank() == 0 else nullcontext(), process_group(device):
+        with rank_zero_first() as first:
             if first and request.restart and run.model.is_dir():
                 start_anew(run.model)
         plans, store = _prepare(run, listener)
@@ -104,7 +103,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
                 fit_budget(run, request, plans, run_settings(run, plans, store, request, silent), device)
                 runs = resolve_runs(request, workspace)
                 run = runs[-1]
-            listener("budget", {"fitted": run.fitted, "fresh": fresh, "joint": run.trainer == JOINT})
+            listener("budget", {"fitted": run.fitted, "fresh": fresh, "joint": run.trainer == JOINT_TRAINER})
         while waiting := _train_each(runs, plans, store, request, device, listener):
             _meet(waiting, device, listener)
     if first and request.remember and not request.prepare_only:
@@ -114,7 +113,7 @@ def train(request: TrainRequest, workspace: Workspace, listener: Listener) -> Ru
 
 def _prepare(run: Run, listener: Listener) -> tuple[dict[str, Any], str]:
     """The split's plans, and the name of its case store; what lacks is made, by one process at a time."""
-    with sole_writer(run.data.own / "prepare", wait=True):
+    with sole_writer(run.data.pclauto_dir / "prepare", wait=True):
         listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
         return prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
@@ -152,7 +151,7 @@ def _train_alone(
     run: Run, plans: dict[str, Any], store: str, request: TrainRequest, device: Any, listener: Listener
 ) -> int | None:
     """Train a run to its end; the number of a round whose pseudo-labels it waits for, if it does."""
-    from pcl_auto.nnunet.distributed import first_alone
+    from pcl_auto.nnunet.distributed import rank_zero_first
 
     if run.start is not None:
         from pcl_auto.nnunet.training.start import refuse_other_model
@@ -164,24 +163,25 @@ def _train_alone(
     unbroken = not _has_begun(run)
     if record_file.is_file():
         before = read_json(record_file)
-        refuse_changes(before["identity"], wanted, run.folder)
+        recorded = before["identity"]
+        refuse_changes({**recorded, "recipe": with_current_names(recorded["recipe"])}, wanted, run.folder)
         if not run.finished:
             now, strict = record["versions"], request.deterministic
             compare_versions(before["versions"], now, run.folder, deterministic=strict, listener=listener)
-    with first_alone() as first:
+    with rank_zero_first() as first:
         if first:
             _write_plans(run, plans, run_settings(run, plans, store, request, listener))
     if request.prepare_only:
         return None
     if not run.finished:
-        with first_alone() as first:
+        with rank_zero_first() as first:
             if first:
                 write_json(record_file, record)
         heard = with_tensorboard(listener, run.folder / "tensorboard") if request.tensorboard and first else listener
         waits_for = _drive(run, device, heard, request.shared_start)
         if waits_for is not None:
             return waits_for
-    with first_alone() as first:
+    with rank_zero_first() as first:
         if first and has_manifest(run.folder):
             check_manifest(run.folder)
         elif first:
@@ -211,7 +211,7 @@ def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener
     # Of the cases that the run may see: a benchmark keeps some out.
     seen = {*run.split.labeled, *run.split.validation, *run.split.unlabeled}
     symmetries = stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
-    if run.trainer == JOINT:
+    if run.trainer == JOINT_TRAINER:
         names = ["zyx"[axis] for axis in plans["transpose_forward"]]
         listener("mirroring", {names[entry.axis]: entry for entry in symmetries})
     return mirror_axes(symmetries, len(plans["configurations"][run.configuration]["patch_size"]))
@@ -249,7 +249,7 @@ def _make_trainer(run: Run, device: Any, listener: Listener) -> Any:
     from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
-    kind = {JOINT: nnUNetTrainerPCL, SUPERVISED: nnUNetTrainerPCLSupervised}[run.trainer]
+    kind = {JOINT_TRAINER: nnUNetTrainerPCL, SUPERVISED_TRAINER: nnUNetTrainerPCLSupervised}[run.trainer]
     plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": _has_begun(run)}
     fold = "all" if run.fold is None else run.fold
     trainer = kind(plans, run.configuration, fold, read_json(run.data.path / "dataset.json"), device)
@@ -263,7 +263,7 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
     with output_to(run.folder / "log.txt"):
         import torch
 
-        from pcl_auto.nnunet.distributed import first_alone
+        from pcl_auto.nnunet.distributed import rank_zero_first
         from pcl_auto.nnunet.inference.confidence import write_reference
         from pcl_auto.nnunet.training.folds import WaitsForFolds
 
@@ -283,7 +283,7 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
                 trainer.run_training()
             except WaitsForFolds as waits:
                 return waits.round_number
-        with first_alone() as first:
+        with rank_zero_first() as first:
             if first:
                 write_reference(trainer)
         trainer.validate()

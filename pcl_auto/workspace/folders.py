@@ -38,28 +38,28 @@ class DatasetFolder:
         return int(self.name[len("Dataset") :].split("_", 1)[0])
 
     @property
-    def own(self) -> Path:
+    def pclauto_dir(self) -> Path:
         """The folder of files that only this package reads."""
         return self.path / "pclauto"
 
     @property
     def plan_file(self) -> Path:
         """The plan before any split: settings, cases, nnU-Net's plans."""
-        return self.own / "plan.json"
+        return self.pclauto_dir / "plan.json"
 
     @property
     def checks_file(self) -> Path:
         """What the integrity checks found, file by file."""
-        return self.own / "checks.json"
+        return self.pclauto_dir / "checks.json"
 
     @property
     def log_file(self) -> Path:
         """Where nnU-Net's own output of planning and preprocessing goes."""
-        return self.own / "log.txt"
+        return self.pclauto_dir / "log.txt"
 
     def store(self, key: str) -> Path:
         """The label-free case store of one way of preprocessing."""
-        return self.own / "store" / key
+        return self.pclauto_dir / "store" / key
 
     def split_file(self, split: str) -> Path:
         """The record of a split."""
@@ -75,11 +75,11 @@ class DatasetFolder:
 
     def correction_file(self, case: str, mask: str) -> Path:
         """The copy of a corrected mask (SHA-256) that stands for the label of a case."""
-        return self.own / "corrections" / f"{case}_{mask[:12]}.nii.gz"
+        return self.pclauto_dir / "corrections" / f"{case}_{mask[:12]}.nii.gz"
 
     def budget_file(self, plans_name: str, configuration: str) -> Path:
         """The schedule that was fitted to a budget of time, for every trainer with these plans."""
-        return self.own / "budgets" / f"{plans_name}__{configuration}.json"
+        return self.pclauto_dir / "budgets" / f"{plans_name}__{configuration}.json"
 
     def plans_file(self, plans_name: str) -> Path:
         """A plans file as nnU-Net names it."""

@@ -1,4 +1,4 @@
-"""The undisturbed training of the golden path."""
+"""The unperturbed training of the golden path."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def five_labels(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(shared_folder: Path, five_labels: Path) -> Path:
+def unperturbed(shared_folder: Path, five_labels: Path) -> Path:
     def make(folder: Path) -> None:
         shell = user(folder, five_labels)
         shell.pclauto("plan", "Task99_Phantom", *PLAN_OPTIONS)
         shell.pclauto(*TRAIN)
 
-    return made_once(shared_folder / "undisturbed", make)
+    return made_once(shared_folder / "unperturbed", make)

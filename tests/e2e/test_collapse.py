@@ -208,7 +208,7 @@ def test_the_way_back_from_round_one_leads_to_the_head_that_was_trained(planned:
 
 
 def test_without_the_guard_nothing_is_kept_or_rolled_back(planned: Path) -> None:
-    off = RECIPE.replace("[judgement]", "[judgement]\nguard = false")
+    off = RECIPE.replace("[collapse_guard]", "[collapse_guard]\nenabled = false")
     done = train(planned, "2", recipe=off)
     assert done.returncode == 0, done.stderr
     assert events(planned, "rolled_back") == []

@@ -1,6 +1,6 @@
 """The whole way on a small phantom, as a user goes it, with the promises that matter most.
 
-The one end-to-end test of ``make test``. Two trainings: one that nobody disturbs, and one on a copy of the data set
+The one end-to-end test of ``make test``. Two trainings: one that nobody perturbs, and one on a copy of the data set
 whose hidden labels are scrambled, which is killed once and repeated. If they end with the same bytes, hidden labels
 were not read and the kill lost nothing.
 """
@@ -31,7 +31,7 @@ predict_entry_point_modelfolder()
 
 
 @pytest.fixture(scope="session")
-def disturbed(shared_folder: Path, five_labels: Path) -> Path:
+def perturbed(shared_folder: Path, five_labels: Path) -> Path:
     """The same with scrambled hidden labels, and a training that was killed in a round and repeated."""
 
     def make(folder: Path) -> None:
@@ -48,7 +48,7 @@ def disturbed(shared_folder: Path, five_labels: Path) -> Path:
         assert 0 < len(list(cases.glob("*_seg.b2nd"))) < 4
         assert "going on after epoch 4" in shell.pclauto(*TRAIN, pictures=False).stderr
 
-    return made_once(shared_folder / "disturbed", make)
+    return made_once(shared_folder / "perturbed", make)
 
 
 def hidden_cases(shell: Shell) -> list[str]:
@@ -62,29 +62,29 @@ def hidden_cases(shell: Shell) -> list[str]:
     return hidden
 
 
-def test_scrambled_hidden_labels_and_a_kill_change_no_byte(undisturbed: Path, disturbed: Path) -> None:
-    (split,) = (json.loads(file.read_text()) for file in disturbed.rglob("splits/L2_s3.json"))
+def test_scrambled_hidden_labels_and_a_kill_change_no_byte(unperturbed: Path, perturbed: Path) -> None:
+    (split,) = (json.loads(file.read_text()) for file in perturbed.rglob("splits/L2_s3.json"))
     assert len(split["hidden"]) == 3
     for case in split["hidden"]:
         labels = [
-            (root / "Task99_Phantom/labelsTr" / f"{case}.nii.gz").read_bytes() for root in (undisturbed, disturbed)
+            (root / "Task99_Phantom/labelsTr" / f"{case}.nii.gz").read_bytes() for root in (unperturbed, perturbed)
         ]
         assert labels[0] != labels[1]
-    before, after = learned_from(undisturbed), learned_from(disturbed)
+    before, after = learned_from(unperturbed), learned_from(perturbed)
     assert any(name.endswith("_seg.b2nd") for name in before)
     assert before == after
-    assert weights(undisturbed) == weights(disturbed)
-    assert ledgers(undisturbed) == ledgers(disturbed)
-    assert len(ledgers(undisturbed)) == 3  # two rounds and the last check
-    assert not list(disturbed.rglob(".tmp")), "staging folders stay behind"
+    assert weights(unperturbed) == weights(perturbed)
+    assert ledgers(unperturbed) == ledgers(perturbed)
+    assert len(ledgers(unperturbed)) == 3  # two rounds and the last check
+    assert not list(perturbed.rglob(".tmp")), "staging folders stay behind"
 
 
-def test_a_training_leaves_its_record_and_a_stock_checkpoint(undisturbed: Path) -> None:
-    run = fold(undisturbed)
+def test_a_training_leaves_its_record_and_a_stock_checkpoint(unperturbed: Path) -> None:
+    run = fold(unperturbed)
     record = json.loads((run / "run.json").read_text())
     assert record["identity"]["recipe"]["name"] == "tiny"
     assert record["versions"]["nnunetv2"].startswith("2.8")
-    epochs = events(undisturbed, "epoch")
+    epochs = events(unperturbed, "epoch")
     assert [event["stage"] for event in epochs] == ["supervised"] * 2 + ["round 1"] * 2 + ["round 2"] * 2
     assert all(np.isfinite(list(event["losses"].values())).all() for event in epochs)
     assert all(event["losses"]["contrast"] > 0 for event in epochs[2:])
@@ -98,9 +98,9 @@ def test_a_training_leaves_its_record_and_a_stock_checkpoint(undisturbed: Path) 
     assert {"head", "settings"} <= set(content["pclauto"])
 
 
-def test_predict_equals_stock_nnunet_and_is_scored_and_reported(undisturbed: Path, tmp_path: Path) -> None:
-    shell = Shell(undisturbed)
-    test = undisturbed / "Task99_Phantom"
+def test_predict_equals_stock_nnunet_and_is_scored_and_reported(unperturbed: Path, tmp_path: Path) -> None:
+    shell = Shell(unperturbed)
+    test = unperturbed / "Task99_Phantom"
     shell.pclauto("predict", test / "imagesTs", "-o", tmp_path / "ours")
     (scan,) = (test / "imagesTs").iterdir()
     mask, image = nibabel.load(tmp_path / "ours" / scan.name), nibabel.load(scan)
@@ -115,7 +115,7 @@ def test_predict_equals_stock_nnunet_and_is_scored_and_reported(undisturbed: Pat
         channel = SimpleITK.Extract(whole, (*whole.GetSize()[:3], 0), (0, 0, 0, index))
         SimpleITK.WriteImage(channel, str(channels / scan.name.replace(".nii.gz", f"_{index:04d}.nii.gz")))
     stock = shell.python(
-        "-c", STOCK, "-i", channels, "-o", tmp_path / "stock", "-m", fold(undisturbed).parent, "-f", "all",
+        "-c", STOCK, "-i", channels, "-o", tmp_path / "stock", "-m", fold(unperturbed).parent, "-f", "all",
         "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar", spawns=False,
     )  # fmt: skip
     assert stock.returncode == 0, stock.stderr

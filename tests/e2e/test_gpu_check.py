@@ -45,8 +45,8 @@ epochs_per_round = 1
 patches = 2
 [network]
 width = 0.25
-[judgement]
-degenerate_margin = 0.0
+[collapse_guard]
+volume_margin = 0.0
 """
 
 

@@ -71,7 +71,8 @@ def test_validation_cases_choose_the_model(shell: Shell, fuller_task: Path, tmp_
 def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
     (shell.folder / "strict.toml").write_text(
         'extends = "tiny.toml"\n[contrast]\nrestart_head = true\nintensity_views = true\n'
-        "[judgement]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\nagreement = 0.5\n"
+        "[pseudo_label_filter]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\n"
+        "min_agreement = 0.5\n"
     )
     trained, events = run(shell, task, tmp_path / "work", "--recipe", "strict.toml")
     labels = Path(trained["model"]) / "fold_all" / "pseudo_labels"
@@ -86,13 +87,6 @@ def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, t
         assert sum(row["used"] == "1" for row in rows) == (0 if rolled_back else said[number]["used"])
         assert all("dropped" in row["remarks"] for row in rows if row["used"] == "0" and not rolled_back)
     assert len([event for event in events if event["event"] == "epoch"]) == 6
-
-
-def test_a_random_field_refines_pseudo_labels(shell: Shell, task: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pydensecrf")
-    (shell.folder / "crf.toml").write_text('extends = "tiny.toml"\n[pseudo_labels]\ncrf = true\n')
-    _, events = run(shell, task, tmp_path / "work", "--recipe", "crf.toml")
-    assert [event["cases"] for event in events if event["event"] == "pseudo_labels"] == [4, 4]
 
 
 def test_shading_is_evened_out_in_training_and_prediction(shell: Shell, tmp_path: Path) -> None:

@@ -27,24 +27,24 @@ def labels(shell: Shell, kind: str) -> list[Path]:
     return [shell.folder / "Task99_Phantom" / "labelsTr" / f"{case}.nii.gz" for case in split[kind]]
 
 
-def test_once_planned_nothing_looks_at_a_hidden_label(five_labels: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_once_planned_nothing_looks_at_a_hidden_label(five_labels: Path, unperturbed: Path, tmp_path: Path) -> None:
     shell = planned(five_labels, tmp_path / "user")
     broken, empty, gone = labels(shell, "hidden")
     broken.write_bytes(gzip.compress(b"no label"))
     empty.write_bytes(b"")
     gone.unlink()
     shell.train(*TRAIN[1:], "--restart")
-    assert weights(shell.folder) == weights(undisturbed)
+    assert weights(shell.folder) == weights(unperturbed)
 
 
-def test_another_labeled_case_changes_the_weights(five_labels: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_another_labeled_case_changes_the_weights(five_labels: Path, unperturbed: Path, tmp_path: Path) -> None:
     """So that the comparison of weights can fail."""
     shell = user(tmp_path / "user", five_labels)
     shell.pclauto("plan", "Task99_Phantom", *PLAN_OPTIONS)
     scramble(labels(shell, "labeled")[0], seed=0)
     shell.pclauto("plan", "Task99_Phantom", *PLAN_OPTIONS)
     shell.train(*TRAIN[1:], "--restart")
-    assert weights(shell.folder) != weights(undisturbed)
+    assert weights(shell.folder) != weights(unperturbed)
 
 
 def test_another_setting_is_refused_with_the_difference(shell: Shell, own_trained: Path) -> None:

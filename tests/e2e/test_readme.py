@@ -43,14 +43,14 @@ def emitted_events() -> dict[str, set[str]]:
     return found
 
 
-def test_readme_tells_every_event_and_its_fields(undisturbed: Path) -> None:
+def test_readme_tells_every_event_and_its_fields(unperturbed: Path) -> None:
     documented, emitted = documented_events(), emitted_events()
     assert documented.keys() == emitted.keys()
     for name, fields in emitted.items():
         assert fields <= documented[name], name
     perhaps = {"from_model", "from_shared_start"}
     seen = set()
-    for line in (fold(undisturbed) / "events.jsonl").read_text().splitlines():
+    for line in (fold(unperturbed) / "events.jsonl").read_text().splitlines():
         fields = json.loads(line).keys() - {"time"}
         name = json.loads(line)["event"]
         assert documented[name] - perhaps <= fields - {"event"} <= documented[name], name

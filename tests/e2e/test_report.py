@@ -16,7 +16,7 @@ from shell import Shell
 pytestmark = pytest.mark.slow
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-MOST_BYTES = 15_000_000
+MAX_BYTES = 15_000_000
 
 # What goes wrong from the page's first line on, then a reader's steps, then all of it as text.
 WATCH = """<script>
@@ -59,11 +59,11 @@ def page(model: Path) -> str:
 
 
 def test_train_leaves_a_report_of_its_own(page: str) -> None:
-    assert len(page.encode()) < MOST_BYTES
+    assert len(page.encode()) < MAX_BYTES
     assert "There is no supervised baseline" in page
     assert "--supervised-only" in page
     assert "cannot be shown" not in page
-    assert '<button type="button">certainty</button>' in page
+    assert '<button type="button">confidence</button>' in page
     for part in ("summary", "split", "plan", "curves", "ledger", "scans", "recipe", "record"):
         assert f'<section id="{part}">' in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)

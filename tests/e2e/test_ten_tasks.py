@@ -34,9 +34,9 @@ RECIPE = from_dict(
         "contrast": {"anchors": 4, "mean_voxels": 64},
         "pseudo_labels": {"mirroring": False, "segmentation_weight": 0.5},
         "mixing": {"copy_paste": True},
-        "teacher": {"memory": 0.5},
+        "teacher": {"ema_rounds": 0.5},
         # Two steps teach nothing: what they make of the volumes is no collapse.
-        "judgement": {"guard": False, "degenerate_margin": 0.0},
+        "collapse_guard": {"enabled": False, "volume_margin": 0.0},
     }
 )
 

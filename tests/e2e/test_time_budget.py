@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pcl_auto.cli.main import app
 from pcl_auto.data.phantom import make_phantom
 from pcl_auto.errors import ResourceError, StateError
-from pcl_auto.inference.dry_run import foresee_masks
+from pcl_auto.inference.dry_run import estimate_prediction
 from pcl_auto.inference.predict import Outputs
 from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings
@@ -80,9 +80,9 @@ def test_one_schedule_for_a_run_its_resumption_and_its_baseline(
     planned: Path, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace.at(planned, "test")
-    for name, few in {"MOST_EPOCHS": 6, "MOST_STEPS": 4, "LEAST_ROUND_STEPS": 2}.items():
+    for name, few in {"MAX_EPOCHS": 6, "MAX_STEPS": 4, "MIN_ROUND_STEPS": 2}.items():
         monkeypatch.setattr(budget, name, few)
-    monkeypatch.setattr(forecast, "MOST_TIMING_S", 0.2)
+    monkeypatch.setattr(forecast, "MAX_TIMING_S", 0.2)
 
     def train(listener: Any = lambda _event, _values: None, **options: Any) -> Any:
         request = TrainRequest(labeled=2, recipe=recipe, budget=BUDGET, device="cpu", **options)
@@ -95,7 +95,7 @@ def test_one_schedule_for_a_run_its_resumption_and_its_baseline(
     heard: list[tuple[str, dict[str, Any]]] = []
     with pytest.raises(Stopped):
         train(stop)
-    (file,) = (workspace.dataset(None).own / "budgets").glob("*.json")
+    (file,) = (workspace.dataset(None).pclauto_dir / "budgets").glob("*.json")
     fitted = file.read_bytes()
     run = train(lambda event, values: heard.append((event, values)))
     baseline = train(supervised_only=True)
@@ -193,7 +193,7 @@ def test_plan_tells_the_room_that_the_images_take(
     source = roomy.preprocessed.parent.parent / "Task99_Phantom"
     _, err = pclauto("plan", source, "-w", tmp_path / "new", "--gpu-memory-gb", "1", "--dry-run")
     told = next(line for line in err.splitlines() if line.startswith("disk"))
-    stored = sum(file.stat().st_size for file in roomy.dataset(None).own.glob("store/**/*.b2nd"))
+    stored = sum(file.stat().st_size for file in roomy.dataset(None).pclauto_dir.glob("store/**/*.b2nd"))
     assert stored / 2**20 <= int(told.split()[1]) <= 3 * stored / 2**20 + 1
     assert "nnUNetv2_plan_and_preprocess -d 99 -c 3d_fullres -pl ExperimentPlanner" in err
     assert not (tmp_path / "new").exists()
@@ -222,7 +222,7 @@ def test_predict_lists_what_it_would_write(
     output.mkdir()
     (output / name).touch()
     with refused(StateError, "predict.masks-of-another-model"):
-        foresee_masks([scans], output, model, Outputs(), device="cpu")
-    (replaced,) = foresee_masks([scans], output, model, Outputs(), device="cpu", overwrite=True)
+        estimate_prediction([scans], output, model, Outputs(), device="cpu")
+    (replaced,) = estimate_prediction([scans], output, model, Outputs(), device="cpu", overwrite=True)
     assert replaced.scan.status == "done"
     assert (output / name).read_bytes() == b""

@@ -11,7 +11,7 @@ import pytest
 from archives import INDEX, TASK, member, pack
 from refusal import codes
 
-from pcl_auto.data.archive import MOST_MEMBERS, extract_task, inspect_archive
+from pcl_auto.data.archive import MAX_MEMBERS, extract_task, inspect_archive
 from pcl_auto.errors import DataError, Problem
 
 GOOD = member(f"{TASK}/imagesTr/a.nii.gz", bytes(range(256)) * 40)
@@ -127,7 +127,7 @@ def test_f26_a_million_members_take_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert codes(problems) == ["archive.too-many-members"]
-    assert problems[0].expected == f"up to {MOST_MEMBERS}"
+    assert problems[0].expected == f"up to {MAX_MEMBERS}"
     assert peak < 100e6
 
 

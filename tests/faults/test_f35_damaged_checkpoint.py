@@ -49,11 +49,11 @@ class Trainer(SimpleNamespace):
         return self.taken
 
     def load_own_state(self, state: dict[str, Any]) -> None:
-        self.own = state
+        self.pclauto_dir = state
 
     def take_up(self, file: Path) -> int:
         nnUNetTrainerPCLSupervised.load_checkpoint(self, str(file))  # type: ignore[arg-type]
-        assert self.own == {"epoch": self.epoch}
+        assert self.pclauto_dir == {"epoch": self.epoch}
         return self.epoch
 
 

@@ -20,11 +20,11 @@ from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 def test_f42_predict_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, scan = make_model(tmp_path / "model"), make_scan(tmp_path / "a.nii.gz")
-    expected = ModelPredictor(model, torch.device("cpu")).segment([scan], certainty=True)
+    expected = ModelPredictor(model, torch.device("cpu")).segment([scan], confidence=True)
     monkeypatch.setenv("nnUNet_compile", "t")
-    found = ModelPredictor(model, torch.device("cpu")).segment([scan], certainty=True)
+    found = ModelPredictor(model, torch.device("cpu")).segment([scan], confidence=True)
     np.testing.assert_array_equal(found.mask, expected.mask)
-    assert found.certainty == expected.certainty
+    assert found.confidence == expected.confidence
     assert os.environ["nnUNet_compile"] == "t"
 
 

@@ -86,13 +86,13 @@ def test_f45_a_scan_that_does_not_fit_at_once_is_segmented_in_slabs(
         scan = tmp_path / f"{spacing_mm}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(ball, np.diag([spacing_mm] * 3 + [1])), scan)
         monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: None)
-        whole = made.segment([scan], certainty=True)
+        whole = made.segment([scan], confidence=True)
         assert whole.slabs == 1
         memory_mb = inference_demand._LIBRARIES_MB + 3
         monkeypatch.setattr(inference_demand, "available_memory_mb", lambda mb=memory_mb: mb)
-        cut = made.segment([scan], certainty=True)
+        cut = made.segment([scan], confidence=True)
         counts.append(cut.slabs)
-        assert (whole.certainty is None, cut.certainty) == (False, None)
+        assert (whole.confidence is None, cut.confidence) == (False, None)
         assert cut.mask.dtype == whole.mask.dtype
         assert cut.properties["sitk_stuff"] == whole.properties["sitk_stuff"]
         # On the network's own grid there is nothing to resample.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from shell import Shell
 
-from pcl_auto.method.collapse import collapse, degenerate
+from pcl_auto.method.collapse import collapse, unusable_reasons
 
 # Trains as `pclauto` does, but for a network that segments background alone, up to the round named.
 DRIVER = """
@@ -62,10 +62,10 @@ def volumes(*cases: tuple[float, float]) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("margin", [0.0, 4.0])
 def test_f47_background_is_degenerate_a_little_foreground_is_not(margin: float) -> None:
     unknown = {"core": np.array([]), "rim": np.array([])}
-    assert degenerate(volumes((0, 0), (0, 0)), unknown, margin=margin) == ["all background"]
-    assert degenerate(volumes((0, 0), (0, 0.1)), unknown, margin=margin) == []
+    assert unusable_reasons(volumes((0, 0), (0, 0)), unknown, margin=margin) == ["all background"]
+    assert unusable_reasons(volumes((0, 0), (0, 0.1)), unknown, margin=margin) == []
     # A filter that keeps nothing leaves nothing to learn from.
-    assert degenerate({}, unknown, margin=margin) == ["all background"]
+    assert unusable_reasons({}, unknown, margin=margin) == ["all background"]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_f47_pseudo_labels_far_from_the_labels_are_degenerate(
     found: list[tuple[float, float]], said: list[str]
 ) -> None:
     labeled = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 2.0])}
-    assert degenerate(volumes(*found), labeled, margin=4.0) == [f"the median volume of {text}" for text in said]
-    assert degenerate(volumes(*found), labeled, margin=0.0) == []
+    assert unusable_reasons(volumes(*found), labeled, margin=4.0) == [f"the median volume of {text}" for text in said]
+    assert unusable_reasons(volumes(*found), labeled, margin=0.0) == []
 
 
 def test_f47_a_class_that_some_or_all_labelled_cases_lack_may_be_absent() -> None:
     labeled = {"core": np.array([0.0, 4.0]), "rim": np.array([0.0, 0.0])}
-    assert degenerate(volumes((0.0, 1.0), (0.0, 1.0)), labeled, margin=4.0) == []
+    assert unusable_reasons(volumes((0.0, 1.0), (0.0, 1.0)), labeled, margin=4.0) == []
 
 
 def test_f47_a_class_that_swallows_all_is_a_collapse() -> None:

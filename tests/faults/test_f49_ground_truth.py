@@ -18,7 +18,7 @@ from pcl_auto.errors import StateError
 from pcl_auto.nnunet.data import pseudo_labels
 from pcl_auto.nnunet.data.store import case_files
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.recipe.settings import Judgement
+from pcl_auto.recipe.settings import PseudoLabelFilter
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -33,7 +33,7 @@ def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_labels.RoundF
         progress=lambda _done, _total: None,
     )  # fmt: skip
     pseudo_labels.keep_ledger(
-        folder, None, cases, {"core": np.array([8.0])}, classes={"core": 1}, voxel_ml=1.0, judgement=Judgement()
+        folder, None, cases, {"core": np.array([8.0])}, classes={"core": 1}, voxel_ml=1.0, chosen=PseudoLabelFilter()
     )
     return folder
 

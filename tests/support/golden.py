@@ -14,7 +14,8 @@ from shell import Shell
 
 # Whatever draws numbers, or happens once in a run, is switched on; what a few steps make of volumes is no collapse.
 RECIPE = TINY_RECIPE.replace("[contrast]", "[contrast]\nrestart_head = true\nintensity_views = true").replace(
-    "[judgement]", "[judgement]\nagreement = 0.05\nrange_margin = 1000.0"
+    "[collapse_guard]",
+    "[pseudo_label_filter]\nmin_agreement = 0.05\nrange_margin = 1000.0\n[collapse_guard]",
 )
 TRAIN = ("train", "--labeled", "2", "--seed", "3", "--recipe", "tiny.toml", "--device", "cpu", "--deterministic")
 # What holds times, machine facts or what the checks found in label files; nothing of it is learned from.

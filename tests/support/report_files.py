@@ -8,7 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.training.request import JOINT
+from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import default_recipe
 
 RECIPE = {"name": "tiny", "description": "a few steps", **default_recipe()}
@@ -18,7 +18,7 @@ RECIPE["schedule"] = {"steps_per_epoch": 2, "supervised_epochs": 1, "rounds": 2,
 def write_run(
     results: Path,
     *,
-    trainer: str = JOINT,
+    trainer: str = JOINT_TRAINER,
     recipe_values: dict[str, Any] = RECIPE,
     cases: tuple[str, ...] = ("c", "d", "e"),
     classes: tuple[str, ...] = ("core", "shell"),

@@ -38,9 +38,9 @@ segmentation_weight = 0.5
 [mixing]
 copy_paste = true
 [teacher]
-memory = 0.5
-[judgement]
-degenerate_margin = 0.0
+ema_rounds = 0.5
+[collapse_guard]
+volume_margin = 0.0
 """
 SUPPORT = Path(__file__).parent
 PLAN_OPTIONS = ("--gpu-memory-gb", "1")

@@ -101,7 +101,7 @@ def benchmark(
         terminal.json(results)
     else:
         _render(terminal, rows)
-    terminal.say(f"results: {study.folder / 'results.json'}, results.csv and results.png beside it")
+    terminal.print_line(f"results: {study.folder / 'results.json'}, results.csv and results.png beside it")
 
 
 def _number(value: float, digits: int, *, sign: str = "", unit: str = "") -> str:

@@ -38,7 +38,7 @@ def demo(
     schedule = load_recipe(RECIPE).schedule
     with resumable(terminal), TrainingProgress(terminal) as progress:
         progress.begin(schedule.epochs, schedule.steps_per_epoch)
-        result = run_demo(folder, seed=seed, device=device, say=terminal.say, listener=progress)
+        result = run_demo(folder, seed=seed, device=device, say=terminal.print_line, listener=progress)
     if json:
         terminal.json(
             {
@@ -70,5 +70,5 @@ def _render(terminal: Terminal, result: DemoResult) -> None:
     gain = arms["pclauto"]["mean"]["dice"] - arms["nnU-Net alone"]["mean"]["dice"]
     verdict = "the unlabelled volumes helped" if gain > 0 else "the unlabelled volumes did not help here"
     terminal.out.print(f"{verdict}: {gain:+.3f} mean Dice, in {result.seconds:.0f} s altogether", soft_wrap=True)
-    terminal.say(f"data, models and masks: {result.folder}")
-    terminal.say(f"report: {result.report}")
+    terminal.print_line(f"data, models and masks: {result.folder}")
+    terminal.print_line(f"report: {result.report}")

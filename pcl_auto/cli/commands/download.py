@@ -62,10 +62,10 @@ def download(
     if json:
         terminal.json({"task": archive.name, "folder": str(place), "downloaded": new, "licence": LICENCE})
     elif new:
-        terminal.say(f"{place}: {archive.training} training and {archive.test} test images, licence {LICENCE}")
-        terminal.say(f"next: pclauto plan {place}")
+        terminal.print_line(f"{place}: {archive.training} training and {archive.test} test images, licence {LICENCE}")
+        terminal.print_line(f"next: pclauto plan {place}")
     else:
-        terminal.say(f"{place}: already there, nothing to do")
+        terminal.print_line(f"{place}: already there, nothing to do")
 
 
 def _list(terminal: Terminal, *, json: bool) -> None:

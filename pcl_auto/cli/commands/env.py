@@ -71,5 +71,5 @@ def _render(terminal: Terminal, facts: dict[str, Any], export: str) -> None:
     for name, value in rows.items():
         table.add_row(name, escape(value))
     terminal.out.print(table)
-    terminal.say("For stock nnU-Net commands in this workspace, with our trainers:")
+    terminal.print_line("For stock nnU-Net commands in this workspace, with our trainers:")
     terminal.out.print(export, markup=False, soft_wrap=True)

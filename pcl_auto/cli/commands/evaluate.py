@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
 
 # Of the cases that were not scored, in a line.
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
     else:
         _render(terminal, result)
     if kept is not None:
-        terminal.say(f"kept with the model, for `pclauto report`: {kept}")
+        terminal.print_line(f"kept with the model, for `pclauto report`: {kept}")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -79,10 +79,10 @@ def _render(terminal: Terminal, result: dict[str, Any]) -> None:
     terminal.out.print(table)
     missing = result["undefined"]["hd95_mm"] - result["undefined"]["dice"]
     if missing:
-        terminal.say(f"{missing} structures are in one mask only: Dice 0, no HD95")
+        terminal.print_line(f"{missing} structures are in one mask only: Dice 0, no HD95")
     if result["unscored_values"]:
-        terminal.say(f"values that no label holds, counted as background: {result['unscored_values']}")
+        terminal.print_line(f"values that no label holds, counted as background: {result['unscored_values']}")
     for reason in dict.fromkeys(entry["reason"] for entry in result["skipped"]):
         cases = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
-        names = ", ".join(cases[:MOST_NAMED]) + (", …; --json names all" if len(cases) > MOST_NAMED else "")
-        terminal.say(f"not scored, {reason}: {len(cases)} ({names})")
+        names = ", ".join(cases[:MAX_NAMED]) + (", …; --json names all" if len(cases) > MAX_NAMED else "")
+        terminal.print_line(f"not scored, {reason}: {len(cases)} ({names})")

@@ -174,18 +174,18 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place:
     from rich.table import Table
 
     from pcl_auto.cli.console.terminal import cell
-    from pcl_auto.data.labels import spelled
+    from pcl_auto.data.labels import format_values
 
     facts = _as_json(outcome)
     if outcome.up_to_date:
-        terminal.say("plan: up to date, nothing to do (--force plans again)")
+        terminal.print_line("plan: up to date, nothing to do (--force plans again)")
     summary = Table(title=cell(facts["dataset"]), title_justify="left", title_style="bold", box=None, show_header=False)
     summary.add_column(style="dim")
     summary.add_column()
     rows = {
         "from": facts["source"],
         "channels": ", ".join(facts["channels"]),
-        "classes": ", ".join(f"{spelled(value)} {name}" for name, value in facts["labels"].items() if value),
+        "classes": ", ".join(f"{format_values(value)} {name}" for name, value in facts["labels"].items() if value),
         "labelled": _some(facts["labeled"]),
         "unlabelled": _some(facts["unlabeled"])
         + ("" if facts["unlabeled"] else "  (and those of the labelled ones that train --labeled leaves out)"),
@@ -220,14 +220,14 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place:
     terminal.out.print("A batch holds labelled and unlabelled patches together; axes are slices first.")
     if dry_run:
         from pcl_auto.cli.console.estimates import plan_lines
-        from pcl_auto.inference.dry_run import foresee_store
+        from pcl_auto.inference.dry_run import estimate_plan
 
-        for line in plan_lines(foresee_store(outcome.plan)):
-            terminal.say(line)
-        terminal.say("dry run: nothing was written")
+        for line in plan_lines(estimate_plan(outcome.plan)):
+            terminal.print_line(line)
+        terminal.print_line("dry run: nothing was written")
     else:
         from pcl_auto.nnunet.environment import choose_device
 
         # The default recipe's length is for a GPU.
         recipe = "" if choose_device("auto").type == "cuda" else " --recipe quick"
-        terminal.say(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}{recipe}{place.option}")
+        terminal.print_line(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}{recipe}{place.option}")

@@ -84,7 +84,7 @@ def predict(
     terminal = Terminal()
     refuse_missing(inputs)
     folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
-    terminal.say(f"model: {folder}, on {choose_device(device)}")
+    terminal.print_line(f"model: {folder}, on {choose_device(device)}")
     wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
     if dry_run:
@@ -107,15 +107,17 @@ def predict(
         _show_volumes(terminal, made)
     kept = sum(result.status == "kept" for result in made)
     scans = sum(result.status != "skipped" for result in results)
-    terminal.say(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
+    terminal.print_line(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
     for result in made:
         if result.slabs > 1:
-            terminal.say(f"{result.id}: in {result.slabs} slabs, too large for the memory at once; no certainty")
+            terminal.print_line(
+                f"{result.id}: in {result.slabs} slabs, too large for the memory at once; no confidence"
+            )
         if result.quality and result.quality["review"]:
-            terminal.say(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
+            terminal.print_line(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
     for result in results:
         if result.error:
-            terminal.say(f"{result.status}: {result.id}: {result.error}")
+            terminal.print_line(f"{result.status}: {result.id}: {result.error}")
     if failed:
         codes = {result.exit_code for result in failed}
         raise typer.Exit(codes.pop() if not made and len(codes) == 1 else 1)
@@ -131,12 +133,12 @@ def _foresee(
     *,
     json: bool,
 ) -> None:
-    from pcl_auto.inference.dry_run import foresee_masks, mask_commands
+    from pcl_auto.inference.dry_run import estimate_prediction, mask_commands
     from pcl_auto.nnunet.environment import choose_device
-    from pcl_auto.recipe.time_budget import spelled
+    from pcl_auto.recipe.time_budget import format_duration
 
-    terminal.say("reading the scans, and trying the network with one patch …")
-    found = foresee_masks(inputs, output, model, outputs, **how)
+    terminal.print_line("reading the scans, and trying the network with one patch …")
+    found = estimate_prediction(inputs, output, model, outputs, **how)
     commands = mask_commands(model, output, device=choose_device(how["device"]).type, mirroring=how["mirroring"])
     if json:
         terminal.json({"model": str(model), "cases": [entry.as_dict() for entry in found], "commands": commands})
@@ -144,21 +146,25 @@ def _foresee(
     for entry in found:
         scan = entry.scan
         slabs = f" in {scan.slabs} slabs" if scan.slabs > 1 and scan.status == "done" else ""
-        terminal.say(f"{words[scan.status]}{slabs}: {scan.output or scan.id}{f': {scan.error}' if scan.error else ''}")
+        terminal.print_line(
+            f"{words[scan.status]}{slabs}: {scan.output or scan.id}{f': {scan.error}' if scan.error else ''}"
+        )
     if memory_mb := max((entry.memory_mb or 0 for entry in found), default=0):
         wall_s = sum(entry.wall_s or 0 for entry in found)
-        terminal.say(f"memory: {memory_mb} MB at most beside the scan; time: about {spelled(wall_s)} in the network")
+        terminal.print_line(
+            f"memory: {memory_mb} MB at most beside the scan; time: about {format_duration(wall_s)} in the network"
+        )
     for command in commands:
-        terminal.say(f"nnU-Net: {command}")
-    terminal.say("dry run: nothing was written")
+        terminal.print_line(f"nnU-Net: {command}")
+    terminal.print_line("dry run: nothing was written")
 
 
-def _certainty(result: Prediction) -> str:
+def _confidence(result: Prediction) -> str:
     """How far a mask is to be trusted: the figure, and whether to look at it."""
     if result.quality is None:
         return ""
-    certainty = result.quality["certainty"]
-    return f"{'review ' if result.quality['review'] else ''}{'–' if certainty is None else f'{certainty:.3f}'}"
+    confidence = result.quality["confidence"]
+    return f"{'review ' if result.quality['review'] else ''}{'–' if confidence is None else f'{confidence:.3f}'}"
 
 
 def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
@@ -181,8 +187,8 @@ def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
         table.add_column("classes", overflow="fold")
         rows = [[", ".join(f"{name} {volume}" for name, volume in zip(names, row, strict=True))] for row in rows]
     if any(result.quality for result in made):
-        table.add_column("certainty", justify="right", no_wrap=True)
-        rows = [[*row, _certainty(result)] for result, row in zip(made, rows, strict=True)]
+        table.add_column("confidence", justify="right", no_wrap=True)
+        rows = [[*row, _confidence(result)] for result, row in zip(made, rows, strict=True)]
     for result, row in zip(made, rows, strict=True):
         table.add_row(*(Text(cell) for cell in (printable(result.id), *row)))
     terminal.out.print(table)

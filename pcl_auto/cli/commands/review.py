@@ -50,5 +50,5 @@ def review(
     else:
         for case in chosen:
             terminal.out.print(str(folder / "pseudo_labels" / f"{case}.nii.gz"), markup=False, soft_wrap=True)
-    terminal.say(f"how to correct them: {folder / 'README.txt'}")
-    terminal.say(f"next: save corrected masks in {folder / 'corrected'}, then: pclauto train --continue{which}")
+    terminal.print_line(f"how to correct them: {folder / 'README.txt'}")
+    terminal.print_line(f"next: save corrected masks in {folder / 'corrected'}, then: pclauto train --continue{which}")

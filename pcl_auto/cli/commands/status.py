@@ -44,7 +44,7 @@ def status(
     if json:
         terminal.json([run.as_dict() for run in found])
     elif not found:
-        terminal.say(f"no run in {place.results}: begin one with `pclauto train`")
+        terminal.print_line(f"no run in {place.results}: begin one with `pclauto train`")
     elif model is None:
         _show_all(terminal, found)
     else:
@@ -67,7 +67,7 @@ def _show_all(terminal: Terminal, runs: list[Status]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pcl_auto.training.request import SUPERVISED
+    from pcl_auto.training.request import SUPERVISED_TRAINER
 
     table = Table(box=None, header_style="dim", pad_edge=False)
     plain = {"state", "epoch", "left", "patch Dice"}
@@ -78,7 +78,7 @@ def _show_all(terminal: Terminal, runs: list[Status]) -> None:
         cells = (
             run.dataset.split("_", 1)[-1],
             f"{run.split} {Path(run.folder).name}".removesuffix(" fold_all"),
-            f"{run.recipe}, baseline" if run.trainer == SUPERVISED else run.recipe,
+            f"{run.recipe}, baseline" if run.trainer == SUPERVISED_TRAINER else run.recipe,
             run.state,
             f"{run.epoch}/{run.epochs}",
             _time(run.seconds_left) if run.state == "running" else "",

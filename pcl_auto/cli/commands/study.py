@@ -30,7 +30,7 @@ def carry_out(
     if dry_run:
         found = study.recorded()
         for run in study.runs:
-            terminal.say(f"  {run.name}{'  done before' if run.name in found else ''}")
+            terminal.print_line(f"  {run.name}{'  done before' if run.name in found else ''}")
         if json:
             runs = [
                 {"name": run.name, "arm": run.arm.name, "labeled": run.labeled, "seed": run.seed,
@@ -38,7 +38,7 @@ def carry_out(
                 for run in study.runs
             ]  # fmt: skip
             terminal.json({"folder": str(study.folder), "runs": runs})
-        terminal.say("dry run: nothing was written")
+        terminal.print_line("dry run: nothing was written")
         return None
     return study, *_run(terminal, study, place)
 
@@ -79,7 +79,7 @@ def _planned(
             )
         )
     memory_gb, reason = memory_to_plan_for(None, "default")
-    terminal.say(f"planning {root.name} for {memory_gb:g} GB ({reason})")
+    terminal.print_line(f"planning {root.name} for {memory_gb:g} GB ({reason})")
     with counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener:
         outcome = plan_task(root, place, PlanSettings(memory_gb=memory_gb), listener=listener)
     terminal.problems(outcome.warnings, "warning")
@@ -88,11 +88,11 @@ def _planned(
 
 def _announce(terminal: Terminal, study: Study) -> None:
     schedule = study.budget.schedule
-    terminal.say(
+    terminal.print_line(
         f"data set   {study.data.name}, {study.configuration}; {len(study.held_out.scans)} test cases"
         + (", labelled ones that no arm learns from" if study.held_out.of_pool else "")
     )
-    terminal.say(
+    terminal.print_line(
         f"budget     {study.budget.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps for every arm, "
         f"{schedule.supervised_epochs} of them before the rounds"
     )
@@ -102,9 +102,9 @@ def _announce(terminal: Terminal, study: Study) -> None:
             what = "nnU-Net on the labelled cases alone"
         else:
             what = f"{own.rounds} rounds of {own.epochs_per_round} epochs" if own.rounds else "no rounds"
-        terminal.say(f"arm        {arm.name}: {what}")
-    terminal.say(f"runs       {len(study.runs)}, test scans {'' if study.mirroring else 'not '}mirrored")
-    terminal.say(f"folder     {study.folder}")
+        terminal.print_line(f"arm        {arm.name}: {what}")
+    terminal.print_line(f"runs       {len(study.runs)}, test scans {'' if study.mirroring else 'not '}mirrored")
+    terminal.print_line(f"folder     {study.folder}")
 
 
 def _run(terminal: Terminal, study: Study, place: Workspace) -> tuple[list[Row], dict[str, Any]]:
@@ -127,6 +127,6 @@ def _run(terminal: Terminal, study: Study, place: Workspace) -> tuple[list[Row],
     schedule = study.budget.schedule
     with resumable(terminal), TrainingProgress(terminal) as progress:
         progress.begin(schedule.epochs, schedule.steps_per_epoch)
-        found = run_study(study, place, say=terminal.say, listener=progress, after_each=write)
+        found = run_study(study, place, say=terminal.print_line, listener=progress, after_each=write)
     rows = make_rows(study, found)
     return rows, as_json(study, found, rows)

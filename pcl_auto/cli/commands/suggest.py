@@ -59,8 +59,8 @@ def suggest(
         for entry in suggestions:
             table.add_row(cell(entry.case), cell("; ".join(entry.reasons)))
         terminal.out.print(table)
-    terminal.say(f"pictures: {folder}")
+    terminal.print_line(f"pictures: {folder}")
     cases = ",".join(entry.case for entry in suggestions)
-    terminal.say(
+    terminal.print_line(
         f"next: pclauto review --cases {cases}{which}, correct the masks, then: pclauto train --continue{which}"
     )

@@ -59,7 +59,7 @@ def sweep(
     The cases of a smaller number are among those of a larger one. The runs are those of `pclauto benchmark`, and lie
     with them: what either has done, the other does not do again.
     """
-    from pcl_auto.benchmark.arms import SUPERVISED
+    from pcl_auto.benchmark.arms import BASELINE_ARM
     from pcl_auto.benchmark.curve import points
     from pcl_auto.benchmark.study import BenchmarkRequest
     from pcl_auto.cli.commands.study import carry_out
@@ -68,7 +68,7 @@ def sweep(
 
     terminal = Terminal()
     request = BenchmarkRequest(
-        labeled=labeled, seeds=seeds, arms=f"{SUPERVISED},{recipe}", budget=budget, epochs=epochs, test_labels=test,
+        labeled=labeled, seeds=seeds, arms=f"{BASELINE_ARM},{recipe}", budget=budget, epochs=epochs, test_labels=test,
         test_images=test_images, hold_out=hold_out, device=device, folder=folder,
     )  # fmt: skip
     place = Workspace.find(workspace, os.environ)
@@ -81,7 +81,7 @@ def sweep(
         terminal.json({**results, "curve": [point.__dict__ for point in curve]})
     else:
         _render(terminal, curve, study.seeds)
-    terminal.say(f"results: {study.folder / 'results.json'}, results.csv and results.png beside it")
+    terminal.print_line(f"results: {study.folder / 'results.json'}, results.csv and results.png beside it")
 
 
 def _render(terminal: Terminal, curve: list[Point], seeds: tuple[int, ...]) -> None:

@@ -16,7 +16,7 @@ from pcl_auto.cli.launcher import start_ranks
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.inference.dry_run import TrainForecast
+    from pcl_auto.inference.dry_run import TrainingEstimate
     from pcl_auto.training.continuation import Continuation
     from pcl_auto.training.request import Run, TrainRequest
     from pcl_auto.workspace.folders import Workspace
@@ -166,7 +166,7 @@ def train(
     run = resolve_runs(request, place)[-1]
     _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
     if folds is not None:
-        terminal.say(f"folds      {folds}, each a model that does not learn from its part of the labelled cases")
+        terminal.print_line(f"folds      {folds}, each a model that does not learn from its part of the labelled cases")
     forecast = _foresee(terminal, request, run) if dry_run else None
     if forecast is None:
         with resumable(terminal), TrainingProgress(terminal) as progress:
@@ -212,28 +212,32 @@ def _continued(
     from pcl_auto.training.models import find_model
 
     found = continuation(find_model(place, model), place, request, corrected=corrected, write=write)
-    terminal.say(f"going on   from {found.model}")
+    terminal.print_line(f"going on   from {found.model}")
     if found.folds > 1:
-        terminal.say(
+        terminal.print_line(
             f"           {found.folds} folds: from the network of the first, on all labelled cases, to one model"
         )
     for case, mask in found.masks.items():
-        terminal.say(f"corrected  {case}: {mask}")
+        terminal.print_line(f"corrected  {case}: {mask}")
     return found
 
 
 def _foresee_continuation(terminal: Terminal, found: Continuation, *, json: bool) -> None:
-    from pcl_auto.recipe.time_budget import spelled
+    from pcl_auto.recipe.time_budget import format_duration
 
     schedule, split = found.recipe.schedule, found.split
-    terminal.say(f"labelled   {len(split.labeled)}, unlabelled {len(split.unlabeled)}")
-    terminal.say(
+    terminal.print_line(f"labelled   {len(split.labeled)}, unlabelled {len(split.unlabeled)}")
+    terminal.print_line(
         f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds of "
         f"{schedule.epochs_per_round}"
     )
-    told = "unknown" if found.wall_s is None else f"{spelled(found.wall_s)} if it goes as the last epochs of that run"
-    terminal.say(f"time       {told}")
-    terminal.say("dry run: nothing was written")
+    told = (
+        "unknown"
+        if found.wall_s is None
+        else f"{format_duration(found.wall_s)} if it goes as the last epochs of that run"
+    )
+    terminal.print_line(f"time       {told}")
+    terminal.print_line("dry run: nothing was written")
     if json:
         terminal.json(
             {
@@ -246,16 +250,16 @@ def _foresee_continuation(terminal: Terminal, found: Continuation, *, json: bool
         )
 
 
-def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainForecast:
+def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainingEstimate:
     from pcl_auto.cli.console.estimates import training_lines
-    from pcl_auto.inference.dry_run import foresee_training
+    from pcl_auto.inference.dry_run import estimate_training
     from pcl_auto.nnunet.environment import choose_device
 
-    terminal.say("timing     a few steps on this machine, if the images are preprocessed …")
-    forecast = foresee_training(request, run)
+    terminal.print_line("timing     a few steps on this machine, if the images are preprocessed …")
+    forecast = estimate_training(request, run)
     for line in training_lines(forecast, on_gpu=choose_device(request.device).type == "cuda"):
-        terminal.say(line)
-    terminal.say("dry run: nothing was written")
+        terminal.print_line(line)
+    terminal.print_line("dry run: nothing was written")
     return forecast
 
 
@@ -264,13 +268,13 @@ def _say_done(terminal: Terminal, run: Run, place: Workspace, *, prepare_only: b
 
     if prepare_only:
         stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"
-        terminal.say(f"stock nnU-Net on the labelled cases: {stock}")
+        terminal.print_line(f"stock nnU-Net on the labelled cases: {stock}")
     else:
-        terminal.say(f"model: {run.model}")
-        if terminal.speaks:
+        terminal.print_line(f"model: {run.model}")
+        if terminal.is_interactive:
             _report(terminal, run, place)
         which = options(place, run.model, baseline=True)
-        terminal.say(f"next: pclauto predict NEW_SCAN.nii.gz -o out/{which}")
+        terminal.print_line(f"next: pclauto predict NEW_SCAN.nii.gz -o out/{which}")
 
 
 def _report(terminal: Terminal, run: Run, place: Workspace) -> None:
@@ -278,9 +282,9 @@ def _report(terminal: Terminal, run: Run, place: Workspace) -> None:
     from pcl_auto.report.page import write_report
 
     try:
-        terminal.say(f"report: {write_report(run.folder, place)}")
+        terminal.print_line(f"report: {write_report(run.folder, place)}")
     except Exception as error:  # noqa: BLE001
-        terminal.say(f"warning: no report: {error}; `pclauto report` tries again")
+        terminal.print_line(f"warning: no report: {error}; `pclauto report` tries again")
 
 
 def _require_gpus(device: str) -> None:
@@ -294,25 +298,27 @@ def _require_gpus(device: str) -> None:
 
 def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: bool) -> None:
     split, schedule = run.split, run.recipe.schedule
-    terminal.say(f"data set   {run.data.name}, {run.configuration}, on {device}")
-    terminal.say(
+    terminal.print_line(f"data set   {run.data.name}, {run.configuration}, on {device}")
+    terminal.print_line(
         f"labelled   {len(split.labeled)}: {', '.join(split.labeled[:8])}{' …' if len(split.labeled) > 8 else ''}"
     )
     if split.validation:
-        terminal.say(f"validation {len(split.validation)}: {', '.join(split.validation)}")
+        terminal.print_line(f"validation {len(split.validation)}: {', '.join(split.validation)}")
     hidden = f", {len(split.hidden)} of them with labels that stay closed" if split.hidden else ""
-    terminal.say(f"unlabelled {len(split.unlabeled)}{hidden}")
-    terminal.say(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
+    terminal.print_line(f"unlabelled {len(split.unlabeled)}{hidden}")
+    terminal.print_line(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
     if run.budget_s is not None and run.fitted is None:
-        terminal.say(f"recipe     {run.recipe.name}, its length fitted to the budget once steps have been timed")
+        terminal.print_line(f"recipe     {run.recipe.name}, its length fitted to the budget once steps have been timed")
         return
     length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
     if supervised_only:
-        terminal.say(f"recipe     {run.recipe.name}, nnU-Net on the labelled cases alone: {length}")
+        terminal.print_line(f"recipe     {run.recipe.name}, nnU-Net on the labelled cases alone: {length}")
     elif not split.unlabeled:
-        terminal.say(f"recipe     {run.recipe.name}; no unlabelled cases, so nnU-Net on the labelled ones: {length}")
+        terminal.print_line(
+            f"recipe     {run.recipe.name}; no unlabelled cases, so nnU-Net on the labelled ones: {length}"
+        )
     else:
-        terminal.say(
+        terminal.print_line(
             f"recipe     {run.recipe.name}: {length}, {schedule.supervised_epochs} supervised, "
             f"then {schedule.rounds} rounds of {schedule.epochs_per_round}"
         )

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pcl_auto.recipe.settings import Schedule
-from pcl_auto.recipe.time_budget import spelled
+from pcl_auto.recipe.time_budget import format_duration
 
 if TYPE_CHECKING:
-    from pcl_auto.inference.dry_run import PlanForecast, TrainForecast
+    from pcl_auto.inference.dry_run import PlanEstimate, TrainingEstimate
     from pcl_auto.recipe.time_budget import Fitted
 
 # Of the recipe's own length: a training that is shorter is told so.
@@ -35,17 +35,17 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     if schedule.rounds and share < SHORT:
         lines += [
             "           a short start makes poor pseudo-labels: compare with --supervised-only, or take",
-            f"           --budget {spelled(fitted.budget_of_own_length_s)}, in which the recipe's own length fits",
+            f"           --budget {format_duration(fitted.budget_of_own_length_s)}, which fits the recipe's own length",
         ]
     if not fresh:
         on = f"on {fitted.device} by an earlier command"
         return [*lines, f"           fitted {on}: the same steps, whatever time they take now"]
     whole_s = fitted.forecast_s if joint else fitted.before_s + costs.of_baseline().forecast_s(schedule)
     end = datetime.now() + timedelta(seconds=whole_s - fitted.before_s)  # noqa: DTZ005 (the user's own clock)
-    return [*lines, f"forecast   {spelled(whole_s)} in all: done at {end:%H:%M:%S}"]
+    return [*lines, f"forecast   {format_duration(whole_s)} in all: done at {end:%H:%M:%S}"]
 
 
-def training_lines(forecast: TrainForecast, *, on_gpu: bool) -> list[str]:
+def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
     """What a training would take, ``on_gpu`` or not; what nobody knows is called unknown, with the reason."""
     schedule, costs = forecast.schedule, forecast.costs
     patches = f"{forecast.labeled_patches} labelled"
@@ -66,11 +66,11 @@ def training_lines(forecast: TrainForecast, *, on_gpu: bool) -> list[str]:
         told = f"{costs.supervised_step_s:.2g} s a step"
         if forecast.unlabeled_patches and schedule.rounds:
             told += f", {costs.joint_step_s:.2g} s a joint step, {costs.round_s:.2g} s a round's pseudo-labels"
-        lines.append(f"time       {spelled(forecast.wall_s)} ({told}; timed here, at a glance)")
+        lines.append(f"time       {format_duration(forecast.wall_s)} ({told}; timed here, at a glance)")
     return [*lines, *_commands(forecast.commands)]
 
 
-def plan_lines(forecast: PlanForecast) -> list[str]:
+def plan_lines(forecast: PlanEstimate) -> list[str]:
     """What a plan's preprocessing would take, and the same in stock nnU-Net."""
     room = f"disk       {_mb(forecast.store_mb)} at most for the preprocessed images; time unknown before they are read"
     return [room, *_commands(forecast.commands)]

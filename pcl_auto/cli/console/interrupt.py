@@ -72,5 +72,5 @@ def resumable(terminal: Terminal) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         command = [argument for argument in sys.argv[1:] if argument != "--restart"]
-        terminal.say(f"interrupted; resume with: {shlex.join(['pclauto', *command])}")
+        terminal.print_line(f"interrupted; resume with: {shlex.join(['pclauto', *command])}")
         raise typer.Exit(exit_code(interrupt)) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto.cli.console.estimates import fitted_lines
 from pcl_auto.cli.console.terminal import Terminal
-from pcl_auto.recipe.time_budget import spelled
+from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.events import Listener
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]
             bar.remove_task(tasks[event])
             seconds = monotonic() - started[event]
             if seconds > 1 or not terminal.err.is_terminal:
-                terminal.say(f"{names[event]}: {values['total']} done in {seconds:.0f} s")
+                terminal.print_line(f"{names[event]}: {values['total']} done in {seconds:.0f} s")
 
     # Elsewhere than on a terminal a bar without anything to count would still leave an empty line.
     with bar if terminal.err.is_terminal else nullcontext():
@@ -64,7 +64,7 @@ class TrainingProgress:
 
     def __init__(self, terminal: Terminal) -> None:
         self.terminal = terminal
-        self.live = terminal.err.is_terminal and terminal.speaks
+        self.live = terminal.err.is_terminal and terminal.is_interactive
         self._bar = _bar(terminal)
         self._task: Any = None
         self._steps_per_epoch = 0
@@ -99,21 +99,21 @@ class TrainingProgress:
         if self.live:
             self._bar.update(self._task, description="preprocessing", note=f"images {done}/{total}")
         elif done == 1:
-            self.terminal.say(f"preprocessing {total} images")
+            self.terminal.print_line(f"preprocessing {total} images")
 
     def _on_timing(self) -> None:
-        self.terminal.say("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
+        self.terminal.print_line("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
 
-    def _on_certainty(self, done: int, total: int) -> None:
+    def _on_confidence(self, done: int, total: int) -> None:
         if self.live:
-            self._bar.update(self._task, description="certainties", note=f"unlabelled cases {done}/{total}")
+            self._bar.update(self._task, description="confidences", note=f"unlabelled cases {done}/{total}")
         elif done == 1:
-            self.terminal.say(f"certainties of {total} unlabelled cases, to compare new scans with")
+            self.terminal.print_line(f"confidences of {total} unlabelled cases, to compare new scans with")
 
     def _on_fold(self, fold: int, folds: int) -> None:
         self._stage = ""
         self._folds_after = folds - fold
-        self.terminal.say(f"fold {fold}/{folds}")
+        self.terminal.print_line(f"fold {fold}/{folds}")
 
     def _on_budget(self, fitted: Fitted, *, fresh: bool, joint: bool) -> None:
         schedule = fitted.schedule
@@ -122,15 +122,17 @@ class TrainingProgress:
         if self.live:
             self._bar.update(self._task, total=schedule.epochs * schedule.steps_per_epoch)
         for line in fitted_lines(fitted, fresh=fresh, joint=joint):
-            self.terminal.say(line)
+            self.terminal.print_line(line)
 
     def _on_mirroring(self, **axes: AxisSymmetry) -> None:
         if not axes:
-            self.terminal.say("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")
+            self.terminal.print_line(
+                "mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric"
+            )
             return
         along = " and ".join(name for name, found in axes.items() if found.symmetric) or "no axis"
         shares = ", ".join(f"{name} {found.share:.2f}" for name, found in axes.items())
-        self.terminal.say(f"mirroring  along {along} (share of mirrored scans that look like another: {shares})")
+        self.terminal.print_line(f"mirroring  along {along} (share of mirrored scans that look like another: {shares})")
 
     def _on_step(self, epoch: int, step: int) -> None:
         if self.live:
@@ -143,15 +145,15 @@ class TrainingProgress:
             self._bar.update(self._task, description=stage, note=f"epoch {epoch}/{epochs}  {text}")
         if not self.live or stage != self._stage:
             self._stage = stage
-            self.terminal.say(
+            self.terminal.print_line(
                 f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice} ({rest['patch_dice_of']})  "
                 f"{rest['seconds']:.1f} s"
             )
 
         if not self._told and epoch < epochs:
             self._told = True
-            left = spelled(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
-            self.terminal.say(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
+            left = format_duration(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
+            self.terminal.print_line(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
 
     def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
         if self.live:
@@ -163,31 +165,33 @@ class TrainingProgress:
             text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
         if rest["outside_labeled_range"]:
             text += f"; {rest['outside_labeled_range']} with volumes unlike the labelled cases' (see ledger.csv)"
-        self.terminal.say(text)
+        self.terminal.print_line(text)
         if rest["kept_best"]:
-            self.terminal.say(f"warning: no pseudo-label passed the judgement: the best {rest['used']} are used")
+            self.terminal.print_line(f"warning: no pseudo-label passed the judgement: the best {rest['used']} are used")
         for name in rest["vanished"]:
-            self.terminal.say(f"warning: class {name} is in no pseudo-label of round {round}")
+            self.terminal.print_line(f"warning: class {name} is in no pseudo-label of round {round}")
 
     def _on_degenerate(self, round: int, reasons: list[str]) -> None:  # noqa: A002
         why = "; ".join(reasons)
-        self.terminal.say(f"warning: round {round} trains on labels alone, its pseudo-labels would spoil it: {why}")
+        self.terminal.print_line(
+            f"warning: round {round} trains on labels alone, its pseudo-labels would spoil it: {why}"
+        )
 
     def _on_last_check(self, cases: int, dice_to_last_round: float, **_rest: Any) -> None:
-        self.terminal.say(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")
+        self.terminal.print_line(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")
 
     def _on_rolled_back(self, round: int, reasons: list[str], back_to_epoch: int, **rest: Any) -> None:  # noqa: A002
-        self.terminal.say(f"warning: round {round} ended in a collapse and is rolled back: {'; '.join(reasons)}")
+        self.terminal.print_line(f"warning: round {round} ended in a collapse and is rolled back: {'; '.join(reasons)}")
         then = "training ends with these" if rest["training_ends"] else "the next round tries again from these"
-        self.terminal.say(f"the weights are again those of epoch {back_to_epoch}; {then}")
+        self.terminal.print_line(f"the weights are again those of epoch {back_to_epoch}; {then}")
 
     def _on_resumed(self, epoch: int) -> None:
-        self.terminal.say(f"going on after epoch {epoch}")
+        self.terminal.print_line(f"going on after epoch {epoch}")
 
     def _on_versions(self, **changed: tuple[str | None, str]) -> None:
         text = ", ".join(f"{name} {before or 'none'} → {now}" for name, (before, now) in changed.items())
-        self.terminal.say(f"warning: the run goes on with other versions than it was started with: {text}")
+        self.terminal.print_line(f"warning: the run goes on with other versions than it was started with: {text}")
 
     def _on_checkpoint_damaged(self, problem: dict[str, str], epoch: int) -> None:
-        self.terminal.say(f"warning: {problem['what']} in {problem['where']}: {problem['found']}")
-        self.terminal.say(f"the checkpoint before it is whole: that of epoch {epoch}")
+        self.terminal.print_line(f"warning: {problem['what']} in {problem['where']}: {problem['found']}")
+        self.terminal.print_line(f"the checkpoint before it is whole: that of epoch {epoch}")

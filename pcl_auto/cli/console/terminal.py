@@ -16,7 +16,7 @@ from pcl_auto.workspace.processes import started_rank
 if TYPE_CHECKING:
     from rich.console import Console
 
-MOST_PROBLEMS_SHOWN = 40
+MAX_PROBLEMS_SHOWN = 40
 
 
 def _duplicate(descriptor: int, stream: TextIO) -> TextIO:
@@ -34,7 +34,7 @@ class Terminal:
         self._out, self._err = _duplicate(1, sys.stdout), _duplicate(2, sys.stderr)
         if started_rank() > 0:  # one of several processes speaks; each says what is wrong with it
             self._out = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
-        self.speaks = started_rank() == 0
+        self.is_interactive = started_rank() == 0
 
     @cached_property
     def out(self) -> Console:
@@ -55,9 +55,9 @@ class Terminal:
         self._out.write(json_text(finite(value), indent=2, default=str, allow_nan=False) + "\n")
         self._out.flush()
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A message, as it is but for control characters: file names may hold what rich takes for markup."""
-        if self.speaks:
+        if self.is_interactive:
             self._print(text)
 
     def _print(self, text: str) -> None:
@@ -66,11 +66,13 @@ class Terminal:
     def problems(self, problems: Iterable[Problem], word: str = "error") -> None:
         """Every problem on a line of its own; on a terminal so many that the first ones stay in sight."""
         listed = list(problems)
-        shown = listed[:MOST_PROBLEMS_SHOWN] if self.err.is_terminal else listed
+        shown = listed[:MAX_PROBLEMS_SHOWN] if self.err.is_terminal else listed
         for problem in shown:
             self._print(f"{word}: {printable(str(problem))}")
         if len(shown) < len(listed):
-            self.say(f"{word}: and {len(listed) - len(shown)} more; `2> FILE` behind the command keeps all of them")
+            self.print_line(
+                f"{word}: and {len(listed) - len(shown)} more; `2> FILE` behind the command keeps all of them"
+            )
 
 
 def cell(text: str) -> str:

@@ -22,13 +22,13 @@ Features = npt.NDArray[np.float64]
 # So many robust standard deviations from the median of all scans is far.
 FAR = 6.0
 # Spreads below these shares of a value are not worth a word: protocols vary.
-LEAST_SPREAD = 0.1
+MIN_SPREAD = 0.1
 # Fewer scans than this say nothing of what is usual.
-LEAST_SCANS = 5
+MIN_SCANS = 5
 # A whole group is judged by the median of one or two labelled scans: nearer than this, of larger groups than this, they
 # lie outside by chance.
 FAR_GROUP = 4.0
-LEAST_GROUP = 10
+MIN_GROUP = 10
 # Channels are swapped if another order of them fits so much better.
 MUCH_BETTER = 3.0
 _LISTED = 8
@@ -56,7 +56,7 @@ def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Prob
     """
     wrong, warnings = _duplicates(groups, where)
     everything = {case: scan for group in groups for case, scan in group.scans.items()}
-    if len(everything) >= LEAST_SCANS:
+    if len(everything) >= MIN_SCANS:
         warnings += _orientations(everything, where)
         warnings += _swapped_channels(everything, where)
         warnings += _outliers(everything, where, ct=ct)
@@ -175,7 +175,7 @@ def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
     labeled = next((group for group in groups if group.role == "labelled"), None)
     warnings = []
     for group in groups:
-        if labeled is None or not labeled.scans or group is labeled or len(group.scans) < LEAST_GROUP:
+        if labeled is None or not labeled.scans or group is labeled or len(group.scans) < MIN_GROUP:
             continue
         ours, theirs = ({**_measures(each.scans, ct=ct), **_skews(each.scans)} for each in (labeled, group))
         for name in sorted(ours.keys() & theirs.keys()):
@@ -242,7 +242,7 @@ def _centre_and_spread(values: Features) -> tuple[Features, Features]:
     """Median, and the standard deviation that the median absolute deviation stands for, along the first axis."""
     centre = np.median(values, axis=0)
     spread = 1.4826 * np.median(np.abs(values - centre), axis=0)
-    return centre, np.maximum(spread, LEAST_SPREAD)
+    return centre, np.maximum(spread, MIN_SPREAD)
 
 
 def _list(names: Iterable[str]) -> str:

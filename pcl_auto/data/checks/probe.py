@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
-from pcl_auto.data.labels import all_values, foreground, ignore_value, spelled, values_of
+from pcl_auto.data.labels import all_values, foreground, format_values, ignore_value, values_of
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
     warnings += [
         Problem(
             "label.class-absent",
-            f"no label holds class {spelled(value)} ({name})",
+            f"no label holds class {format_values(value)} ({name})",
             where,
             fix,
             "1 voxel or more",

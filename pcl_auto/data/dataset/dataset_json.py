@@ -8,7 +8,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.labels import BACKGROUND, IGNORE, Labels, all_values, foreground, has_regions, spelled, values_of
+from pcl_auto.data.labels import (
+    BACKGROUND,
+    IGNORE,
+    Labels,
+    all_values,
+    foreground,
+    format_values,
+    has_regions,
+    values_of,
+)
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
@@ -16,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The largest decathlon file is below 100 kB; a file beyond this is no list of scans.
-_MOST_BYTES = 1 << 26
+_MAX_BYTES = 1 << 26
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _SHOWN = 60
 
@@ -102,7 +111,7 @@ def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
         if not path.is_file():
             fix = "name the folder of a decathlon task, such as Task05_Prostate"
             return None, [Problem("dataset-json.missing", "dataset.json is missing", where, fix, "a file of that name")]
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             fix = "restore the file from the data set's source"
             return None, [
                 Problem(
@@ -110,7 +119,7 @@ def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
                     "dataset.json is far too large",
                     where,
                     fix,
-                    f"at most {_MOST_BYTES} bytes",
+                    f"at most {_MAX_BYTES} bytes",
                 )
             ]
         # Windows editors put a byte order mark in front, which utf-8-sig takes away.
@@ -235,7 +244,7 @@ def _judge_labels(classes: list[tuple[str, list[int]]], where: str) -> tuple[Lab
     labels: Labels = {name: values if len(values) > 1 else values[0] for name, values in classes}
     sets = [tuple(values) for _, values in classes]
     values = sorted(value for each in sets for value in each) if not regions else all_values(labels)
-    found = ", ".join(f"{spelled(each)} {name}" for name, each in classes)
+    found = ", ".join(f"{format_values(each)} {name}" for name, each in classes)
     fix = "number the classes without a gap from 0, the background, in dataset.json and in the label maps"
     problems = [
         Problem(
@@ -245,7 +254,7 @@ def _judge_labels(classes: list[tuple[str, list[int]]], where: str) -> tuple[Lab
             "give every class a name and value of its own",
         )
         for kind, items in (
-            ("value", [spelled(each) for each in sets]),
+            ("value", [format_values(each) for each in sets]),
             ("name", [name for name, _ in classes]),
         )
         for shared in _repeated(items)

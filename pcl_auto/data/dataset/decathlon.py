@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pcl_auto.data.case import Case, Source, Task, by_id
 from pcl_auto.data.dataset.dataset_json import Description, Entry, read_description
 from pcl_auto.data.dataset.nnunet_raw import FOLDER, read_raw
-from pcl_auto.data.dataset.safe_paths import Confined, refuse_case_id, shown, strip_suffix
+from pcl_auto.data.dataset.safe_paths import DatasetRoot, refuse_case_id, shown, strip_suffix
 from pcl_auto.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_task(
         The task with every case that could be made out, or None if channels, classes or the list of cases
         cannot; and all problems. A task that comes with problems is good for further checks, not for training.
     """
-    folder = Confined.at(root, follow_links=follow_links)
+    folder = DatasetRoot.at(root, follow_links=follow_links)
     index = folder.root / "dataset.json"
     if index.is_symlink():
         refusal = folder.refuse_target(index, "dataset.json")
@@ -107,7 +107,7 @@ def find_task(name: str, folders: Sequence[Path]) -> Path:
 class _Reader:
     """Turns entries and folders into cases, and collects what is wrong with them."""
 
-    folder: Confined
+    folder: DatasetRoot
     where: str
     problems: list[Problem] = field(default_factory=list)
     # Images that dataset.json names, also those whose entry was refused: they are not unlisted.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.case import Case, Source, Task, by_id
-from pcl_auto.data.dataset.safe_paths import Confined, refuse_case_id, shown, strip_suffix
+from pcl_auto.data.dataset.safe_paths import DatasetRoot, refuse_case_id, shown, strip_suffix
 from pcl_auto.data.labels import Labels
 from pcl_auto.errors import Problem
 
@@ -18,7 +18,7 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.ASCII)
 
 
 def read_raw(
-    folder: Confined,
+    folder: DatasetRoot,
     content: Mapping[str, Any],
     channels: tuple[str, ...],
     labels: Labels,
@@ -69,7 +69,7 @@ def read_raw(
     return Task(folder.root, name, number, channels, labels, by_id(pool), by_id(found["imagesTs"])), problems
 
 
-def _parse_name(folder: Confined) -> tuple[str, int | None]:
+def _parse_name(folder: DatasetRoot) -> tuple[str, int | None]:
     match = FOLDER.fullmatch(folder.given.name) or FOLDER.fullmatch(folder.root.name)
     return (match[2], int(match[1])) if match else (folder.given.name, None)
 
@@ -94,7 +94,7 @@ def _refuse_what_is_not_read(content: Mapping[str, Any], where: str) -> list[Pro
     return problems
 
 
-def _cases(folder: Confined, source: Source, channels: int) -> tuple[list[Case], list[Problem]]:
+def _cases(folder: DatasetRoot, source: Source, channels: int) -> tuple[list[Case], list[Problem]]:
     """The cases of a folder with a file for each channel, and what is wrong with the others."""
     files, problems = folder.list_files(source)
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
@@ -131,7 +131,7 @@ def _cases(folder: Confined, source: Source, channels: int) -> tuple[list[Case],
     return cases, problems
 
 
-def _labels(folder: Confined) -> tuple[dict[str, Path], list[Problem]]:
+def _labels(folder: DatasetRoot) -> tuple[dict[str, Path], list[Problem]]:
     files, problems = folder.list_files("labelsTr")
     found = {}
     for path in files:

@@ -24,7 +24,7 @@ _INSIDE = "a path inside the data set's folder, such as imagesTr/case_01.nii.gz"
 
 
 @dataclass(frozen=True)
-class Confined:
+class DatasetRoot:
     """A data set's folder: ``root`` with its links resolved, ``given`` as the user wrote it, absolute.
 
     With ``follow_links`` a link in the folder may lead out of it, as in a folder of links to an archive.
@@ -35,7 +35,7 @@ class Confined:
     follow_links: bool = False
 
     @classmethod
-    def at(cls, folder: Path, *, follow_links: bool = False) -> Confined:
+    def at(cls, folder: Path, *, follow_links: bool = False) -> DatasetRoot:
         """The folder, which need not exist yet."""
         absolute = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.absolute would keep ".." in it
         return cls(Path(os.path.realpath(folder)), absolute, follow_links)

@@ -52,7 +52,7 @@ class Finding:
 
     series: Series
     problem: Problem | None = None
-    beside: bool = False
+    is_auxiliary: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
             groups.setdefault(header.text("0020|000e"), []).append(header)
         elif _holds_no_image(file):
             problem = Problem("dicom.no-image", "a DICOM file without an image", str(file), "leave it")
-            findings.append(Finding(Series("", file.name, (file,)), problem, beside=True))
+            findings.append(Finding(Series("", file.name, (file,)), problem, is_auxiliary=True))
         else:
             damaged.setdefault(file.parent, []).append(file)
     for uid, slices in groups.items():
@@ -156,7 +156,7 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
     unsorted = Series(uid, name, tuple(each.file for each in slices))
     problem = _no_scan(slices, str(unsorted))
     if problem:
-        return Finding(unsorted, problem, beside=True)
+        return Finding(unsorted, problem, is_auxiliary=True)
     problem = _no_grid(slices, str(unsorted))
     if problem:
         return Finding(unsorted, problem)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_volume
-from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, slabs
+from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, iter_chunks
 from pcl_auto.errors import Problem
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Range = tuple[int, int]
 
 # More different values than this are no label map, and not worth counting.
-_MOST_LABEL_VALUES = 1024
+_MAX_LABEL_VALUES = 1024
 _LISTED_VALUES = 8
 # Grids agree when no corner voxel is further off than this, plus what float32 affines can lose.
 _GRID_TOLERANCE_VOXELS = 0.02
@@ -137,7 +137,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
         return _volume(path, header, survey), problems
     values = _count_values(header, voxels)
     problems = _undeclared(values, allowed, where)
-    return _volume(path, header, survey, values if len(values) <= _MOST_LABEL_VALUES else None), problems
+    return _volume(path, header, survey, values if len(values) <= _MAX_LABEL_VALUES else None), problems
 
 
 def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Problem]:
@@ -189,7 +189,7 @@ def _volume(path: Path, header: Header, survey: Survey, values: dict[int, int] |
 
 def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
     count, first, example = 0, (0, 0, 0), 0.0
-    for start, _, values in slabs(header, voxels):
+    for start, _, values in iter_chunks(header, voxels):
         if values.dtype.kind != "f":
             return []
         uneven = values != np.rint(values)
@@ -208,7 +208,7 @@ def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
 def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
     """Voxels per value, in the order of the values; stops once there are too many for a label map."""
     counts: dict[int, int] = {}
-    for _, _, values in slabs(header, voxels):
+    for _, _, values in iter_chunks(header, voxels):
         if values.min() >= 0 and values.max() < 1 << 16:
             histogram = np.bincount(values.ravel(order="K").astype(np.intp))
             present = np.flatnonzero(histogram)
@@ -218,7 +218,7 @@ def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
             pairs = zip(present.tolist(), amounts.tolist(), strict=True)
         for value, amount in pairs:
             counts[int(value)] = counts.get(int(value), 0) + amount
-        if len(counts) > _MOST_LABEL_VALUES:
+        if len(counts) > _MAX_LABEL_VALUES:
             break
     return dict(sorted(counts.items()))
 
@@ -227,8 +227,8 @@ def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) ->
     strange = [value for value in values if value not in allowed]
     if not strange:
         return []
-    if len(values) > _MOST_LABEL_VALUES:
-        found, fix = f"more than {_MOST_LABEL_VALUES} different values", "replace this file by the label map"
+    if len(values) > _MAX_LABEL_VALUES:
+        found, fix = f"more than {_MAX_LABEL_VALUES} different values", "replace this file by the label map"
     else:
         found = ", ".join(f"{value} ({values[value]} voxels)" for value in strange[:_LISTED_VALUES])
         found += f" and {len(strange) - _LISTED_VALUES} more" if len(strange) > _LISTED_VALUES else ""

@@ -45,7 +45,7 @@ class Survey:
         every = max(1, int(np.prod(header.shape)) // _SAMPLE)
         survey = cls((x, y, z), [np.inf for _ in channels], [-np.inf for _ in channels], [[] for _ in channels], every)
         survey.digest.update(repr((header.shape, header.channels)).encode())
-        for start, channel, values in slabs(header, voxels):
+        for start, channel, values in iter_chunks(header, voxels):
             survey.add(start, channel, values)
         return survey
 
@@ -102,7 +102,7 @@ class Survey:
         return tuple(channel for channel, low in enumerate(self.low) if low >= self.high[channel])
 
 
-def slabs(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:
+def iter_chunks(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:
     """Slab after slab of ``voxels``: its first slice, its channel, its real (scaled) values (x, y, slab)."""
     width, height, depth = header.shape
     step = max(1, _SLAB_VOXELS // (width * height))

@@ -29,7 +29,7 @@ class Scan:
     id: str
     files: tuple[Source, ...]
     problem: Problem | None = None
-    beside: bool = False
+    is_auxiliary: bool = False
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -98,8 +98,8 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
             items.append(Scan(stem(path), (path,)))
     items += _name_series(find_series(slices), None)
     scans = _group_channels(items, channels)
-    problems += _one_mask_each(scan for scan in scans if not scan.beside)
-    if scans and all(scan.beside for scan in scans):
+    problems += _one_mask_each(scan for scan in scans if not scan.is_auxiliary)
+    if scans and all(scan.is_auxiliary for scan in scans):
         problems += [scan.problem for scan in scans if scan.problem]
     if problems:
         raise UsageError(problems)
@@ -166,10 +166,12 @@ def _name_series(findings: Sequence[Finding], root: Path | None) -> list[Scan]:
         folder = finding.series.folder
         inside = folder.relative_to(root).parts if root else ()
         # Only one scan of a folder can have its name; scouts and reports do not count.
-        alone = not finding.beside and [f.series.folder for f in findings if not f.beside].count(folder) == 1
+        alone = (
+            not finding.is_auxiliary and [f.series.folder for f in findings if not f.is_auxiliary].count(folder) == 1
+        )
         own = () if alone else (finding.series.name,)
         name = "_".join(inside or (folder.resolve().name,)) if alone else "_".join((*inside, *own))
-        scans.append(Scan(_plain(name), (finding.series,), finding.problem, finding.beside))
+        scans.append(Scan(_plain(name), (finding.series,), finding.problem, finding.is_auxiliary))
     return _told_apart(scans)
 
 
@@ -196,7 +198,7 @@ def _channel_of(item: Scan) -> tuple[tuple[Path, str], int] | None:
     source = item.files[0]
     place = source.folder if isinstance(source, Series) else source
     match = _CHANNEL.match(place.name if isinstance(source, Series) else stem(source))
-    if match is None or item.beside:
+    if match is None or item.is_auxiliary:
         return None
     return (place.parent, match["case"] or place.resolve().parent.name), int(match["channel"])
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcl_auto.data.labels import foreground, ignore_value
-from pcl_auto.method.label_maps import Classes, holds, one_piece_classes
+from pcl_auto.method.label_maps import Classes, class_mask, one_piece_classes
 from pcl_auto.nnunet.data.pseudo_labels import read_labels
 
 
@@ -46,7 +46,7 @@ class LabeledCases:
 
     def volumes_ml(self) -> dict[str, np.ndarray]:
         """Volume of each class in each case that is labelled throughout, shape (cases,), in millilitres."""
-        counts = [[np.count_nonzero(holds(labels, v)) for v in self.classes.values()] for labels in self._maps()]
+        counts = [[np.count_nonzero(class_mask(labels, v)) for v in self.classes.values()] for labels in self._maps()]
         volumes = np.array(counts, dtype=np.float64).reshape(-1, len(self.classes)) * self.voxel_ml
         return {name: volumes[:, index] for index, name in enumerate(self.classes)}
 

@@ -17,10 +17,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.label_maps import Classes, keep_largest
-from pcl_auto.method.pseudo_labels import KEPT, LedgerRow, drop_disagreeing, drop_outside, judge
+from pcl_auto.method.pseudo_labels import KEPT, LedgerRow, assess_pseudo_label, drop_disagreeing, drop_outside
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, save_label
-from pcl_auto.recipe.settings import Judgement
+from pcl_auto.recipe.settings import PseudoLabelFilter
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.files import link_relative, write_text
 
@@ -141,26 +141,26 @@ def keep_ledger(
     *,
     classes: Classes,
     voxel_ml: float,
-    judgement: Judgement,
+    chosen: PseudoLabelFilter,
 ) -> list[LedgerRow]:
     """Judge the round's pseudo-labels against the labelled cases and the last round, and write the ledger."""
     rows = [
-        judge(
+        assess_pseudo_label(
             case,
             read_labels(folder.cases, case),
             None if previous is None else read_labels(previous.cases, case),
             labeled,
             classes=classes,
             voxel_ml=voxel_ml,
-            margin=judgement.range_margin,
+            margin=chosen.range_margin,
             agreement=_read_agreement(folder.cases, case),
         )
         for case in cases
     ]
-    if judgement.drop_outside_range:
+    if chosen.drop_outside_range:
         rows = drop_outside(rows)
-    if judgement.agreement:
-        rows = drop_disagreeing(rows, judgement.agreement)
+    if chosen.min_agreement:
+        rows = drop_disagreeing(rows, chosen.min_agreement)
     _write_ledger(folder, [row.as_dict() for row in rows])
     return rows
 

@@ -11,14 +11,14 @@ from pcl_auto.method.symmetry import AxisSymmetry, axis_symmetries, thumbnail
 from pcl_auto.nnunet.data.cases import StoredCases
 
 # Reading whole scans takes time, and the nearest of so many is near.
-MOST_CASES = 48
+MAX_CASES = 48
 
 
 def stored_symmetries(store: Path, cases: Sequence[str]) -> list[AxisSymmetry]:
     """What mirroring does to the stored scans, along the axes (z, y, x) of the store; at most 48 scans are read."""
     chosen = sorted(cases)
-    if len(chosen) > MOST_CASES:
-        chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, MOST_CASES).round().astype(int)]
+    if len(chosen) > MAX_CASES:
+        chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, MAX_CASES).round().astype(int)]
     scans = StoredCases(str(store), chosen)
     return axis_symmetries([thumbnail(scans.load_case(case)[0][:]) for case in chosen])
 

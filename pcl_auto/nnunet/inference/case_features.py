@@ -26,12 +26,12 @@ class CaseFeatures:
     """What a network makes of a scan.
 
     ``vector``: the encoder's deepest features (F,), mean over the scan. ``expected_dice``: by the network itself.
-    ``steadiness``: Dice of its segmentation to those of the scan blurred and brightened.
+    ``consistency``: Dice of its segmentation to those of the scan blurred and brightened.
     """
 
     vector: list[float]
     expected_dice: float
-    steadiness: float
+    consistency: float
 
 
 def features_of(
@@ -101,7 +101,7 @@ def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatur
     # Every patch is of one size.
     vector = torch.stack(sums).mean(0)
     sure = expected_dice(logits, regions=predictor.has_regions)
-    return CaseFeatures(vector.tolist(), sure, predictor.steadiness(image, logits))
+    return CaseFeatures(vector.tolist(), sure, predictor.consistency(image, logits))
 
 
 def _not_finite(case: str) -> NumericalError:

@@ -1,4 +1,4 @@
-"""Certainties of scans with nnU-Net's networks, and the reference that a training leaves beside its model."""
+"""Confidences of scans with nnU-Net's networks, and the reference that a training leaves beside its model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.data import split as splits
 from pcl_auto.data.labels import foreground
-from pcl_auto.method.confidence import Reference, certainty
+from pcl_auto.method.confidence import Reference, confidence
 from pcl_auto.method.pseudo_labels import labeled_range
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
@@ -25,13 +25,13 @@ from pcl_auto.workspace.files import read_json, write_json
 REFERENCE = "quality.json"
 SCHEMA_VERSION = 1
 # More would make the tenth of them no surer.
-MOST_REFERENCES = 32
+MAX_REFERENCES = 32
 
 
-def certainty_of(
+def confidence_of(
     segment: Segmenter, labels_of: LabelManager, labels: dict[str, Any], image: np.ndarray, *, in_plane: bool
 ) -> float:
-    """The certainty of a preprocessed image (C, z, y, x); see :func:`pcl_auto.method.confidence.certainty`.
+    """The confidence of a preprocessed image (C, z, y, x); see :func:`pcl_auto.method.confidence.confidence`.
 
     Args:
         segment: without mirroring, so that scans can be compared with the reference.
@@ -41,7 +41,7 @@ def certainty_of(
         in_plane: whether the network is two-dimensional.
     """
     try:
-        return certainty(
+        return confidence(
             lambda voxels: segment(torch.from_numpy(voxels)),
             partial(labels_from, labels_of),
             image,
@@ -68,31 +68,31 @@ def write_reference(trainer: Any) -> None:
     cases = {}
     chosen = reference_cases(trainer)
     for case in chosen:
-        cases[case] = certainty_in_training(trainer, case)
-        trainer.events.notify("certainty", done=len(cases), total=len(chosen))
+        cases[case] = confidence_in_training(trainer, case)
+        trainer.events.notify("confidence", done=len(cases), total=len(chosen))
     voxel_ml = stored_voxel_ml(configuration.spacing, trainer.plans_manager.plans)
     view = data.labeled_view(settings.split, trainer.configuration_name)
     volumes_ml = LabeledCases(view, trainer.do_split()[0], labels, voxel_ml).volumes_ml()
-    margin = trainer.recipe.judgement.range_margin
+    margin = trainer.recipe.pseudo_label_filter.range_margin
     ranges = {name: labeled_range(volumes, margin) for name, volumes in volumes_ml.items() if volumes.size}
     reference = Reference(tuple(cases.values()), ranges or None)
     write_json(file, {"schema_version": SCHEMA_VERSION, **reference.as_dict(), "cases": cases})
 
 
 def reference_cases(trainer: Any) -> list[str]:
-    """The unlabelled cases of a training whose certainties its model is to be compared with."""
+    """The unlabelled cases of a training whose confidences its model is to be compared with."""
     unlabeled = sorted(splits.from_dict(read_json(trainer.data.split_file(trainer.settings.split))).unlabeled)
-    return unlabeled[:: max(1, math.ceil(len(unlabeled) / MOST_REFERENCES))]
+    return unlabeled[:: max(1, math.ceil(len(unlabeled) / MAX_REFERENCES))]
 
 
-def certainty_in_training(trainer: Any, case: str) -> float:
-    """The certainty of a stored case, by the network of ``trainer``."""
+def confidence_in_training(trainer: Any, case: str) -> float:
+    """The confidence of a stored case, by the network of ``trainer``."""
     image = StoredCases(str(trainer.data.store(trainer.settings.store)), [case]).load_case(case)[0][:]
     in_plane = len(trainer.configuration_manager.patch_size) == 2
     trainer.set_deep_supervision_enabled(False)
     segment = segmenter(trainer, trainer.network, mirroring=False)
     labels = trainer.dataset_json["labels"]
-    found = certainty_of(segment, trainer.label_manager, labels, image, in_plane=in_plane)
+    found = confidence_of(segment, trainer.label_manager, labels, image, in_plane=in_plane)
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     return found
 

@@ -28,7 +28,7 @@ class Slab:
     last: int
 
 
-def slabs(rows: int, count: int, margin: int) -> list[Slab]:
+def split_into_slabs(rows: int, count: int, margin: int) -> list[Slab]:
     """``rows`` cut into ``count`` slabs of about the same size, with so many rows of ``margin`` on either side."""
     edges = [round(number * rows / count) for number in range(count + 1)]
     return [Slab(max(0, first - margin), min(rows, last + margin), first, last) for first, last in pairwise(edges)]
@@ -100,7 +100,7 @@ class InferenceDemand:
             return _with_margin(max(preparing + self._preparing(self._shape), self._segmenting(self._shape)))
         # The whole scan with its normalised intensities, and where it is nonzero; then that, mask and slab.
         whole = self._channels * (4 * self._voxels + 8 * cropped) + 3 * cropped
-        rows = max(slab.end - slab.begin for slab in slabs(self._shape[0], count, self.margin_rows))
+        rows = max(slab.end - slab.begin for slab in split_into_slabs(self._shape[0], count, self.margin_rows))
         slab = [rows, *self._shape[1:]]
         beside = 4 * self._channels * cropped + 2 * cropped + 2 * self._voxels
         return _with_margin(max(whole, beside + max(self._preparing(slab), self._segmenting(slab))))
@@ -129,7 +129,7 @@ class InferenceDemand:
 
     def patches(self, count: int = 1) -> int:
         """In how many patches the network sees the scan, in ``count`` slabs."""
-        cut = slabs(self._shape[0], count, self.margin_rows)
+        cut = split_into_slabs(self._shape[0], count, self.margin_rows)
         grids = [self._grid([slab.end - slab.begin, *self._shape[1:]]) for slab in cut]
         return sum(patches_in(grid, self._edges) for grid in grids)
 

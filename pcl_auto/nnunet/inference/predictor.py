@@ -19,15 +19,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pcl_auto.data.formats.scans import Source
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.errors import NumericalError, Problem, StateError
-from pcl_auto.method.confidence import PASSES, steadiness
+from pcl_auto.method.confidence import PASSES, consistency
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
 from pcl_auto.nnunet.data.bias import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
 from pcl_auto.nnunet.data.pseudo_labels import labels_from
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.errors import memory_errors
-from pcl_auto.nnunet.inference.confidence import certainty_of, read_reference
-from pcl_auto.nnunet.inference.demand import InferenceDemand, slabs
+from pcl_auto.nnunet.inference.confidence import confidence_of, read_reference
+from pcl_auto.nnunet.inference.demand import InferenceDemand, split_into_slabs
 from pcl_auto.nnunet.inference.export import dtype_of_masks, mask_inside, mask_of, on_scan
 from pcl_auto.nnunet.network import half_precision
 from pcl_auto.nnunet.trusted import require_trusted
@@ -37,20 +37,20 @@ from pcl_auto.workspace.files import read_json
 class Segmentation(NamedTuple):
     """A mask (z, y, x) on the scan's own grid, and the geometry to write it with.
 
-    ``certainty``: if asked for, of a scan that was segmented as a whole; ``slabs``: in how many it was.
+    ``confidence``: if asked for, of a scan that was segmented as a whole; ``slabs``: in how many it was.
     """
 
     mask: np.ndarray
     properties: Properties
-    certainty: float | None
+    confidence: float | None
     slabs: int = 1
 
 
 class PatchSeconds(NamedTuple):
-    """What a patch takes of a mask, with all folds and mirroring, and of a certainty."""
+    """What a patch takes of a mask, with all folds and mirroring, and of a confidence."""
 
     masks: float
-    certainty: float
+    confidence: float
 
 
 class ModelPredictor:
@@ -129,8 +129,8 @@ class ModelPredictor:
         """The values that each class, or region, has in a mask."""
         return {name: values_of(value) for name, value in foreground(self.dataset_json["labels"]).items()}
 
-    def segment(self, files: Sequence[Source], *, certainty: bool = False) -> Segmentation:
-        """Segment one scan: one 4D volume, or one 3D volume per channel; its ``certainty`` takes longer.
+    def segment(self, files: Sequence[Source], *, confidence: bool = False) -> Segmentation:
+        """Segment one scan: one 4D volume, or one 3D volume per channel; its ``confidence`` takes longer.
 
         Raises:
             DataError: the scan cannot be read.
@@ -149,7 +149,7 @@ class ModelPredictor:
             logits = self._finite_logits(torch.from_numpy(data), files[0])
             mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
             del logits
-            sure = self._certainty(data) if certainty else None
+            sure = self._confidence(data) if confidence else None
         return Segmentation(mask, properties, sure)
 
     def read(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties, InferenceDemand]:
@@ -207,7 +207,7 @@ class ModelPredictor:
         data, properties = self._preprocessed(image, properties, own)
         target_mm = [*spacing_mm[:kept], *self.configuration.spacing]
         inside = np.zeros(data.shape[1:], dtype=dtype_of_masks(self._labels))
-        for slab in slabs(data.shape[1], count, margin):
+        for slab in split_into_slabs(data.shape[1], count, margin):
             part = data[:, slab.begin : slab.end]
             shape = part.shape[1:]
             grid = compute_new_shape(shape, spacing_mm, target_mm)
@@ -249,14 +249,14 @@ class ModelPredictor:
             logits: torch.Tensor = self._unmirrored.predict_sliding_window_return_logits(image)
         return logits
 
-    def steadiness(self, image: np.ndarray, logits: torch.Tensor) -> float:
-        """Mean Dice of the segmentation that ``logits`` stand for to those of the disturbed image (C, z, y, x).
+    def consistency(self, image: np.ndarray, logits: torch.Tensor) -> float:
+        """Mean Dice of the segmentation that ``logits`` stand for to those of the perturbed image (C, z, y, x).
 
         0 where the network's output for one of these is not finite.
         """
         labels_of = partial(labels_from, self._labels)
         try:
-            found = steadiness(
+            found = consistency(
                 labels_of(logits),
                 lambda voxels: self.logits_without_mirroring(torch.from_numpy(voxels)),
                 labels_of,
@@ -270,11 +270,11 @@ class ModelPredictor:
             raise
         return float(np.mean(found))
 
-    def _certainty(self, image: np.ndarray) -> float:
+    def _confidence(self, image: np.ndarray) -> float:
         """How far the first fold's segmentation of a preprocessed image (C, z, y, x) is to be trusted."""
         segment = self.logits_without_mirroring
         in_plane = len(self.configuration.patch_size) == 2
-        return certainty_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
+        return confidence_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
 
     def _finite_logits(self, image: torch.Tensor, source: Source) -> torch.Tensor:
         """Logits (K, z, y, x) of a preprocessed image (C, z, y, x)."""

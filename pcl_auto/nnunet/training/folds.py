@@ -46,7 +46,7 @@ def meet(trainers: Sequence[nnUNetTrainerPCL], round_number: int) -> None:
 
     cases = list(first.split.unlabeled)
     first.segment_into(shared, segment, ranks.share(cases), round_number)
-    with ranks.first_alone() as alone:
+    with ranks.rank_zero_first() as alone:
         for trainer in trainers if alone else ():
             folder = pseudo_labels.round_folder(trainer.run_folder, round_number).cases
             for case in cases:

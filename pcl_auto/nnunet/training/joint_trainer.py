@@ -15,7 +15,7 @@ from torch import Tensor, autocast, nn
 from pcl_auto.data import split as splits
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.augmentation import box_mask, intensity_view, nearest, swap_pairs
-from pcl_auto.method.collapse import degenerate
+from pcl_auto.method.collapse import unusable_reasons
 from pcl_auto.method.loss import ContrastHead, local_contrastive_loss
 from pcl_auto.method.pseudo_labels import LedgerRow
 from pcl_auto.method.regions import disjoint_classes, patterns_of
@@ -24,18 +24,16 @@ from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import distributed as ranks
 from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.data import pseudo_labels, streams
-from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
+from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.data.streams import patches_of, scales
 from pcl_auto.nnunet.inference.sliding_window import agreement_check, segmenter
 from pcl_auto.nnunet.network import DecoderFeatures, restart_segmentation_head, unwrapped
-from pcl_auto.nnunet.training.crf import refined
 from pcl_auto.nnunet.training.folds import WaitsForFolds, have_met
 from pcl_auto.nnunet.training.optimizers import make_optimizer
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.training.teacher import Teacher
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.system import require
 
 
 class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds trainers by name)
@@ -50,8 +48,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         A second optimiser, so that nnU-Net can go on with the first one's state by itself.
         """
-        if self.recipe.pseudo_labels.crf:
-            require("pydensecrf", "crf", "pseudo_labels.crf")
         if self.is_ddp and self.recipe.contrast.intensity_views:
             fix = "train on one GPU, or set contrast.intensity_views = false"
             raise UsageError(
@@ -63,10 +59,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         ranks.share_of_patches(patches - unlabeled, unlabeled)
         super().initialize()
         decay = self.recipe.teacher.decay(self.recipe.schedule)
-        self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.memory else None
+        self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.ema_rounds else None
         self.features = DecoderFeatures(self.network)
         self.head = ContrastHead(self.features.width, self.recipe.contrast.dimensions).to(self.device)
-        self.head_in_step = ranks.in_step(self.head, self.device)
+        self.head_in_step = ranks.wrap_ddp(self.head, self.device)
         self.head_optimizer = make_optimizer(self.head.parameters(), self.recipe.optimizer)
         self.head_lr_scheduler = PolyLRScheduler(self.head_optimizer, self.initial_lr, self.num_epochs)
         self.split = splits.from_dict(read_json(self.data.split_file(self.settings.split)))
@@ -98,7 +94,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         folders = [pseudo_labels.round_folder(self.run_folder, number) for number in ahead]
         if self.epoch < self.recipe.schedule.epochs:
             folders.append(pseudo_labels.last_check_folder(self.run_folder))
-        with ranks.first_alone() as first:
+        with ranks.rank_zero_first() as first:
             for folder in folders if first else []:
                 shutil.rmtree(folder.path, ignore_errors=True)
         self_train(self, self.recipe.schedule)
@@ -122,8 +118,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         # From the ledger, so that a resumed run uses the same ones.
         used = pseudo_labels.used_cases(folder, {*self.split.labeled, *self.split.validation})
         volumes = pseudo_labels.volumes_ml(folder, self.labeled.classes)
-        margin = self.recipe.judgement.degenerate_margin
-        if reasons := degenerate({case: volumes[case] for case in used}, self.labeled.volumes_ml(), margin=margin):
+        margin = self.recipe.collapse_guard.volume_margin
+        if reasons := unusable_reasons(
+            {case: volumes[case] for case in used}, self.labeled.volumes_ml(), margin=margin
+        ):
             self.events.emit("degenerate", round=round_number, reasons=reasons)
             self._open_streams(self.configuration_manager.batch_size)
             self._train_until(until_epoch, f"round {round_number}, labels alone")
@@ -148,7 +146,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         )
 
     def _begin_round(self, round_number: int) -> None:
-        with ranks.first_alone() as first:
+        with ranks.rank_zero_first() as first:
             if self._guards and first:
                 self.round_guard.keep_start(round_number, self._parts())
         if self.round_guard.source(round_number) == 1:
@@ -202,7 +200,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             loss = loss + self.recipe.pseudo_labels.segmentation_weight * pseudo
         vectors = torch.cat([gather_features(self.features.take(), first), *seconds])
         contrast = self._contrast(vectors, sample, views * len(images))
-        self.descend(
+        self.backward_and_step(
             loss + self.recipe.contrast.weight * contrast,
             (self.optimizer, self.network),
             (self.head_optimizer, self.head),
@@ -218,7 +216,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         targets = [scales(labeled["target"]), scales(unlabeled["target"])]
         pairs = min(len(images[0]), len(images[1]))
         if self.recipe.mixing.copy_paste:
-            mask = box_mask(images[0].shape[2:], self.recipe.mixing.box)
+            mask = box_mask(images[0].shape[2:], self.recipe.mixing.box_fraction)
             swap_pairs(images, mask, pairs)
             for scale in zip(*targets, strict=True):
                 swap_pairs(scale, nearest(mask, scale[0].shape[2:]), pairs)
@@ -279,18 +277,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     ) -> None:
         """Segment ``cases`` into the folder of round ``number``, for training."""
         self._close_streams()
-        judgement, last = self.recipe.judgement, self.recipe.schedule.rounds
-        spacing_mm = stored_spacing_mm(self.configuration_manager.spacing, self.plans_manager.plans)
+        chosen, last = self.recipe.pseudo_label_filter, self.recipe.schedule.rounds
         pseudo_labels.predict_round(
-            refined(segment, spacing_mm) if self.recipe.pseudo_labels.crf else segment,
+            segment,
             cases,
             self.store,
             folder,
             patch_voxels=tuple(self.configuration_manager.patch_size),
             labels_of=self.label_manager,
-            one_piece=self.labeled.one_piece() if judgement.largest_component else [],
+            one_piece=self.labeled.one_piece() if chosen.largest_component else [],
             # Nothing is trained on what is segmented after the last round.
-            check=agreement_check(self, segment) if judgement.agreement and number <= last else None,
+            check=agreement_check(self, segment) if chosen.min_agreement and number <= last else None,
             progress=lambda done, total: self.events.notify(
                 "pseudo_label", round=min(number, last), done=done, total=total
             ),
@@ -304,12 +301,12 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         started = monotonic()
         self.segment_into(folder, segment, ranks.share(cases), number)
         self.seconds += monotonic() - started
-        judgement = self.recipe.judgement
+        chosen = self.recipe.pseudo_label_filter
         if number > self.recipe.schedule.rounds:
-            judgement = replace(judgement, drop_outside_range=False, agreement=0.0)
+            chosen = replace(chosen, drop_outside_range=False, min_agreement=0.0)
         before = self.round_guard.labels_of(number - 1) if number > 1 else None
         classes, voxel_ml = self.labeled.classes, self.labeled.voxel_ml
-        with ranks.first_alone() as first:
+        with ranks.rank_zero_first() as first:
             if not first:
                 return []
             return pseudo_labels.keep_ledger(
@@ -319,16 +316,16 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 self.labeled.volumes_ml(),
                 classes=classes,
                 voxel_ml=voxel_ml,
-                judgement=judgement,
+                chosen=chosen,
             )
 
     # --- the guard --------------------------------------------------------------------------------------------
 
     @property
     def _guards(self) -> bool:
-        return self.recipe.judgement.guard and not self.disable_checkpointing
+        return self.recipe.collapse_guard.enabled and not self.disable_checkpointing
 
-    def withstood(self, round_number: int) -> bool:
+    def check_collapse(self, round_number: int) -> bool:
         """Roll back round ``round_number``, just finished, if it ended in a collapse; whether to train on."""
         guard = self.round_guard
         if self._guards and guard.undecided(round_number):
@@ -339,7 +336,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             if reasons:
                 self._roll_back(round_number, reasons)
         if round_number in guard.collapsed:
-            with ranks.first_alone() as first:
+            with ranks.rank_zero_first() as first:
                 if first:
                     pseudo_labels.discard(guard.labels_after(round_number))
         return guard.goes_on

@@ -22,7 +22,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
     return kind(parameters, rate, weight_decay=decay)
 
 
-def descend(
+def backward_and_step(
     loss: Tensor,
     trained: Sequence[tuple[torch.optim.Optimizer, nn.Module]],
     scaler: torch.amp.GradScaler | None,

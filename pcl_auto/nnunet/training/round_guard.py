@@ -30,7 +30,8 @@ class RoundGuard:
 
     def __init__(self, run: Path, recipe: Recipe) -> None:
         self.run = run
-        self.settings = recipe.judgement
+        self.settings = recipe.collapse_guard
+        self.range_margin = recipe.pseudo_label_filter.range_margin
         self.rounds = {entry.number: entry for entry in joint_rounds(recipe.schedule)}
         self.collapsed: list[int] = []
 
@@ -67,7 +68,7 @@ class RoundGuard:
         """
         before = pseudo_labels.volumes_ml(self.labels_of(number), labeled_volumes_ml)
         after = pseudo_labels.volumes_ml(self.labels_after(number), labeled_volumes_ml)
-        reasons = collapse(before, after, labeled_volumes_ml, margin=self.settings.range_margin)
+        reasons = collapse(before, after, labeled_volumes_ml, margin=self.range_margin)
         if validation_dice is not None:
             # A second try began where the first one did.
             begun = self.rounds[self.source(number)].first_epoch

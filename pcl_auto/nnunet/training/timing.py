@@ -17,7 +17,7 @@ from pcl_auto.nnunet.checkpoints import LATEST
 from pcl_auto.nnunet.data import streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.pseudo_labels import RoundFolder, Segmenter
-from pcl_auto.nnunet.inference.confidence import certainty_in_training, reference_cases
+from pcl_auto.nnunet.inference.confidence import confidence_in_training, reference_cases
 from pcl_auto.nnunet.inference.demand import patches_in
 from pcl_auto.nnunet.inference.export import mask_of
 from pcl_auto.nnunet.inference.sliding_window import segmenter
@@ -27,8 +27,8 @@ from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.recipe.time_budget import Costs
 from pcl_auto.workspace.system import peak_memory_mb
 
-WARM_UP_STEPS, LEAST_TIMES, MOST_TIMES = 2, 2, 200
-MOST_TIMED_CASES = 8
+WARM_UP_STEPS, MIN_TIMES, MAX_TIMES = 2, 2, 200
+MAX_TIMED_CASES = 8
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def _step(trainer: nnUNetTrainerPCLSupervised) -> None:
     trainer.train_step(batch)
 
 
-def _repeat(action: Callable[[], Any], seconds: float, least: int = LEAST_TIMES) -> float:
+def _repeat(action: Callable[[], Any], seconds: float, least: int = MIN_TIMES) -> float:
     """Mean seconds of ``action``, which is done for about so long."""
     begun, times = monotonic(), 0
-    while times < least or (monotonic() - begun < seconds and times < MOST_TIMES):
+    while times < least or (monotonic() - begun < seconds and times < MAX_TIMES):
         action()
         times += 1
     return (monotonic() - begun) / times
@@ -144,7 +144,7 @@ def _time_round(trainer: nnUNetTrainerPCL, seconds: float) -> _Round:
         if spent > seconds:
             break
     tile_s = spent / sum(tiles[case] for case in done)
-    checked = sorted(tiles)[:CASES_OF_LAST_CHECK] if trainer.recipe.judgement.guard else []
+    checked = sorted(tiles)[:CASES_OF_LAST_CHECK] if trainer.recipe.collapse_guard.enabled else []
 
     begun = monotonic()
     trainer.open_joint_streams(folder, done)
@@ -177,7 +177,7 @@ def _showing_all(segment: Segmenter) -> Segmenter:
 
 def _spread(cases: Sequence[str]) -> list[str]:
     """Some of ``cases``, sorted by size: one from the middle first, so that it may be the only one."""
-    places = np.linspace(0, len(cases) - 1, min(MOST_TIMED_CASES, len(cases))).round().astype(int)
+    places = np.linspace(0, len(cases) - 1, min(MAX_TIMED_CASES, len(cases))).round().astype(int)
     chosen = [cases[place] for place in dict.fromkeys(places.tolist())]
     middle = cases[len(cases) // 2]
     return [middle, *(case for case in chosen if case != middle)]
@@ -190,14 +190,14 @@ def _tiles(trainer: Any, folder: Path, case: str) -> int:
 
 
 def _reference_s(trainer: Any) -> float:
-    """What the certainties of unlabelled cases take, which a training leaves with its model: one is looked at."""
+    """What the confidences of unlabelled cases take, which a training leaves with its model: one is looked at."""
     folder = trainer.data.store(trainer.settings.store)
     tiles = {case: _tiles(trainer, folder, case) for case in reference_cases(trainer)}
     if not tiles:
         return 0.0
     middle = _spread(sorted(tiles, key=lambda case: (tiles[case], case)))[0]
     begun = monotonic()
-    certainty_in_training(trainer, middle)
+    confidence_in_training(trainer, middle)
     return (monotonic() - begun) * sum(tiles.values()) / tiles[middle]
 
 

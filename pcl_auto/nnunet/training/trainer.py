@@ -38,7 +38,7 @@ from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.network import half_precision, unwrapped
-from pcl_auto.nnunet.training.optimizers import descend, make_optimizer
+from pcl_auto.nnunet.training.optimizers import backward_and_step, make_optimizer
 from pcl_auto.nnunet.training.settings import read_settings, start_settings
 from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.recipe.settings import Recipe
@@ -189,7 +189,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         super().initialize()
         self.is_ddp = several
         if several:
-            self.network = ranks.in_step(self.network, self.device)
+            self.network = ranks.wrap_ddp(self.network, self.device)
             self.loss = self._build_loss()
 
     def _do_i_compile(self) -> bool:
@@ -234,7 +234,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
         self.print_plans()
-        with ranks.first_alone() as first:
+        with ranks.rank_zero_first() as first:
             if first:
                 self._describe_model(Path(self.output_folder_base))
 
@@ -282,7 +282,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         targets = [target.to(self.device, non_blocking=True) for target in streams.scales(batch["target"])]
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.segmentation_loss(self.forward(batch["data"].to(self.device, non_blocking=True)), targets)
-        self.descend(loss, (self.optimizer, self.network))
+        self.backward_and_step(loss, (self.optimizer, self.network))
         return {"loss": loss.detach().cpu().numpy()}
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -299,9 +299,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
                 return self.loss(outputs, targets)  # type: ignore[no-any-return]
             return self.loss(outputs[0], targets[0])  # type: ignore[no-any-return]
 
-    def descend(self, loss: Tensor, *trained: tuple[torch.optim.Optimizer, nn.Module]) -> None:
+    def backward_and_step(self, loss: Tensor, *trained: tuple[torch.optim.Optimizer, nn.Module]) -> None:
         """One step down for every optimiser and the module that it trains."""
-        descend(loss, trained, self.grad_scaler)
+        backward_and_step(loss, trained, self.grad_scaler)
 
     def _validate(self) -> None:
         with torch.no_grad():
@@ -352,7 +352,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         """Keep the state, so that a run that stops here goes on from here."""
         self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self._keep_best()
-        with ranks.first_alone():
+        with ranks.rank_zero_first():
             self.save_checkpoint(str(self.run_folder / LATEST))
         starting = self.epoch + 1 == self.recipe.schedule.supervised_epochs
         if starting and self.shared_start is not None and not self.shared_start.is_file():
@@ -465,7 +465,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
                 raise
             content = self._load_training_state(previous)
             self.events.emit("checkpoint_damaged", problem=error.problems[0].as_dict(), epoch=self.epoch)
-            with ranks.first_alone() as first:
+            with ranks.rank_zero_first() as first:
                 if first:
                     previous.replace(file)
         if OWN_KEY in content:

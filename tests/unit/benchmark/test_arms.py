@@ -9,7 +9,15 @@ import pytest
 from pairs import in_pairs
 from refusal import codes, refused
 
-from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED, fit_schedule, load_budget, make_arms, parse_labeled, within
+from pcl_auto.benchmark.arms import (
+    ALL_LABELS_ARM,
+    BASELINE_ARM,
+    fit_schedule,
+    load_budget,
+    make_arms,
+    parse_labeled,
+    within,
+)
 from pcl_auto.errors import UsageError
 from pcl_auto.recipe.load import from_dict, load_recipe
 from pcl_auto.recipe.settings import Recipe, Schedule
@@ -43,7 +51,7 @@ def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
 
 
 def test_a_scaled_budget_scales_every_arm() -> None:
-    arms, problems = make_arms([SUPERVISED, "paper", "default", ALL_LABELS], load_budget("quick", 24))
+    arms, problems = make_arms([BASELINE_ARM, "paper", "default", ALL_LABELS_ARM], load_budget("quick", 24))
     assert problems == []
     assert {arm.recipe.schedule.epochs for arm in arms} == {24}
     assert len({arm.recipe.schedule.supervised_epochs for arm in arms}) == 1
@@ -70,7 +78,7 @@ def test_too_few_epochs_for_the_budget() -> None:
 
 
 def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
-    (supervised, paper, ceiling), _ = make_arms([SUPERVISED, "paper", ALL_LABELS], BUDGET)
+    (supervised, paper, ceiling), _ = make_arms([BASELINE_ARM, "paper", ALL_LABELS_ARM], BUDGET)
     (longer,), _ = make_arms(["paper"], load_budget("quick", 24))
     assert from_dict(paper.recipe.as_dict()) == paper.recipe
     assert paper.recipe.name.startswith("bench-paper-")
@@ -79,7 +87,7 @@ def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
     assert supervised.recipe == ceiling.recipe
     # The baseline does not depend on the method of the recipe that the budget comes from.
     other = replace(BUDGET, contrast=replace(BUDGET.contrast, weight=3.0))
-    assert make_arms([SUPERVISED], other)[0][0].recipe == supervised.recipe
+    assert make_arms([BASELINE_ARM], other)[0][0].recipe == supervised.recipe
 
 
 def test_an_arm_from_a_file(tmp_path: Path) -> None:
@@ -106,7 +114,7 @@ def test_every_wrong_arm_is_listed(tmp_path: Path) -> None:
     assert [name in problems[place].what for place, name in ((0, "'papr'"), (1, "'paper'"), (4, "'other'"))] == [
         True
     ] * 3
-    assert SUPERVISED in problems[0].expected
+    assert BASELINE_ARM in problems[0].expected
     assert "default" in problems[0].expected
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pcl_auto.benchmark.arms import ALL_LABELS, SUPERVISED
+from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM
 from pcl_auto.benchmark.curve import Point, in_words, labels_needed, points
 from pcl_auto.benchmark.table import Row
 from pcl_auto.evaluation.statistics import Comparison, Spread
@@ -36,14 +36,14 @@ def test_of_a_curve_that_falls_the_first_number_that_reaches_it_counts() -> None
 
 def row(arm: str, labeled: int, dice: float) -> Row:
     compared = (
-        None if arm in (SUPERVISED, ALL_LABELS) else Comparison(1, 9, 0.1, 0.5, 1, (), 0.5, "no clear difference")
+        None if arm in (BASELINE_ARM, ALL_LABELS_ARM) else Comparison(1, 9, 0.1, 0.5, 1, (), 0.5, "no clear difference")
     )
     return Row(arm, labeled, Spread(dice, 0.0, 1), Spread(1.0, 0.0, 1), 0, 1.0, 1.0, compared)
 
 
 def test_points_of_a_study() -> None:
-    rows = [row("mine", 2, 0.7), row(SUPERVISED, 2, 0.6), row("mine", 8, 0.9), row(SUPERVISED, 8, 0.8)]
-    assert points([*rows, row(ALL_LABELS, 99, 0.95)]) == [
+    rows = [row("mine", 2, 0.7), row(BASELINE_ARM, 2, 0.6), row("mine", 8, 0.9), row(BASELINE_ARM, 8, 0.8)]
+    assert points([*rows, row(ALL_LABELS_ARM, 99, 0.95)]) == [
         Point("mine", 2, 0.7, 0.6, pytest.approx(4)),  # type: ignore[arg-type]
         Point("mine", 8, 0.9, 0.8, math.inf),
     ]  # fmt: skip

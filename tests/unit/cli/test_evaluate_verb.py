@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from pcl_auto.cli.commands.evaluate import MOST_NAMED, evaluate
+from pcl_auto.cli.commands.evaluate import MAX_NAMED, evaluate
 from pcl_auto.errors import DataError
 
 
@@ -36,7 +36,7 @@ def test_a_refusal_names_the_option(folders: tuple[Path, Path]) -> None:
 def test_cases_without_a_partner_take_one_line(folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     evaluate(*folders, allow_missing=True)
     lines = [line for line in capfd.readouterr().err.splitlines() if "not scored" in line]
-    named = ", ".join("bcdefgh"[:MOST_NAMED])
+    named = ", ".join("bcdefgh"[:MAX_NAMED])
     assert lines == [f"not scored, label without a prediction: 7 ({named}, …; --json names all)"]
     evaluate(*folders, allow_missing=True, json=True)
     assert [entry["id"] for entry in json.loads(capfd.readouterr().out)["skipped"]] == list("bcdefgh")

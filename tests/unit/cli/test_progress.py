@@ -77,7 +77,7 @@ def test_with_folds_those_to_come_count_too(capfd: pytest.CaptureFixture[str]) -
     assert "about 1m20s to go" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("event", ["preprocess", "certainty"])
+@pytest.mark.parametrize("event", ["preprocess", "confidence"])
 def test_what_takes_long_beside_the_steps_is_said_once(event: str, capfd: pytest.CaptureFixture[str]) -> None:
     progress = TrainingProgress(Terminal())
     for done in (1, 2, 3):

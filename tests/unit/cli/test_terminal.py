@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.cli.console.terminal import MOST_PROBLEMS_SHOWN, Terminal
+from pcl_auto.cli.console.terminal import MAX_PROBLEMS_SHOWN, Terminal
 from pcl_auto.errors import Problem
 from pcl_auto.workspace.files import printable
 from pcl_auto.workspace.processes import output_to
@@ -32,7 +32,7 @@ def test_control_characters_are_written_out(text: str, shown: str) -> None:
 
 
 def test_a_message_cannot_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    Terminal().say("failed: \x1b]0;title\x07[bold]scan[/bold]\nsecond line")
+    Terminal().print_line("failed: \x1b]0;title\x07[bold]scan[/bold]\nsecond line")
     out, err = capfd.readouterr()
     assert out == ""
     assert err == "failed: \\x1b]0;title\\x07[bold]scan[/bold]\nsecond line\n"
@@ -44,7 +44,7 @@ def test_every_problem_has_a_line_up_to_a_limit(
 ) -> None:
     problems = [
         Problem("data.bad", f"problem {number}", f"file\n{number}", "fix it")
-        for number in range(MOST_PROBLEMS_SHOWN + 2)
+        for number in range(MAX_PROBLEMS_SHOWN + 2)
     ]
     terminal = Terminal()
     monkeypatch.setattr(type(terminal.err), "is_terminal", on_terminal)
@@ -54,10 +54,10 @@ def test_every_problem_has_a_line_up_to_a_limit(
     assert out == ""
     assert lines[0] == "warning: problem 0 in file\\x0a0. Fix: fix it."
     if on_terminal:
-        assert len(lines) == MOST_PROBLEMS_SHOWN + 1
+        assert len(lines) == MAX_PROBLEMS_SHOWN + 1
         assert lines[-1] == "warning: and 2 more; `2> FILE` behind the command keeps all of them"
     else:
-        assert len(lines) == MOST_PROBLEMS_SHOWN + 2
+        assert len(lines) == MAX_PROBLEMS_SHOWN + 2
 
 
 def test_json_is_one_document_without_what_json_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_a_terminal_is_reached_while_output_goes_to_a_log(tmp_path: Path, capfd:
     terminal = Terminal()
     with output_to(tmp_path / "log.txt"):
         os.write(1, b"nnU-Net's own\n")
-        terminal.say("progress")
+        terminal.print_line("progress")
         terminal.json([])
     assert capfd.readouterr() == ("[]\n", "progress\n")
     assert (tmp_path / "log.txt").read_text() == "nnU-Net's own\n"

@@ -109,7 +109,7 @@ def test_test_is_no_list(make_task: MakeTask, test: Any) -> None:
 
 def test_far_too_large(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_task()
-    monkeypatch.setattr("pcl_auto.data.dataset.dataset_json._MOST_BYTES", 100)
+    monkeypatch.setattr("pcl_auto.data.dataset.dataset_json._MAX_BYTES", 100)
     assert only_problem(root).code == "dataset-json.too-large"
 
 

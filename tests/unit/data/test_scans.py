@@ -119,7 +119,7 @@ def refusal_of(folder: Path) -> tuple[str, str]:
     """Return the code of the refusal of a folder's only scan, and what was found; check that the scan is named."""
     scan = only(folder)
     assert scan.problem is not None
-    assert not scan.beside
+    assert not scan.is_auxiliary
     assert str(folder) in scan.problem.where
     return scan.problem.code, scan.problem.found
 
@@ -263,7 +263,7 @@ def test_what_lies_beside_scans_is_named_and_left(tmp_path: Path) -> None:
         bytes(128) + b"DICM\x02\x00\x02\x00UI\x1e\x00" + b"1.2.840.10008.5.1.4.1.1.88.22\0"
     )
     found = list_scans([tmp_path], 1)
-    assert [scan.id for scan in found if not scan.beside] == ["anna"]
+    assert [scan.id for scan in found if not scan.is_auxiliary] == ["anna"]
     assert sorted(scan.problem.code for scan in found if scan.problem) == [
         "dicom.color-pictures",
         "dicom.derived",

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pcl_auto.evaluation.statistics import compare, differences, judge, least_p, mean, paired_p, spread
+from pcl_auto.evaluation.statistics import classify_effect, compare, differences, least_p, mean, paired_p, spread
 
 NAN = math.nan
 
@@ -119,4 +119,4 @@ def test_a_study_that_is_cut_short_compares_what_both_have() -> None:
     ],
 )
 def test_verdicts(difference: float, p: float, better: int, verdict: str) -> None:
-    assert judge(difference, p, better, 3) == verdict
+    assert classify_effect(difference, p, better, 3) == verdict

@@ -51,14 +51,14 @@ class StubPredictor:
         self.reference = Reference(tuple(np.linspace(0.8, 0.98, 20)), {"tumour": (0.01, 0.1)})
 
     def segment(
-        self, files: Sequence[Path], *, certainty: bool
+        self, files: Sequence[Path], *, confidence: bool
     ) -> tuple[np.ndarray, dict[str, Any], float | None, int]:
         if "bad" in files[0].name:
             raise RuntimeError("cannot read this")
         if "large" in files[0].name:
             raise ResourceError(Problem("memory.too-small", "too large", files[0].name, "more memory"))
         slabs = 3 if "tall" in files[0].name else 1
-        sure = (0.5 if "odd" in files[0].name else 0.9) if certainty and slabs == 1 else None
+        sure = (0.5 if "odd" in files[0].name else 0.9) if confidence and slabs == 1 else None
         properties = {"sitk_stuff": {"spacing": (1, 2, 5)}, "of": f"mask of {files[0].name}"}
         return np.ones((2, 2, 2), np.uint8), properties, sure, slabs
 
@@ -235,8 +235,8 @@ def test_quality_is_told_and_remembered(tmp_path: Path, model: Path) -> None:
         sure, odd = (result.quality for result in predict(given, output, model, listener=lambda _event, _values: None))
         assert sure is not None
         assert odd is not None
-        assert (sure["certainty"], sure["review"], sure["reasons"]) == (0.9, False, [])
-        assert (odd["certainty"], odd["review"], odd["percentile"]) == (0.5, True, 0)
+        assert (sure["confidence"], sure["review"], sure["reasons"]) == (0.9, False, [])
+        assert (odd["confidence"], odd["review"], odd["percentile"]) == (0.5, True, 0)
     (left_out, _) = predict(
         given, tmp_path / "fast", model, outputs=Outputs(quality=False), listener=lambda _event, _values: None
     )
@@ -248,7 +248,9 @@ def test_a_scan_in_slabs_is_judged_by_its_volumes_alone(tmp_path: Path, model: P
     for status in ("done", "kept"):
         (result,) = predict(given, output, model, listener=lambda _event, _values: None)
         assert (result.status, result.slabs) == (status, 3)
-        assert result.quality == {"certainty": None, "percentile": None, "review": False, "reasons": []}
+        assert result.quality is not None
+        assert (result.quality["confidence"], result.quality["certainty"]) == (None, None)
+        assert (result.quality["review"], result.quality["reasons"]) == (False, [])
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pcl_auto.method.agreement import MOST_DEGREES, SCALES, InPlane, agreement, draw_transforms
+from pcl_auto.method.agreement import MAX_DEGREES, SCALES, InPlane, agreement, draw_transforms
 
 CLASSES = {"a": 1, "b": 2}
 
@@ -73,6 +73,6 @@ def test_transforms_are_drawn_by_case_and_seed() -> None:
     assert len(set(drawn)) == len(drawn)
     assert drawn[3] == draw_transforms("a", 3, mirror=True)
     every = [transform for pair in drawn for transform in pair]
-    assert all(abs(t.degrees) <= MOST_DEGREES and SCALES[0] <= t.scale <= SCALES[1] for t in every)
+    assert all(abs(t.degrees) <= MAX_DEGREES and SCALES[0] <= t.scale <= SCALES[1] for t in every)
     assert {transform.mirrored for transform in every} == {True, False}
     assert not any(t.mirrored for seed in range(20) for t in draw_transforms("a", seed, mirror=False))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pcl_auto.method.label_maps import Values, mean_dice
-from pcl_auto.method.pseudo_labels import LedgerRow, drop_disagreeing, drop_outside, judge
+from pcl_auto.method.pseudo_labels import LedgerRow, assess_pseudo_label, drop_disagreeing, drop_outside
 
 CLASSES = {"core": 1, "rim": 2}
 LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.0])}
@@ -25,7 +25,7 @@ def labels(core: int, rim: int) -> np.ndarray:
 
 def row(core: int, rim: int, last: np.ndarray | None = None, **options: Any) -> LedgerRow:
     known = options.pop("labeled_ml", LABELED_ML)
-    return judge(
+    return assess_pseudo_label(
         "case", labels(core, rim), last, known, classes=CLASSES, voxel_ml=0.5, margin=options.pop("margin", 2.0)
     )
 
@@ -190,7 +190,7 @@ def test_regions_are_judged_as_the_union_of_their_values() -> None:
     values, last = labels(8, 3), labels(4, 3)
     known = {"all": np.array([5.0]), "rim": np.array([1.0])}
     regions: dict[str, Values] = {"all": (1, 2), "rim": 2}
-    found = judge("case", values, last, known, classes=regions, voxel_ml=0.5, margin=1.0)
+    found = assess_pseudo_label("case", values, last, known, classes=regions, voxel_ml=0.5, margin=1.0)
     assert found.volumes_ml == {"all": 5.5, "rim": 1.5}
     assert found.components == {"all": 1, "rim": 1}
     absent, doublings = found.outside

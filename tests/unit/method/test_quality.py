@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from pcl_auto.method.confidence import Reference, assess, certainty, disturbed, expected_dice
+from pcl_auto.method.confidence import Reference, assess, confidence, expected_dice, perturbed
 
 CLASSES = {"a": 1, "b": 2}
 KNOWN = Reference(tuple(np.linspace(0.8, 0.99, 20)), {"a": (1.0, 4.0), "b": (0.0, 2.0)})
@@ -48,12 +48,12 @@ def test_expected_dice_without_foreground_and_of_a_sure_network() -> None:
     assert expected_dice(sure) == pytest.approx(1)
 
 
-def test_a_disturbed_scan() -> None:
+def test_a_perturbed_scan() -> None:
     image = np.random.default_rng(0).normal(size=(2, 4, 5, 6)).astype(np.float32)
-    blurred, brighter = disturbed(image, in_plane=False)
+    blurred, brighter = perturbed(image, in_plane=False)
     np.testing.assert_allclose(brighter - image, 0.4, atol=1e-6)
     np.testing.assert_allclose(blurred[1], ndimage.gaussian_filter(image[1], 1.0), atol=1e-6)
-    flat, _ = disturbed(image, in_plane=True)
+    flat, _ = perturbed(image, in_plane=True)
     np.testing.assert_allclose(flat[0, 2], ndimage.gaussian_filter(image[0, 2], 1.0), atol=1e-6)
     assert {each.dtype for each in (blurred, brighter, flat)} == {np.dtype(np.float32)}
 
@@ -73,9 +73,9 @@ def test_a_network_that_brightness_sways_is_less_certain(threshold: float, stead
     def dice(one: np.ndarray, other: np.ndarray) -> float:
         return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
-    value = certainty(segment, labels_of, image, {"a": 1}, regions=False, in_plane=False)
+    value = confidence(segment, labels_of, image, {"a": 1}, regions=False, in_plane=False)
     base = image[0] > threshold
-    swayed = [dice(base, each[0] > threshold) for each in disturbed(image, in_plane=False)]
+    swayed = [dice(base, each[0] > threshold) for each in perturbed(image, in_plane=False)]
     assert value == pytest.approx((1 + sum(swayed)) / 3, abs=1e-6)
     assert (value > 0.8) == steady
 
@@ -101,7 +101,7 @@ def test_volumes_beyond_the_labelled_cases_are_flagged(volumes_ml: dict[str, flo
 
 
 def test_few_or_no_scans_to_compare_with() -> None:
-    few = replace(KNOWN, certainties=(0.9,) * 9)
+    few = replace(KNOWN, confidences=(0.9,) * 9)
     assert (assess(0.1, {"a": 2.0, "b": 1.0}, few).percentile, assess(0.1, {}, Reference()).review) == (None, False)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pairs import in_pairs
 
-from pcl_auto.method.label_maps import Values, holds
+from pcl_auto.method.label_maps import Values, class_mask
 from pcl_auto.method.regions import Pattern, cells, patterns_of
 from pcl_auto.method.sampling import sample_voxels
 
@@ -56,7 +56,7 @@ def test_cells_are_those_of_the_slow_search(regions: list[Values], dtype: torch.
 
 def test_cells_are_the_values_that_the_regions_are_made_of() -> None:
     labels = torch.randint(4, (2, 5, 6), generator=torch.Generator().manual_seed(0))
-    targets = torch.stack([torch.from_numpy(holds(labels.numpy(), region)) for region in NESTED], dim=1)
+    targets = torch.stack([torch.from_numpy(class_mask(labels.numpy(), region)) for region in NESTED], dim=1)
     assert torch.equal(cells(targets, patterns_of(NESTED, [1, 2, 3])), labels)
 
 

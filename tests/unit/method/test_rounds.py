@@ -13,14 +13,14 @@ FRESH = [
     "epoch 1 supervised",
     "epoch 2 supervised",
     "pseudo-label 1",
-    "round 0 withstood",
+    "round 0 check_collapse",
     "epoch 3 round 1",
     "epoch 4 round 1",
     "pseudo-label 2",
-    "round 1 withstood",
+    "round 1 check_collapse",
     "epoch 5 round 2",
     "epoch 6 round 2",
-    "round 2 withstood",
+    "round 2 check_collapse",
 ]
 
 
@@ -51,10 +51,10 @@ class Diary:
     def pseudo_label(self, round_number: int) -> None:
         self.notes.append(f"pseudo-label {round_number}")
 
-    def withstood(self, round_number: int) -> bool:
+    def check_collapse(self, round_number: int) -> bool:
         collapsed = round_number in self.collapses
         self.rolled_back += collapsed
-        self.notes.append(f"round {round_number} {'rolled back' if collapsed else 'withstood'}")
+        self.notes.append(f"round {round_number} {'rolled back' if collapsed else 'check_collapse'}")
         return self.rolled_back < 2
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
@@ -82,13 +82,13 @@ def test_without_rounds_there_is_only_the_supervised_start() -> None:
 def test_a_finished_run_only_looks_back() -> None:
     learner = Diary(epoch=SCHEDULE.epochs)
     self_train(learner, SCHEDULE)
-    assert learner.notes == ["round 2 withstood"]
+    assert learner.notes == ["round 2 check_collapse"]
 
 
 def test_after_a_collapse_the_next_round_is_a_second_try() -> None:
     learner = Diary(collapses=(1,))
     self_train(learner, SCHEDULE)
-    assert learner.notes == [note.replace("round 1 withstood", "round 1 rolled back") for note in FRESH]
+    assert learner.notes == [note.replace("round 1 check_collapse", "round 1 rolled back") for note in FRESH]
 
 
 def test_after_a_second_collapse_training_ends() -> None:
@@ -97,7 +97,7 @@ def test_after_a_second_collapse_training_ends() -> None:
     assert learner.notes == [
         "epoch 0 supervised",
         "pseudo-label 1",
-        "round 0 withstood",
+        "round 0 check_collapse",
         "epoch 1 round 1",
         "pseudo-label 2",
         "round 1 rolled back",
@@ -132,4 +132,4 @@ def test_a_resumed_run_opens_unfinished_rounds_alone(epoch: int) -> None:
             # A round that was begun before is not judged again.
             begun = joint_rounds(SCHEDULE)
             fresh = [joint.first_epoch >= epoch for joint in begun if joint.number == number] == [True]
-            assert (f"round {number - 1} withstood" in learner.notes) == fresh
+            assert (f"round {number - 1} check_collapse" in learner.notes) == fresh

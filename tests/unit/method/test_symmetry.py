@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pcl_auto.method.symmetry import LEAST_CASES, axis_symmetries, thumbnail
+from pcl_auto.method.symmetry import MIN_CASES, axis_symmetries, thumbnail
 
 SIDE = 20
 
@@ -58,6 +58,6 @@ def test_an_empty_scan_has_an_empty_thumbnail() -> None:
 
 def test_of_few_scans_nothing_is_said() -> None:
     rng = np.random.default_rng(4)
-    scans = [thumbnail(scan(rng, left_right=False)) for _ in range(LEAST_CASES)]
+    scans = [thumbnail(scan(rng, left_right=False)) for _ in range(MIN_CASES)]
     assert axis_symmetries(scans[:-1]) == []
     assert len(axis_symmetries(scans)) == 3

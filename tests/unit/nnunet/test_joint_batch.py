@@ -32,7 +32,7 @@ def targets_of(images: Tensor) -> list[Tensor]:
 def joined(labeled: Tensor, unlabeled: Tensor, *, copy_paste: bool) -> tuple[Tensor, list[Tensor]]:
     trainer = nnUNetTrainerPCL.__new__(nnUNetTrainerPCL)
     recipe = load_recipe("default")
-    recipe = replace(recipe, mixing=replace(recipe.mixing, copy_paste=copy_paste, box=0.4))
+    recipe = replace(recipe, mixing=replace(recipe.mixing, copy_paste=copy_paste, box_fraction=0.4))
     trainer.settings = cast("Any", SimpleNamespace(recipe=recipe))
     trainer.device = torch.device("cpu")
     batches = [{"data": images.clone(), "target": targets_of(images)} for images in (labeled, unlabeled)]

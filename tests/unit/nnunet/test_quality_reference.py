@@ -1,4 +1,4 @@
-"""Certainties where nnU-Net finds no numbers."""
+"""Confidences where nnU-Net finds no numbers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from pcl_auto.nnunet.inference.confidence import certainty_of
+from pcl_auto.nnunet.inference.confidence import confidence_of
 
 LABELS = {"background": 0, "core": 1}
 
 
-def certainty(message: str) -> float:
+def confidence(message: str) -> float:
     def segment(_image: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(message)
 
     labels_of = SimpleNamespace(has_regions=False)
-    return certainty_of(segment, labels_of, LABELS, np.zeros((1, 4, 4, 4), np.float32), in_plane=False)
+    return confidence_of(segment, labels_of, LABELS, np.zeros((1, 4, 4, 4), np.float32), in_plane=False)
 
 
 def test_infinite_logits_are_not_certain_and_end_no_training() -> None:
-    assert certainty("Encountered inf in predicted array. Aborting...") == 0.0
+    assert confidence("Encountered inf in predicted array. Aborting...") == 0.0
     with pytest.raises(RuntimeError, match="shapes"):
-        certainty("shapes do not match")
+        confidence("shapes do not match")

@@ -48,7 +48,7 @@ def step(share: slice) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a joint step, of which this process has the patches ``share``."""
     torch.manual_seed(0)
     network, head = Toy(), ContrastHead(6, 8)
-    in_step = [ranks.in_step(module, torch.device("cpu")) for module in (network, head)]
+    in_step = [ranks.wrap_ddp(module, torch.device("cpu")) for module in (network, head)]
     images = torch.randn(PATCHES, 1, 6, 7, 8)
     labels = torch.randint(0, 1 + CLASSES, (PATCHES, 1, 6, 7, 8))
     labels[0, 0, :3] = 0  # so that processes have different numbers of voxels
@@ -79,7 +79,7 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.save(step(slice(2 * rank, 2 * rank + 2)), f"{folder}/rank_{rank}.pt")
     assert ranks.share([0, 1, 2, 3, 4]) == ([0, 2, 4] if rank == 0 else [1, 3])
-    with ranks.first_alone() as first:
+    with ranks.rank_zero_first() as first:
         assert first == (rank == 0)
     dist.destroy_process_group()
 
@@ -103,7 +103,7 @@ def test_alone_nothing_is_gathered_or_wrapped() -> None:
     module = nn.Linear(2, 2)
     assert ranks.gather_rows(rows) is rows
     assert ranks.gather_sample(sample, 4) is sample
-    assert ranks.in_step(module, torch.device("cpu")) is module
+    assert ranks.wrap_ddp(module, torch.device("cpu")) is module
     assert ranks.share_of_patches(3, 1) == (3, 1)
 
 
@@ -126,7 +126,7 @@ def test_processes_that_no_machine_has_room_for(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with refused(UsageError, code), ranks.together(torch.device(device)):
+    with refused(UsageError, code), ranks.process_group(torch.device(device)):
         pass
 
 

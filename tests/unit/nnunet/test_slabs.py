@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.nnunet.inference.demand import margin_rows, most_slabs, slabs
+from pcl_auto.nnunet.inference.demand import margin_rows, most_slabs, split_into_slabs
 
 
 @pytest.mark.parametrize(("rows", "count", "margin"), [(10, 1, 4), (10, 3, 2), (100, 7, 9), (5, 5, 0), (64, 8, 4)])
 def test_every_row_is_kept_once_with_its_surroundings(rows: int, count: int, margin: int) -> None:
-    cut = slabs(rows, count, margin)
+    cut = split_into_slabs(rows, count, margin)
     assert len(cut) == count
     assert [row for slab in cut for row in range(slab.first, slab.last)] == list(range(rows))
     for slab in cut:

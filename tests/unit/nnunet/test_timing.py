@@ -35,7 +35,7 @@ def test_cases_are_looked_at_from_small_to_large_the_middle_one_first(count: int
     cases = [f"{number:03d}" for number in range(count)]
     chosen = timing._spread(cases)
     assert chosen[0] == cases[count // 2]
-    assert len(set(chosen)) == len(chosen) <= timing.MOST_TIMED_CASES + 1
+    assert len(set(chosen)) == len(chosen) <= timing.MAX_TIMED_CASES + 1
     assert {cases[0], cases[-1]} <= set(chosen)
 
 
@@ -44,7 +44,7 @@ def test_a_mean_over_as_many_times_as_asked_for() -> None:
     assert timing._repeat(lambda: done.append(1), 0.0, 5) >= 0
     assert len(done) == 5
     timing._repeat(lambda: done.append(1), 60.0)
-    assert len(done) == 5 + timing.MOST_TIMES
+    assert len(done) == 5 + timing.MAX_TIMES
 
 
 def test_timing_leaves_random_numbers_as_they_were() -> None:
@@ -56,12 +56,12 @@ def test_timing_leaves_random_numbers_as_they_were() -> None:
     assert draw() == inside
 
 
-def test_certainties_count_by_the_size_of_their_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_confidences_count_by_the_size_of_their_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = {"a": 1, "b": 2, "c": 5}
     clock = iter([100.0, 103.0])
     monkeypatch.setattr(timing, "reference_cases", lambda _trainer: list(tiles))
     monkeypatch.setattr(timing, "_tiles", lambda _trainer, _folder, case: tiles[case])
-    monkeypatch.setattr(timing, "certainty_in_training", lambda _trainer, case: {"b": 0.9}[case])
+    monkeypatch.setattr(timing, "confidence_in_training", lambda _trainer, case: {"b": 0.9}[case])
     monkeypatch.setattr(timing, "monotonic", lambda: next(clock))
     trainer = SimpleNamespace(data=SimpleNamespace(store=Path), settings=SimpleNamespace(store="s"))
     assert timing._reference_s(trainer) == pytest.approx(3.0 * 8 / 2)

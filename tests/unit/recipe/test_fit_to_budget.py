@@ -18,17 +18,17 @@ from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Schedule
 from pcl_auto.recipe.time_budget import (
     AIM,
-    LEAST_ROUND_STEPS,
-    MOST_FOR_CHECKPOINTS,
-    MOST_FOR_LABELS,
+    MAX_FOR_CHECKPOINTS,
+    MAX_FOR_LABELS,
+    MIN_ROUND_STEPS,
     Costs,
     Fitted,
     fit,
     fit_recipe,
+    format_duration,
     least_seconds,
     parse_budget,
     read_fit,
-    spelled,
     write_fit,
 )
 
@@ -62,7 +62,7 @@ MACHINES = [CPU, SLOW_LABELS, SLOW_DISK, FOLDS]
 )
 def test_budgets(text: str, seconds: int) -> None:
     assert parse_budget(text) == seconds
-    assert parse_budget(spelled(seconds)) == seconds
+    assert parse_budget(format_duration(seconds)) == seconds
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_what_is_no_budget_is_refused_with_the_forms_that_are(text: str) -> None
 
 
 def test_the_same_time_is_spelled_in_one_way() -> None:
-    assert [spelled(parse_budget(text)) for text in ("90m", "1h30m", "5400s")] == ["1h30m"] * 3
-    assert spelled(0.2) == "0s"
+    assert [format_duration(parse_budget(text)) for text in ("90m", "1h30m", "5400s")] == ["1h30m"] * 3
+    assert format_duration(0.2) == "0s"
 
 
 # --- what a training takes ---
@@ -111,9 +111,9 @@ def test_a_fitted_schedule_fills_the_time(own: Schedule, costs: Costs, seconds: 
     assert 1 <= fitted.rounds <= own.rounds or fitted.rounds == own.rounds == 0
     assert (fitted.supervised_epochs > 0) == (own.supervised_epochs > 0)
     if fitted.rounds:
-        assert fitted.steps_per_epoch * fitted.epochs_per_round >= LEAST_ROUND_STEPS
+        assert fitted.steps_per_epoch * fitted.epochs_per_round >= MIN_ROUND_STEPS
     if fitted.rounds > 1:
-        assert costs.folds * fitted.rounds * costs.round_s <= MOST_FOR_LABELS * seconds
+        assert costs.folds * fitted.rounds * costs.round_s <= MAX_FOR_LABELS * seconds
 
 
 @pytest.mark.parametrize("own", [DEFAULT, QUICK, PAPER])
@@ -135,7 +135,7 @@ def test_epochs_are_short_enough_that_a_stop_loses_little() -> None:
 def test_checkpoints_take_a_small_share() -> None:
     fitted = fit(QUICK, SLOW_DISK, 7200.0)
     assert fitted is not None
-    assert fitted.epochs * SLOW_DISK.epoch_s <= 1.5 * MOST_FOR_CHECKPOINTS * 7200
+    assert fitted.epochs * SLOW_DISK.epoch_s <= 1.5 * MAX_FOR_CHECKPOINTS * 7200
 
 
 def test_fewer_rounds_where_pseudo_labels_would_take_the_time() -> None:
@@ -172,7 +172,7 @@ def test_too_small_a_budget_is_refused_with_the_smallest_that_works(name: str) -
     smallest = parse_budget(refusal.problem.expected.split()[0])
     fitted = fit_recipe(recipe, smallest, CPU, before_s=15.0)
     assert 15.0 + CPU.forecast_s(fitted) <= AIM * smallest
-    assert f"--budget {spelled(smallest)}" in refusal.problem.fix
+    assert f"--budget {format_duration(smallest)}" in refusal.problem.fix
 
 
 # --- on file ---
@@ -205,7 +205,7 @@ def test_what_was_chosen_is_told(tmp_path: Path) -> None:
     schedule = fitted.schedule
     assert "0.3 s a step, 0.35 s a joint step" in told
     assert f"10m: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps" in told
-    assert f"forecast   {spelled(fitted.forecast_s)} in all" in told
+    assert f"forecast   {format_duration(fitted.forecast_s)} in all" in told
     assert "earlier command" in "\n".join(fitted_lines(fitted, fresh=False, joint=True))
     baseline = fitted_lines(fitted, fresh=True, joint=False)[-1].split()[1]
     assert parse_budget(baseline) < fitted.forecast_s

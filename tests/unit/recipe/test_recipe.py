@@ -11,8 +11,8 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import UsageError
-from pcl_auto.recipe.load import from_dict, load_recipe, recipe_folder
-from pcl_auto.recipe.settings import Batch, Recipe, Schedule, Teacher
+from pcl_auto.recipe.load import RENAMED_KEYS, from_dict, load_recipe, recipe_folder, with_current_names
+from pcl_auto.recipe.settings import Batch, CollapseGuard, PseudoLabelFilter, Recipe, Schedule, Teacher
 
 SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
 
@@ -193,17 +193,25 @@ def test_the_teacher_looks_back_over_a_share_of_a_round(memory: float, decay: fl
 @pytest.mark.parametrize("name", ["quick", "demo"])
 def test_short_recipes_have_the_defaults_method(name: str) -> None:
     short, default = load_recipe(name), load_recipe("default")
-    for table in ("augmentation", "contrast", "pseudo_labels", "judgement", "mixing", "teacher"):
+    for table in (
+        "augmentation",
+        "contrast",
+        "pseudo_labels",
+        "pseudo_label_filter",
+        "collapse_guard",
+        "mixing",
+        "teacher",
+    ):
         assert getattr(short, table) == getattr(default, table)
 
 
 def test_recipes_extend_one_another(tmp_path: Path) -> None:
-    (tmp_path / "first.toml").write_text('extends = "quick"\n[contrast]\nweight = 0.5\n[teacher]\nmemory = 2.0\n')
+    (tmp_path / "first.toml").write_text('extends = "quick"\n[contrast]\nweight = 0.5\n[teacher]\nema_rounds = 2.0\n')
     (tmp_path / "second.toml").write_text('extends = "first.toml"\ndescription = "mine"\n[contrast]\nanchors = 7\n')
     quick, mine = load_recipe("quick"), load_recipe(str(tmp_path / "second.toml"))
     assert (mine.name, mine.description) == ("second", "mine")
     assert mine.contrast == replace(quick.contrast, weight=0.5, anchors=7)
-    assert (mine.teacher.memory, mine.schedule, mine.optimizer) == (2.0, quick.schedule, quick.optimizer)
+    assert (mine.teacher.ema_rounds, mine.schedule, mine.optimizer) == (2.0, quick.schedule, quick.optimizer)
 
 
 @pytest.mark.parametrize("second", ["first.toml", "second.toml"])
@@ -222,3 +230,74 @@ def test_a_recipe_that_extends_nothing_known_is_refused(tmp_path: Path) -> None:
     with refused(UsageError, "recipe.unknown") as refusal:
         load_recipe(str(tmp_path / "mine.toml"))
     assert "'nothing'" in refusal.problem.what
+
+
+# Whoever wrote a recipe for version 0.1 has these in it.
+OLD_RECIPE = """
+[judgement]
+drop_outside_range = true
+range_margin = 3.0
+agreement = 0.9
+largest_component = true
+degenerate_margin = 5.0
+guard = false
+validation_drop = 0.2
+[mixing]
+box = 0.5
+[teacher]
+memory = 0.25
+[pseudo_labels]
+crf = false
+mirroring = false
+"""
+
+
+def test_a_recipe_of_version_0_1_is_read_with_a_warning_for_each_old_key(tmp_path: Path) -> None:
+    (tmp_path / "old.toml").write_text(OLD_RECIPE)
+    with pytest.warns(FutureWarning) as warned:
+        recipe = load_recipe(str(tmp_path / "old.toml"))
+    assert recipe.pseudo_label_filter == PseudoLabelFilter(
+        drop_outside_range=True, range_margin=3.0, min_agreement=0.9, largest_component=True
+    )
+    assert recipe.collapse_guard == CollapseGuard(enabled=False, volume_margin=5.0, validation_drop=0.2)
+    assert (recipe.mixing.box_fraction, recipe.teacher.ema_rounds) == (0.5, 0.25)
+    assert recipe.pseudo_labels.mirroring is False
+    told = [str(entry.message).split(": ", 1)[1].split(";")[0] for entry in warned]
+    assert told[:9] == [f"{old} is now {new}" for old, new in RENAMED_KEYS.items()]
+    assert told[9:] == ["pseudo_labels.crf is gone"]
+
+
+def test_a_recipe_may_extend_one_of_version_0_1(tmp_path: Path) -> None:
+    (tmp_path / "old.toml").write_text("[teacher]\nmemory = 0.25\n")
+    (tmp_path / "new.toml").write_text('extends = "old.toml"\n[teacher]\nema_rounds = 0.75\n')
+    with pytest.warns(FutureWarning):
+        assert load_recipe(str(tmp_path / "new.toml")).teacher.ema_rounds == 0.75
+
+
+def test_a_key_under_both_of_its_names_is_refused() -> None:
+    with refused(UsageError, "recipe.unknown-key") as refusal:
+        from_dict({"teacher": {"memory": 0.25, "ema_rounds": 0.5}})
+    assert refusal.problem.where == "teacher.memory"
+
+
+def test_the_random_field_is_no_setting_any_more() -> None:
+    with refused(UsageError, "recipe.crf-moved"):
+        from_dict({"pseudo_labels": {"crf": True}})
+
+
+def test_a_recipe_on_record_is_compared_under_current_names() -> None:
+    recipe = load_recipe("quick")
+    old = recipe.as_dict()
+    old["judgement"] = {**old.pop("pseudo_label_filter"), **old.pop("collapse_guard")}
+    old["judgement"] = {
+        **{key: old["judgement"][key] for key in ("drop_outside_range", "range_margin", "largest_component")},
+        "agreement": old["judgement"]["min_agreement"],
+        "degenerate_margin": old["judgement"]["volume_margin"],
+        "guard": old["judgement"]["enabled"],
+        "validation_drop": old["judgement"]["validation_drop"],
+    }
+    old["mixing"]["box"] = old["mixing"].pop("box_fraction")
+    old["teacher"]["memory"] = old["teacher"].pop("ema_rounds")
+    old["pseudo_labels"]["crf"] = False
+    assert with_current_names(old) == recipe.as_dict()
+    assert from_dict(old) == recipe

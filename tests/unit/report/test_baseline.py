@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from report_files import RECIPE, write_run, write_scores
 
-from pcl_auto.report.baseline import find_baseline, judge, steps_of
-from pcl_auto.training.request import SUPERVISED
+from pcl_auto.report.baseline import compare_to_baseline, find_baseline, steps_of
+from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import read_run
 from pcl_auto.workspace.folders import Workspace
 
@@ -18,7 +18,7 @@ CASES = [f"t{index}" for index in range(12)]
 
 
 def test_without_a_baseline_the_verdict_says_so_and_how_to_get_one(tmp_path: Path) -> None:
-    verdict = judge(read_run(write_run(tmp_path) / "fold_all"), WORKSPACE)
+    verdict = compare_to_baseline(read_run(write_run(tmp_path) / "fold_all"), WORKSPACE)
     assert verdict.kind == "none"
     assert "no supervised baseline" in verdict.sentence
     assert verdict.command == "pclauto train --labeled 2 --supervised-only"
@@ -36,23 +36,23 @@ def test_without_a_baseline_the_verdict_says_so_and_how_to_get_one(tmp_path: Pat
 )
 def test_a_run_on_other_terms_is_no_baseline(tmp_path: Path, other: dict[str, Any]) -> None:
     run = read_run(write_run(tmp_path) / "fold_all")
-    write_run(tmp_path, trainer=SUPERVISED, **other)
+    write_run(tmp_path, trainer=SUPERVISED_TRAINER, **other)
     assert find_baseline(run) is None
 
 
 def test_a_baseline_may_divide_the_same_steps_in_another_way(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path) / "fold_all")
     schedule = {"steps_per_epoch": 6, "supervised_epochs": 1, "rounds": 0, "epochs_per_round": 1}
-    baseline = write_run(tmp_path, trainer=SUPERVISED, recipe_values={**RECIPE, "schedule": schedule})
+    baseline = write_run(tmp_path, trainer=SUPERVISED_TRAINER, recipe_values={**RECIPE, "schedule": schedule})
     assert find_baseline(run) == baseline
 
 
 @pytest.mark.parametrize(("gain", "kind"), [(0.1, "helped"), (-0.1, "did-not-help"), (0.0, "did-not-help")])
 def test_the_verdict_is_that_of_the_paired_cases(tmp_path: Path, gain: float, kind: str) -> None:
-    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED)
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED_TRAINER)
     write_scores(baseline, {case: 0.5 + index / 100 for index, case in enumerate(CASES)})
     write_scores(model, {case: 0.5 + index / 100 + gain for index, case in enumerate(CASES)})
-    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
+    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
     assert verdict.kind == kind
     assert f"{gain:+.3f} mean Dice" in verdict.sentence
     assert "12 cases" in verdict.sentence
@@ -60,11 +60,11 @@ def test_the_verdict_is_that_of_the_paired_cases(tmp_path: Path, gain: float, ki
 
 
 def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path: Path) -> None:
-    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED)
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED_TRAINER)
     write_scores(model, {"a": 0.5}, labels="one")
     write_scores(baseline, {"a": 0.4}, labels="two")
     write_scores(baseline, {"a": 0.4}, labels="one", mirroring=False)
-    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
+    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
     assert verdict.kind == "none"
     assert "the baseline on the same labels" in verdict.sentence
     assert str(baseline) in str(verdict.command)
@@ -72,16 +72,16 @@ def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path
 
 def test_a_run_that_was_not_evaluated_says_which_is_missing(tmp_path: Path) -> None:
     model = write_run(tmp_path)
-    write_run(tmp_path, trainer=SUPERVISED)
-    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
+    write_run(tmp_path, trainer=SUPERVISED_TRAINER)
+    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
     assert "this run has not been evaluated" in verdict.sentence
     assert str(model) in str(verdict.command)
 
 
 def test_a_baseline_is_judged_by_nothing(tmp_path: Path) -> None:
-    model = write_run(tmp_path, trainer=SUPERVISED)
+    model = write_run(tmp_path, trainer=SUPERVISED_TRAINER)
     write_scores(model, {"a": 0.5})
-    verdict = judge(read_run(model / "fold_all"), WORKSPACE)
+    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
     assert "is a baseline" in verdict.sentence
     assert verdict.scores is not None
 
@@ -104,23 +104,25 @@ def test_the_baseline_of_a_run_that_goes_on_has_the_steps_of_both(tmp_path: Path
     run = read_run(model / "fold_all")
     assert steps_of(run) == (2 + 3) * RECIPE["schedule"]["steps_per_epoch"]
     split_file = WORKSPACE.preprocessed / "Dataset001_X" / "splits" / "L2_s0_plus1.json"
-    assert judge(run, WORKSPACE).command == (
+    assert compare_to_baseline(run, WORKSPACE).command == (
         f"pclauto train Dataset001_X --split {split_file} --configuration 3d_fullres --seed 0 --epochs 5 "
         "--supervised-only --workspace /anywhere"
     )
     assert find_baseline(run) is None
     schedule = {**RECIPE["schedule"], "supervised_epochs": 5, "rounds": 0}
-    baseline = write_run(tmp_path, trainer=SUPERVISED, split=corrected, recipe_values={**RECIPE, "schedule": schedule})
+    baseline = write_run(
+        tmp_path, trainer=SUPERVISED_TRAINER, split=corrected, recipe_values={**RECIPE, "schedule": schedule}
+    )
     assert find_baseline(run) == baseline
 
 
 def test_where_no_number_of_epochs_is_honest_no_command_is_named(tmp_path: Path) -> None:
     for place, origin in (("budget", {"budget_s": 600}), ("start", {"start": "0" * 64})):
         model, _ = continued(tmp_path / place, **origin)
-        assert judge(read_run(model / "fold_all"), WORKSPACE).command is None
+        assert compare_to_baseline(read_run(model / "fold_all"), WORKSPACE).command is None
     model, _ = continued(tmp_path / "gone")
     shutil.rmtree(model.parent / "origin")
-    assert judge(read_run(model / "fold_all"), WORKSPACE).command is None
+    assert compare_to_baseline(read_run(model / "fold_all"), WORKSPACE).command is None
 
 
 def test_a_run_on_a_corrected_split_from_its_beginning_has_its_own_steps(tmp_path: Path) -> None:
@@ -128,5 +130,5 @@ def test_a_run_on_a_corrected_split_from_its_beginning_has_its_own_steps(tmp_pat
     (model / "fold_all/run.json").write_text(
         json.dumps({**json.loads((model / "fold_all/run.json").read_text()), "steps_before": 0})
     )
-    baseline = write_run(tmp_path, trainer=SUPERVISED, split=corrected)
+    baseline = write_run(tmp_path, trainer=SUPERVISED_TRAINER, split=corrected)
     assert find_baseline(read_run(model / "fold_all")) == baseline

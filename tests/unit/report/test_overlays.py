@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pcl_auto.report.overlays import LONGEST_SIDE, MOST_CHANNELS, MOST_SLICES, Volume, colour, planes, shown_slices
+from pcl_auto.report.overlays import LONGEST_SIDE, MAX_CHANNELS, MAX_SLICES, Volume, colour, planes, shown_slices
 
 
 def picture(uri: str) -> Image.Image:
@@ -112,7 +112,7 @@ def test_slices_are_few_and_the_one_to_begin_with_is_among_them() -> None:
     for size, extent, centre in ((500, (100, 400), 233), (5, (0, 4), 2), (1, (0, 0), 0), (100, (97, 99), 99)):
         slices = shown_slices(centre, extent, size)
         assert centre in slices
-        assert len(slices) <= MOST_SLICES
+        assert len(slices) <= MAX_SLICES
         assert slices == sorted(set(slices))
         assert slices[0] >= 0
         assert slices[-1] < size
@@ -121,7 +121,7 @@ def test_slices_are_few_and_the_one_to_begin_with_is_among_them() -> None:
 def test_a_large_scan_of_many_channels_stays_small() -> None:
     noise = np.random.default_rng(0).normal(size=(6, 60, 120, 120)).astype(np.float32)
     shown = planes(Volume(noise, {"m": ball((60, 120, 120), (30, 60, 60), 28)}, (3, 1, 1)), [1])
-    assert {len(plane.channels) for plane in shown} == {MOST_CHANNELS}
+    assert {len(plane.channels) for plane in shown} == {MAX_CHANNELS}
 
 
 def test_fewer_slices_may_be_asked_for() -> None:

@@ -18,8 +18,8 @@ from pcl_auto.report import scans as shown
 from pcl_auto.report.overlays import Volume
 from pcl_auto.report.page import render, write_report
 from pcl_auto.report.sections import fold_scores
-from pcl_auto.training.request import SUPERVISED
-from pcl_auto.training.run_facts import read_certainties, read_run
+from pcl_auto.training.request import SUPERVISED_TRAINER
+from pcl_auto.training.run_facts import read_confidences, read_run
 from pcl_auto.workspace.folders import Workspace
 
 HOSTILE = "<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>", "\u202egpj.exe"
@@ -91,7 +91,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "test")
     model = write_run(workspace.results)
-    baseline = write_run(workspace.results, trainer=SUPERVISED)
+    baseline = write_run(workspace.results, trainer=SUPERVISED_TRAINER)
     for folder, dice in ((model, 0.6), (baseline, 0.5)):
         write_scores(folder, {f"t{index}": dice + index / 1000 for index in range(12)})
     text = write_report(model, workspace).read_text(encoding="utf-8")
@@ -182,7 +182,7 @@ def test_the_dice_of_validation_cases_stands_beside_the_baselines(tmp_path: Path
     split = {"name": "L1_V1_s0", "seed": 0, "labeled": ["a"], "validation": ["b"], "unlabeled": ["c"], "hidden": []}
     model = write_run(workspace.results, split=split)
     assert "core, baseline" not in write_report(model, workspace).read_text(encoding="utf-8")
-    baseline = write_run(workspace.results, trainer=SUPERVISED, split=split)
+    baseline = write_run(workspace.results, trainer=SUPERVISED_TRAINER, split=split)
     for folder in (model, baseline):
         write_scores(folder, {"t": 0.5})
     assert "core, baseline" in write_report(model, workspace).read_text(encoding="utf-8")
@@ -199,21 +199,21 @@ def test_the_scores_of_a_fold_are_found_by_class_and_by_region(tmp_path: Path) -
     assert [found.dice for found in fold_scores(tmp_path)] == [[0.1, 0.2, 0.3]]
 
 
-def test_certainties_are_told_and_stand_in_the_last_ledger(tmp_path: Path) -> None:
+def test_confidences_are_told_and_stand_in_the_last_ledger(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "test")
     model = write_run(workspace.results)
     values = [0.5 + number / 100 for number in range(20)]
-    content = {"certainties": values, "cases": {"c": 0.51, "d": 0.62345}}
+    content = {"confidences": values, "cases": {"c": 0.51, "d": 0.62345}}
     (model / "fold_all" / "quality.json").write_text(json.dumps(content))
     text = write_report(model, workspace).read_text(encoding="utf-8")
     ledgers = text.split('class="scroll ledger"')[1:]
-    assert ["certainty" in ledger.split("</table>")[0] for ledger in ledgers] == [False, True]
+    assert ["confidence" in ledger.split("</table>")[0] for ledger in ledgers] == [False, True]
     assert '<td class="n">0.6234</td>' in ledgers[1] or '<td class="n">0.6235</td>' in ledgers[1]
-    known = read_certainties(model / "fold_all")
+    known = read_confidences(model / "fold_all")
     flagged = [value for value in values if assess(value, {}, Reference(tuple(values))).review]
     assert known.review == max(flagged)
     assert f"at or below {max(flagged):.4f}" in text
-    assert read_certainties(tmp_path).review is None
+    assert read_confidences(tmp_path).review is None
 
 
 def test_a_round_on_labels_alone_used_no_pseudo_label(tmp_path: Path) -> None:

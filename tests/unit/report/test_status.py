@@ -16,7 +16,7 @@ from report_files import write_run
 from pcl_auto.cli.commands.status import status
 from pcl_auto.errors import StateError
 from pcl_auto.report.status import all_runs, runs_of, status_of
-from pcl_auto.training.request import SUPERVISED
+from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.workspace.folders import Workspace
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_has_not_begun(model: Path) -> None:
 
 
 def test_all_runs_the_last_first_and_none_that_cannot_be_read(workspace: Workspace, model: Path) -> None:
-    baseline = write_run(workspace.results, trainer=SUPERVISED)
+    baseline = write_run(workspace.results, trainer=SUPERVISED_TRAINER)
     os.utime(model / "fold_all" / "events.jsonl", (1, 1))
     os.utime(model / "fold_all" / "run.json", (1, 1))
     assert [Path(run.folder).parent for run in all_runs(workspace)] == [baseline, model]

@@ -11,7 +11,7 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.training.models import find_model, options, remember_model
-from pcl_auto.training.request import JOINT, SUPERVISED, Run
+from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
@@ -39,11 +39,11 @@ def test_no_model_in_a_new_workspace(workspace: Workspace) -> None:
 def test_an_unknown_model_is_refused_with_the_known_ones(
     workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    train(workspace, "Dataset005_Prostate", f"{JOINT}__nnUNetPlans_L2_s0__2d")
+    train(workspace, "Dataset005_Prostate", f"{JOINT_TRAINER}__nnUNetPlans_L2_s0__2d")
     monkeypatch.chdir(tmp_path)
     with refused(StateError, "model.unknown") as refusal:
         find_model(workspace, name)
-    assert refusal.problem.expected == f"{JOINT}__nnUNetPlans_L2_s0__2d"
+    assert refusal.problem.expected == f"{JOINT_TRAINER}__nnUNetPlans_L2_s0__2d"
 
 
 def test_a_typing_error_does_not_find_the_model_one_stands_in(
@@ -64,14 +64,14 @@ def test_a_name_that_two_data_sets_use(workspace: Workspace) -> None:
 
 
 def test_a_remembered_model_that_is_gone(workspace: Workspace) -> None:
-    workspace.remember(last_run={JOINT: "Dataset005_Prostate/gone"})
+    workspace.remember(last_run={JOINT_TRAINER: "Dataset005_Prostate/gone"})
     with refused(StateError, "model.missing"):
         find_model(workspace, None)
 
 
 def test_the_baseline_is_not_stood_in_for(workspace: Workspace) -> None:
     joint = train(workspace, "Dataset005_Prostate", "joint")
-    workspace.remember(last_run={JOINT: joint.relative_to(workspace.results).as_posix()})
+    workspace.remember(last_run={JOINT_TRAINER: joint.relative_to(workspace.results).as_posix()})
     with refused(StateError, "model.no-baseline"):
         find_model(workspace, None, supervised_only=True)
 
@@ -92,27 +92,27 @@ def remember(workspace: Workspace, trainer: str, model: Path) -> Path:
 
 
 def test_without_a_name_the_one_trained_last(workspace: Workspace) -> None:
-    baseline = remember(workspace, SUPERVISED, train(workspace, "Dataset005_Prostate", "baseline"))
+    baseline = remember(workspace, SUPERVISED_TRAINER, train(workspace, "Dataset005_Prostate", "baseline"))
     assert find_model(workspace, None) == baseline
-    joint = remember(workspace, JOINT, train(workspace, "Dataset005_Prostate", "joint"))
+    joint = remember(workspace, JOINT_TRAINER, train(workspace, "Dataset005_Prostate", "joint"))
     for _ in range(2):
         assert find_model(workspace, None) == joint
         assert find_model(workspace, None, supervised_only=True) == baseline
-        remember(workspace, SUPERVISED, baseline)
+        remember(workspace, SUPERVISED_TRAINER, baseline)
 
 
 def test_a_model_of_another_data_set_is_not_stood_in(workspace: Workspace) -> None:
-    joint = remember(workspace, JOINT, train(workspace, "Dataset004_Hippocampus", "joint"))
-    baseline = remember(workspace, SUPERVISED, train(workspace, "Dataset005_Prostate", "baseline"))
+    joint = remember(workspace, JOINT_TRAINER, train(workspace, "Dataset004_Hippocampus", "joint"))
+    baseline = remember(workspace, SUPERVISED_TRAINER, train(workspace, "Dataset005_Prostate", "baseline"))
     assert find_model(workspace, None) == baseline
-    remember(workspace, JOINT, joint)
+    remember(workspace, JOINT_TRAINER, joint)
     with refused(StateError, "model.no-baseline"):
         find_model(workspace, None, supervised_only=True)
 
 
 def test_nothing_stands_in_for_a_model_that_is_gone(workspace: Workspace) -> None:
-    remember(workspace, SUPERVISED, train(workspace, "Dataset004_Hippocampus", "baseline"))
-    joint = remember(workspace, JOINT, train(workspace, "Dataset005_Prostate", "joint"))
+    remember(workspace, SUPERVISED_TRAINER, train(workspace, "Dataset004_Hippocampus", "baseline"))
+    joint = remember(workspace, JOINT_TRAINER, train(workspace, "Dataset005_Prostate", "joint"))
     (joint / "plans.json").unlink()
     with refused(StateError, "model.missing"):
         find_model(workspace, None)
@@ -124,9 +124,9 @@ def test_nothing_stands_in_for_a_model_that_is_gone(workspace: Workspace) -> Non
 def test_options_that_name_a_model(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path / "work", "./pclauto_work")
     older, baseline, joint = (train(workspace, "Dataset005_Prostate", name) for name in ("older", "baseline", "joint"))
-    remember(workspace, SUPERVISED, baseline)
+    remember(workspace, SUPERVISED_TRAINER, baseline)
     assert options(workspace, baseline) == ""
-    remember(workspace, JOINT, joint)
+    remember(workspace, JOINT_TRAINER, joint)
     assert options(workspace, joint) == ""
     assert options(workspace, baseline, baseline=True) == " --supervised-only"
     assert options(workspace, baseline) == " --model baseline"
@@ -137,6 +137,6 @@ def test_options_that_name_a_model(tmp_path: Path) -> None:
 
 def test_options_that_name_a_workspace(tmp_path: Path) -> None:
     workspace = Workspace.find(tmp_path / "my work", {})
-    model = remember(workspace, JOINT, train(workspace, "Dataset005_Prostate", "joint"))
+    model = remember(workspace, JOINT_TRAINER, train(workspace, "Dataset005_Prostate", "joint"))
     assert options(workspace, model) == f" --workspace '{tmp_path}/my work'"
     assert Workspace.find(None, {}).option == ""

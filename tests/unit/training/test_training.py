@@ -25,7 +25,14 @@ from pcl_auto.recipe.settings import Schedule
 from pcl_auto.recipe.time_budget import Costs, Fitted, write_fit
 from pcl_auto.training import estimate as forecast
 from pcl_auto.training import train as training
-from pcl_auto.training.request import JOINT, SUPERVISED, TrainRequest, resolve_run, resolve_runs, resolve_split
+from pcl_auto.training.request import (
+    JOINT_TRAINER,
+    SUPERVISED_TRAINER,
+    TrainRequest,
+    resolve_run,
+    resolve_runs,
+    resolve_split,
+)
 from pcl_auto.training.train import identity, train
 from pcl_auto.workspace.files import write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -191,27 +198,23 @@ def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pcl_auto.workspace.system.find_spec", lambda _name: None)
-    recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}})
     before = sorted(workspace.preprocessed.parent.rglob("*"))
     with refused(UsageError, "run.package-missing") as refusal:
-        train(TrainRequest(recipe=recipe, device="cpu"), workspace, lambda _event, _values: None)
-    assert "pydensecrf" in refusal.problem.what
-    assert refusal.problem.where == "pseudo_labels.crf"
-    assert "'pclauto[crf]'" in refusal.problem.fix
+        train(TrainRequest(tensorboard=True, device="cpu"), workspace, lambda _event, _values: None)
+    assert "tensorboard" in refusal.problem.what
+    assert refusal.problem.where == "--tensorboard"
+    assert "'pclauto[tensorboard]'" in refusal.problem.fix
     assert sorted(workspace.preprocessed.parent.rglob("*")) == before
 
 
 def test_what_regions_do_not_allow_is_refused_at_once(workspace: Workspace, plan: Plan) -> None:
-    recipe = from_dict({"name": "mine", "pseudo_labels": {"crf": True}, "judgement": {"largest_component": True}})
+    recipe = from_dict({"name": "mine", "pseudo_label_filter": {"largest_component": True}})
     resolve_run(TrainRequest(recipe=recipe), workspace)
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {"labels": labels}})
     with refused(UsageError, "recipe.not-with-regions") as refusal:
         resolve_run(TrainRequest(recipe=recipe), workspace)
-    assert [problem.what.split()[0] for problem in refusal.problems] == [
-        "pseudo_labels.crf",
-        "judgement.largest_component",
-    ]
+    assert refusal.problem.what.split()[0] == "pseudo_label_filter.largest_component"
     # Of pseudo-labels; there are none.
     resolve_run(TrainRequest(recipe=recipe, supervised_only=True), workspace)
 
@@ -253,7 +256,7 @@ def test_a_split_on_record_with_other_cases(workspace: Workspace, plan: Plan) ->
 def test_a_run_and_its_folder(workspace: Workspace) -> None:
     run = resolve_run(TrainRequest(labeled=2, recipe="quick"), workspace)
     assert run.plans_name == "nnUNetPlans_L2_s0_quick"
-    assert run.model == workspace.results / "Dataset005_Toy" / f"{JOINT}__{run.plans_name}__3d_fullres"
+    assert run.model == workspace.results / "Dataset005_Toy" / f"{JOINT_TRAINER}__{run.plans_name}__3d_fullres"
     assert run.folder == run.model / "fold_all"
     assert not run.finished
     assert not workspace.results.exists()
@@ -323,7 +326,7 @@ def test_without_unlabelled_cases_nnunet_trains_alone(
         cases = {case: entry for case, entry in plan.content["cases"].items() if case != "u"}
         write_plan(workspace.dataset(None), {**plan.content, "cases": cases})
         options = {}
-    assert resolve_run(TrainRequest(**options), workspace).trainer == SUPERVISED
+    assert resolve_run(TrainRequest(**options), workspace).trainer == SUPERVISED_TRAINER
 
 
 REQUESTS = [

@@ -23,7 +23,7 @@ def plan(workspace: Workspace, *names: str) -> None:
     """Leave behind what ``pclauto plan`` would, as far as the workspace looks at it."""
     for name in names:
         data = DatasetFolder(workspace.preprocessed / name)
-        data.own.mkdir(parents=True)
+        data.pclauto_dir.mkdir(parents=True)
         data.plan_file.write_text("{}")
 
 

@@ -13,7 +13,7 @@ import pytest
 from refusal import refused
 from shared import SUPPORT
 
-from pcl_auto.benchmark.subprocess_run import run_apart
+from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.errors import DataError, Problem, ResourceError
 from pcl_auto.workspace.events import Listener
 
@@ -55,9 +55,9 @@ def wait_for(file: Path) -> Path:
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path[:0] = {[str(Path(__file__).parent), str(SUPPORT)]!r}
-import test_apart
+import test_subprocess_run
 if __name__ == "__main__":
-    test_apart.run_apart(test_apart.outlive, {str(tmp_path)!r}, lambda event, values: None)
+    test_subprocess_run.run_in_subprocess(test_subprocess_run.outlive, {str(tmp_path)!r}, lambda event, values: None)
 """
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -70,7 +70,7 @@ if __name__ == "__main__":
 
 def test_events_and_result_come_back_from_another_process() -> None:
     heard: list[tuple[str, dict[str, Any]]] = []
-    found = run_apart(double, 3, lambda event, values: heard.append((event, values)))
+    found = run_in_subprocess(double, 3, lambda event, values: heard.append((event, values)))
     assert found["doubled"] == 6
     assert found["process"] != os.getpid()
     assert heard == [("step", {"step": step}) for step in range(3)]
@@ -78,18 +78,18 @@ def test_events_and_result_come_back_from_another_process() -> None:
 
 def test_errors_of_ours_come_back_as_they_are() -> None:
     with refused(DataError, "test.first", "test.second") as refusal:
-        run_apart(refuse, "first", lambda _event, _values: None)
+        run_in_subprocess(refuse, "first", lambda _event, _values: None)
     assert [problem.code for problem in refusal.problems] == ["test.first", "test.second"]
 
 
 def test_a_fault_comes_back_with_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="ValueError: what"):
-        run_apart(fault, "what", lambda _event, _values: None)
+        run_in_subprocess(fault, "what", lambda _event, _values: None)
 
 
 def test_a_process_that_is_gone() -> None:
     with refused(ResourceError, "run.process-gone") as refusal:
-        run_apart(vanish, 3, lambda _event, _values: None)
+        run_in_subprocess(vanish, 3, lambda _event, _values: None)
     assert refusal.problem.found == "exit code 3"
 
 
@@ -98,4 +98,4 @@ def test_whoever_interrupts_ends_the_process() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_apart(double, 1, interrupt)
+        run_in_subprocess(double, 1, interrupt)

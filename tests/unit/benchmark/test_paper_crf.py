@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from itertools import product
 
+import dense_crf
 import numpy as np
 import pytest
-
-from pcl_auto.method.refinement import (
+import torch
+from dense_crf import (
     ALIKE_INTENSITY,
     ALIKE_MM,
     ALIKE_WEIGHT,
-    LEAST_PROBABILITY,
+    MIN_PROBABILITY,
     SMOOTH_MM,
     SMOOTH_WEIGHT,
     STEPS,
@@ -19,6 +20,7 @@ from pcl_auto.method.refinement import (
     refine,
     smooth_features,
 )
+from torch import Tensor
 
 SPACING_MM = (4.0, 1.5, 1.0)
 
@@ -42,7 +44,7 @@ def slow_field(probabilities: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Mean field of Krähenbühl and Koltun, Algorithm 1: every voxel hears every voxel through two Gaussian kernels."""
     classes, voxels = len(probabilities), list(product(*map(range, image.shape[1:])))
     low, high = np.percentile(image[0], [1, 99])
-    unary = -np.log(np.clip(probabilities, LEAST_PROBABILITY, 1))
+    unary = -np.log(np.clip(probabilities, MIN_PROBABILITY, 1))
 
     def smooth(a: tuple[int, ...], b: tuple[int, ...]) -> float:
         squared = sum(((i - j) * step / SMOOTH_MM) ** 2 for i, j, step in zip(a, b, SPACING_MM, strict=True))
@@ -134,3 +136,33 @@ def test_what_is_far_from_the_foreground_stays_as_it_is() -> None:
     refined = refine(probabilities, mask[None].astype(np.float32), SPACING_MM)
     assert (refined[..., :24] != probabilities[..., :24]).any()
     assert np.array_equal(refined[..., 24:], probabilities[..., 24:])
+
+
+MM = (3.0, 1.0, 2.0)
+
+
+def segment(image: Tensor) -> Tensor:
+    """Logits in half precision, as nnU-Net gives them."""
+    return torch.stack([-image[0], image[0], 0 * image[0]]).half()
+
+
+def test_the_field_is_given_probabilities_and_its_result_is_the_segmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn(2, 3, 4, 5)
+
+    def reversed_classes(probabilities: np.ndarray, given: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+        assert np.array_equal(given, image.numpy())
+        assert spacing_mm == MM
+        assert probabilities.dtype == np.float32
+        expected = np.exp(segment(image).float().numpy())
+        assert probabilities == pytest.approx(expected / expected.sum(0), abs=1e-6)
+        flipped: np.ndarray = probabilities[::-1].copy()
+        return flipped
+
+    monkeypatch.setattr(dense_crf, "refine", reversed_classes)
+    refined = dense_crf.refined(segment, MM)(image)
+    assert torch.equal(refined.argmax(0), 2 - segment(image).float().argmax(0))
+
+
+def test_a_background_alone_stays_one() -> None:
+    image = -torch.ones(1, 3, 4, 5)
+    assert not dense_crf.refined(segment, MM)(image).argmax(0).any()

@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from pcl_auto.nnunet.data.pseudo_labels import Segmenter
 
 # The kernels' weights, and their standard deviations: of places, and of intensities as shares of the image's range.
 SMOOTH_WEIGHT, SMOOTH_MM = 1.0, 2.0
 ALIKE_WEIGHT, ALIKE_MM, ALIKE_INTENSITY = 3.0, 10.0, 0.1
 STEPS = 5
 # Surer than this no network is; the logarithm of zero would outvote any neighbourhood.
-LEAST_PROBABILITY = 1e-5
+MIN_PROBABILITY = 1e-5
 # The range of intensities: a few voxels beyond it do not count.
 PERCENTILES = (1.0, 99.0)
 
@@ -87,10 +91,26 @@ def _mean_field(probabilities: np.ndarray, features: Sequence[np.ndarray]) -> np
     from pydensecrf.densecrf import DenseCRF
 
     classes = len(probabilities)
-    unary = -np.log(np.clip(probabilities.reshape(classes, -1), LEAST_PROBABILITY, 1))
+    unary = -np.log(np.clip(probabilities.reshape(classes, -1), MIN_PROBABILITY, 1))
     field = DenseCRF(unary.shape[1], classes)
     field.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
     for values, weight in zip(features, (ALIKE_WEIGHT, SMOOTH_WEIGHT), strict=True):
         field.addPairwiseEnergy(np.ascontiguousarray(values, dtype=np.float32), compat=weight)
     refined: np.ndarray = np.array(field.inference(STEPS), dtype=probabilities.dtype)
     return refined
+
+
+def refined(segment: Segmenter, spacing_mm: Sequence[float]) -> Segmenter:
+    """``segment`` with refined probabilities in place of its logits: the largest of a voxel is still its class.
+
+    Args:
+        segment: logits (K, z, y, x) of a preprocessed image (C, z, y, x).
+        spacing_mm: of stored voxels, along z, y and x.
+    """
+
+    def segment_and_refine(image: Tensor) -> Tensor:
+        # Logits come in half precision: a probability does not fit into it.
+        probabilities = segment(image).float().softmax(0).cpu().numpy()
+        return torch.from_numpy(refine(probabilities, image.cpu().numpy(), spacing_mm))
+
+    return segment_and_refine

@@ -1,10 +1,10 @@
-"""What pseudo-labelling a pool costs in process, against `nnUNetv2_predict` on the same scans with the same model.
+"""What pseudo-labeling a pool costs in process, against `nnUNetv2_predict` on the same scans with the same model.
 
     python benchmarks/pseudo_label_cost.py                                        (on the demo's phantom)
     pclauto train --workspace W --labeled 2 --recipe quick
     python benchmarks/pseudo_label_cost.py W nnUNetPlans_L2_s0_quick
 
-Both segment the unlabelled cases of the split, without and with mirroring along the same axes. Ours is what a round
+Both segment the unlabeled cases of the split, without and with mirroring along the same axes. Ours is what a round
 starts with: it reads the case store, in which every scan was preprocessed once, segments in the trainer's process,
 writes pseudo-labels as training reads them and judges them. `nnUNetv2_predict` is a process of its own with its own
 defaults: it starts, preprocesses the scans, segments, resamples and writes masks. On a CPU it computes in float32,
@@ -163,7 +163,7 @@ def measure(split: Prepared, mirrorings: list[bool], repeats: int, most_cases: i
         model = ours.submit(_start, split).result()
         model = replace(model, cases=model.cases[:most_cases])
         if not model.cases:
-            sys.exit("the split has no unlabelled case")
+            sys.exit("the split has no unlabeled case")
         stock = StockPredict(split, model)
         half = (len(model.cases) + 1) // 2
         rows, memory = [], []
@@ -253,7 +253,7 @@ def main() -> None:
     options_of = parser(__doc__ or "")
     options_of.add_argument("--mirroring", choices=MIRRORINGS, default="both")
     options_of.add_argument("--repeats", type=int, default=1, help="of both sides, in turns")
-    options_of.add_argument("--cases", type=int, help="take so many unlabelled cases; default: all")
+    options_of.add_argument("--cases", type=int, help="take so many unlabeled cases; default: all")
     options = options_of.parse_args()
     with prepared(options) as split:
         results = measure(split, MIRRORINGS[options.mirroring], options.repeats, options.cases)

@@ -6,13 +6,13 @@
 
 Three trainers, each in a process of its own, take turns in blocks of steps on the same plans:
 
-    joint        ours in a round, L labelled and U unlabelled patches, with everything that the recipe switches on
-    supervised   our baseline, L + U labelled patches: the same precision, so joint / supervised is the method's cost
-    stock        nnUNetTrainer as it comes, L + U labelled patches: on a CPU it computes in float32, ours in bfloat16
+    joint        ours in a round, L labeled and U unlabeled patches, with everything that the recipe switches on
+    supervised   our baseline, L + U labeled patches: the same precision, so joint / supervised is the method's cost
+    stock        nnUNetTrainer as it comes, L + U labeled patches: on a CPU it computes in float32, ours in bfloat16
                  where that is fast, and ours keeps freed memory for the next step
 
-A step is what training repeats: draw and augment the patches, then train on them. The unlabelled stream draws the
-labelled cases once more, under their labels: as in a round with perfect pseudo-labels, where the contrastive loss has
+A step is what training repeats: draw and augment the patches, then train on them. The unlabeled stream draws the
+labeled cases once more, under their labels: as in a round with perfect pseudo-labels, where the contrastive loss has
 every class to work on. Seconds are medians over blocks, ratios medians of what each block gave. Memory is the peak of
 building the trainer and of all its steps: on CUDA what torch has allocated, on a CPU what the process has grown by.
 
@@ -217,7 +217,7 @@ def render(results: dict[str, Any]) -> None:
     arms = results["arms"]
     joint, size = arms[JOINT], " × ".join(map(str, arms[JOINT]["patch"]))
     print(f"{results['dataset']}, {results['plans']}, {results['machine']['device']}; patches of {size}")
-    print(f"joint: {joint['patches'] - joint['unlabeled']} labelled + {joint['unlabeled']} unlabelled patches")
+    print(f"joint: {joint['patches'] - joint['unlabeled']} labeled + {joint['unlabeled']} unlabeled patches")
     rows = []
     for arm in ARMS:
         facts, to_it = arms[arm], results.get(f"joint_to_{arm}")

@@ -513,7 +513,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     own = str(Path(__file__).resolve().with_name("full_width.toml"))
     parser.add_argument("--recipe", default=own, help="optimizer, batch, network and steps of every arm")
     parser.add_argument("--epochs", type=int, help="so many; the recipe's parts keep their shares")
-    parser.add_argument("--test-cases", type=int, default=0, help="test on so many labelled cases instead of imagesTs")
+    parser.add_argument("--test-cases", type=int, default=0, help="test on so many labeled cases instead of imagesTs")
     parser.add_argument("--mirroring", action="store_true", help="mirror the test scans")
     parser.add_argument("--gpu-memory-gb", type=float, default=8.0, help="to plan for")
     parser.add_argument("--compile", action="store_true", help="with torch.compile, which takes a minute of each run")

@@ -1,7 +1,7 @@
 """Refinement of a segmentation by a dense conditional random field: voxels alike in place and intensity get one class.
 
 Krähenbühl and Koltun (NeurIPS 2011), as Chaitanya et al. (MedIA 2023) refine pseudo-labels with it. Their kernel looks
-at a hundredth of a pixel and never at the image, which changes nothing but specks; ours measure places in millimetres
+at a hundredth of a pixel and never at the image, which changes nothing but specks; ours measure places in millimeters
 and look at the image too. The field itself is that of the optional package pydensecrf2.
 """
 
@@ -19,7 +19,7 @@ from pcl_auto.nnunet.data.pseudo_labels import Segmenter
 SMOOTH_WEIGHT, SMOOTH_MM = 1.0, 2.0
 ALIKE_WEIGHT, ALIKE_MM, ALIKE_INTENSITY = 3.0, 10.0, 0.1
 STEPS = 5
-# Surer than this no network is; the logarithm of zero would outvote any neighbourhood.
+# Surer than this no network is; the logarithm of zero would outvote any neighborhood.
 MIN_PROBABILITY = 1e-5
 # The range of intensities: a few voxels beyond it do not count.
 PERCENTILES = (1.0, 99.0)
@@ -28,7 +28,7 @@ PERCENTILES = (1.0, 99.0)
 def refine(probabilities: np.ndarray, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Class probabilities after mean-field inference in a dense conditional random field.
 
-    Only the neighbourhood of the foreground, as far as the kernels reach, is looked at: the rest stays as it is, all of
+    Only the neighborhood of the foreground, as far as the kernels reach, is looked at: the rest stays as it is, all of
     it where there is no foreground. A million voxels of it take about a second and 0.3 GB.
 
     Args:
@@ -41,7 +41,7 @@ def refine(probabilities: np.ndarray, image: np.ndarray, spacing_mm: Sequence[fl
     """
     if probabilities.ndim != 4 or image.shape[1:] != probabilities.shape[1:] or len(spacing_mm) != 3:
         raise ValueError(f"probabilities {probabilities.shape}, image {image.shape}, spacing {tuple(spacing_mm)}")
-    box = _neighbourhood(probabilities.argmax(0) > 0, spacing_mm)
+    box = _neighborhood(probabilities.argmax(0) > 0, spacing_mm)
     if box is None:
         return probabilities
     features = [alike_features(image, spacing_mm, box), smooth_features(image.shape[1:], spacing_mm, box)]
@@ -73,7 +73,7 @@ def _places_mm(shape: Sequence[int], spacing_mm: Sequence[float], box: tuple[sli
     return np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
 
 
-def _neighbourhood(foreground: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...] | None:
+def _neighborhood(foreground: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...] | None:
     """The box around the foreground and two standard deviations of the wider kernel; None without foreground."""
     if not foreground.any():
         return None

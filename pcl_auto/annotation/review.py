@@ -20,12 +20,12 @@ from pcl_auto.workspace.record import REVIEW, REVIEWS
 RECORD = "review.json"
 SCHEMA_VERSION = 1
 _GZIPPED, _PLAIN = ".nii.gz", ".nii"
-_COLOURS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
+_COLORS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
 _README = """Pseudo-labels to look at, made by {model}, round {round}.
 
 1. Open images/{image} with pseudo_labels/CASE.nii.gz as its segmentation:
    ITK-SNAP: itksnap -g images/{image} -s pseudo_labels/CASE.nii.gz -l itk-snap-labels.txt
-   3D Slicer: load both, the mask as a segmentation or label map, slicer-colors.ctbl as its colour table.
+   3D Slicer: load both, the mask as a segmentation or label map, slicer-colors.ctbl as its color table.
 2. Correct what is wrong, in every slice: the whole mask will stand for the case's label. Values: {values}.
 3. Save it as corrected/CASE.nii.gz. What is not in corrected/ is not used.
 4. pclauto train --continue{options}
@@ -74,7 +74,7 @@ def export_review(
                 "review.no-pseudo-label",
                 "no pseudo-label",
                 ", ".join(unknown),
-                "name unlabelled cases of the run",
+                "name unlabeled cases of the run",
                 f"one of {len(ranked)}",
             )
         )
@@ -101,7 +101,7 @@ def export_review(
         )
         exported[case] = file_digest(mask)
     (folder / "corrected").mkdir(exist_ok=True)
-    _write_colours(run.classes, folder)
+    _write_colors(run.classes, folder)
     readme = _README.format(
         model=run.folder.parent.name,
         round=last.number,
@@ -171,9 +171,9 @@ def _copy_image(case: PlannedCase, folder: Path) -> None:
                 shutil.copyfile(file, temporary)
 
 
-def _write_colours(classes: Mapping[str, int], folder: Path) -> None:
-    """The classes' names and colours, in the formats of ITK-SNAP and 3D Slicer."""
-    rows = [(value, name, *_COLOURS[index % len(_COLOURS)]) for index, (name, value) in enumerate(classes.items())]
+def _write_colors(classes: Mapping[str, int], folder: Path) -> None:
+    """The classes' names and colors, in the formats of ITK-SNAP and 3D Slicer."""
+    rows = [(value, name, *_COLORS[index % len(_COLORS)]) for index, (name, value) in enumerate(classes.items())]
     snap = ['0 0 0 0 0 0 0 "Clear Label"', *(f'{value} {r} {g} {b} 1 1 1 "{name}"' for value, name, r, g, b in rows)]
     write_text(folder / "itk-snap-labels.txt", "\n".join(snap) + "\n")
     slicer = ["0 background 0 0 0 0"]

@@ -1,4 +1,4 @@
-"""``pclauto suggest``: which unlabelled cases of a run to label next, and why."""
+"""``pclauto suggest``: which unlabeled cases of a run to label next, and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from pcl_auto.annotation.review import refuse_other_content
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.method.pseudo_labels import KEPT
-from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardised, uncertainty
+from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardized, uncertainty
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder
@@ -36,7 +36,7 @@ _DECISIONS = ("dropped: ", KEPT, "rolled back")
 class Suggestion:
     """A case to label.
 
-    ``uncertainty``: its rank among all, in (0, 1]. ``distance``: to the nearest labelled case, in deviations of the
+    ``uncertainty``: its rank among all, in (0, 1]. ``distance``: to the nearest labeled case, in deviations of the
     network's features. ``picture``: the file.
     """
 
@@ -50,9 +50,9 @@ class Suggestion:
 def suggest_cases(
     model: Path, workspace: Workspace, output: Path | None, *, number: int = 5, device: str = "auto", listener: Listener
 ) -> tuple[Path, list[Suggestion]]:
-    """Choose unlabelled cases that are uncertain and unlike all others, and draw each with its pseudo-label.
+    """Choose unlabeled cases that are uncertain and unlike all others, and draw each with its pseudo-label.
 
-    No label is read but through what the run's ledgers say of the labelled volumes.
+    No label is read but through what the run's ledgers say of the labeled volumes.
 
     Args:
         model: a model folder of a run with rounds.
@@ -89,7 +89,7 @@ def suggest_cases(
             run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES, chosen,
             lambda done, total: listener("features", {"done": done, "total": total}),
         )  # fmt: skip
-    vectors = standardised(np.array([found[case].vector for case in [*cases, *labeled]]))
+    vectors = standardized(np.array([found[case].vector for case in [*cases, *labeled]]))
     own, known = vectors[: len(cases)], vectors[len(cases) :]
     dice = {
         "rounds disagree": _dice_between_rounds(run, cases),

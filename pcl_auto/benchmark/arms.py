@@ -26,7 +26,7 @@ class Arm:
 
 
 def load_budget(name: str, epochs: int | None) -> Recipe:
-    """The recipe whose optimiser, batch, network and schedule every arm takes, scaled to ``epochs`` if given.
+    """The recipe whose optimizer, batch, network and schedule every arm takes, scaled to ``epochs`` if given.
 
     Raises:
         UsageError: there is no such recipe, or it has no rounds, or too few epochs for them.

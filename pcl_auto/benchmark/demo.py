@@ -45,7 +45,7 @@ def run_demo(folder: Path, *, seed: int, device: str, say: Callable[[str], None]
     task = folder / "Task99_Phantom"
     make_phantom(folder, seed=seed)
     say(f"phantom   {task}")
-    say("plan      2 labelled and 12 unlabelled volumes, 2 channels, 3 classes")
+    say("plan      2 labeled and 12 unlabeled volumes, 2 channels, 3 classes")
     plan = plan_task(task, workspace, PlanSettings(memory_gb=MEMORY_GB), listener=listener).plan
     classes = plan.dataset_json["labels"]
 

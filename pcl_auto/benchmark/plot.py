@@ -45,7 +45,7 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
     axes.set_xticks(list(place.values()), [str(number) for number in numbers])
     axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
     _widen(axes)
-    axes.set_xlabel("labelled cases")
+    axes.set_xlabel("labeled cases")
     axes.set_ylabel("mean Dice ± sd over seeds")
     axes.set_title(title)
     axes.grid(visible=True, alpha=0.3)

@@ -42,7 +42,7 @@ class BenchmarkRequest:
     epochs: int | None = None
     test_labels: Path | None = None
     test_images: Path | None = None
-    # So many labelled cases instead, which no arm learns from.
+    # So many labeled cases instead, which no arm learns from.
     hold_out: int = 0
     configuration: str | None = None
     mirroring: bool = False
@@ -53,7 +53,7 @@ class BenchmarkRequest:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One arm, one number of labelled cases, one seed."""
+    """One arm, one number of labeled cases, one seed."""
 
     arm: Arm
     labeled: int
@@ -172,7 +172,7 @@ class Study:
         )
 
     def _split(self, labeled: int | None, seed: int) -> Split:
-        """Drawn from the pool without the test cases, which are not among the unlabelled ones either."""
+        """Drawn from the pool without the test cases, which are not among the unlabeled ones either."""
         tested = {scan.id for scan in self.held_out.scans}
         pool = [case for case in self.plan.cases.values() if case.id not in tested]
         with_label, without_label = ([c.id for c in pool if (c.label is not None) is there] for there in (True, False))
@@ -286,7 +286,7 @@ def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: i
         elif number == pool and joint:
             fix = "ask for fewer labels, or for supervised arms alone"
             problems.append(
-                Problem("benchmark.no-unlabeled", f"with {number} labels no case is unlabelled", "--labeled", fix)
+                Problem("benchmark.no-unlabeled", f"with {number} labels no case is unlabeled", "--labeled", fix)
             )
     return problems
 

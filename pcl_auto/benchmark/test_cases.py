@@ -20,7 +20,7 @@ SEED = 2023
 class HeldOut:
     """Test scans and the folder of their labels, which have their names.
 
-    ``of_pool``: whether they are labelled cases of the data set itself, kept out of every training.
+    ``of_pool``: whether they are labeled cases of the data set itself, kept out of every training.
     """
 
     scans: tuple[Scan, ...]
@@ -45,9 +45,9 @@ def _label(folder: Path, case: str) -> Path:
 
 
 def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
-    """So many of the plan's labelled cases as test cases, always the same ones, and of fewer ones a part of them.
+    """So many of the plan's labeled cases as test cases, always the same ones, and of fewer ones a part of them.
 
-    Problems are numbers that leave no labelled case to learn from, and labels that are not called like their scans.
+    Problems are numbers that leave no labeled case to learn from, and labels that are not called like their scans.
     """
     with_label = sorted(case.id for case in plan.cases.values() if case.label is not None)
     if number >= len(with_label):
@@ -55,7 +55,7 @@ def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
         return None, [
             Problem(
                 "benchmark.too-few-labeled",
-                "too few labelled cases",
+                "too few labeled cases",
                 "--hold-out",
                 fix,
                 f"1 to {len(with_label) - 1}",
@@ -142,7 +142,7 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
     problems += [
         Problem(
             "benchmark.test-scan-trained-on",
-            f"test scan {scan.id!r} is a labelled training case",
+            f"test scan {scan.id!r} is a labeled training case",
             str(images),
             "name other scans with --test-images",
         )

@@ -35,7 +35,7 @@ class Case:
 class Task:
     """A data set: channels in the order of their numbers, classes or regions with their values, cases by name.
 
-    ``cases`` is the training pool, labelled and unlabelled; ``test`` is what ``test`` and ``imagesTs`` hold,
+    ``cases`` is the training pool, labeled and unlabeled; ``test`` is what ``test`` and ``imagesTs`` hold,
     never with a label. The paths lie in ``root``, whose links are resolved.
     """
 

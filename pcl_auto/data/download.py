@@ -24,7 +24,7 @@ from pcl_auto.workspace.system import require_room
 # --- The ten archives of the Medical Segmentation Decathlon: what they hold, and how to tell that they came whole.
 
 BASE_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
-LICENCE = "CC BY-SA 4.0"
+LICENSE = "CC BY-SA 4.0"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def foreground(labels: Mapping[str, int | Sequence[int]]) -> dict[str, int | tup
 
 
 def ignore_value(labels: Mapping[str, int | Sequence[int]]) -> int | None:
-    """The value of voxels that nobody has labelled; None where there is none."""
+    """The value of voxels that nobody has labeled; None where there is none."""
     value = labels.get(IGNORE)
     return value if isinstance(value, int) else None
 

@@ -72,7 +72,7 @@ def make_phantom(folder: Path, *, seed: int = 0, labeled: int = 2, unlabeled: in
 
     Two channels, int16, about 48 x 48 x 12 voxels of 1 x 1 x 3 mm; the folder appears complete or not at all.
     The same arguments give the same bytes (one machine, one set of versions); a case's voxels depend on the
-    seed and its place in its list alone, so more cases leave the others as they are. Labels of unlabelled
+    seed and its place in its list alone, so more cases leave the others as they are. Labels of unlabeled
     cases are written nowhere; those of the test cases lie in ``labelsTs``, for evaluation only. A task that
     the same call has written before is returned as it is.
 
@@ -150,7 +150,7 @@ def _describe_phantom(training: Sequence[str], testing: Sequence[str], *, labele
         "name": "Phantom",
         "description": "Synthetic organs that share their intensities; not for any medical use",
         "reference": f"pclauto phantom, seed {seed}",
-        "licence": "CC0 1.0",
+        "license": "CC0 1.0",
         "release": RELEASE,
         "tensorImageSize": "4D",
         "modality": {"0": "T2", "1": "ADC"},
@@ -181,9 +181,9 @@ def _draw_anatomy(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> 
     tissue = np.full(shape, _Tissue.AIR, dtype=np.uint8)
     tissue[_ellipsoid(bodily_mm, (0, 0, 0), (21.5, 19, 60))] = _Tissue.BODY
 
-    def place(kind: _Tissue, centre_mm: Sequence[float], radii_mm: Sequence[float]) -> None:
+    def place(kind: _Tissue, center_mm: Sequence[float], radii_mm: Sequence[float]) -> None:
         varied = size * np.asarray(radii_mm) * rng.uniform(0.88, 1.12, 3)
-        tissue[_ellipsoid(organ_mm, size * np.asarray(centre_mm), varied)] = kind
+        tissue[_ellipsoid(organ_mm, size * np.asarray(center_mm), varied)] = kind
 
     for side in (-1, 1):
         tissue[_ellipsoid(bodily_mm, (side * 16, 2, 0), (3, 5, 14))] = _Tissue.BONE
@@ -200,15 +200,15 @@ def _scatter_distractors(tissue: TissueMap, grid_mm: FloatArray, rng: Generator)
     """Put vessels, some with a lumen that looks like the core, around the organs into ``tissue``."""
     for _ in range(int(rng.integers(4, 8))):
         angle = rng.uniform(0, 2 * math.pi)
-        centre_mm = (13.5 * math.cos(angle), 13 * math.sin(angle), rng.uniform(-15, 15))
+        center_mm = (13.5 * math.cos(angle), 13 * math.sin(angle), rng.uniform(-15, 15))
         radii_mm = rng.uniform((2, 2, 3), (5, 4.5, 9))
-        tissue[_ellipsoid(grid_mm, centre_mm, radii_mm)] = _Tissue.VESSEL
+        tissue[_ellipsoid(grid_mm, center_mm, radii_mm)] = _Tissue.VESSEL
         if rng.random() < 0.4:
-            tissue[_ellipsoid(grid_mm, centre_mm, 0.55 * radii_mm)] = _Tissue.LUMEN
+            tissue[_ellipsoid(grid_mm, center_mm, 0.55 * radii_mm)] = _Tissue.LUMEN
 
 
 def _warped_grid(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> FloatArray:
-    """Coordinates (3, X, Y, Z) in mm about the body's centre, shifted and smoothly deformed for one case."""
+    """Coordinates (3, X, Y, Z) in mm about the body's center, shifted and smoothly deformed for one case."""
     axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, spacing_mm, strict=True)]
     grid_mm = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
     for axis, (shift_mm, warp_mm) in enumerate(((2.5, 1.2), (2.5, 1.2), (2.0, 1.0))):
@@ -224,9 +224,9 @@ def _turned(grid_mm: FloatArray, rng: Generator) -> FloatArray:
     return np.asarray(turned, dtype=np.float32)
 
 
-def _ellipsoid(grid_mm: FloatArray, centre_mm: npt.ArrayLike, radii_mm: npt.ArrayLike) -> Mask:
-    centre, radii = (np.asarray(mm, dtype=np.float32).reshape(3, 1, 1, 1) for mm in (centre_mm, radii_mm))
-    return np.asarray((((grid_mm - centre) / radii) ** 2).sum(axis=0) < 1)
+def _ellipsoid(grid_mm: FloatArray, center_mm: npt.ArrayLike, radii_mm: npt.ArrayLike) -> Mask:
+    center, radii = (np.asarray(mm, dtype=np.float32).reshape(3, 1, 1, 1) for mm in (center_mm, radii_mm))
+    return np.asarray((((grid_mm - center) / radii) ** 2).sum(axis=0) < 1)
 
 
 def _scanner_affine(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> npt.NDArray[np.float64]:
@@ -318,7 +318,7 @@ def _paint(
     varied = means * np.exp(_CONTRAST * rng.standard_normal(means.shape))
     for channel, scale in enumerate(means[1]):
         signal = varied.astype(np.float32)[material, channel]
-        # Half a millimetre in the plane: voxels at an edge hold some of both sides.
+        # Half a millimeter in the plane: voxels at an edge hold some of both sides.
         blur_voxels = [0.5 / spacing_mm[0], 0.5 / spacing_mm[1], 0]
         signal = ndimage.gaussian_filter(signal, blur_voxels, truncate=3)
         signal *= 1 + _TEXTURE * _smooth_noise(shape, spacing_mm, 2.5, rng)

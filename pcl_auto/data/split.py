@@ -66,7 +66,7 @@ def from_dict(values: dict[str, Any]) -> Split:
 
 
 def with_corrections(split: Split, corrections: Sequence[Correction]) -> Split:
-    """``split`` with corrected cases among the labelled ones, under a name that says how many and which."""
+    """``split`` with corrected cases among the labeled ones, under a name that says how many and which."""
     history = (*split.history, *corrections)
     latest = {entry.case: entry.mask for entry in history}
     root = split.name.split("_plus")[0]
@@ -91,10 +91,10 @@ def cross_validation(cases: Sequence[str], folds: int) -> list[tuple[list[str], 
         raise UsageError(
             Problem(
                 "split.fold-count",
-                f"no {folds} folds of {len(cases)} labelled cases",
+                f"no {folds} folds of {len(cases)} labeled cases",
                 "--folds",
                 "label more cases, or leave out --folds: one model learns from all of them",
-                f"2 to {len(cases)}" if len(cases) > 1 else "2 labelled cases or more",
+                f"2 to {len(cases)}" if len(cases) > 1 else "2 labeled cases or more",
             )
         )
     shuffled = np.random.default_rng(folds).permutation(sorted(cases))
@@ -119,17 +119,17 @@ def draw_split(
     validation: int = 0,
     seed: int = 0,
 ) -> Split:
-    """Draw ``labeled`` and ``validation`` cases among those with a label; all others become unlabelled.
+    """Draw ``labeled`` and ``validation`` cases among those with a label; all others become unlabeled.
 
-    The draw of a seed is one order of the cases with labels, labelled cases from its front and validation cases from
-    its end: a smaller number is a subset of a larger one, however many the other group has, and adding unlabelled
+    The draw of a seed is one order of the cases with labels, labeled cases from its front and validation cases from
+    its end: a smaller number is a subset of a larger one, however many the other group has, and adding unlabeled
     cases changes neither.
 
     Args:
         with_label: ids of cases that have a label.
         without_label: ids of cases that have none.
         labeled: how many labels to use; None for all that validation leaves.
-        validation: how many labelled cases to hold out.
+        validation: how many labeled cases to hold out.
         seed: of the draw.
 
     Raises:
@@ -141,11 +141,11 @@ def draw_split(
         raise UsageError(
             Problem(
                 "split.too-few-labeled",
-                "not enough labelled cases",
+                "not enough labeled cases",
                 "--labeled and --validation",
                 "ask for fewer",
                 expected=f"1 to {len(order)} together",
-                found=f"{count} labelled and {validation} for validation",
+                found=f"{count} labeled and {validation} for validation",
             )
         )
     suffix = f"_V{validation}" if validation else ""
@@ -169,14 +169,14 @@ def choose_split(
     seed: int = 0,
     name: str | None = None,
 ) -> Split:
-    """The split whose labelled and validation cases are named.
+    """The split whose labeled and validation cases are named.
 
     Raises:
         UsageError: unknown cases, cases without a label, or a case in both groups, all at once.
     """
     problems = []
-    known, labelled = {*with_label, *without_label}, set(with_label)
-    for group, ids in (("labelled", labeled), ("validation", validation)):
+    known, has_label = {*with_label, *without_label}, set(with_label)
+    for group, ids in (("labeled", labeled), ("validation", validation)):
         for case in ids:
             if case not in known:
                 problems.append(
@@ -187,7 +187,7 @@ def choose_split(
                         "name cases of this task",
                     )
                 )
-            elif case not in labelled:
+            elif case not in has_label:
                 problems.append(
                     Problem(
                         "split.unlabeled-case",
@@ -202,7 +202,7 @@ def choose_split(
     )
     if not labeled:
         problems.append(
-            Problem("split.no-labeled", "no labelled case", "the split", "name at least one case that has a label")
+            Problem("split.no-labeled", "no labeled case", "the split", "name at least one case that has a label")
         )
     if problems:
         raise UsageError(problems)

@@ -86,7 +86,7 @@ def dice(prediction: Mask, label: Mask) -> float:
 def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float:
     """The larger of the two directed 95th percentiles of the distances between surfaces, in mm.
 
-    The surface of a mask is what an erosion by the 6-neighbourhood (4 in 2D) takes away; what lies beyond the
+    The surface of a mask is what an erosion by the 6-neighborhood (4 in 2D) takes away; what lies beyond the
     image border counts as outside. An axis of length one is no direction in which a mask could have a
     surface. Percentiles interpolate linearly. NaN when either mask or both are empty: there is no distance
     then, neither zero nor infinite.
@@ -161,7 +161,7 @@ def evaluate(
     if problems:
         raise DataError(problems)
     skipped = [{"id": case, "code": problem.code, "reason": problem.what} for case, problem in unpaired]
-    return _summarise(counted, classes, skipped)
+    return _summarize(counted, classes, skipped)
 
 
 def _require_same_shape(prediction: Mask, label: Mask) -> None:
@@ -174,8 +174,8 @@ def _bounding_box(mask: Mask) -> tuple[slice, ...]:
 
 
 def _surface(mask: Mask) -> Mask:
-    neighbours = ndimage.generate_binary_structure(mask.ndim, 1)
-    return np.asarray(mask & ~ndimage.binary_erosion(mask, neighbours, border_value=0))
+    neighbors = ndimage.generate_binary_structure(mask.ndim, 1)
+    return np.asarray(mask & ~ndimage.binary_erosion(mask, neighbors, border_value=0))
 
 
 def _directed_95_mm(source: Mask, target: Mask, spacing_mm: Sequence[float]) -> float:
@@ -343,7 +343,7 @@ def _case_id(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _summarise(counted: Sequence[_Counted], classes: Classes | None, skipped: list[dict[str, str]]) -> Evaluation:
+def _summarize(counted: Sequence[_Counted], classes: Classes | None, skipped: list[dict[str, str]]) -> Evaluation:
     if classes is None:
         values = sorted(set[int]().union(*(case.in_label for case in counted)))
         classes = {str(value): value for value in values}

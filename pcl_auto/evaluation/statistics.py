@@ -2,7 +2,7 @@
 
 Scores come as ``{seed: {case: value}}``, an arm's value of every test case and training seed. Arms are compared on the
 seeds and cases that both have. The test takes cases as the sample, averaged over seeds: it speaks of these draws of
-labelled cases, which is why a verdict also asks every seed.
+labeled cases, which is why a verdict also asks every seed.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def spread(scores: Scores) -> Spread:
     means = [value for value in (mean(cases.values()) for cases in scores.values()) if not math.isnan(value)]
     if not means:
         return Spread(math.nan, math.nan, 0)
-    centre = mean(means)
-    squares = math.fsum((value - centre) ** 2 for value in means)
-    return Spread(centre, math.sqrt(squares / (len(means) - 1)) if len(means) > 1 else math.nan, len(means))
+    center = mean(means)
+    squares = math.fsum((value - center) ** 2 for value in means)
+    return Spread(center, math.sqrt(squares / (len(means) - 1)) if len(means) > 1 else math.nan, len(means))
 
 
 def paired_p(differences: Sequence[float]) -> float:

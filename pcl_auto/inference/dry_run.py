@@ -163,7 +163,7 @@ def _timing(run: Run, request: TrainRequest) -> Timing:
 
 
 def _is_stored(run: Run) -> bool:
-    """Whether every image is preprocessed in the way that the split needs; looking opens labels of labelled cases."""
+    """Whether every image is preprocessed in the way that the split needs; looking opens labels of labeled cases."""
     from pcl_auto.nnunet.data import store
 
     plans = copy.deepcopy(run.plan.nnunet)

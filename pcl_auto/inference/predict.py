@@ -178,7 +178,7 @@ def failed(scan: Scan, error: Exception) -> Prediction:
 def _volumes_ml(
     mask: np.ndarray, spacing_mm: Sequence[float], classes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
-    """The volume of every class, to a cubic millimetre."""
+    """The volume of every class, to a cubic millimeter."""
     # Slice by slice: counting takes eight bytes for each voxel.
     values = 1 + int(mask.max(initial=0))
     voxels = sum((np.bincount(plane.ravel(), minlength=values) for plane in mask), np.zeros(values, dtype=np.int64))

@@ -54,7 +54,7 @@ def draw(
     height = _PICTURE_INCHES * min(1.0, 3 * tallest / sum(widths))
     figure = Figure(figsize=(3 * _PICTURE_INCHES, height + 1), layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
-    colours = dict(zip(classes, colormaps["tab10"](np.arange(len(classes)) % 10), strict=True))
+    colors = dict(zip(classes, colormaps["tab10"](np.arange(len(classes)) % 10), strict=True))
     pictures = figure.subplots(1, 3, width_ratios=widths)
     for picture, (name, (across, (rows, columns))) in zip(pictures, PLANES.items(), strict=True):
         flat = image.take(place[across], axis=across)
@@ -68,7 +68,7 @@ def draw(
                 # Zeros around: an outline that reaches the border is closed there.
                 around = np.pad(outline, 1)
                 grid = (np.arange(-1, size + 1) for size in outline.shape[::-1])
-                picture.contour(*grid, around, levels=[0.5], colors=[colours[label]], linewidths=1.2)
+                picture.contour(*grid, around, levels=[0.5], colors=[colors[label]], linewidths=1.2)
         picture.set_title(name, color="white", fontsize=10)
         picture.set_axis_off()
         left, top = EDGES[name]
@@ -76,7 +76,7 @@ def draw(
             vertical = "top" if text == top else "center"
             letter = picture.text(*spot, text, color="yellow", fontsize=10, transform=picture.transAxes, va=vertical)
             letter.set_path_effects([withStroke(linewidth=2, foreground="black")])
-    _caption(figure, title, {name: colours[name] for name in present})
+    _caption(figure, title, {name: colors[name] for name in present})
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
@@ -86,18 +86,18 @@ def _widest_slices(inside: np.ndarray) -> list[int]:
     return [int(np.argmax(inside.sum(axis=tuple(other for other in range(3) if other != axis)))) for axis in range(3)]
 
 
-def _caption(figure: Figure, title: str, colours: Mapping[str, Sequence[float]]) -> None:
+def _caption(figure: Figure, title: str, colors: Mapping[str, Sequence[float]]) -> None:
     # Names are anybody's: a dollar sign begins no formula.
     figure.suptitle(title.replace("$", r"\$"), color="white", fontsize=11)
-    shown = list(colours.items())[:_MAX_IN_LEGEND]
+    shown = list(colors.items())[:_MAX_IN_LEGEND]
     if not shown:
         figure.supxlabel("nothing found", color="white", fontsize=9)
         return
-    lines = [Line2D([], [], color=colour) for _, colour in shown]
+    lines = [Line2D([], [], color=color) for _, color in shown]
     names = [name.replace("$", r"\$") for name, _ in shown]
-    if len(colours) > len(shown):
+    if len(colors) > len(shown):
         lines.append(Line2D([], [], color="none"))
-        names.append(f"and {len(colours) - len(shown)} more")
+        names.append(f"and {len(colors) - len(shown)} more")
     figure.legend(
         lines,
         names,

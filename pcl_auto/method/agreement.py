@@ -20,7 +20,7 @@ SCALES = (0.9, 1.1)
 
 @dataclass(frozen=True)
 class InPlane:
-    """Turn by ``degrees``, scale and mirror within the slices, about their centre; slices stay where they are."""
+    """Turn by ``degrees``, scale and mirror within the slices, about their center; slices stay where they are."""
 
     degrees: float
     scale: float
@@ -36,7 +36,7 @@ class InPlane:
         return self._resampled(labels, np.linalg.inv(self._matrix()), order=0, mode="constant")
 
     def _matrix(self) -> np.ndarray:
-        """From a voxel of the transformed slice to where its value comes from, both as (y, x) from the centre."""
+        """From a voxel of the transformed slice to where its value comes from, both as (y, x) from the center."""
         angle = np.deg2rad(self.degrees)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         mirror = np.diag([1.0, -1.0 if self.mirrored else 1.0])
@@ -47,8 +47,8 @@ class InPlane:
     def _resampled(volume: np.ndarray, matrix: np.ndarray, *, order: int, mode: str) -> np.ndarray:
         whole = np.eye(3)
         whole[1:, 1:] = matrix
-        centre = (np.array(volume.shape) - 1) / 2
-        moved: np.ndarray = ndimage.affine_transform(volume, whole, centre - whole @ centre, order=order, mode=mode)
+        center = (np.array(volume.shape) - 1) / 2
+        moved: np.ndarray = ndimage.affine_transform(volume, whole, center - whole @ center, order=order, mode=mode)
         return moved
 
 

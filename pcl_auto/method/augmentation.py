@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# --- Copy-paste between labelled and unlabelled patches.
+# --- Copy-paste between labeled and unlabeled patches.
 
 
 def box_mask(shape: Sequence[int], share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -39,7 +39,7 @@ def swap_pairs(batches: Sequence[Tensor], mask: Tensor, pairs: int) -> None:
     """Exchange what lies under ``mask`` between the first ``pairs`` entries of two batches (B, C, *patch), in place.
 
     Bidirectional copy-paste (Bai et al., CVPR 2023): each image of a pair becomes the other's surroundings, so that
-    labelled and unlabelled images share one distribution. For images and label maps alike.
+    labeled and unlabeled images share one distribution. For images and label maps alike.
 
     Raises:
         ValueError: a mask that is not the patch's, or fewer entries than pairs.

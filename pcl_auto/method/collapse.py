@@ -11,20 +11,20 @@ from pcl_auto.method.pseudo_labels import labeled_range
 # The validation Dice of a moment is the mean over so many epochs: that of one epoch is a few patches' alone.
 EPOCHS_OF_A_DICE = 5
 
-# Case to class to volume in millilitres.
+# Case to class to volume in milliliters.
 Volumes = Mapping[str, Mapping[str, float]]
 
 
 def unusable_reasons(volumes: Volumes, labeled_volumes_ml: Mapping[str, np.ndarray], *, margin: float) -> list[str]:
     """Why a round is not to learn from pseudo-labels of these ``volumes``; empty where it may.
 
-    They hold no foreground at all, or a class is far from what the labelled cases show, as where one has swallowed the
+    They hold no foreground at all, or a class is far from what the labeled cases show, as where one has swallowed the
     others: a network that learns from such masks only becomes surer of them.
 
     Args:
         volumes: of the cases that the round would use.
-        labeled_volumes_ml: volumes of each class in the labelled cases; none where they are not known.
-        margin: widens the labelled range, which the median of a class must not leave; 0 for any volume.
+        labeled_volumes_ml: volumes of each class in the labeled cases; none where they are not known.
+        margin: widens the labeled range, which the median of a class must not leave; 0 for any volume.
     """
     if not any(volume for classes in volumes.values() for volume in classes.values()):
         return ["all background"]
@@ -32,14 +32,14 @@ def unusable_reasons(volumes: Volumes, labeled_volumes_ml: Mapping[str, np.ndarr
     for name, known in labeled_volumes_ml.items() if margin else ():
         median = np.median([classes[name] for classes in volumes.values()])
         low, high = labeled_range(known, margin)
-        # Of a class that no labelled case holds nothing is known.
+        # Of a class that no labeled case holds nothing is known.
         if not low <= median <= high and known.max() > 0:
             reasons.append(f"the median volume of {name} is {median:.3g} ml, {_labeled(known)}")
     return reasons
 
 
 def _labeled(volumes_ml: np.ndarray) -> str:
-    return f"labelled cases {volumes_ml.min():.3g} to {volumes_ml.max():.3g}"
+    return f"labeled cases {volumes_ml.min():.3g} to {volumes_ml.max():.3g}"
 
 
 def collapse(
@@ -48,13 +48,13 @@ def collapse(
     """Why the segmentations ``after`` a round tell of a collapse; empty where they do not.
 
     A class collapses where it vanishes from more than half of the cases that had it, or where its median volume leaves
-    the labelled range. What was so before the round is not the round's doing, and going back would not mend it.
+    the labeled range. What was so before the round is not the round's doing, and going back would not mend it.
 
     Args:
         before: volumes as segmented at the start of the round; at least the cases of ``after``.
         after: volumes as segmented by the network that came out of it.
-        labeled_volumes_ml: volumes of each class in the labelled cases; none where they are not known.
-        margin: widens the labelled range, see :func:`pcl_auto.method.pseudo_labels.labeled_range`.
+        labeled_volumes_ml: volumes of each class in the labeled cases; none where they are not known.
+        margin: widens the labeled range, see :func:`pcl_auto.method.pseudo_labels.labeled_range`.
     """
     reasons = []
     for name, known in labeled_volumes_ml.items() if after else ():

@@ -1,7 +1,7 @@
 """How far a segmentation can be trusted, told without the truth: how sure the network is, and how easily it is swayed.
 
 A scan is judged by its place among the scans that the network was trained with and had no labels of, and by what the
-labelled cases show of volumes; a flagged scan comes with the reason.
+labeled cases show of volumes; a flagged scan comes with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pcl_auto.method.label_maps import Classes, mean_dice
 REVIEW_SHARE = 0.1
 # Fewer scans than this have no tenth.
 MIN_REFERENCES = 10
-# What an image is perturbed by: a blur (standard deviation in voxels), and more brightness (in its normalised units).
+# What an image is perturbed by: a blur (standard deviation in voxels), and more brightness (in its normalized units).
 BLUR_VOXELS = 1.0
 BRIGHTNESS = 0.4
 # Segmentations behind a confidence: of the scan, and of the scan perturbed in both ways.
@@ -30,7 +30,7 @@ PASSES = 3
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known from training: confidences of unlabelled scans, and for each class the volumes (ml) to expect."""
+    """What is known from training: confidences of unlabeled scans, and for each class the volumes (ml) to expect."""
 
     confidences: tuple[float, ...] = ()
     ranges_ml: Mapping[str, tuple[float, float]] | None = None
@@ -51,7 +51,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Quality:
-    """The judgement of a segmentation.
+    """The judgment of a segmentation.
 
     ``confidence``: see :func:`confidence`, from 0 to 1; an order among scans, not a Dice; None where nobody looked.
     ``percentile``: the share of the reference scans that are less certain, None without a reference.
@@ -93,7 +93,7 @@ def perturbed(image: np.ndarray, *, in_plane: bool) -> list[np.ndarray]:
     """A scan (C, z, y, x), blurred and brightened: changes that no reader would be misled by.
 
     Args:
-        image: with normalised intensities.
+        image: with normalized intensities.
         in_plane: whether slices are left apart, as for a network of two dimensions.
     """
     blur = (0.0, 0.0 if in_plane else BLUR_VOXELS, BLUR_VOXELS, BLUR_VOXELS)
@@ -154,11 +154,11 @@ def assess(value: float | None, volumes_ml: Mapping[str, float], reference: Refe
     if value is not None and len(known) >= MIN_REFERENCES:
         percentile = sum(each < value for each in known) / len(known)
         if percentile < REVIEW_SHARE:
-            reasons.append(f"less certain than {1 - percentile:.0%} of the unlabelled scans of the training")
+            reasons.append(f"less certain than {1 - percentile:.0%} of the unlabeled scans of the training")
     for name, (low, high) in (reference.ranges_ml or {}).items():
         volume = volumes_ml.get(name, 0.0)
         if volume == 0 and low > 0:
             reasons.append(f"{name} is absent")
         elif not low <= volume <= high:
-            reasons.append(f"{name} has {volume:.3g} ml, the labelled cases let expect {low:.3g} to {high:.3g}")
+            reasons.append(f"{name} has {volume:.3g} ml, the labeled cases let expect {low:.3g} to {high:.3g}")
     return Quality(None if value is None else round(value, 4), percentile, bool(reasons), tuple(reasons))

@@ -25,7 +25,7 @@ class ContrastHead(nn.Module):
     """Project features to the space of the contrastive loss: h_φ of Chaitanya et al. (arXiv 2112.09645).
 
     The paper applies two 1×1 convolutions to the full feature map. A 1×1 convolution is the same linear map
-    at every voxel and never looks at a neighbour, so gathering voxels first and applying linear layers to
+    at every voxel and never looks at a neighbor, so gathering voxels first and applying linear layers to
     them gives the same numbers, in 2D and 3D, at the cost of the gathered voxels alone.
 
     Args:

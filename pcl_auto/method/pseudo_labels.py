@@ -19,11 +19,11 @@ KEPT = "kept as one of the best"
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """The judgement of one pseudo-label.
+    """The judgment of one pseudo-label.
 
     ``components``: connected components of each class.
     ``change_dice``: mean foreground Dice to the same case's pseudo-label of the last round, None in round one.
-    ``outside``: how far it lies from what the labelled cases show: classes that are absent though every labelled case
+    ``outside``: how far it lies from what the labeled cases show: classes that are absent though every labeled case
     has them, and doublings (log2) of volume beyond the widened range, summed over classes; (0, 0.0) within.
     ``agreement``: Dice of the segmentations under two random transforms, None where that was not looked at.
     ``used``: whether the round trains on it.
@@ -62,16 +62,16 @@ def assess_pseudo_label(
     margin: float,
     agreement: float | None = None,
 ) -> LedgerRow:
-    """Measure a pseudo-label and compare it with the labelled cases and with the last round.
+    """Measure a pseudo-label and compare it with the labeled cases and with the last round.
 
     Args:
         case: the case's id.
         labels: the pseudo-label, shape (z, y, x).
         last_round: the same case's pseudo-label of the last round, if there was one.
-        labeled_volumes_ml: volumes of each class in the labelled cases; none where they are not known.
+        labeled_volumes_ml: volumes of each class in the labeled cases; none where they are not known.
         classes: foreground classes or regions.
-        voxel_ml: volume of a voxel in millilitres.
-        margin: anatomy varies more than a few labelled cases show: a volume is remarkable below the smallest labelled
+        voxel_ml: volume of a voxel in milliliters.
+        margin: anatomy varies more than a few labeled cases show: a volume is remarkable below the smallest labeled
             one divided by it and above the largest one times it.
         agreement: see :func:`pcl_auto.method.agreement.agreement`; None where that was not looked at.
     """
@@ -84,8 +84,8 @@ def assess_pseudo_label(
             remarks.append(f"{name} is absent")
             absent += 1
         elif not low <= volume <= high:
-            remarks.append(f"{name} has {volume:.3g} ml, labelled cases {known.min():.3g} to {known.max():.3g}")
-            # Half a voxel stands in for the largest volume of a class that no labelled case holds.
+            remarks.append(f"{name} has {volume:.3g} ml, labeled cases {known.min():.3g} to {known.max():.3g}")
+            # Half a voxel stands in for the largest volume of a class that no labeled case holds.
             doublings += float(np.log2(low / volume if volume < low else volume / max(high, voxel_ml / 2)))
     return LedgerRow(
         case=case,
@@ -99,9 +99,9 @@ def assess_pseudo_label(
 
 
 def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
-    """The range of a class's volumes in the labelled cases, widened: the smallest / margin, the largest · margin.
+    """The range of a class's volumes in the labeled cases, widened: the smallest / margin, the largest · margin.
 
-    Without labelled cases, every volume.
+    Without labeled cases, every volume.
     """
     if not volumes_ml.size:
         return 0.0, math.inf
@@ -109,12 +109,12 @@ def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
 
 
 def drop_outside(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
-    """``rows``, those beyond what the labelled cases show marked as not used.
+    """``rows``, those beyond what the labeled cases show marked as not used.
 
     Where that would be all of them, the nearest quarter stays, at least one: a round cannot train on nothing.
     """
     inside = {row.case for row in rows if row.outside == (0, 0.0)}
-    return _kept(rows, inside, lambda row: (row.outside, row.case), "outside the labelled range")
+    return _kept(rows, inside, lambda row: (row.outside, row.case), "outside the labeled range")
 
 
 def drop_disagreeing(rows: Sequence[LedgerRow], threshold: float) -> list[LedgerRow]:

@@ -2,7 +2,7 @@
 
 The contrastive loss pulls voxels towards the mean of their class and away from the means of the others. Classes that
 overlap would be pulled both ways, so with regions it contrasts the label values that the regions are made of: the
-tumour core without its enhancing part, not the core.
+tumor core without its enhancing part, not the core.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The self-training of Chaitanya et al. (MedIA 2023), as a story that any learner can live through.
 
-Step one (Eq. 1) learns the segmentation from the labelled cases alone. Then, in every round, the network of the
-moment segments the unlabelled cases, and step two (Eq. 2) learns from both: the segmentation loss on the labelled
-cases, the local contrastive loss (Eq. 3 and 4) on labelled cases with their labels and on unlabelled cases with
+Step one (Eq. 1) learns the segmentation from the labeled cases alone. Then, in every round, the network of the
+moment segments the unlabeled cases, and step two (Eq. 2) learns from both: the segmentation loss on the labeled
+cases, the local contrastive loss (Eq. 3 and 4) on labeled cases with their labels and on unlabeled cases with
 their pseudo-labels.
 
 A network may come out of a round collapsed. Then the round is rolled back: the network is again what it was before, the
@@ -36,16 +36,16 @@ class Learner(Protocol):
         """Epochs finished so far; more than none in a run that was resumed."""
 
     def learn_from_labels(self, until_epoch: int) -> None:
-        """Train on labelled cases alone (Eq. 1)."""
+        """Train on labeled cases alone (Eq. 1)."""
 
     def pseudo_label(self, round_number: int) -> None:
-        """Segment every unlabelled case, judge the result and keep it for the round."""
+        """Segment every unlabeled case, judge the result and keep it for the round."""
 
     def check_collapse(self, round_number: int) -> bool:
         """Roll back round ``round_number``, just finished, if it ended in a collapse; whether to train on."""
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
-        """Train on labelled cases and on the round's pseudo-labels together (Eq. 2)."""
+        """Train on labeled cases and on the round's pseudo-labels together (Eq. 2)."""
 
 
 def joint_rounds(schedule: Schedule) -> Iterator[Round]:

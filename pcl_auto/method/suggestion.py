@@ -1,7 +1,7 @@
-"""Which unlabelled cases to label next: uncertain ones, unlike the labelled cases and unlike each other.
+"""Which unlabeled cases to label next: uncertain ones, unlike the labeled cases and unlike each other.
 
 Sener & Savarese (ICLR 2018, "Active learning for convolutional neural networks: a core-set approach") choose the case
-that is farthest from all that is labelled or chosen already. Here that distance is weighted by how uncertain the case
+that is farthest from all that is labeled or chosen already. Here that distance is weighted by how uncertain the case
 is, so that a scan is not chosen for its oddity alone.
 """
 
@@ -40,7 +40,7 @@ def uncertainty(signs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(known.any(0), found, 0.5)
 
 
-def standardised(features: np.ndarray) -> np.ndarray:
+def standardized(features: np.ndarray) -> np.ndarray:
     """``features`` (N, F) with mean 0 and deviation 1 in each column; 0 in a column in which all are equal.
 
     Raises:
@@ -54,24 +54,24 @@ def standardised(features: np.ndarray) -> np.ndarray:
     return np.where(constant, 0.0, (wide - wide.mean(0)) / deviation)
 
 
-def nearest(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The Euclidean distance of each of ``features`` (N, F) to the nearest of ``centres`` (M, F), shape (N,)."""
+def nearest(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """The Euclidean distance of each of ``features`` (N, F) to the nearest of ``centers`` (M, F), shape (N,)."""
     found = np.full(len(features), np.inf)
-    for centre in centres:  # one after the other: all pairs at once would take N times M times F numbers
-        found = np.minimum(found, np.linalg.norm(features - centre, axis=1))
+    for center in centers:  # one after the other: all pairs at once would take N times M times F numbers
+        found = np.minimum(found, np.linalg.norm(features - center, axis=1))
     return found
 
 
 def diverse_batch(features: np.ndarray, labeled: np.ndarray, weights: np.ndarray, number: int) -> list[int]:
     """The rows of ``features`` to label next, in the order in which they are chosen.
 
-    Each is the one with the largest product of its weight and its distance to what is labelled or chosen; of equal
+    Each is the one with the largest product of its weight and its distance to what is labeled or chosen; of equal
     ones that with the larger weight, then the first.
 
     Args:
-        features: of the unlabelled cases, shape (N, F).
-        labeled: of the labelled cases, shape (M, F), M ≥ 1.
-        weights: of the unlabelled cases, shape (N,), positive.
+        features: of the unlabeled cases, shape (N, F).
+        labeled: of the labeled cases, shape (M, F), M ≥ 1.
+        weights: of the unlabeled cases, shape (N,), positive.
         number: so many, or all where there are fewer.
     """
     distances, chosen = nearest(features, labeled), list[int]()
@@ -88,13 +88,13 @@ def diverse_batch(features: np.ndarray, labeled: np.ndarray, weights: np.ndarray
 def reasons(
     row: int, dice: Mapping[str, np.ndarray], remarks: Sequence[Sequence[str]], distances: np.ndarray
 ) -> list[str]:
-    """In words and numbers, what speaks for labelling the case of ``row``; never empty.
+    """In words and numbers, what speaks for labeling the case of ``row``; never empty.
 
     Args:
         row: of a case.
         dice: what was measured of every case, each by what a low value means, shape (N,); NaN where not known.
         remarks: of every case, on its volumes.
-        distances: of every case to the nearest labelled one, shape (N,).
+        distances: of every case to the nearest labeled one, shape (N,).
     """
     found = []
     for meaning, values in dice.items():
@@ -103,5 +103,5 @@ def reasons(
     found += remarks[row]
     nearer = np.count_nonzero(distances < distances[row]) / max(1, len(distances) - 1)
     if nearer >= STRIKING:
-        found.append(f"unlike any labelled case: farther than {nearer:.0%} of the others")
-    return found or [f"no sign stands out: farther from the labelled cases than {nearer:.0%} of the others"]
+        found.append(f"unlike any labeled case: farther than {nearer:.0%} of the others")
+    return found or [f"no sign stands out: farther from the labeled cases than {nearer:.0%} of the others"]

@@ -1,7 +1,7 @@
 """Along which axes mirroring a scan gives another scan that the data set could hold.
 
 nnU-Net mirrors its training patches along every axis. With many labels that does no harm; with two, a network that has
-to know every organ upside down knows none of them well. Unlabelled scans tell which mirrored scans exist.
+to know every organ upside down knows none of them well. Unlabeled scans tell which mirrored scans exist.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def share_of_patches(labeled: int, unlabeled: int) -> tuple[int, int]:
         raise UsageError(
             Problem(
                 code="device.patches-not-shared",
-                what=f"{labeled} labelled and {unlabeled} unlabelled patches of a step cannot be shared by {number}",
+                what=f"{labeled} labeled and {unlabeled} unlabeled patches of a step cannot be shared by {number}",
                 where="--gpus",
                 expected=" or ".join(map(str, possible)),
                 fix="take as many GPUs, or other numbers of patches in the recipe (batch.patches)",

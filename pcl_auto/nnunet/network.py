@@ -99,7 +99,7 @@ class DecoderFeatures:
 
 
 def restart_segmentation_head(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    """Draw the segmentation layers of ``network`` by nnU-Net's own rule; the optimiser forgets what it knew of them.
+    """Draw the segmentation layers of ``network`` by nnU-Net's own rule; the optimizer forgets what it knew of them.
 
     As at the start of round one in the published experiments (Chaitanya et al., MedIA 2023). The same ``seed`` draws
     the same weights, on every device and whatever was drawn before.

@@ -40,7 +40,7 @@ ZYX = (2, 1, 0)
 
 
 def make_fingerprint(images: Mapping[str, Volume], spacings_zyx_mm: Mapping[str, tuple[float, ...]]) -> dict[str, Any]:
-    """nnU-Net's fingerprint of ``images``: geometry of every case, labelled or not; no intensity, no label.
+    """nnU-Net's fingerprint of ``images``: geometry of every case, labeled or not; no intensity, no label.
 
     Args:
         images: what the checks found of each case's image.
@@ -144,12 +144,12 @@ def plan_task(
 
 
 def _leave_out_bad(task: Task, problems: list[Problem]) -> tuple[Task, list[Problem], list[Problem]]:
-    """The task without unlabelled cases whose image has a problem, the problems that remain, and those as warnings."""
+    """The task without unlabeled cases whose image has a problem, the problems that remain, and those as warnings."""
     of_image = {str(file): case.id for case in task.unlabeled for file in case.files}
     bad = {of_image[problem.where] for problem in problems if problem.where in of_image}
     remaining = [problem for problem in problems if problem.where not in of_image]
     left_out = [
-        replace(problem, what=f"unlabelled scan left out: {problem.what}")
+        replace(problem, what=f"unlabeled scan left out: {problem.what}")
         for problem in problems
         if problem.where in of_image
     ]

@@ -16,11 +16,11 @@ from pcl_auto.workspace.folders import DatasetFolder
 
 SCHEMA_VERSION = 1
 CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
-# A joint step holds at least two labelled and two unlabelled patches: the loss compares images.
+# A joint step holds at least two labeled and two unlabeled patches: the loss compares images.
 MIN_PATCHES = 4
 # nnU-Net blurs patches with kernels that reach up to six voxels far, reflected at the borders.
 MIN_PATCH_VOXELS = 7
-# Schemes that take their statistics from labelled foreground, so that a store with them belongs to a split.
+# Schemes that take their statistics from labeled foreground, so that a store with them belongs to a split.
 LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
 _NEUTRAL_INTENSITIES = {
@@ -39,7 +39,7 @@ class PlanSettings:
     bias_correction: bool = False
     # nnU-Net plans that are there already, taken as they are: the file.
     plans_file: str | None = None
-    # Links may lead out of the data set's folder; unlabelled scans that cannot be used are left out, not refused.
+    # Links may lead out of the data set's folder; unlabeled scans that cannot be used are left out, not refused.
     follow_links: bool = False
     skip_bad_unlabeled: bool = False
 
@@ -142,7 +142,7 @@ class Plan:
         return str(name)
 
     def depends_on_labels(self, configuration: str) -> bool:
-        """Whether preprocessing needs intensity statistics of labelled foreground (CT)."""
+        """Whether preprocessing needs intensity statistics of labeled foreground (CT)."""
         schemes = self.nnunet["configurations"][configuration]["normalization_schemes"]
         return bool(LABEL_DEPENDENT_SCHEMES & set(schemes))
 

@@ -107,7 +107,7 @@ def prepare_split(
 ) -> tuple[dict[str, Any], str]:
     """Make the case store and the views of a split.
 
-    The only place before evaluation that opens labels, and it opens those of labelled and validation cases.
+    The only place before evaluation that opens labels, and it opens those of labeled and validation cases.
 
     Returns:
         the split's plans, without a name and our settings, and the name of the case store.
@@ -155,7 +155,7 @@ def prepare_split(
 
 
 def labeled_files(plan: Plan, ids: Sequence[str]) -> list[Any]:
-    """The files of labelled cases, as the case store takes them."""
+    """The files of labeled cases, as the case store takes them."""
     from pcl_auto.nnunet.data.store import LabeledFiles
 
     cases = plan.cases

@@ -140,7 +140,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
                 "recipe.out-of-range",
                 "batch.patches",
                 "value out of range",
-                "0, or 2 and more: labelled and unlabelled",
+                "0, or 2 and more: labeled and unlabeled",
                 1,
             )
         )

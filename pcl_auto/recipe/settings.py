@@ -33,7 +33,7 @@ def _setting(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each part of the training lasts; an epoch is ``steps_per_epoch`` optimiser steps."""
+    """How long each part of the training lasts; an epoch is ``steps_per_epoch`` optimizer steps."""
 
     steps_per_epoch: int = _setting(250, 1, 100_000)
     supervised_epochs: int = _setting(400, 0, 100_000)  # 0: the rounds begin with a model that is there already
@@ -72,7 +72,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimiser of the network; nnU-Net's polynomial decay over the whole run in every case."""
+    """The optimizer of the network; nnU-Net's polynomial decay over the whole run in every case."""
 
     name: OptimizerName = "sgd"
     learning_rate: float = _setting(1e-2, 1e-7, 10.0)
@@ -81,14 +81,14 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Batch:
-    """The patches of one step; in joint rounds part of them come from unlabelled cases."""
+    """The patches of one step; in joint rounds part of them come from unlabeled cases."""
 
     # 0: as many as planned for the memory asked for.
     patches: int = _setting(0, 0, 1024)
     unlabeled_fraction: float = _setting(0.5, 0.05, 0.95)
 
     def unlabeled(self, patches: int) -> int:
-        """How many of ``patches`` are unlabelled in a joint step; at least one is, and one is not."""
+        """How many of ``patches`` are unlabeled in a joint step; at least one is, and one is not."""
         return min(max(round(patches * self.unlabeled_fraction), 1), patches - 1)
 
 
@@ -128,11 +128,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """How unlabelled cases are segmented at the start of a round."""
+    """How unlabeled cases are segmented at the start of a round."""
 
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
-    # Weight of the segmentation loss on pseudo-labelled patches; the paper gives them none.
+    # Weight of the segmentation loss on pseudo-labeled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
 
 
@@ -167,7 +167,7 @@ class CollapseGuard:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Bidirectional copy-paste between the labelled and the unlabelled patches of a joint step."""
+    """Bidirectional copy-paste between the labeled and the unlabeled patches of a joint step."""
 
     copy_paste: bool = False
     box_fraction: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis

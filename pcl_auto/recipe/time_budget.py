@@ -71,7 +71,7 @@ class Costs:
     folds: int = 1
 
     def of_baseline(self) -> Costs:
-        """Those of nnU-Net on the labelled cases alone, for as many steps."""
+        """Those of nnU-Net on the labeled cases alone, for as many steps."""
         return replace(self, joint_step_s=self.supervised_step_s, round_s=0.0)
 
     def forecast_s(self, schedule: Schedule) -> float:

@@ -86,12 +86,12 @@ def compare_to_baseline(run: RunFacts, workspace: Workspace) -> Verdict:
     own = _scores(run.folder.parent)
     last: tuple[dict[str, Any] | None, Path | None] = own[-1] if own else (None, None)
     if run.identity["trainer"] == SUPERVISED_TRAINER:
-        return Verdict("none", "This run is a baseline: nnU-Net on the labelled cases alone.", None, *last)
+        return Verdict("none", "This run is a baseline: nnU-Net on the labeled cases alone.", None, *last)
     baseline = find_baseline(run)
     if baseline is None:
         sentence = (
             "There is no supervised baseline of this split, length and seed, "
-            "so nobody can say whether the unlabelled scans helped."
+            "so nobody can say whether the unlabeled scans helped."
         )
         return Verdict("none", sentence, _baseline_command(run, workspace), *last)
     for scores, file in reversed(own):
@@ -133,8 +133,8 @@ def case_dice(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def _say(comparison: Comparison) -> str:
     words = {
-        "helped": "The unlabelled scans helped",
-        "did not help": "The unlabelled scans did not help",
+        "helped": "The unlabeled scans helped",
+        "did not help": "The unlabeled scans did not help",
         "no clear difference": "No clear difference",
     }[comparison.verdict]
     return (

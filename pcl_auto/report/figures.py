@@ -1,4 +1,4 @@
-"""Curves as inline SVG, coloured by the page's style sheet."""
+"""Curves as inline SVG, colored by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 22, 42
-# Colours of the style sheet; further series take them again, dashed.
-COLOURS = 6
+# Colors of the style sheet; further series take them again, dashed.
+COLORS = 6
 _MAX_MARKED = 40
 
 
@@ -86,7 +86,7 @@ def curves(
 
 
 def _curve(index: int, one: Series, place: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
-    style = f"series s{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
+    style = f"series s{index % COLORS}" + (" dashed" if index >= COLORS else "")
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in one.points:
         if y is None or not math.isfinite(y):

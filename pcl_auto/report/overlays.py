@@ -16,7 +16,7 @@ from pcl_auto.data.formats.orientation import EDGES, PLANES, to_patient
 # Pixels along the longer side of a picture; slices of a plane; channels that a reader may choose from.
 LONGEST_SIDE, MAX_SLICES, MAX_CHANNELS = 160, 24, 4
 QUALITY = 72
-# After Okabe and Ito: told apart with any kind of colour vision, and on grey.
+# After Okabe and Ito: told apart with any kind of color vision, and on gray.
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 _AREA_OPACITY = 110
 # x to the left, y to the back, z to the head.
@@ -62,7 +62,7 @@ def planes(
 
     Args:
         volume: the scan.
-        classes: foreground values, in the order of their colours.
+        classes: foreground values, in the order of their colors.
         outlined: masks drawn as outlines, so that others are seen below; the rest are areas.
         most_slices: of a plane.
     """
@@ -72,7 +72,7 @@ def planes(
         {name: np.flip(labels.transpose(axes), flips) for name, labels in volume.masks.items()},
         [volume.spacing_mm[axis] for axis in axes],
     )
-    centre, extent = _structure(next(iter(volume.masks.values())), classes)
+    center, extent = _structure(next(iter(volume.masks.values())), classes)
     windows = [_window(channel) for channel in volume.image[:MAX_CHANNELS]]
     return [
         _plane(
@@ -81,8 +81,8 @@ def planes(
             outlined,
             name,
             axis,
-            shown_slices(centre[axis], extent[axis], volume.image.shape[axis + 1], most_slices),
-            centre[axis],
+            shown_slices(center[axis], extent[axis], volume.image.shape[axis + 1], most_slices),
+            center[axis],
             windows,
             backwards=axis in flips,
         )
@@ -100,13 +100,13 @@ def _structure(labels: np.ndarray, classes: Sequence[int]) -> tuple[list[int], l
     components, _ = ndimage.label(labels == largest)
     mask = components == np.argmax(np.bincount(components.ravel())[1:]) + 1
     foreground = np.isin(labels, list(classes))
-    centre, extent = [], []
+    center, extent = [], []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
-        centre.append(int(np.argmax(mask.sum(axis=others))))
+        center.append(int(np.argmax(mask.sum(axis=others))))
         occupied = np.flatnonzero(foreground.any(axis=others))
         extent.append((int(occupied[0]), int(occupied[-1])))
-    return centre, extent
+    return center, extent
 
 
 def _window(channel: np.ndarray) -> tuple[float, float]:
@@ -117,14 +117,14 @@ def _window(channel: np.ndarray) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def shown_slices(centre: int, extent: tuple[int, int], size: int, most: int = MAX_SLICES) -> list[int]:
-    """At most ``most`` of ``size`` slices, evenly over ``extent`` and a tenth around it, with ``centre``."""
+def shown_slices(center: int, extent: tuple[int, int], size: int, most: int = MAX_SLICES) -> list[int]:
+    """At most ``most`` of ``size`` slices, evenly over ``extent`` and a tenth around it, with ``center``."""
     margin = max(1, (extent[1] - extent[0]) // 10)
     first, last = max(0, extent[0] - margin), min(size - 1, extent[1] + margin)
     chosen = {round(place) for place in np.linspace(first, last, min(most, last - first + 1))}
-    if centre not in chosen:
-        chosen.remove(min(chosen, key=lambda place: abs(place - centre)))
-    return sorted(chosen | {centre})
+    if center not in chosen:
+        chosen.remove(min(chosen, key=lambda place: abs(place - center)))
+    return sorted(chosen | {center})
 
 
 def _plane(
@@ -134,7 +134,7 @@ def _plane(
     name: str,
     axis: int,
     slices: list[int],
-    centre: int,
+    center: int,
     windows: Sequence[tuple[float, float]],
     *,
     backwards: bool,
@@ -149,7 +149,7 @@ def _plane(
         return [array.take(place, axis=axis) for place in slices]
 
     channels = [
-        _grey_strip(cut(channel), window, (width, height))
+        _gray_strip(cut(channel), window, (width, height))
         for channel, window in zip(volume.image[:MAX_CHANNELS], windows, strict=True)
     ]
     masks = {
@@ -157,10 +157,10 @@ def _plane(
         for mask, labels in volume.masks.items()
     }
     numbers = [shape[axis] - 1 - place for place in slices] if backwards else slices
-    return Plane(name, *EDGES[name], numbers, slices.index(centre), width, height, channels, masks)
+    return Plane(name, *EDGES[name], numbers, slices.index(center), width, height, channels, masks)
 
 
-def _grey_strip(pieces: Sequence[np.ndarray], window: tuple[float, float], size: tuple[int, int]) -> str:
+def _gray_strip(pieces: Sequence[np.ndarray], window: tuple[float, float], size: tuple[int, int]) -> str:
     low, high = window
     scaled = [np.clip((np.nan_to_num(piece.astype(float), nan=low) - low) / (high - low), 0, 1) for piece in pieces]
     resized = [
@@ -173,7 +173,7 @@ def _grey_strip(pieces: Sequence[np.ndarray], window: tuple[float, float], size:
 def _mask_strip(pieces: Sequence[np.ndarray], classes: Sequence[int], size: tuple[int, int], *, outline: bool) -> str:
     strips = []
     for piece in pieces:
-        # Colours by place, not by value: values may be any.
+        # Colors by place, not by value: values may be any.
         places = np.zeros(piece.shape, np.uint8)
         for place, value in enumerate(classes):
             places[piece == value] = place + 1
@@ -181,17 +181,17 @@ def _mask_strip(pieces: Sequence[np.ndarray], classes: Sequence[int], size: tupl
     if outline:
         strips = [strip * _edges(strip) for strip in strips]
     picture = Image.fromarray(np.concatenate(strips), mode="P")
-    picture.putpalette([0, 0, 0, *(value for place in range(len(classes)) for value in colour(place))])
+    picture.putpalette([0, 0, 0, *(value for place in range(len(classes)) for value in color(place))])
     return _uri(picture, "png", transparency=bytes([0, *[255 if outline else _AREA_OPACITY] * len(classes)]))
 
 
-def colour(place: int) -> tuple[int, int, int]:
-    """The colour of the class at ``place`` among the foreground classes, in red, green and blue."""
+def color(place: int) -> tuple[int, int, int]:
+    """The color of the class at ``place`` among the foreground classes, in red, green and blue."""
     return PALETTE[place % len(PALETTE)]
 
 
 def _edges(strip: np.ndarray) -> np.ndarray:
-    """Where a pixel's class differs from one in its neighbourhood."""
+    """Where a pixel's class differs from one in its neighborhood."""
     edges: np.ndarray = ndimage.maximum_filter(strip, 3) != ndimage.minimum_filter(strip, 3)
     return edges
 

@@ -14,13 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pcl_auto.report.baseline import compare_to_baseline
-from pcl_auto.report.figures import COLOURS, Series, curves
-from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, colour
+from pcl_auto.report.figures import COLORS, Series, curves
+from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, color
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
 from pcl_auto.report.sections import fold_scores, forecast_rows, over_folds
 from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import (
-    JUDGEMENTS,
+    JUDGMENTS,
     RunFacts,
     default_recipe,
     heading,
@@ -110,7 +110,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, most_bytes: int
         evaluated=evaluated_panels(run, verdict.scores, extent.slices),
         class_names=_class_names(run),
         most_channels=MAX_CHANNELS,
-        colours=["#{:02x}{:02x}{:02x}".format(*colour(place)) for place in range(len(run.classes))],
+        colors=["#{:02x}{:02x}{:02x}".format(*color(place)) for place in range(len(run.classes))],
         recipe=recipe_lines(_settings(run.identity["recipe"]), default_recipe()),
         notes=[*_notes(run), *_left_out(extent, most_bytes)],
         costs=forecast_rows(run.record),
@@ -179,7 +179,7 @@ def _patch_dice(run: RunFacts, epoch: float = 1.0) -> list[Series]:
 
 
 def _figure(title: str, series: list[Series], **options: Any) -> dict[str, Any]:
-    keys = [(place % COLOURS, place >= COLOURS, one.name) for place, one in enumerate(series)]
+    keys = [(place % COLORS, place >= COLORS, one.name) for place, one in enumerate(series)]
     return {"title": title, "svg": curves(series, title=title, **options), "keys": keys}
 
 
@@ -213,7 +213,7 @@ def _cell(column: str, value: str) -> str:
     """A value of the ledger as it is shown, with as many decimals as the others of its column."""
     if column == "used":
         return "yes" if value == "1" else "no"
-    digits = 3 if column.startswith("volume_ml_") else 4 if column in JUDGEMENTS else None
+    digits = 3 if column.startswith("volume_ml_") else 4 if column in JUDGMENTS else None
     return value if digits is None or not value else _number(float(value), digits)
 
 

@@ -66,10 +66,10 @@ def _first_round(run: RunFacts, last: Round, case: str) -> tuple[int, Path] | No
 
 
 def labeled_panels(run: RunFacts, data: DatasetFolder, most_slices: int) -> list[Panel]:
-    """The first labelled cases with their labels: what the run learned from."""
+    """The first labeled cases with their labels: what the run learned from."""
     folder = data.labeled_view(run.split.name, run.identity["configuration"])
     return [
-        _panel("labelled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), most_slices)
+        _panel("labeled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), most_slices)
         for case in run.split.labeled[:MAX_LABELED]
     ]
 

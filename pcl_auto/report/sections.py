@@ -1,4 +1,4 @@
-"""What a training scored on the labelled cases that it held out, as the folds of a cross-validation or to validate."""
+"""What a training scored on the labeled cases that it held out, as the folds of a cross-validation or to validate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _told(key: str, value: float | None) -> str:
     return format_duration(value) if key.endswith("_s") else f"{value:.0f} MB"
 
 
-# --- What a training scored on the labelled cases that it held out, as the folds of a cross-validation or to validate.
+# --- What a training scored on the labeled cases that it held out, as the folds of a cross-validation or to validate.
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -
             code = "review.case-has-label" if has_label else "review.unknown-case"
             what = "the case has a label of its own" if has_label else "no such case"
             fix = (
-                "correct the label in the data set and plan again" if has_label else "name masks after unlabelled cases"
+                "correct the label in the data set and plan again" if has_label else "name masks after unlabeled cases"
             )
             problems.append(Problem(code, what, str(mask), fix))
             continue

@@ -78,7 +78,7 @@ def time_training(
     scratch: Path,
     seconds: float,
 ) -> Timing:
-    """Time the parts of the joint training of ``run``, or without unlabelled cases of nnU-Net's.
+    """Time the parts of the joint training of ``run``, or without unlabeled cases of nnU-Net's.
 
     Args:
         run: what is to be trained.

@@ -17,7 +17,7 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
     Args:
         workspace: where models are looked for by name.
         name: a model folder, a fold's folder, or the name of a model in the workspace; None for the one trained last
-            with unlabelled cases, or else without, of the data set that was trained last.
+            with unlabeled cases, or else without, of the data set that was trained last.
         supervised_only: take the baseline of that data set that was trained last.
 
     Raises:

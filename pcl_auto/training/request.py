@@ -60,7 +60,7 @@ class TrainRequest:
     start_from: Path | None = None
     # Behind that model, where it is one that this training goes on from.
     steps_before: int = 0
-    # Of a cross-validation over the labelled cases; None trains one model on all of them.
+    # Of a cross-validation over the labeled cases; None trains one model on all of them.
     folds: int | None = None
     prepare_only: bool = False
     # The state after the supervised start: read if it is there, else written; for recipes that differ in the rounds.
@@ -117,7 +117,7 @@ def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
     """Settle every run that is asked for, one for each fold; nothing is written.
 
     Raises:
-        StateError, UsageError: see :func:`resolve_run`; folds that the labelled cases do not allow.
+        StateError, UsageError: see :func:`resolve_run`; folds that the labeled cases do not allow.
     """
     run = resolve_run(request, workspace)
     if request.folds is None:
@@ -144,7 +144,7 @@ def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
 
 
 def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
-    """Settle data set, split, recipe and folder of a run on all labelled cases; nothing is written.
+    """Settle data set, split, recipe and folder of a run on all labeled cases; nothing is written.
 
     Raises:
         StateError: nothing was planned, or the input changed since.
@@ -286,7 +286,7 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
         raise UsageError(
             Problem(
                 code="split.several-ways",
-                what="more than one way to choose labelled cases",
+                what="more than one way to choose labeled cases",
                 where=" and ".join(name for name, given in ways.items() if given),
                 fix="keep one of them",
             )

@@ -25,7 +25,7 @@ from pcl_auto.workspace.record import RECORD, REVIEWS
 
 @dataclass(frozen=True)
 class Confidences:
-    """Confidences of unlabelled scans: ``values`` in ascending order, and ``cases``, which an older file lacks."""
+    """Confidences of unlabeled scans: ``values`` in ascending order, and ``cases``, which an older file lacks."""
 
     file: Path
     values: list[float] = field(default_factory=list)
@@ -56,7 +56,7 @@ def read_confidences(run: Path) -> Confidences:
 # --- What is known of a run, gathered from the files that it left; nothing is computed anew and nothing is guessed.
 
 # Columns of a ledger that say how good a pseudo-label is, the more telling first; higher is better.
-JUDGEMENTS = ("agreement", "dice_to_last_round")
+JUDGMENTS = ("agreement", "dice_to_last_round")
 
 
 def heading(column: str) -> str:
@@ -81,7 +81,7 @@ class Round:
     @property
     def judged_by(self) -> str | None:
         """The ledger's column that says how good a pseudo-label is, if it has one; higher is better."""
-        for column in JUDGEMENTS:
+        for column in JUDGMENTS:
             if any(_number(row.get(column)) is not None for row in self.rows):
                 return column
         return None

@@ -66,7 +66,7 @@ class DatasetFolder:
         return self.path / "splits" / f"{split}.json"
 
     def labeled_view(self, split: str, configuration: str) -> Path:
-        """The folder that nnU-Net reads for a split: its labelled cases, nothing else."""
+        """The folder that nnU-Net reads for a split: its labeled cases, nothing else."""
         return self.path / "splits" / split / f"labeled_{configuration}"
 
     def validation_view(self, split: str, configuration: str) -> Path:

@@ -23,7 +23,7 @@ def save_like(mask: Path, voxels: np.ndarray, target: Path, affine: Any = None) 
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine if affine is None else affine), target)
 
 
-def test_a_corrected_case_is_labelled_from_then_on(shell: Shell, task: Path, own_trained: Path, model: Path) -> None:
+def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_trained: Path, model: Path) -> None:
     ours = ("--workspace", own_trained, "--model", model.name)
     told = json.loads(shell.pclauto("review", *ours, "-n", "2", "--json").stdout)
     folder, cases = Path(told["folder"]), told["cases"]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def fuller_task(tmp_path: Path) -> Path:
-    """A phantom with three labelled, one unlabelled and one test volume."""
+    """A phantom with three labeled, one unlabeled and one test volume."""
     return make_coarse_phantom(tmp_path, seed=5, labeled=3, unlabeled=1, test=1)
 
 
@@ -68,7 +68,7 @@ def test_validation_cases_choose_the_model(shell: Shell, fuller_task: Path, tmp_
         assert torch.equal(content["network_weights"][name], best)
 
 
-def test_a_round_may_leave_out_what_is_unlike_the_labelled_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
+def test_a_round_may_leave_out_what_is_unlike_the_labeled_cases(shell: Shell, task: Path, tmp_path: Path) -> None:
     (shell.folder / "strict.toml").write_text(
         'extends = "tiny.toml"\n[contrast]\nrestart_head = true\nintensity_views = true\n'
         "[pseudo_label_filter]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\n"

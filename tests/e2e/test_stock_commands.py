@@ -166,7 +166,7 @@ def test_pclauto_predicts_with_a_stock_model(stock: Stock, results: Path, task: 
     assert done.returncode == 0, done.stderr
     model = results / f"Dataset099_Phantom/nnUNetTrainer__{PLANS}__3d_fullres"
     validated = {path.name for path in (model / "fold_all" / "validation").glob("*.nii.gz")}
-    assert validated == {"phantom_001.nii.gz", "phantom_002.nii.gz"}  # exactly the labelled cases
+    assert validated == {"phantom_001.nii.gz", "phantom_002.nii.gz"}  # exactly the labeled cases
     done = stock.shell.pclauto(
         "predict", task / "imagesTs", "-o", tmp_path / "out", "--model", model, "--device", "cpu", "--no-mirroring"
     )

@@ -24,7 +24,7 @@ from pcl_auto.training import train as training
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.workspace.folders import Workspace
 
-# A supervised step, pseudo-labels of every unlabelled case, two joint steps.
+# A supervised step, pseudo-labels of every unlabeled case, two joint steps.
 RECIPE = from_dict(
     {
         "schedule": {"steps_per_epoch": 1, "supervised_epochs": 1, "rounds": 1, "epochs_per_round": 2},
@@ -113,7 +113,7 @@ def test_a_task_of_the_decathlon(task: DecathlonTask, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lacking", [(1,), (2,), (1, 2)], ids=str)
-def test_classes_that_a_labelled_case_lacks(lacking: tuple[int, ...], tmp_path: Path) -> None:
+def test_classes_that_a_labeled_case_lacks(lacking: tuple[int, ...], tmp_path: Path) -> None:
     whole_way(PROSTATE, make_small_task(PROSTATE, tmp_path, lacking=lacking), tmp_path)
 
 
@@ -148,7 +148,7 @@ def stock_mask(folder: Path, scan: Path) -> np.ndarray:
 
 
 def test_regions(tmp_path: Path) -> None:
-    parts = replace(PROSTATE, classes=("oedema", "necrosis", "enhancing"))
+    parts = replace(PROSTATE, classes=("edema", "necrosis", "enhancing"))
     root = make_small_task(parts, tmp_path)
     regions = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
     describe(root, labels={"background": 0, **regions}, regions_class_order=[1, 2, 3])
@@ -169,7 +169,7 @@ def test_regions(tmp_path: Path) -> None:
 def test_an_ignore_label(tmp_path: Path) -> None:
     root = make_small_task(PROSTATE, tmp_path)
     describe(root, labels={"background": 0, "PZ": 1, "TZ": 2, "ignore": 3})
-    # Of one labelled case and of the test case every other slice was never looked at.
+    # Of one labeled case and of the test case every other slice was never looked at.
     for file in (root / "labelsTr" / "prostate_000.nii.gz", *(root / "labelsTs").iterdir()):
         label = nib.load(file)
         voxels = np.asarray(label.dataobj).copy()

@@ -41,15 +41,15 @@ def test_f06_constant_images(task: Path, number: int) -> None:
     assert (problem.code, problem.where) == ("data.constant", str(image(task, number)))
 
 
-def test_f06_a_bad_unlabelled_scan_is_left_out_when_asked(task: Path, tmp_path: Path) -> None:
+def test_f06_a_bad_unlabeled_scan_is_left_out_when_asked(task: Path, tmp_path: Path) -> None:
     rewrite(image(task, 4), np.zeros_like)
     task_and_work = task, Workspace.at(tmp_path / "work", "test")
     outcome = plan_task(*task_and_work, PlanSettings(memory_gb=1, skip_bad_unlabeled=True), dry_run=True)
     assert list(outcome.plan.cases) == ["phantom_001", "phantom_002", "phantom_003"]
     (warning,) = outcome.warnings
     assert warning.code == "data.constant"
-    assert warning.what == "unlabelled scan left out: image of an unlabelled case is constant in channel 0, 1"
-    # What a labelled case has is refused all the same.
+    assert warning.what == "unlabeled scan left out: image of an unlabeled case is constant in channel 0, 1"
+    # What a labeled case has is refused all the same.
     rewrite(image(task, 1), np.zeros_like)
     (problem,) = refusal(task, skip_bad_unlabeled=True)
     assert (problem.code, problem.where) == ("data.constant", str(image(task, 1)))

@@ -1,4 +1,4 @@
-"""F21: one scan under two names, above all as labelled and as test scan; and what `pclauto checks` says of a folder."""
+"""F21: one scan under two names, above all as labeled and as test scan; and what `pclauto checks` says of a folder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def task(tmp_path: Path) -> Path:
 def test_f21_a_sound_data_set(task: Path) -> None:
     found = diagnose(task, threads=1)
     assert (found.refused, found.wrong, found.warnings, found.exit_code) == ((), (), (), 0)
-    assert found.cases == {"labelled": 3, "unlabelled": 6, "test": 2}
+    assert found.cases == {"labeled": 3, "unlabeled": 6, "test": 2}
 
 
-def test_f21_a_labelled_scan_among_the_test_scans(task: Path) -> None:
+def test_f21_a_labeled_scan_among_the_test_scans(task: Path) -> None:
     target = task / "imagesTs" / "patient_x.nii.gz"
     # Another name, another compression, another type: the same values.
     volume = nibabel.load(image(task))
@@ -38,7 +38,7 @@ def test_f21_a_labelled_scan_among_the_test_scans(task: Path) -> None:
     found = diagnose(task, threads=1)
     (problem,) = found.wrong
     assert problem.code == "data.labeled-twin-in-test"
-    assert problem.found == "phantom_001 (labelled) = patient_x (test)"
+    assert problem.found == "phantom_001 (labeled) = patient_x (test)"
     assert found.exit_code == 3
 
 
@@ -46,7 +46,7 @@ def test_f21_a_test_scan_stays_one_when_the_pool_takes_it_in(task: Path) -> None
     shutil.copy(image(task), task / "imagesTs" / "patient_x.nii.gz")
     found = diagnose(task, threads=1, use_test_images=True)
     assert [(problem.code, problem.found) for problem in found.wrong] == [
-        ("data.labeled-twin-in-test", "phantom_001 (labelled) = patient_x (test)")
+        ("data.labeled-twin-in-test", "phantom_001 (labeled) = patient_x (test)")
     ]
     assert found.exit_code == 3
 
@@ -55,7 +55,7 @@ def test_f21_twins_within_training_are_a_warning(task: Path) -> None:
     shutil.copy(image(task, 1), task / "imagesTr" / "twin.nii.gz")
     found = diagnose(task, threads=1)
     assert [(problem.code, problem.found) for problem in found.warnings] == [
-        ("data.twins", "phantom_001 (labelled) = twin (unlabelled)")
+        ("data.twins", "phantom_001 (labeled) = twin (unlabeled)")
     ]
     assert found.exit_code == 1
 

@@ -145,5 +145,5 @@ def test_f28_numbers_of_cases(task: Path, tmp_path: Path) -> None:
         shutil.rmtree(task / folder, ignore_errors=True)
     describe(task, test=[], numTest=0)
     assert codes(refusal(task)) == ["data.no-labeled"]
-    # One labelled case is enough to begin with, and no unlabelled case leaves nnU-Net alone (test_training.py).
+    # One labeled case is enough to begin with, and no unlabeled case leaves nnU-Net alone (test_training.py).
     assert accepted(small_task(tmp_path / "one", labeled=1, unlabeled=0, test=0))

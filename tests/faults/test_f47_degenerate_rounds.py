@@ -71,9 +71,9 @@ def test_f47_background_is_degenerate_a_little_foreground_is_not(margin: float) 
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        ([(3.0, 20.0)], ["rim is 20 ml, labelled cases 1 to 2"]),
-        ([(0.1, 1.0), (0.2, 1.0), (3.0, 1.0)], ["core is 0.2 ml, labelled cases 2 to 4"]),
-        ([(0.0, 1.0)], ["core is 0 ml, labelled cases 2 to 4"]),
+        ([(3.0, 20.0)], ["rim is 20 ml, labeled cases 1 to 2"]),
+        ([(0.1, 1.0), (0.2, 1.0), (3.0, 1.0)], ["core is 0.2 ml, labeled cases 2 to 4"]),
+        ([(0.0, 1.0)], ["core is 0 ml, labeled cases 2 to 4"]),
         ([(16.0, 0.25)], []),
         ([(3.0, 20.0), (3.0, 2.0), (3.0, 2.0)], []),  # one scan of three
     ],
@@ -86,7 +86,7 @@ def test_f47_pseudo_labels_far_from_the_labels_are_degenerate(
     assert unusable_reasons(volumes(*found), labeled, margin=0.0) == []
 
 
-def test_f47_a_class_that_some_or_all_labelled_cases_lack_may_be_absent() -> None:
+def test_f47_a_class_that_some_or_all_labeled_cases_lack_may_be_absent() -> None:
     labeled = {"core": np.array([0.0, 4.0]), "rim": np.array([0.0, 0.0])}
     assert unusable_reasons(volumes((0.0, 1.0), (0.0, 1.0)), labeled, margin=4.0) == []
 

@@ -39,7 +39,7 @@ def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_labels.RoundF
 
 
 @pytest.mark.parametrize("group", ["labeled", "validation"])
-def test_f49_a_round_with_a_labelled_case_is_not_trained_on(tmp_path: Path, group: str) -> None:
+def test_f49_a_round_with_a_labeled_case_is_not_trained_on(tmp_path: Path, group: str) -> None:
     view = tmp_path / "labeled"
     make_store(view, "a")
     before = digests(view)

@@ -15,7 +15,7 @@ from typing import Any
 Triple = tuple[float, float, float]
 Sizes = tuple[int, int, int]
 
-# nnU-Net normalises inside the nonzero mask where cropping to it leaves less than three quarters of the image.
+# nnU-Net normalizes inside the nonzero mask where cropping to it leaves less than three quarters of the image.
 MASKED, WHOLE = 0.5, 1.0
 
 
@@ -49,7 +49,7 @@ class DecathlonTask:
 
     @property
     def is_masked(self) -> bool:
-        """Whether the air around the body is 0 in so much of the image that nnU-Net normalises the rest alone."""
+        """Whether the air around the body is 0 in so much of the image that nnU-Net normalizes the rest alone."""
         return self.relative_size_after_cropping < 0.75
 
     @property

@@ -103,15 +103,15 @@ def training_seconds(schedule: Schedule, costs: Costs) -> float:
 
 
 def diverse_batch(features: Sequence[Vector], labeled: Sequence[Vector], weights: Vector, number: int) -> list[int]:
-    """Which to label next: weight times distance to the nearest that is labelled or chosen, told one by one."""
+    """Which to label next: weight times distance to the nearest that is labeled or chosen, told one by one."""
     chosen: list[int] = []
     while len(chosen) < min(number, len(features)):
         best, best_score = -1, (-1.0, -1.0)
         for row, feature in enumerate(features):
             if row in chosen:
                 continue
-            centres = [*labeled, *(features[other] for other in chosen)]
-            score = (weights[row] * min(math.dist(feature, centre) for centre in centres), weights[row])
+            centers = [*labeled, *(features[other] for other in chosen)]
+            score = (weights[row] * min(math.dist(feature, center) for center in centers), weights[row])
             if score > best_score:
                 best, best_score = row, score
         chosen.append(best)

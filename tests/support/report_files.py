@@ -55,7 +55,7 @@ def write_run(
     (folder / "run.json").write_text(json.dumps(record))
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text(json.dumps(dataset))
-    epoch = {"event": "epoch", "seconds": 2.0, "patch_dice": [0.5, None], "patch_dice_of": "labelled cases"}
+    epoch = {"event": "epoch", "seconds": 2.0, "patch_dice": [0.5, None], "patch_dice_of": "labeled cases"}
     drawn = {"event": "pseudo_labels", "cases": 3, "used": 2, "outside_labeled_range": 0, "vanished": []}
     events: list[dict[str, Any]] = [
         {**epoch, "epoch": 1, "losses": {"loss": 1.0}},

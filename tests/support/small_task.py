@@ -24,7 +24,7 @@ def make_small_task(
         folder: the folder that gets the task.
         labeled: training cases with a label; they come first.
         unlabeled: training cases without one.
-        lacking: classes that the first labelled case does not show.
+        lacking: classes that the first labeled case does not show.
     """
     root = folder / task.folder_name
     training: list[dict[str, str]] = []

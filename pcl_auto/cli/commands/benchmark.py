@@ -21,7 +21,7 @@ def benchmark(
         Optional[str],  # noqa: UP045
         typer.Argument(help="A planned data set, or a decathlon folder. Default: the one planned last."),
     ] = None,
-    labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labelled cases: 1,2,8.")] = "2",
+    labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labeled cases: 1,2,8.")] = "2",
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, … of draw and training, so many.", min=1)] = 3,
     arms: Annotated[
         str, typer.Option(help="supervised, all-labels, recipes by name or TOML file; separated by commas.")
@@ -35,10 +35,10 @@ def benchmark(
         typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False),
     ] = None,
     hold_out: Annotated[
-        int, typer.Option(help="Test on so many labelled cases instead, and keep them out of every training.", min=0)
+        int, typer.Option(help="Test on so many labeled cases instead, and keep them out of every training.", min=0)
     ] = 0,
     budget: Annotated[
-        str, typer.Option(help="Recipe of optimiser, batch, network and steps, the same for every arm.")
+        str, typer.Option(help="Recipe of optimizer, batch, network and steps, the same for every arm.")
     ] = "quick",
     epochs: Annotated[
         Optional[int],  # noqa: UP045
@@ -61,7 +61,7 @@ def benchmark(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs of a planned data set, do none.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Find out whether unlabelled scans help: recipes against nnU-Net on the same cases, steps and images.
+    """Find out whether unlabeled scans help: recipes against nnU-Net on the same cases, steps and images.
 
     \b
       pclauto benchmark Task05_Prostate --labeled 1,2,8 --seeds 3

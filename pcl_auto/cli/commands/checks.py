@@ -23,7 +23,7 @@ def checks(
         str, typer.Argument(help="A decathlon or nnUNet_raw folder, or its name or number, as for `pclauto plan`.")
     ],
     use_test_images: Annotated[
-        bool, typer.Option("--use-test-images", help="Judge imagesTs as unlabelled cases, as plan does with it.")
+        bool, typer.Option("--use-test-images", help="Judge imagesTs as unlabeled cases, as plan does with it.")
     ] = False,
     follow_symlinks: Annotated[
         bool, typer.Option("--follow-symlinks", help="Accept links that lead out of the data set's folder.")
@@ -76,18 +76,18 @@ def _escaped(text: str) -> str:
     return cell(text)
 
 
-def _render(terminal: Terminal, title: str, colour: str, problems: Sequence[Problem]) -> None:
+def _render(terminal: Terminal, title: str, color: str, problems: Sequence[Problem]) -> None:
     """Problems of one kind together, with the places where they are."""
     from rich.padding import Padding
 
     if not problems:
         return
-    terminal.out.print(f"\n[{colour} bold]{title}[/]")
+    terminal.out.print(f"\n[{color} bold]{title}[/]")
     ordered = sorted(problems, key=lambda problem: (problem.what, problem.fix))
     for (what, fix), same in groupby(ordered, key=lambda problem: (problem.what, problem.fix)):
         places = list(same)
         number = f" ({len(places)})" if len(places) > 1 else ""
-        terminal.out.print(f"  [{colour}]•[/] {_escaped(what)}{number}")
+        terminal.out.print(f"  [{color}]•[/] {_escaped(what)}{number}")
         for problem in places[:_PLACES]:
             pairs = (("expected", problem.expected), ("found", problem.found))
             said = ", ".join(f"{word} {value}" for word, value in pairs if value)

@@ -68,7 +68,7 @@ def _render(terminal: Terminal, result: DemoResult) -> None:
         table.add_row(arm, *cells, "n/a" if hd95 is None else f"{hd95:.2f}")
     terminal.out.print(table)
     gain = arms["pclauto"]["mean"]["dice"] - arms["nnU-Net alone"]["mean"]["dice"]
-    verdict = "the unlabelled volumes helped" if gain > 0 else "the unlabelled volumes did not help here"
+    verdict = "the unlabeled volumes helped" if gain > 0 else "the unlabeled volumes did not help here"
     terminal.out.print(f"{verdict}: {gain:+.3f} mean Dice, in {result.seconds:.0f} s altogether", soft_wrap=True)
     terminal.print_line(f"data, models and masks: {result.folder}")
     terminal.print_line(f"report: {result.report}")

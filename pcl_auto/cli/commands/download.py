@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pcl_auto.cli.console.options import JsonOption
-from pcl_auto.data.download import ARCHIVES, BASE_URL, LICENCE, find_archive
+from pcl_auto.data.download import ARCHIVES, BASE_URL, LICENSE, find_archive
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
@@ -60,9 +60,9 @@ def download(
         new = download_task(archive, folder, base_url=base_url, listener=listener)
     place = folder / archive.name
     if json:
-        terminal.json({"task": archive.name, "folder": str(place), "downloaded": new, "licence": LICENCE})
+        terminal.json({"task": archive.name, "folder": str(place), "downloaded": new, "license": LICENSE})
     elif new:
-        terminal.print_line(f"{place}: {archive.training} training and {archive.test} test images, licence {LICENCE}")
+        terminal.print_line(f"{place}: {archive.training} training and {archive.test} test images, license {LICENSE}")
         terminal.print_line(f"next: pclauto plan {place}")
     else:
         terminal.print_line(f"{place}: already there, nothing to do")
@@ -72,15 +72,15 @@ def _list(terminal: Terminal, *, json: bool) -> None:
     from rich.table import Table
 
     if json:
-        terminal.json([{**asdict(archive), "licence": LICENCE} for archive in ARCHIVES])
+        terminal.json([{**asdict(archive), "license": LICENSE} for archive in ARCHIVES])
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("task")
     table.add_column("modality")
     for name in ("training", "test", "GB"):
         table.add_column(name, justify="right")
-    table.add_column("licence")
+    table.add_column("license")
     for archive in ARCHIVES:
         counts = (str(archive.training), str(archive.test), f"{archive.gigabytes:g}")
-        table.add_row(archive.name, archive.modality, *counts, LICENCE)
+        table.add_row(archive.name, archive.modality, *counts, LICENSE)
     terminal.out.print(table)

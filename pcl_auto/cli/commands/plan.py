@@ -42,7 +42,7 @@ def plan(
         typer.Option(help="Take these nnU-Net plans as they are: a file, or the name of plans of this data set."),
     ] = None,
     use_test_images: Annotated[
-        bool, typer.Option("--use-test-images", help="imagesTs joins the unlabelled cases.")
+        bool, typer.Option("--use-test-images", help="imagesTs joins the unlabeled cases.")
     ] = False,
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction", help="Even out the shading of MR scans first (N4).")
@@ -52,7 +52,7 @@ def plan(
     ] = False,
     skip_bad_unlabeled: Annotated[
         bool,
-        typer.Option("--skip-bad-unlabeled", help="Leave out unlabelled scans that cannot be used, and list them."),
+        typer.Option("--skip-bad-unlabeled", help="Leave out unlabeled scans that cannot be used, and list them."),
     ] = False,
     dataset_id: Annotated[Optional[int], typer.Option(help="nnU-Net's number of the data set.", min=1, max=999)] = None,  # noqa: UP045
     force: Annotated[bool, typer.Option("--force", help="Plan again even if the plan is up to date.")] = False,
@@ -186,9 +186,9 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place:
         "from": facts["source"],
         "channels": ", ".join(facts["channels"]),
         "classes": ", ".join(f"{format_values(value)} {name}" for name, value in facts["labels"].items() if value),
-        "labelled": _some(facts["labeled"]),
-        "unlabelled": _some(facts["unlabeled"])
-        + ("" if facts["unlabeled"] else "  (and those of the labelled ones that train --labeled leaves out)"),
+        "labeled": _some(facts["labeled"]),
+        "unlabeled": _some(facts["unlabeled"])
+        + ("" if facts["unlabeled"] else "  (and those of the labeled ones that train --labeled leaves out)"),
         "memory": f"{facts['memory_gb']:g} GB ({memory_reason})",
         "planner": facts["planner"] if facts["plans_file"] is None else f"none: {facts['plans_file']} as it is",
         **({"shading": "evened out first (N4), in prediction too"} if facts["bias_correction"] else {}),
@@ -217,7 +217,7 @@ def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place:
     terminal.out.print(
         f"\nTraining takes [bold]{facts['configuration']}[/]: {facts['configuration_reason']}.", soft_wrap=True
     )
-    terminal.out.print("A batch holds labelled and unlabelled patches together; axes are slices first.")
+    terminal.out.print("A batch holds labeled and unlabeled patches together; axes are slices first.")
     if dry_run:
         from pcl_auto.cli.console.estimates import plan_lines
         from pcl_auto.inference.dry_run import estimate_plan

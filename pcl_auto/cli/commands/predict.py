@@ -26,7 +26,7 @@ def predict(
         Optional[str],  # noqa: UP045
         typer.Option(
             help="A model folder, or its name in the workspace. Default: of the data set trained last, the last one "
-            "trained with unlabelled cases."
+            "trained with unlabeled cases."
         ),
     ] = None,
     supervised_only: Annotated[

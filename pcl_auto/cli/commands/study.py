@@ -90,7 +90,7 @@ def _announce(terminal: Terminal, study: Study) -> None:
     schedule = study.budget.schedule
     terminal.print_line(
         f"data set   {study.data.name}, {study.configuration}; {len(study.held_out.scans)} test cases"
-        + (", labelled ones that no arm learns from" if study.held_out.of_pool else "")
+        + (", labeled ones that no arm learns from" if study.held_out.of_pool else "")
     )
     terminal.print_line(
         f"budget     {study.budget.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps for every arm, "
@@ -99,7 +99,7 @@ def _announce(terminal: Terminal, study: Study) -> None:
     for arm in study.arms:
         own = arm.recipe.schedule
         if arm.supervised_only:
-            what = "nnU-Net on the labelled cases alone"
+            what = "nnU-Net on the labeled cases alone"
         else:
             what = f"{own.rounds} rounds of {own.epochs_per_round} epochs" if own.rounds else "no rounds"
         terminal.print_line(f"arm        {arm.name}: {what}")

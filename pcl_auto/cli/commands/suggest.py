@@ -26,7 +26,7 @@ def suggest(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Choose the unlabelled cases to label next: uncertain ones, unlike the labelled ones and each other.
+    """Choose the unlabeled cases to label next: uncertain ones, unlike the labeled ones and each other.
 
     \b
       pclauto suggest

@@ -20,7 +20,7 @@ def sweep(
         Optional[str],  # noqa: UP045
         typer.Argument(help="A planned data set, or a decathlon folder. Default: the one planned last."),
     ] = None,
-    labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labelled cases.")] = "1,2,4,8",
+    labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labeled cases.")] = "1,2,4,8",
     recipe: Annotated[str, typer.Option(help="default, paper, quick, or a TOML file.")] = "default",
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, … of draw and training, so many.", min=1)] = 1,
     test: Annotated[
@@ -32,10 +32,10 @@ def sweep(
         typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False),
     ] = None,
     hold_out: Annotated[
-        int, typer.Option(help="Test on so many labelled cases instead, and keep them out of every training.", min=0)
+        int, typer.Option(help="Test on so many labeled cases instead, and keep them out of every training.", min=0)
     ] = 0,
     budget: Annotated[
-        str, typer.Option(help="Recipe of optimiser, batch, network and steps, the same for every training.")
+        str, typer.Option(help="Recipe of optimizer, batch, network and steps, the same for every training.")
     ] = "quick",
     epochs: Annotated[
         Optional[int],  # noqa: UP045

@@ -42,11 +42,11 @@ def train(
         typer.Option(help='Use this split: JSON with "labeled" and, if wanted, "validation".', dir_okay=False),
     ] = None,
     validation: Annotated[
-        int, typer.Option(help="Hold out so many labelled cases to choose the model with.", min=0)
+        int, typer.Option(help="Hold out so many labeled cases to choose the model with.", min=0)
     ] = 0,
     folds: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Cross-validate over the labelled cases; predict with all of these models.", min=2),
+        typer.Option(help="Cross-validate over the labeled cases; predict with all of these models.", min=2),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw and of the training.", min=0)] = 0,
     recipe: Annotated[
@@ -84,7 +84,7 @@ def train(
         typer.Option(help="With --continue: the model to go on from. Default: as in `pclauto predict`."),
     ] = None,
     supervised_only: Annotated[
-        bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labelled cases, as many steps.")
+        bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labeled cases, as many steps.")
     ] = False,
     device: DeviceOption = "auto",
     gpus: Annotated[
@@ -166,7 +166,7 @@ def train(
     run = resolve_runs(request, place)[-1]
     _announce(terminal, run, str(choose_device(device)), supervised_only=supervised_only)
     if folds is not None:
-        terminal.print_line(f"folds      {folds}, each a model that does not learn from its part of the labelled cases")
+        terminal.print_line(f"folds      {folds}, each a model that does not learn from its part of the labeled cases")
     forecast = _foresee(terminal, request, run) if dry_run else None
     if forecast is None:
         with resumable(terminal), TrainingProgress(terminal) as progress:
@@ -215,7 +215,7 @@ def _continued(
     terminal.print_line(f"going on   from {found.model}")
     if found.folds > 1:
         terminal.print_line(
-            f"           {found.folds} folds: from the network of the first, on all labelled cases, to one model"
+            f"           {found.folds} folds: from the network of the first, on all labeled cases, to one model"
         )
     for case, mask in found.masks.items():
         terminal.print_line(f"corrected  {case}: {mask}")
@@ -226,7 +226,7 @@ def _foresee_continuation(terminal: Terminal, found: Continuation, *, json: bool
     from pcl_auto.recipe.time_budget import format_duration
 
     schedule, split = found.recipe.schedule, found.split
-    terminal.print_line(f"labelled   {len(split.labeled)}, unlabelled {len(split.unlabeled)}")
+    terminal.print_line(f"labeled   {len(split.labeled)}, unlabeled {len(split.unlabeled)}")
     terminal.print_line(
         f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds of "
         f"{schedule.epochs_per_round}"
@@ -268,7 +268,7 @@ def _say_done(terminal: Terminal, run: Run, place: Workspace, *, prepare_only: b
 
     if prepare_only:
         stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"
-        terminal.print_line(f"stock nnU-Net on the labelled cases: {stock}")
+        terminal.print_line(f"stock nnU-Net on the labeled cases: {stock}")
     else:
         terminal.print_line(f"model: {run.model}")
         if terminal.is_interactive:
@@ -300,22 +300,22 @@ def _announce(terminal: Terminal, run: Run, device: str, *, supervised_only: boo
     split, schedule = run.split, run.recipe.schedule
     terminal.print_line(f"data set   {run.data.name}, {run.configuration}, on {device}")
     terminal.print_line(
-        f"labelled   {len(split.labeled)}: {', '.join(split.labeled[:8])}{' …' if len(split.labeled) > 8 else ''}"
+        f"labeled   {len(split.labeled)}: {', '.join(split.labeled[:8])}{' …' if len(split.labeled) > 8 else ''}"
     )
     if split.validation:
         terminal.print_line(f"validation {len(split.validation)}: {', '.join(split.validation)}")
     hidden = f", {len(split.hidden)} of them with labels that stay closed" if split.hidden else ""
-    terminal.print_line(f"unlabelled {len(split.unlabeled)}{hidden}")
+    terminal.print_line(f"unlabeled {len(split.unlabeled)}{hidden}")
     terminal.print_line(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
     if run.budget_s is not None and run.fitted is None:
         terminal.print_line(f"recipe     {run.recipe.name}, its length fitted to the budget once steps have been timed")
         return
     length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
     if supervised_only:
-        terminal.print_line(f"recipe     {run.recipe.name}, nnU-Net on the labelled cases alone: {length}")
+        terminal.print_line(f"recipe     {run.recipe.name}, nnU-Net on the labeled cases alone: {length}")
     elif not split.unlabeled:
         terminal.print_line(
-            f"recipe     {run.recipe.name}; no unlabelled cases, so nnU-Net on the labelled ones: {length}"
+            f"recipe     {run.recipe.name}; no unlabeled cases, so nnU-Net on the labeled ones: {length}"
         )
     else:
         terminal.print_line(

@@ -48,9 +48,9 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
 def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
     """What a training would take, ``on_gpu`` or not; what nobody knows is called unknown, with the reason."""
     schedule, costs = forecast.schedule, forecast.costs
-    patches = f"{forecast.labeled_patches} labelled"
+    patches = f"{forecast.labeled_patches} labeled"
     if forecast.unlabeled_patches:
-        patches += f" and {forecast.unlabeled_patches} unlabelled in the rounds"
+        patches += f" and {forecast.unlabeled_patches} unlabeled in the rounds"
     lines = [
         f"patch      {'×'.join(map(str, forecast.patch_voxels))} voxels; {patches}",
         f"network    {len(forecast.features)} stages of {', '.join(map(str, forecast.features))} feature maps",

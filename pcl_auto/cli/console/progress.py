@@ -106,9 +106,9 @@ class TrainingProgress:
 
     def _on_confidence(self, done: int, total: int) -> None:
         if self.live:
-            self._bar.update(self._task, description="confidences", note=f"unlabelled cases {done}/{total}")
+            self._bar.update(self._task, description="confidences", note=f"unlabeled cases {done}/{total}")
         elif done == 1:
-            self.terminal.print_line(f"confidences of {total} unlabelled cases, to compare new scans with")
+            self.terminal.print_line(f"confidences of {total} unlabeled cases, to compare new scans with")
 
     def _on_fold(self, fold: int, folds: int) -> None:
         self._stage = ""
@@ -164,10 +164,10 @@ class TrainingProgress:
         if rest["dice_to_last_round"] is not None:
             text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
         if rest["outside_labeled_range"]:
-            text += f"; {rest['outside_labeled_range']} with volumes unlike the labelled cases' (see ledger.csv)"
+            text += f"; {rest['outside_labeled_range']} with volumes unlike the labeled cases' (see ledger.csv)"
         self.terminal.print_line(text)
         if rest["kept_best"]:
-            self.terminal.print_line(f"warning: no pseudo-label passed the judgement: the best {rest['used']} are used")
+            self.terminal.print_line(f"warning: no pseudo-label passed the judgment: the best {rest['used']} are used")
         for name in rest["vanished"]:
             self.terminal.print_line(f"warning: class {name} is in no pseudo-label of round {round}")
 

@@ -54,7 +54,7 @@ def diagnose(
     Args:
         root: the folder of the data set.
         threads: files read at once; each takes the memory of its volume.
-        use_test_images: as in ``pclauto plan``: imagesTs joins the unlabelled cases.
+        use_test_images: as in ``pclauto plan``: imagesTs joins the unlabeled cases.
         follow_links: as there: accept links that lead out of the folder.
         progress: called with the number of files that are done, and of all.
     """
@@ -83,7 +83,7 @@ def diagnose(
     groups = _groups(task, checks.images, tests)
     ct = any(channel.strip().upper() == "CT" for channel in task.channels)
     wrong, odd = examine(groups, str(task.root), ct=ct)
-    counts = {"labelled": len(task.labeled), "unlabelled": len(task.unlabeled), "test": len(task.test)}
+    counts = {"labeled": len(task.labeled), "unlabeled": len(task.unlabeled), "test": len(task.test)}
     return Diagnosis(task.root, counts, (*problems, *checks.problems), tuple(wrong), (*warnings, *odd))
 
 
@@ -91,8 +91,8 @@ def _groups(task: Task, images: dict[str, Volume], tests: dict[str, Volume]) -> 
     # A test scan stays one when the pool takes it in: its score is worth as little if its twin has a label.
     testing = {case.image for case in task.test}
     parts = {
-        "labelled": task.labeled,
-        "unlabelled": [case for case in task.unlabeled if case.image not in testing],
+        "labeled": task.labeled,
+        "unlabeled": [case for case in task.unlabeled if case.image not in testing],
         "test": [case for case in task.unlabeled if case.image in testing],
     }
     groups = {role: {case.id: images[case.id] for case in cases if case.id in images} for role, cases in parts.items()}

@@ -25,7 +25,7 @@ FAR = 6.0
 MIN_SPREAD = 0.1
 # Fewer scans than this say nothing of what is usual.
 MIN_SCANS = 5
-# A whole group is judged by the median of one or two labelled scans: nearer than this, of larger groups than this, they
+# A whole group is judged by the median of one or two labeled scans: nearer than this, of larger groups than this, they
 # lie outside by chance.
 FAR_GROUP = 4.0
 MIN_GROUP = 10
@@ -36,7 +36,7 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Group:
-    """Scans of one role: "labelled", "unlabelled" or "test", by case."""
+    """Scans of one role: "labeled", "unlabeled" or "test", by case."""
 
     role: str
     scans: Mapping[str, Volume]
@@ -76,24 +76,24 @@ def _duplicates(groups: Sequence[Group], where: str) -> tuple[list[Problem], lis
             continue
         roles = {role for role, _ in twins}
         found = " = ".join(f"{case} ({role})" for role, case in twins)
-        if {"labelled", "test"} <= roles:
+        if {"labeled", "test"} <= roles:
             fix = "take it out of the test scans: a score on it says nothing"
             wrong.append(
                 Problem(
                     "data.labeled-twin-in-test",
-                    "a labelled scan is a test scan too",
+                    "a labeled scan is a test scan too",
                     where,
                     fix,
                     "every scan once",
                     found,
                 )
             )
-        elif {"unlabelled", "test"} <= roles:
+        elif {"unlabeled", "test"} <= roles:
             fix = "take it out of one of the two, or say with the scores that the model has seen it, without its label"
             warnings.append(
                 Problem(
                     "data.unlabeled-twin-in-test",
-                    "an unlabelled scan is a test scan too",
+                    "an unlabeled scan is a test scan too",
                     where,
                     fix,
                     "every scan once",
@@ -129,11 +129,11 @@ def _swapped_channels(scans: Mapping[str, Volume], where: str) -> list[Problem]:
     if not 2 <= channels <= 6:
         return []
     table = {case: np.arcsinh(_features(scan)) for case, scan in scans.items() if scan.channels == channels}
-    centre, spread = _centre_and_spread(np.stack(list(table.values())))
+    center, spread = _center_and_spread(np.stack(list(table.values())))
     swapped = []
     for case, own in table.items():
         far = {
-            order: float(np.abs((own[list(order)] - centre) / spread).mean())
+            order: float(np.abs((own[list(order)] - center) / spread).mean())
             for order in itertools.permutations(range(channels))
         }
         best = min(far, key=far.__getitem__)
@@ -160,19 +160,19 @@ def _outliers(scans: Mapping[str, Volume], where: str, *, ct: bool) -> list[Prob
     warnings = []
     for name, values in _measures(scans, ct=ct).items():
         numbers = np.array(list(values.values()))
-        centre, spread = _centre_and_spread(numbers)
-        far = [case for case, value in values.items() if abs(value - centre) > FAR * spread]
+        center, spread = _center_and_spread(numbers)
+        far = [case for case, value in values.items() if abs(value - center) > FAR * spread]
         if far:
             shown = _list(f"{case} {_back(name, values[case]):.3g}" for case in far)
             fix = "look at these scans: a unit, a rescaling or a crop may be wrong"
-            expected = f"about {_back(name, float(centre)):.3g}"
+            expected = f"about {_back(name, float(center)):.3g}"
             warnings.append(Problem("data.outlier", f"{name} unlike the other scans", where, fix, expected, shown))
     return warnings
 
 
 def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
-    """Roles whose scans differ from the labelled ones as a whole."""
-    labeled = next((group for group in groups if group.role == "labelled"), None)
+    """Roles whose scans differ from the labeled ones as a whole."""
+    labeled = next((group for group in groups if group.role == "labeled"), None)
     warnings = []
     for group in groups:
         if labeled is None or not labeled.scans or group is labeled or len(group.scans) < MIN_GROUP:
@@ -181,12 +181,12 @@ def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
         for name in sorted(ours.keys() & theirs.keys()):
             own, numbers = (np.array(list(each[name].values())) for each in (ours, theirs))
             low, high = np.quantile(numbers, (0.05, 0.95))
-            # What the labels show is not what there is to segment: not one labelled scan lies among the others.
+            # What the labels show is not what there is to segment: not one labeled scan lies among the others.
             outside = own.max() < low or own.min() > high
-            centre, spread = _centre_and_spread(numbers)
-            here, there = float(np.median(own)), float(centre)
+            center, spread = _center_and_spread(numbers)
+            here, there = float(np.median(own)), float(center)
             if outside and abs(here - there) > FAR_GROUP * spread:
-                what = f"{name} of {group.role} scans unlike the labelled ones"
+                what = f"{name} of {group.role} scans unlike the labeled ones"
                 fix = "label some of these scans too, if they are what the model is for"
                 found = f"about {_back(name, there):.3g}"
                 warnings.append(Problem("data.shifted", what, where, fix, f"about {_back(name, here):.3g}", found))
@@ -238,11 +238,11 @@ def _back(name: str, value: float) -> float:
     return value if name.startswith(("median HU", "skew")) else float(np.exp(value))
 
 
-def _centre_and_spread(values: Features) -> tuple[Features, Features]:
+def _center_and_spread(values: Features) -> tuple[Features, Features]:
     """Median, and the standard deviation that the median absolute deviation stands for, along the first axis."""
-    centre = np.median(values, axis=0)
-    spread = 1.4826 * np.median(np.abs(values - centre), axis=0)
-    return centre, np.maximum(spread, MIN_SPREAD)
+    center = np.median(values, axis=0)
+    spread = 1.4826 * np.median(np.abs(values - center), axis=0)
+    return center, np.maximum(spread, MIN_SPREAD)
 
 
 def _list(names: Iterable[str]) -> str:

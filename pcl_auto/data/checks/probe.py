@@ -219,7 +219,7 @@ def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int
     constant = image.volume.constant_channels
     # A channel of NaN alone has been reported for what it is.
     if constant and not image.problems:
-        kind = "a labelled" if case.label else "an unlabelled"
+        kind = "a labeled" if case.label else "an unlabeled"
         named = "" if found == 1 else f" in channel {', '.join(map(str, constant))}"
         fix = "restore the image from its source, or take the case out of the data set"
         yield Problem(

@@ -34,7 +34,7 @@ def read_task(
 
     Args:
         root: the folder that holds ``dataset.json``.
-        use_test_images: take ``imagesTs`` into the pool, as unlabelled cases.
+        use_test_images: take ``imagesTs`` into the pool, as unlabeled cases.
         follow_links: accept links that lead out of the folder.
 
     Returns:
@@ -119,7 +119,7 @@ class _Reader:
         test = self._listed(self._present(description.test, use_test_images=use_test_images), "imagesTs")
         test += self._unlisted("imagesTs", "imagesTs")
         self._refuse_shared(training, test)
-        pool = training + self._unlisted_unlabelled(training)
+        pool = training + self._unlisted_unlabeled(training)
         pool += self._unlisted("imagesUn", "imagesUn")
         if use_test_images:
             # An image that is both has been reported; here it would only be reported again.
@@ -128,9 +128,9 @@ class _Reader:
         self._refuse_repeated(pool, "the training cases")
         self._refuse_repeated(test, "the test cases")
         if not any(case.label for case in pool):
-            found = f"{len(pool)} unlabelled cases" if pool else "no cases"
+            found = f"{len(pool)} unlabeled cases" if pool else "no cases"
             fix = 'give at least one training entry a "label"'
-            self.problems.append(Problem("data.no-labeled", "no labelled case", self.where, fix, "1 or more", found))
+            self.problems.append(Problem("data.no-labeled", "no labeled case", self.where, fix, "1 or more", found))
         return by_id(pool), by_id(test)
 
     def _present(self, entries: Sequence[Entry], *, use_test_images: bool) -> list[Entry]:
@@ -192,7 +192,7 @@ class _Reader:
                 cases.append(case)
         return cases
 
-    def _unlisted_unlabelled(self, training: list[Case]) -> list[Case]:
+    def _unlisted_unlabeled(self, training: list[Case]) -> list[Case]:
         """The images of ``imagesTr`` that no entry names, without those beside whose name a label lies.
 
         What such a label means is unclear: it may be forgotten in the list, or be meant to stay hidden.
@@ -204,7 +204,7 @@ class _Reader:
             labels.pop(case.id, None)
         cases = self._unlisted("imagesTr", "imagesTr")
         what = "labelsTr holds a label that dataset.json does not list"
-        fix = 'list the case under "training" in dataset.json, without "label" to use it as unlabelled'
+        fix = 'list the case under "training" in dataset.json, without "label" to use it as unlabeled'
         self.problems += [
             Problem("data.label-not-listed", what, str(labels[case.id]), fix, "a training entry", f"none for {case.id}")
             for case in cases

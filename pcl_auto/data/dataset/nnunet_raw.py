@@ -27,7 +27,7 @@ def read_raw(
 ) -> tuple[Task, list[Problem]]:
     """Find the files of a data set in nnU-Net's raw format, without opening any of them.
 
-    ``imagesTr`` holds a file per channel (``case_0000.nii.gz``, ``case_0001.nii.gz``, …); a case is labelled if
+    ``imagesTr`` holds a file per channel (``case_0000.nii.gz``, ``case_0001.nii.gz``, …); a case is labeled if
     ``labelsTr`` has it. ``imagesUn`` and ``imagesTs`` are as in a decathlon folder.
 
     Args:
@@ -35,7 +35,7 @@ def read_raw(
         content: its ``dataset.json``.
         channels: names of the channels, in order.
         labels: classes or regions with their values.
-        use_test_images: take ``imagesTs`` into the pool, as unlabelled cases.
+        use_test_images: take ``imagesTs`` into the pool, as unlabeled cases.
     """
     where = str(folder.root / "dataset.json")
     problems = _refuse_what_is_not_read(content, where)
@@ -61,7 +61,7 @@ def read_raw(
     if not any(case.label for case in training):
         fix = "put the label maps of some cases into labelsTr"
         problems.append(
-            Problem("data.no-labeled", "no labelled case", str(folder.root), fix, "1 or more in labelsTr", "none")
+            Problem("data.no-labeled", "no labeled case", str(folder.root), fix, "1 or more in labelsTr", "none")
         )
     pool = training + found["imagesUn"] + (found["imagesTs"] if use_test_images else [])
     problems += _refuse_repeated(pool, where)

@@ -64,7 +64,7 @@ class DatasetRoot:
                 return (None, refusal) if refusal else (candidate, None)
         fix = "restore the file, or take it out of dataset.json"
         if kind == "label":
-            fix = 'restore the file, or drop the "label" key to use the case as unlabelled'
+            fix = 'restore the file, or drop the "label" key to use the case as unlabeled'
         first = relative.parts[0]
         if text.startswith("/") and first not in _FOLDERS and not (self.root / first).exists():
             return None, _outside(text, where)

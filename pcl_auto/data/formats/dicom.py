@@ -174,7 +174,7 @@ def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
     if any("LOCALIZER" in each.text("0008|0008").upper() for each in slices):
         return Problem("dicom.localizer", "a localizer (scout)", where, fix)
     if any(each.components > 1 for each in slices):
-        return Problem("dicom.color-pictures", "colour pictures, no scan", where, fix)
+        return Problem("dicom.color-pictures", "color pictures, no scan", where, fix)
     if any(each.text("0008|0060") in ("SEG", "RTDOSE") for each in slices):
         return Problem("dicom.derived", "no scan but what was made from one", where, fix)
     if len(slices) == 1 and not _frames(slices[0]):

@@ -1,6 +1,6 @@
 """The header of a NIfTI file, judged field by field before a byte of memory is taken for its voxels.
 
-nibabel decodes the fields; the judgement is our own, because both nibabel and ITK repair what they read (a
+nibabel decodes the fields; the judgment is our own, because both nibabel and ITK repair what they read (a
 negative spacing becomes positive, a NaN one becomes 1) where a training set needs the fault to be named.
 """
 
@@ -30,11 +30,11 @@ _UNREADABLE = {
     1: "one bit per voxel", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128",
     2048: "complex256", 2304: "RGBA",
 }  # fmt: skip
-_UNITS = {1: "metre", 3: "micron"}
+_UNITS = {1: "meter", 3: "micron"}
 _AXES = "xyz"
 # ITK takes the spacing from pixdim, nibabel the geometry from the affine; 1 % is far above float32 rounding.
 _SPACING_TOLERANCE = 1e-2
-# No scanner is a kilometre wide; ITK loses its axes in larger numbers.
+# No scanner is a kilometer wide; ITK loses its axes in larger numbers.
 _FARTHEST_MM = 1e6
 # ITK 5.4 reads cosines of 1e-4 between axes and refuses 3e-4, unless there is a qform, which it takes then.
 _SKEW, _SKEW_BESIDE_QFORM = 1e-4, 1e-2

@@ -1,4 +1,4 @@
-"""What the labelled cases of a split show of anatomy: volumes, and which classes are in one piece."""
+"""What the labeled cases of a split show of anatomy: volumes, and which classes are in one piece."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stored_spacing_mm(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> 
 
 
 def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> float:
-    """Volume of a stored voxel in millilitres."""
+    """Volume of a stored voxel in milliliters."""
     return float(np.prod(stored_spacing_mm(spacing_mm, plans))) / 1000
 
 
@@ -45,13 +45,13 @@ class LabeledCases:
         return foreground(self.labels)
 
     def volumes_ml(self) -> dict[str, np.ndarray]:
-        """Volume of each class in each case that is labelled throughout, shape (cases,), in millilitres."""
+        """Volume of each class in each case that is labeled throughout, shape (cases,), in milliliters."""
         counts = [[np.count_nonzero(class_mask(labels, v)) for v in self.classes.values()] for labels in self._maps()]
         volumes = np.array(counts, dtype=np.float64).reshape(-1, len(self.classes)) * self.voxel_ml
         return {name: volumes[:, index] for index, name in enumerate(self.classes)}
 
     def one_piece(self) -> list[int]:
-        """The classes that are one connected component in every case that is labelled throughout; no regions."""
+        """The classes that are one connected component in every case that is labeled throughout; no regions."""
         return one_piece_classes(self._maps(), [value for value in self.classes.values() if isinstance(value, int)])
 
     def _maps(self) -> Iterator[np.ndarray]:

@@ -50,7 +50,7 @@ class RoundFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether every case of the round was pseudo-labelled."""
+        """Whether every case of the round was pseudo-labeled."""
         return self.ledger.is_file()
 
 
@@ -60,7 +60,7 @@ def round_folder(run: Path, number: int) -> RoundFolder:
 
 
 def last_check_folder(run: Path) -> RoundFolder:
-    """What the network that came out of the last round makes of a few unlabelled cases."""
+    """What the network that came out of the last round makes of a few unlabeled cases."""
     return RoundFolder(run / "pseudo_labels" / "last_check")
 
 
@@ -116,7 +116,7 @@ def labels_from(labels_of: LabelManager, logits: torch.Tensor) -> np.ndarray:
 
 
 def _sampled_from(labels_of: LabelManager) -> list[Any]:
-    """What nnU-Net's loader draws the centres of patches from: classes or regions, and all that is not ignored."""
+    """What nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
     drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
     return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn
 
@@ -143,7 +143,7 @@ def keep_ledger(
     voxel_ml: float,
     chosen: PseudoLabelFilter,
 ) -> list[LedgerRow]:
-    """Judge the round's pseudo-labels against the labelled cases and the last round, and write the ledger."""
+    """Judge the round's pseudo-labels against the labeled cases and the last round, and write the ledger."""
     rows = [
         assess_pseudo_label(
             case,
@@ -199,7 +199,7 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
 
 
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Volume of each class in each case, as the ledger has them, in millilitres."""
+    """Volume of each class in each case, as the ledger has them, in milliliters."""
     names = list(classes)
     return {row["case"]: {name: float(row[f"volume_ml_{name}"]) for name in names} for row in _read_ledger(folder)}
 
@@ -216,7 +216,7 @@ def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]
     return {
         "cases": len(rows),
         "used": sum(row.used for row in rows),
-        # None passed the judgement, and some are used nevertheless.
+        # None passed the judgment, and some are used nevertheless.
         "kept_best": any(remark.startswith(KEPT) for row in rows for remark in row.remarks),
         "outside_labeled_range": sum(row.outside != (0, 0.0) for row in rows),
         "dice_to_last_round": float(np.mean(changes)) if changes else None,

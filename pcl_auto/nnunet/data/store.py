@@ -1,4 +1,4 @@
-"""The case store (every image preprocessed once, without its label) and the labelled views on it."""
+"""The case store (every image preprocessed once, without its label) and the labeled views on it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Preprocessing:
         require_trusted(self.plans, self.dataset_json, self.plans.get("dataset_name", ""))
 
     def run(self, images: Sequence[Path], label: Path | None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """Crop, normalise and resample a case as nnU-Net does; bias correction first, where the plans say so.
+        """Crop, normalize and resample a case as nnU-Net does; bias correction first, where the plans say so.
 
         Returns:
             the image (C, z, y, x), float32; the label, or without one 0 inside and -1 outside the nonzero region

@@ -58,7 +58,7 @@ def confidence_of(
 def write_reference(trainer: Any) -> None:
     """Put on file, at the end of a training, how certain the network is of scans without a label, and what to expect.
 
-    Of many unlabelled cases some are looked at, at even distances; volumes are to be expected as in the labelled cases.
+    Of many unlabeled cases some are looked at, at even distances; volumes are to be expected as in the labeled cases.
     """
     file = trainer.run_folder / REFERENCE
     if file.is_file():
@@ -80,7 +80,7 @@ def write_reference(trainer: Any) -> None:
 
 
 def reference_cases(trainer: Any) -> list[str]:
-    """The unlabelled cases of a training whose confidences its model is to be compared with."""
+    """The unlabeled cases of a training whose confidences its model is to be compared with."""
     unlabeled = sorted(splits.from_dict(read_json(trainer.data.split_file(trainer.settings.split))).unlabeled)
     return unlabeled[:: max(1, math.ceil(len(unlabeled) / MAX_REFERENCES))]
 

@@ -98,7 +98,7 @@ class InferenceDemand:
         if count == 1:
             preparing = self._channels * (4 * self._voxels + 8 * cropped)
             return _with_margin(max(preparing + self._preparing(self._shape), self._segmenting(self._shape)))
-        # The whole scan with its normalised intensities, and where it is nonzero; then that, mask and slab.
+        # The whole scan with its normalized intensities, and where it is nonzero; then that, mask and slab.
         whole = self._channels * (4 * self._voxels + 8 * cropped) + 3 * cropped
         rows = max(slab.end - slab.begin for slab in split_into_slabs(self._shape[0], count, self.margin_rows))
         slab = [rows, *self._shape[1:]]
@@ -147,7 +147,7 @@ class InferenceDemand:
         return 8 * before + 60 * after if self._separate else 24 * max(before, after)
 
     def _preparing(self, shape: Sequence[int]) -> int:
-        """Bytes to bring a part of a normalised scan to the grid of the network."""
+        """Bytes to bring a part of a normalized scan to the grid of the network."""
         resampled = self._resampled(shape)
         return 4 * self._channels * resampled + self._resampling(math.prod(shape), resampled)
 

@@ -198,7 +198,7 @@ class ModelPredictor:
     ) -> tuple[np.ndarray, Properties]:
         """The mask of a scan whose slabs are brought to the network's grid and back each by itself.
 
-        Its intensities are normalised as a whole, as those of the training were.
+        Its intensities are normalized as a whole, as those of the training were.
         """
         spacing_mm = [float(properties["spacing"][axis]) for axis in self.plans.transpose_forward]
         kept = len(spacing_mm) - len(self.configuration.spacing)

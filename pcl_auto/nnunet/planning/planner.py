@@ -1,4 +1,4 @@
-"""nnU-Net's planners, with the memory of a step budgeted for labelled and unlabelled patches together."""
+"""nnU-Net's planners, with the memory of a step budgeted for labeled and unlabeled patches together."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def plan_network(
         fingerprint: nnU-Net's dataset fingerprint.
         planner: a key of :data:`PLANNERS`.
         memory_gb: the GPU memory a step may take.
-        min_patches: labelled and unlabelled patches of a step, at least.
+        min_patches: labeled and unlabeled patches of a step, at least.
 
     Returns:
         nnU-Net's plans, and the GPU memory in GB that a step of each configuration takes by nnU-Net's estimate.

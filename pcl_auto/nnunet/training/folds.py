@@ -33,9 +33,9 @@ def have_met(run: Path, round_number: int, cases: Sequence[str]) -> bool:
 
 
 def meet(trainers: Sequence[nnUNetTrainerPCL], round_number: int) -> None:
-    """Segment the unlabelled cases with the mean of the folds' logits, as nnU-Net predicts, once for all of them.
+    """Segment the unlabeled cases with the mean of the folds' logits, as nnU-Net predicts, once for all of them.
 
-    Each fold gets links to the result and judges it against its own labelled cases.
+    Each fold gets links to the result and judges it against its own labeled cases.
     """
     first = trainers[0]
     shared = pseudo_labels.round_folder(first.run_folder.parent, round_number)

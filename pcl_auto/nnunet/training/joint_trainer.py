@@ -1,4 +1,4 @@
-"""The nnU-Net trainer that lives through the self-training story: labelled and pseudo-labelled cases together."""
+"""The nnU-Net trainer that lives through the self-training story: labeled and pseudo-labeled cases together."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     meets_folds = False
 
     def initialize(self) -> None:
-        """Build the network, and beside it the contrastive head h_φ with an optimiser of its own.
+        """Build the network, and beside it the contrastive head h_φ with an optimizer of its own.
 
-        A second optimiser, so that nnU-Net can go on with the first one's state by itself.
+        A second optimizer, so that nnU-Net can go on with the first one's state by itself.
         """
         if self.is_ddp and self.recipe.contrast.intensity_views:
             fix = "train on one GPU, or set contrast.intensity_views = false"
@@ -108,9 +108,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     # --- step two (Eq. 2) -------------------------------------------------------------------------------------
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
-        """Train on labelled cases and on the round's pseudo-labels together (Eq. 2).
+        """Train on labeled cases and on the round's pseudo-labels together (Eq. 2).
 
-        On labelled cases alone where the pseudo-labels are degenerate: what they teach would only be unlearned again.
+        On labeled cases alone where the pseudo-labels are degenerate: what they teach would only be unlearned again.
         """
         if self.epoch == self.round_guard.rounds[round_number].first_epoch:
             self._begin_round(round_number)
@@ -130,7 +130,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self._train_until(until_epoch, f"round {round_number}")
 
     def open_joint_streams(self, folder: pseudo_labels.RoundFolder, used: Sequence[str]) -> None:
-        """Open the streams of labelled patches and of patches of the cases ``used`` with their pseudo-labels."""
+        """Open the streams of labeled patches and of patches of the cases ``used`` with their pseudo-labels."""
         patches: int = self.configuration_manager.batch_size
         unlabeled = self.recipe.batch.unlabeled(patches)
         _, its_share = ranks.share_of_patches(patches - unlabeled, unlabeled)
@@ -168,7 +168,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.head_lr_scheduler.step(self.current_epoch)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step: on labelled patches alone, or in a round that has pseudo-labels on labelled and unlabelled ones."""
+        """One step: on labeled patches alone, or in a round that has pseudo-labels on labeled and unlabeled ones."""
         if self.dataloader_unlabeled is None:
             result = super().train_step(batch)
         else:
@@ -211,7 +211,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         }
 
     def _joined(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        """Images (B, C, *patch) and targets, from full resolution down, of a joint step: labelled patches first."""
+        """Images (B, C, *patch) and targets, from full resolution down, of a joint step: labeled patches first."""
         images = [labeled["data"], unlabeled["data"]]
         targets = [scales(labeled["target"]), scales(unlabeled["target"])]
         pairs = min(len(images[0]), len(images[1]))
@@ -229,7 +229,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         return gather(self.forward, images, sample)
 
     def _contrast(self, vectors: Tensor, sample: VoxelSample, patches: int) -> Tensor:
-        """L_cont of a step over its labelled and unlabelled patches: feature vectors (N, F) of the drawn voxels."""
+        """L_cont of a step over its labeled and unlabeled patches: feature vectors (N, F) of the drawn voxels."""
         settings = self.recipe.contrast
         # In float32 also where the network runs in half precision: e^(1/τ) leaves no room for rounding.
         with autocast(self.device.type, enabled=False):
@@ -248,7 +248,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     # --- pseudo-labels ----------------------------------------------------------------------------------------
 
     def pseudo_label(self, round_number: int) -> None:
-        """Segment the unlabelled cases with the network of the moment and put the result on record.
+        """Segment the unlabeled cases with the network of the moment and put the result on record.
 
         The network is that of the last checkpoint: what an interrupted try has finished is what it would be again.
         """
@@ -375,7 +375,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     # --- files ------------------------------------------------------------------------------------------------
 
     def own_state(self) -> dict[str, Any]:
-        """The head and its optimiser beside what every trainer keeps."""
+        """The head and its optimizer beside what every trainer keeps."""
         return {
             **super().own_state(),
             "head": self.head.state_dict(),

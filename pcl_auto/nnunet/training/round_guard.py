@@ -17,7 +17,7 @@ from pcl_auto.recipe.settings import Recipe
 
 # The first collapse is answered with a second try, the second one with the end of training.
 TRIES = 2
-# The network that came out of the last round is checked on so many unlabelled cases.
+# The network that came out of the last round is checked on so many unlabeled cases.
 CASES_OF_LAST_CHECK = 8
 
 
@@ -51,7 +51,7 @@ class RoundGuard:
         return pseudo_labels.round_folder(self.run, self.source(number))
 
     def labels_after(self, number: int) -> pseudo_labels.RoundFolder:
-        """What the network that came out of round ``number`` makes of unlabelled cases."""
+        """What the network that came out of round ``number`` makes of unlabeled cases."""
         if number == len(self.rounds):
             return pseudo_labels.last_check_folder(self.run)
         return pseudo_labels.round_folder(self.run, number + 1)
@@ -63,7 +63,7 @@ class RoundGuard:
 
         Args:
             number: the round.
-            labeled_volumes_ml: volumes of each class in the labelled cases.
+            labeled_volumes_ml: volumes of each class in the labeled cases.
             validation_dice: of every epoch so far, where there are validation cases.
         """
         before = pseudo_labels.volumes_ml(self.labels_of(number), labeled_volumes_ml)

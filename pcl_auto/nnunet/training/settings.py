@@ -19,7 +19,7 @@ NNUNET_FOLDS = 5
 class RunSettings:
     """The recipe of a run, its split, its case store and how far it is to be reproducible.
 
-    ``folds``: of a cross-validation over the labelled cases, should a fold be trained.
+    ``folds``: of a cross-validation over the labeled cases, should a fold be trained.
     ``mirror_axes``: of the patch, what the recipe's mirroring came to for the data set; None leaves it to nnU-Net.
     """
 

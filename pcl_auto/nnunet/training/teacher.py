@@ -12,7 +12,7 @@ from torch import nn
 class Teacher:
     """Follows a network's weights slowly; the average of many steps segments more steadily than the last one.
 
-    All of nnU-Net's normalisation is per instance: there are no running statistics to follow.
+    All of nnU-Net's normalization is per instance: there are no running statistics to follow.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -190,7 +190,7 @@ def _tiles(trainer: Any, folder: Path, case: str) -> int:
 
 
 def _reference_s(trainer: Any) -> float:
-    """What the confidences of unlabelled cases take, which a training leaves with its model: one is looked at."""
+    """What the confidences of unlabeled cases take, which a training leaves with its model: one is looked at."""
     folder = trainer.data.store(trainer.settings.store)
     tiles = {case: _tiles(trainer, folder, case) for case in reference_cases(trainer)}
     if not tiles:

@@ -1,4 +1,4 @@
-"""The nnU-Net trainer that follows a recipe, on labelled cases alone.
+"""The nnU-Net trainer that follows a recipe, on labeled cases alone.
 
 nnU-Net builds a trainer from names; the recipe, the split and the seed come with the plans
 (:mod:`pcl_auto.nnunet.training.settings`). The network stays nnU-Net's own, the checkpoint says so, and what is ours
@@ -51,7 +51,7 @@ from pcl_auto.workspace.system import peak_memory_mb
 
 
 class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
-    """nnU-Net's trainer on the labelled cases that the plans' split names."""
+    """nnU-Net's trainer on the labeled cases that the plans' split names."""
 
     preprocessed_dataset_folder: str
     is_ddp: bool
@@ -82,7 +82,7 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     @property
     def has_validation(self) -> bool:
-        """Whether the split, or the fold, holds out labelled cases."""
+        """Whether the split, or the fold, holds out labeled cases."""
         return self.chooses_best or self.fold != "all"
 
     def initialize(self) -> None:
@@ -91,7 +91,7 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.dataset_class = StoredCases
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Labelled cases to learn from, and held-out ones: of the fold or of the split, else the same again."""
+        """Labeled cases to learn from, and held-out ones: of the fold or of the split, else the same again."""
         labeled: list[str] = StoredCases.get_identifiers(str(self.labeled_view))
         if self.fold != "all":
             return cross_validation(labeled, self.settings.folds)[int(self.fold)]
@@ -107,7 +107,7 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
     def validate(self) -> None:
         """Segment held-out cases as they were scanned, as nnU-Net does at the end of a training; or say there are none.
 
-        Labelled cases that were learned from show nothing, and take their time.
+        Labeled cases that were learned from show nothing, and take their time.
         """
         if self.has_validation:
             self.perform_actual_validation()
@@ -129,14 +129,14 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.preprocessed_dataset_folder = str(self.labeled_view)
 
 
-# --- The nnU-Net trainer that follows a recipe, on labelled cases alone.
+# --- The nnU-Net trainer that follows a recipe, on labeled cases alone.
 
 # Between two drawings of progress.png, which takes one or two.
 PROGRESS_PNG_SECONDS = 120.0
 
 
 class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds trainers by name)
-    """nnU-Net on the split's labelled cases, with the recipe's schedule: the baseline, and the start of the rounds."""
+    """nnU-Net on the split's labeled cases, with the recipe's schedule: the baseline, and the start of the rounds."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         return int(self.current_epoch)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """The recipe's optimiser, nnU-Net's decay."""
+        """The recipe's optimizer, nnU-Net's decay."""
         optimizer = make_optimizer(self.network.parameters(), self.recipe.optimizer)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
@@ -214,11 +214,11 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         self.on_train_end()
 
     def learn(self) -> None:
-        """All epochs on labelled cases alone."""
+        """All epochs on labeled cases alone."""
         self.learn_from_labels(self.num_epochs)
 
     def learn_from_labels(self, until_epoch: int) -> None:
-        """Train on labelled cases alone (Eq. 1)."""
+        """Train on labeled cases alone (Eq. 1)."""
         self._open_streams(self.configuration_manager.batch_size)
         self._train_until(until_epoch, "supervised")
 
@@ -245,7 +245,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         write_text(folder / fingerprint, (self.data.path / fingerprint).read_text(encoding="utf-8"))
 
     def _open_streams(self, labeled_patches: int) -> None:
-        """Open the streams of labelled patches, for this process's share of a step."""
+        """Open the streams of labeled patches, for this process's share of a step."""
         self._close_streams()
         self.batch_size, _ = ranks.share_of_patches(labeled_patches, 0)
         with streams.starting():
@@ -278,7 +278,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             self.on_epoch_end()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step on labelled patches."""
+        """One step on labeled patches."""
         targets = [target.to(self.device, non_blocking=True) for target in streams.scales(batch["target"])]
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.segmentation_loss(self.forward(batch["data"].to(self.device, non_blocking=True)), targets)
@@ -300,7 +300,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             return self.loss(outputs[0], targets[0])  # type: ignore[no-any-return]
 
     def backward_and_step(self, loss: Tensor, *trained: tuple[torch.optim.Optimizer, nn.Module]) -> None:
-        """One step down for every optimiser and the module that it trains."""
+        """One step down for every optimizer and the module that it trains."""
         backward_and_step(loss, trained, self.grad_scaler)
 
     def _validate(self) -> None:
@@ -339,7 +339,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             stage=stage,
             losses=losses,
             patch_dice=[float(value) for value in self.logger.get_value("dice_per_class_or_region", step=-1)],
-            patch_dice_of="validation cases" if self.has_validation else "labelled cases",
+            patch_dice_of="validation cases" if self.has_validation else "labeled cases",
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             seconds=round(seconds, 2),
         )

@@ -19,7 +19,7 @@ def touch(file: Path, content: bytes = b"voxels") -> Path:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    """Four labelled cases, one without a label, three test scans, two of them with labels."""
+    """Four labeled cases, one without a label, three test scans, two of them with labels."""
     root = tmp_path / "Task05_Toy"
     for case in "abcdu":
         touch(root / "imagesTr" / f"{case}.nii.gz")

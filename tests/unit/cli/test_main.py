@@ -24,7 +24,7 @@ VERBS = tuple(str(command.name) for command in main.app.registered_commands)
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
 
-COLOUR = re.compile(r"\x1b\[(?:\d+;)*[34]\d[;m]")
+COLOR = re.compile(r"\x1b\[(?:\d+;)*[34]\d[;m]")
 
 # Runs the command and says on stderr which heavy packages that took.
 WATCH_IMPORTS = f"""
@@ -282,8 +282,8 @@ def in_terminal(folder: Path, variables: dict[str, str], *arguments: str) -> str
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colours_are_left_out_when_asked(tmp_path: Path, variables: dict[str, str]) -> None:
+def test_colors_are_left_out_when_asked(tmp_path: Path, variables: dict[str, str]) -> None:
     for arguments in (("--help",), ("train", "--nope")):
-        assert COLOUR.search(in_terminal(tmp_path, {"TERM": "xterm-256color"}, *arguments))
-        assert not COLOUR.search(in_terminal(tmp_path, {"TERM": "xterm-256color", **variables}, *arguments))
+        assert COLOR.search(in_terminal(tmp_path, {"TERM": "xterm-256color"}, *arguments))
+        assert not COLOR.search(in_terminal(tmp_path, {"TERM": "xterm-256color", **variables}, *arguments))
     assert "\x1b" not in in_terminal(tmp_path, {"TERM": "dumb"}, "env")

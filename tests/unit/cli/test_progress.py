@@ -35,7 +35,7 @@ def test_a_round_says_in_a_line_what_its_pseudo_labels_are(capfd: pytest.Capture
 def test_what_is_wrong_with_pseudo_labels_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
     lines = said(capfd, "pseudo_labels", **{**LABELS, "used": 2, "kept_best": True, "vanished": ["core"]})
     assert lines[1:] == [
-        "warning: no pseudo-label passed the judgement: the best 2 are used",
+        "warning: no pseudo-label passed the judgment: the best 2 are used",
         "warning: class core is in no pseudo-label of round 2",
     ]
 
@@ -62,7 +62,7 @@ def test_the_first_epoch_tells_how_long_the_others_will_take(capfd: pytest.Captu
     epoch = {"epochs": 13, "stage": "supervised", "losses": {"loss": 0.5}, "patch_dice": [0.5], "seconds": 25.0}
     progress = TrainingProgress(Terminal())
     for number in (3, 4):
-        progress("epoch", {**epoch, "epoch": number, "patch_dice_of": "labelled cases"})
+        progress("epoch", {**epoch, "epoch": number, "patch_dice_of": "labeled cases"})
     lines = capfd.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith("about")] == [
         "about 4m10s to go at the pace of this epoch, pseudo-labels not counted"
@@ -73,7 +73,7 @@ def test_with_folds_those_to_come_count_too(capfd: pytest.CaptureFixture[str]) -
     progress = TrainingProgress(Terminal())
     progress("fold", {"fold": 1, "folds": 3})
     epoch = {"epoch": 1, "epochs": 3, "stage": "supervised", "losses": {"loss": 0.5}, "patch_dice": [0.5]}
-    progress("epoch", {**epoch, "seconds": 10.0, "patch_dice_of": "labelled cases"})
+    progress("epoch", {**epoch, "seconds": 10.0, "patch_dice_of": "labeled cases"})
     assert "about 1m20s to go" in capfd.readouterr().err
 
 

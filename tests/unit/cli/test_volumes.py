@@ -17,10 +17,10 @@ def shown(capfd: pytest.CaptureFixture[str], volumes_ml: dict[str, float], name:
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_column_per_class(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    assert shown(capfd, {"[red]gland": 12.34, "tumour": 0.0}) == [
+    assert shown(capfd, {"[red]gland": 12.34, "tumor": 0.0}) == [
         "volumes in ml",
-        "scan    [red]gland  tumour",
-        "scan 1        12.3     0.0",
+        "scan    [red]gland  tumor",
+        "scan 1        12.3    0.0",
     ]
 
 

@@ -12,20 +12,20 @@ from toys import label_map, ramp, save, write_description
 
 @pytest.fixture
 def make_task(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a task of labelled (l...) and unlabelled (u...) cases and returns its folder.
+    """A function that writes a task of labeled (l...) and unlabeled (u...) cases and returns its folder.
 
     Keyword arguments replace keys of dataset.json; None removes a key.
     """
 
-    def make(labelled: int = 2, unlabelled: int = 1, folder: str = "Task07_Toy", **changes: Any) -> Path:
+    def make(labeled: int = 2, unlabeled: int = 1, folder: str = "Task07_Toy", **changes: Any) -> Path:
         root = tmp_path / folder
         training: list[dict[str, str]] = []
-        for number in range(labelled):
+        for number in range(labeled):
             name = f"l{number}.nii.gz"
             save(root / "imagesTr" / name, ramp() + number)
             save(root / "labelsTr" / name, label_map())
             training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
-        for number in range(unlabelled):
+        for number in range(unlabeled):
             save(root / "imagesTr" / f"u{number}.nii.gz", ramp() + 10 + number)
         content = {
             "name": "Toy",

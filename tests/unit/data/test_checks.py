@@ -37,7 +37,7 @@ def label(root: Path, case: str) -> Path:
 
 
 def test_all_problems_of_all_files_are_listed(make_task: MakeTask) -> None:
-    root = make_task(labelled=3)
+    root = make_task(labeled=3)
     image(root, "l0").write_bytes(image(root, "l0").read_bytes()[:-9])
     save(label(root, "l1"), label_map() * 3)
     image(root, "u0").write_bytes(b"")
@@ -58,7 +58,7 @@ def test_wrong_number_of_channels(make_task: MakeTask) -> None:
     assert (problem.code, problem.expected, problem.found) == ("data.channel-count", "2, as in dataset.json", "1")
 
 
-@pytest.mark.parametrize(("case", "kind"), [("l1", "a labelled"), ("u0", "an unlabelled")])
+@pytest.mark.parametrize(("case", "kind"), [("l1", "a labeled"), ("u0", "an unlabeled")])
 def test_constant_image(make_task: MakeTask, case: str, kind: str) -> None:
     root = make_task()
     save(image(root, case), np.zeros((5, 6, 7), dtype=np.int16))
@@ -76,7 +76,7 @@ def test_constant_channel(make_task: MakeTask) -> None:
     save(image(root, "u0"), values)
     (problem,) = check(root).problems
     assert problem.code == "data.constant"
-    assert problem.what == "image of an unlabelled case is constant in channel 1"
+    assert problem.what == "image of an unlabeled case is constant in channel 1"
 
 
 def test_label_on_another_grid(make_task: MakeTask) -> None:
@@ -87,7 +87,7 @@ def test_label_on_another_grid(make_task: MakeTask) -> None:
 
 
 def test_empty_labels_are_mentioned_once(make_task: MakeTask) -> None:
-    root = make_task(labelled=4)
+    root = make_task(labeled=4)
     for case in ("l0", "l2"):
         save(label(root, case), label_map() * 0)
     result = check(root)
@@ -127,7 +127,7 @@ def test_a_sound_task(make_task: MakeTask) -> None:
 
 def test_image_facts_do_not_depend_on_labels(make_task: MakeTask) -> None:
     """Whatever happens to the labels, the image part is the same to the last byte."""
-    root = make_task(labelled=3)
+    root = make_task(labeled=3)
     before = check(root)
     for number, values in enumerate((label_map() * 0, label_map() * 7)):
         save(label(root, f"l{number}"), values)
@@ -140,7 +140,7 @@ def test_image_facts_do_not_depend_on_labels(make_task: MakeTask) -> None:
 
 
 def test_unchanged_files_are_not_read_again(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_task(labelled=3)
+    root = make_task(labeled=3)
     save(label(root, "l0"), label_map() * 3)  # findings are remembered as well
     first = check(root)
     known = json.loads(json.dumps(first.as_dict()))

@@ -126,7 +126,7 @@ def test_a_folder_without_the_right_to_list_it(make_task: MakeTask, monkeypatch:
     def refuse(folder: Path) -> list[Path]:
         raise PermissionError(errno.EACCES, "no right", str(folder))
 
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     monkeypatch.setattr(Path, "iterdir", refuse)
     problems = problems_of(root)
     assert set(codes(problems)) == {"data.folder-unreadable"}
@@ -177,7 +177,7 @@ def test_two_lists_of_channels_that_differ(make_task: MakeTask) -> None:
         ({"background": 0, "a": 2}, "dataset-json.label-gap"),
         ({"0": "background", "-1": "a"}, "dataset-json.label-gap"),
         ({"1": "a", "2": "b"}, "dataset-json.no-background"),
-        ({"0": "liver", "1": "tumour"}, "dataset-json.zero-not-background"),
+        ({"0": "liver", "1": "tumor"}, "dataset-json.zero-not-background"),
         ({"liver": 0, "background": 1}, "dataset-json.zero-not-background"),
         ({"background": 0}, "dataset-json.background-only"),
         ({"background": 0, "a": 1.5}, "dataset-json.label-not-whole"),
@@ -232,7 +232,7 @@ NESTED = {"whole": [3, 1, 2], "core": [2, 3], "enhancing": 3}
             [1, 2, 3],
             {**NESTED, "whole": [1, 2, 3], "background": 0, "ignore": 4},
         ),
-        # Kidney, masses, tumour: the order of the regions stands, not that of their values.
+        # Kidney, masses, tumor: the order of the regions stands, not that of their values.
         (
             {"background": 0, "b": [1, 2, 3], "c": [2, 3], "a": [2]},
             [1, 3, 2],
@@ -297,7 +297,7 @@ def test_everything_is_listed_at_once(make_task: MakeTask) -> None:
 )
 @pytest.mark.parametrize("part", ["image", "label"])
 def test_path_that_leads_elsewhere(make_task: MakeTask, text: str, part: str) -> None:
-    root = make_task(labelled=3)
+    root = make_task(labeled=3)
     save(root.parent / "canary.nii.gz", ramp())
     change_entry(root, 0, **{part: text})
     problem = problems_of(root)[0]
@@ -311,7 +311,7 @@ def test_path_that_leads_elsewhere(make_task: MakeTask, text: str, part: str) ->
 
 def test_no_file_is_opened(make_task: MakeTask) -> None:
     """A pipe would block whoever opens it."""
-    root = make_task(labelled=3, unlabelled=0)
+    root = make_task(labeled=3, unlabeled=0)
     for pipe in (root / "imagesTr" / "pipe.nii.gz", root.parent / "outside.nii.gz"):
         os.mkfifo(pipe)
     (root / "imagesTr" / "link.nii.gz").symlink_to(root.parent / "outside.nii.gz")
@@ -327,7 +327,7 @@ def test_no_file_is_opened(make_task: MakeTask) -> None:
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_links_out_of_the_data_set(make_task: MakeTask, listed: bool) -> None:
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     outside = save(root.parent / "outside.nii.gz", ramp())
     (root / "imagesTr" / "x.nii.gz").symlink_to(outside)
     if listed:
@@ -339,7 +339,7 @@ def test_links_out_of_the_data_set(make_task: MakeTask, listed: bool) -> None:
 
 
 def test_linked_folder_dangling_link_and_loop(make_task: MakeTask) -> None:
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     (root.parent / "elsewhere").mkdir()
     (root / "imagesUn").symlink_to(root.parent / "elsewhere")
     (root / "imagesTr" / "a.nii.gz").symlink_to("nothing.nii.gz")
@@ -363,7 +363,7 @@ def test_links_inside_are_followed(make_task: MakeTask) -> None:
 
 
 def test_missing_image_and_label(make_task: MakeTask) -> None:
-    root = make_task(labelled=3)
+    root = make_task(labeled=3)
     (root / "imagesTr" / "l0.nii.gz").unlink()
     (root / "labelsTr" / "l1.nii.gz").unlink()
     image, label = problems_of(root)
@@ -391,7 +391,7 @@ def test_folder_that_is_a_file(make_task: MakeTask) -> None:
 
 
 def test_other_formats(make_task: MakeTask) -> None:
-    root = make_task(labelled=3)
+    root = make_task(labeled=3)
     (root / "imagesTr" / "a.mha").touch()
     (root / "imagesTr" / "notes.txt").touch()
     change_entry(root, 0, image="imagesTr/l0.nrrd")
@@ -406,7 +406,7 @@ def test_other_formats(make_task: MakeTask) -> None:
     "name", ["a_seg", "_a", "-a", "a b", "a\u0430", "ä", "a,b", "a;b", "=a", "a" * 121, "a\nb", "a\x1b[2J", "<script>"]
 )
 def test_case_names(make_task: MakeTask, name: str) -> None:
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     save(root / "imagesTr" / "x.nii.gz", ramp()).rename(root / "imagesTr" / f"{name}.nii.gz")
     problem = only_problem(root)
     assert problem.code == "data.case-name"
@@ -415,7 +415,7 @@ def test_case_names(make_task: MakeTask, name: str) -> None:
 
 
 def test_case_listed_twice_and_names_that_differ_in_case(make_task: MakeTask) -> None:
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     content = read_description(root)
     content["training"].append(content["training"][0])
     content["numTraining"] = 3
@@ -428,13 +428,13 @@ def test_case_listed_twice_and_names_that_differ_in_case(make_task: MakeTask) ->
 
 
 def test_the_same_case_with_both_suffixes(make_task: MakeTask) -> None:
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     save(root / "imagesTr" / "l0.nii", ramp())
     assert only_problem(root).code == "data.case-twice"
 
 
 def test_one_image_under_two_names(make_task: MakeTask) -> None:
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     (root / "imagesTr" / "x.nii.gz").symlink_to("l0.nii.gz")
     assert only_problem(root).code == "data.image-twice"
 
@@ -453,9 +453,9 @@ def test_image_in_training_and_linked_as_test(make_task: MakeTask) -> None:
     assert only_problem(root).code == "data.train-and-test"
 
 
-def test_no_labelled_case_and_no_case(make_task: MakeTask) -> None:
-    for number, found in ((2, "2 unlabelled cases"), (0, "no cases")):
-        problem = only_problem(make_task(labelled=0, unlabelled=number, folder=f"Task0{number}_Toy"))
+def test_no_labeled_case_and_no_case(make_task: MakeTask) -> None:
+    for number, found in ((2, "2 unlabeled cases"), (0, "no cases")):
+        problem = only_problem(make_task(labeled=0, unlabeled=number, folder=f"Task0{number}_Toy"))
         assert (problem.code, problem.found) == ("data.no-labeled", found)
 
 
@@ -495,7 +495,7 @@ def test_a_plain_task(make_task: MakeTask) -> None:
 
 
 def test_the_spellings_of_the_real_prostate_task(make_task: MakeTask) -> None:
-    root = make_task(labelled=3)
+    root = make_task(labeled=3)
     content = read_description(root)
     for entry in content["training"]:
         for part in entry:
@@ -554,7 +554,7 @@ def test_ten_channels_are_in_the_order_of_their_numbers(make_task: MakeTask) -> 
 
 @pytest.mark.parametrize("entry", ["i.nii.gz", {"image": "i.nii.gz"}, {"image": "i.nii.gz", "label": None}])
 def test_listed_case_without_label(make_task: MakeTask, entry: Any) -> None:
-    root = make_task(unlabelled=0)
+    root = make_task(unlabeled=0)
     save(root / "i.nii.gz", ramp())
     content = read_description(root)
     content["training"].append(entry)
@@ -573,7 +573,7 @@ def test_a_listed_case_without_label_may_have_a_label_file(make_task: MakeTask) 
     assert ids(task.unlabeled) == ["l1", "u0"]
 
 
-def test_where_unlabelled_cases_come_from(make_task: MakeTask) -> None:
+def test_where_unlabeled_cases_come_from(make_task: MakeTask) -> None:
     root = make_task(test=["./imagesTs/t0.nii.gz", {"image": "./imagesTs/t1.nii.gz", "label": "x"}])
     for name in ("t0", "t1", "t2"):
         save(root / "imagesTs" / f"{name}.nii.gz", ramp())

@@ -37,7 +37,7 @@ def scan(seed: int, channels: int = 1) -> Volume:
 
 
 def groups(channels: int = 1) -> dict[str, dict[str, Volume]]:
-    seeds = {"labelled": range(4), "unlabelled": range(4, 16), "test": range(16, 20)}
+    seeds = {"labeled": range(4), "unlabeled": range(4, 16), "test": range(16, 20)}
     return {role: {f"case_{seed}": scan(seed, channels) for seed in numbers} for role, numbers in seeds.items()}
 
 
@@ -54,9 +54,9 @@ def test_a_sound_data_set_has_nothing_to_say(channels: int, ct: bool) -> None:
 @pytest.mark.parametrize(
     ("role", "twin", "wrong", "code"),
     [
-        ("labelled", "test", True, "data.labeled-twin-in-test"),
-        ("unlabelled", "test", False, "data.unlabeled-twin-in-test"),
-        ("labelled", "unlabelled", False, "data.twins"),
+        ("labeled", "test", True, "data.labeled-twin-in-test"),
+        ("unlabeled", "test", False, "data.unlabeled-twin-in-test"),
+        ("labeled", "unlabeled", False, "data.twins"),
         ("test", "test", False, "data.twins"),
     ],
 )
@@ -74,7 +74,7 @@ def test_one_scan_under_two_names(role: str, twin: str, wrong: bool, code: str) 
 
 def test_other_axes() -> None:
     made = groups()
-    made["unlabelled"]["case_7"] = replace(scan(7), affine=((-1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 3, 0), (0, 0, 0, 1)))
+    made["unlabeled"]["case_7"] = replace(scan(7), affine=((-1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 3, 0), (0, 0, 0, 1)))
     _, (warning,) = look(made)
     assert (warning.code, warning.expected) == ("data.other-axes", "RAS")
     assert warning.found == "1 of 20 otherwise: case_7 LAS"
@@ -82,8 +82,8 @@ def test_other_axes() -> None:
 
 def test_swapped_channels() -> None:
     made = groups(3)
-    first, second, third = made["unlabelled"]["case_9"].quartiles
-    made["unlabelled"]["case_9"] = replace(scan(9, 3), quartiles=(second, first, third))
+    first, second, third = made["unlabeled"]["case_9"].quartiles
+    made["unlabeled"]["case_9"] = replace(scan(9, 3), quartiles=(second, first, third))
     _, warnings = look(made)
     (swapped,) = (warning for warning in warnings if warning.code == "data.channels-swapped")
     assert swapped.found == "case_9 (as 1, 0, 2)"
@@ -91,7 +91,7 @@ def test_swapped_channels() -> None:
 
 def test_a_scan_with_another_spacing() -> None:
     made = groups()
-    made["unlabelled"]["case_5"] = replace(scan(5), spacing_mm=(1.0, 1.0, 30.0))
+    made["unlabeled"]["case_5"] = replace(scan(5), spacing_mm=(1.0, 1.0, 30.0))
     _, warnings = look(made)
     assert set(codes(warnings)) == {"data.outlier"}
     assert {warning.what for warning in warnings} == {
@@ -103,7 +103,7 @@ def test_a_scan_with_another_spacing() -> None:
 
 def test_hounsfield_units_matter_and_the_scale_of_mr_does_not() -> None:
     made = groups()
-    made["unlabelled"]["case_5"] = replace(
+    made["unlabeled"]["case_5"] = replace(
         scan(5), quartiles=tuple((1e3 * a, 1e3 * b, 1e3 * c) for a, b, c in scan(5).quartiles)
     )
     assert look(made) == ([], [])
@@ -117,41 +117,41 @@ def test_hounsfield_units_matter_and_the_scale_of_mr_does_not() -> None:
 
 def test_labels_from_another_scanner() -> None:
     made = groups()
-    made["unlabelled"] = {
+    made["unlabeled"] = {
         case: replace(each, spacing_mm=(0.5, 0.5, 3.0), quartiles=((0.0, 200.0, 220.0),))
-        for case, each in made["unlabelled"].items()
+        for case, each in made["unlabeled"].items()
     }
     _, warnings = look(made)
     whats = {warning.what for warning in warnings if warning.code == "data.shifted"}
-    assert "spacing along x (mm) of unlabelled scans unlike the labelled ones" in whats
-    assert "skew of intensities of unlabelled scans unlike the labelled ones" in whats
+    assert "spacing along x (mm) of unlabeled scans unlike the labeled ones" in whats
+    assert "skew of intensities of unlabeled scans unlike the labeled ones" in whats
     assert not any("of test scans" in what for what in whats)
 
 
 @pytest.mark.parametrize("labeled", [1, 2])
-def test_a_few_labelled_scans_at_the_edge_of_the_others_are_no_shift(labeled: int) -> None:
+def test_a_few_labeled_scans_at_the_edge_of_the_others_are_no_shift(labeled: int) -> None:
     made = groups()
     sizes = np.linspace(1.0, 1.4, 16)
     pool = {
         case: replace(each, spacing_mm=(step, 1.0, 3.0))
-        for (case, each), step in zip({**made["labelled"], **made["unlabelled"]}.items(), sizes, strict=True)
+        for (case, each), step in zip({**made["labeled"], **made["unlabeled"]}.items(), sizes, strict=True)
     }
     cases = list(pool)
     edge = {case: pool[case] for case in cases[:labeled]}
-    assert look({"labelled": edge, "unlabelled": {case: pool[case] for case in cases[labeled:]}}) == ([], [])
+    assert look({"labeled": edge, "unlabeled": {case: pool[case] for case in cases[labeled:]}}) == ([], [])
     # The same scans, were they really of another kind.
     moved = {case: replace(each, spacing_mm=(2.5, 1.0, 3.0)) for case, each in edge.items()}
-    _, warnings = look({"labelled": moved, "unlabelled": {case: pool[case] for case in cases[labeled:]}})
+    _, warnings = look({"labeled": moved, "unlabeled": {case: pool[case] for case in cases[labeled:]}})
     assert set(codes(warnings)) == {"data.shifted"}
-    assert "spacing along x (mm) of unlabelled scans unlike the labelled ones" in {w.what for w in warnings}
+    assert "spacing along x (mm) of unlabeled scans unlike the labeled ones" in {w.what for w in warnings}
 
 
 def test_scans_with_a_channel_less_are_compared_by_the_others() -> None:
     made = groups(2)
-    made["unlabelled"]["case_8"] = scan(8)
+    made["unlabeled"]["case_8"] = scan(8)
     assert look(made, ct=True) == ([], [])
 
 
 def test_a_few_scans_say_nothing_of_what_is_usual() -> None:
-    made = {"labelled": {"a": scan(1)}, "unlabelled": {"b": replace(scan(2), spacing_mm=(9.0, 9.0, 9.0))}}
+    made = {"labeled": {"a": scan(1)}, "unlabeled": {"b": replace(scan(2), spacing_mm=(9.0, 9.0, 9.0))}}
     assert look(made) == ([], [])

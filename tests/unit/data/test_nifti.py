@@ -284,7 +284,7 @@ def test_complex_voxels(tmp_path: Path, dtype: type) -> None:
     assert "complex" in refusal(save(tmp_path / "a.nii.gz", ramp(dtype=dtype)), "nifti.voxel-type").found
 
 
-def test_colour_voxels(tmp_path: Path) -> None:
+def test_color_voxels(tmp_path: Path) -> None:
     pixels = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     assert "RGB" in refusal(save(tmp_path / "a.nii.gz", pixels), "nifti.voxel-type").found
 
@@ -585,7 +585,7 @@ def test_mirrored_axis_is_refused(axis: int) -> None:
     assert codes(compare_grids(grid(AFFINE), grid(mirrored))) == ["label.apart"]
 
 
-def test_mirror_about_the_centre_is_refused() -> None:
+def test_mirror_about_the_center_is_refused() -> None:
     mirrored = AFFINE.copy()
     mirrored[:3, 3] += 39 * AFFINE[:3, 0]
     mirrored[:, 0] *= -1

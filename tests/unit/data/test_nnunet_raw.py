@@ -26,7 +26,7 @@ DESCRIPTION: dict[str, Any] = {
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Two labelled cases, one without a label, one of imagesUn, one test case; two channels each."""
+    """Two labeled cases, one without a label, one of imagesUn, one test case; two channels each."""
     root = tmp_path / "nnUNet_raw" / "Dataset005_Prostate"
     write_description(root, DESCRIPTION)
     for folder, case in (("Tr", "a"), ("Tr", "b"), ("Tr", "c"), ("Un", "u"), ("Ts", "t")):
@@ -86,7 +86,7 @@ def test_channels_that_do_not_fit_each_other(raw: Path) -> None:
     }
     apart = {problem.what for problem in problems if problem.code == "data.channel-grids"}
     assert apart == {"channel and image differ in shape", "channel and image lie apart in space"}
-    assert "image of an unlabelled case is constant in channel 1" in [problem.what for problem in problems]
+    assert "image of an unlabeled case is constant in channel 1" in [problem.what for problem in problems]
 
 
 def test_one_channel_that_cannot_be_read(raw: Path) -> None:

@@ -137,7 +137,7 @@ def test_unlabeled_cases_have_no_label_anywhere(task: Path) -> None:
     assert sorted(path.name for path in task.parent.rglob("*") if path.is_file()) == sorted(
         ["dataset.json"]
         + [f"phantom_{number:03d}.nii.gz" for number in range(1, 8)]  # images
-        + [f"phantom_{number:03d}.nii.gz" for number in (1, 2, 6, 7)]  # labels: the labelled and the test cases
+        + [f"phantom_{number:03d}.nii.gz" for number in (1, 2, 6, 7)]  # labels: the labeled and the test cases
     )
 
 

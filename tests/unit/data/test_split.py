@@ -62,7 +62,7 @@ def test_every_wrong_choice_is_reported_at_once() -> None:
     ]
 
 
-def test_a_choice_without_labelled_cases() -> None:
+def test_a_choice_without_labeled_cases() -> None:
     with refused(UsageError, "split.no-labeled"):
         choose(validation=("case_00",))
 
@@ -94,7 +94,7 @@ def test_fewer_labels_are_a_subset_of_more(seed: int) -> None:
     assert all(few < many for few, many in pairwise(drawn))
 
 
-def test_unlabelled_cases_do_not_change_the_draw() -> None:
+def test_unlabeled_cases_do_not_change_the_draw() -> None:
     more = draw_split(WITH_LABEL, [*WITHOUT_LABEL, "a_new_scan"], labeled=2, validation=2)
     before = draw(validation=2)
     assert (more.name, more.labeled, more.validation) == (before.name, before.labeled, before.validation)
@@ -198,7 +198,7 @@ def test_folds_that_the_cases_do_not_allow(cases: int, folds: int) -> None:
     assert refusal.problem.where == "--folds"
 
 
-def test_corrected_cases_are_labelled_and_on_record() -> None:
+def test_corrected_cases_are_labeled_and_on_record() -> None:
     split = draw_split(["a", "b", "c"], ["d", "e"], labeled=1, seed=0)
     hidden = split.hidden[0]
     first = with_corrections(split, [Correction("d", "1" * 64, split.name, "model", 3)])

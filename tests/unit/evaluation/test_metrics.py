@@ -122,7 +122,7 @@ def test_masks_of_different_shape_or_spacing() -> None:
 
 
 def reference_hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float:
-    """All pairs of surface voxels, each found by looking at its neighbours one by one."""
+    """All pairs of surface voxels, each found by looking at its neighbors one by one."""
 
     def surface(mask: Mask) -> list[Voxel]:
         inside = {tuple(int(i) for i in index) for index in np.argwhere(mask)}

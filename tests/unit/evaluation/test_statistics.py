@@ -17,10 +17,10 @@ def slow_wilcoxon(values: list[float]) -> float:
     """The exact two-sided p by every assignment of signs; values without ties and zeros."""
     ranks = {abs(value): rank for rank, value in enumerate(sorted(values, key=abs), 1)}
     positive = sum(ranks[abs(value)] for value in values if value > 0)
-    centre = sum(ranks.values()) / 2
+    center = sum(ranks.values()) / 2
     signs = list(itertools.product((0, 1), repeat=len(values)))
     sums = [sum(rank for rank, sign in zip(ranks.values(), choice, strict=True) if sign) for choice in signs]
-    return sum(abs(total - centre) >= abs(positive - centre) for total in sums) / len(signs)
+    return sum(abs(total - center) >= abs(positive - center) for total in sums) / len(signs)
 
 
 def scores(seed_values: list[list[float]]) -> dict[int, dict[str, float]]:

@@ -47,8 +47,8 @@ class StubPredictor:
 
     def __init__(self, model: Path, device: Any, *, mirroring: bool) -> None:
         self.channels = 1
-        self.classes = {"tumour": (1,)}
-        self.reference = Reference(tuple(np.linspace(0.8, 0.98, 20)), {"tumour": (0.01, 0.1)})
+        self.classes = {"tumor": (1,)}
+        self.reference = Reference(tuple(np.linspace(0.8, 0.98, 20)), {"tumor": (0.01, 0.1)})
 
     def segment(
         self, files: Sequence[Path], *, confidence: bool
@@ -224,9 +224,9 @@ def test_volumes_are_told_and_remembered(tmp_path: Path, model: Path) -> None:
     given, output = files(tmp_path / "scans", "a.nrrd"), tmp_path / "out"
     for status in ("done", "kept"):
         (result,) = predict(given, output, model, listener=lambda _event, _values: None)
-        # 8 voxels of 10 cubic millimetres
-        assert (result.status, result.volumes_ml) == (status, {"tumour": 0.08})
-    assert read_json(output / RECORD)["scans"]["a"]["volumes_ml"] == {"tumour": 0.08}
+        # 8 voxels of 10 cubic millimeters
+        assert (result.status, result.volumes_ml) == (status, {"tumor": 0.08})
+    assert read_json(output / RECORD)["scans"]["a"]["volumes_ml"] == {"tumor": 0.08}
 
 
 def test_quality_is_told_and_remembered(tmp_path: Path, model: Path) -> None:

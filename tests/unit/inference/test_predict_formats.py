@@ -234,7 +234,7 @@ def test_a_picture_shows_the_outline(tmp_path: Path) -> None:
     (result,) = run(tmp_path / "scans", tmp_path / "out", preview=True)
     pixels = imread(str(result.preview))[..., :3]
     assert pixels.shape[1] > 800
-    # The image is grey, the outlines are not.
+    # The image is gray, the outlines are not.
     assert (np.ptp(pixels, axis=2) > 0.3).sum() > 100
     picture = Path(str(result.preview))
     picture.unlink()

@@ -11,7 +11,7 @@ CLASSES = {"a": 1, "b": 2}
 
 
 def blob() -> np.ndarray:
-    """An image (2, z, y, x) of two discs off the centre, one in each channel."""
+    """An image (2, z, y, x) of two discs off the center, one in each channel."""
     _, y, x = np.meshgrid(np.arange(3), np.arange(41), np.arange(51), indexing="ij")
     first = (y - 15) ** 2 + (x - 20) ** 2 < 40
     second = (y - 26) ** 2 + (x - 33) ** 2 < 50
@@ -38,15 +38,15 @@ def test_a_voxel_comes_from_where_it_should(transform: InPlane) -> None:
     """Reference: for every voxel of the new slice, the point it shows, by hand and with the nearest voxel."""
     labels = rounded(blob())
     shown = transform.undo(labels)
-    angle, centre = np.deg2rad(transform.degrees), (np.array(labels.shape[1:]) - 1) / 2
+    angle, center = np.deg2rad(transform.degrees), (np.array(labels.shape[1:]) - 1) / 2
     for y in range(0, labels.shape[1], 7):
         for x in range(0, labels.shape[2], 7):
-            dy, dx = np.array([y, x]) - centre
+            dy, dx = np.array([y, x]) - center
             # The inverse of: mirror, turn, divide by the scale.
             turned = transform.scale * np.array(
                 [np.cos(angle) * dy + np.sin(angle) * dx, -np.sin(angle) * dy + np.cos(angle) * dx]
             )
-            at = turned * [1, -1 if transform.mirrored else 1] + centre
+            at = turned * [1, -1 if transform.mirrored else 1] + center
             source = np.floor(at + 0.5).astype(int)
             inside = ((at >= 0) & (at <= np.array(labels.shape[1:]) - 1)).all()
             assert shown[1, y, x] == (labels[1, source[0], source[1]] if inside else 0)

@@ -54,8 +54,8 @@ def test_the_rules_are_the_slow_ones() -> None:
         ([3, 3, 3, 3], [0, 0, 3, 3], None),  # half is not more than half
         ([3, 0, 0], [0, 0, 3], "core has vanished in 1 of the 1 cases that had it"),
         ([0, 0, 0], [0, 0, 0], None),  # it never had it: going back would not help
-        ([3, 3, 3], [9, 9, 3], "the median volume of core went from 3 to 9 ml, labelled cases 2 to 4"),
-        ([3, 3, 3], [0.9, 0.9, 3], "the median volume of core went from 3 to 0.9 ml, labelled cases 2 to 4"),
+        ([3, 3, 3], [9, 9, 3], "the median volume of core went from 3 to 9 ml, labeled cases 2 to 4"),
+        ([3, 3, 3], [0.9, 0.9, 3], "the median volume of core went from 3 to 0.9 ml, labeled cases 2 to 4"),
         ([3, 3, 3], [8, 8, 8], None),
         ([9, 9, 9], [20, 20, 20], None),  # it was outside before
         ([9, 9, 9], [3, 3, 3], None),
@@ -79,7 +79,7 @@ def test_only_the_cases_segmented_again_count() -> None:
     assert collapse(volumes([3]), {}, LABELED_ML, margin=2.0) == []
 
 
-def test_a_class_that_no_labelled_case_holds_may_go_and_not_come() -> None:
+def test_a_class_that_no_labeled_case_holds_may_go_and_not_come() -> None:
     labeled = {"core": np.array([0.0, 0.0])}
     assert collapse(volumes([3]), volumes([0]), labeled, margin=2.0) == []
     assert collapse(volumes([0]), volumes([3]), labeled, margin=2.0) != []
@@ -98,7 +98,7 @@ def test_the_validation_dice_is_compared_over_five_epochs() -> None:
     assert validation_collapse([0.5, 0.9], 1, 1, 2, drop=0.0) == []
 
 
-def test_without_labelled_volumes_a_class_can_only_vanish() -> None:
+def test_without_labeled_volumes_a_class_can_only_vanish() -> None:
     unknown = {"core": np.zeros(0)}
     assert collapse(volumes([3, 3]), volumes([90, 0.1]), unknown, margin=2.0) == []
     assert collapse(volumes([3, 3]), volumes([0, 0]), unknown, margin=2.0) == ["core has vanished everywhere"]

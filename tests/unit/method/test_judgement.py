@@ -61,30 +61,30 @@ def test_mean_dice_of_special_maps() -> None:
     ("core", "remark"),
     [
         (0, "core is absent"),
-        (1, "core has 0.5 ml, labelled cases 2 to 4"),
+        (1, "core has 0.5 ml, labeled cases 2 to 4"),
         (2, None),  # 1 ml, half of the smallest
         (6, None),
         (16, None),  # 8 ml, twice the largest
-        (17, "core has 8.5 ml, labelled cases 2 to 4"),
+        (17, "core has 8.5 ml, labeled cases 2 to 4"),
     ],
 )
-def test_volumes_beyond_half_and_twice_the_labelled_ones_are_remarkable(core: int, remark: str | None) -> None:
+def test_volumes_beyond_half_and_twice_the_labeled_ones_are_remarkable(core: int, remark: str | None) -> None:
     assert row(core, 2).remarks == (() if remark is None else (remark,))
 
 
 def test_every_class_is_judged() -> None:
-    assert row(0, 20).remarks == ("core is absent", "rim has 10 ml, labelled cases 1 to 1")
+    assert row(0, 20).remarks == ("core is absent", "rim has 10 ml, labeled cases 1 to 1")
 
 
-def test_a_class_that_some_labelled_cases_lack_may_be_absent() -> None:
+def test_a_class_that_some_labeled_cases_lack_may_be_absent() -> None:
     known = {"core": np.array([0.0, 4.0]), "rim": np.array([1.0])}
     assert row(0, 2, labeled_ml=known).remarks == ()
 
 
-def test_a_class_that_no_labelled_case_holds_is_remarkable_where_it_appears() -> None:
+def test_a_class_that_no_labeled_case_holds_is_remarkable_where_it_appears() -> None:
     known = {"core": np.array([0.0, 0.0]), "rim": np.array([1.0])}
     assert row(0, 2, labeled_ml=known).remarks == ()
-    assert row(1, 2, labeled_ml=known).remarks == ("core has 0.5 ml, labelled cases 0 to 0",)
+    assert row(1, 2, labeled_ml=known).remarks == ("core has 0.5 ml, labeled cases 0 to 0",)
 
 
 def test_change_is_measured_against_the_last_round() -> None:
@@ -102,7 +102,7 @@ def test_a_row_as_it_stands_in_the_ledger() -> None:
         "components_rim": 1,
         "dice_to_last_round": 1.0,
         "used": 1,
-        "remarks": "core is absent; rim has 10 ml, labelled cases 1 to 1",
+        "remarks": "core is absent; rim has 10 ml, labeled cases 1 to 1",
     }
     assert row(6, 2).as_dict()["dice_to_last_round"] == ""
     assert list(row(6, 2).as_dict()) == list(row(0, 0, last=labels(1, 1)).as_dict())
@@ -116,7 +116,7 @@ def test_a_row_as_it_stands_in_the_ledger() -> None:
     (0, 16, (1, 2.0)),
     (0, 0, (2, 0.0)),
 ])  # fmt: skip
-def test_distance_from_the_labelled_range_is_in_doublings(core: int, rim: int, outside: tuple[int, float]) -> None:
+def test_distance_from_the_labeled_range_is_in_doublings(core: int, rim: int, outside: tuple[int, float]) -> None:
     assert row(core, rim).outside == pytest.approx(outside)
 
 
@@ -125,7 +125,7 @@ def test_the_margin_widens_the_range() -> None:
     assert row(2, 2, margin=1.0).outside == (0, 1.0)
 
 
-def test_a_class_that_no_labelled_case_holds_is_outside_from_its_first_voxel() -> None:
+def test_a_class_that_no_labeled_case_holds_is_outside_from_its_first_voxel() -> None:
     known = {"core": np.array([0.0, 0.0]), "rim": np.array([1.0])}
     assert row(1, 2, labeled_ml=known).outside == (0, 1.0)
     assert row(2, 2, labeled_ml=known).outside == (0, 2.0)
@@ -138,7 +138,7 @@ def rows(*sizes: tuple[int, int]) -> list[LedgerRow]:
 def test_what_is_outside_is_dropped_and_says_why() -> None:
     judged = drop_outside(rows((6, 2), (0, 2), (17, 2), (2, 2)))
     assert [entry.used for entry in judged] == [True, False, False, True]
-    assert judged[1].remarks == ("core is absent", "dropped: outside the labelled range")
+    assert judged[1].remarks == ("core is absent", "dropped: outside the labeled range")
     assert judged[0] == rows((6, 2))[0]
     assert [entry.as_dict()["used"] for entry in judged] == [1, 0, 0, 1]
 
@@ -149,7 +149,7 @@ def test_where_all_are_outside_the_nearest_quarter_stays(count: int, kept: int) 
     sizes = [(0, 0), (0, 2), (60, 2), (50, 2), (40, 2), (30, 2), (20, 2), (19, 2), (18, 2)][-count:]
     judged = drop_outside(rows(*sizes))
     assert [entry.used for entry in judged] == [False] * (count - kept) + [True] * kept
-    assert judged[-1].remarks[-1] == "kept as one of the best: outside the labelled range"
+    assert judged[-1].remarks[-1] == "kept as one of the best: outside the labeled range"
 
 
 def test_an_absent_class_is_farther_than_any_volume() -> None:
@@ -201,7 +201,7 @@ def test_regions_are_judged_as_the_union_of_their_values() -> None:
 
 
 @pytest.mark.parametrize(("core", "rim"), [(0, 0), (8, 3), (60, 4)])
-def test_without_labelled_volumes_nothing_is_out_of_range(core: int, rim: int) -> None:
+def test_without_labeled_volumes_nothing_is_out_of_range(core: int, rim: int) -> None:
     unknown = dict.fromkeys(CLASSES, np.zeros(0))
     found = row(core, rim, labeled_ml=unknown)
     assert (found.outside, found.remarks) == ((0, 0.0), ())

@@ -85,7 +85,7 @@ def test_the_least_certain_tenth_is_flagged() -> None:
     assert not assess(0.9, within, KNOWN).review
     found = assess(0.805, within, KNOWN)
     assert (found.review, found.percentile) == (True, 0.05)
-    assert found.reasons == ("less certain than 95% of the unlabelled scans of the training",)
+    assert found.reasons == ("less certain than 95% of the unlabeled scans of the training",)
     assert not assess(0.82, within, KNOWN).review  # two of twenty are less certain
 
 
@@ -93,10 +93,10 @@ def test_the_least_certain_tenth_is_flagged() -> None:
     ("volumes_ml", "reason"),
     [
         ({"a": 0.0, "b": 1.0}, "a is absent"),
-        ({"a": 5.0, "b": 0.0}, "a has 5 ml, the labelled cases let expect 1 to 4"),
+        ({"a": 5.0, "b": 0.0}, "a has 5 ml, the labeled cases let expect 1 to 4"),
     ],
 )
-def test_volumes_beyond_the_labelled_cases_are_flagged(volumes_ml: dict[str, float], reason: str) -> None:
+def test_volumes_beyond_the_labeled_cases_are_flagged(volumes_ml: dict[str, float], reason: str) -> None:
     assert assess(0.95, volumes_ml, KNOWN).reasons == (reason,)
 
 

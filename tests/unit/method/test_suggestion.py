@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardised, standing, uncertainty
+from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardized, standing, uncertainty
 
 NAN = float("nan")
 
@@ -30,7 +30,7 @@ def test_five_alike_are_not_chosen() -> None:
 
 
 def test_where_all_are_alike_the_uncertain_come_first_then_the_first() -> None:
-    alike = standardised(np.full((6, 3), 0.1))
+    alike = standardized(np.full((6, 3), 0.1))
     assert not alike.any()
     assert diverse_batch(alike[:4], alike[4:], np.array([0.5, 1.0, 0.5, 1.0]), 4) == [1, 3, 0, 2]
 
@@ -52,30 +52,30 @@ def test_what_is_not_known_does_not_count() -> None:
 
 
 def test_features_have_one_scale() -> None:
-    found = standardised(np.array([[1.0, 100, 7], [2, 300, 7], [3, 200, 7]]))
+    found = standardized(np.array([[1.0, 100, 7], [2, 300, 7], [3, 200, 7]]))
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(found.std(0), [1, 1, 0])
     for wrong in (NAN, np.inf):
         with pytest.raises(ValueError, match="not finite"):
-            standardised(np.array([[1.0], [wrong]]))
+            standardized(np.array([[1.0], [wrong]]))
 
 
 def test_distance_to_the_nearest() -> None:
-    features, centres = np.array([[0.0, 0], [3, 4], [6, 8]]), np.array([[0.0, 0], [6, 7]])
-    np.testing.assert_allclose(nearest(features, centres), [0, np.sqrt(18), 1])
+    features, centers = np.array([[0.0, 0], [3, 4], [6, 8]]), np.array([[0.0, 0], [6, 7]])
+    np.testing.assert_allclose(nearest(features, centers), [0, np.sqrt(18), 1])
 
 
 def test_reasons_have_their_numbers() -> None:
     dice = {"rounds disagree": np.array([0.9, 0.71, 0.93, 0.95, 0.99]), "transforms disagree": np.full(5, NAN)}
-    remarks = [[], ["a has 1.2 ml, labelled cases 2.1 to 4"], [], [], []]
+    remarks = [[], ["a has 1.2 ml, labeled cases 2.1 to 4"], [], [], []]
     distances = np.array([1.0, 5, 4, 3, 2])
     assert reasons(1, dice, remarks, distances) == [
         "rounds disagree: Dice 0.710 (median of all 0.930)",
-        "a has 1.2 ml, labelled cases 2.1 to 4",
-        "unlike any labelled case: farther than 100% of the others",
+        "a has 1.2 ml, labeled cases 2.1 to 4",
+        "unlike any labeled case: farther than 100% of the others",
     ]
     (only,) = reasons(3, dice, remarks, distances)
-    assert only == "no sign stands out: farther from the labelled cases than 50% of the others"
+    assert only == "no sign stands out: farther from the labeled cases than 50% of the others"
 
 
 def test_nothing_is_said_of_a_single_case_or_of_equal_ones() -> None:

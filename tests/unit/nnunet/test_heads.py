@@ -24,7 +24,7 @@ def trained() -> tuple[PlainConvUNet, torch.optim.Optimizer]:
     return network, optimizer
 
 
-def test_only_the_head_is_new_and_so_is_what_the_optimiser_knows_of_it() -> None:
+def test_only_the_head_is_new_and_so_is_what_the_optimizer_knows_of_it() -> None:
     network, optimizer = trained()
     before = copy.deepcopy(network.state_dict())
     restart_segmentation_head(network, optimizer, seed=3)

@@ -1,4 +1,4 @@
-"""What labelled cases show: volumes, and classes in one piece."""
+"""What labeled cases show: volumes, and classes in one piece."""
 
 from __future__ import annotations
 

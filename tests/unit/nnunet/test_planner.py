@@ -41,7 +41,7 @@ def test_two_patches_in_8_gb_are_nnunets_own_plan() -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "resenc-m"])
-def test_patches_shrink_until_labelled_and_unlabelled_ones_fit(name: str) -> None:
+def test_patches_shrink_until_labeled_and_unlabeled_ones_fit(name: str) -> None:
     plans, memory_gb = plan(8, MIN_PATCHES, name)
     chosen = plans["configurations"]["3d_fullres"]
     assert chosen["batch_size"] >= MIN_PATCHES

@@ -59,7 +59,7 @@ def make_round(
     return folder, rows
 
 
-def test_a_round_uses_what_lies_in_the_labelled_range(tmp_path: Path) -> None:
+def test_a_round_uses_what_lies_in_the_labeled_range(tmp_path: Path) -> None:
     cases = store(tmp_path / "store", 7, 1, 30, 12)
     folder, rows = make_round(tmp_path, 1, cases, [], PseudoLabelFilter(drop_outside_range=True))
     assert pseudo_labels.used_cases(folder) == ["case0", "case3"]

@@ -1,4 +1,4 @@
-"""The stream of unlabelled patches reads the cases it is told to, and no other in their folder."""
+"""The stream of unlabeled patches reads the cases it is told to, and no other in their folder."""
 
 from __future__ import annotations
 

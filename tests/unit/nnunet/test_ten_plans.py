@@ -50,7 +50,7 @@ def test_two_patches_in_8_gb_are_the_published_plan(task: DecathlonTask) -> None
 
 @pytest.mark.slow
 @every_task
-def test_labelled_and_unlabelled_patches_fit_the_memory(task: DecathlonTask) -> None:
+def test_labeled_and_unlabeled_patches_fit_the_memory(task: DecathlonTask) -> None:
     voxels = {}
     for memory_gb in (8.0, 24.0):
         planned, memory = plan(task, memory_gb, MIN_PATCHES)

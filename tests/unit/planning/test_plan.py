@@ -230,7 +230,7 @@ def test_the_store_changes_with_the_axes_and_has_the_configurations_name() -> No
     ("scheme", "channel", "own_store"),
     [("ZScoreNormalization", "0", False), ("CTNormalization", "0", True), ("CTNormalization", "1", False)],
 )
-def test_intensities_of_labels_count_where_ct_is_normalised_with_them(
+def test_intensities_of_labels_count_where_ct_is_normalized_with_them(
     scheme: str, channel: str, own_store: bool
 ) -> None:
     before, after = nnunet_plans(scheme), nnunet_plans(scheme)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pcl_auto.report.overlays import LONGEST_SIDE, MAX_CHANNELS, MAX_SLICES, Volume, colour, planes, shown_slices
+from pcl_auto.report.overlays import LONGEST_SIDE, MAX_CHANNELS, MAX_SLICES, Volume, color, planes, shown_slices
 
 
 def picture(uri: str) -> Image.Image:
@@ -16,8 +16,8 @@ def picture(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-def ball(shape: tuple[int, int, int], centre: tuple[int, int, int], radius: float) -> np.ndarray:
-    places = np.indices(shape) - np.array(centre)[:, None, None, None]
+def ball(shape: tuple[int, int, int], center: tuple[int, int, int], radius: float) -> np.ndarray:
+    places = np.indices(shape) - np.array(center)[:, None, None, None]
     inside: np.ndarray = (places**2).sum(0) <= radius**2
     return inside.astype(np.int16)
 
@@ -28,7 +28,7 @@ def test_planes_go_through_the_largest_structure_not_a_speck() -> None:
     assert [plane.slices[plane.start] for plane in shown] == [12, 20, 33]
 
 
-def test_masks_are_drawn_where_the_labels_are_in_the_colour_of_their_class() -> None:
+def test_masks_are_drawn_where_the_labels_are_in_the_color_of_their_class() -> None:
     labels = np.zeros((4, 40, 40), np.int16)
     labels[1:3, 5:15, 20:40] = 3
     plane = planes(Volume(np.zeros((1, 4, 40, 40), np.float32), {"m": labels}, (1, 1, 1)), [1, 3])[0]
@@ -36,7 +36,7 @@ def test_masks_are_drawn_where_the_labels_are_in_the_colour_of_their_class() -> 
     assert strip.shape[:2] == (len(plane.slices) * plane.height, plane.width)
     cut = strip[plane.start * plane.height :][: plane.height]
     scale = plane.height / 40
-    assert tuple(cut[int(10 * scale), int(30 * scale)][:3]) == colour(1)
+    assert tuple(cut[int(10 * scale), int(30 * scale)][:3]) == color(1)
     assert cut[int(10 * scale), int(30 * scale)][3] > 0
     assert cut[int(30 * scale), int(30 * scale)][3] == 0
     assert (cut[..., 3] > 0).mean() == pytest.approx(200 / 1600, rel=0.05)
@@ -109,9 +109,9 @@ def test_a_2d_scan_has_one_plane() -> None:
 
 
 def test_slices_are_few_and_the_one_to_begin_with_is_among_them() -> None:
-    for size, extent, centre in ((500, (100, 400), 233), (5, (0, 4), 2), (1, (0, 0), 0), (100, (97, 99), 99)):
-        slices = shown_slices(centre, extent, size)
-        assert centre in slices
+    for size, extent, center in ((500, (100, 400), 233), (5, (0, 4), 2), (1, (0, 0), 0), (100, (97, 99), 99)):
+        slices = shown_slices(center, extent, size)
+        assert center in slices
         assert len(slices) <= MAX_SLICES
         assert slices == sorted(set(slices))
         assert slices[0] >= 0

@@ -49,7 +49,7 @@ class Page(HTMLParser):
             assert not name.startswith("on"), (tag, name)
             if name == "id":
                 self.ids.append(str(value))
-            if name in ("aria-labelledby", "aria-describedby", "for"):
+            if name in ("aria-labeledby", "aria-describedby", "for"):
                 self.targets.append(str(value))
             if name in ("href", "src", "action", "data", "poster", "srcset"):
                 if str(value).startswith("#"):
@@ -95,14 +95,14 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     for folder, dice in ((model, 0.6), (baseline, 0.5)):
         write_scores(folder, {f"t{index}": dice + index / 1000 for index in range(12)})
     text = write_report(model, workspace).read_text(encoding="utf-8")
-    for said in ("0.432", "0.877", "4.5 s", "321 MB", "The unlabelled scans helped: +0.100", "train --labeled 2"):
+    for said in ("0.432", "0.877", "4.5 s", "321 MB", "The unlabeled scans helped: +0.100", "train --labeled 2"):
         assert said in text, said
     assert "Nature Methods" in text
     assert "Chaitanya" in text
 
 
 def test_files_that_are_gone_are_said_to_be_and_spoil_nothing(tmp_path: Path) -> None:
-    assert report(tmp_path).count("cannot be shown") == 5  # three pseudo-labels, two labelled cases
+    assert report(tmp_path).count("cannot be shown") == 5  # three pseudo-labels, two labeled cases
 
 
 @pytest.mark.slow
@@ -148,9 +148,7 @@ def test_a_cross_validation_is_summed_up_over_its_folds(tmp_path: Path) -> None:
     shutil.copytree(model / "fold_1", model / "fold_2")
     shutil.rmtree(model / "fold_2" / "validation")
     text = write_report(model / "fold_1", workspace).read_text(encoding="utf-8")
-    rows = re.findall(
-        r"<tr[^>]*>(.*?)</tr>", text.split('aria-label="Held-out labelled cases"')[1].split("</table>")[0]
-    )
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text.split('aria-label="Held-out labeled cases"')[1].split("</table>")[0])
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
     assert cells == [
         ["fold", "cases held out", "core", "shell", "mean"],
@@ -171,7 +169,7 @@ def test_validation_cases_are_scored_whole_and_said_to_be_chosen_by(tmp_path: Pa
     (model / "fold_all" / "validation" / "summary.json").write_text(json.dumps(summary))
     text = write_report(model, workspace).read_text(encoding="utf-8")
     assert "the weights were chosen by them" in text
-    table = text.split('aria-label="Held-out labelled cases"')[1].split("</table>")[0]
+    table = text.split('aria-label="Held-out labeled cases"')[1].split("</table>")[0]
     assert re.findall(r'<td class="n">(.*?)</td>', table) == ["1", "0.800", "0.600", "0.700"]
     assert "mean over folds" not in table
     assert "the weights were chosen by them" not in write_report(write_run(tmp_path / "other"), workspace).read_text()
@@ -252,15 +250,15 @@ def test_a_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
     assert target.is_file()
 
 
-def _colours(block: str) -> dict[str, str]:
+def _colors(block: str) -> dict[str, str]:
     return {
         name: value if len(value) == 6 else "".join(c * 2 for c in value)
         for name, value in re.findall(r"--(\w+): #(\w+)", block)
     }
 
 
-def _luminance(colour: str) -> float:
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+def _luminance(color: str) -> float:
+    parts = [int(color[place : place + 2], 16) / 255 for place in (0, 2, 4)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -272,13 +270,13 @@ def contrast(first: str, second: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_and_curves_can_be_seen(scheme: int) -> None:
-    colours = _colours(re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[scheme])
+    colors = _colors(re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[scheme])
     for ground in ("paper", "panel"):
         for ink in ("ink", "soft", "link"):
-            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
-    assert contrast(colours["ink"], colours["mark"]) >= 4.5
+            assert contrast(colors[ink], colors[ground]) >= 4.5, (ink, ground)
+    assert contrast(colors["ink"], colors["mark"]) >= 4.5
     for curve in (f"s{place}" for place in range(6)):
-        assert contrast(colours[curve], colours["paper"]) >= 3, curve
+        assert contrast(colors[curve], colors["paper"]) >= 3, curve
 
 
 def test_contrast_is_that_of_the_standard() -> None:

@@ -43,7 +43,7 @@ def ended_process() -> int:
 def test_a_run_that_nobody_holds_has_stopped(model: Path) -> None:
     found = status_of(model / "fold_all")
     assert (found.state, found.epoch, found.epochs) == ("stopped", 3, 3)
-    assert (found.losses, found.dice, found.dice_of) == ({"loss": 0.25, "contrast": 1.5}, [0.5, None], "labelled cases")
+    assert (found.losses, found.dice, found.dice_of) == ({"loss": 0.25, "contrast": 1.5}, [0.5, None], "labeled cases")
     assert [(entry["event"], entry["round"]) for entry in found.rounds] == [("pseudo_labels", 1), ("pseudo_labels", 2)]
 
 
@@ -112,7 +112,7 @@ def test_what_a_user_sees(workspace: Workspace, model: Path, capfd: pytest.Captu
     assert row.split() == ["X", "L2_s0", "tiny", "running", "3/3", "0.50", "–"]
     status(model.name, workspace=root)
     shown = capfd.readouterr().out
-    assert "Dice       0.50 – (labelled cases)" in shown
+    assert "Dice       0.50 – (labeled cases)" in shown
     assert "round 2    2 of 3 pseudo-labels used, Dice 0.877 to the last round's" in shown
     assert "command    pclauto train --labeled 2" in shown
     status(workspace=root, json=True)

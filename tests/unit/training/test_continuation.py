@@ -39,7 +39,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def model(workspace: Workspace, tmp_path: Path) -> Path:
-    """A finished run of two labelled and three unlabelled cases, and the plan that it was made with."""
+    """A finished run of two labeled and three unlabeled cases, and the plan that it was made with."""
     root = tmp_path / "Task01_X"
     cases = {}
     for case in CASES:

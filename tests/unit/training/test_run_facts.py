@@ -56,7 +56,7 @@ def test_a_recipe_says_where_it_differs_from_the_default() -> None:
 
 def test_a_region_has_the_value_that_it_is_written_with(tmp_path: Path) -> None:
     model = write_run(tmp_path)
-    labels = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumour": 2, "ignore": 4}
+    labels = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2, "ignore": 4}
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "regions_class_order": [1, 3, 2]}
     (model / "dataset.json").write_text(json.dumps(dataset))
-    assert read_run(model / "fold_all").classes == {"kidney": 1, "masses": 3, "tumour": 2}
+    assert read_run(model / "fold_all").classes == {"kidney": 1, "masses": 3, "tumor": 2}

@@ -43,7 +43,7 @@ LABELED = ("a", "b", "c", "d")
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A planned task of four labelled cases and one without a label; its images are a few bytes."""
+    """A planned task of four labeled cases and one without a label; its images are a few bytes."""
     root, place = tmp_path / "Task05_Toy", Workspace.at(tmp_path / "work", "test")
     cases = {}
     for case in (*LABELED, "u"):
@@ -307,7 +307,7 @@ def test_folds_are_not_scored_by_corrections(workspace: Workspace, plan: Plan) -
     ("options", "code", "expected"),
     [
         ({"folds": 5}, "split.fold-count", "2 to 4"),
-        ({"folds": 2, "labeled": 1}, "split.fold-count", "2 labelled cases or more"),
+        ({"folds": 2, "labeled": 1}, "split.fold-count", "2 labeled cases or more"),
         ({"folds": 2, "validation": 1}, "split.folds-and-validation", ""),
     ],
 )
@@ -319,9 +319,7 @@ def test_folds_that_cannot_be(workspace: Workspace, options: dict[str, Any], cod
 
 
 @pytest.mark.parametrize("options", [{"supervised_only": True}, {"split_file": "all"}])
-def test_without_unlabelled_cases_nnunet_trains_alone(
-    workspace: Workspace, plan: Plan, options: dict[str, Any]
-) -> None:
+def test_without_unlabeled_cases_nnunet_trains_alone(workspace: Workspace, plan: Plan, options: dict[str, Any]) -> None:
     if "split_file" in options:  # a task whose every case has a label, and all labels are used
         cases = {case: entry for case, entry in plan.content["cases"].items() if case != "u"}
         write_plan(workspace.dataset(None), {**plan.content, "cases": cases})

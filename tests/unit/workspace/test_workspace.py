@@ -154,6 +154,6 @@ def test_where_a_data_set_keeps_its_files() -> None:
     assert data.split_file("L2_s0") == data.path / "splits" / "L2_s0.json"
     views = {data.labeled_view("L2_s0", "2d"), data.validation_view("L2_s0", "2d"), data.store("2d_ab")}
     assert len(views) == 3
-    # nnU-Net lists the labelled view; the case store must not be in it.
+    # nnU-Net lists the labeled view; the case store must not be in it.
     assert not data.store("2d_ab").is_relative_to(data.labeled_view("L2_s0", "2d"))
     assert data.plans_file("nnUNetPlans_x") == data.path / "nnUNetPlans_x.json"

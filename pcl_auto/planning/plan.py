@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import DatasetFolder
 
@@ -26,6 +27,20 @@ STOCK_PREPROCESSOR = "DefaultPreprocessor"
 _NEUTRAL_INTENSITIES = {
     "mean": 0.0, "median": 0.0, "std": 1.0, "min": 0.0, "max": 0.0, "percentile_99_5": 0.0, "percentile_00_5": 0.0,
 }  # fmt: skip
+
+
+# nnU-Net's own targets on a GPU; a CPU trains smaller patches.
+GPU_MEMORY_GB = {"default": 8.0, "resenc-m": 8.0, "resenc-l": 24.0}
+CPU_MEMORY_GB = 4.0
+
+
+def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:
+    """Return the memory in GB that a training step may take, and the reason for it."""
+    if asked is not None:
+        return asked, "asked for"
+    if choose_device("auto").type == "cuda":
+        return GPU_MEMORY_GB.get(planner, 8.0), "nnU-Net's own target; --gpu-memory-gb for another"
+    return CPU_MEMORY_GB, "no GPU here: patches that a CPU can train; --gpu-memory-gb 8 plans for a GPU"
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,11 @@ class Workspace:
                 raise _unwritable(folder, None)
             os.environ[name] = str(folder)
 
+    def data_folders(self, environment: Mapping[str, str]) -> list[Path]:
+        """Return where a data set is looked for by its name: here, ``$PCLAUTO_DATA``, nnUNet_raw and beside it."""
+        data = [Path(environment["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in environment else []
+        return [Path.cwd(), *data, self.raw, self.raw.parent]
+
     @property
     def option(self) -> str:
         """What a command is given to work here again; nothing where it comes here by itself."""

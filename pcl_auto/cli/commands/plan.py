@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from pcl_auto.planning.plan import Plan
     from pcl_auto.workspace.folders import Workspace
 
-# nnU-Net's own targets on a GPU; a CPU trains smaller patches.
-GPU_MEMORY_GB = {"default": 8.0, "resenc-m": 8.0, "resenc-l": 24.0}
-CPU_MEMORY_GB = 4.0
-
 
 def plan(
     task: Annotated[
@@ -69,7 +65,7 @@ def plan(
     from pcl_auto.cli.console.progress import counting
     from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.planning.make_plan import plan_task
-    from pcl_auto.planning.plan import PlanSettings
+    from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
     from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
@@ -106,24 +102,11 @@ def plan(
 
 
 def find(task: str, workspace: Path | None) -> Path:
-    """The folder of the data set that the user means: a path, or a name in one of the usual places."""
+    """Return the folder of the data set that the user means: a path, or a name in one of the usual places."""
     from pcl_auto.data.dataset.decathlon import find_task
     from pcl_auto.workspace.folders import Workspace
 
-    raw = Workspace.find(workspace, os.environ).raw
-    data = [Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []
-    return find_task(task, [Path.cwd(), *data, raw, raw.parent])
-
-
-def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:
-    """The memory to plan for, and why."""
-    if asked is not None:
-        return asked, "asked for"
-    from pcl_auto.nnunet.environment import choose_device
-
-    if choose_device("auto").type == "cuda":
-        return GPU_MEMORY_GB.get(planner, 8.0), "nnU-Net's own target; --gpu-memory-gb for another"
-    return CPU_MEMORY_GB, "no GPU here: patches that a CPU can train; --gpu-memory-gb 8 plans for a GPU"
+    return find_task(task, Workspace.find(workspace, os.environ).data_folders(os.environ))
 
 
 def _configurations(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.cli.console.interrupt import resumable
@@ -49,20 +48,18 @@ def _planned(
     """The data set, planned with the defaults if it was not; a request that cannot be is refused before that."""
     from pcl_auto.benchmark.study import find_planned, request_problems
     from pcl_auto.benchmark.test_cases import folder_problems
-    from pcl_auto.cli.commands.plan import memory_to_plan_for
     from pcl_auto.cli.console.progress import counting
     from pcl_auto.data.dataset.decathlon import find_task
     from pcl_auto.errors import Problem, StateError, UsageError
     from pcl_auto.planning.make_plan import plan_task
-    from pcl_auto.planning.plan import PlanSettings
+    from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
 
     data = find_planned(name, place)
     if data is not None or name is None:
         return data or place.dataset(None)
     problems = request_problems(request)
     try:
-        data_folder = [Path(os.environ["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in os.environ else []
-        root = find_task(name, [Path.cwd(), *data_folder, place.raw.parent])
+        root = find_task(name, place.data_folders(os.environ))
     except UsageError as error:
         raise UsageError([*error.problems, *problems]) from None
     if not request.hold_out:

@@ -1,4 +1,4 @@
-"""A picture of a mask: three planes through the largest structure."""
+"""Draw a mask on its scan, in three planes through the largest structure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from pcl_auto.data.formats.orientation import EDGES, PLANES, to_patient
+from pcl_auto.data.planes import PLANES, find_structure, orient, to_patient
 from pcl_auto.workspace.atomic import atomic_path
 
 _WINDOW_PERCENT = (1.0, 99.0)
@@ -35,33 +35,31 @@ def draw(
         image: one channel, shape (z, y, x).
         mask: the same shape, whole numbers.
         spacing_mm: along x, y and z.
-        direction: where x, y and z point to (left, back, head), nine cosines, row by row as ITK has them.
+        direction: the directions of x, y and z in (left, back, head), nine cosines, row by row as in ITK.
         classes: the values that each class has in the mask.
         title: the name of the scan.
-        target: is replaced.
+        target: the file to write; replaced if it is there.
     """
     axes, flips = to_patient(direction)
-    image, mask = (np.flip(volume.transpose(axes), flips) for volume in (image, mask))
+    image, mask = orient(image, axes, flips), orient(mask, axes, flips)
     steps_mm = [spacing_mm[2 - axis] for axis in axes]
-    # One class at a time: a scan may have a hundred.
-    voxels = np.bincount(mask.ravel(), minlength=1 + max(value for values in classes.values() for value in values))
-    present = {name: int(voxels[list(values)].sum()) for name, values in classes.items() if voxels[list(values)].any()}
-    largest = max(present, key=lambda name: present[name], default=None)
-    place = [size // 2 for size in mask.shape] if largest is None else _widest_slices(np.isin(mask, classes[largest]))
+    structure = find_structure(mask, list(classes.values()))
+    present = [name for name, voxels in zip(classes, structure.voxels, strict=True) if voxels]
     sides_mm = [size * step for size, step in zip(mask.shape, steps_mm, strict=True)]
-    widths = [sides_mm[columns] for _, (_, columns) in PLANES.values()]
-    tallest = max(sides_mm[rows] for _, (rows, _) in PLANES.values())
+    widths = [sides_mm[plane.columns] for plane in PLANES]
+    tallest = max(sides_mm[plane.rows] for plane in PLANES)
     height = _PICTURE_INCHES * min(1.0, 3 * tallest / sum(widths))
     figure = Figure(figsize=(3 * _PICTURE_INCHES, height + 1), layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
     colors = dict(zip(classes, colormaps["tab10"](np.arange(len(classes)) % 10), strict=True))
     pictures = figure.subplots(1, 3, width_ratios=widths)
-    for picture, (name, (across, (rows, columns))) in zip(pictures, PLANES.items(), strict=True):
-        flat = image.take(place[across], axis=across)
+    for picture, plane in zip(pictures, PLANES, strict=True):
+        cut = structure.center[plane.axis]
+        flat = image.take(cut, axis=plane.axis)
         low, high = np.percentile(flat, _WINDOW_PERCENT)
-        shape = {"aspect": steps_mm[rows] / steps_mm[columns], "origin": "upper"}
+        shape = {"aspect": steps_mm[plane.rows] / steps_mm[plane.columns], "origin": "upper"}
         picture.imshow(flat, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest", **shape)
-        labels = mask.take(place[across], axis=across)
+        labels = mask.take(cut, axis=plane.axis)
         for label in present:
             outline = np.isin(labels, classes[label])
             if outline.any() and min(outline.shape) > 1:
@@ -69,25 +67,18 @@ def draw(
                 around = np.pad(outline, 1)
                 grid = (np.arange(-1, size + 1) for size in outline.shape[::-1])
                 picture.contour(*grid, around, levels=[0.5], colors=[colors[label]], linewidths=1.2)
-        picture.set_title(name, color="white", fontsize=10)
+        picture.set_title(plane.name, color="white", fontsize=10)
         picture.set_axis_off()
-        left, top = EDGES[name]
-        for text, spot in ((left, (0.02, 0.5)), (top, (0.5, 0.98))):
-            vertical = "top" if text == top else "center"
-            letter = picture.text(*spot, text, color="yellow", fontsize=10, transform=picture.transAxes, va=vertical)
+        for text, at, vertical in ((plane.left, (0.02, 0.5), "center"), (plane.top, (0.5, 0.98), "top")):
+            letter = picture.text(*at, text, color="yellow", fontsize=10, transform=picture.transAxes, va=vertical)
             letter.set_path_effects([withStroke(linewidth=2, foreground="black")])
     _caption(figure, title, {name: colors[name] for name in present})
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 
-def _widest_slices(inside: np.ndarray) -> list[int]:
-    """Along each axis, the slice that shows most of a structure."""
-    return [int(np.argmax(inside.sum(axis=tuple(other for other in range(3) if other != axis)))) for axis in range(3)]
-
-
 def _caption(figure: Figure, title: str, colors: Mapping[str, Sequence[float]]) -> None:
-    # Names are anybody's: a dollar sign begins no formula.
+    # Anyone may have chosen the names: a dollar sign in them begins no formula.
     figure.suptitle(title.replace("$", r"\$"), color="white", fontsize=11)
     shown = list(colors.items())[:_MAX_IN_LEGEND]
     if not shown:

@@ -1,4 +1,4 @@
-"""Scans with masks on them, as small pictures that lie in the page itself."""
+"""Draw scans with masks on them, as small pictures that lie in the page itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pcl_auto.data.formats.orientation import EDGES, PLANES, to_patient
+from pcl_auto.data.planes import PLANES, find_structure, orient, to_patient
 
-# Pixels along the longer side of a picture; slices of a plane; channels that a reader may choose from.
+# Pixels along the longer side of a picture, slices of a plane, and channels to choose from.
 LONGEST_SIDE, MAX_SLICES, MAX_CHANNELS = 160, 24, 4
 QUALITY = 72
 # After Okabe and Ito: told apart with any kind of color vision, and on gray.
@@ -25,9 +25,10 @@ _AS_ITK = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan to show: ``image`` (C, z, y, x); ``masks``: name to label map (z, y, x); ``spacing_mm`` along z, y, x.
+    """A scan to show.
 
-    ``direction``: where x, y and z point to (left, back, head), nine cosines, row by row as ITK has them.
+    ``image``: shape (C, z, y, x). ``masks``: label maps by name, shape (z, y, x). ``spacing_mm``: along z, y, x.
+    ``direction``: the directions of x, y and z in (left, back, head), nine cosines, row by row as in ITK.
     """
 
     image: np.ndarray
@@ -37,11 +38,11 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Plane:
-    """Slices of one plane, one below the other in a picture per channel and per mask (data URIs).
+class PlanePictures:
+    """Slices of one plane, one below the other in a picture (a data URI) for each channel and each mask.
 
-    ``slices``: their numbers in the file, from 0; ``start``: the place in ``slices`` of the one to begin with.
-    ``left`` and ``top``: what of the patient is there.
+    ``left`` and ``top``: the letters of the side of the patient there. ``slices``: their numbers in the file, from 0.
+    ``start``: the index in ``slices`` of the one to begin with. ``width`` and ``height``: of a slice, in pixels.
     """
 
     name: str
@@ -55,58 +56,55 @@ class Plane:
     masks: dict[str, str]
 
 
-def planes(
-    volume: Volume, classes: Sequence[int], outlined: Sequence[str] = (), *, most_slices: int = MAX_SLICES
-) -> list[Plane]:
-    """The planes of ``volume`` through the largest structure of its first mask, with the slices around it.
+def draw_planes(
+    volume: Volume, classes: Sequence[int], outlined: Sequence[str] = (), *, max_slices: int = MAX_SLICES
+) -> list[PlanePictures]:
+    """Draw the planes of ``volume`` through the largest structure of its first mask, with the slices around it.
 
     Args:
         volume: the scan.
         classes: foreground values, in the order of their colors.
-        outlined: masks drawn as outlines, so that others are seen below; the rest are areas.
-        most_slices: of a plane.
+        outlined: names of the masks to draw as outlines, so that others are seen below; the rest become areas.
+        max_slices: the number of slices of a plane.
     """
     axes, flips = to_patient(volume.direction)
-    volume = Volume(
-        np.flip(volume.image.transpose(0, *(axis + 1 for axis in axes)), tuple(axis + 1 for axis in flips)),
-        {name: np.flip(labels.transpose(axes), flips) for name, labels in volume.masks.items()},
-        [volume.spacing_mm[axis] for axis in axes],
-    )
-    center, extent = _structure(next(iter(volume.masks.values())), classes)
-    windows = [_window(channel) for channel in volume.image[:MAX_CHANNELS]]
-    return [
-        _plane(
-            volume,
-            classes,
-            outlined,
-            name,
-            axis,
-            shown_slices(center[axis], extent[axis], volume.image.shape[axis + 1], most_slices),
-            center[axis],
-            windows,
-            backwards=axis in flips,
+    channels = orient(volume.image[:MAX_CHANNELS], axes, flips)
+    masks = {name: orient(labels, axes, flips) for name, labels in volume.masks.items()}
+    structure = find_structure(next(iter(masks.values())), [(value,) for value in classes])
+    windows = [_window(channel) for channel in channels]
+    shape = channels.shape[1:]
+    sides_mm = [size * volume.spacing_mm[axis] for size, axis in zip(shape, axes, strict=True)]
+    drawn = []
+    for name, axis, rows, columns, left, top in PLANES:
+        if min(shape[rows], shape[columns]) < 2:
+            continue
+        slices = shown_slices(structure.center[axis], structure.extent[axis], shape[axis], max_slices)
+        scale = LONGEST_SIDE / max(sides_mm[rows], sides_mm[columns])
+        width, height = (max(1, round(sides_mm[side] * scale)) for side in (columns, rows))
+
+        def cut(array: np.ndarray, axis: int = axis, slices: Sequence[int] = slices) -> np.ndarray:
+            return np.moveaxis(array.take(slices, axis=axis), axis, 0)
+
+        drawn.append(
+            PlanePictures(
+                name,
+                left,
+                top,
+                slices=[shape[axis] - 1 - index for index in slices] if axis in flips else slices,
+                start=slices.index(structure.center[axis]),
+                width=width,
+                height=height,
+                channels=[
+                    _gray_strip(cut(channel), window, (width, height))
+                    for channel, window in zip(channels, windows, strict=True)
+                ],
+                masks={
+                    mask: _mask_strip(cut(labels), classes, (width, height), outline=mask in outlined)
+                    for mask, labels in masks.items()
+                },
+            )
         )
-        for name, (axis, others) in PLANES.items()
-        if all(volume.image.shape[1 + other] > 1 for other in others)
-    ]
-
-
-def _structure(labels: np.ndarray, classes: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Along each axis, the slice with most of the largest structure, and the first and last slice with foreground."""
-    counts = {value: int(np.count_nonzero(labels == value)) for value in classes}
-    largest = max(counts, key=lambda value: counts[value], default=0)
-    if not counts.get(largest):
-        return [size // 2 for size in labels.shape], [(0, size - 1) for size in labels.shape]
-    components, _ = ndimage.label(labels == largest)
-    mask = components == np.argmax(np.bincount(components.ravel())[1:]) + 1
-    foreground = np.isin(labels, list(classes))
-    center, extent = [], []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        center.append(int(np.argmax(mask.sum(axis=others))))
-        occupied = np.flatnonzero(foreground.any(axis=others))
-        extent.append((int(occupied[0]), int(occupied[-1])))
-    return center, extent
+    return drawn
 
 
 def _window(channel: np.ndarray) -> tuple[float, float]:
@@ -117,83 +115,44 @@ def _window(channel: np.ndarray) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def shown_slices(center: int, extent: tuple[int, int], size: int, most: int = MAX_SLICES) -> list[int]:
-    """At most ``most`` of ``size`` slices, evenly over ``extent`` and a tenth around it, with ``center``."""
+def shown_slices(center: int, extent: tuple[int, int], size: int, max_slices: int = MAX_SLICES) -> list[int]:
+    """Choose at most ``max_slices`` of ``size`` slices, evenly over ``extent`` and a tenth around, with ``center``."""
     margin = max(1, (extent[1] - extent[0]) // 10)
     first, last = max(0, extent[0] - margin), min(size - 1, extent[1] + margin)
-    chosen = {round(place) for place in np.linspace(first, last, min(most, last - first + 1))}
+    chosen = {round(index) for index in np.linspace(first, last, min(max_slices, last - first + 1))}
     if center not in chosen:
-        chosen.remove(min(chosen, key=lambda place: abs(place - center)))
+        chosen.remove(min(chosen, key=lambda index: abs(index - center)))
     return sorted(chosen | {center})
 
 
-def _plane(
-    volume: Volume,
-    classes: Sequence[int],
-    outlined: Sequence[str],
-    name: str,
-    axis: int,
-    slices: list[int],
-    center: int,
-    windows: Sequence[tuple[float, float]],
-    *,
-    backwards: bool,
-) -> Plane:
-    _, (rows, columns) = PLANES[name]
-    shape, spacing = volume.image.shape[1:], volume.spacing_mm
-    height_mm, width_mm = shape[rows] * spacing[rows], shape[columns] * spacing[columns]
-    scale = LONGEST_SIDE / max(height_mm, width_mm)
-    height, width = (max(1, round(length * scale)) for length in (height_mm, width_mm))
-
-    def cut(array: np.ndarray) -> list[np.ndarray]:
-        return [array.take(place, axis=axis) for place in slices]
-
-    channels = [
-        _gray_strip(cut(channel), window, (width, height))
-        for channel, window in zip(volume.image[:MAX_CHANNELS], windows, strict=True)
-    ]
-    masks = {
-        mask: _mask_strip(cut(labels), classes, (width, height), outline=mask in outlined)
-        for mask, labels in volume.masks.items()
-    }
-    numbers = [shape[axis] - 1 - place for place in slices] if backwards else slices
-    return Plane(name, *EDGES[name], numbers, slices.index(center), width, height, channels, masks)
-
-
-def _gray_strip(pieces: Sequence[np.ndarray], window: tuple[float, float], size: tuple[int, int]) -> str:
+def _gray_strip(slices: np.ndarray, window: tuple[float, float], size: tuple[int, int]) -> str:
     low, high = window
-    scaled = [np.clip((np.nan_to_num(piece.astype(float), nan=low) - low) / (high - low), 0, 1) for piece in pieces]
-    resized = [
-        np.asarray(Image.fromarray((piece * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC))
-        for piece in scaled
-    ]
-    return _uri(Image.fromarray(np.concatenate(resized)), "webp", quality=QUALITY, method=4)
+    scaled = np.clip((np.nan_to_num(slices.astype(float), nan=low) - low) / (high - low), 0, 1)
+    gray = _resized((scaled * 255).astype(np.uint8), size, Image.Resampling.BICUBIC)
+    return _uri(Image.fromarray(np.concatenate(gray)), "webp", quality=QUALITY, method=4)
 
 
-def _mask_strip(pieces: Sequence[np.ndarray], classes: Sequence[int], size: tuple[int, int], *, outline: bool) -> str:
-    strips = []
-    for piece in pieces:
-        # Colors by place, not by value: values may be any.
-        places = np.zeros(piece.shape, np.uint8)
-        for place, value in enumerate(classes):
-            places[piece == value] = place + 1
-        strips.append(np.asarray(Image.fromarray(places).resize(size, Image.Resampling.NEAREST)))
+def _mask_strip(slices: np.ndarray, classes: Sequence[int], size: tuple[int, int], *, outline: bool) -> str:
+    # Colors by index, not by value: values may be any.
+    indices = np.zeros(slices.shape, np.uint8)
+    for index, value in enumerate(classes, start=1):
+        indices[slices == value] = index
+    strips = _resized(indices, size, Image.Resampling.NEAREST)
     if outline:
-        strips = [strip * _edges(strip) for strip in strips]
+        # Keep the pixels whose class differs from one in their neighborhood.
+        strips = [strip * (ndimage.maximum_filter(strip, 3) != ndimage.minimum_filter(strip, 3)) for strip in strips]
     picture = Image.fromarray(np.concatenate(strips), mode="P")
-    picture.putpalette([0, 0, 0, *(value for place in range(len(classes)) for value in color(place))])
+    picture.putpalette([0, 0, 0, *(value for index in range(len(classes)) for value in color(index))])
     return _uri(picture, "png", transparency=bytes([0, *[255 if outline else _AREA_OPACITY] * len(classes)]))
 
 
-def color(place: int) -> tuple[int, int, int]:
-    """The color of the class at ``place`` among the foreground classes, in red, green and blue."""
-    return PALETTE[place % len(PALETTE)]
+def _resized(slices: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> list[np.ndarray]:
+    return [np.asarray(Image.fromarray(each).resize(size, method)) for each in slices]
 
 
-def _edges(strip: np.ndarray) -> np.ndarray:
-    """Where a pixel's class differs from one in its neighborhood."""
-    edges: np.ndarray = ndimage.maximum_filter(strip, 3) != ndimage.minimum_filter(strip, 3)
-    return edges
+def color(index: int) -> tuple[int, int, int]:
+    """Return the color of a foreground class, by its index among them: red, green and blue."""
+    return PALETTE[index % len(PALETTE)]
 
 
 def _uri(picture: Image.Image, kind: str, **options: object) -> str:

@@ -19,7 +19,7 @@ from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.data.pseudo_labels import round_folder
 from pcl_auto.nnunet.data.store import is_stored
 from pcl_auto.report.baseline import case_dice
-from pcl_auto.report.overlays import Plane, Volume, planes
+from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
 from pcl_auto.training.run_facts import Round, RunFacts, best_median_worst, heading
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder
@@ -36,7 +36,7 @@ class Panel:
     case: str
     facts: str
     source: Path
-    planes: list[Plane]
+    planes: list[PlanePictures]
     problem: str = ""
 
 
@@ -108,7 +108,7 @@ def _panel(
         volume = read()
         # Over the last pseudo-label the first one, over a prediction the truth.
         outlined = [LABEL, *list(volume.masks)[1:]]
-        shown = planes(volume, list(run.classes.values()), outlined=outlined, most_slices=most_slices)
+        shown = draw_planes(volume, list(run.classes.values()), outlined, max_slices=most_slices)
     except (PclautoError, OSError, RuntimeError, ValueError, KeyError) as error:
         return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
     return Panel(role, case, facts, source, shown)

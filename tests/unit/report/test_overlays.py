@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pcl_auto.report.overlays import LONGEST_SIDE, MAX_CHANNELS, MAX_SLICES, Volume, color, planes, shown_slices
+from pcl_auto.report.overlays import LONGEST_SIDE, MAX_CHANNELS, MAX_SLICES, Volume, color, draw_planes, shown_slices
 
 
 def picture(uri: str) -> Image.Image:
@@ -24,14 +24,14 @@ def ball(shape: tuple[int, int, int], center: tuple[int, int, int], radius: floa
 
 def test_planes_go_through_the_largest_structure_not_a_speck() -> None:
     labels = 7 * ball((40, 50, 60), (12, 20, 33), 5) + 7 * ball((40, 50, 60), (35, 45, 5), 1)
-    shown = planes(Volume(np.zeros((1, 40, 50, 60), np.float32), {"m": labels}, (1, 1, 1)), [7])
+    shown = draw_planes(Volume(np.zeros((1, 40, 50, 60), np.float32), {"m": labels}, (1, 1, 1)), [7])
     assert [plane.slices[plane.start] for plane in shown] == [12, 20, 33]
 
 
 def test_masks_are_drawn_where_the_labels_are_in_the_color_of_their_class() -> None:
     labels = np.zeros((4, 40, 40), np.int16)
     labels[1:3, 5:15, 20:40] = 3
-    plane = planes(Volume(np.zeros((1, 4, 40, 40), np.float32), {"m": labels}, (1, 1, 1)), [1, 3])[0]
+    plane = draw_planes(Volume(np.zeros((1, 4, 40, 40), np.float32), {"m": labels}, (1, 1, 1)), [1, 3])[0]
     strip = np.asarray(picture(plane.masks["m"]).convert("RGBA"))
     assert strip.shape[:2] == (len(plane.slices) * plane.height, plane.width)
     cut = strip[plane.start * plane.height :][: plane.height]
@@ -46,7 +46,7 @@ def test_an_outline_leaves_the_inside_free() -> None:
     labels = np.zeros((4, 40, 40), np.int16)
     labels[:, 10:30, 10:30] = 1
     volume = Volume(np.zeros((1, 4, 40, 40), np.float32), {"p": labels, "l": labels}, (1, 1, 1))
-    plane = planes(volume, [1], outlined=["l"])[0]
+    plane = draw_planes(volume, [1], outlined=["l"])[0]
     area, outline = (np.asarray(picture(plane.masks[name]).convert("RGBA"))[..., 3] for name in ("p", "l"))
     middle = plane.start * plane.height + plane.height // 2, plane.width // 2
     assert area[middle] > 0
@@ -57,7 +57,7 @@ def test_an_outline_leaves_the_inside_free() -> None:
 def test_a_picture_has_the_shape_of_the_body_and_shows_its_intensities() -> None:
     image = np.zeros((1, 10, 40, 20), np.float32)
     image[:, :, :20] = 100
-    plane = planes(Volume(image, {"m": np.zeros((10, 40, 20), np.int16)}, (5, 1, 2)), [1])[0]
+    plane = draw_planes(Volume(image, {"m": np.zeros((10, 40, 20), np.int16)}, (5, 1, 2)), [1])[0]
     assert (plane.width, plane.height) == (LONGEST_SIDE, LONGEST_SIDE)
     cut = np.asarray(picture(plane.channels[0]).convert("L"))[: plane.height]
     assert cut[: plane.height // 2 - 8].mean() > 240
@@ -67,7 +67,7 @@ def test_a_picture_has_the_shape_of_the_body_and_shows_its_intensities() -> None
 def test_the_head_is_up() -> None:
     image = np.zeros((1, 10, 10, 10), np.float32)
     image[:, 5:] = 1
-    plane = planes(Volume(image, {"m": np.zeros((10, 10, 10), np.int16)}, (1, 1, 1)), [1])[1]
+    plane = draw_planes(Volume(image, {"m": np.zeros((10, 10, 10), np.int16)}, (1, 1, 1)), [1])[1]
     cut = np.asarray(picture(plane.channels[0]).convert("L"))[: plane.height]
     assert cut[:70].mean() > cut[90:].mean()
 
@@ -77,7 +77,7 @@ def test_the_patients_right_is_on_the_left_whatever_the_file_says() -> None:
     image = np.zeros((1, 20, 20, 20), np.float32)
     image[:, 10:, 10:, 10:] = 1
     volume = Volume(image, {"m": image[0]}, (1, 1, 1), (-1, 0, 0, 0, -1, 0, 0, 0, -1))
-    axial, coronal, sagittal = planes(volume, [1])
+    axial, coronal, sagittal = draw_planes(volume, [1])
     assert [(plane.name, plane.left, plane.top) for plane in (axial, coronal, sagittal)] == [
         ("axial", "R", "A"), ("coronal", "R", "H"), ("sagittal", "A", "H"),
     ]  # fmt: skip
@@ -98,13 +98,13 @@ def test_the_patients_right_is_on_the_left_whatever_the_file_says() -> None:
         (np.where(np.indices((1, 5, 6, 7))[1] > 2, np.inf, 0), np.zeros((5, 6, 7))),
     ],
 )
-def test_degenerate_scans_are_shown(image: np.ndarray, labels: np.ndarray) -> None:
-    for plane in planes(Volume(image, {"m": labels}, (1, 1, 1)), [1]):
+def test_scans_without_contrast_are_shown(image: np.ndarray, labels: np.ndarray) -> None:
+    for plane in draw_planes(Volume(image, {"m": labels}, (1, 1, 1)), [1]):
         assert picture(plane.channels[0]).size == (plane.width, plane.height * len(plane.slices))
 
 
 def test_a_2d_scan_has_one_plane() -> None:
-    shown = planes(Volume(np.zeros((1, 1, 30, 20)), {"m": np.zeros((1, 30, 20))}, (5, 1, 1)), [1])
+    shown = draw_planes(Volume(np.zeros((1, 1, 30, 20)), {"m": np.zeros((1, 30, 20))}, (5, 1, 1)), [1])
     assert [plane.name for plane in shown] == ["axial"]
 
 
@@ -120,12 +120,12 @@ def test_slices_are_few_and_the_one_to_begin_with_is_among_them() -> None:
 
 def test_a_large_scan_of_many_channels_stays_small() -> None:
     noise = np.random.default_rng(0).normal(size=(6, 60, 120, 120)).astype(np.float32)
-    shown = planes(Volume(noise, {"m": ball((60, 120, 120), (30, 60, 60), 28)}, (3, 1, 1)), [1])
+    shown = draw_planes(Volume(noise, {"m": ball((60, 120, 120), (30, 60, 60), 28)}, (3, 1, 1)), [1])
     assert {len(plane.channels) for plane in shown} == {MAX_CHANNELS}
 
 
 def test_fewer_slices_may_be_asked_for() -> None:
     labels = ball((40, 50, 60), (12, 20, 33), 9)
-    shown = planes(Volume(np.zeros((1, 40, 50, 60)), {"m": labels}, (1, 1, 1)), [1], most_slices=3)
+    shown = draw_planes(Volume(np.zeros((1, 40, 50, 60)), {"m": labels}, (1, 1, 1)), [1], max_slices=3)
     assert all(len(plane.slices) <= 3 for plane in shown)
     assert [plane.slices[plane.start] for plane in shown] == [12, 20, 33]

@@ -49,7 +49,7 @@ class Page(HTMLParser):
             assert not name.startswith("on"), (tag, name)
             if name == "id":
                 self.ids.append(str(value))
-            if name in ("aria-labeledby", "aria-describedby", "for"):
+            if name in ("aria-labelledby", "aria-describedby", "for"):
                 self.targets.append(str(value))
             if name in ("href", "src", "action", "data", "poster", "srcset"):
                 if str(value).startswith("#"):

@@ -212,7 +212,7 @@ def do_run(given: argparse.Namespace) -> int:
 
 def time_arm(given: argparse.Namespace) -> int:
     """Time some steps of an arm, and write how long a whole run may take."""
-    from pcl_auto.inference.dry_run import estimate_training
+    from pcl_auto.training.dry_run import estimate_training
     from pcl_auto.training.request import resolve_run
 
     study, workspace = find_study(given, given.work)

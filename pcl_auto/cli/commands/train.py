@@ -16,8 +16,8 @@ from pcl_auto.cli.launcher import start_ranks
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.inference.dry_run import TrainingEstimate
     from pcl_auto.training.continuation import Continuation
+    from pcl_auto.training.dry_run import TrainingEstimate
     from pcl_auto.training.request import Run, TrainRequest
     from pcl_auto.workspace.folders import Workspace
 
@@ -252,8 +252,8 @@ def _foresee_continuation(terminal: Terminal, found: Continuation, *, json: bool
 
 def _foresee(terminal: Terminal, request: TrainRequest, run: Run) -> TrainingEstimate:
     from pcl_auto.cli.console.estimates import training_lines
-    from pcl_auto.inference.dry_run import estimate_training
     from pcl_auto.nnunet.environment import choose_device
+    from pcl_auto.training.dry_run import estimate_training
 
     terminal.print_line("timing     a few steps on this machine, if the images are preprocessed …")
     forecast = estimate_training(request, run)

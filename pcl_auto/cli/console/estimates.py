@@ -10,8 +10,9 @@ from pcl_auto.recipe.settings import Schedule
 from pcl_auto.recipe.time_budget import format_duration
 
 if TYPE_CHECKING:
-    from pcl_auto.inference.dry_run import PlanEstimate, TrainingEstimate
+    from pcl_auto.inference.dry_run import PlanEstimate
     from pcl_auto.recipe.time_budget import Fitted
+    from pcl_auto.training.dry_run import TrainingEstimate
 
 # Of the recipe's own length: a training that is shorter is told so.
 SHORT = 0.5

@@ -44,6 +44,10 @@ class Problem:
         return asdict(self)
 
 
+class OldNameWarning(FutureWarning):
+    """A name of an earlier version was used; the message says the new one, and until when the old one works."""
+
+
 class PclautoError(Exception):
     """An error that the command line shows as it is; carries every problem that was found, not the first."""
 

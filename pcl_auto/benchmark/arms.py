@@ -25,7 +25,7 @@ class Arm:
     all_labels: bool = False
 
 
-def load_budget(name: str, epochs: int | None) -> Recipe:
+def load_base_recipe(name: str, epochs: int | None) -> Recipe:
     """The recipe whose optimizer, batch, network and schedule every arm takes, scaled to ``epochs`` if given.
 
     Raises:
@@ -37,7 +37,7 @@ def load_budget(name: str, epochs: int | None) -> Recipe:
             Problem(
                 "benchmark.budget-without-rounds",
                 f"recipe {budget.name!r} leaves no time for rounds",
-                "--budget",
+                "--base-recipe",
                 "name one with schedule.rounds",
             )
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_budget, make_arms, parse_labeled
+from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_base_recipe, make_arms, parse_labeled
 from pcl_auto.benchmark.job import Job, do_job
 from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, hold_out
@@ -38,12 +38,12 @@ class BenchmarkRequest:
     labeled: str = "2"
     seeds: int = 3
     arms: str = DEFAULT_ARMS
-    budget: str = "quick"
+    base_recipe: str = "quick"
     epochs: int | None = None
     test_labels: Path | None = None
     test_images: Path | None = None
     # So many labeled cases instead, which no arm learns from.
-    hold_out: int = 0
+    test_cases: int = 0
     configuration: str | None = None
     mirroring: bool = False
     device: str = "auto"
@@ -73,7 +73,7 @@ class Study:
     data: DatasetFolder
     plan: Plan
     configuration: str
-    budget: Recipe
+    base_recipe: Recipe
     arms: tuple[Arm, ...]
     labeled: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -201,27 +201,30 @@ def find_planned(name: str | None, workspace: Workspace) -> DatasetFolder | None
 def request_problems(request: BenchmarkRequest) -> list[Problem]:
     """What is wrong with a request whatever the data set."""
     problems = _settle(request)[3]
-    if request.hold_out and (request.test_labels or request.test_images):
+    if request.test_cases and (request.test_labels or request.test_images):
         fix = "keep one of them"
         problems.append(
             Problem(
-                "benchmark.two-kinds-of-test", "two kinds of test cases", "--hold-out and --test or --test-images", fix
+                "benchmark.two-kinds-of-test",
+                "two kinds of test cases",
+                "--test-cases and --test or --test-images",
+                fix,
             )
         )
     return problems
 
 
 def _settle(request: BenchmarkRequest) -> tuple[Recipe | None, list[Arm], list[int], list[Problem]]:
-    """Budget, arms and numbers of labels, and what is wrong with them."""
+    """Settle base recipe, arms and numbers of labels, and what is wrong with them."""
     numbers, problems = parse_labeled(request.labeled)
     names = [name.strip() for name in request.arms.split(",") if name.strip()]
     try:
-        budget = load_budget(request.budget, request.epochs)
+        base = load_base_recipe(request.base_recipe, request.epochs)
     except UsageError as error:
-        # The arms' names are looked at all the same, under any budget.
+        # The arms' names are looked at all the same, under any base recipe.
         return None, [], numbers, [*problems, *error.problems, *make_arms(names, Recipe("any"))[1]]
-    arms, wrong = make_arms(names, budget)
-    return budget, arms, numbers, [*problems, *wrong]
+    arms, wrong = make_arms(names, base)
+    return base, arms, numbers, [*problems, *wrong]
 
 
 def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Workspace) -> Study:
@@ -231,12 +234,12 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         UsageError: everything in the request that does not fit, all at once.
     """
     plan = read_plan(data)
-    budget, arms, numbers, _ = _settle(request)
+    base, arms, numbers, _ = _settle(request)
     problems = request_problems(request)
-    problems += _label_problems(plan, arms, numbers, request.hold_out)
+    problems += _label_problems(plan, arms, numbers, request.test_cases)
     held_out, wrong = (
-        hold_out(plan, request.hold_out)
-        if request.hold_out
+        hold_out(plan, request.test_cases)
+        if request.test_cases
         else find_held_out(
             request.test_images or plan.root / "imagesTs", request.test_labels or plan.root / "labelsTs", plan
         )
@@ -247,18 +250,18 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         configuration = plan.configuration_named(request.configuration)
     except UsageError as error:
         problems += error.problems
-    if problems or budget is None or held_out is None:
+    if problems or base is None or held_out is None:
         raise UsageError(problems)
     return Study(
         folder=(request.folder or workspace.results.parent / "benchmarks" / data.name).resolve(),
         data=data,
         plan=plan,
         configuration=configuration,
-        budget=budget,
+        base_recipe=base,
         arms=tuple(arms),
         labeled=tuple(numbers),
         seeds=tuple(range(request.seeds)),
-        all_labels=sum(case.label is not None for case in plan.cases.values()) - request.hold_out,
+        all_labels=sum(case.label is not None for case in plan.cases.values()) - request.test_cases,
         held_out=replace(held_out, labels=held_out.labels.resolve()),
         mirroring=request.mirroring,
         device=request.device,
@@ -271,7 +274,7 @@ def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: i
     pool = len(plan.cases) - held_out
     joint = any(not arm.supervised_only for arm in arms)
     problems = []
-    for number in numbers if with_label > 0 else ():  # else --hold-out is too large, and that is said
+    for number in numbers if with_label > 0 else ():  # else --test-cases is too large, and that is said
         if number > with_label:
             problems.append(
                 Problem(

@@ -113,7 +113,7 @@ def as_json(study: Study, runs: Runs, rows: list[Row]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "dataset": study.data.name,
         "configuration": study.configuration,
-        "budget": study.budget.as_dict(),
+        "budget": study.base_recipe.as_dict(),
         "mirroring": study.mirroring,
         "test_cases": [scan.id for scan in study.held_out.scans],
         "runs_done": len(runs),

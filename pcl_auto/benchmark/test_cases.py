@@ -56,7 +56,7 @@ def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
             Problem(
                 "benchmark.too-few-labeled",
                 "too few labeled cases",
-                "--hold-out",
+                "--test-cases",
                 fix,
                 f"1 to {len(with_label) - 1}",
                 str(number),
@@ -79,7 +79,7 @@ def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
             Problem(
                 "benchmark.labels-elsewhere",
                 "labels in several folders, or with other names than their scans",
-                "--hold-out",
+                "--test-cases",
                 fix,
             )
         ]
@@ -93,7 +93,7 @@ def folder_problems(images: Path, labels: Path) -> list[Problem]:
             "benchmark.test-folder-missing",
             f"no folder of test {what}",
             str(folder),
-            f"name one with {option}, or keep cases out with --hold-out",
+            f"name one with {option}, or keep cases out with --test-cases",
         )
         for what, folder, option in (("images", images, "--test-images"), ("labels", labels, "--test"))
         if not folder.is_dir()

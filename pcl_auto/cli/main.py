@@ -8,14 +8,14 @@ import tempfile
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pcl_auto import __version__
 from pcl_auto.cli.commands import (
     benchmark,
-    checks,
+    check,
     demo,
     download,
     env,
@@ -30,6 +30,8 @@ from pcl_auto.cli.commands import (
     train,
 )
 from pcl_auto.cli.console.interrupt import Terminated, end_in_order, exit_code, terminated
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.old_names import current_names, show_old_names
 from pcl_auto.errors import PclautoError
 
 _EPILOG = (
@@ -57,20 +59,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("download")(download.download)
-app.command("checks")(checks.checks)
-app.command("plan")(plan.plan)
-app.command("train")(train.train)
-app.command("status")(status.status)
-app.command("predict")(predict.predict)
-app.command("evaluate")(evaluate.evaluate)
-app.command("report")(report.report)
-app.command("suggest")(suggest.suggest)
-app.command("review")(review.review)
-app.command("benchmark")(benchmark.benchmark)
-app.command("sweep")(sweep.sweep)
-app.command("env")(env.env)
-app.command("demo")(demo.demo)
+_VERBS: dict[str, tuple[Any, ...]] = {
+    "Data": (download.download, check.check, plan.plan),
+    "Train": (train.train, predict.predict, evaluate.evaluate),
+    "Annotate": (suggest.suggest, review.review),
+    "Study": (benchmark.benchmark, sweep.sweep),
+    "Runs": (status.status, report.report),
+    "Installation": (env.env, demo.demo),
+}
+for _panel, _verbs in _VERBS.items():
+    for _verb in _verbs:
+        app.command(_verb.__name__.rstrip("_"), rich_help_panel=_panel)(_verb)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 (typer calls it with the option's value)
@@ -95,19 +94,17 @@ def _wants_json(arguments: list[str]) -> bool:
     return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
-def _say(error: Exception) -> int:
-    """Say what went wrong, on stderr and where JSON was asked for on stdout too; return the exit code."""
-    from pcl_auto.cli.console.terminal import Terminal
+def _report_error(terminal: Terminal, error: Exception) -> int:
+    """Print what went wrong on stderr, with --json on stdout too, and return the exit code."""
     from pcl_auto.workspace.system import as_resource_error
 
-    terminal = Terminal()
-    told = error if isinstance(error, PclautoError) else as_resource_error(error)
-    if told is not None:
-        terminal.problems(told.problems)
+    known = error if isinstance(error, PclautoError) else as_resource_error(error)
+    if known is not None:
+        terminal.problems(known.problems)
         if _wants_json(sys.argv[1:]):
             with suppress(OSError):  # stdout itself may be what is full
-                terminal.json({"problems": [problem.as_dict() for problem in told.problems]})
-        return told.exit_code
+                terminal.json({"problems": [problem.as_dict() for problem in known.problems]})
+        return known.exit_code
     kept = Path(tempfile.gettempdir()) / f"pclauto-fault-{os.getpid()}.txt"
     kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     terminal.print_line(f"unexpected fault: {type(error).__name__}: {error}")
@@ -116,17 +113,21 @@ def _say(error: Exception) -> int:
 
 
 def run() -> None:
-    """The console script: errors of ours become lines on stderr and an exit code."""
+    """Run the command line; errors of ours become lines on stderr and an exit code."""
     end_in_order()
+    terminal = Terminal()
     # Wherever in the command it stands: who needs it has just seen the command fail.
     debug = _DEBUG in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != _DEBUG]
+    sys.argv[1:], renamed = current_names([argument for argument in sys.argv[1:] if argument != _DEBUG])
+    for message in renamed:
+        terminal.print_line(f"warning: {message}")
+    show_old_names(terminal.print_line)
     try:
         app()
     except Exception as error:
         if debug:
             raise
-        sys.exit(_say(error))
+        sys.exit(_report_error(terminal, error))
     except SystemExit as end:
         # typer knows one interrupt alone.
         if end.code == exit_code(KeyboardInterrupt()) and terminated():

@@ -36,7 +36,7 @@ Status = Literal["done", "kept", "failed", "skipped"]
 class Outputs:
     """What is written for a scan: its mask in NIfTI or like the scan, a picture, a DICOM SEG beside a DICOM series."""
 
-    like_input: bool = False
+    keep_format: bool = False
     preview: bool = False
     dicom_seg: bool = False
     # Whether it is estimated how far each mask is to be trusted.
@@ -135,7 +135,7 @@ def mask_folder(output: Path, model: Path, scans: Iterable[Scan], *, mirroring: 
 
 def mask_name(scan: Scan, outputs: Outputs) -> str:
     """The name of a scan's mask."""
-    return scan.id + (_LIKE.get(scan.suffix or "", _PLAIN) if outputs.like_input else _PLAIN)
+    return scan.id + (_LIKE.get(scan.suffix or "", _PLAIN) if outputs.keep_format else _PLAIN)
 
 
 def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs) -> Prediction:

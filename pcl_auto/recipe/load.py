@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import OldNameWarning, Problem, UsageError
 from pcl_auto.recipe.settings import Range, Recipe
 
 if sys.version_info >= (3, 11):
@@ -165,7 +165,7 @@ def load_recipe(name: str) -> Recipe:
         UsageError: there is no such recipe, or it does not parse, or its values are wrong.
 
     Warns:
-        FutureWarning: keys of version 0.1, each with its new name.
+        OldNameWarning: keys of version 0.1, each with its new name.
     """
     path, values = _read_toml(name)
     chain = [path]
@@ -226,6 +226,6 @@ def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
         ) from error
     for old in old_keys(values):
         now = f"is now {RENAMED_KEYS[old]}" if old in RENAMED_KEYS else "is gone"
-        warnings.warn(f"{path}: {old} {now}; the old name is read until version 0.3", FutureWarning, stacklevel=3)
+        warnings.warn(f"{path}: {old} {now}; the old name is read until version 0.3", OldNameWarning, stacklevel=3)
     # Under current names before it is overlaid: a recipe may extend one that was written with the old ones.
     return path, with_current_names(values)

@@ -208,12 +208,12 @@ def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
             Problem(
                 "model.start-unknown-to-stock",
                 "stock nnU-Net does not know the model to start from",
-                "--start-from",
+                "--pretrained",
                 fix,
             )
         )
     if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.start_from is None):
-        fix = "give the recipe supervised epochs, or a model with --start-from; and rounds to learn in"
+        fix = "give the recipe supervised epochs, or a model with --pretrained; and rounds to learn in"
         problems.append(
             Problem(
                 "recipe.nothing-to-begin-with",
@@ -253,7 +253,7 @@ def find_start(given: Path) -> Path:
             where=str(given),
             expected="one checkpoint_final.pth",
             found=" | ".join(str(file.parent.name) for file in found),
-            fix="name a checkpoint, or the folder of a fold, with --start-from",
+            fix="name a checkpoint, or the folder of a fold, with --pretrained",
         )
     )
 

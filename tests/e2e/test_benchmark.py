@@ -17,7 +17,7 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     (shell.folder / "bench.toml").write_text('extends = "tiny.toml"\n[schedule]\nrounds = 4\nepochs_per_round = 1\n')
     copy_of(planned_once, shell.folder / "bench-work")
     command = ["benchmark", task, "--workspace", "bench-work", "--labeled", "2", "--seeds", "1", "--device", "cpu",
-               "--arms", "supervised,paper", "--budget", "bench.toml"]  # fmt: skip
+               "--arms", "supervised,paper", "--base-recipe", "bench.toml"]  # fmt: skip
     done = shell.pclauto(*command)
     assert "paper, labels 2: " in done.stdout
     folder = shell.folder / "bench-work" / "benchmarks" / "Dataset099_Phantom"
@@ -50,7 +50,7 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     assert any("recipe.schedule" in problem["what"] for problem in problems)
 
     held = ["benchmark", task, "--workspace", "bench-work", "--labeled", "1", "--seeds", "1", "--device", "cpu",
-            "--arms", "supervised", "--budget", "bench.toml", "--hold-out", "1", "--folder", "held"]  # fmt: skip
+            "--arms", "supervised", "--base-recipe", "bench.toml", "--test-cases", "1", "--folder", "held"]  # fmt: skip
     shell.pclauto(*held)
     (kept,) = (shell.folder / "held" / "runs").iterdir()
     only = json.loads(kept.read_text())
@@ -60,7 +60,7 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     assert scored <= {file.name.removesuffix(".nii.gz") for file in (task / "labelsTr").iterdir()}
 
     sweep = ["sweep", task, "--workspace", "bench-work", "--seeds", "1", "--device", "cpu", "--recipe", "paper",
-             "--budget", "bench.toml"]  # fmt: skip
+             "--base-recipe", "bench.toml"]  # fmt: skip
     planned = shell.pclauto(*sweep, "--labeled", "1,2", "--dry-run", "--json")
     listed = [line.split(maxsplit=1) for line in planned.stderr.splitlines() if line.startswith("  ")]
     assert listed == [["supervised_L1_s0"], ["paper_L1_s0"], ["supervised_L2_s0", "done before"],

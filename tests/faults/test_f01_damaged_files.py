@@ -153,7 +153,7 @@ def test_f10_f11_impossible_headers(
 def test_f10_a_volume_without_any_transform_is_accepted_by_its_spacing(task: Path) -> None:
     for file in (image(task), label(task)):
         header(file, 252, "<hh", 0, 0)
-    # Another orientation than the rest is for `pclauto checks`; both files agree, so training can use them.
+    # Another orientation than the rest is for `pclauto check`; both files agree, so training can use them.
     assert accepted(task)
 
 

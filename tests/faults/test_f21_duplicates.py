@@ -1,4 +1,4 @@
-"""F21: one scan under two names, above all as labeled and as test scan; and what `pclauto checks` says of a folder."""
+"""F21: one scan under two names, above all as labeled and as test scan; and what `pclauto check` says of a folder."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_f21_twins_within_training_are_a_warning(task: Path) -> None:
 def test_f21_checks_says_what_plan_refuses_and_what_is_worth_a_look(shell: Shell, task: Path) -> None:
     rewrite(image(task, 2), lambda voxels: voxels[..., 0])
     shutil.copy(image(task, 4), task / "imagesTr" / "twin.nii.gz")
-    done = shell.pclauto("checks", task, code=3)
+    done = shell.pclauto("check", task, code=3)
     refused, looked_at = done.stdout.split("worth a look")
     assert "pclauto plan refuses" in refused
     assert "wrong number of channels" in refused
     assert "phantom_002" in refused
     assert "one scan under several names" in looked_at
-    as_json = json.loads(shell.pclauto("checks", task, "--json", code=3).stdout)
+    as_json = json.loads(shell.pclauto("check", task, "--json", code=3).stdout)
     assert [problem["what"] for problem in as_json["refused"]] == ["wrong number of channels"]
     assert len(as_json["warnings"]) == 1
     # `plan` says the same of what it refuses.

@@ -34,15 +34,15 @@ def benchmark(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False),
     ] = None,
-    hold_out: Annotated[
+    test_cases: Annotated[
         int, typer.Option(help="Test on so many labeled cases instead, and keep them out of every training.", min=0)
     ] = 0,
-    budget: Annotated[
+    base_recipe: Annotated[
         str, typer.Option(help="Recipe of optimizer, batch, network and steps, the same for every arm.")
     ] = "quick",
     epochs: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Train so many epochs; the budget's parts keep their shares.", min=1),
+        typer.Option(help="Train so many epochs; the base recipe's parts keep their shares.", min=1),
     ] = None,
     configuration: Annotated[Optional[str], typer.Option(help="A planned configuration. Default: the plan's.")] = None,  # noqa: UP045
     mirroring: Annotated[
@@ -82,11 +82,11 @@ def benchmark(
         labeled=labeled,
         seeds=seeds,
         arms=arms,
-        budget=budget,
+        base_recipe=base_recipe,
         epochs=epochs,
         test_labels=test,
         test_images=test_images,
-        hold_out=hold_out,
+        test_cases=test_cases,
         configuration=configuration,
         mirroring=mirroring,
         device=device,

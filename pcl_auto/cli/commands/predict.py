@@ -40,8 +40,8 @@ def predict(
     preview: Annotated[
         bool, typer.Option("--preview", help="A picture per scan: three planes through the largest structure.")
     ] = False,
-    like_input: Annotated[
-        bool, typer.Option("--like-input", help="Masks of NRRD and MHA scans in that format. Default: all in NIfTI.")
+    keep_format: Annotated[
+        bool, typer.Option("--keep-format", help="Masks of NRRD and MHA scans in that format. Default: all in NIfTI.")
     ] = False,
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (needs the extra dicom).")
@@ -85,7 +85,7 @@ def predict(
     refuse_missing(inputs)
     folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
     terminal.print_line(f"model: {folder}, on {choose_device(device)}")
-    wanted = Outputs(like_input=like_input, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
+    wanted = Outputs(keep_format=keep_format, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
     if dry_run:
         _foresee(terminal, inputs, output, folder, wanted, how, json=json)

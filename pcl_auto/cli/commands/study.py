@@ -62,7 +62,7 @@ def _planned(
         root = find_task(name, place.data_folders(os.environ))
     except UsageError as error:
         raise UsageError([*error.problems, *problems]) from None
-    if not request.hold_out:
+    if not request.test_cases:
         problems += folder_problems(request.test_images or root / "imagesTs", request.test_labels or root / "labelsTs")
     if problems:
         raise UsageError(problems)
@@ -84,14 +84,14 @@ def _planned(
 
 
 def _announce(terminal: Terminal, study: Study) -> None:
-    schedule = study.budget.schedule
+    schedule = study.base_recipe.schedule
     terminal.print_line(
         f"data set   {study.data.name}, {study.configuration}; {len(study.held_out.scans)} test cases"
         + (", labeled ones that no arm learns from" if study.held_out.of_pool else "")
     )
     terminal.print_line(
-        f"budget     {study.budget.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps for every arm, "
-        f"{schedule.supervised_epochs} of them before the rounds"
+        f"base       {study.base_recipe.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps for "
+        f"every arm, {schedule.supervised_epochs} of them before the rounds"
     )
     for arm in study.arms:
         own = arm.recipe.schedule
@@ -121,7 +121,7 @@ def _run(terminal: Terminal, study: Study, place: Workspace) -> tuple[list[Row],
         write_text(study.folder / "results.csv", as_csv(found))
         draw(rows, study.data.name, study.folder / "results.png")
 
-    schedule = study.budget.schedule
+    schedule = study.base_recipe.schedule
     with resumable(terminal), TrainingProgress(terminal) as progress:
         progress.begin(schedule.epochs, schedule.steps_per_epoch)
         found = run_study(study, place, say=terminal.print_line, listener=progress, after_each=write)

@@ -31,15 +31,15 @@ def sweep(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False),
     ] = None,
-    hold_out: Annotated[
+    test_cases: Annotated[
         int, typer.Option(help="Test on so many labeled cases instead, and keep them out of every training.", min=0)
     ] = 0,
-    budget: Annotated[
+    base_recipe: Annotated[
         str, typer.Option(help="Recipe of optimizer, batch, network and steps, the same for every training.")
     ] = "quick",
     epochs: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Train so many epochs; the budget's parts keep their shares.", min=1),
+        typer.Option(help="Train so many epochs; the base recipe's parts keep their shares.", min=1),
     ] = None,
     folder: Annotated[
         Optional[Path],  # noqa: UP045
@@ -54,7 +54,7 @@ def sweep(
 
     \b
       pclauto sweep Task05_Prostate --labeled 1,2,4,8
-      pclauto sweep --labeled 2,4 --seeds 3 --hold-out 4
+      pclauto sweep --labeled 2,4 --seeds 3 --test-cases 4
 
     The cases of a smaller number are among those of a larger one. The runs are those of `pclauto benchmark`, and lie
     with them: what either has done, the other does not do again.
@@ -68,8 +68,8 @@ def sweep(
 
     terminal = Terminal()
     request = BenchmarkRequest(
-        labeled=labeled, seeds=seeds, arms=f"{BASELINE_ARM},{recipe}", budget=budget, epochs=epochs, test_labels=test,
-        test_images=test_images, hold_out=hold_out, device=device, folder=folder,
+        labeled=labeled, seeds=seeds, arms=f"{BASELINE_ARM},{recipe}", base_recipe=base_recipe, epochs=epochs,
+        test_labels=test, test_images=test_images, test_cases=test_cases, device=device, folder=folder,
     )  # fmt: skip
     place = Workspace.find(workspace, os.environ)
     done = carry_out(terminal, dataset, request, place, dry_run=dry_run, json=json)

@@ -64,7 +64,7 @@ def train(
         ),
     ] = None,
     configuration: Annotated[Optional[str], typer.Option(help="A planned configuration. Default: the plan's.")] = None,  # noqa: UP045
-    start_from: Annotated[
+    pretrained: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.", exists=True
@@ -146,7 +146,7 @@ def train(
         supervised_only=supervised_only,
         deterministic=deterministic,
         folds=folds,
-        start_from=start_from,
+        start_from=pretrained,
         tensorboard=tensorboard,
         restart=restart,
         prepare_only=prepare_only,
@@ -155,7 +155,7 @@ def train(
         _refuse_with_continue(
             go_on=go_on,
             dataset=dataset,
-            settled=[labeled, labeled_cases, split, validation, folds, start_from, budget, configuration, seed],
+            settled=[labeled, labeled_cases, split, validation, folds, pretrained, budget, configuration, seed],
             others=[supervised_only, prepare_only, recipe != "default"],
         )
         found = _continued(terminal, request, place, model, corrected, write=not dry_run)

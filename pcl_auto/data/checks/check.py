@@ -1,4 +1,4 @@
-"""``pclauto checks``: everything that can be said of a data set before any GPU time is spent on it."""
+"""``pclauto check``: everything that can be said of a data set before any GPU time is spent on it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pcl_auto.benchmark.arms import (
     ALL_LABELS_ARM,
     BASELINE_ARM,
     fit_schedule,
-    load_budget,
+    load_base_recipe,
     make_arms,
     parse_labeled,
     within,
@@ -51,7 +51,7 @@ def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
 
 
 def test_a_scaled_budget_scales_every_arm() -> None:
-    arms, problems = make_arms([BASELINE_ARM, "paper", "default", ALL_LABELS_ARM], load_budget("quick", 24))
+    arms, problems = make_arms([BASELINE_ARM, "paper", "default", ALL_LABELS_ARM], load_base_recipe("quick", 24))
     assert problems == []
     assert {arm.recipe.schedule.epochs for arm in arms} == {24}
     assert len({arm.recipe.schedule.supervised_epochs for arm in arms}) == 1
@@ -69,17 +69,17 @@ def test_a_budget_needs_rounds(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('extends = "quick"\n[schedule]\nrounds = 0\n')
     with refused(UsageError, "benchmark.budget-without-rounds"):
-        load_budget(str(file), None)
+        load_base_recipe(str(file), None)
 
 
 def test_too_few_epochs_for_the_budget() -> None:
     with refused(UsageError, "recipe.too-few-epochs"):
-        load_budget("quick", 2)
+        load_base_recipe("quick", 2)
 
 
 def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
     (supervised, paper, ceiling), _ = make_arms([BASELINE_ARM, "paper", ALL_LABELS_ARM], BUDGET)
-    (longer,), _ = make_arms(["paper"], load_budget("quick", 24))
+    (longer,), _ = make_arms(["paper"], load_base_recipe("quick", 24))
     assert from_dict(paper.recipe.as_dict()) == paper.recipe
     assert paper.recipe.name.startswith("bench-paper-")
     assert paper.recipe.name != longer.recipe.name

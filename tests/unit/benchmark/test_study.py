@@ -188,7 +188,7 @@ def test_recipes_need_a_case_without_a_label(workspace: Workspace) -> None:
 
 
 def test_a_wrong_budget_does_not_hide_a_wrong_arm() -> None:
-    problems = request_problems(replace(REQUEST, budget="nope", arms="neither", labeled="x"))
+    problems = request_problems(replace(REQUEST, base_recipe="nope", arms="neither", labeled="x"))
     assert codes(problems) == ["benchmark.labeled-not-a-number", "recipe.unknown", "benchmark.unknown-arm"]
 
 
@@ -205,7 +205,7 @@ def test_data_sets_by_name_by_folder_and_not_planned(
 
 
 def test_test_cases_of_the_pool_are_in_no_training(workspace: Workspace) -> None:
-    request = replace(REQUEST, hold_out=1, labeled="1,2")
+    request = replace(REQUEST, test_cases=1, labeled="1,2")
     study = resolved(workspace, request)
     (tested,) = (scan.id for scan in study.held_out.scans)
     assert study.all_labels == 3
@@ -222,9 +222,9 @@ def test_test_cases_of_the_pool_are_in_no_training(workspace: Workspace) -> None
 
 def test_held_out_cases_are_no_labels_to_learn_from(workspace: Workspace) -> None:
     with refused(UsageError, "benchmark.too-many-labels") as refusal:
-        resolved(workspace, replace(REQUEST, hold_out=2, labeled="1,3"))
+        resolved(workspace, replace(REQUEST, test_cases=2, labeled="1,3"))
     assert refusal.problem.found == "3"
     with refused(UsageError, "benchmark.too-few-labeled"):
-        resolved(workspace, replace(REQUEST, hold_out=9))
+        resolved(workspace, replace(REQUEST, test_cases=9))
     with refused(UsageError, "benchmark.two-kinds-of-test"):
-        resolved(workspace, replace(REQUEST, hold_out=1, test_labels=Path("labels")))
+        resolved(workspace, replace(REQUEST, test_cases=1, test_labels=Path("labels")))

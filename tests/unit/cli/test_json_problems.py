@@ -39,7 +39,7 @@ def codes_on(stdout: str) -> list[str]:
 
 REFUSED = {
     "download": (("download", "Task11_None"), 2, ["archive.unknown-task"]),
-    "checks": (("checks", "nowhere"), 2, ["data.unknown-task"]),
+    "check": (("check", "nowhere"), 2, ["data.unknown-task"]),
     "plan": (("plan", "nowhere"), 2, ["data.unknown-task"]),
     "train": (("train",), 4, ["plan.missing"]),
     "status": (("status", "none"), 4, ["model.unknown"]),

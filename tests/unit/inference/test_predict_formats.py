@@ -89,32 +89,32 @@ def make(file: Path, voxels: np.ndarray, *, vector: bool = False) -> SimpleITK.I
     return SimpleITK.ReadImage(str(file))
 
 
-@pytest.mark.parametrize("like_input", [False, True])
+@pytest.mark.parametrize("keep_format", [False, True])
 @pytest.mark.parametrize(
     ("name", "like"),
     [("a.nii.gz", ".nii.gz"), ("a.nii", ".nii.gz"), ("a.nrrd", ".nrrd"), ("a.nhdr", ".nrrd"), ("a.mha", ".mha"),
      ("a.mhd", ".mha")],
 )  # fmt: skip
-def test_a_mask_lies_on_its_scan(tmp_path: Path, name: str, like: str, like_input: bool) -> None:
+def test_a_mask_lies_on_its_scan(tmp_path: Path, name: str, like: str, keep_format: bool) -> None:
     scan = make(tmp_path / "scans" / name, volume())
-    (result,) = run(tmp_path / "scans", tmp_path / "out", like_input=like_input)
-    assert result.output == str(tmp_path / "out" / ("a" + (like if like_input else ".nii.gz")))
+    (result,) = run(tmp_path / "scans", tmp_path / "out", keep_format=keep_format)
+    assert result.output == str(tmp_path / "out" / ("a" + (like if keep_format else ".nii.gz")))
     mask = SimpleITK.ReadImage(result.output)
     # NIfTI holds float32, and its direction as quaternions.
-    exact = like_input and like != ".nii.gz"
+    exact = keep_format and like != ".nii.gz"
     np.testing.assert_allclose(
         geometry(mask), geometry(scan), rtol=1e-12 if exact else 1e-6, atol=1e-12 if exact else 1e-6
     )
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(mask) > 0, volume() > BRIGHT)
     assert result.volumes_ml == {"box": 0.105, "right half": 0.063, "absent": 0.0}
-    (kept,) = run(tmp_path / "scans", tmp_path / "out", like_input=like_input)
+    (kept,) = run(tmp_path / "scans", tmp_path / "out", keep_format=keep_format)
     assert (kept.status, kept.volumes_ml) == ("kept", result.volumes_ml)
 
 
 def test_a_cut_mask_like_its_scan_is_made_again(tmp_path: Path) -> None:
     make(tmp_path / "scans" / "a.nrrd", volume())
     for expected in ("done", "done", "kept"):
-        (result,) = run(tmp_path / "scans", tmp_path / "out", like_input=True)
+        (result,) = run(tmp_path / "scans", tmp_path / "out", keep_format=True)
         assert result.status == expected
         if expected == "done" and not (tmp_path / "cut").exists():
             mask = Path(str(result.output))
@@ -125,7 +125,7 @@ def test_a_cut_mask_like_its_scan_is_made_again(tmp_path: Path) -> None:
 def test_two_masks_of_a_scan_in_two_formats_are_not_made(tmp_path: Path) -> None:
     make(tmp_path / "scans" / "a.nrrd", volume())
     run(tmp_path / "scans", tmp_path / "out")
-    (result,) = run(tmp_path / "scans", tmp_path / "out", like_input=True)
+    (result,) = run(tmp_path / "scans", tmp_path / "out", keep_format=True)
     assert result.status == "failed"
     assert result.exit_code == StateError.exit_code
     assert "another format" in str(result.error)
@@ -135,7 +135,7 @@ def test_two_masks_of_a_scan_in_two_formats_are_not_made(tmp_path: Path) -> None
 @pytest.mark.usefixtures("two_channels")
 def test_4d(tmp_path: Path, name: str) -> None:
     scan = make(tmp_path / "scans" / name, np.stack([volume(1) * 0, volume()]))
-    (result,) = run(tmp_path / "scans", tmp_path / "out", like_input=True)
+    (result,) = run(tmp_path / "scans", tmp_path / "out", keep_format=True)
     assert result.error is None
     mask = SimpleITK.ReadImage(str(result.output))
     assert mask.GetDimension() == 3
@@ -147,7 +147,7 @@ def test_4d(tmp_path: Path, name: str) -> None:
 def test_4d_as_slicer_writes_it(tmp_path: Path) -> None:
     scan = make(tmp_path / "scans" / "a.nrrd", np.stack([volume(1) * 0, volume()], axis=-1), vector=True)
     assert (scan.GetDimension(), scan.GetNumberOfComponentsPerPixel()) == (3, 2)
-    (result,) = run(tmp_path / "scans", tmp_path / "out", like_input=True)
+    (result,) = run(tmp_path / "scans", tmp_path / "out", keep_format=True)
     mask = SimpleITK.ReadImage(str(result.output))
     assert geometry(mask) == pytest.approx(geometry(scan), rel=1e-12)
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(mask) > 0, volume() > BRIGHT)
@@ -159,7 +159,7 @@ def test_a_dicom_series(tmp_path: Path) -> None:
     write_series(tmp_path / "study" / "anna", volume(), orientation=turned, RescaleSlope=2)
     write_series(tmp_path / "study" / "bert", volume(), positions_mm=[(0, index, 2 * index) for index in range(6)])
     write_series(tmp_path / "study" / "scout", volume()[:3], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    results = {result.id: result for result in run(tmp_path / "study", tmp_path / "out", like_input=True)}
+    results = {result.id: result for result in run(tmp_path / "study", tmp_path / "out", keep_format=True)}
     assert {case: result.status for case, result in results.items()} == {
         "anna": "done",
         "bert": "failed",

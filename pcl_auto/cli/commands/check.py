@@ -1,4 +1,4 @@
-"""``pclauto checks``."""
+"""``pclauto check``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PLACES = 5
 
 
-def checks(
+def check(
     task: Annotated[
         str, typer.Argument(help="A decathlon or nnUNet_raw folder, or its name or number, as for `pclauto plan`.")
     ],
@@ -34,7 +34,7 @@ def checks(
     """Look a data set over before any GPU time: damaged, missing, double and odd scans.
 
     \b
-      pclauto checks Task05_Prostate
+      pclauto check Task05_Prostate
 
     Exit codes: 0 nothing found, 1 warnings alone, 3 what `pclauto plan` refuses or what spoils a score.
     """

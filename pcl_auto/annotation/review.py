@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.training.run_facts import last_round, read_confidences, read_run, review_folders, run_folder
@@ -19,7 +20,6 @@ from pcl_auto.workspace.record import REVIEW, REVIEWS
 
 RECORD = "review.json"
 SCHEMA_VERSION = 1
-_GZIPPED, _PLAIN = ".nii.gz", ".nii"
 _COLORS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
 _README = """Pseudo-labels to look at, made by {model}, round {round}.
 
@@ -118,7 +118,7 @@ def export_review(
 
 def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, str]) -> None:
     """An editor saves where it has read: what is not as it was exported is somebody's work."""
-    masks = {case: folder / "pseudo_labels" / f"{case}{_GZIPPED}" for case in cases if case in exported}
+    masks = {case: folder / "pseudo_labels" / f"{case}.nii.gz" for case in cases if case in exported}
     edited = [mask for case, mask in masks.items() if mask.is_file() and file_digest(mask) != exported[case]]
     if edited:
         fix = f"move it into {folder / 'corrected'}, then `pclauto train --continue`; or choose another folder with -o"
@@ -160,7 +160,7 @@ def _options(workspace: Workspace, model: Path) -> str:
 
 def _image_name(case: str, files: Sequence[Path], index: int) -> str:
     channel = f"_{index:04d}" if len(files) > 1 else ""
-    return f"{case}{channel}{_GZIPPED if files[index].name.endswith('.gz') else _PLAIN}"
+    return f"{case}{channel}{split_suffix(files[index].name)[1]}"
 
 
 def _copy_image(case: PlannedCase, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pcl_auto.data.formats.scans import Scan, list_scans
+from pcl_auto.data.formats.suffixes import find_nifti, nifti_stem
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.planning.plan import Plan
 
@@ -32,16 +33,11 @@ class HeldOut:
         content = hashlib.sha256()
         for scan in self.scans:
             content.update(f"{scan.id} {[file.stat().st_size for file in scan.paths]} ".encode())
-            label = _label(self.labels, scan.id)
+            label = find_nifti(self.labels, scan.id)
             # Of the pool no label is opened before it is scored by.
             stats = label.stat()
             content.update(f"{stats.st_size} {stats.st_mtime_ns}".encode() if self.of_pool else label.read_bytes())
         return content.hexdigest()[:16]
-
-
-def _label(folder: Path, case: str) -> Path:
-    compressed = folder / f"{case}.nii.gz"
-    return compressed if compressed.is_file() else folder / f"{case}.nii"
 
 
 def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
@@ -72,7 +68,7 @@ def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:
         return None, list(error.problems)
     # Masks are named after their scans, and are scored by the labels of that name.
     if [scan.id for scan in scans] != list(labels) or any(
-        _label(folder, case) != label for case, label in labels.items()
+        find_nifti(folder, case) != label for case, label in labels.items()
     ):
         fix = "copy test scans and labels into two folders, and name them with --test-images and --test"
         return None, [
@@ -114,9 +110,7 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
     except UsageError as error:
         return None, list(error.problems)
     files = [file for file in sorted(labels.iterdir()) if not file.name.startswith(".")]
-    cases = [
-        file.name.removesuffix(".gz").removesuffix(".nii") for file in files if file.name.endswith((".nii", ".nii.gz"))
-    ]
+    cases = [stem for file in files if (stem := nifti_stem(file.name)) is not None]
     if not cases:
         problems.append(
             Problem(

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
 
+from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, Grid, format_shape
+from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.method.label_maps import class_mask
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 
 METRICS = ("dice", "hd95_mm")
-_SUFFIXES = (".nii.gz", ".nii")
-# Headers keep about seven digits; a tenth of a voxel is far above that and far below any real shift.
-_GRID_TOLERANCE_VOXELS = 0.1
 
 
 @dataclass(frozen=True)
@@ -268,21 +267,20 @@ def _read(path: Path, problems: list[Problem]) -> SimpleITK.Image | None:
 
 
 def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Image) -> list[Problem]:
-    fix = "predict from the image that belongs to this label, or resample the prediction to it"
-    if prediction.GetSize() != label.GetSize():
-        expected, found = f"{label.GetSize()} as the label", str(prediction.GetSize())
-        return [Problem("score.other-size", "size", str(path), fix, expected, found)]
-    last = [size - 1 for size in label.GetSize()]
-    corners = np.array(np.meshgrid(*[(0, end) for end in last])).reshape(len(last), -1).T.tolist()
-    shift_mm = max(
-        math.dist(prediction.TransformIndexToPhysicalPoint(corner), label.TransformIndexToPhysicalPoint(corner))
-        for corner in corners
+    ours, theirs = (
+        Grid.of_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+        for image in (label, prediction)
     )
-    limit_mm = _GRID_TOLERANCE_VOXELS * min(label.GetSpacing())
-    if shift_mm <= limit_mm:
-        return []
-    expected, found = f"the label's within {limit_mm:.2g} mm", f"a corner that is {shift_mm:.3g} mm off"
-    return [Problem("score.other-position", "position in space", str(path), fix, expected, found)]
+    difference = ours.difference(theirs, SCORING_TOLERANCE_VOXELS)
+    fix = "predict from the image that belongs to this label, or resample the prediction to it"
+    if difference == "shape":
+        expected, found = f"{format_shape(ours.shape)} as the label", format_shape(theirs.shape)
+        return [Problem("score.other-size", "size", str(path), fix, expected, found)]
+    if difference == "position":
+        expected = f"the label's, within {SCORING_TOLERANCE_VOXELS} voxels"
+        found = f"a corner that is {ours.distance_mm(theirs):.3g} mm off"
+        return [Problem("score.other-position", "position in space", str(path), fix, expected, found)]
+    return []
 
 
 def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
@@ -291,7 +289,7 @@ def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> np
     if np.issubdtype(voxels.dtype, np.integer):
         return np.array(voxels)
     # ITK's NIfTI reader turns NaN and infinity into 0, so the file is looked at once more by a reader that does not.
-    stored = np.asarray(nib.load(path).dataobj) if path.name.endswith(_SUFFIXES) else voxels
+    stored = np.asarray(nib.load(path).dataobj) if nifti_stem(path.name) is not None else voxels
     whole = np.isfinite(stored) & (stored == np.rint(stored))
     if whole.all():
         return np.asarray(np.rint(voxels), dtype=np.int64)
@@ -328,7 +326,7 @@ def _list_cases(path: Path) -> dict[str, Path]:
     problems: list[Problem] = []
     for file in files:
         # AppleDouble files (._name.nii.gz) are dotfiles too.
-        if file.name.startswith(".") or not file.name.endswith(_SUFFIXES):
+        if file.name.startswith(".") or nifti_stem(file.name) is None:
             continue
         other = cases.setdefault(_case_id(file), file)
         if other != file:
@@ -340,7 +338,7 @@ def _list_cases(path: Path) -> dict[str, Path]:
 
 
 def _case_id(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return nifti_stem(path.name) or path.name
 
 
 def _summarize(counted: Sequence[_Counted], classes: Classes | None, skipped: list[dict[str, str]]) -> Evaluation:

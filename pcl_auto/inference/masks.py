@@ -10,7 +10,8 @@ import SimpleITK
 
 from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.nifti import probe_image
-from pcl_auto.data.formats.scans import Scan, Source, paths_of, suffix
+from pcl_auto.data.formats.scans import Scan, Source, paths_of
+from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import read_json, write_json
@@ -38,7 +39,7 @@ class MaskFolder:
         recorded = read_json(file) if file.is_file() else {}
         entries: dict[str, Any] = recorded.pop("scans", {})
         masks = [mask for ending in MASK_SUFFIXES for mask in sorted(folder.glob(f"*{ending}"))]
-        staying = [mask for mask in masks if _case(mask) not in replaced]
+        staying = [mask for mask in masks if split_suffix(mask.name)[0] not in replaced]
         if recorded != made_by and staying:
             found = f"{len(staying)} ({staying[0].name}, …) of " + recorded.get("model", "an unknown one")
             raise StateError(_of_others(recorded, made_by, str(folder), found))
@@ -124,10 +125,6 @@ def _of_others(recorded: Mapping[str, Any], made_by: Mapping[str, Any], where: s
     return Problem(code, f"the folder holds masks {difference}", where, fix, made_by["model"], found)
 
 
-def _case(mask: Path) -> str:
-    return mask.name[: -len(suffix(mask) or "")]
-
-
 def recorded_sources(entry: Mapping[str, Any]) -> list[Source]:
     """The volumes that a mask was made from, as its entry in :data:`RECORD` names them."""
     sources: list[Source] = []
@@ -149,7 +146,7 @@ def _is_whole(mask: Path) -> bool:
     """Whether a mask that was written here is there and still readable."""
     if not mask.is_file():
         return False
-    if suffix(mask) == ".nii.gz":  # SimpleITK reads what is missing of a NIfTI as zeros
+    if mask.name.endswith(".nii.gz"):  # SimpleITK reads what is missing of a NIfTI as zeros
         return not probe_image(mask)[1]
     try:
         SimpleITK.ReadImage(str(mask))

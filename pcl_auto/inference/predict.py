@@ -12,7 +12,8 @@ import numpy as np
 
 from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.nifti import probe_image
-from pcl_auto.data.formats.scans import Scan, list_scans, suffix
+from pcl_auto.data.formats.scans import Scan, list_scans
+from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
 from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, UsageError
 from pcl_auto.inference.masks import MaskFolder
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
@@ -135,7 +136,7 @@ def mask_folder(output: Path, model: Path, scans: Iterable[Scan], *, mirroring: 
 
 def mask_name(scan: Scan, outputs: Outputs) -> str:
     """The name of a scan's mask."""
-    return scan.id + (_LIKE.get(scan.suffix or "", _PLAIN) if outputs.keep_format else _PLAIN)
+    return scan.id + (_LIKE.get(scan.suffix, _PLAIN) if outputs.keep_format else _PLAIN)
 
 
 def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs) -> Prediction:
@@ -248,7 +249,10 @@ def refuse_damaged(scan: Scan) -> None:
         DataError: the scan is damaged.
     """
     problems = [
-        problem for path in scan.paths if suffix(path) in (".nii", ".nii.gz") for problem in probe_image(path)[1]
+        problem
+        for path in scan.paths
+        if split_suffix(path.name)[1] in NIFTI_SUFFIXES
+        for problem in probe_image(path)[1]
     ]
     if problems:
         raise DataError(problems)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pcl_auto.data.formats.suffixes import find_nifti
 from pcl_auto.errors import PclautoError
 from pcl_auto.inference.masks import RECORD, recorded_sources
 from pcl_auto.nnunet.data.cases import StoredCases
@@ -131,11 +132,8 @@ def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int,
 def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, Any]) -> Volume:
     import SimpleITK
 
-    label = labels / f"{case}.nii.gz"
     mask = SimpleITK.ReadImage(str(masks / scans[case]["mask"]))
     image, _ = read_image(recorded_sources(scans[case]))
     arrays = {PREDICTION: SimpleITK.GetArrayFromImage(mask)}
-    arrays[LABEL] = SimpleITK.GetArrayFromImage(
-        SimpleITK.ReadImage(str(label if label.is_file() else labels / f"{case}.nii"))
-    )
+    arrays[LABEL] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(find_nifti(labels, case))))
     return Volume(image, arrays, list(reversed(mask.GetSpacing())), mask.GetDirection())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcl_auto.data.formats.nifti import compare_grids, probe_channels, probe_label
+from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.labels import all_values
 from pcl_auto.data.split import Correction, Split, with_corrections
 from pcl_auto.errors import DataError, Problem, StateError
@@ -31,8 +32,6 @@ from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import started_rank
-
-_GZIPPED, _PLAIN = ".nii.gz", ".nii"
 
 
 @dataclass(frozen=True)
@@ -172,11 +171,11 @@ def _masks_in(folder: Path) -> dict[str, Path]:
         DataError: files in a format that no label has, such as an editor's own.
     """
     files = sorted(file for file in folder.iterdir() if not file.name.startswith(".")) if folder.is_dir() else []
-    found = {file.name.removesuffix(_GZIPPED).removesuffix(_PLAIN): file for file in files}
-    if others := [file for case, file in found.items() if case == file.name]:
+    found = {nifti_stem(file.name): file for file in files}
+    if others := [file for file in files if nifti_stem(file.name) is None]:
         fix = "save the mask from the editor as NIfTI, CASE.nii.gz, and remove this file"
         raise DataError([Problem("review.mask-not-nifti", "no NIfTI", str(file), fix) for file in others])
-    return found
+    return {case: file for case, file in found.items() if case is not None}
 
 
 def _is_new(split: Split, case: str, mask: Path) -> bool:
@@ -213,7 +212,7 @@ def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -
 
 def _digest(mask: Path) -> str:
     """SHA-256 of a mask as it is kept: gzipped."""
-    return file_digest(mask) if mask.name.endswith(_GZIPPED) else hashlib.sha256(_gzipped(mask)).hexdigest()
+    return file_digest(mask) if mask.name.endswith(".gz") else hashlib.sha256(_gzipped(mask)).hexdigest()
 
 
 def _gzipped(mask: Path) -> bytes:
@@ -224,4 +223,4 @@ def _keep(mask: Path, target: Path) -> None:
     if target.is_file():
         return
     with atomic_path(target) as temporary:
-        temporary.write_bytes(mask.read_bytes() if mask.name.endswith(_GZIPPED) else _gzipped(mask))
+        temporary.write_bytes(mask.read_bytes() if mask.name.endswith(".gz") else _gzipped(mask))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from pcl_auto.data.case import Case, Source, Task, by_id
 from pcl_auto.data.dataset.dataset_json import Description, Entry, read_description
 from pcl_auto.data.dataset.nnunet_raw import FOLDER, read_raw
-from pcl_auto.data.dataset.safe_paths import DatasetRoot, refuse_case_id, shown, strip_suffix
+from pcl_auto.data.dataset.safe_paths import DatasetRoot, refuse_case_id, shown
+from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class _Reader:
         for path in files:
             if path in self.claimed:
                 continue
-            if strip_suffix(path.name) is None:
+            if nifti_stem(path.name) is None:
                 if path.name.lower().endswith(_FOREIGN):
                     fix = "convert the file to NIfTI (.nii or .nii.gz), or take it out of this folder"
                     problem = Problem(
@@ -199,7 +200,7 @@ class _Reader:
         """
         files, problems = self.folder.list_files("labelsTr")
         self.problems += problems
-        labels = {strip_suffix(path.name): path for path in files}
+        labels = {nifti_stem(path.name): path for path in files}
         for case in training:
             labels.pop(case.id, None)
         cases = self._unlisted("imagesTr", "imagesTr")
@@ -213,7 +214,7 @@ class _Reader:
         return [case for case in cases if case.id not in labels]
 
     def _case(self, image: Path, label: Path | None, source: Source) -> Case | None:
-        name = strip_suffix(image.name) or ""
+        name = nifti_stem(image.name) or ""
         refusal = refuse_case_id(name, shown(image.parent))
         if refusal:
             self.problems.append(refusal)

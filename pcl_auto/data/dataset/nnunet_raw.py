@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.case import Case, Source, Task, by_id
-from pcl_auto.data.dataset.safe_paths import DatasetRoot, refuse_case_id, shown, strip_suffix
+from pcl_auto.data.dataset.safe_paths import DatasetRoot, refuse_case_id, shown
+from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.labels import Labels
 from pcl_auto.errors import Problem
 
@@ -99,7 +100,7 @@ def _cases(folder: DatasetRoot, source: Source, channels: int) -> tuple[list[Cas
     files, problems = folder.list_files(source)
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in files:
-        base = strip_suffix(path.name)
+        base = nifti_stem(path.name)
         match = _CHANNEL.fullmatch(base) if base is not None else None
         if match is None:
             if base is not None:
@@ -135,7 +136,7 @@ def _labels(folder: DatasetRoot) -> tuple[dict[str, Path], list[Problem]]:
     files, problems = folder.list_files("labelsTr")
     found = {}
     for path in files:
-        base = strip_suffix(path.name)
+        base = nifti_stem(path.name)
         refusal = folder.refuse_target(path, "label")
         if refusal:
             problems.append(refusal)

@@ -11,9 +11,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, nifti_stem
 from pcl_auto.errors import Problem
-
-SUFFIXES = (".nii.gz", ".nii")
 
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesUn")
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}", re.ASCII)
@@ -52,13 +51,13 @@ class DatasetRoot:
         if relative is None:
             return None, refusal
         path = self.root / relative
-        base = strip_suffix(relative.name)
+        base = nifti_stem(relative.name)
         if base is None:
             fix = "convert the file to NIfTI (.nii or .nii.gz)"
             return None, Problem(
                 "data.not-named-nifti", f"{kind} is not named as NIfTI", where, fix, ".nii or .nii.gz", _quoted(text)
             )
-        for candidate in (path, *(path.with_name(base + suffix) for suffix in SUFFIXES)):
+        for candidate in (path, *(path.with_name(base + suffix) for suffix in NIFTI_SUFFIXES)):
             if os.path.lexists(candidate):
                 refusal = self.refuse_target(candidate, kind)
                 return (None, refusal) if refusal else (candidate, None)
@@ -139,11 +138,6 @@ def shown(path: Path) -> str:
     """``path`` for a message: a name with control characters must not reach a terminal as it is."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
-
-
-def strip_suffix(name: str) -> str | None:
-    """``name`` without ``.nii.gz`` or ``.nii``; None if it ends in neither."""
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
 def refuse_case_id(name: str, where: str) -> Problem | None:

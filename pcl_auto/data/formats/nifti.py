@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Affine, Grid, format_shape
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_volume
 from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, iter_chunks
 from pcl_auto.errors import Problem
@@ -17,16 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from pcl_auto.data.formats.nifti_header import Affine, Header
+    from pcl_auto.data.formats.nifti_header import Header
 
 Range = tuple[int, int]
 
 # More different values than this are no label map, and not worth counting.
 _MAX_LABEL_VALUES = 1024
 _LISTED_VALUES = 8
-# Grids agree when no corner voxel is further off than this, plus what float32 affines can lose.
-_GRID_TOLERANCE_VOXELS = 0.02
-_GRID_RELATIVE_NOISE = 2e-6
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,13 @@ class Volume:
     quartiles: tuple[Quartiles, ...] = ()
     label_values: dict[int, int] | None = None
 
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return Grid(self.shape, self.affine)
+
     def as_dict(self) -> dict[str, Any]:
-        """The facts without ``path`` and ``label_values``, ready for JSON."""
+        """Return the facts without ``path`` and ``label_values``, ready for JSON."""
         facts = asdict(self)
         del facts["path"], facts["label_values"]
         return facts
@@ -128,7 +130,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
     header, voxels = content
     where = str(path)
     if header.channels > 1:
-        found = f"4D ({' x '.join(map(str, (*header.shape, header.channels)))})"
+        found = f"4D ({format_shape((*header.shape, header.channels))})"
         fix = "save one label map per case, with a whole number per voxel"
         return None, [Problem("label.not-3d", "label is not a 3D volume", where, fix, "3D", found)]
     survey = Survey.of(header, voxels)
@@ -140,34 +142,24 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
     return _volume(path, header, survey, values if len(values) <= _MAX_LABEL_VALUES else None), problems
 
 
-def compare_grids(image: Volume, label: Volume, kind: str = "label") -> list[Problem]:
-    """Whether ``label`` lies on the voxels of ``image``.
-
-    The shapes must be equal, and the label's corner voxels must lie within 0.02 voxels of the image's along
-    every axis, plus two parts in a million of the distance from the origin, which float32 affines can lose.
-    """
-    if image.shape != label.shape:
+def compare_grids(image: Volume, other: Volume, kind: Literal["label", "channel"] = "label") -> list[Problem]:
+    """Refuse a label or channel that does not lie on the voxels of its image."""
+    difference = image.grid.difference(other.grid, TRAINING_TOLERANCE_VOXELS)
+    if difference is None:
+        return []
+    if difference == "shape":
         code = "label.other-shape" if kind == "label" else "data.channel-grids"
         fix = f"resample the {kind} onto the voxels of {image.path}"
-        shapes = (" x ".join(map(str, volume.shape)) for volume in (image, label))
-        return [Problem(code, f"{kind} and image differ in shape", str(label.path), fix, *shapes)]
-    ours, theirs = np.asarray(image.affine), np.asarray(label.affine)
-    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in image.shape))]).T
-    apart_mm = (theirs - ours)[:3] @ corners  # (3, 8)
-    apart_voxels = np.abs(np.linalg.inv(ours[:3, :3]) @ apart_mm).max()
-    reach_mm = np.abs(ours[:3]) @ np.array([*image.shape, 1])
-    noise_voxels = _GRID_RELATIVE_NOISE * reach_mm.max() / min(image.spacing_mm)
-    if apart_voxels <= _GRID_TOLERANCE_VOXELS + noise_voxels:
-        return []
-    distance_mm = np.linalg.norm(apart_mm, axis=0).max()
+        shapes = (format_shape(volume.shape) for volume in (image, other))
+        return [Problem(code, f"{kind} and image differ in shape", str(other.path), fix, *shapes)]
     return [
         Problem(
             "label.apart" if kind == "label" else "data.channel-grids",
             f"{kind} and image lie apart in space",
-            str(label.path),
+            str(other.path),
             f"save the {kind} with the affine of {image.path} if it belongs on that grid, else resample it",
-            f"affine {_rows(ours)}",
-            f"affine {_rows(theirs)}, up to {distance_mm:.4g} mm apart",
+            str(image.grid),
+            f"{other.grid}, up to {image.grid.distance_mm(other.grid):.4g} mm apart",
         )
     ]
 
@@ -244,7 +236,3 @@ def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) ->
 def _span(occupied: npt.NDArray[np.bool_]) -> Range:
     where = np.flatnonzero(occupied)
     return (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)
-
-
-def _rows(affine: npt.NDArray[Any]) -> str:
-    return "[" + "; ".join(" ".join(f"{value:.5g}" for value in row) for row in affine[:3]) + "]"

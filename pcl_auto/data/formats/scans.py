@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcl_auto.data.formats.dicom import Finding, Series, find_series, is_dicom
+from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
 from pcl_auto.errors import Problem, UsageError
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Voxels that a header of its own names.
 _DATA_SUFFIXES = (".raw", ".zraw", ".raw.gz")
 _CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>\d{4})$")
@@ -37,24 +37,14 @@ class Scan:
         return tuple(path for source in self.files for path in paths_of(source))
 
     @property
-    def suffix(self) -> str | None:
-        """The ending of its first file, in lower case; None for DICOM and for what has none of :data:`SUFFIXES`."""
-        return None if isinstance(self.files[0], Series) else suffix(self.files[0])
+    def suffix(self) -> str:
+        """The suffix of its first file, as of :func:`split_suffix`; empty for DICOM."""
+        return "" if isinstance(self.files[0], Series) else split_suffix(self.files[0].name)[1]
 
 
 def paths_of(source: Source) -> tuple[Path, ...]:
     """The files of a volume: one, or the slices of a DICOM series."""
     return source.files if isinstance(source, Series) else (source,)
-
-
-def suffix(path: Path) -> str | None:
-    """Which of :data:`SUFFIXES` a file has, None where it has none."""
-    return next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), None)
-
-
-def stem(path: Path) -> str:
-    """The name of a file without that suffix."""
-    return path.name[: -len(suffix(path) or "")] if suffix(path) else path.name
 
 
 def refuse_missing(inputs: Iterable[Path]) -> None:
@@ -74,7 +64,7 @@ def _missing(path: Path) -> Problem:
 def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
     """The scans that files and folders hold, sorted by name.
 
-    Of a folder: its files with one of :data:`SUFFIXES`, and the DICOM series in it and its subfolders. Files
+    Of a folder: its files with one of :data:`VOLUME_SUFFIXES`, and the DICOM series in it and its subfolders. Files
     ``name_0000``, ``name_0001``, … are the channels of one scan, and so are folders of these names that hold one
     series each, or such files and folders that are called ``_0000``, ``_0001``, … in a folder ``name``.
 
@@ -92,10 +82,10 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
                 problems.append(_nothing_in(path))
         elif not path.exists():
             problems.append(_missing(path))
-        elif suffix(path) is None and is_dicom(path):
+        elif not split_suffix(path.name)[1] and is_dicom(path):
             slices.append(path)
         else:
-            items.append(Scan(stem(path), (path,)))
+            items.append(_of_file(path))
     items += _name_series(find_series(slices), None)
     scans = _group_channels(items, channels)
     problems += _one_mask_each(scan for scan in scans if not scan.is_auxiliary)
@@ -112,7 +102,7 @@ def _nothing_in(folder: Path) -> Problem:
         "no scan",
         str(folder),
         "name another folder",
-        expected=f"DICOM, or files {' '.join(SUFFIXES)}",
+        expected=f"DICOM, or files {' '.join(VOLUME_SUFFIXES)}",
     )
 
 
@@ -132,31 +122,40 @@ def _one_mask_each(scans: Iterable[Scan]) -> Iterator[Problem]:
 
 def _of_folder(folder: Path) -> list[Scan]:
     """The files and series of a folder, each by itself."""
-    items = [Scan(stem(file), (file,)) for file in sorted(folder.iterdir()) if _is_volume(file)]
+    items = [_of_file(file) for file in sorted(folder.iterdir()) if _is_volume(file)]
     slices = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in (Path(parent) / name for name in sorted(names)):
             # Channels of a case in a folder of its own; other volumes in subfolders are not asked for.
             if file.parent != folder and _is_volume(file) and _is_channel_of_folder(file):
-                items.append(Scan(stem(file), (file,)))
+                items.append(_of_file(file))
             elif _may_be_slice(file) and is_dicom(file):
                 slices.append(file)
     return items + _name_series(find_series(slices), folder)
 
 
+def _of_file(file: Path) -> Scan:
+    return Scan(split_suffix(file.name)[0], (file,))
+
+
 def _is_volume(file: Path) -> bool:
-    return bool(suffix(file)) and not file.name.startswith(".")
+    return bool(split_suffix(file.name)[1]) and not file.name.startswith(".")
 
 
 def _is_channel_of_folder(file: Path) -> bool:
-    match = _CHANNEL.match(stem(file))
+    match = _CHANNEL.match(split_suffix(file.name)[0])
     return match is not None and not match["case"]
 
 
 def _may_be_slice(file: Path) -> bool:
     hidden = file.name.startswith(".")
-    return not hidden and not suffix(file) and not file.name.lower().endswith(_DATA_SUFFIXES) and file.is_file()
+    return (
+        not hidden
+        and not split_suffix(file.name)[1]
+        and not file.name.lower().endswith(_DATA_SUFFIXES)
+        and file.is_file()
+    )
 
 
 def _name_series(findings: Sequence[Finding], root: Path | None) -> list[Scan]:
@@ -197,7 +196,7 @@ def _channel_of(item: Scan) -> tuple[tuple[Path, str], int] | None:
     """The folder and the case that an item is a channel of, and which."""
     source = item.files[0]
     place = source.folder if isinstance(source, Series) else source
-    match = _CHANNEL.match(place.name if isinstance(source, Series) else stem(source))
+    match = _CHANNEL.match(place.name if isinstance(source, Series) else split_suffix(source.name)[0])
     if match is None or item.is_auxiliary:
         return None
     return (place.parent, match["case"] or place.resolve().parent.name), int(match["channel"])

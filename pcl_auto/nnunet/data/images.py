@@ -11,13 +11,11 @@ import SimpleITK
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.grid import CHANNEL_TOLERANCE_VOXELS, Grid
 from pcl_auto.data.formats.scans import Source
 from pcl_auto.errors import DataError, Problem
 
 Properties = dict[str, Any]
-
-# Channels of one scan may lie so much of a voxel apart.
-_APART_VOXELS = 0.5
 
 
 def read_image(files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
@@ -33,14 +31,15 @@ def read_image(files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
     volumes = [_read_volume(source) for source in files]
     first, geometry = volumes[0]
     for source, (voxels, other) in zip(files[1:], volumes[1:], strict=True):
-        if voxels.shape[1:] != first.shape[1:] or _apart_voxels(geometry, other, first.shape[:0:-1]) > _APART_VOXELS:
+        ours, theirs = _grid(geometry, first), _grid(other, voxels)
+        if ours.difference(theirs, CHANNEL_TOLERANCE_VOXELS):
             raise DataError(
                 Problem(
                     code="data.channel-grids",
                     what="channels of one scan lie on different grids",
                     where=f"{files[0]} and {source}",
-                    expected=_describe(geometry, first),
-                    found=_describe(other, voxels),
+                    expected=str(ours),
+                    found=str(theirs),
                     fix="resample the channels onto one grid",
                 )
             )
@@ -94,21 +93,8 @@ def _read_series(series: Series) -> SimpleITK.Image:
     return reader.Execute()
 
 
-def _apart_voxels(first: Properties, second: Properties, shape_xyz: Sequence[int]) -> float:
-    """How far the first or the last voxel of a grid lies from that of another, in voxels."""
-
-    def ends(geometry: Properties) -> np.ndarray:
-        axes = np.reshape(geometry["direction"], (3, 3)) * geometry["spacing"]
-        origin = np.asarray(geometry["origin"])
-        return np.stack([origin, origin + axes @ (np.asarray(shape_xyz) - 1)])
-
-    return float(np.linalg.norm(ends(first) - ends(second), axis=1).max() / min(first["spacing"]))
-
-
-def _describe(geometry: Properties, voxels: np.ndarray) -> str:
-    size = " x ".join(map(str, voxels.shape[:0:-1]))
-    spacing, origin = (" ".join(f"{value:.5g}" for value in geometry[key]) for key in ("spacing", "origin"))
-    return f"{size} voxels of {spacing} mm from {origin}"
+def _grid(geometry: Properties, voxels: np.ndarray) -> Grid:
+    return Grid.of_itk(voxels.shape[:0:-1], geometry["spacing"], geometry["origin"], geometry["direction"])
 
 
 def read_label(file: Path) -> np.ndarray:

@@ -111,8 +111,8 @@ def test_truncated_file(tmp_path: Path, name: str, share: float) -> None:
     path.write_bytes(content[: int(len(content) * share)])
     problem = refusal(path, "data.truncated")
     assert problem.fix.startswith("copy the file again")
-    assert problem.expected in ("16000 bytes of voxels", "a gzip checksum at the end")
     if name == "a.nii":
+        assert problem.expected == "16000 bytes of voxels"
         assert int(problem.found) == len(content[: int(len(content) * share)]) - 352
 
 
@@ -125,8 +125,8 @@ def test_truncated_file(tmp_path: Path, name: str, share: float) -> None:
         ("a.nii", 200, "nifti.header-truncated"),
         ("a.nii", 349, "nifti.offset-beyond-end"),
         ("a.nii.gz", 1, "nifti.not-nifti"),
-        ("a.nii.gz", 3, "nifti.not-nifti"),
-        ("a.nii.gz", 20, "nifti.not-nifti"),
+        ("a.nii.gz", 3, "data.truncated"),
+        ("a.nii.gz", 20, "data.truncated"),
         ("a.nii.gz", 200, "data.truncated"),
         ("a.nii.gz", 349, "data.truncated"),
     ],
@@ -546,7 +546,6 @@ def test_slabs_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     whole = probe_image(path), probe_label(labels, CLASSES)
     monkeypatch.setattr("pcl_auto.data.formats.nifti_voxels._SLAB_VOXELS", 1)
     monkeypatch.setattr("pcl_auto.data.formats.nifti_bytes._CHUNK", 7)
-    monkeypatch.setattr("pcl_auto.data.formats.nifti_bytes._COMPRESSED_CHUNK", 5)
     assert (probe_image(path), probe_label(labels, CLASSES)) == whole
 
 

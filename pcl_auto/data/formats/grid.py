@@ -1,0 +1,77 @@
+"""Voxel grids: where the voxels of a volume lie in space, and whether two volumes share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Affine = tuple[tuple[float, ...], ...]
+
+# How far apart, in voxels along any axis, the same corner of two grids may lie.
+# Files of a training set: their voxels are paired by index, so only the rounding of headers is let pass.
+TRAINING_TOLERANCE_VOXELS = 0.02
+# Masks to score: other programs write coarser headers; a real shift is far larger than a tenth of a voxel.
+SCORING_TOLERANCE_VOXELS = 0.1
+# Channels of a scan to segment: a scanner places each series by itself; within half a voxel the nearest is the same.
+CHANNEL_TOLERANCE_VOXELS = 0.5
+# float32 headers lose this share of a distance from the origin.
+_RELATIVE_NOISE = 2e-6
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The voxels of a volume in space: ``shape`` per axis, and the ``affine`` from indices to mm in RAS.
+
+    For n axes (2 or 3) the affine is (n + 1, n + 1), as in nibabel.
+    """
+
+    shape: tuple[int, ...]
+    affine: Affine
+
+    @classmethod
+    def of_itk(
+        cls, shape: Sequence[int], spacing_mm: Sequence[float], origin_mm: Sequence[float], direction: Sequence[float]
+    ) -> Grid:
+        """Build a grid from ITK's geometry, which is in LPS; ``direction`` holds the cosines row by row."""
+        axes = len(shape)
+        affine = np.eye(axes + 1)
+        affine[:axes, :axes] = np.reshape(direction, (axes, axes)) * np.asarray(spacing_mm)
+        affine[:axes, axes] = origin_mm
+        affine[:2] *= -1
+        return cls(tuple(shape), tuple(tuple(map(float, row)) for row in affine))
+
+    def difference(self, other: Grid, tolerance_voxels: float) -> Literal["shape", "position"] | None:
+        """Name what keeps ``other`` from being this grid, within a tolerance and the noise of float32 headers."""
+        if self.shape != other.shape:
+            return "shape"
+        axes = len(self.shape)
+        affine = np.asarray(self.affine)[:axes]
+        apart_voxels = np.abs(np.linalg.solve(affine[:, :axes], self._apart_mm(other))).max()
+        reach_mm = np.abs(affine) @ np.array([*self.shape, 1])
+        noise_voxels = _RELATIVE_NOISE * reach_mm.max() / np.linalg.norm(affine[:, :axes], axis=0).min()
+        return "position" if apart_voxels > tolerance_voxels + noise_voxels else None
+
+    def distance_mm(self, other: Grid) -> float:
+        """Return how far apart the same corner of two grids of one shape lies at most."""
+        return float(np.linalg.norm(self._apart_mm(other), axis=0).max())
+
+    def _apart_mm(self, other: Grid) -> npt.NDArray[np.float64]:
+        """Return the way from every corner to that of ``other``, shape (axes, corners)."""
+        corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in self.shape))]).T
+        apart: npt.NDArray[Any] = (np.asarray(other.affine) - np.asarray(self.affine))[:-1] @ corners
+        return apart
+
+    def __str__(self) -> str:
+        """Return shape and affine for a message."""
+        rows = "; ".join(" ".join(f"{value:.5g}" for value in row) for row in self.affine[:-1])
+        return f"{format_shape(self.shape)} voxels, affine [{rows}]"
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """Return a shape for a message: 40 x 50 x 20."""
+    return " x ".join(map(str, shape))

@@ -22,7 +22,7 @@ from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, Grid, format_sh
 from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
-from pcl_auto.method.label_maps import class_mask
+from pcl_auto.method.label_maps import class_mask, dice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,13 +75,6 @@ class Evaluation:
         }
 
 
-def dice(prediction: Mask, label: Mask) -> float:
-    """The Dice coefficient 2 |A and B| / (|A| + |B|) of two masks of one shape; NaN when both are empty."""
-    _require_same_shape(prediction, label)
-    total = np.count_nonzero(prediction) + np.count_nonzero(label)
-    return 2 * np.count_nonzero(prediction & label) / total if total else math.nan
-
-
 def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float:
     """The larger of the two directed 95th percentiles of the distances between surfaces, in mm.
 
@@ -98,7 +91,8 @@ def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float
     Raises:
         ValueError: shapes differ, or the spacing has another number of axes.
     """
-    _require_same_shape(prediction, label)
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction has shape {prediction.shape}, label {label.shape}")
     if len(spacing_mm) != label.ndim:
         raise ValueError(f"{len(spacing_mm)} spacings for {label.ndim} axes")
     if not prediction.any() or not label.any():
@@ -161,11 +155,6 @@ def evaluate(
         raise DataError(problems)
     skipped = [{"id": case, "code": problem.code, "reason": problem.what} for case, problem in unpaired]
     return _summarize(counted, classes, skipped)
-
-
-def _require_same_shape(prediction: Mask, label: Mask) -> None:
-    if prediction.shape != label.shape:
-        raise ValueError(f"prediction has shape {prediction.shape}, label {label.shape}")
 
 
 def _bounding_box(mask: Mask) -> tuple[slice, ...]:

@@ -1,9 +1,11 @@
-"""Read label maps: masks of classes, Dice of two maps, connected components."""
+"""Read label maps: masks of classes, Dice, connected components."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import cc3d
 import numpy as np
 from scipy import ndimage
 
@@ -14,20 +16,28 @@ Classes = Mapping[str, Values]
 
 
 def class_mask(labels: np.ndarray, values: Values) -> np.ndarray:
-    """A mask of the voxels of ``labels``, of any shape, that belong to the class or region of ``values``."""
+    """Return the mask of the voxels of ``labels``, of any shape, that belong to the class or region of ``values``."""
     found: np.ndarray = labels == values if isinstance(values, int) else np.isin(labels, values)
     return found
 
 
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the Dice coefficient 2 |A and B| / (|A| + |B|) of two masks; NaN where both are empty.
+
+    Raises:
+        ValueError: the masks differ in shape.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"one mask has shape {first.shape}, the other {second.shape}")
+    voxels = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * np.count_nonzero(first & second) / voxels if voxels else math.nan
+
+
 def mean_dice(first: np.ndarray, second: np.ndarray, classes: Classes) -> float:
-    """Mean Dice of two label maps over the classes that at least one of them holds; 1 where neither holds any."""
-    scores = []
-    for values in classes.values():
-        masks = class_mask(first, values), class_mask(second, values)
-        size = sum(map(np.count_nonzero, masks))
-        if size:
-            scores.append(2 * np.count_nonzero(masks[0] & masks[1]) / size)
-    return float(np.mean(scores)) if scores else 1.0
+    """Return the mean Dice of two label maps over the classes that at least one of them has; 1 where none has any."""
+    scores = [dice(class_mask(first, values), class_mask(second, values)) for values in classes.values()]
+    defined = [score for score in scores if not math.isnan(score)]
+    return float(np.mean(defined)) if defined else 1.0
 
 
 # A class is one piece where its largest component holds this share of its voxels: resampling leaves crumbs.
@@ -35,18 +45,18 @@ ONE_PIECE = 0.99
 
 
 def component_sizes(mask: np.ndarray) -> np.ndarray:
-    """Voxels of every connected component of a mask, shape (n,); voxels that touch at a corner are connected."""
+    """Return the voxels of each connected component of a mask, shape (n,); corners connect."""
     _, _, sizes = _components(mask)
     return sizes
 
 
 def component_counts(labels: np.ndarray, classes: Classes) -> dict[str, int]:
-    """How many connected components each class has in a label map of any shape."""
+    """Count the connected components of each class in a label map."""
     return {name: len(component_sizes(class_mask(labels, values))) for name, values in classes.items()}
 
 
 def one_piece_classes(maps: Iterable[np.ndarray], classes: Sequence[int]) -> list[int]:
-    """The ``classes`` that are one piece in every one of the label ``maps``; one that a map lacks is not."""
+    """Return the ``classes`` that are one piece in each of the label ``maps``; one that a map lacks is not."""
     one_piece, seen = set(classes), False
     for labels in maps:
         seen = True
@@ -58,7 +68,7 @@ def one_piece_classes(maps: Iterable[np.ndarray], classes: Sequence[int]) -> lis
 
 
 def keep_largest(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """``labels`` with background (0) for all but the largest connected component of each of ``classes``.
+    """Return ``labels`` with background (0) for all but the largest connected component of each of ``classes``.
 
     Of components of one size the one that comes first in the array stays.
     """
@@ -66,16 +76,23 @@ def keep_largest(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     for value in classes:
         box, numbers, sizes = _components(labels == value)
         if len(sizes) > 1:
-            kept[box][(numbers > 0) & (numbers != sizes.argmax() + 1)] = 0
+            largest = numbers[np.isin(numbers, 1 + np.flatnonzero(sizes == sizes.max()))][0]
+            kept[box][(numbers > 0) & (numbers != largest)] = 0
     return kept
 
 
 def _components(mask: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
-    """The mask's bounding box, the number of each voxel's component in it (0 outside) and the sizes, shape (n,).
+    """Find the connected components of a mask of one to three axes.
 
-    In its bounding box, as an organ is a small part of a volume.
+    Returns:
+        the mask's bounding box, as an organ is a small part of a volume; in it the number of each voxel's component,
+        0 for background; and the voxels of each component, shape (n,).
     """
-    found = ndimage.find_objects(mask.view(np.uint8))
-    box: tuple[slice, ...] = found[0] if found else (slice(0, 0),) * mask.ndim
-    numbers, _ = ndimage.label(mask[box], ndimage.generate_binary_structure(mask.ndim, mask.ndim))
+    box: tuple[slice, ...] = (slice(0, 0),) * mask.ndim
+    if mask.any():
+        box = ndimage.find_objects(mask.view(np.uint8))[0]
+    inside = mask[box]
+    # With a border: cc3d fails on some masks that are a single line of voxels.
+    bordered = np.pad(inside.reshape((1,) * (3 - mask.ndim) + inside.shape), 1)
+    numbers = cc3d.connected_components(bordered, connectivity=26)[1:-1, 1:-1, 1:-1].reshape(inside.shape)
     return box, numbers, np.bincount(numbers.ravel())[1:]

@@ -1,4 +1,4 @@
-"""Connected components against a flood fill, voxel by voxel."""
+"""Connected components against a flood fill and against SciPy, voxel by voxel."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from pairs import in_pairs
+from scipy import ndimage
 
 from pcl_auto.method.label_maps import component_counts, component_sizes, keep_largest, one_piece_classes
 
@@ -55,6 +57,23 @@ def test_the_largest_component_stays(seed: int) -> None:
             expected[tuple(np.array(sorted(piece)).T)] = 0
     np.testing.assert_array_equal(kept, expected)
     np.testing.assert_array_equal(labels, before)
+
+
+@in_pairs(
+    shape=[(7,), (1, 9), (5, 6), (1, 1, 9), (8, 1, 1), (6, 1, 7), (4, 5, 6), (0, 3), (2, 0, 3)],
+    filled=[0.1, 0.3, 0.5, 0.9, 1.0],
+    seed=range(6),
+    order=["as it is", "transposed", "backward"],
+)
+def test_components_are_those_of_scipy(shape: tuple[int, ...], filled: float, seed: int, order: str) -> None:
+    labels = (np.random.default_rng(seed).random(shape) < filled).astype(np.int16)
+    labels = {"as it is": labels, "transposed": labels.T, "backward": labels[..., ::-1]}[order]
+    numbers, _ = ndimage.label(labels, ndimage.generate_binary_structure(labels.ndim, labels.ndim))
+    sizes = np.bincount(numbers.ravel())[1:]
+    assert sorted(component_sizes(labels == 1)) == sorted(sizes)
+    # SciPy counts in the order of the array, and the first of equal sizes is the one that stays.
+    expected = (numbers == sizes.argmax() + 1).astype(np.int16) if sizes.size else labels
+    np.testing.assert_array_equal(keep_largest(labels, [1]), expected)
 
 
 def test_nothing_to_keep() -> None:

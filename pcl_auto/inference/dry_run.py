@@ -122,13 +122,16 @@ def _look_at(
         if scan.is_auxiliary:
             return MaskEstimate(Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,)))
         raise DataError(scan.problem)
+    from pcl_auto.nnunet.data.images import read_image
+
     name = mask_name(scan, outputs)
     facts, file = masks.kept(scan, name), str(masks.folder / name)
     if facts is not None:
         return MaskEstimate(Prediction(scan.id, file, "kept", **facts))
     refuse_damaged(scan)
-    _, _, demand = predictor.read(scan.files)
-    slabs = demand.slabs_that_fit(str(scan.files[0]))
+    where = str(scan.files[0])
+    demand = predictor.demand(*read_image(scan.files), where)
+    slabs = demand.slabs_that_fit(where)
     done = Prediction(scan.id, file, "done", slabs=slabs)
     # In slabs there is no confidence.
     patch_s = patch_seconds.masks + (patch_seconds.confidence if outputs.quality and slabs == 1 else 0.0)

@@ -30,6 +30,9 @@ _PLAIN = ".nii.gz"
 # For what nnU-Net, ITK and highdicom print.
 _NOWHERE = Path("/dev/null")
 
+# Headers hold about seven digits.
+_SPACING_TOLERANCE = 1e-3
+
 Status = Literal["done", "kept", "failed", "skipped"]
 
 
@@ -110,6 +113,71 @@ def predict(
             results.append(failed(scan, error))
         listener("predict", {"done": index + 1, "total": len(scans)})
     return results
+
+
+def predict_array(
+    image: np.ndarray,
+    spacing_mm: Sequence[float],
+    model: Path,
+    *,
+    affine: np.ndarray | None = None,
+    device: str = "auto",
+    mirroring: bool = True,
+) -> np.ndarray:
+    """Segment an image in memory: the same voxels as :func:`predict` writes for the same scan in a file.
+
+    Args:
+        image: shape (z, y, x), or (C, z, y, x) with the channels in the order of the model's.
+        spacing_mm: of the voxels along z, y and x.
+        model: a model folder.
+        affine: where the scan's header has one (x, y, z to mm, shape (4, 4)), to check the order of axes by.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        mirroring: as of :func:`predict`.
+
+    Returns:
+        the mask (z, y, x).
+
+    Raises:
+        DataError: the array is no image, or its spacing is not that of the ``affine``.
+        StateError: no usable model, or one for another number of channels.
+        ResourceError, NumericalError: see :func:`predict`.
+    """
+    volume = np.asarray(image)
+    volume = volume[None] if volume.ndim == 3 else volume
+    if volume.ndim != 4 or not volume.size or volume.dtype.kind not in "biuf":
+        raise DataError(
+            Problem(
+                code="data.not-a-volume",
+                what="the array is no image",
+                where="image",
+                expected="real numbers of shape (z, y, x), or (C, z, y, x) with the channels first",
+                found=f"{volume.dtype} of shape {np.shape(image)}",
+                fix="give volumes",
+            )
+        )
+    spacing = [float(step) for step in spacing_mm]
+    _require_spacing(spacing, affine)
+    chosen = choose_device(device)
+    prepare_environment()
+    with output_to(_NOWHERE):
+        from pcl_auto.nnunet.data.images import finite_voxels
+        from pcl_auto.nnunet.inference.predictor import ModelPredictor
+
+        predictor = ModelPredictor(model, chosen, mirroring=mirroring)
+        return predictor.segment_image(finite_voxels(volume, "image"), {"spacing": spacing}, "image").mask
+
+
+def _require_spacing(spacing_mm: Sequence[float], affine: np.ndarray | None) -> None:
+    """Refuse a spacing that is none, or not that of the ``affine``, as where axes come as x, y and z."""
+    fix = "give the spacing along z, y and x in mm, and the array with its axes in that order"
+    if len(spacing_mm) != 3 or not all(0 < step < math.inf for step in spacing_mm):
+        found = str(tuple(spacing_mm))
+        raise DataError(Problem("data.spacing", "no spacing", "spacing_mm", fix, "three positive lengths", found))
+    steps_mm = None if affine is None else np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)[::-1]
+    if steps_mm is not None and not np.allclose(spacing_mm, steps_mm, rtol=_SPACING_TOLERANCE, atol=0):
+        expected = f"{tuple(steps_mm.round(4).tolist())}, as the affine has it along z, y and x"
+        found = str(tuple(spacing_mm))
+        raise DataError(Problem("data.spacing", "spacing unlike the affine's", "spacing_mm", fix, expected, found))
 
 
 def checkpoints_of(model: Path) -> list[Path]:

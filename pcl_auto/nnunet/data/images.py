@@ -71,10 +71,7 @@ def _read_volume(source: Source) -> tuple[np.ndarray, Properties]:
                 fix="give volumes",
             )
         )
-    array = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite([array.min(), array.max()]).all():  # NaN is the least and the largest of all
-        fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
-        raise DataError(Problem("data.not-finite", "NaN or infinite voxels", str(source), fix))
+    array = finite_voxels(array, str(source))
     # Of four axes the last holds channels, not space; nnU-Net can read this but not write a mask with it.
     axes = image.GetDimension()
     return array, {
@@ -82,6 +79,19 @@ def _read_volume(source: Source) -> tuple[np.ndarray, Properties]:
         "origin": image.GetOrigin()[:3],
         "direction": tuple(np.reshape(image.GetDirection(), (axes, axes))[:3, :3].flatten()),
     }
+
+
+def finite_voxels(voxels: np.ndarray, where: str) -> np.ndarray:
+    """Return voxels as nnU-Net takes them: float32, contiguous.
+
+    Raises:
+        DataError: some are NaN or infinite.
+    """
+    array = np.ascontiguousarray(voxels, dtype=np.float32)
+    if not np.isfinite([array.min(), array.max()]).all():  # NaN is the least and the largest of all
+        fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
+        raise DataError(Problem("data.not-finite", "NaN or infinite voxels", where, fix))
+    return array
 
 
 def _read_series(series: Series) -> SimpleITK.Image:

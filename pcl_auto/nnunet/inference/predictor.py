@@ -134,45 +134,59 @@ class ModelPredictor:
 
         Raises:
             DataError: the scan cannot be read.
+            StateError, ResourceError, NumericalError: see :meth:`segment_image`.
+        """
+        return self.segment_image(*read_image(files), str(files[0]), confidence=confidence)
+
+    def segment_image(
+        self, image: np.ndarray, properties: Properties, where: str, *, confidence: bool = False
+    ) -> Segmentation:
+        """Segment an image.
+
+        Args:
+            image: shape (C, z, y, x), finite.
+            properties: with its ``spacing`` along z, y and x in mm, as nnU-Net has it.
+            where: the scan's name in messages.
+            confidence: whether to say how sure the network is, which takes longer.
+
+        Raises:
             StateError: the model wants another number of channels.
             ResourceError: the scan would need more memory than is free, in slabs too.
             NumericalError: the network's output is not finite.
         """
-        image, properties, demand = self.read(files)
-        count = demand.slabs_that_fit(str(files[0]))
+        demand = self.demand(image, properties, where)
+        count = demand.slabs_that_fit(where)
         # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
-        with memory_errors(lambda: str(files[0]), "free memory, or predict with --device cpu, or with --no-mirroring"):
+        with memory_errors(lambda: where, "free memory, or predict with --device cpu, or with --no-mirroring"):
             if count > 1:
-                mask, properties = self._in_slabs(image, properties, count, demand.margin_rows, files[0])
+                mask, properties = self._in_slabs(image, properties, count, demand.margin_rows, where)
                 return Segmentation(mask, properties, None, count)
             data, properties = self._preprocessed(image, properties, self.configuration)
-            logits = self._finite_logits(torch.from_numpy(data), files[0])
+            logits = self._finite_logits(torch.from_numpy(data), where)
             mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
             del logits
             sure = self._confidence(data) if confidence else None
         return Segmentation(mask, properties, sure)
 
-    def read(self, files: Sequence[Source]) -> tuple[np.ndarray, Properties, InferenceDemand]:
-        """A scan (C, z, y, x), its geometry, and what segmenting it takes.
+    def demand(self, image: np.ndarray, properties: Properties, where: str) -> InferenceDemand:
+        """Return what segmenting an image takes; the arguments are those of :meth:`segment_image`.
 
         Raises:
-            DataError: the scan cannot be read.
             StateError: the model wants another number of channels.
         """
-        image, properties = read_image(files)
         if len(image) != self.channels:
             raise StateError(
                 Problem(
                     code="data.channel-count",
                     what="wrong number of channels",
-                    where=str(files[0]),
+                    where=where,
                     expected=f"{self.channels} ({', '.join(self.dataset_json['channel_names'].values())})",
                     found=str(len(image)),
                     fix="give one 4D file, or files or folders of one DICOM series that end in _0000, _0001, …",
                 )
             )
         heads = self._labels.num_segmentation_heads
-        return image, properties, InferenceDemand(image, properties["spacing"], self.plans, self.configuration, heads)
+        return InferenceDemand(image, properties["spacing"], self.plans, self.configuration, heads)
 
     def patch_seconds(self) -> PatchSeconds:
         """How long the network takes for a patch on this machine, tried with one."""
@@ -194,7 +208,7 @@ class ModelPredictor:
         return data, properties
 
     def _in_slabs(
-        self, image: np.ndarray, properties: Properties, count: int, margin: int, source: Source
+        self, image: np.ndarray, properties: Properties, count: int, margin: int, where: str
     ) -> tuple[np.ndarray, Properties]:
         """The mask of a scan whose slabs are brought to the network's grid and back each by itself.
 
@@ -212,7 +226,7 @@ class ModelPredictor:
             shape = part.shape[1:]
             grid = compute_new_shape(shape, spacing_mm, target_mm)
             resampled = self.configuration.resampling_fn_data(part, grid, spacing_mm, target_mm)
-            logits = self._finite_logits(torch.from_numpy(np.ascontiguousarray(resampled)), source)
+            logits = self._finite_logits(torch.from_numpy(np.ascontiguousarray(resampled)), where)
             found = mask_inside(logits, shape, spacing_mm, self.configuration, self._labels)
             inside[slab.first : slab.last] = found[slab.first - slab.begin : slab.last - slab.begin]
         return on_scan(inside, self.plans, properties), properties
@@ -276,7 +290,7 @@ class ModelPredictor:
         in_plane = len(self.configuration.patch_size) == 2
         return confidence_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
 
-    def _finite_logits(self, image: torch.Tensor, source: Source) -> torch.Tensor:
+    def _finite_logits(self, image: torch.Tensor, where: str) -> torch.Tensor:
         """Logits (K, z, y, x) of a preprocessed image (C, z, y, x)."""
         try:
             logits: torch.Tensor = self._predictor.predict_logits_from_preprocessed_data(image).cpu()
@@ -290,7 +304,7 @@ class ModelPredictor:
             Problem(
                 code="number.output-not-finite",
                 what="the network's output is no longer a number",
-                where=str(source),
+                where=where,
                 fix="check the scan's intensities; if they are ordinary, train again",
             )
         )

@@ -12,8 +12,8 @@ from pairs import in_pairs
 from refusal import refused
 
 from pcl_auto.errors import DataError, UsageError
-from pcl_auto.evaluation.metrics import dice, evaluate, hd95_mm
-from pcl_auto.method.label_maps import Values
+from pcl_auto.evaluation.metrics import evaluate, hd95_mm
+from pcl_auto.method.label_maps import Values, dice
 
 SPACING_MM = (3.0, 1.0, 0.5)  # per array axis (z, y, x)
 

@@ -1,4 +1,4 @@
-"""Which scans a report shows, and with which masks; labels that the split hides are never among them."""
+"""Choose the scans of a report and read their masks; labels that the split hides are never among them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.data.pseudo_labels import round_folder
 from pcl_auto.nnunet.data.store import is_stored
-from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
+from pcl_auto.report.verdict import case_dice
 from pcl_auto.training.run_facts import Round, RunFacts, best_median_worst, heading
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder
@@ -31,7 +31,7 @@ PSEUDO_LABEL, PREDICTION, LABEL = "pseudo-label", "prediction", "label"
 
 @dataclass(frozen=True)
 class Panel:
-    """A scan as the report shows it: its ``role`` (best, …), what is known of it, its planes, or why there are none."""
+    """A scan of the report: its ``role`` (best, …), the facts known of it, and its planes or the problem with them."""
 
     role: str
     case: str
@@ -41,82 +41,69 @@ class Panel:
     problem: str = ""
 
 
-def pseudo_label_panels(run: RunFacts, most_slices: int) -> tuple[Round | None, list[Panel]]:
-    """Best, median and worst of the last round whose pseudo-labels are still there, by what its ledger says."""
-    for last in reversed(run.rounds):
-        folder = round_folder(run.folder, last.number).cases
-        if folder.is_dir():
-            panels = []
-            for role, row in best_median_worst(last.ranked()):
-                said = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
-                facts = ", ".join(filter(None, [said, "used" if row.get("used") == "1" else "not used"]))
-                first = _first_round(run, last, row["case"])
-                read = partial(_stored, folder, row["case"], run, PSEUDO_LABEL, first)
-                panels.append(_panel(role, row["case"], facts, folder, run, read, most_slices))
-            return last, panels
-    return None, []
+def pseudo_label_panels(run: RunFacts, max_slices: int) -> tuple[Round | None, list[Panel]]:
+    """Show the best, median and worst of the last round whose pseudo-labels are still there, by its ledger."""
+    there = [(each, round_folder(run.folder, each.number).cases) for each in run.rounds]
+    there = [(each, folder) for each, folder in there if folder.is_dir()]
+    if not there:
+        return None, []
+    *earlier, (last, folder) = there
+    panels = []
+    for role, row in best_median_worst(last.ranked()):
+        case = row["case"]
+        judged = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
+        facts = f"{judged}, {'used' if row.get('used') == '1' else 'not used'}"
+        first = next(((each.number, cases) for each, cases in earlier if is_stored(cases, case)), None)
+        read = partial(_stored, folder, case, run, PSEUDO_LABEL, first)
+        panels.append(_panel(role, case, facts, folder, run, read, max_slices))
+    return last, panels
 
 
-def _first_round(run: RunFacts, last: Round, case: str) -> tuple[int, Path] | None:
-    """The first round whose pseudo-label of a case is still there, and its folder; None where that is the last one."""
-    for each in run.rounds:
-        folder = round_folder(run.folder, each.number).cases
-        if each.number < last.number and is_stored(folder, case):
-            return each.number, folder
-    return None
-
-
-def labeled_panels(run: RunFacts, data: DatasetFolder, most_slices: int) -> list[Panel]:
-    """The first labeled cases with their labels: what the run learned from."""
+def labeled_panels(run: RunFacts, data: DatasetFolder, max_slices: int) -> list[Panel]:
+    """Show the first labeled cases with the labels that the run learned from."""
     folder = data.labeled_view(run.split.name, run.identity["configuration"])
     return [
-        _panel("labeled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), most_slices)
+        _panel("labeled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), max_slices)
         for case in run.split.labeled[:MAX_LABELED]
     ]
 
 
-def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None, most_slices: int) -> list[Panel]:
-    """Best, median and worst prediction of an evaluation, with the labels that it scored them by."""
+def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None, max_slices: int) -> list[Panel]:
+    """Show the best, median and worst prediction of an evaluation, with the labels that it scored them by."""
     if scores is None:
         return []
-    dice = {case: value for case, value in case_dice(scores).items() if not math.isnan(value)}
-    # A hidden label stays closed here even after somebody has scored by it.
-    ranked = sorted((case for case in dice if case not in run.split.hidden), key=lambda case: (-dice[case], case))
     masks, labels = Path(scores["predictions"]), Path(scores["labels"])
     try:
         scans = read_json(masks / RECORD).get("scans", {})
     except PclautoError:
         return []
-    return [
-        _panel(
-            role,
-            row["case"],
-            f"mean Dice {dice[row['case']]:.3f}",
-            masks,
-            run,
-            partial(_scored, row["case"], masks, labels, scans),
-            most_slices,
-        )
-        for role, row in best_median_worst([{"case": case} for case in ranked])
-    ]
+    # A hidden label stays closed here even after somebody has scored by it.
+    dice = {case: value for case, value in case_dice(scores).items() if case not in run.split.hidden}
+    ranked = sorted((-value, case) for case, value in dice.items() if not math.isnan(value))
+    panels = []
+    for role, row in best_median_worst([{"case": case} for _, case in ranked]):
+        case = row["case"]
+        read = partial(_scored, case, masks, labels, scans)
+        panels.append(_panel(role, case, f"mean Dice {dice[case]:.3f}", masks, run, read, max_slices))
+    return panels
 
 
 def _panel(
-    role: str, case: str, facts: str, source: Path, run: RunFacts, read: Callable[[], Volume], most_slices: int
+    role: str, case: str, facts: str, source: Path, run: RunFacts, read: Callable[[], Volume], max_slices: int
 ) -> Panel:
-    """A panel, or what kept its files from being shown: files may have been moved since, which spoils no report."""
+    """Draw a panel, or say why it cannot be shown: that files were moved since spoils no report."""
     try:
         volume = read()
         # Over the last pseudo-label the first one, over a prediction the truth.
         outlined = [LABEL, *list(volume.masks)[1:]]
-        shown = draw_planes(volume, list(run.classes.values()), outlined, max_slices=most_slices)
+        shown = draw_planes(volume, list(run.classes.values()), outlined, max_slices=max_slices)
     except (PclautoError, OSError, RuntimeError, ValueError, KeyError) as error:
         return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
     return Panel(role, case, facts, source, shown)
 
 
 def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int, Path] | None = None) -> Volume:
-    """A preprocessed case, its axes put back as in the scan's file, and what the ``first`` round made of it."""
+    """Read a preprocessed case, its axes as in the scan's file, and its pseudo-label of the ``first`` round."""
     image, seg, _, properties = StoredCases(str(folder), [case]).load_case(case)
     back = np.argsort(run.plans["transpose_forward"])
     spacing = np.array(stored_spacing_mm(run.configuration["spacing"], run.plans))[back]

@@ -1,33 +1,33 @@
-"""``pclauto status``: how far the runs of a workspace are, from their files alone."""
+"""Tell how far the runs of a workspace are (``pclauto status``), from their files alone."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pcl_auto.errors import PclautoError
+from pcl_auto.recipe.settings import Schedule
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.record import RECORD
 
 State = Literal["finished", "running", "stopped", "elsewhere"]
-# The time left follows from so many of the last epochs.
+# The time left is estimated from this number of epochs.
 _LAST_EPOCHS = 5
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is.
+    """The progress of a run.
 
-    ``state``: ``stopped`` goes on when its command is repeated; ``elsewhere`` is held by another machine, or was when
-    that one ended.
-    ``seconds_left``: as the last epochs and pseudo-labels went; None where there is nothing to go by.
-    ``dice``: of the last epoch's patches or validation cases, by class, None for one that none of them holds;
-    ``dice_of`` which.
+    ``state``: a ``stopped`` run goes on when its command is repeated; one ``elsewhere`` is held by another machine, or
+    was when that machine ended. ``dice``: of each class in the last epoch, None for a class that did not occur;
+    ``dice_of``: the patches or cases that it was measured on. ``seconds_left``: estimated from the last epochs and
+    pseudo-labels; None before the first epoch.
     """
 
     folder: str
@@ -48,12 +48,12 @@ class Status:
     command: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """The status as plain values."""
+        """Return the status as plain values."""
         return asdict(self)
 
 
 def all_runs(workspace: Workspace) -> list[Status]:
-    """Every run of the workspace, the one that was written to last first; what cannot be read is left out."""
+    """List every run of the workspace, the last written first; runs that cannot be read are left out."""
     folders = [record.parent for record in workspace.results.glob(f"Dataset*/*/fold_*/{RECORD}")]
     found = (_status_if_readable(folder) for folder in sorted(folders, key=_last_written, reverse=True))
     return [status for status in found if status is not None]
@@ -67,15 +67,14 @@ def _status_if_readable(folder: Path) -> Status | None:
 
 
 def status_of(folder: Path) -> Status:
-    """How far the run in ``folder`` (that of a fold) is.
+    """Tell how far the run in ``folder`` (that of a fold) is.
 
     Raises:
         StateError: a file of the run is missing or damaged.
     """
     run = read_run(folder)
     last = run.epochs[-1] if run.epochs else {}
-    schedule = run.identity["recipe"]["schedule"]
-    epochs = schedule["supervised_epochs"] + schedule["rounds"] * schedule["epochs_per_round"]
+    schedule = Schedule(**run.identity["recipe"]["schedule"])
     state = _state(run.folder)
     done = int(last.get("epoch", 0))
     return Status(
@@ -86,33 +85,34 @@ def status_of(folder: Path) -> Status:
         trainer=run.identity["trainer"],
         state=state,
         epoch=done,
-        epochs=epochs,
+        epochs=schedule.epochs,
         stage=last.get("stage", "preparing"),
         losses=last.get("losses", {}),
         dice=last.get("patch_dice", []),
         dice_of=last.get("patch_dice_of", ""),
-        seconds_left=None if state == "finished" else _seconds_left(run, epochs - done, schedule["rounds"]),
+        seconds_left=None if state == "finished" else _seconds_left(run, schedule.epochs - done, schedule.rounds),
         last_event=run.events[-1]["time"] if run.events else "",
-        rounds=[_without_time(event) for event in run.happened("pseudo_labels", "rolled_back", "degenerate")],
+        rounds=[
+            {key: value for key, value in event.items() if key != "time"}
+            for event in run.happened("pseudo_labels", "rolled_back", "degenerate")
+        ],
         command=list(run.record.get("command", ())),
     )
 
 
-def _without_time(event: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key != "time"}
-
-
 def _state(folder: Path) -> State:
-    """Told without asking for the lock: a run must not meet a closed door because somebody looked."""
+    """Return the state of a run without taking its lock, which the run itself may need meanwhile."""
     if all((folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json")):
         return "finished"
     holder = folder.parent.parent / f".{folder.parent.name}.holder"
-    words = holder.read_text(encoding="utf-8").split() if holder.is_file() else []
-    if len(words) < 4:
+    text = holder.read_text(encoding="utf-8") if holder.is_file() else ""
+    held = re.match(r"process (\S+) on (\S+)", text)
+    if held is None:
         return "stopped"
-    if words[3] != socket.gethostname():
+    process, machine = held.groups()
+    if machine != socket.gethostname():
         return "elsewhere"
-    return "running" if words[1].isdigit() and _is_alive(int(words[1])) else "stopped"
+    return "running" if process.isdigit() and _is_alive(int(process)) else "stopped"
 
 
 def _is_alive(process: int) -> bool:
@@ -126,27 +126,24 @@ def _is_alive(process: int) -> bool:
 
 
 def _seconds_left(run: RunFacts, epochs: int, rounds: int) -> float | None:
-    """As the last epochs went, and for each of ``rounds`` that has no pseudo-labels yet as the last ones went."""
+    """Estimate the time of ``epochs`` more epochs, and of the pseudo-labels of the ``rounds`` that have none yet."""
     recent = [float(event["seconds"]) for event in run.epochs[-_LAST_EPOCHS:]]
     if not recent:
         return None
     labeled = run.happened("pseudo_labels")
-    # Before the first round nothing is known of them, and an older version kept no time.
+    # Nothing is known of them before the first round, and early versions kept no time.
     last_s = float(labeled[-1].get("seconds", 0)) if labeled else 0.0
     ahead = rounds - max((int(event["round"]) for event in labeled), default=0)
     return epochs * sum(recent) / len(recent) + ahead * last_s
 
 
 def _last_written(folder: Path) -> float:
-    return max((file.stat().st_mtime for file in _present(folder / "events.jsonl", folder / RECORD)), default=0.0)
-
-
-def _present(*files: Path) -> Iterable[Path]:
-    return (file for file in files if file.is_file())
+    files = [folder / "events.jsonl", folder / RECORD]
+    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
 def runs_of(model: Path) -> list[Status]:
-    """The runs of a model folder, one for each fold; or that of a fold's folder.
+    """List the runs of a model folder, one for each fold; also if it is the folder of one of them.
 
     Raises:
         StateError: no run has left its record there.

@@ -16,13 +16,16 @@ import pcl_auto.report
 from pcl_auto.method.confidence import Reference, assess
 from pcl_auto.report import scans as shown
 from pcl_auto.report.overlays import Volume
-from pcl_auto.report.page import render, write_report
-from pcl_auto.report.sections import fold_scores
+from pcl_auto.report.page import forecast_rows, render, write_report
+from pcl_auto.report.validation import read_fold_scores
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import read_confidences, read_run
+from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 
 HOSTILE = "<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>", "\u202egpj.exe"
+FORECAST = {"wall_s": 570.0, "memory_mb": 900, "gpu_memory_mb": 512, "disk_mb": 40}
+MEASURED = {"wall_s": 601.2, "memory_mb": 950, "gpu_memory_mb": None, "disk_mb": 42}
 STYLE = (Path(pcl_auto.report.__file__).parent / "page.css").read_text()
 
 
@@ -194,7 +197,7 @@ def test_the_scores_of_a_fold_are_found_by_class_and_by_region(tmp_path: Path) -
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     mean = {"(1, 2)": {"Dice": 0.1}, "10": {"Dice": 0.3}, "2": {"Dice": 0.2}}
     (fold / "validation" / "summary.json").write_text(json.dumps({"mean": mean}))
-    assert [found.dice for found in fold_scores(tmp_path)] == [[0.1, 0.2, 0.3]]
+    assert [found.dice for found in read_fold_scores(tmp_path)] == [[0.1, 0.2, 0.3]]
 
 
 def test_confidences_are_told_and_stand_in_the_last_ledger(tmp_path: Path) -> None:
@@ -248,6 +251,31 @@ def test_a_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere.html"
     assert write_report(write_run(workspace.results), workspace, target) == target
     assert target.is_file()
+
+
+def test_what_was_forecast_stands_beside_what_was_measured() -> None:
+    rows = forecast_rows({"forecast": FORECAST, "measured": MEASURED})
+    assert rows == [("time", "9m30s", "10m1s"), ("memory", "900 MB", "950 MB"), ("disk", "40 MB", "42 MB")]
+    on_gpu = forecast_rows({"forecast": FORECAST, "measured": {**MEASURED, "gpu_memory_mb": 600}})
+    assert ("GPU memory", "512 MB", "600 MB") in on_gpu
+
+
+def test_what_nobody_knew_is_unknown() -> None:
+    rows = forecast_rows({"forecast": dict.fromkeys(FORECAST), "measured": {**MEASURED, "wall_s": None}})
+    assert rows == [("memory", "unknown", "950 MB"), ("disk", "unknown", "42 MB")]
+    assert ("time", "9m30s", "unknown") in forecast_rows({"forecast": FORECAST, "measured": {"wall_s": None}})
+    assert forecast_rows({"forecast": FORECAST}) == forecast_rows({}) == []
+
+
+def test_the_report_shows_forecast_and_measured(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results)
+    record = model / "fold_all" / "run.json"
+    assert "Forecast and measured" not in write_report(model, workspace).read_text()
+    write_json(record, {**read_json(record), "forecast": FORECAST, "measured": MEASURED})
+    page = write_report(model, workspace).read_text()
+    assert "Forecast and measured" in page
+    assert "<td>9m30s</td><td>10m1s</td>" in page
 
 
 def _colors(block: str) -> dict[str, str]:

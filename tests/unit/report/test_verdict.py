@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from report_files import RECIPE, write_run, write_scores
 
-from pcl_auto.report.baseline import compare_to_baseline, find_baseline, steps_of
+from pcl_auto.report.verdict import compare_to_baseline, find_baseline, steps_of
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import read_run
 from pcl_auto.workspace.folders import Workspace

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from pcl_auto.report.figures import Series, curves, ticks
+from pcl_auto.report.curves import Series, draw_curves, ticks
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.9, 0.5), (0.934, 0.987), (1, 300), (-3e-4, 2e-4), (0, 1e6)])
@@ -25,7 +25,7 @@ def test_ticks_are_few_round_numbers_within(low: float, high: float) -> None:
 def drawn(
     series: list[Series], *, boundaries: Mapping[int, float] | None = None, y_range: tuple[float, float] | None = None
 ) -> ET.Element:
-    svg = curves(series, title="t", x_name="epoch", boundaries=boundaries, y_range=y_range)
+    svg = draw_curves(series, title="t", x_name="epoch", boundaries=boundaries, y_range=y_range)
     return ET.fromstring(str(svg))
 
 
@@ -51,7 +51,7 @@ def test_one_point_and_equal_values_have_a_place() -> None:
 
 
 def test_nothing_is_drawn_of_nothing() -> None:
-    assert curves([Series("loss", [(1, None)])], title="t", x_name="x") == ""
+    assert draw_curves([Series("loss", [(1, None)])], title="t", x_name="x") == ""
 
 
 def test_round_boundaries_are_marked_and_numbered() -> None:

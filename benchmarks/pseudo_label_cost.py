@@ -101,7 +101,7 @@ def _pseudo_label(split: Prepared, cases: list[str], folder: Path, *, mirroring:
         cuda.reset_peak_memory_stats()
     started = perf_counter()
     with output_to(split.scratch / "ours.txt"):
-        _trainer.segment_unlabeled(_trainer._segmenter(_trainer.network), 1, RoundFolder(folder), cases)
+        _trainer.stage.label(_trainer.stage.segmenter(_trainer.network), cases, RoundFolder(folder), 1)
     seconds = perf_counter() - started
     peak = peak_memory_mb()
     # Counted anew, the peak is what is held now.

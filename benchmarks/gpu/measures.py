@@ -226,7 +226,7 @@ def features(settings: Settings) -> dict[str, Any]:
         for _ in range(2):
             images = torch.randn(trainer.configuration_manager.batch_size, trainer.num_input_channels, *patch)
             outputs = trainer.forward(images.to(trainer.device))
-            taken = trainer.features.take()
+            taken = trainer.joint_step.features.take()
             with torch.no_grad(), half_precision(trainer.device):
                 logits = network.decoder.seg_layers[-1](taken).float()
                 errors.append(float((logits - outputs[0].float()).abs().max() / logits.abs().max()))
@@ -239,7 +239,7 @@ def features(settings: Settings) -> dict[str, Any]:
             "compiled": isinstance(trainer.network, OptimizedModule),
             "error": max(errors),
             "gradient": norm if math.isfinite(norm) else None,
-            "width": trainer.features.width,
+            "width": trainer.joint_step.features.width,
         }
 
 

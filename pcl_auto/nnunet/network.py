@@ -1,10 +1,10 @@
-"""The segmentation head g_ξ, drawn anew for step two."""
+"""Reach into nnU-Net's networks: what wraps them, their number format, the decoder's features, the last layers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,28 +15,9 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.sampling import VoxelSample, gather_features
 
-# --- The number format that a network computes in: half precision where the device is fast in it.
-
-
-def fast_in_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 numbers itself; others emulate it, slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def half_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast as nnU-Net has it on CUDA, to bfloat16 on a CPU that is fast in it, nothing elsewhere."""
-    if device.type == "cuda":
-        return torch.autocast("cuda")
-    if device.type == "cpu" and fast_in_bfloat16():
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
-
-
-# --- The decoder's last features, taken from a forward pass that is made anyway.
-
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside what torch.compile or distributed training wrap around it."""
+    """Return the network inside what torch.compile or distributed training wrap around it."""
     if hasattr(network, "module"):
         network = network.module  # type: ignore[assignment]
     if isinstance(network, OptimizedModule):
@@ -44,8 +25,35 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network
 
 
+def fast_in_bfloat16() -> bool:
+    """Tell whether this processor multiplies bfloat16 numbers itself; others emulate it, slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast as nnU-Net does on CUDA, to bfloat16 on a CPU that is fast in it, not at all elsewhere."""
+    if device.type == "cuda":
+        return torch.autocast("cuda")
+    if device.type == "cpu" and fast_in_bfloat16():
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def full_resolution_only(trainer: Any) -> Iterator[None]:
+    """Let the network of an nnU-Net ``trainer`` give one output instead of deep supervision's several."""
+    trainer.set_deep_supervision_enabled(False)
+    try:
+        yield
+    finally:
+        trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+
+
 class DecoderFeatures:
-    """Keeps what the decoder hands to the last segmentation layer: c_θ(x) of the paper, shape (B, F, *patch)."""
+    """Features that the decoder hands to the last segmentation layer: c_θ(x) of the paper, shape (B, F, *patch).
+
+    They are taken from a forward pass that is made anyway.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         """Hook into ``network``.
@@ -73,21 +81,21 @@ class DecoderFeatures:
         self._value = output if torch.is_grad_enabled() else None
 
     def take(self) -> Tensor:
-        """The features of the last forward pass; they are let go of here."""
+        """Return the features of the last forward pass, and let go of them."""
         if self._value is None:
             raise RuntimeError("no forward pass with gradients has been made")
         value, self._value = self._value, None
         return value
 
     def vectors(self, forward: Callable[[Tensor], object], images: Tensor, sample: VoxelSample) -> Tensor:
-        """The feature vectors of ``images`` at the drawn voxels, shape (N, F), from a forward pass of their own."""
+        """Return the features of ``images`` at the drawn voxels, shape (N, F), from a forward pass of their own."""
         forward(images)
         return gather_features(self.take(), sample)
 
     def recomputed_vectors(self, forward: Callable[[Tensor], object], images: Tensor, sample: VoxelSample) -> Tensor:
-        """:meth:`vectors` that keep nothing for the backward pass, which makes the forward pass once more.
+        """Return :meth:`vectors` that keep nothing for the backward pass, which repeats the forward pass.
 
-        What is made before another forward pass is needed after it: at no time are the activations of both held.
+        So the activations of two forward passes are never held at the same time.
         """
         # To the end, so that the features are taken again.
         with set_checkpoint_early_stop(False):
@@ -95,11 +103,8 @@ class DecoderFeatures:
         return vectors
 
 
-# --- The segmentation head g_ξ, drawn anew for step two.
-
-
 def restart_segmentation_head(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    """Draw the segmentation layers of ``network`` by nnU-Net's own rule; the optimizer forgets what it knew of them.
+    """Draw the segmentation layers g_ξ of ``network`` anew by nnU-Net's rule; the optimizer forgets their state.
 
     As at the start of round one in the published experiments (Chaitanya et al., MedIA 2023). The same ``seed`` draws
     the same weights, on every device and whatever was drawn before.

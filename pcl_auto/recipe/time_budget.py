@@ -205,8 +205,8 @@ class Fitted:
         return 60 * math.ceil(own_s / AIM / 60)
 
     def disk_mb(self, *, joint: bool) -> int:
-        """What stays on the disk, in MB (2^20 bytes)."""
-        return round(self.checkpoint_mb + (self.schedule.rounds * self.round_mb if joint else 0))
+        """Estimate what stays on the disk, in MB (2^20 bytes)."""
+        return round(self.costs.folds * (self.checkpoint_mb + (self.schedule.rounds * self.round_mb if joint else 0)))
 
     def as_dict(self) -> dict[str, Any]:
         """The fit as plain values."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from pcl_auto.data.labels import ignore_value
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.plan import store_key
-from pcl_auto.planning.split_plans import labeled_files, prepare_split, record_split, with_recipe
+from pcl_auto.planning.split_plans import labeled_files, with_recipe
 from pcl_auto.recipe.time_budget import Costs, fit_recipe
 from pcl_auto.training.estimate import REPORT_S, step_memory_mb, time_training
-from pcl_auto.training.request import JOINT_TRAINER, Run, TrainRequest
-from pcl_auto.training.train import run_settings, workers_of
+from pcl_auto.training.request import Run, TrainRequest
+from pcl_auto.training.train import prepare, workers_of
 from pcl_auto.workspace.events import silent
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.processes import output_to
@@ -36,7 +36,7 @@ LIBRARIES_MB = 900
 
 @dataclass(frozen=True)
 class TrainingEstimate:
-    """What a training would do and take, memory and disk in MB (2^20 bytes); None where nobody knows.
+    """Estimate of what a training does and takes, memory and disk in MB (2^20 bytes); None where it is unknown.
 
     ``unknown``: why steps were not timed, empty where they were. ``gpu_memory_mb``: as seen here, or without a GPU
     nnU-Net's estimate of a step. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
@@ -61,14 +61,14 @@ class TrainingEstimate:
 
 
 def estimate_training(request: TrainRequest, run: Run) -> TrainingEstimate:
-    """What the training ``run`` takes: timed where the images are preprocessed and the memory suffices.
+    """Estimate what the training ``run`` takes; it is timed where the images are preprocessed and the memory suffices.
 
     Raises:
         ResourceError: the budget is too small for it.
     """
     planned = run.plan.nnunet["configurations"][run.configuration]
     patches = run.recipe.batch.patches or planned["batch_size"]
-    joint = run.trainer == JOINT_TRAINER
+    joint = run.joint
     unlabeled = run.recipe.batch.unlabeled(patches) if joint else 0
     unknown = _why_unknown(run, request)
     timing = None if unknown else _timing(run, request)
@@ -93,8 +93,7 @@ def estimate_training(request: TrainRequest, run: Run) -> TrainingEstimate:
         store_mb=round(size_mb(run.data.pclauto_dir / "store")),
         round_mb=None if timing is None else timing.round_mb,
         checkpoint_mb=None if timing is None else timing.checkpoint_mb,
-        # Folds have their pseudo-labels together.
-        disk_mb=None if timing is None else round(folds * timing.checkpoint_mb + rounds * timing.round_mb),
+        disk_mb=None if timing is None else round(folds * (timing.checkpoint_mb + rounds * timing.round_mb)),
         # The latest two, and the way back from a round.
         disk_meanwhile_mb=None if timing is None else round((3 if rounds else 2) * timing.checkpoint_mb),
         costs=costs,
@@ -105,7 +104,7 @@ def estimate_training(request: TrainRequest, run: Run) -> TrainingEstimate:
 
 
 def _train_commands(run: Run, request: TrainRequest) -> tuple[str, ...]:
-    """What does the same in stock nnU-Net, in a shell prepared by ``pclauto env --export``."""
+    """Return the commands of stock nnU-Net that do the same, in a shell prepared by ``pclauto env --export``."""
     folds = ["all"] if request.folds is None else [str(fold) for fold in range(request.folds)]
     what = [str(run.data.id), run.configuration]
     model = ["-d", what[0], "-c", what[1], "-p", run.plans_name, "-tr", run.trainer]
@@ -116,7 +115,7 @@ def _train_commands(run: Run, request: TrainRequest) -> tuple[str, ...]:
 
 
 def _why_unknown(run: Run, request: TrainRequest) -> str:
-    """Why steps cannot be timed here; empty where they can."""
+    """Tell why steps cannot be timed here; empty where they can."""
     device = choose_device(request.device)
     needed, free = step_memory_mb(run), available_memory_mb()
     prepare_environment(workers=workers_of(request, device))
@@ -127,7 +126,7 @@ def _why_unknown(run: Run, request: TrainRequest) -> str:
 
 
 def _timing(run: Run, request: TrainRequest) -> Timing:
-    """A quick timing on the stored images, in a folder elsewhere."""
+    """Time some steps on the stored images, in a temporary folder."""
     device = choose_device(request.device)
     with tempfile.TemporaryDirectory() as folder, output_to(Path(os.devnull)):
         scratch = Path(folder)
@@ -136,17 +135,12 @@ def _timing(run: Run, request: TrainRequest) -> Timing:
         (data.pclauto_dir / "store").symlink_to(run.data.pclauto_dir / "store")
         for name in ("dataset.json", "dataset_fingerprint.json"):
             (data.path / name).symlink_to(run.data.path / name)
-        apart = replace(run, data=data)
-        record_split(run.split, data)
-        plans, store = prepare_split(
-            run.plan, run.split, run.recipe, data, configuration=run.configuration, listener=silent
-        )
-        settings = run_settings(apart, plans, store, request, silent)
-        return time_training(apart, request, plans, settings, device, data.path.parent, scratch / "results", TIMING_S)
+        apart, plans = prepare(replace(run, data=data), silent)
+        return time_training(apart, request, plans, device, data.path.parent, scratch / "results", TIMING_S)
 
 
 def _is_stored(run: Run) -> bool:
-    """Whether every image is preprocessed in the way that the split needs; looking opens labels of labeled cases."""
+    """Tell whether every image is preprocessed as the split needs; looking opens labels of labeled cases."""
     from pcl_auto.nnunet.data import store
 
     plans = copy.deepcopy(run.plan.nnunet)

@@ -1,4 +1,4 @@
-"""What a training will take: measured on this machine, by a trainer in a folder of its own that is thrown away."""
+"""Estimate what a training will take, from steps that a trainer in a temporary folder makes on this machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import variables_set
-from pcl_auto.nnunet.training.settings import RunSettings, with_settings
-from pcl_auto.recipe.time_budget import Fitted, fit_recipe, format_duration, write_fit
-from pcl_auto.training.request import JOINT_TRAINER, Run, TrainRequest
+from pcl_auto.nnunet.training.settings import with_settings
+from pcl_auto.recipe.time_budget import Fitted, fit_recipe, format_duration, read_fit, write_fit
+from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run, TrainRequest
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.lock import sole_writer
@@ -28,8 +28,8 @@ TIMING_SHARE, MAX_TIMING_S = 0.02, 20.0
 REPORT_S = 3.0
 
 
-def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings: RunSettings, device: Any) -> None:
-    """Fit the schedule of ``run`` to its budget and put it on file, unless an earlier command has.
+def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], device: Any) -> Fitted:
+    """Fit the schedule of ``run`` to its time budget and put it on file, unless an earlier command has.
 
     The joint training is what is timed and fitted, for its baseline too: so both have the same steps.
 
@@ -46,10 +46,10 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings:
         )
     with sole_writer(run.budget_file, wait=True):
         if run.budget_file.is_file():
-            return
+            return read_fit(run.budget_file, run.recipe)
         seconds = min(TIMING_SHARE * run.budget_s, MAX_TIMING_S)
         with staging_folder(run.budget_file) as scratch:
-            timing = time_training(run, request, plans, settings, device, run.data.path.parent, scratch, seconds)
+            timing = time_training(run, request, plans, device, run.data.path.parent, scratch, seconds)
         costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
         before_s = monotonic() - request.asked_at
         schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s)
@@ -66,13 +66,13 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], settings:
             gpu_memory_mb=timing.gpu_memory_mb,
         )
         write_fit(run.budget_file, fitted)
+        return fitted
 
 
 def time_training(
     run: Run,
     request: TrainRequest,
     plans: dict[str, Any],
-    settings: RunSettings,
     device: Any,
     preprocessed: Path,
     scratch: Path,
@@ -81,10 +81,9 @@ def time_training(
     """Time the parts of the joint training of ``run``, or without unlabeled cases of nnU-Net's.
 
     Args:
-        run: what is to be trained.
+        run: what is to be trained, with the settings that its trainer reads.
         request: what was asked for.
         plans: of its split, see :func:`pcl_auto.planning.split_plans.prepare_split`.
-        settings: that the trainer reads from the plans.
         device: to train on.
         preprocessed: the folder with the data set's folder in it.
         scratch: a folder for what the trainer writes.
@@ -94,18 +93,17 @@ def time_training(
     with output_to(run.data.log_file if scratch.is_relative_to(run.data.path) else scratch / "log.txt"):
         import torch
 
-        from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+        from pcl_auto.nnunet.training.joint_trainer import TRAINERS
         from pcl_auto.nnunet.training.timing import measure
-        from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
         # A worker of nnU-Net's validation imports the same.
         beside_s = monotonic() - begun
         if device.type == "cpu":
             keep_freed_memory()
             forget_peak_memory()
-        torch.backends.cudnn.benchmark = not settings.deterministic
-        kind = nnUNetTrainerPCL if run.split.unlabeled else nnUNetTrainerPCLSupervised
-        named = with_settings(plans, run.plans_name, run.configuration, settings)
+        torch.backends.cudnn.benchmark = not run.settings.deterministic
+        kind = TRAINERS[JOINT_TRAINER if run.split.unlabeled else SUPERVISED_TRAINER]
+        named = with_settings(plans, run.plans_name, run.configuration, run.settings)
         with variables_set(nnUNet_preprocessed=str(preprocessed), nnUNet_results=str(scratch)):
             trainer = kind(
                 {**named, "continue_training": False},
@@ -124,7 +122,7 @@ def time_training(
 
 
 def step_memory_mb(run: Run) -> int | None:
-    """GPU memory of a step by nnU-Net's estimate, for the recipe's patches and feature maps; None where it has none."""
+    """Estimate the GPU memory of a step, as nnU-Net does, for the recipe's patches and width; None where it cannot."""
     planned_gb: float | None = run.plan.content["step_memory_gb"][run.configuration]
     if planned_gb is None:
         return None
@@ -134,22 +132,22 @@ def step_memory_mb(run: Run) -> int | None:
 
 
 def expected(run: Run) -> dict[str, float | None]:
-    """What is forecast of a run before it begins; of a cross-validation's time and disk no fold has a share."""
+    """Return what is forecast of a run before it begins; of a cross-validation's time and disk no fold has a share."""
     fitted = run.fitted if run.fold is None else None
     timed_s = None
     if fitted is not None:
-        costs = fitted.costs if run.trainer == JOINT_TRAINER else fitted.costs.of_baseline()
+        costs = fitted.costs if run.joint else fitted.costs.of_baseline()
         timed_s = round(fitted.before_s + costs.forecast_s(fitted.schedule), 1)
     return {
         "wall_s": timed_s,
         "memory_mb": None if fitted is None else fitted.memory_mb,
         "gpu_memory_mb": (None if fitted is None else fitted.gpu_memory_mb) or step_memory_mb(run),
-        "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.trainer == JOINT_TRAINER),
+        "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.joint),
     }
 
 
 def measured(folder: Path, device: Any, wall_s: float | None) -> dict[str, float | None]:
-    """What the run in ``folder`` has taken, beside :func:`expected`; memory is that of the last process."""
+    """Return what the run in ``folder`` has taken, as :func:`expected` has it; memory is that of the last process."""
     gpu_mb = None
     if device.type == "cuda":
         import torch

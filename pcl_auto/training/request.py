@@ -1,4 +1,4 @@
-"""What ``pclauto train`` is asked for, and the run that comes of it."""
+"""Resolve what ``pclauto train`` is asked for to a run: data set, split, recipe, folder of the model."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pcl_auto.data.split import (
     with_corrections,
 )
 from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.nnunet.training.settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.planning.split_plans import check_inputs_unchanged
 from pcl_auto.recipe.load import load_recipe
@@ -35,7 +36,7 @@ PLANS_PREFIX = "nnUNetPlans"
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What ``pclauto train`` was asked for."""
+    """Options of ``pclauto train``."""
 
     dataset: str | None = None
     labeled: int | None = None
@@ -75,46 +76,63 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it will be or as it is: data, split, recipe, and the folder of its model."""
+    """A run as it will be or as it is: data, split, settings, and the folder of its model.
+
+    ``settings``: what its trainer reads. ``start``: the checkpoint that it begins with, if any. ``fitted``: the
+    schedule that fits the time budget ``budget_s``; until there is one, the settings have the recipe's own.
+    """
 
     data: DatasetFolder
     plan: Plan
     split: Split
-    recipe: Recipe
+    settings: RunSettings
     configuration: str
     trainer: str
     plans_name: str
     model: Path
     fold: int | None = None
-    # The checkpoint that it begins with, should there be one.
     start: Path | None = None
-    # The time for all of it, and the schedule that was fitted to it; the recipe has its own until there is one.
     budget_s: int | None = None
     fitted: Fitted | None = None
 
     @property
+    def recipe(self) -> Recipe:
+        """Recipe of the run, with its schedule as it will be trained."""
+        return self.settings.recipe
+
+    @property
+    def joint(self) -> bool:
+        """True if the run has rounds; a baseline has none."""
+        return self.trainer == JOINT_TRAINER
+
+    @property
     def budget_file(self) -> Path:
-        """Where the schedule that fits the budget lies, for this run and for its baseline."""
+        """File of the schedule that fits the time budget, for this run and for its baseline."""
         return self.data.budget_file(self.plans_name, self.configuration)
 
     @property
     def folder(self) -> Path:
-        """The run's own folder, ``fold_all`` of the model, or that of its fold."""
+        """Folder of the run, ``fold_all`` of the model, or that of its fold."""
         return self.model / f"fold_{self.fold_name}"
 
     @property
     def fold_name(self) -> str:
-        """The fold as nnU-Net has it."""
+        """Fold as nnU-Net names it."""
         return "all" if self.fold is None else str(self.fold)
 
     @property
     def finished(self) -> bool:
-        """Whether the model is trained to the end, and validated."""
+        """True once the model is trained to the end, and validated."""
         return all((self.folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json"))
+
+    def with_fit(self, fitted: Fitted) -> Run:
+        """Return the run with the schedule that was fitted to its time budget."""
+        recipe = replace(self.recipe, schedule=fitted.schedule)
+        return replace(self, settings=replace(self.settings, recipe=recipe), fitted=fitted)
 
 
 def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
-    """Settle every run that is asked for, one for each fold; nothing is written.
+    """Resolve a request to its runs, one for each fold; nothing is written.
 
     Raises:
         StateError, UsageError: see :func:`resolve_run`; folds that the labeled cases do not allow.
@@ -144,7 +162,7 @@ def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
 
 
 def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
-    """Settle data set, split, recipe and folder of a run on all labeled cases; nothing is written.
+    """Resolve data set, split, recipe and folder of a run on all labeled cases; nothing is written.
 
     Raises:
         StateError: nothing was planned, or the input changed since.
@@ -181,11 +199,13 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     trainer = JOINT_TRAINER if joint else SUPERVISED_TRAINER
     configuration = plan.configuration_named(request.configuration)
     model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
-    run = Run(data, plan, split, recipe, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
+    settings = RunSettings(
+        recipe, request.seed, split.name, deterministic=request.deterministic, folds=request.folds or NNUNET_FOLDS
+    )
+    run = Run(data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
     if budget_s is None or not run.budget_file.is_file():
         return run
-    fitted = read_fit(run.budget_file, recipe)
-    return replace(run, recipe=replace(recipe, schedule=fitted.schedule), fitted=fitted)
+    return run.with_fit(read_fit(run.budget_file, recipe))
 
 
 def _budget_s(request: TrainRequest) -> int | None:
@@ -236,7 +256,7 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
 
 
 def find_start(given: Path) -> Path:
-    """The checkpoint that ``given`` means: a checkpoint, the folder of a fold, or a model folder of one fold.
+    """Find the checkpoint that ``given`` means: a checkpoint, the folder of a fold, or a model folder of one fold.
 
     Raises:
         StateError: there is none, or more than one.
@@ -259,7 +279,7 @@ def find_start(given: Path) -> Path:
 
 
 def resolve_split(request: TrainRequest, plan: Plan) -> Split:
-    """The split that a request describes.
+    """Draw or read the split that a request describes.
 
     Raises:
         UsageError: it asks for cases or labels that are not there, or in more than one way.
@@ -315,7 +335,7 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
 
 
 def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
-    """``split``, under a name of its own where its own name was recorded with other cases.
+    """Rename ``split`` where its name was recorded with other cases.
 
     So a data set that has grown since can be trained again without touching what was trained before.
     """

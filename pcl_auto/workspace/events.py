@@ -31,6 +31,10 @@ class EventLog:
         self.path = path
         self.listener = listener
 
+    def subscribe(self, listener: Listener) -> None:
+        """Let ``listener``, in place of any other, hear of what happens from now on."""
+        self.listener = listener
+
     def emit(self, event: str, **values: Any) -> None:
         """Record ``event`` with its ``values`` (anything that JSON holds)."""
         if self.path is not None:

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 DRIVER = """
 import hashlib, json, os, sys
 import torch
-from pcl_auto.nnunet import joint_trainer, pseudo_labels
+from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.training import joint_trainer
+from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
 from pcl_auto.nnunet.training.round_guard import RoundGuard
 
 rounds, die, *arguments = sys.argv[1:]
@@ -35,7 +37,7 @@ def digest(parts):
     return whole.hexdigest()
 
 def validate(self, plain=trainer._validate):
-    ends = [entry.last_epoch for entry in self.round_guard.rounds.values() if entry.number in collapsing]
+    ends = [entry.last_epoch for entry in self.guard.rounds.values() if entry.number in collapsing]
     if self.epoch + 1 in ends:
         for network in (self.network, self.teacher.network):
             for parameter in network.parameters():
@@ -43,9 +45,8 @@ def validate(self, plain=trainer._validate):
     plain(self)
 
 def segmenter(self, network):
-    self.set_deep_supervision_enabled(False)
     alive = any(parameter.any() for parameter in network.parameters())
-    heads = self.label_manager.num_segmentation_heads
+    heads = self._trainer.label_manager.num_segmentation_heads
     def segment(image):
         logits = torch.zeros(heads, *image.shape[1:])
         logits[0] = 0.5
@@ -69,7 +70,7 @@ def roll_back(self, number, parts, device, plain=RoundGuard.roll_back):
     return facts
 
 def before_checkpoint(self, name, plain=trainer.save_checkpoint):
-    if die == "before" and self.round_guard.collapsed:
+    if die == "before" and self.guard.collapsed:
         os._exit(9)
     plain(self, name)
 
@@ -83,7 +84,7 @@ def restart(network, optimizer, seed, plain=joint_trainer.restart_segmentation_h
     plain(network, optimizer, seed)
 
 joint_trainer.restart_segmentation_head = restart
-trainer._validate, trainer._segmenter, trainer.save_checkpoint = validate, segmenter, before_checkpoint
+trainer._validate, trainer.save_checkpoint, PseudoLabelStage.segmenter = validate, before_checkpoint, segmenter
 RoundGuard.keep_start, RoundGuard.roll_back, pseudo_labels.discard = keep_start, roll_back, discard
 sys.argv = ["pclauto", *arguments]
 from pcl_auto.cli.main import run

@@ -22,7 +22,7 @@ from pcl_auto.workspace.system import has_room, is_full
 # Files end at so many bytes from the first event of its kind in a training or prediction on.
 FULL_AFTER = """
 import resource
-from pcl_auto.cli import progress
+from pcl_auto.cli.console import progress
 
 def limit(happened):
     if happened == "{event}":

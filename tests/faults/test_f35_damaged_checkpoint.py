@@ -13,6 +13,7 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoints import LATEST, OWN_KEY, PREVIOUS, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.training import checkpoint
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 
@@ -44,17 +45,24 @@ class Trainer(SimpleNamespace):
     def epoch(self) -> int:
         return int(self.taken["current_epoch"])
 
-    def _load_training_state(self, file: Path) -> dict[str, Any]:
-        self.taken = read_checkpoint(file)
-        return self.taken
-
     def load_own_state(self, state: dict[str, Any]) -> None:
-        self.pclauto_dir = state
+        self.own_state = state
 
     def take_up(self, file: Path) -> int:
         nnUNetTrainerPCLSupervised.load_checkpoint(self, str(file))  # type: ignore[arg-type]
-        assert self.pclauto_dir == {"epoch": self.epoch}
+        assert self.own_state == {"epoch": self.epoch}
         return self.epoch
+
+
+def take(trainer: Trainer, file: Path) -> dict[str, Any]:
+    """Read a checkpoint, as far as this trainer is one."""
+    content = trainer.taken = read_checkpoint(file)
+    return content
+
+
+@pytest.fixture(autouse=True)
+def half_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load_training_state", take)
 
 
 def test_f35_two_generations_are_kept(tmp_path: Path) -> None:

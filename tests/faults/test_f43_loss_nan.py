@@ -18,7 +18,7 @@ from pcl_auto.nnunet.errors import require_numbers
 # Trains as `pclauto` does, but for one batch whose voxels are no numbers.
 DRIVER = """
 import sys
-from pcl_auto.nnunet import streams
+from pcl_auto.nnunet.data import streams
 poisoned, *arguments = sys.argv[1:]
 plain, drawn = streams.next_batch, []
 def next_batch(stream):

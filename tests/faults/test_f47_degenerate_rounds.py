@@ -15,11 +15,10 @@ from pcl_auto.method.collapse import collapse, unusable_reasons
 DRIVER = """
 import sys
 import torch
-from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
 last, *arguments = sys.argv[1:]
 def segmenter(self, network):
-    self.set_deep_supervision_enabled(False)
-    heads, empty = self.label_manager.num_segmentation_heads, self.epoch < int(last)
+    heads, empty = self._trainer.label_manager.num_segmentation_heads, self._trainer.epoch < int(last)
     def segment(image):
         logits = torch.zeros(heads, *image.shape[1:])
         logits[0] = 0.5
@@ -27,7 +26,7 @@ def segmenter(self, network):
             logits[value, :, value::heads] = 1
         return logits
     return segment
-nnUNetTrainerPCL._segmenter = segmenter
+PseudoLabelStage.segmenter = segmenter
 sys.argv = ["pclauto", *arguments]
 from pcl_auto.cli.main import run
 run()

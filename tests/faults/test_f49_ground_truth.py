@@ -18,6 +18,7 @@ from pcl_auto.errors import StateError
 from pcl_auto.nnunet.data import pseudo_labels
 from pcl_auto.nnunet.data.store import case_files
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
 from pcl_auto.recipe.settings import PseudoLabelFilter
 
 
@@ -44,11 +45,12 @@ def test_f49_a_round_with_a_labeled_case_is_not_trained_on(tmp_path: Path, group
     make_store(view, "a")
     before = digests(view)
     folder = make_round(tmp_path / "run", make_store(tmp_path / "store", "a", "b"), ["a", "b"])
+    stage: Any = PseudoLabelStage.__new__(PseudoLabelStage)
+    stage._split = SimpleNamespace(**{"labeled": (), "validation": (), group: ("a",)})
     trainer: Any = SimpleNamespace(
         epoch=5,
-        split=SimpleNamespace(**{"labeled": (), "validation": (), group: ("a",)}),
-        configuration_manager=SimpleNamespace(batch_size=4),
-        round_guard=SimpleNamespace(rounds={1: SimpleNamespace(first_epoch=2)}, labels_of=lambda _number: folder),
+        stage=stage,
+        guard=SimpleNamespace(rounds={1: SimpleNamespace(first_epoch=2)}, labels_of=lambda _number: folder),
         _open_streams=lambda _patches: pytest.fail("training began"),
     )
     with refused(StateError, "run.pseudo-label-beside-label") as refusal:

@@ -20,9 +20,9 @@ from pcl_auto.nnunet.checkpoints import read_checkpoint
 from pcl_auto.nnunet.data.cases import StoredCases, read_properties
 from pcl_auto.nnunet.data.store import case_files, save_label
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
+from pcl_auto.nnunet.training import checkpoint
 from pcl_auto.nnunet.training.round_guard import RoundGuard
 from pcl_auto.nnunet.training.start import refuse_other_model
-from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.workspace.files import read_json, write_json
 
@@ -70,7 +70,7 @@ def test_f50_pickles_beside_a_model_are_not_opened(tmp_path: Path, canary: Path)
 def test_f50_resuming(tmp_path: Path, canary: Path, name: str) -> None:
     trainer: Any = SimpleNamespace(was_initialized=True, device=torch.device("cpu"))
     with refused(StateError, "checkpoint.unreadable") as refusal:
-        nnUNetTrainerPCLSupervised._load_training_state(trainer, poison(tmp_path / name, canary))
+        checkpoint.load_training_state(trainer, poison(tmp_path / name, canary))
     assert refusal.problem.where == str(tmp_path / name)
     assert not canary.exists()
 
@@ -78,7 +78,7 @@ def test_f50_resuming(tmp_path: Path, canary: Path, name: str) -> None:
 def test_f50_a_shared_start(tmp_path: Path, canary: Path) -> None:
     trainer: Any = SimpleNamespace(device=torch.device("cpu"))
     with refused(StateError, "checkpoint.unreadable") as refusal:
-        nnUNetTrainerPCLSupervised.load_start(trainer, poison(tmp_path / "start.pth", canary))
+        checkpoint.load_supervised_start(trainer, poison(tmp_path / "start.pth", canary))
     assert refusal.problem.where == str(tmp_path / "start.pth")
     assert not canary.exists()
 

@@ -9,6 +9,7 @@ import numpy as np
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor, nn
 
+from pcl_auto.data.labels import foreground
 from pcl_auto.method.agreement import agreement, draw_transforms
 from pcl_auto.nnunet.data.pseudo_labels import AgreementCheck, Segmenter, label_map
 from pcl_auto.nnunet.environment import variables_set
@@ -49,6 +50,6 @@ def agreement_check(trainer: Any, segment: Segmenter) -> AgreementCheck:
 
     def check(case: str, image: np.ndarray) -> float:
         transforms = draw_transforms(case, trainer.settings.seed, mirror=mirror)
-        return agreement(segmented, image, transforms, trainer.labeled.classes)
+        return agreement(segmented, image, transforms, foreground(trainer.dataset_json["labels"]))
 
     return check

@@ -1,9 +1,9 @@
-"""What our trainers read from the plans: nnU-Net hands a trainer nothing else."""
+"""Settings of a run as its trainer reads them from the plans: nnU-Net hands a trainer nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError
@@ -19,41 +19,35 @@ NNUNET_FOLDS = 5
 class RunSettings:
     """The recipe of a run, its split, its case store and how far it is to be reproducible.
 
-    ``folds``: of a cross-validation over the labeled cases, should a fold be trained.
-    ``mirror_axes``: of the patch, what the recipe's mirroring came to for the data set; None leaves it to nnU-Net.
+    ``split``: its name. ``store``: the key of the case store that the split reads, empty until the split is prepared.
+    ``folds``: of a cross-validation over the labeled cases, if a fold is trained. ``mirror_axes``: axes of the patch to
+    mirror along; None leaves the choice to nnU-Net.
     """
 
     recipe: Recipe
     seed: int
     split: str
-    store: str
-    deterministic: bool
+    store: str = ""
+    deterministic: bool = False
     mirror_axes: tuple[int, ...] | None = None
     folds: int = NNUNET_FOLDS
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values for a plans file."""
-        return {
-            "recipe": self.recipe.as_dict(),
-            "seed": self.seed,
-            "split": self.split,
-            "store": self.store,
-            "deterministic": self.deterministic,
-            "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
-            "folds": self.folds,
-        }
+        """Return the settings as plain values for a plans file."""
+        axes = None if self.mirror_axes is None else list(self.mirror_axes)
+        return {**self.__dict__, "recipe": self.recipe.as_dict(), "mirror_axes": axes}
 
 
 def with_settings(
     plans: Mapping[str, Any], plans_name: str, configuration: str, settings: RunSettings
 ) -> dict[str, Any]:
-    """A split's plans under their name, with the settings of a run in its configuration."""
+    """Return a split's plans under their name, with the settings of a run in its configuration."""
     chosen = {**plans["configurations"][configuration], KEY: settings.as_dict()}
     return {**plans, "plans_name": plans_name, "configurations": {configuration: chosen}}
 
 
 def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSettings:
-    """The settings in a plans configuration.
+    """Read the settings in a plans configuration.
 
     Raises:
         StateError: the plans were not written by ``pclauto train``.
@@ -69,19 +63,17 @@ def read_settings(configuration: Mapping[str, Any], plans_name: str) -> RunSetti
                 fix="run `pclauto train --prepare-only` and use the plans that it names",
             )
         )
-    return RunSettings(
-        recipe=from_dict(values["recipe"]),
-        seed=values["seed"],
-        split=values["split"],
-        store=values["store"],
-        deterministic=values["deterministic"],
-        mirror_axes=None if values.get("mirror_axes") is None else tuple(values["mirror_axes"]),
-        folds=values.get("folds", NNUNET_FOLDS),
-    )
+    given = {entry.name: values[entry.name] for entry in fields(RunSettings) if entry.name in values}
+    axes = given.pop("mirror_axes", None)
+    recipe = from_dict(given.pop("recipe"))
+    return RunSettings(recipe, **given, mirror_axes=None if axes is None else tuple(axes))
 
 
 def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of :meth:`RunSettings.as_dict` decides the state after the supervised start; how rounds divide does not."""
+    """Select from :meth:`RunSettings.as_dict` what decides the state after the supervised start.
+
+    How rounds divide their epochs does not.
+    """
     recipe, schedule = settings["recipe"], Schedule(**settings["recipe"]["schedule"])
     return {
         **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},

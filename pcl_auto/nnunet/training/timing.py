@@ -1,4 +1,4 @@
-"""What the steps, pseudo-labels and checkpoints of a training take on this machine: some of each are made and timed."""
+"""Time the steps, pseudo-labels and checkpoints of a training on this machine, by making some of each."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pcl_auto.nnunet.inference.confidence import confidence_in_training, referen
 from pcl_auto.nnunet.inference.demand import patches_in
 from pcl_auto.nnunet.inference.export import mask_of
 from pcl_auto.nnunet.inference.sliding_window import segmenter
+from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -89,7 +90,6 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
     joint = _Round(step_s=step_s)
     if isinstance(trainer, nnUNetTrainerPCL) and trainer.recipe.schedule.rounds:
         joint = _time_round(trainer, seconds)
-    again = 2 * begin_s if folds > 1 else 0.0  # they stop and begin anew where they meet
     costs = Costs(
         begin_s=begin_s,
         supervised_step_s=step_s,
@@ -99,7 +99,7 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
         validation_step_s=validation_s,
         epoch_s=epoch_s,
         # The way back from a round is one more checkpoint.
-        round_s=joint.segment_s + joint.streams_s + epoch_s + again,
+        round_s=joint.segment_s + joint.streams_s + epoch_s,
         end_s=folds * (joint.last_check_s + epoch_s + _reference_s(trainer)) + validated_s,
         held_out=trainer.has_validation,
         folds=folds,
@@ -114,7 +114,7 @@ def _step(trainer: nnUNetTrainerPCLSupervised) -> None:
 
 
 def _repeat(action: Callable[[], Any], seconds: float, least: int = MIN_TIMES) -> float:
-    """Mean seconds of ``action``, which is done for about so long."""
+    """Return the mean seconds of ``action``, repeated for about ``seconds``."""
     begun, times = monotonic(), 0
     while times < least or (monotonic() - begun < seconds and times < MAX_TIMES):
         action()
@@ -130,15 +130,16 @@ def _checkpoint_s(trainer: Any, file: Path) -> float:
 
 def _time_round(trainer: nnUNetTrainerPCL, seconds: float) -> _Round:
     """Pseudo-label some cases and train on them."""
-    tiles = {case: _tiles(trainer, trainer.store, case) for case in trainer.split.unlabeled}
+    store = trainer.data.store(trainer.settings.store)
+    tiles = {case: _tiles(trainer, store, case) for case in trainer.split.unlabeled}
     timed = _spread(sorted(tiles, key=lambda case: (tiles[case], case)))
     folder, done, spent = RoundFolder(trainer.run_folder / "timed"), [], 0.0
-    trainer.segment_unlabeled(
-        _showing_all(trainer.segmenter_of_round(1)), 1, RoundFolder(trainer.run_folder / "warm"), timed[:1]
-    )
+    trainer._close_streams()
+    segment = _showing_all(trainer.stage.segmenter(trainer.network))
+    trainer.stage.label(segment, timed[:1], RoundFolder(trainer.run_folder / "warm"), 1)
     for case in timed:
         begun = monotonic()
-        trainer.segment_unlabeled(_showing_all(trainer.segmenter_of_round(1)), 1, folder, [case])
+        trainer.stage.label(_showing_all(trainer.stage.segmenter(trainer.network)), [case], folder, 1)
         spent += monotonic() - begun
         done.append(case)
         if spent > seconds:
@@ -163,7 +164,7 @@ def _time_round(trainer: nnUNetTrainerPCL, seconds: float) -> _Round:
 
 
 def _showing_all(segment: Segmenter) -> Segmenter:
-    """``segment``, with every class in a slab of its own: what a new network finds, often nothing, costs less."""
+    """Return ``segment`` with every class in a slab of its own: what a new network finds, often nothing, costs less."""
 
     def segmented(image: torch.Tensor) -> torch.Tensor:
         logits = segment(image).clone()  # of what inference mode has made nothing may be changed
@@ -176,7 +177,7 @@ def _showing_all(segment: Segmenter) -> Segmenter:
 
 
 def _spread(cases: Sequence[str]) -> list[str]:
-    """Some of ``cases``, sorted by size: one from the middle first, so that it may be the only one."""
+    """Choose some of ``cases``, sorted by size: one from the middle first, so that it may be the only one."""
     places = np.linspace(0, len(cases) - 1, min(MAX_TIMED_CASES, len(cases))).round().astype(int)
     chosen = [cases[place] for place in dict.fromkeys(places.tolist())]
     middle = cases[len(cases) // 2]
@@ -184,13 +185,13 @@ def _spread(cases: Sequence[str]) -> list[str]:
 
 
 def _tiles(trainer: Any, folder: Path, case: str) -> int:
-    """In how many patches nnU-Net's prediction sees a stored case."""
+    """Count the patches in which nnU-Net's prediction sees a stored case."""
     image, _, _, _ = StoredCases(str(folder), [case]).load_case(case)
     return patches_in(image.shape[1:], trainer.configuration_manager.patch_size)
 
 
 def _reference_s(trainer: Any) -> float:
-    """What the confidences of unlabeled cases take, which a training leaves with its model: one is looked at."""
+    """Estimate the seconds for the confidences of unlabeled cases that a training leaves with its model, from one."""
     folder = trainer.data.store(trainer.settings.store)
     tiles = {case: _tiles(trainer, folder, case) for case in reference_cases(trainer)}
     if not tiles:
@@ -202,24 +203,23 @@ def _reference_s(trainer: Any) -> float:
 
 
 def _validation_s(trainer: Any, beside_s: float, folds: int) -> float:
-    """What nnU-Net's validation takes: every held-out case is segmented with mirroring and brought to its own grid."""
+    """Estimate the seconds of nnU-Net's validation: held-out cases are segmented with mirroring, on their own grids."""
     labeled, held_out = trainer.do_split()
     view = trainer.validation_view if trainer.chooses_best else trainer.labeled_view
     cases = sorted({*labeled, *held_out}) if folds > 1 else held_out
     data, _, _, properties = StoredCases(str(view), held_out).load_case(held_out[0])
-    trainer.set_deep_supervision_enabled(False)
     begun = monotonic()
-    logits = segmenter(trainer, trainer.network, mirroring=True)(torch.from_numpy(data[:])).cpu()
+    with full_resolution_only(trainer):
+        logits = segmenter(trainer, trainer.network, mirroring=True)(torch.from_numpy(data[:])).cpu()
     mask_of(logits, trainer.plans_manager, trainer.configuration_manager, trainer.label_manager, properties)
     seconds = monotonic() - begun
-    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     all_tiles = sum(_tiles(trainer, view, case) for case in cases)
     return folds * beside_s + seconds * all_tiles / _tiles(trainer, view, held_out[0])
 
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """What is drawn inside changes nothing for those who draw afterwards."""
+    """Draw random numbers inside without changing those that are drawn afterwards."""
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (nnU-Net's loaders draw from it)
     try:
         with torch.random.fork_rng():

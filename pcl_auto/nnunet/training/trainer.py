@@ -1,8 +1,7 @@
-"""The nnU-Net trainer that follows a recipe, on labeled cases alone.
+"""Train nnU-Net by a recipe on the labeled cases of a split: the baseline, and the start of the rounds.
 
 nnU-Net builds a trainer from names; the recipe, the split and the seed come with the plans
-(:mod:`pcl_auto.nnunet.training.settings`). The network stays nnU-Net's own, the checkpoint says so, and what is ours
-lies under one key of it: stock ``nnUNetv2_predict`` reads every model.
+(:mod:`pcl_auto.nnunet.training.settings`).
 """
 
 from __future__ import annotations
@@ -17,29 +16,19 @@ import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import Tensor, autocast, nn
+from torch import Tensor, autocast
 
-from pcl_auto import __version__
 from pcl_auto.data.split import cross_validation
-from pcl_auto.errors import Problem, StateError
-from pcl_auto.nnunet import distributed as ranks
-from pcl_auto.nnunet.checkpoints import (
-    FINAL,
-    FORMAT,
-    LATEST,
-    OWN_KEY,
-    PREVIOUS,
-    plain,
-    read_checkpoint,
-    write_checkpoint,
-)
+from pcl_auto.nnunet import distributed
+from pcl_auto.nnunet.checkpoints import FINAL, LATEST, PREVIOUS
 from pcl_auto.nnunet.data import streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.network import half_precision, unwrapped
+from pcl_auto.nnunet.training import checkpoint
 from pcl_auto.nnunet.training.optimizers import backward_and_step, make_optimizer
-from pcl_auto.nnunet.training.settings import read_settings, start_settings
+from pcl_auto.nnunet.training.settings import read_settings
 from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.workspace.events import EventLog
@@ -47,11 +36,12 @@ from pcl_auto.workspace.files import write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.system import peak_memory_mb
 
-# --- An nnU-Net trainer that learns from the cases of a split, or of a fold of them, and is validated on others.
+# progress.png takes one or two seconds: it is drawn again after so many.
+PROGRESS_PNG_SECONDS = 120.0
 
 
-class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
-    """nnU-Net's trainer on the labeled cases that the plans' split names."""
+class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801 (nnU-Net finds trainers by name)
+    """nnU-Net on the split's labeled cases, with the recipe's schedule."""
 
     preprocessed_dataset_folder: str
     is_ddp: bool
@@ -67,6 +57,8 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
     ) -> None:
         require_trusted(plans, dataset_json, plans.get("dataset_name", ""))
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type != "cuda":  # nnU-Net takes several processes for several GPUs
+            self.device = device
         self.settings = read_settings(self.configuration_manager.configuration, self.plans_manager.plans_name)
         self.data = DatasetFolder(Path(self.preprocessed_dataset_folder_base))
         self.run_folder = Path(self.output_folder)
@@ -74,6 +66,25 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.validation_view = self.data.validation_view(self.settings.split, self.configuration_name)
         # In a cross-validation the held-out cases judge a model; they must not choose it too.
         self.chooses_best = self.fold == "all" and self.validation_view.is_dir()
+        self.events = EventLog(self.run_folder / "events.jsonl" if self.local_rank == 0 else None)
+
+        schedule, optimizer = self.recipe.schedule, self.recipe.optimizer
+        self.num_epochs = schedule.epochs
+        self.num_iterations_per_epoch = schedule.steps_per_epoch
+        self.num_val_iterations_per_epoch = schedule.validation_steps(held_out=self.has_validation)
+        self.initial_lr, self.weight_decay = optimizer.learning_rate, optimizer.weight_decay
+        # Each patch by chance: nnU-Net's other rule rounds to whole patches of a batch, so that a joint step of two
+        # streams would see more foreground than a step of one.
+        self.probabilistic_oversampling = True
+        # Of training so far, in this process and before an interruption.
+        self.seconds = 0.0
+        # The cases whose patches the step at hand has, to name them if it fails.
+        self.cases_of_step: list[str] = []
+        self._best_ema: float | None = None
+        self._best_weights: dict[str, Any] | None = None
+        self._progress_png_drawn = monotonic()
+
+    # --- what the recipe and the split decide -----------------------------------------------------------------
 
     @property
     def recipe(self) -> Recipe:
@@ -82,16 +93,11 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     @property
     def has_validation(self) -> bool:
-        """Whether the split, or the fold, holds out labeled cases."""
+        """True if the split, or the fold, holds out labeled cases."""
         return self.chooses_best or self.fold != "all"
 
-    def initialize(self) -> None:
-        """Build what nnU-Net builds; its validation too reads stored cases without running code from them."""
-        super().initialize()
-        self.dataset_class = StoredCases
-
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Labeled cases to learn from, and held-out ones: of the fold or of the split, else the same again."""
+        """Return the cases to learn from and those held out by the fold or the split; without any, the same again."""
         labeled: list[str] = StoredCases.get_identifiers(str(self.labeled_view))
         if self.fold != "all":
             return cross_validation(labeled, self.settings.folds)[int(self.fold)]
@@ -99,76 +105,10 @@ class SplitTrainer(nnUNetTrainer):  # type: ignore[misc]
         return labeled, held_out
 
     def get_tr_and_val_datasets(self) -> tuple[StoredCases, StoredCases]:
-        """What :meth:`do_split` says, from where it lies."""
+        """Open the cases of :meth:`do_split` in their views."""
         labeled, held_out = self.do_split()
         view = str(self.validation_view) if self.chooses_best else str(self.labeled_view)
         return StoredCases(str(self.labeled_view), labeled), StoredCases(view, held_out)
-
-    def validate(self) -> None:
-        """Segment held-out cases as they were scanned, as nnU-Net does at the end of a training; or say there are none.
-
-        Labeled cases that were learned from show nothing, and take their time.
-        """
-        if self.has_validation:
-            self.perform_actual_validation()
-            return
-        if self.local_rank != 0:
-            return
-        # nnU-Net's export of a model asks for the file.
-        write_json(
-            self.run_folder / "validation" / "summary.json",
-            {"metric_per_case": [], "mean": {}, "foreground_mean": {}, "pclauto": "no case was held out"},
-        )
-
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:  # noqa: FBT001, FBT002 (nnU-Net's)
-        """nnU-Net's validation, of the split's validation cases where it has some."""
-        self.preprocessed_dataset_folder = str(self.validation_view if self.chooses_best else self.labeled_view)
-        try:
-            super().perform_actual_validation(save_probabilities)
-        finally:
-            self.preprocessed_dataset_folder = str(self.labeled_view)
-
-
-# --- The nnU-Net trainer that follows a recipe, on labeled cases alone.
-
-# Between two drawings of progress.png, which takes one or two.
-PROGRESS_PNG_SECONDS = 120.0
-
-
-class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds trainers by name)
-    """nnU-Net on the split's labeled cases, with the recipe's schedule: the baseline, and the start of the rounds."""
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        if device.type != "cuda":  # nnU-Net takes several processes for several GPUs
-            self.device = device
-        self.events = EventLog(self.run_folder / "events.jsonl" if self.local_rank == 0 else None)
-
-        schedule, optimizer = self.recipe.schedule, self.recipe.optimizer
-        self.num_epochs = schedule.epochs
-        self.num_iterations_per_epoch = schedule.steps_per_epoch
-        self.initial_lr, self.weight_decay = optimizer.learning_rate, optimizer.weight_decay
-        # Each patch by chance: nnU-Net's other rule rounds to whole patches of a batch, so that a joint step of two
-        # streams would see more foreground than a step of one.
-        self.probabilistic_oversampling = True
-        self.num_val_iterations_per_epoch = schedule.validation_steps(held_out=self.has_validation)
-        # Where the state after the supervised start goes, for runs that share it.
-        self.shared_start: Path | None = None
-        self.seconds = 0.0
-        # The cases whose patches the step at hand has, to name them if it fails.
-        self.cases_of_step: list[str] = []
-        self._best_ema: float | None = None
-        self._progress_png_drawn = monotonic()
-        self._best_weights: dict[str, Any] | None = None
-
-    # --- what the recipe decides ------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -176,20 +116,22 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         return int(self.current_epoch)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """The recipe's optimizer, nnU-Net's decay."""
+        """Make the recipe's optimizer, with nnU-Net's decay."""
         optimizer = make_optimizer(self.network.parameters(), self.recipe.optimizer)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def initialize(self) -> None:
-        """Build the network; a seed fixes its first weights."""
+        """Build the network; the seed fixes its first weights."""
         torch.manual_seed(self.settings.seed)
-        ranks.share_of_patches(self.configuration_manager.batch_size, 0)
+        distributed.share_of_patches(self.configuration_manager.batch_size, 0)
         # What nnU-Net does for several processes needs a GPU for each; a step is shared in _open_streams.
         several, self.is_ddp = self.is_ddp, False
         super().initialize()
         self.is_ddp = several
+        # nnU-Net's validation too reads stored cases without running code from them.
+        self.dataset_class = StoredCases
         if several:
-            self.network = ranks.wrap_ddp(self.network, self.device)
+            self.network = distributed.wrap_ddp(self.network, self.device)
             self.loss = self._build_loss()
 
     def _do_i_compile(self) -> bool:
@@ -214,7 +156,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         self.on_train_end()
 
     def learn(self) -> None:
-        """All epochs on labeled cases alone."""
+        """Train all epochs on labeled cases alone."""
         self.learn_from_labels(self.num_epochs)
 
     def learn_from_labels(self, until_epoch: int) -> None:
@@ -234,7 +176,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)  # noqa: FBT003
         self.print_plans()
-        with ranks.rank_zero_first() as first:
+        with distributed.rank_zero_first() as first:
             if first:
                 self._describe_model(Path(self.output_folder_base))
 
@@ -247,7 +189,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
     def _open_streams(self, labeled_patches: int) -> None:
         """Open the streams of labeled patches, for this process's share of a step."""
         self._close_streams()
-        self.batch_size, _ = ranks.share_of_patches(labeled_patches, 0)
+        self.batch_size, _ = distributed.share_of_patches(labeled_patches, 0)
         with streams.starting():
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
@@ -278,30 +220,26 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             self.on_epoch_end()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step on labeled patches."""
+        """Take one step on labeled patches."""
         targets = [target.to(self.device, non_blocking=True) for target in streams.scales(batch["target"])]
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.segmentation_loss(self.forward(batch["data"].to(self.device, non_blocking=True)), targets)
-        self.backward_and_step(loss, (self.optimizer, self.network))
+        backward_and_step(loss, [(self.optimizer, self.network)], self.grad_scaler)
         return {"loss": loss.detach().cpu().numpy()}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits of a batch, from full resolution down; (B, K, *patch), float32 on a CPU."""
+        """Return the logits of a batch, from full resolution down, shape (B, K, *patch); float32 on a CPU."""
         with half_precision(self.device):
             outputs = streams.scales(self.network(images))
         # On CUDA autocast knows which parts of the loss need float32.
         return outputs if self.device.type == "cuda" else [output.float() for output in outputs]
 
     def segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """nnU-Net's Dice and cross-entropy with deep supervision."""
+        """Return nnU-Net's Dice and cross-entropy with deep supervision."""
         with autocast("cuda", enabled=self.device.type == "cuda"):
             if self.enable_deep_supervision:
                 return self.loss(outputs, targets)  # type: ignore[no-any-return]
             return self.loss(outputs[0], targets[0])  # type: ignore[no-any-return]
-
-    def backward_and_step(self, loss: Tensor, *trained: tuple[torch.optim.Optimizer, nn.Module]) -> None:
-        """One step down for every optimizer and the module that it trains."""
-        backward_and_step(loss, trained, self.grad_scaler)
 
     def _validate(self) -> None:
         with torch.no_grad():
@@ -312,7 +250,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
             )
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's Dice over the validation patches; where they neither show nor find a class, it stays as it was."""
+        """Log nnU-Net's Dice over the validation patches; where they neither show nor find a class, repeat the last."""
         super().on_validation_epoch_end(val_outputs)
         if np.isnan(self.logger.get_value("mean_fg_dice", step=self.epoch)):
             # Small lesions miss all patches of an epoch now and then; a smoothed NaN would be one to the end.
@@ -321,7 +259,7 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
                 self.logger.log(curve, smoothed, self.epoch)
 
     def _seed_epoch(self) -> None:
-        """In deterministic mode an epoch draws the same numbers whether or not the run was interrupted before."""
+        """In deterministic mode, draw the same numbers in an epoch whether or not the run was interrupted before."""
         if self.settings.deterministic:
             entropy = [self.settings.seed, self.epoch, *([self.local_rank] if self.is_ddp else [])]
             seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
@@ -352,11 +290,9 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         """Keep the state, so that a run that stops here goes on from here."""
         self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self._keep_best()
-        with ranks.rank_zero_first():
+        with distributed.rank_zero_first():
             self.save_checkpoint(str(self.run_folder / LATEST))
-        starting = self.epoch + 1 == self.recipe.schedule.supervised_epochs
-        if starting and self.shared_start is not None and not self.shared_start.is_file():
-            self.save_checkpoint(str(self.shared_start))
+        self.events.notify("checkpoint", epochs=self.epoch + 1, file=self.run_folder / LATEST)
         drawn_s = monotonic() - self._progress_png_drawn
         if self.local_rank == 0 and (self.epoch == self.num_epochs - 1 or drawn_s > PROGRESS_PNG_SECONDS):
             self.logger.plot_progress_png(self.output_folder)
@@ -376,112 +312,83 @@ class nnUNetTrainerPCLSupervised(SplitTrainer):  # noqa: N801 (nnU-Net finds tra
         """Write the model: the last weights, or with validation cases the best ones."""
         if self._best_weights is not None:
             unwrapped(self.network).load_state_dict(self._best_weights)
-        self.current_epoch -= 1  # save_checkpoint counts the current epoch as finished, and it was counted
-        self.save_checkpoint(str(self.run_folder / FINAL))
-        self.current_epoch += 1
+        self._save_finished(self.run_folder / FINAL)
         if self.local_rank == 0:
-            for checkpoint in (PREVIOUS, LATEST):
-                (self.run_folder / checkpoint).unlink(missing_ok=True)
+            for name in (PREVIOUS, LATEST):
+                (self.run_folder / name).unlink(missing_ok=True)
         self.events.emit("trained", epochs=self.epoch, seconds=round(self.seconds, 1), memory_mb=self._memory_mb())
 
     def _memory_mb(self) -> int:
-        """The most memory that the training has held: of the GPU, or on a CPU of the process."""
+        """Return the most memory that the training has held: of the GPU, or on a CPU of the process."""
         return self.gpu_memory_mb() or peak_memory_mb()
 
     def gpu_memory_mb(self) -> int | None:
-        """The most memory of the GPU that the training has held; None without one."""
+        """Return the most memory of the GPU that the training has held; None without one."""
         return int(torch.cuda.max_memory_reserved(self.device) / 2**20) if self.device.type == "cuda" else None
+
+    # --- validation -------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Segment held-out cases as they were scanned, as nnU-Net does at the end of a training, if there are any.
+
+        The labeled cases that were learned from would show nothing.
+        """
+        if self.has_validation:
+            self.perform_actual_validation()
+            return
+        if self.local_rank != 0:
+            return
+        # nnU-Net's export of a model asks for the file.
+        write_json(
+            self.run_folder / "validation" / "summary.json",
+            {"metric_per_case": [], "mean": {}, "foreground_mean": {}, "pclauto": "no case was held out"},
+        )
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:  # noqa: FBT001, FBT002 (nnU-Net's)
+        """Run nnU-Net's validation, on the split's validation cases where it has some."""
+        self.preprocessed_dataset_folder = str(self.validation_view if self.chooses_best else self.labeled_view)
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            self.preprocessed_dataset_folder = str(self.labeled_view)
 
     # --- files ------------------------------------------------------------------------------------------------
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
-        """nnU-Net's log, without its console."""
+        """Write nnU-Net's log, without its console."""
         del also_print_to_console
         super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
 
     def own_state(self) -> dict[str, Any]:
-        """What of a run stock nnU-Net knows nothing of."""
-        return {
-            "format": FORMAT,
-            "trainer": type(self).__name__,
-            "version": __version__,
-            "settings": self.settings.as_dict(),
-            "best_weights": self._best_weights,
-            "seconds": self.seconds,
-        }
+        """Return what of a training's state stock nnU-Net knows nothing of."""
+        return {"best_weights": self._best_weights, "seconds": self.seconds}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`own_state` kept."""
+        """Resume from what :meth:`own_state` returned."""
+        self.load_supervised_state(state)
+
+    def load_supervised_state(self, state: dict[str, Any]) -> None:
+        """Resume from that part of an :meth:`own_state` which every trainer has."""
         self._best_weights = state["best_weights"]
         self.seconds = state["seconds"]
 
-    def load_start(self, file: Path) -> None:
-        """Take up the supervised start that another recipe's run on the same split made.
-
-        Raises:
-            StateError: it was made with other settings.
-        """
-        own = read_checkpoint(file, self.device)[OWN_KEY]
-        before, now = start_settings(own["settings"]), start_settings(self.settings.as_dict())
-        differing = [key for key in now if before[key] != now[key]]
-        if differing:
-            what = "the supervised start was made with another " + ", ".join(differing)
-            fix = "share a start only between recipes that agree in these"
-            raise StateError(Problem("run.start-of-other-settings", what, str(file), fix))
-        self._load_training_state(file)
-        self._best_weights, self.seconds = own["best_weights"], own["seconds"]
-
     def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint whole, in nnU-Net's format, under the name of nnU-Net's own trainer."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            return
-        scaler, path = self.grad_scaler, Path(filename)
-        write_checkpoint(
-            path,
-            {
-                "network_weights": unwrapped(self.network).state_dict(),
-                "optimizer_state": self.optimizer.state_dict(),
-                "grad_scaler_state": None if scaler is None else scaler.state_dict(),
-                "logging": plain(self.logger.get_checkpoint()),
-                "_best_ema": plain(self._best_ema),
-                "current_epoch": self.current_epoch + 1,
-                "init_args": plain({**self.my_init_kwargs, "device": str(self.device)}),
-                # The network is nnU-Net's: its own predictor needs no other class, and none of ours to be installed.
-                "trainer_name": nnUNetTrainer.__name__,
-                "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-                OWN_KEY: self.own_state(),
-            },
-            previous=path.with_name(PREVIOUS) if path.name == LATEST else None,
-        )
+        """Write a checkpoint in which the current epoch counts as finished, as nnU-Net does."""
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            checkpoint.save(self, Path(filename), self.current_epoch + 1)
+
+    def _save_finished(self, file: Path) -> None:
+        """Write a checkpoint between two epochs, when the last one has been counted already."""
+        self.current_epoch -= 1
+        self.save_checkpoint(str(file))
+        self.current_epoch += 1
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Take up a run where its checkpoint left it; where the latest one is damaged, the one before."""
+        """Resume from a checkpoint; where the latest one is damaged, from the one before."""
         file = Path(filename_or_checkpoint)
-        try:
-            content = self._load_training_state(file)
-        except StateError as error:
-            previous = file.with_name(PREVIOUS)
-            if file.name != LATEST or not previous.is_file():
-                raise
-            content = self._load_training_state(previous)
-            self.events.emit("checkpoint_damaged", problem=error.problems[0].as_dict(), epoch=self.epoch)
-            with ranks.rank_zero_first() as first:
+        damage = checkpoint.resume(self, file)
+        if damage is not None:
+            self.events.emit("checkpoint_damaged", problem=damage.problems[0].as_dict(), epoch=self.epoch)
+            with distributed.rank_zero_first() as first:
                 if first:
-                    previous.replace(file)
-        if OWN_KEY in content:
-            self.load_own_state(content[OWN_KEY])
-
-    def _load_training_state(self, file: Path) -> dict[str, Any]:
-        """Take up what of a checkpoint is nnU-Net's; all of it is returned."""
-        if not self.was_initialized:
-            self.initialize()
-        content = read_checkpoint(file, self.device)
-        unwrapped(self.network).load_state_dict(content["network_weights"])
-        self.optimizer.load_state_dict(content["optimizer_state"])
-        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        self.logger.load_checkpoint(content["logging"])
-        self._best_ema = content["_best_ema"]
-        self.current_epoch = content["current_epoch"]
-        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
-        return content
+                    file.with_name(PREVIOUS).replace(file)

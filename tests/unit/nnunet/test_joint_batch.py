@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from torch import Tensor
 
-from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.recipe.load import load_recipe
+from pcl_auto.nnunet.training.joint_step import join_patches
+from pcl_auto.recipe.settings import Mixing
 
 SCALES = (1, 0.5, 0.25)
 
@@ -30,13 +26,8 @@ def targets_of(images: Tensor) -> list[Tensor]:
 
 
 def joined(labeled: Tensor, unlabeled: Tensor, *, copy_paste: bool) -> tuple[Tensor, list[Tensor]]:
-    trainer = nnUNetTrainerPCL.__new__(nnUNetTrainerPCL)
-    recipe = load_recipe("default")
-    recipe = replace(recipe, mixing=replace(recipe.mixing, copy_paste=copy_paste, box_fraction=0.4))
-    trainer.settings = cast("Any", SimpleNamespace(recipe=recipe))
-    trainer.device = torch.device("cpu")
-    batches = [{"data": images.clone(), "target": targets_of(images)} for images in (labeled, unlabeled)]
-    return trainer._joined(*batches)
+    first, second = ({"data": images.clone(), "target": targets_of(images)} for images in (labeled, unlabeled))
+    return join_patches(first, second, Mixing(copy_paste=copy_paste, box_fraction=0.4), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (8, 12, 16)])

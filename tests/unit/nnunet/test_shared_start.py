@@ -13,20 +13,22 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoints import OWN_KEY, write_checkpoint
+from pcl_auto.nnunet.training import checkpoint
 from pcl_auto.nnunet.training.settings import RunSettings
-from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.recipe.settings import Contrast, Optimizer, Recipe
 
 SETTINGS = RunSettings(Recipe("one"), seed=0, split="L2_s0", store="store", deterministic=False)
 
 
-def taken_up(file: Path, settings: RunSettings) -> dict[str, Any]:
+def taken_up(monkeypatch: pytest.MonkeyPatch, file: Path, settings: RunSettings) -> dict[str, Any]:
     """What a trainer of ``settings`` has of the start in ``file``."""
     read: list[Path] = []
-    trainer = SimpleNamespace(settings=settings, device=torch.device("cpu"), _load_training_state=read.append)
-    nnUNetTrainerPCLSupervised.load_start(trainer, file)  # type: ignore[arg-type]
+    taken: dict[str, Any] = {}
+    monkeypatch.setattr(checkpoint, "load_training_state", lambda _trainer, its_file: read.append(its_file))
+    trainer = SimpleNamespace(settings=settings, device=torch.device("cpu"), load_supervised_state=taken.update)
+    checkpoint.load_supervised_start(trainer, file)
     assert read == [file]
-    return vars(trainer)
+    return taken
 
 
 @pytest.fixture
@@ -38,14 +40,14 @@ def start(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_recipe_that_differs_in_the_rounds_takes_it_up(start: Path) -> None:
-    found = taken_up(start, replace(SETTINGS, recipe=Recipe("two", contrast=Contrast(weight=0.5))))
+def test_a_recipe_that_differs_in_the_rounds_takes_it_up(monkeypatch: pytest.MonkeyPatch, start: Path) -> None:
+    found = taken_up(monkeypatch, start, replace(SETTINGS, recipe=Recipe("two", contrast=Contrast(weight=0.5))))
     assert found["seconds"] == 12.5
 
 
-def test_every_setting_that_is_another_is_named(start: Path) -> None:
+def test_every_setting_that_is_another_is_named(monkeypatch: pytest.MonkeyPatch, start: Path) -> None:
     other = replace(SETTINGS, seed=1, recipe=Recipe("two", optimizer=Optimizer(learning_rate=0.5)))
     with refused(StateError, "run.start-of-other-settings") as refusal:
-        taken_up(start, other)
+        taken_up(monkeypatch, start, other)
     assert refusal.problem.what.endswith("another seed, optimizer")
     assert refusal.problem.where == str(start)

@@ -17,7 +17,6 @@ from pcl_auto.data.checks.probe import image_stats
 from pcl_auto.data.split import Correction, with_corrections
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device
-from pcl_auto.nnunet.training.settings import RunSettings
 from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
 from pcl_auto.planning.split_plans import record_split
 from pcl_auto.recipe.load import from_dict
@@ -384,7 +383,7 @@ def test_a_run_and_its_baseline_follow_the_schedule_on_file(workspace: Workspace
     for each in (request, replace(request, supervised_only=True)):
         run = resolve_run(each, workspace)
         assert run.recipe.schedule == schedule
-        assert identity(run, each, {})["budget_s"] == 7200
+        assert identity(run, {})["budget_s"] == 7200
     others: list[dict[str, Any]] = [
         {"seed": 1},
         {"labeled": 1},
@@ -408,9 +407,8 @@ def test_steps_of_several_processes_are_not_timed(workspace: Workspace, monkeypa
     request = TrainRequest(budget="2h")
     run = resolve_run(request, workspace)
     monkeypatch.setattr(forecast, "started_ranks", lambda: 2)
-    settings = RunSettings(run.recipe, 0, run.split.name, "store", deterministic=False)
     with refused(UsageError, "budget.several-processes") as refusal:
-        forecast.fit_budget(run, request, {}, settings, SimpleNamespace(type="cuda"))
+        forecast.fit_budget(run, request, {}, SimpleNamespace(type="cuda"))
     assert refusal.problem.fix == "take --epochs"
     assert not run.budget_file.exists()
 
@@ -476,10 +474,11 @@ def test_rounds_need_something_to_begin_with(workspace: Workspace) -> None:
 def test_a_changed_run_is_refused_with_every_difference(workspace: Workspace, tmp_path: Path) -> None:
     request = TrainRequest(labeled=2)
     run = resolve_run(request, workspace)
-    recorded = json.loads(json.dumps(identity(run, request, {"patch": 1})))
-    changed = replace(run, recipe=replace(run.recipe, batch=replace(run.recipe.batch, patches=8)))
+    recorded = json.loads(json.dumps(identity(run, {"patch": 1})))
+    recipe = replace(run.recipe, batch=replace(run.recipe.batch, patches=8))
+    changed = replace(run, settings=replace(run.settings, recipe=recipe, seed=3))
     with refused(StateError, "run.settings-changed") as refusal:
-        refuse_changes(recorded, identity(changed, replace(request, seed=3), {"patch": 2}), tmp_path)
+        refuse_changes(recorded, identity(changed, {"patch": 2}), tmp_path)
     differences = {problem.what: (problem.expected, problem.found) for problem in refusal.problems}
     assert differences["the run there has another recipe.batch.patches"] == ("0", "8")
     assert differences["the run there has another seed"] == ("0", "3")
@@ -504,7 +503,7 @@ def test_a_deterministic_run_wants_the_versions_that_it_began_with(tmp_path: Pat
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_the_same_command_goes_on(workspace: Workspace, request_: TrainRequest, tmp_path: Path) -> None:
-    wanted = identity(resolve_run(request_, workspace), request_, {"patch": 1})
+    wanted = identity(resolve_run(request_, workspace), {"patch": 1})
     refuse_changes(json.loads(json.dumps(wanted)), wanted, tmp_path)
 
 

@@ -1,0 +1,100 @@
+"""Save and resume the state of a training, in checkpoints that stock nnU-Net reads.
+
+The network stays nnU-Net's own and the checkpoint says so; what stock nnU-Net knows nothing of lies under one key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from pcl_auto import __version__
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.nnunet.checkpoints import FORMAT, LATEST, OWN_KEY, PREVIOUS, plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.network import unwrapped
+from pcl_auto.nnunet.training.settings import start_settings
+
+
+def save(trainer: nnUNetTrainer, path: Path, epochs_done: int) -> None:
+    """Write the state of ``trainer`` whole, in nnU-Net's format and under the name of nnU-Net's own trainer."""
+    scaler = trainer.grad_scaler
+    write_checkpoint(
+        path,
+        {
+            "network_weights": unwrapped(trainer.network).state_dict(),
+            "optimizer_state": trainer.optimizer.state_dict(),
+            "grad_scaler_state": None if scaler is None else scaler.state_dict(),
+            "logging": plain(trainer.logger.get_checkpoint()),
+            "_best_ema": plain(trainer._best_ema),
+            "current_epoch": epochs_done,
+            "init_args": plain({**trainer.my_init_kwargs, "device": str(trainer.device)}),
+            # The network is nnU-Net's: its own predictor needs no other class, and none of ours to be installed.
+            "trainer_name": nnUNetTrainer.__name__,
+            "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
+            OWN_KEY: {
+                "format": FORMAT,
+                "trainer": type(trainer).__name__,
+                "version": __version__,
+                "settings": trainer.settings.as_dict(),
+                **trainer.own_state(),
+            },
+        },
+        previous=path.with_name(PREVIOUS) if path.name == LATEST else None,
+    )
+
+
+def resume(trainer: nnUNetTrainer, file: Path) -> StateError | None:
+    """Give ``trainer`` the state of a checkpoint; where the latest one is damaged, that of the one before.
+
+    Returns:
+        why the one before was taken, or None.
+
+    Raises:
+        StateError: the checkpoint cannot be read, and there is none before it.
+    """
+    damage = None
+    try:
+        content = load_training_state(trainer, file)
+    except StateError as error:
+        previous = file.with_name(PREVIOUS)
+        if file.name != LATEST or not previous.is_file():
+            raise
+        damage, content = error, load_training_state(trainer, previous)
+    if OWN_KEY in content:
+        trainer.load_own_state(content[OWN_KEY])
+    return damage
+
+
+def load_supervised_start(trainer: nnUNetTrainer, file: Path) -> None:
+    """Give ``trainer`` the supervised start that another recipe's run on the same split made.
+
+    Raises:
+        StateError: it was made with other settings.
+    """
+    own = read_checkpoint(file, trainer.device)[OWN_KEY]
+    before, now = start_settings(own["settings"]), start_settings(trainer.settings.as_dict())
+    differing = [key for key in now if before[key] != now[key]]
+    if differing:
+        what = "the supervised start was made with another " + ", ".join(differing)
+        fix = "share a start only between recipes that agree in these"
+        raise StateError(Problem("run.start-of-other-settings", what, str(file), fix))
+    load_training_state(trainer, file)
+    trainer.load_supervised_state(own)
+
+
+def load_training_state(trainer: nnUNetTrainer, file: Path) -> dict[str, Any]:
+    """Give ``trainer`` what of a checkpoint is nnU-Net's, and return all of the checkpoint."""
+    if not trainer.was_initialized:
+        trainer.initialize()
+    content = read_checkpoint(file, trainer.device)
+    unwrapped(trainer.network).load_state_dict(content["network_weights"])
+    trainer.optimizer.load_state_dict(content["optimizer_state"])
+    if trainer.grad_scaler is not None and content["grad_scaler_state"] is not None:
+        trainer.grad_scaler.load_state_dict(content["grad_scaler_state"])
+    trainer.logger.load_checkpoint(content["logging"])
+    trainer._best_ema = content["_best_ema"]
+    trainer.current_epoch = content["current_epoch"]
+    trainer.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
+    return content

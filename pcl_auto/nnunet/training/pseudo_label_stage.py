@@ -1,0 +1,103 @@
+"""Segment the unlabeled cases at the start of a round, and choose the pseudo-labels that are worth training on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from pcl_auto.data.split import Split
+from pcl_auto.method.collapse import unusable_reasons
+from pcl_auto.method.pseudo_labels import LedgerRow
+from pcl_auto.nnunet import distributed
+from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
+from pcl_auto.nnunet.data.pseudo_labels import RoundFolder, Segmenter
+from pcl_auto.nnunet.inference.sliding_window import agreement_check, segmenter
+from pcl_auto.nnunet.network import full_resolution_only
+from pcl_auto.nnunet.training.round_guard import RoundGuard
+
+if TYPE_CHECKING:
+    from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """The ledger's rows of pseudo-labels, on the process that writes it, and the seconds that segmenting took."""
+
+    rows: list[LedgerRow]
+    seconds: float
+
+
+class PseudoLabelStage:
+    """The pseudo-labels of a training: made with its networks, judged against its labeled cases."""
+
+    def __init__(self, trainer: nnUNetTrainerPCLSupervised, split: Split, guard: RoundGuard) -> None:
+        """Work for ``trainer``, on the unlabeled cases of ``split``; ``guard`` knows which rounds count."""
+        self._trainer = trainer
+        self._filter = trainer.recipe.pseudo_label_filter
+        self._guard = guard
+        self._split = split
+        self._store = trainer.data.store(trainer.settings.store)
+        self.labeled = LabeledCases(
+            trainer.data.labeled_view(trainer.settings.split, trainer.configuration_name),
+            trainer.do_split()[0],
+            trainer.dataset_json["labels"],
+            stored_voxel_ml(trainer.configuration_manager.spacing, trainer.plans_manager.plans),
+        )
+
+    def segmenter(self, network: nn.Module) -> Segmenter:
+        """Return what turns a preprocessed image into logits, with ``network``."""
+        return segmenter(self._trainer, network, mirroring=self._trainer.recipe.pseudo_labels.mirroring)
+
+    def label(self, segment: Segmenter, cases: Sequence[str], folder: RoundFolder, number: int) -> Segmented:
+        """Segment ``cases`` into the folder of round ``number`` and write its ledger; processes share the work."""
+        begun = monotonic()
+        rounds = self._trainer.recipe.schedule.rounds
+        with full_resolution_only(self._trainer):
+            pseudo_labels.predict_round(
+                segment,
+                distributed.share(cases),
+                self._store,
+                folder,
+                patch_voxels=tuple(self._trainer.configuration_manager.patch_size),
+                labels_of=self._trainer.label_manager,
+                one_piece=self.labeled.one_piece() if self._filter.largest_component else [],
+                # Nothing is trained on what is segmented after the last round.
+                check=self._agreement_check(segment) if self._filter.min_agreement and number <= rounds else None,
+                progress=lambda done, total: self._trainer.events.notify(
+                    "pseudo_label", round=min(number, rounds), done=done, total=total
+                ),
+            )
+        seconds = monotonic() - begun
+        with distributed.rank_zero_first() as first:
+            return Segmented(self._judge(cases, folder, number) if first else [], seconds)
+
+    def _agreement_check(self, segment: Segmenter) -> pseudo_labels.AgreementCheck:
+        return agreement_check(self._trainer, segment)
+
+    def _judge(self, cases: Sequence[str], folder: RoundFolder, number: int) -> list[LedgerRow]:
+        last = number > self._trainer.recipe.schedule.rounds
+        return pseudo_labels.keep_ledger(
+            folder,
+            self._guard.labels_of(number - 1) if number > 1 else None,
+            cases,
+            self.labeled.volumes_ml(),
+            classes=self.labeled.classes,
+            voxel_ml=self.labeled.voxel_ml,
+            chosen=replace(self._filter, drop_outside_range=False, min_agreement=0.0) if last else self._filter,
+        )
+
+    def used(self, folder: RoundFolder) -> tuple[list[str], list[str]]:
+        """Return the cases that a round trains on, and why their pseudo-labels are not worth it, if they are not.
+
+        Both follow from the ledger, so that a resumed run uses the same ones.
+        """
+        used = pseudo_labels.used_cases(folder, {*self._split.labeled, *self._split.validation})
+        volumes = pseudo_labels.volumes_ml(folder, self.labeled.classes)
+        margin = self._trainer.recipe.collapse_guard.volume_margin
+        chosen = {case: volumes[case] for case in used}
+        return used, unusable_reasons(chosen, self.labeled.volumes_ml(), margin=margin)

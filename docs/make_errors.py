@@ -44,6 +44,7 @@ AREAS = {
     "run": "Trainings, and what they have left on the disk.",
     "score": "Masks that are scored by labels.",
     "split": "Which cases are learned from.",
+    "usage": "Arguments of the Python functions.",
 }
 INTRODUCTION = """# Refusals
 

@@ -11,6 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
+
+from pcl_auto.workspace.events import Listener
 
 # --- What ``torchrun`` and SLURM's launchers tell a process of a training that has several.
 
@@ -58,22 +61,57 @@ def _end_after(parent: int) -> None:
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Send file descriptors 1 and 2, of this process and of children started meanwhile, to the end of ``log``.
+    """Send what this process, and children started meanwhile, write to stdout and stderr to the end of ``log``.
 
-    Whoever wants to reach the terminal in between writes to a descriptor duplicated before.
+    Whoever wants to reach the terminal in between writes to a descriptor duplicated before, or is called through
+    :func:`reaching_caller`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with log.open("ab") as handle:
-        saved = os.dup(1), os.dup(2)
-        os.dup2(handle.fileno(), 1)
-        os.dup2(handle.fileno(), 2)
+    with log.open("a", encoding="utf-8", errors="replace", buffering=1) as handle:
+        # A notebook's stdout is no descriptor but an object.
+        streams = [handle if current is not own else current for current, own in _streams()]
+        with _written_to((handle.fileno(), handle.fileno()), (streams[0], streams[1])):
+            yield
+
+
+@contextmanager
+def reaching_caller(listener: Listener) -> Iterator[Listener]:
+    """Yield ``listener``, so that what it prints reaches whoever sees the output now, during :func:`output_to` too."""
+    descriptors, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
+
+    def listen(event: str, values: dict[str, Any]) -> None:
+        with _written_to(descriptors, streams):
+            listener(event, values)
+
+    try:
+        yield listen
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _streams() -> tuple[tuple[TextIO, TextIO | None], tuple[TextIO, TextIO | None]]:
+    return (sys.stdout, sys.__stdout__), (sys.stderr, sys.__stderr__)
+
+
+@contextmanager
+def _written_to(descriptors: tuple[int, int], streams: tuple[TextIO, TextIO]) -> Iterator[None]:
+    """Let file descriptors 1 and 2, and Python's two streams, be these for the time being."""
+    _flush()
+    saved, saved_streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
+    for standard, descriptor in zip((1, 2), descriptors, strict=True):
+        os.dup2(descriptor, standard)
+    sys.stdout, sys.stderr = streams
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for descriptor, original in zip((1, 2), saved, strict=True):
-            os.dup2(original, descriptor)
-            os.close(original)
+        _flush()
+        sys.stdout, sys.stderr = saved_streams
+        for standard, descriptor in zip((1, 2), saved, strict=True):
+            os.dup2(descriptor, standard)
+            os.close(descriptor)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

@@ -89,7 +89,8 @@ def test_a_module_imports_only_from_its_folder_and_those_before_it() -> None:
     def later(path: Path) -> set[str]:
         return {name for name in own_imports(path) if rank(name) > rank(name_of(path))}
 
-    assert breaking(later, [path for path in MODULES if path.parent != PACKAGE]) == {}
+    # The package itself stands above its folders: it hands out the API.
+    assert breaking(later, [path for path in MODULES if name_of(path) not in ("__init__", "__main__")]) == {}
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
@@ -133,9 +134,10 @@ def test_modules_and_functions_stay_short() -> None:
 
 
 def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function; of a verb without its signature, which is the table of its options."""
+    """Return the lines of a function without its docstring; of a verb without its table of options too."""
     first = function.body[0].lineno if _has_options(function) else function.lineno
-    return (function.end_lineno or first) - first + 1
+    docstring = ast.get_docstring(function, clean=False) or ""
+    return (function.end_lineno or first) - first + 1 - docstring.count("\n")
 
 
 def _has_options(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

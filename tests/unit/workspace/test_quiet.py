@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.workspace.processes import output_to
+from pcl_auto.workspace.processes import output_to, reaching_caller
 
 # In a process of its own, since pytest stands between print and the descriptors here.
 SCRIPT = """
@@ -81,3 +82,27 @@ def test_a_descriptor_duplicated_before_still_reaches_the_terminal(
         os.write(terminal, b"progress\n")
     os.close(terminal)
     assert capfd.readouterr().out == "progress\n"
+
+
+def test_what_is_printed_to_a_notebook_goes_to_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = io.StringIO()  # no descriptor behind it
+    monkeypatch.setattr(sys, "stdout", notebook)
+    print("before")
+    with output_to(tmp_path / "log.txt"):
+        print("inside")
+    print("after")
+    assert notebook.getvalue() == "before\nafter\n"
+    assert (tmp_path / "log.txt").read_text() == "inside\n"
+
+
+def test_a_listener_reaches_its_caller(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def listener(event: str, values: dict[str, int]) -> None:
+        print(event, values)
+        os.write(2, b"by descriptor\n")
+
+    with reaching_caller(listener) as listen, output_to(tmp_path / "log.txt"):
+        print("inside")
+        listen("epoch", {"epoch": 1})
+        os.write(1, b"inside too\n")
+    assert capfd.readouterr() == ("epoch {'epoch': 1}\n", "by descriptor\n")
+    assert (tmp_path / "log.txt").read_text() == "inside\ninside too\n"

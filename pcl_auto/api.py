@@ -1,0 +1,422 @@
+"""The Python API: ``plan``, ``train``, ``predict`` and ``evaluate``, each as its command has it.
+
+Arguments have the names of the command's options. Nothing is printed: what nnU-Net prints goes to the logs of the
+workspace, and a ``listener`` hears what happens. Problems are exceptions of :mod:`pcl_auto.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcl_auto.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    from pcl_auto.data.split import Split
+    from pcl_auto.evaluation.metrics import Evaluation
+    from pcl_auto.inference.predict import Prediction
+    from pcl_auto.planning.plan import Plan
+    from pcl_auto.recipe.settings import Recipe
+    from pcl_auto.training.request import Run, TrainRequest
+    from pcl_auto.workspace.folders import Workspace
+
+PathLike = str | Path
+# Hears the name of each event and its values; README.md lists the events of a training.
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A data set's plan, and what it says of patch and network; axes are z, y, x."""
+
+    dataset: str
+    """nnU-Net's name of the data set, ``DatasetNNN_Name``."""
+    plan_file: Path
+    plan: Plan
+    configuration: str
+    """The configuration that training takes, such as ``3d_fullres``."""
+    patch_voxels: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    labeled: tuple[str, ...]
+    """Ids of the cases that have a label."""
+    unlabeled: tuple[str, ...]
+    """Ids of the cases that have none."""
+    up_to_date: bool
+    """True if the plan was there already, and nothing had to be done."""
+    warnings: tuple[Problem, ...]
+    """What is worth a look, but no reason to refuse the data set."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained model, and what it was trained on."""
+
+    dataset: str
+    """nnU-Net's name of the data set, ``DatasetNNN_Name``."""
+    configuration: str
+    model: Path
+    """The model folder as nnU-Net lays it out; :func:`predict` takes it."""
+    folders: tuple[Path, ...]
+    """Of the run, or of each fold: ``fold_all``, or ``fold_0``, ``fold_1``, …"""
+    split: Split
+    split_file: Path
+    recipe: Recipe
+    """The recipe with the schedule that was trained."""
+    plans_name: str
+    """nnU-Net's name of the split's plans, for its option ``-p``."""
+    finished: bool
+    """False after ``prepare_only``."""
+    report: Path | None
+    """The report on one page; None after ``prepare_only``, or where it could not be written (a warning says why)."""
+
+
+def plan(
+    task: PathLike,
+    *,
+    workspace: PathLike | None = None,
+    configuration: str = "auto",
+    planner: str = "default",
+    gpu_memory_gb: float | None = None,
+    plans: PathLike | None = None,
+    use_test_images: bool = False,
+    bias_correction: bool = False,
+    follow_symlinks: bool = False,
+    skip_bad_unlabeled: bool = False,
+    dataset_id: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    listener: Listener | None = None,
+) -> PlanResult:
+    """Check a data set, plan patch size and network, and preprocess its images.
+
+    A plan that is up to date is returned as it is.
+
+    Args:
+        task: a decathlon or nnUNet_raw folder, or its name here, in ``$PCLAUTO_DATA`` or in nnUNet_raw.
+        workspace: folder of plans and models. Default: the exported ``nnUNet_*`` folders, else ``./pclauto_work``.
+        configuration: ``2d``, ``3d_fullres``, ``3d_lowres`` or ``auto``.
+        planner: ``default``, ``resenc-m`` or ``resenc-l``.
+        gpu_memory_gb: GPU memory that a training step may take, in GB. Default: nnU-Net's, or 4 without a GPU.
+        plans: nnU-Net plans to take as they are: a file, or the name of plans of this data set.
+        use_test_images: let ``imagesTs`` join the unlabeled cases.
+        bias_correction: even out the shading of MR scans first (N4).
+        follow_symlinks: accept links that lead out of the data set's folder.
+        skip_bad_unlabeled: leave out unlabeled scans that cannot be used; they are among the warnings.
+        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        force: plan again even if the plan is up to date.
+        dry_run: check and plan, but write nothing.
+        listener: hears ``check`` and ``preprocess`` with ``done`` and ``total``.
+
+    Returns:
+        The plan, and the warnings that came up.
+
+    Raises:
+        DataError: the data set cannot be used; every problem of it is listed.
+        UsageError: there is no such data set, or the settings do not fit it.
+        StateError: an earlier plan is damaged or of another version.
+        ResourceError: the workspace cannot be written, or disk or memory do not suffice.
+    """
+    _refuse_outside("dataset_id", dataset_id, 1, 999)
+    _refuse_outside("gpu_memory_gb", gpu_memory_gb, 1)
+    with _quiet(listener) as hear:
+        from pcl_auto.data.dataset.decathlon import find_task
+        from pcl_auto.planning.make_plan import plan_task
+        from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
+
+        place = _workspace(workspace)
+        settings = PlanSettings(
+            configuration=configuration,
+            planner=planner,
+            memory_gb=memory_to_plan_for(gpu_memory_gb, planner)[0],
+            use_test_images=use_test_images,
+            bias_correction=bias_correction,
+            plans_file=None if plans is None else str(plans),
+            follow_links=follow_symlinks,
+            skip_bad_unlabeled=skip_bad_unlabeled,
+        )
+        root = find_task(str(task), place.data_folders(os.environ))
+        made = plan_task(root, place, settings, dataset_id=dataset_id, force=force, dry_run=dry_run, listener=hear)
+    chosen = made.plan.nnunet["configurations"][made.plan.configuration]
+    cases = made.plan.cases.values()
+    return PlanResult(
+        dataset=made.data.name,
+        plan_file=made.data.plan_file,
+        plan=made.plan,
+        configuration=made.plan.configuration,
+        patch_voxels=tuple(int(size) for size in chosen["patch_size"]),
+        spacing_mm=tuple(float(size) for size in chosen["spacing"]),
+        labeled=tuple(case.id for case in cases if case.label is not None),
+        unlabeled=tuple(case.id for case in cases if case.label is None),
+        up_to_date=made.up_to_date,
+        warnings=tuple(made.warnings),
+    )
+
+
+def train(
+    dataset: str | None = None,
+    *,
+    workspace: PathLike | None = None,
+    labeled: int | None = None,
+    labeled_cases: Sequence[str] = (),
+    split: PathLike | None = None,
+    validation: int = 0,
+    folds: int | None = None,
+    seed: int = 0,
+    recipe: PathLike | Recipe = "default",
+    epochs: int | None = None,
+    budget: str | None = None,
+    configuration: str | None = None,
+    pretrained: PathLike | None = None,
+    supervised_only: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    deterministic: bool = False,
+    restart: bool = False,
+    tensorboard: bool = False,
+    prepare_only: bool = False,
+    listener: Listener | None = None,
+) -> TrainResult:
+    """Train on a few labels and all images; the same call again goes on where an earlier one stopped.
+
+    Args:
+        dataset: a planned data set by name or number. Default: the one planned last.
+        workspace: as for :func:`plan`.
+        labeled: use the labels of so many cases, drawn by ``seed``. Default: all.
+        labeled_cases: use the labels of these cases.
+        split: a JSON file with the lists "labeled" and, if wanted, "validation".
+        validation: hold out so many labeled cases to choose the model with.
+        folds: cross-validate over the labeled cases, with so many models.
+        seed: of the draw and of the training.
+        recipe: ``default``, ``paper``, ``quick``, a TOML file, or a recipe.
+        epochs: train so many epochs; the recipe's parts keep their shares.
+        budget: be done in this time, ``2h`` or ``1h30m``: the recipe's schedule is fitted to it.
+        configuration: a planned configuration. Default: the plan's.
+        pretrained: begin the rounds with this model: a checkpoint or its folder.
+        supervised_only: train the baseline, nnU-Net on the labeled cases with as many steps.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        workers: processes that augment data, 0 for none. Default: one per core, none on a CPU.
+        deterministic: give the same bytes for the same call, on a CPU; slower.
+        restart: throw away an earlier run of these settings.
+        tensorboard: write the curves for TensorBoard too.
+        prepare_only: write split, plans and data for stock nnU-Net; train nothing.
+        listener: hears every event of the training, as README.md lists them, and ``step`` after each step.
+
+    Returns:
+        The model folder with split, recipe and report.
+
+    Raises:
+        UsageError: cases, numbers, a recipe, a configuration or a device that do not exist or do not fit together.
+        StateError: nothing was planned, the data changed since, or the run folder holds another run.
+        ResourceError: disk, memory or device do not suffice.
+        LockedError: another process trains the same run.
+        NumericalError: the loss is no longer a finite number.
+    """
+    minimum = {"labeled": (labeled, 1), "validation": (validation, 0), "folds": (folds, 2), "seed": (seed, 0)}
+    for name, (value, least) in {**minimum, "epochs": (epochs, 1), "workers": (workers, 0)}.items():
+        _refuse_outside(name, value, least)
+    with _quiet(listener) as hear:
+        from pcl_auto.recipe.settings import Recipe
+        from pcl_auto.training.request import TrainRequest
+        from pcl_auto.training.train import train as train_run
+
+        place = _workspace(workspace)
+        cases = labeled_cases.split(",") if isinstance(labeled_cases, str) else labeled_cases
+        request = TrainRequest(
+            dataset=dataset,
+            labeled=labeled,
+            labeled_cases=tuple(filter(None, (case.strip() for case in cases))),
+            split_file=None if split is None else Path(split),
+            validation=validation,
+            seed=seed,
+            recipe=recipe if isinstance(recipe, Recipe) else str(recipe),
+            epochs=epochs,
+            budget=budget,
+            configuration=configuration,
+            device=device,
+            workers=workers,
+            supervised_only=supervised_only,
+            deterministic=deterministic,
+            restart=restart,
+            start_from=None if pretrained is None else Path(pretrained),
+            folds=folds,
+            prepare_only=prepare_only,
+            tensorboard=tensorboard,
+        )
+        run = train_run(request, place, hear)
+        return _trained(run, request, place)
+
+
+def _trained(run: Run, request: TrainRequest, place: Workspace) -> TrainResult:
+    names = ["all"] if request.folds is None else [str(fold) for fold in range(request.folds)]
+    return TrainResult(
+        dataset=run.data.name,
+        configuration=run.configuration,
+        model=run.model,
+        folders=tuple(run.model / f"fold_{name}" for name in names),
+        split=run.split,
+        split_file=run.data.split_file(run.split.name),
+        recipe=run.recipe,
+        plans_name=run.plans_name,
+        finished=run.finished,
+        report=None if request.prepare_only else _report(run, place),
+    )
+
+
+def _report(run: Run, place: Workspace) -> Path | None:
+    """Write the run's report; whatever is wrong with it, the training is done and its model good."""
+    from pcl_auto.report.page import write_report
+
+    try:
+        return write_report(run.folder, place)
+    except Exception as error:  # noqa: BLE001
+        warnings.warn(f"no report: {error}; `pclauto report` tries again", stacklevel=4)
+        return None
+
+
+def predict(
+    inputs: PathLike | Sequence[PathLike],
+    output: PathLike,
+    *,
+    model: PathLike | None = None,
+    supervised_only: bool = False,
+    workspace: PathLike | None = None,
+    device: str = "auto",
+    mirroring: bool = True,
+    quality: bool = True,
+    preview: bool = False,
+    keep_format: bool = False,
+    dicom_seg: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> list[Prediction]:
+    """Segment scans; a scan that fails does not stop the others.
+
+    Args:
+        inputs: scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D.
+        output: folder for the masks.
+        model: a model folder, or its name in the workspace. Default: of the data set trained last, the model trained
+            last with unlabeled cases.
+        supervised_only: take the baseline that was trained last.
+        workspace: as for :func:`plan`.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        mirroring: average over mirrored scans. Without, 3D is eight times as fast and a little less accurate.
+        quality: estimate the confidence of each mask.
+        preview: draw three planes through the largest structure of each scan.
+        keep_format: write masks of NRRD and MHA scans in that format, instead of NIfTI.
+        dicom_seg: write a DICOM SEG too for each DICOM series (needs the extra ``dicom``).
+        overwrite: replace masks that are there.
+        listener: hears ``predict`` with ``done`` and ``total`` after each scan.
+
+    Returns:
+        The outcome of each scan: its mask, the volume of each class in ml, confidence, or why it failed.
+
+    Raises:
+        UsageError: no scans, a device or package that is not there, or an output folder that scans lie in.
+        StateError: no usable model, or masks of another model in the output folder.
+        ResourceError: there is no room on the disk; the masks made before are whole.
+    """
+    with _quiet(listener) as hear:
+        from pcl_auto.data.formats.scans import refuse_missing
+        from pcl_auto.inference.predict import Outputs
+        from pcl_auto.inference.predict import predict as segment
+        from pcl_auto.training.models import find_model
+
+        given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+        scans = [Path(path) for path in given]
+        refuse_missing(scans)
+        name = None if model is None else str(model)
+        folder = find_model(_workspace(workspace), name, supervised_only=supervised_only)
+        return segment(
+            scans,
+            Path(output),
+            folder,
+            device=device,
+            mirroring=mirroring,
+            overwrite=overwrite,
+            outputs=Outputs(like_input=keep_format, preview=preview, dicom_seg=dicom_seg, quality=quality),
+            listener=hear,
+        )
+
+
+def evaluate(
+    predictions: PathLike, labels: PathLike, *, allow_missing: bool = False, ignore: int | None = None
+) -> Evaluation:
+    """Score masks against labels: Dice and HD95 in mm, per class and case.
+
+    Files are paired by their names. Masks that :func:`predict` made have their scores kept with the model, for reports.
+
+    Args:
+        predictions: folder of predicted masks, or one file.
+        labels: folder of labels with the same names, or one file.
+        allow_missing: score the cases that have both, and list the others.
+        ignore: value of label voxels that are not scored. Default: as the model says that made the masks.
+
+    Returns:
+        The scores; NaN stands for a score that does not exist.
+
+    Raises:
+        DataError: masks and labels that cannot be read or do not fit together; all of them are listed.
+        UsageError: no such file or folder.
+    """
+    with _quiet(None):
+        from pcl_auto.evaluation.scores import evaluate_on_record
+
+        evaluation, _ = evaluate_on_record(Path(predictions), Path(labels), ignored=ignore, allow_missing=allow_missing)
+        return evaluation
+
+
+def _workspace(folder: PathLike | None) -> Workspace:
+    from pcl_auto.workspace.folders import Workspace
+
+    return Workspace.find(None if folder is None else Path(folder), os.environ)
+
+
+@contextmanager
+def _quiet(listener: Listener | None) -> Iterator[Listener]:
+    """Yield a listener that reaches the caller, and leave nnU-Net's environment variables as they were.
+
+    Raises:
+        ResourceError: in place of what the system says where disk or memory do not suffice.
+    """
+    from pcl_auto.workspace.events import silent
+    from pcl_auto.workspace.processes import reaching_caller
+    from pcl_auto.workspace.system import as_resource_error
+
+    before = _variables_of_nnunet()
+    try:
+        with reaching_caller(silent if listener is None else listener) as hear:
+            yield hear
+    except Exception as error:
+        refusal = as_resource_error(error)
+        if refusal is None:
+            raise
+        raise refusal from error
+    finally:
+        for name in _variables_of_nnunet():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _variables_of_nnunet() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(("nnUNet_", "TQDM_DISABLE"))}
+
+
+def _refuse_outside(name: str, value: float | None, minimum: float, maximum: float | None = None) -> None:
+    if value is None or (value >= minimum and (maximum is None or value <= maximum)):
+        return
+    expected = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
+    raise UsageError(
+        Problem(
+            code="usage.out-of-range",
+            what=f"{name} is out of range",
+            where=name,
+            expected=expected,
+            found=str(value),
+            fix="give a number in this range, or leave it out",
+        )
+    )

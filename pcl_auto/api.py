@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from pcl_auto.errors import Problem, UsageError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pcl_auto.data.split import Split
     from pcl_auto.evaluation.metrics import Evaluation
     from pcl_auto.inference.predict import Prediction
@@ -278,6 +280,7 @@ def _report(run: Run, place: Workspace) -> Path | None:
         return None
 
 
+@overload
 def predict(
     inputs: PathLike | Sequence[PathLike],
     output: PathLike,
@@ -293,12 +296,52 @@ def predict(
     dicom_seg: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
-) -> list[Prediction]:
-    """Segment scans; a scan that fails does not stop the others.
+) -> list[Prediction]: ...
+
+
+@overload
+def predict(
+    inputs: npt.NDArray[Any],
+    *,
+    spacing_mm: Sequence[float],
+    affine: npt.NDArray[Any] | None = None,
+    model: PathLike | None = None,
+    supervised_only: bool = False,
+    workspace: PathLike | None = None,
+    device: str = "auto",
+    mirroring: bool = True,
+) -> npt.NDArray[Any]: ...
+
+
+def predict(
+    inputs: PathLike | Sequence[PathLike] | npt.NDArray[Any],
+    output: PathLike | None = None,
+    *,
+    spacing_mm: Sequence[float] | None = None,
+    affine: npt.NDArray[Any] | None = None,
+    model: PathLike | None = None,
+    supervised_only: bool = False,
+    workspace: PathLike | None = None,
+    device: str = "auto",
+    mirroring: bool = True,
+    quality: bool = True,
+    preview: bool = False,
+    keep_format: bool = False,
+    dicom_seg: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> list[Prediction] | npt.NDArray[Any]:
+    """Segment scans in files, or one image in memory.
+
+    A file that fails does not stop the others. For an image in memory only the options from ``spacing_mm`` to
+    ``mirroring`` count.
 
     Args:
-        inputs: scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D.
-        output: folder for the masks.
+        inputs: scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D. Or an array of shape
+            (z, y, x), or (C, z, y, x) with the channels in the order of the model's.
+        output: folder for the masks of files.
+        spacing_mm: of an array's voxels along z, y and x.
+        affine: of an array's scan, where its header has one (x, y, z to mm, shape (4, 4)): checks the order of axes.
         model: a model folder, or its name in the workspace. Default: of the data set trained last, the model trained
             last with unlabeled cases.
         supervised_only: take the baseline that was trained last.
@@ -313,24 +356,33 @@ def predict(
         listener: hears ``predict`` with ``done`` and ``total`` after each scan.
 
     Returns:
-        The outcome of each scan: its mask, the volume of each class in ml, confidence, or why it failed.
+        For files the outcome of each: its mask, the volume of each class in ml, confidence, or why it failed. For an
+        array its mask, shape (z, y, x).
 
     Raises:
-        UsageError: no scans, a device or package that is not there, or an output folder that scans lie in.
+        UsageError: no scans, a device or package that is not there, or an output folder that scans lie in; files
+            without ``output``, or an array without ``spacing_mm``.
+        DataError: an array that is no image, or whose spacing is not that of the affine.
         StateError: no usable model, or masks of another model in the output folder.
-        ResourceError: there is no room on the disk; the masks made before are whole.
+        ResourceError: there is no room on the disk, where the masks made before are whole; or in memory for an array.
+        NumericalError: the network gives NaN for an array.
     """
+    if (output is None) == (spacing_mm is None) or (spacing_mm is not None) != hasattr(inputs, "__array__"):
+        fix = "give files and output, or an array and spacing_mm"
+        raise UsageError(Problem("usage.files-or-array", "neither files nor an array to segment", "predict", fix))
     with _quiet(listener) as hear:
         from pcl_auto.data.formats.scans import refuse_missing
-        from pcl_auto.inference.predict import Outputs
+        from pcl_auto.inference.predict import Outputs, predict_array
         from pcl_auto.inference.predict import predict as segment
         from pcl_auto.training.models import find_model
 
-        given = [inputs] if isinstance(inputs, (str, Path)) else inputs
-        scans = [Path(path) for path in given]
+        scans = [] if output is None else _paths(inputs)
         refuse_missing(scans)
         name = None if model is None else str(model)
         folder = find_model(_workspace(workspace), name, supervised_only=supervised_only)
+        if output is None:
+            how: dict[str, Any] = {"affine": affine, "device": device, "mirroring": mirroring}
+            return predict_array(cast("npt.NDArray[Any]", inputs), spacing_mm or (), folder, **how)
         return segment(
             scans,
             Path(output),
@@ -338,9 +390,13 @@ def predict(
             device=device,
             mirroring=mirroring,
             overwrite=overwrite,
-            outputs=Outputs(like_input=keep_format, preview=preview, dicom_seg=dicom_seg, quality=quality),
+            outputs=Outputs(keep_format=keep_format, preview=preview, dicom_seg=dicom_seg, quality=quality),
             listener=hear,
         )
+
+
+def _paths(given: Any) -> list[Path]:
+    return [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
 
 
 def evaluate(

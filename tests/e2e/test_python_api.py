@@ -26,6 +26,8 @@ def test_the_page_runs_as_it_stands(
     for name in [name for name in os.environ if name.startswith("nnUNet_")]:
         monkeypatch.delenv(name)
     copy_of(task, tmp_path / "Task05_Prostate")
+    new_scan = min((task / "imagesTs").iterdir())
+    (tmp_path / "new_scan.nii.gz").write_bytes(new_scan.read_bytes())
     (tmp_path / "quick.toml").write_text(TINY_RECIPE)
     said: list[str] = []
     names: dict[str, Any] = {"print": lambda *values: said.append(" ".join(map(str, values)))}
@@ -51,6 +53,9 @@ def test_the_page_runs_as_it_stands(
         mask = nibabel.load(prediction.output)
         assert mask.shape == scan.shape[:3]
         assert np.allclose(mask.affine, scan.affine, atol=1e-4)
+
+    written = nibabel.load(tmp_path / "out" / new_scan.name)
+    assert np.array_equal(names["mask"], np.asanyarray(written.dataobj).transpose())
 
     again = pcl_auto.predict([tmp_path / "Task05_Prostate" / "imagesTs"], tmp_path / "out")
     assert [prediction.status for prediction in again] == ["kept", "kept"]

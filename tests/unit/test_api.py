@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from refusal import refused
 
@@ -40,17 +41,12 @@ def test_the_package_lists_the_functions_and_nothing_that_is_not_there() -> None
     ("function", "verb", "of_the_command_alone", "own"),
     [
         (pcl_auto.plan, plan.plan, set(), set()),
-        (
-            pcl_auto.train,
-            train.train,
-            {"dry_run", "gpus", "go_on", "corrected", "model", "start_from"},
-            {"pretrained"},
-        ),
+        (pcl_auto.train, train.train, {"dry_run", "gpus", "go_on", "corrected", "model"}, set()),
         (
             pcl_auto.predict,
             predict.predict,
-            {"dry_run", "no_mirroring", "no_quality", "like_input"},
-            {"mirroring", "quality", "keep_format"},
+            {"dry_run", "no_mirroring", "no_quality"},
+            {"mirroring", "quality", "spacing_mm", "affine"},
         ),
         (pcl_auto.evaluate, evaluate.evaluate, set(), set()),
     ],
@@ -130,6 +126,21 @@ def test_refusals_are_those_of_the_commands(planned_once: Path, task: Path, tmp_
         pcl_auto.predict(task / "imagesTs", tmp_path / "out", workspace=planned_once)
     with refused(UsageError, "data.no-such-path"):
         pcl_auto.evaluate(tmp_path / "nowhere", task / "labelsTs")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "arguments"),
+    [
+        ("scan.nii.gz", {}),
+        ("scan.nii.gz", {"spacing_mm": (1, 1, 1)}),
+        (np.zeros((4, 4, 4)), {}),
+        (np.zeros((4, 4, 4)), {"output": "out"}),
+        (np.zeros((4, 4, 4)), {"output": "out", "spacing_mm": (1, 1, 1)}),
+    ],
+)
+def test_files_go_to_a_folder_and_an_array_has_a_spacing(inputs: Any, arguments: dict[str, Any]) -> None:
+    with refused(UsageError, "usage.files-or-array"):
+        pcl_auto.predict(inputs, **arguments)
 
 
 def test_bad_data_is_refused_with_all_problems(own_copy: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A decathlon task from its public archive: downloaded, checked, unpacked, ready for ``pclauto plan``."""
+"""Decathlon tasks from their public archives: downloaded, checked, unpacked, ready for ``pclauto plan``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import difflib
 import logging
 import re
 import shutil
+import tarfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 import pooch
 import requests
 
-from pcl_auto.data.archive import extract_task
 from pcl_auto.errors import DataError, Problem, ResourceError, UsageError
-from pcl_auto.workspace.atomic import STAGING
+from pcl_auto.workspace.atomic import STAGING, publish, staging_folder
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.system import require_room
 
-# --- The ten archives of the Medical Segmentation Decathlon: what they hold, and how to tell that they came whole.
+# --- The ten archives of the Medical Segmentation Decathlon.
 
 BASE_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
 LICENSE = "CC BY-SA 4.0"
@@ -29,7 +31,7 @@ LICENSE = "CC BY-SA 4.0"
 
 @dataclass(frozen=True)
 class Archive:
-    """A task's archive ``NAME.tar``: its check sum, and for orientation its size, modality and numbers of images."""
+    """A task's archive ``NAME.tar``: its checksum, size, modality, and numbers of images."""
 
     name: str
     md5: str
@@ -39,7 +41,7 @@ class Archive:
     test: int
 
 
-# The check sums are those that MONAI publishes for the same files; sizes are rounded.
+# The checksums are those that MONAI publishes for the same files; sizes are rounded.
 ARCHIVES = (
     Archive("Task01_BrainTumour", "240a19d752f0d9e9101544901065d872", 7.6, "MR (FLAIR, T1, T1 Gd, T2)", 484, 266),
     Archive("Task02_Heart", "06ee59366e1e5124267b774dbd654057", 0.46, "MR", 20, 10),
@@ -55,7 +57,7 @@ ARCHIVES = (
 
 
 def find_archive(name: str) -> Archive:
-    """The archive that ``name`` means: "Task05_Prostate", "prostate", "Task05" or "5", in upper or lower case.
+    """Return the archive that ``name`` means: "Task05_Prostate", "prostate", "Task05" or "5", in any case.
 
     Raises:
         UsageError: the decathlon has no such task.
@@ -66,17 +68,8 @@ def find_archive(name: str) -> Archive:
         return found
     near = difflib.get_close_matches(name.lower(), forms, n=1)
     similar = f"similar: {forms[near[0]].name}" if near else "nothing like it"
-    fix = "take one of those that `pclauto download --list` shows"
-    raise UsageError(
-        Problem(
-            "archive.unknown-task",
-            f"no task {name!r}",
-            "the Medical Segmentation Decathlon",
-            fix,
-            "one of its ten",
-            similar,
-        )
-    )
+    where, fix = "the Medical Segmentation Decathlon", "take one of those that `pclauto download --list` shows"
+    raise UsageError(Problem("archive.unknown-task", f"no task {name!r}", where, fix, "one of its ten", similar))
 
 
 def _forms(archive: Archive) -> tuple[str, ...]:
@@ -86,32 +79,29 @@ def _forms(archive: Archive) -> tuple[str, ...]:
     return full, title, task, number, number.lstrip("0"), f"task{number.lstrip('0')}"
 
 
-# --- A large file over HTTP that goes on where it broke off.
+# --- A large file over HTTP; a download that broke off is continued.
 
 _CHUNK = 2**16
 _MEGABYTE = 10**6
-_NO_URL = (
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.MissingSchema,
-)
-_PASSING = frozenset({408, 425, 429})
+_NO_URL = (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema)
+# Refusals that another try may not meet.
+_TEMPORARY = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server may be silent, and how long to wait before each new try that follows one in vain."""
+    """Seconds that a server may be silent, and seconds to wait before each new try after a failure."""
 
     timeout_seconds: float = 30
     waits_seconds: tuple[float, ...] = (1, 3, 10)
 
 
 @dataclass(frozen=True)
-class Resuming:
-    """A downloader for pooch that collects a file in ``part`` and hands it over when nothing is left to fetch.
+class ResumingDownloader:
+    """A downloader for pooch that collects a file in ``part`` and hands it over once it is complete.
 
-    ``listener`` hears ``download`` with ``done`` and ``total`` megabytes. The disk must have room for the whole file
-    twice: it is a tar archive that will be unpacked.
+    ``listener`` hears ``download`` with ``done`` and ``total`` megabytes. The disk must have room for twice the
+    file: it is a tar archive that will be unpacked.
     """
 
     part: Path
@@ -119,11 +109,11 @@ class Resuming:
     listener: Listener | None = None
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        """Fetch what is missing of ``url``.
+        """Fetch the missing part of ``url``.
 
         Raises:
-            ResourceError: the network or the disk does not suffice; what has come stays for the next time.
-            UsageError: ``url`` is none.
+            ResourceError: the network or the disk does not suffice; the part that came stays for the next time.
+            UsageError: ``url`` is no http or https address.
         """
         waits = iter(self.patience.waits_seconds)
         while True:
@@ -132,11 +122,9 @@ class Resuming:
                 self._try(url)
                 break
             except _NO_URL as error:
+                what, expected = "no place to download from", "an http or https address"
                 fix = "give --base-url as in https://example.org/decathlon"
-                problem = Problem(
-                    "archive.no-address", "no place to download from", url, fix, "an http or https address", str(error)
-                )
-                raise UsageError(problem) from error
+                raise UsageError(Problem("archive.no-address", what, url, fix, expected, str(error))) from error
             except requests.exceptions.RequestException as error:
                 if self._have() > before:
                     waits = iter(self.patience.waits_seconds)
@@ -154,7 +142,7 @@ class Resuming:
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
         with requests.get(url, headers=headers, stream=True, timeout=self.patience.timeout_seconds) as answer:
             if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # nothing is left to fetch; the check sum will tell
+                return  # nothing is left to fetch; the checksum will tell
             answer.raise_for_status()
             start = _start(answer)
             if start not in {0, have}:
@@ -184,20 +172,14 @@ class Resuming:
         fix = "check the network (and a proxy's HTTPS_PROXY), then repeat the command: it goes on from there"
         if _is_final(error):
             fix = "check --base-url; without it the decathlon's public archive is asked"
+        found = f"{self._have()} bytes, then: {error}"
         return ResourceError(
-            Problem(
-                code="archive.download-failed",
-                what="download failed",
-                where=url,
-                expected="the whole archive",
-                found=f"{self._have()} bytes, then: {error}",
-                fix=fix,
-            )
+            Problem("archive.download-failed", "download failed", url, fix, "the whole archive", found)
         )
 
 
 def _start(answer: requests.Response) -> int:
-    """The byte at which an answer begins: a server may ignore the range that was asked for."""
+    """Return the byte at which an answer begins: a server may ignore the range that was asked for."""
     if answer.status_code != requests.codes.partial_content:
         return 0
     match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
@@ -205,12 +187,75 @@ def _start(answer: requests.Response) -> int:
 
 
 def _is_final(error: requests.exceptions.RequestException) -> bool:
-    """Whether the server has answered, and will answer the same again."""
+    """Tell whether the server has answered, and will answer the same again."""
     status = error.response.status_code if error.response is not None else 0
-    return 400 <= status < 500 and status not in _PASSING
+    return 400 <= status < 500 and status not in _TEMPORARY
 
 
-# --- A decathlon task from its public archive: downloaded, checked, unpacked, ready for ``pclauto plan``.
+# --- The archive unpacked.
+
+_DISTRUST = "do not use this archive; download it again, from a place that you trust"
+
+
+def unpack_task(archive: Path, target: Path, listener: Listener | None = None) -> None:
+    """Unpack a task's tar archive, which holds one folder named as ``target``, completely or not at all.
+
+    The checksum has told that it is the decathlon's own. Even so no links are made, and nothing outside the folder.
+    Files are new, with the user's umask; what macOS packs beside them (``._*``, ``.DS_Store``) is left out.
+    ``listener`` hears ``extract`` with ``done`` and ``total`` files.
+
+    Raises:
+        DataError: the archive cannot be read, or is no task's; all problems are listed, nothing is written.
+        ResourceError: the disk has no room for the files.
+    """
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            members = [member for member in tar if not _is_litter(member)]
+            problems = [found for member in members if (found := _refuse_member(member, str(archive), target.name))]
+            if f"{target.name}/dataset.json" not in {member.name.removeprefix("./") for member in members}:
+                what, others = "archive holds no task", f"{len(members)} other members"
+                problems.append(Problem("archive.no-task", what, str(archive), _DISTRUST, "a dataset.json", others))
+            if problems:
+                raise DataError(problems)
+            _extract(tar, [member for member in members if member.isfile()], target, listener)
+    except tarfile.TarError as error:
+        what, expected = "archive cannot be read", "a whole tar archive"
+        raise DataError(Problem("archive.unreadable", what, str(archive), _DISTRUST, expected, str(error))) from error
+
+
+def _is_litter(member: tarfile.TarInfo) -> bool:
+    return any(part.startswith("._") or part in {".DS_Store", "__MACOSX"} for part in member.name.split("/"))
+
+
+def _refuse_member(member: tarfile.TarInfo, archive: str, folder: str) -> Problem | None:
+    where = f"{archive} ({member.name[:250]!a})"
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] != (folder,):
+        what, expected = "archive member leads elsewhere", f"a path in {folder}/"
+        return Problem("archive.member-elsewhere", what, where, _DISTRUST, expected, "another path")
+    if not (member.isfile() or member.isdir()):
+        found = f"type {member.type!r} {member.linkname[:250]!a}"
+        return Problem(
+            "archive.member-no-file", "archive member is no file", where, _DISTRUST, "a file or folder", found
+        )
+    return None
+
+
+def _extract(tar: tarfile.TarFile, files: Sequence[tarfile.TarInfo], target: Path, listener: Listener | None) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    require_room(target.parent, sum(member.size for member in files), f"the files of {target.name}")
+    with staging_folder(target) as staging:
+        for done, member in enumerate(files, 1):
+            path = staging / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with cast("IO[bytes]", tar.extractfile(member)) as content, path.open("xb") as file:
+                shutil.copyfileobj(content, file)
+            if listener is not None:
+                listener("extract", {"done": done, "total": len(files)})
+        publish(staging / target.name, target)
+
+
+# --- Both together.
 
 _PATIENCE = Patience()
 
@@ -223,29 +268,30 @@ def download_task(
     patience: Patience = _PATIENCE,
     listener: Listener | None = None,
 ) -> bool:
-    """Put the task of ``archive`` at ``folder/NAME``; False if it is there already.
+    """Download the task of ``archive`` to ``folder/NAME``; return False if it is there already.
 
-    What has come when the download breaks off is kept in ``folder/.tmp``, and the next call goes on from there.
+    When the download breaks off, the part that came is kept in ``folder/.tmp``, and the next call continues it.
     ``listener`` hears ``download`` (megabytes) and ``extract`` (files), each with ``done`` and ``total``.
 
     Raises:
-        DataError: what came is not the decathlon's archive, by its check sum or by its members.
+        DataError: what came is not the decathlon's archive, by its checksum or by its members.
         LockedError: another process downloads the same task to the same folder.
         ResourceError: the network or the disk does not suffice.
-        UsageError: something else has the task's place, or ``base_url`` is no address.
+        UsageError: the folder holds something else under the task's name, or ``base_url`` is no address.
     """
     target = folder / archive.name
-    place = folder / STAGING / f"{archive.name}.download"
-    if not place.exists() and _is_there(target):
+    staging = folder / STAGING / f"{archive.name}.download"
+    if not staging.exists() and _is_there(target):
         return False
-    with sole_writer(place / archive.name):
+    with sole_writer(staging / archive.name):
         new = not _is_there(target)
         if new:
-            tar = _fetch(archive, place, base_url, Resuming(place / f"{archive.name}.part", patience, listener))
-            extract_task(tar, target, listener)
-    shutil.rmtree(place, ignore_errors=True)
+            downloader = ResumingDownloader(staging / f"{archive.name}.part", patience, listener)
+            tar = _fetch(archive, staging, base_url, downloader)
+            unpack_task(tar, target, listener)
+    shutil.rmtree(staging, ignore_errors=True)
     with suppress(OSError):  # something else is staged here
-        place.parent.rmdir()
+        staging.parent.rmdir()
     return new
 
 
@@ -254,35 +300,20 @@ def _is_there(target: Path) -> bool:
         return True
     if target.exists():
         fix = "move it away, or choose another folder with -o"
-        raise UsageError(
-            Problem(
-                "data.place-taken",
-                "the task's place is taken",
-                str(target),
-                fix,
-                "nothing, or a task",
-                "something else",
-            )
-        )
+        what, expected = "the task's place is taken", "nothing, or a task"
+        raise UsageError(Problem("data.place-taken", what, str(target), fix, expected, "something else"))
     return False
 
 
-def _fetch(archive: Archive, place: Path, base_url: str, downloader: Resuming) -> Path:
+def _fetch(archive: Archive, staging: Path, base_url: str, downloader: ResumingDownloader) -> Path:
     url = f"{base_url.rstrip('/')}/{archive.name}.tar"
-    for left in place.glob("tmp*"):  # pooch's, of a process that was killed while it computed the check sum
+    for left in staging.glob("tmp*"):  # pooch's, of a process that was killed while it computed the checksum
         left.replace(downloader.part) if left.stat().st_size else left.unlink()
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        fetched = pooch.retrieve(url, f"md5:{archive.md5}", f"{archive.name}.tar", place, downloader=downloader)
+        fetched = pooch.retrieve(url, f"md5:{archive.md5}", f"{archive.name}.tar", staging, downloader=downloader)
     except ValueError as error:
-        raise DataError(
-            Problem(
-                code="archive.checksum",
-                what="the archive that came has another check sum",
-                where=url,
-                expected=f"md5 {archive.md5}",
-                found=str(error),
-                fix="repeat the command: it starts anew; if that ends the same, take another --base-url, or none",
-            )
-        ) from error
+        fix = "repeat the command: it starts anew; if that ends the same, take another --base-url, or none"
+        what, expected = "the archive that came has another checksum", f"md5 {archive.md5}"
+        raise DataError(Problem("archive.checksum", what, url, fix, expected, str(error))) from error
     return Path(fetched)

@@ -1,4 +1,4 @@
-"""Synthetic decathlon tasks: a small phantom for demo and tests, and images painted on real label maps.
+"""A synthetic decathlon task, for the demo and for tests.
 
 Nothing here is anatomy, but it is as hard as anatomy in the respect that matters: classes share their
 intensities with each other and with the background, so that only shape and position tell them apart.
@@ -9,26 +9,23 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import shutil
-import zlib
 from contextlib import suppress
 from enum import IntEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.errors import Problem, UsageError
 from pcl_auto.workspace.atomic import publish, staging_folder
 from pcl_auto.workspace.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.random import Generator
 
@@ -43,7 +40,7 @@ RELEASE = "1.0"
 
 
 class _Tissue(IntEnum):
-    """What a voxel of the phantom is made of; the last three are the classes 1, 2 and 3."""
+    """The tissue of a voxel; the last three are the classes 1, 2 and 3."""
 
     AIR = 0
     BODY = 1
@@ -57,9 +54,9 @@ class _Tissue(IntEnum):
 
 _CLASS_OF_TISSUE = np.array([0, 0, 0, 0, 0, 1, 2, 3], dtype=np.uint8)
 
-# Mean signal in T2 and ADC. Shell, horns and vessels are one material; core and lumen another, close to the body.
-_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE = (20, 20), (300, 330), (150, 110), (500, 520), (345, 300)
-_PHANTOM_MATERIALS = np.array([_AIR, _BODY, _BONE, _BRIGHT, _MIDDLE], dtype=np.float32)
+# Mean signal in T2 and ADC of air, body, bone, a bright material (shell, horns and vessels) and a middle one (core and
+# lumen), which is close to the body.
+_MATERIALS = np.array([(20, 20), (300, 330), (150, 110), (500, 520), (345, 300)], dtype=np.float32)
 _MATERIAL_OF_TISSUE = np.array([0, 1, 2, 3, 4, 3, 4, 3])
 
 # Standard deviations relative to the signal: a material's mean between cases (log), the structure inside a
@@ -92,54 +89,25 @@ def make_phantom(folder: Path, *, seed: int = 0, labeled: int = 2, unlabeled: in
     training = [f"phantom_{number:03d}" for number in range(1, labeled + unlabeled + 1)]
     testing = [f"phantom_{len(training) + number:03d}" for number in range(1, test + 1)]
     description = _describe_phantom(training, testing, labeled=labeled, seed=seed)
-
-    def fill(task: Path) -> None:
+    target = folder / PHANTOM_NAME
+    if target.exists():
+        with suppress(OSError, ValueError):
+            if json.loads((target / "dataset.json").read_bytes()) == description:
+                return target
+        fix = "choose another folder or remove it"
+        raise UsageError(Problem("data.place-taken", "something else is there", str(target), fix))
+    with staging_folder(target) as staging:
+        task = staging / target.name
         for stream, (suffix, cases) in enumerate((("Tr", training), ("Ts", testing))):
-            (task / f"images{suffix}").mkdir()
+            (task / f"images{suffix}").mkdir(parents=True)
             for index, case in enumerate(cases):
                 image, label = _phantom_case(np.random.default_rng([seed, stream, index]))
                 _write_nifti(task / f"images{suffix}" / f"{case}.nii.gz", image)
                 if suffix == "Ts" or index < labeled:
                     _write_nifti(task / f"labels{suffix}" / f"{case}.nii.gz", label)
-
-    return _write_task(folder / PHANTOM_NAME, description, fill)
-
-
-def paint_labels(label_folder: Path, dataset_json: Path, folder: Path, *, name: str, seed: int = 0) -> Path:
-    """Write the decathlon task ``folder/name``: label maps, copied, and images painted on them.
-
-    An image has the geometry of its label, one int16 channel per ``modality`` of ``dataset_json``, and
-    background structures of the classes' intensities. The written ``dataset.json`` is the given one with the
-    files that are there; its test list is empty. A case is painted from the seed and its id alone. Returns
-    the path; a task that the same call has written before is returned as it is.
-
-    Args:
-        label_folder: the labels that ``dataset_json`` lists for training, as ``.nii`` or ``.nii.gz``.
-        dataset_json: the task's own description.
-        folder: the folder that gets the task; made if need be.
-        name: the task's folder name, such as ``Task05_Prostate``.
-        seed: not negative.
-
-    Raises:
-        DataError: the description cannot be used, or labels are missing or not 3D; all of them listed.
-        UsageError: the name or seed cannot be used, or another task of that name is there.
-    """
-    _require_range("seed", seed, 0)
-    if PurePosixPath(name).name != name or name in {"", ".."}:
-        raise UsageError(Problem("data.folder-name", "not a folder name", name, "give a name such as Task05_Prostate"))
-    description = _read_description(dataset_json)
-    channels = len(description["modality"])
-    labels = _find_labels(label_folder, description["training"])
-
-    def fill(task: Path) -> None:
-        (task / "labelsTr").mkdir()
-        for case, path in labels.items():
-            label = nib.load(path)
-            rng = np.random.default_rng([seed, zlib.crc32(case.encode())])
-            _write_nifti(task / "imagesTr" / f"{case}.nii.gz", _paint_on(label, channels, rng))
-            shutil.copyfile(path, task / "labelsTr" / path.name)
-
-    return _write_task(folder / name, _describe_painted(description, labels, seed=seed), fill)
+        write_json(task / "dataset.json", description)
+        publish(task, target)
+    return target
 
 
 def _describe_phantom(training: Sequence[str], testing: Sequence[str], *, labeled: int, seed: int) -> dict[str, Any]:
@@ -163,18 +131,18 @@ def _describe_phantom(training: Sequence[str], testing: Sequence[str], *, labele
 
 
 def _phantom_case(rng: Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
-    """One case: the image (X, Y, Z, 2) and its label (X, Y, Z), on one grid."""
+    """Draw the image (X, Y, Z, 2) of one case and its label (X, Y, Z), on one grid."""
     shape = tuple(int(size) for size in rng.integers((44, 44, 11), (53, 53, 14)))
     in_plane_mm = rng.uniform(0.94, 1.06)
     spacing_mm = (in_plane_mm, in_plane_mm, rng.uniform(2.8, 3.2))
     tissue = _draw_anatomy(shape, spacing_mm, rng)
-    image = _paint(_MATERIAL_OF_TISSUE[tissue], _PHANTOM_MATERIALS, spacing_mm, rng)
+    image = _paint(_MATERIAL_OF_TISSUE[tissue], _MATERIALS, spacing_mm, rng)
     affine = _scanner_affine(shape, spacing_mm, rng)
     return _nifti(image, affine), _nifti(_CLASS_OF_TISSUE[tissue], affine)
 
 
 def _draw_anatomy(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> TissueMap:
-    """The tissue of every voxel (X, Y, Z): a body, distractors, three organs of varying size and position."""
+    """Draw the tissue of every voxel (X, Y, Z): a body, distractors, three organs of varying size and position."""
     bodily_mm = _warped_grid(shape, spacing_mm, rng)
     organ_mm = _turned(bodily_mm, rng)
     size = rng.uniform(0.82, 1.18)
@@ -208,7 +176,7 @@ def _scatter_distractors(tissue: TissueMap, grid_mm: FloatArray, rng: Generator)
 
 
 def _warped_grid(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> FloatArray:
-    """Coordinates (3, X, Y, Z) in mm about the body's center, shifted and smoothly deformed for one case."""
+    """Return coordinates (3, X, Y, Z) in mm about the body's center, shifted and smoothly deformed for one case."""
     axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, spacing_mm, strict=True)]
     grid_mm = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
     for axis, (shift_mm, warp_mm) in enumerate(((2.5, 1.2), (2.5, 1.2), (2.0, 1.0))):
@@ -218,7 +186,7 @@ def _warped_grid(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> F
 
 
 def _turned(grid_mm: FloatArray, rng: Generator) -> FloatArray:
-    """The grid (3, X, Y, Z) turned in the plane by up to 15 degrees and shifted by up to 2 mm."""
+    """Turn the grid (3, X, Y, Z) in the plane by up to 15 degrees and shift it by up to 2 mm."""
     turn = Rotation.from_euler("z", rng.uniform(-15, 15), degrees=True).as_matrix()
     turned = np.einsum("ab,bxyz->axyz", turn, grid_mm) + rng.uniform(-2, 2, (3, 1, 1, 1))
     return np.asarray(turned, dtype=np.float32)
@@ -230,7 +198,7 @@ def _ellipsoid(grid_mm: FloatArray, center_mm: npt.ArrayLike, radii_mm: npt.Arra
 
 
 def _scanner_affine(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -> npt.NDArray[np.float64]:
-    """An affine (4, 4) as converters write it: x runs to the left, y to the front, slices are a little oblique."""
+    """Draw an affine (4, 4) as converters write it: x runs left, y to the front, slices are a little oblique."""
     turn = Rotation.from_euler("x", rng.uniform(-8, 8), degrees=True).as_matrix()
     affine = np.eye(4)
     # The same flip in every case: the organs then lie alike for readers that reorient and those that do not.
@@ -239,80 +207,10 @@ def _scanner_affine(shape: Shape, spacing_mm: Sequence[float], rng: Generator) -
     return affine
 
 
-def _paint_on(label: nib.Nifti1Image, channels: int, rng: Generator) -> nib.Nifti1Image:
-    """An image (X, Y, Z, channels) on the grid of ``label``, which keeps the label's own header geometry."""
-    classes = np.asarray(label.dataobj).astype(np.int64)
-    spacing_mm = [float(step) for step in label.header.get_zooms()[:3]]
-    x, y = (np.linspace(-1, 1, size) for size in classes.shape[:2])
-    body = (x[:, None, None] / 0.95) ** 2 + (y[:, None] / 0.85) ** 2 < 1
-    material = np.where(np.broadcast_to(body, classes.shape), 1, 0)
-    structure = _smooth_noise(classes.shape, spacing_mm, 9, rng)
-    # Background of the odd and of the even classes' materials, so that no threshold finds a class.
-    material[(material == 1) & (structure > 0.9)] = 2
-    material[(material == 1) & (structure < -0.9)] = 3
-    material = np.where(classes > 0, 3 - classes % 2, material)
-    means = np.array([_AIR, _BODY, _BRIGHT, _MIDDLE], dtype=np.float32)[:, np.arange(channels) % 2]
-    return _nifti(_paint(material, means, spacing_mm, rng), label.affine, label.header)
-
-
-def _read_description(dataset_json: Path) -> dict[str, Any]:
-    fix = "give the dataset.json of a decathlon task"
-    try:
-        description = json.loads(dataset_json.read_bytes())
-    except (OSError, ValueError) as error:
-        problem = Problem("dataset-json.unreadable", "cannot be read", str(dataset_json), fix, found=str(error))
-        raise DataError(problem) from error
-    known = description if isinstance(description, dict) else {}
-    missing = [key for key in ("modality", "training") if not known.get(key)]
-    if missing:
-        raise DataError([Problem("dataset-json.key-missing", f"no {key}", str(dataset_json), fix) for key in missing])
-    return known
-
-
-def _find_labels(label_folder: Path, training: Sequence[dict[str, str]]) -> dict[str, Path]:
-    """The label file of every entry of a training list, by case id, in the list's order."""
-    labels: dict[str, Path] = {}
-    problems: list[Problem] = []
-    for entry in training:
-        listed = PurePosixPath(entry.get("label") or entry.get("image", "")).name
-        case = listed.removesuffix(".gz").removesuffix(".nii")
-        candidates = [label_folder / f"{case}{suffix}" for suffix in (".nii.gz", ".nii")]
-        labels[case] = next((path for path in candidates if path.is_file()), candidates[0])
-        fix = "restore the file or take it off the training list"
-        try:
-            axes = len(nib.load(labels[case]).shape)
-        except (OSError, ImageFileError) as error:
-            what, found = "label cannot be read", str(error)
-            problems.append(Problem("data.unreadable", what, str(labels[case]), fix, found=found))
-            continue
-        if axes != 3:
-            problems.append(Problem("label.not-3d", "not a label map", str(labels[case]), fix, "3 axes", str(axes)))
-    if problems:
-        raise DataError(problems)
-    return labels
-
-
-def _describe_painted(description: dict[str, Any], labels: dict[str, Path], *, seed: int) -> dict[str, Any]:
-    """The given description with what is on disk; paths begin as they did, with ``/``, ``./`` or nothing."""
-    first = str(description["training"][0].get("image", ""))
-    style = next((prefix for prefix in ("./", "/") if first.startswith(prefix)), "")
-    return {
-        **description,
-        "description": f"{description.get('description', '')} (painted by pclauto {RELEASE}, seed {seed})",
-        "numTraining": len(labels),
-        "numTest": 0,
-        "training": [
-            {"image": f"{style}imagesTr/{case}.nii.gz", "label": f"{style}labelsTr/{path.name}"}
-            for case, path in labels.items()
-        ],
-        "test": [],
-    }
-
-
 def _paint(
     material: npt.NDArray[np.int64], means: FloatArray, spacing_mm: Sequence[float], rng: Generator
 ) -> npt.NDArray[np.int16]:
-    """A scan (X, Y, Z, C) of the materials (X, Y, Z), whose mean signals are ``means`` (materials, C)."""
+    """Paint a scan (X, Y, Z, C) of the materials (X, Y, Z), whose mean signals are ``means`` (materials, C)."""
     shape = material.shape
     image = np.empty((*shape, means.shape[1]), dtype=np.int16)
     varied = means * np.exp(_CONTRAST * rng.standard_normal(means.shape))
@@ -332,7 +230,7 @@ def _paint(
 
 
 def _smooth_noise(shape: Shape, spacing_mm: Sequence[float], scale_mm: float, rng: Generator) -> FloatArray:
-    """Gaussian noise (X, Y, Z) of unit variance that changes over about ``scale_mm``.
+    """Draw Gaussian noise (X, Y, Z) of unit variance that changes over about ``scale_mm``.
 
     A cubic spline over white noise on a coarse grid, axis by axis: far cheaper than filtering fine noise.
     """
@@ -343,7 +241,7 @@ def _smooth_noise(shape: Shape, spacing_mm: Sequence[float], scale_mm: float, rn
 
 
 def _spline_weights(size: int, step_knots: float) -> FloatArray:
-    """Cubic B-spline weights (size, knots), rows of unit norm: white noise keeps its variance."""
+    """Return cubic B-spline weights (size, knots), rows of unit norm: white noise keeps its variance."""
     position = np.arange(size) * step_knots
     distance = np.abs(position[:, None] - np.arange(-1, math.floor(position[-1]) + 3))
     near = 2 / 3 - distance**2 + distance**3 / 2
@@ -351,18 +249,13 @@ def _spline_weights(size: int, step_knots: float) -> FloatArray:
     return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _nifti(
-    voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], like: nib.Nifti1Header | None = None
-) -> nib.Nifti1Image:
-    """A NIfTI image of ``voxels``, in mm; its geometry is kept to the last bit where ``like`` has it."""
-    image = nib.Nifti1Image(voxels, affine, like, dtype=voxels.dtype)
-    if like is None:
-        image.set_qform(affine, 1)
-        image.set_sform(affine, 1)
+def _nifti(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> nib.Nifti1Image:
+    """Return a NIfTI image of ``voxels``, in mm."""
+    image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
     image.header.set_zooms((*image.header.get_zooms()[:3], 1)[: voxels.ndim])
     image.header.set_xyzt_units("mm")
-    # The display range of a label map would show the image all white.
-    image.header["cal_min"] = image.header["cal_max"] = 0
     return image
 
 
@@ -374,23 +267,6 @@ def _write_nifti(path: Path, image: nib.Nifti1Image) -> None:
         gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
     ):
         packed.write(image.to_bytes())
-
-
-def _write_task(target: Path, description: dict[str, Any], fill: Callable[[Path], None]) -> Path:
-    """Let ``fill`` make the task's files; ``target`` appears whole, or stays if it holds the same task."""
-    if target.exists():
-        with suppress(OSError, ValueError):
-            if json.loads((target / "dataset.json").read_bytes()) == description:
-                return target
-        fix = "choose another folder or remove it"
-        raise UsageError(Problem("data.place-taken", "something else is there", str(target), fix))
-    with staging_folder(target) as staging:
-        task = staging / target.name
-        task.mkdir()
-        fill(task)
-        write_json(task / "dataset.json", description)
-        publish(task, target)
-    return target
 
 
 def _require_range(name: str, value: int, smallest: int) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from painted import paint_labels
 from shared import PLAN_OPTIONS
 from shell import Shell
-
-from pcl_auto.data.phantom import paint_labels
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +35,8 @@ def test_prostate_geometry_plans_and_trains(
     description = json.loads((source / "dataset.json").read_text())
     # The most common spacing first.
     training = sorted(description["training"], key=lambda entry: abs(in_plane_mm(source, entry["label"]) - 0.625))
-    (tmp_path / "dataset.json").write_text(json.dumps({**description, "training": training[:cases]}))
-    task = paint_labels(source / "labelsTr", tmp_path / "dataset.json", tmp_path, name="Task05_Prostate")
+    description["training"] = training[:cases]
+    task = paint_labels(source / "labelsTr", description, tmp_path / "Task05_Prostate")
     workspace = tmp_path / "work"
     facts = json.loads(shell.pclauto("plan", task, "--workspace", workspace, *PLAN_OPTIONS, "--json").stdout)
     chosen = facts["configurations"]["3d_fullres"]

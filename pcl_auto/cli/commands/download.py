@@ -30,9 +30,7 @@ def download(
             file_okay=False,
         ),
     ] = None,
-    base_url: Annotated[
-        str, typer.Option(help="A mirror of the archives; their check sums hold there too.")
-    ] = BASE_URL,
+    base_url: Annotated[str, typer.Option(help="A mirror of the archives; their checksums hold there too.")] = BASE_URL,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the ten tasks.")] = False,
     json: JsonOption = False,
 ) -> None:

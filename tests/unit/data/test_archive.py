@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import stat
@@ -13,11 +12,10 @@ from typing import Any
 
 import pytest
 from archives import INDEX, TASK, member, pack, pack_task
-from refusal import codes, refused
+from refusal import refused
 
-from pcl_auto.data import archive as archive_module
-from pcl_auto.data.archive import extract_task, inspect_archive
 from pcl_auto.data.dataset.decathlon import read_task
+from pcl_auto.data.download import unpack_task
 from pcl_auto.errors import DataError, ResourceError
 
 
@@ -36,7 +34,7 @@ def test_a_task_is_unpacked_whole_and_without_litter(
     tar.write_bytes(pack_task(task))
     heard: list[tuple[str, dict[str, Any]]] = []
     target = tmp_path / "data" / TASK
-    extract_task(tar, target, lambda event, values: heard.append((event, values)))
+    unpack_task(tar, target, lambda event, values: heard.append((event, values)))
     expected = {path.relative_to(task): path.read_bytes() for path in task.rglob("*") if path.is_file()}
     assert {path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()} == expected
     assert [child.name for child in target.parent.iterdir()] == [TASK]
@@ -54,7 +52,7 @@ def test_every_problem_is_listed(tmp_path: Path) -> None:
     tar = tmp_path / "bad.tar"
     tar.write_bytes(pack([member("../x", b"1"), member("/y", b"1"), member(f"{TASK}/l", kind=tarfile.SYMTYPE)]))
     with refused(DataError, "archive.member-elsewhere", "archive.member-no-file", "archive.no-task") as refusal:
-        extract_task(tar, tmp_path / "data" / TASK)
+        unpack_task(tar, tmp_path / "data" / TASK)
     assert len(refusal.problems) == 4  # and there is no dataset.json
     assert not (tmp_path / "data").exists()
 
@@ -65,10 +63,10 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path, monk
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage(1000, 900, 101))
     with refused(ResourceError, "disk.too-small"):
-        extract_task(tar, tmp_path / TASK)
+        unpack_task(tar, tmp_path / TASK)
     assert list(tmp_path.iterdir()) == [tar]
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage(1000, 900, 102))
-    extract_task(tar, tmp_path / TASK)
+    unpack_task(tar, tmp_path / TASK)
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
@@ -76,29 +74,9 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     tar.write_bytes(pack([INDEX, member(f"{TASK}/a", b"1")]))
     child = os.fork()
     if child == 0:  # dies like a killed process, in the middle
-        extract_task(tar, tmp_path / TASK, lambda *_: os._exit(9))
+        unpack_task(tar, tmp_path / TASK, lambda *_: os._exit(9))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not (tmp_path / TASK).exists()
     assert list((tmp_path / ".tmp").iterdir())
-    extract_task(tar, tmp_path / TASK)
+    unpack_task(tar, tmp_path / TASK)
     assert sorted(path.name for path in tmp_path.iterdir()) == [TASK, "task.tar"]
-
-
-def test_pythons_own_filter_is_a_second_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        pytest.skip("this Python has none")
-    monkeypatch.setattr(archive_module, "_refuse_kind", lambda _member, _where: None)
-    packed = pack([INDEX, member(f"{TASK}/p", kind=tarfile.FIFOTYPE)])
-    _, problems = inspect_archive(io.BytesIO(packed), "a.tar", TASK)
-    assert codes(problems) == ["archive.member-refused"]
-    monkeypatch.delattr(tarfile, "data_filter")
-    assert inspect_archive(io.BytesIO(packed), "a.tar", TASK)[1] == []
-
-
-def test_an_archive_that_changes_while_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tar = tmp_path / "task.tar"
-    tar.write_bytes(pack([INDEX, member(f"{TASK}/a", bytes(5000))]))
-    monkeypatch.setattr(archive_module, "require_room", lambda *_arguments: os.truncate(tar, 1000))
-    with refused(DataError, "archive.shrunk"):
-        extract_task(tar, tmp_path / TASK)
-    assert list(tmp_path.iterdir()) == [tar]

@@ -1,4 +1,3 @@
-import gzip
 import json
 from pathlib import Path
 
@@ -7,46 +6,13 @@ import numpy as np
 import pytest
 from refusal import refused
 
-from pcl_auto.data.phantom import make_phantom, paint_labels
-from pcl_auto.errors import DataError, UsageError
-
-Geometry = tuple[Path, Path]  # a folder of label maps, and their dataset.json
+from pcl_auto.data.phantom import make_phantom
+from pcl_auto.errors import UsageError
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_phantom(tmp_path_factory.mktemp("phantom"), labeled=2, unlabeled=3, test=2)
-
-
-@pytest.fixture
-def geometry(tmp_path: Path) -> Geometry:
-    """Two label maps, one gzipped and one not, of which only the first has class 2, and their dataset.json."""
-    folder = tmp_path / "labels"
-    folder.mkdir()
-    affine = np.diag([0.5, -0.5, 4.0, 1.0])
-    affine[1, 2] = 0.4
-    for name, classes in (("scan_7.nii.gz", (1, 2)), ("scan_3.nii", (1,))):
-        voxels = np.zeros((30, 24, 5), np.uint8)
-        for value in classes:
-            voxels[8:20, 6 * value : 6 * value + 6, 1:4] = value
-        image = nib.Nifti1Image(voxels, affine)
-        image.set_qform(affine, 0)
-        image.header["cal_max"] = 2
-        nib.save(image, folder / name)
-    description = {
-        "name": "SCAN",
-        "relase": "1.0",
-        "modality": {"0": "T2", "1": "ADC", "2": "DCE"},
-        "labels": {"0": "background", "1": "PZ", "2": "TZ"},
-        "numTraining": 2,
-        "numTest": 1,
-        "training": [
-            {"image": f"/imagesTr/{case}.nii", "label": f"/labelsTr/{case}.nii"} for case in ("scan_7", "scan_3")
-        ],
-        "test": ["/imagesTs/scan_1.nii"],
-    }
-    (tmp_path / "dataset.json").write_text(json.dumps(description))
-    return folder, tmp_path / "dataset.json"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -74,48 +40,6 @@ def test_another_task_is_never_overwritten(tmp_path: Path) -> None:
     with refused(UsageError, "data.place-taken"):
         make_phantom(tmp_path, labeled=1, unlabeled=0, test=0)
     assert contents(tmp_path).keys() == before.keys() - {"Task99_Phantom/dataset.json"}
-
-
-def test_every_unusable_label_is_listed(geometry: Geometry, tmp_path: Path) -> None:
-    folder, description = geometry
-    (folder / "scan_3.nii").unlink()
-    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.uint8), np.eye(4)), folder / "scan_7.nii.gz")
-    with refused(DataError, "data.unreadable", "label.not-3d") as refusal:
-        paint_labels(folder, description, tmp_path, name="Task05_Scan")
-    assert [(problem.code, Path(problem.where).name) for problem in refusal.problems] == [
-        ("label.not-3d", "scan_7.nii.gz"),
-        ("data.unreadable", "scan_3.nii.gz"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("{", "dataset-json.unreadable"),
-        ("[]", "dataset-json.key-missing"),
-        ("{}", "dataset-json.key-missing"),
-    ],
-)
-def test_unusable_description(geometry: Geometry, tmp_path: Path, text: str, code: str) -> None:
-    geometry[1].write_text(text)
-    with refused(DataError, code) as refusal:
-        paint_labels(*geometry, tmp_path, name="Task05_Scan")
-    assert {problem.where for problem in refusal.problems} == {str(geometry[1])}
-
-
-@pytest.mark.parametrize("name", ["../Task05_Scan", "..", ".", "", "a/b"])
-def test_name_that_is_no_folder_name(geometry: Geometry, tmp_path: Path, name: str) -> None:
-    with refused(UsageError, "data.folder-name"):
-        paint_labels(*geometry, tmp_path, name=name)
-
-
-def test_nothing_remains_of_a_task_that_fails(
-    geometry: Geometry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pcl_auto.data.phantom.shutil.copyfile", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        paint_labels(*geometry, tmp_path / "out", name="Task05_Scan")
-    assert not list((tmp_path / "out").iterdir())
 
 
 # The phantom.
@@ -221,50 +145,3 @@ def test_classes_have_a_size_worth_learning(task: Path) -> None:
         counts = np.bincount(np.asarray(nib.load(path).dataobj).ravel(), minlength=4)
         assert counts[1:].min() > 50
         assert counts[0] > 0.8 * counts.sum()
-
-
-# Painting on given labels.
-
-
-def test_painted_task_follows_the_files_and_the_listing_style(geometry: Geometry, tmp_path: Path) -> None:
-    task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
-    description = json.loads((task / "dataset.json").read_text())
-    assert description["training"] == [
-        {"image": "/imagesTr/scan_7.nii.gz", "label": "/labelsTr/scan_7.nii.gz"},
-        {"image": "/imagesTr/scan_3.nii.gz", "label": "/labelsTr/scan_3.nii"},
-    ]
-    assert (description["test"], description["numTest"], description["relase"]) == ([], 0, "1.0")
-    for name in ("scan_7.nii.gz", "scan_3.nii"):
-        assert (task / "labelsTr" / name).read_bytes() == (geometry[0] / name).read_bytes()
-    assert sorted(path.name for path in (task / "imagesTr").iterdir()) == ["scan_3.nii.gz", "scan_7.nii.gz"]
-
-
-def test_painted_images_keep_the_geometry(geometry: Geometry, tmp_path: Path) -> None:
-    task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
-    image, label = nib.load(task / "imagesTr" / "scan_7.nii.gz"), nib.load(geometry[0] / "scan_7.nii.gz")
-    assert image.shape == (30, 24, 5, 3)
-    assert image.get_data_dtype() == np.int16
-    for key in ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x"):
-        np.testing.assert_array_equal(image.header[key], label.header[key])
-    np.testing.assert_array_equal(image.header["pixdim"][:4], label.header["pixdim"][:4])
-    assert image.header["pixdim"][4] == 1
-    assert image.header["cal_max"] == 0
-
-
-def test_painted_classes_can_be_seen_but_not_by_a_threshold(geometry: Geometry, tmp_path: Path) -> None:
-    task = paint_labels(*geometry, tmp_path, name="Task05_Scan")
-    channel = nib.load(task / "imagesTr" / "scan_7.nii.gz").get_fdata()[..., 0]
-    label = np.asarray(nib.load(geometry[0] / "scan_7.nii.gz").dataobj)
-    assert channel[label == 1].mean() > 1.1 * channel[label == 0].mean()
-    assert overlap(channel[label == 1], channel[label == 2]) > 0.05
-
-
-def test_a_painted_case_does_not_depend_on_the_others(geometry: Geometry, tmp_path: Path) -> None:
-    first = paint_labels(*geometry, tmp_path / "both", name="Task05_Scan")
-    description = json.loads(geometry[1].read_text())
-    description["training"].pop(0)
-    geometry[1].write_text(json.dumps(description))
-    second = paint_labels(*geometry, tmp_path / "one", name="Task05_Scan")
-    name = "imagesTr/scan_3.nii.gz"
-    assert contents(first)[name] == contents(second)[name]
-    assert np.ptp(np.frombuffer(gzip.decompress(contents(first)[name])[352:], np.int16)) > 0

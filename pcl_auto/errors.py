@@ -32,7 +32,7 @@ class Problem:
             raise ValueError(f"not a code of a problem: {self.code!r}")
 
     def __str__(self) -> str:
-        """One sentence of the form ``what in where: expected x, found y. Fix: z.``."""
+        """Return one sentence of the form ``what in where: expected x, found y. Fix: z.``."""
         comparison = ", ".join(
             f"{word} {value}" for word, value in (("expected", self.expected), ("found", self.found)) if value
         )
@@ -40,7 +40,7 @@ class Problem:
         return f"{head}{': ' + comparison if comparison else ''}. Fix: {self.fix.rstrip('.')}."
 
     def as_dict(self) -> dict[str, str]:
-        """The finding as plain strings, the code first, for ``--json``."""
+        """Return the finding as plain strings, the code first, for ``--json``."""
         return asdict(self)
 
 

@@ -27,16 +27,16 @@ class InPlane:
     mirrored: bool
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """A transformed image, shape (C, z, y, x); what comes from beyond the border is the border's."""
+        """Transform an image of shape (C, z, y, x); beyond the border it repeats the border."""
         moved = np.stack([self._resampled(channel, self._matrix(), order=1, mode="nearest") for channel in image])
         return moved.astype(image.dtype, copy=False)
 
     def undo(self, labels: np.ndarray) -> np.ndarray:
-        """A label map (z, y, x) of the transformed image, back where the image was; background beyond its border."""
+        """Bring a label map (z, y, x) of the transformed image back to the image; background beyond its border."""
         return self._resampled(labels, np.linalg.inv(self._matrix()), order=0, mode="constant")
 
     def _matrix(self) -> np.ndarray:
-        """From a voxel of the transformed slice to where its value comes from, both as (y, x) from the center."""
+        """Return the map from a voxel of the transformed slice to its source, both as (y, x) from the center."""
         angle = np.deg2rad(self.degrees)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         mirror = np.diag([1.0, -1.0 if self.mirrored else 1.0])
@@ -53,7 +53,7 @@ class InPlane:
 
 
 def draw_transforms(case: str, seed: int, *, mirror: bool) -> tuple[InPlane, InPlane]:
-    """Two random transforms for a case, the same ones for the same ``seed``.
+    """Draw two random transforms for a case, the same ones for the same ``seed``.
 
     Args:
         case: the case's id.
@@ -78,7 +78,7 @@ def agreement(
     transforms: tuple[InPlane, InPlane],
     classes: Classes,
 ) -> float:
-    """Mean foreground Dice of the segmentations of a scan under two transforms; 1 where neither holds any foreground.
+    """Return the mean foreground Dice of a scan's segmentations under two transforms; 1 where neither has foreground.
 
     Args:
         segment: a label map (z, y, x) of an image (C, z, y, x).

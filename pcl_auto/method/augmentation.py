@@ -1,4 +1,4 @@
-"""A second view of an image: the same anatomy under another brightness and contrast."""
+"""Augment joint steps: copy-paste between patches, and second views of other brightness and contrast."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# --- Copy-paste between labeled and unlabeled patches.
-
 
 def box_mask(shape: Sequence[int], share: float, generator: torch.Generator | None = None) -> Tensor:
-    """A random box in a patch, as a boolean mask of ``shape``.
+    """Draw a random box in a patch, as a boolean mask of ``shape``.
 
     Args:
         shape: of the patch, (y, x) or (z, y, x).
@@ -54,15 +52,13 @@ def swap_pairs(batches: Sequence[Tensor], mask: Tensor, pairs: int) -> None:
     second[:pairs, :, mask] = kept
 
 
-# --- A second view of an image: the same anatomy under another brightness and contrast.
-
 # nnU-Net's own range of contrast; brightness in standard deviations of the image.
 CONTRAST = (0.75, 1.25)
 BRIGHTNESS = (-0.25, 0.25)
 
 
 def intensity_view(images: Tensor) -> Tensor:
-    """``images`` (B, C, *patch), each channel with a random contrast about its mean and a random brightness.
+    """Give each channel of ``images`` (B, C, *patch) a random contrast about its mean and a random brightness.
 
     The contrastive batch of Chaitanya et al. (MedIA 2023, Section 4.3) holds such views of its images.
     """

@@ -1,4 +1,4 @@
-"""Whether pseudo-labels are worth a round, and whether a network came out of a round collapsed, told from volumes."""
+"""Tell unusable pseudo-labels and collapsed networks from volumes and the validation Dice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Volumes = Mapping[str, Mapping[str, float]]
 
 
 def unusable_reasons(volumes: Volumes, labeled_volumes_ml: Mapping[str, np.ndarray], *, margin: float) -> list[str]:
-    """Why a round is not to learn from pseudo-labels of these ``volumes``; empty where it may.
+    """List why a round should not learn from pseudo-labels of these ``volumes``; empty where it may.
 
     They hold no foreground at all, or a class is far from what the labeled cases show, as where one has swallowed the
     others: a network that learns from such masks only becomes surer of them.
@@ -45,7 +45,7 @@ def _labeled(volumes_ml: np.ndarray) -> str:
 def collapse(
     before: Volumes, after: Volumes, labeled_volumes_ml: Mapping[str, np.ndarray], *, margin: float
 ) -> list[str]:
-    """Why the segmentations ``after`` a round tell of a collapse; empty where they do not.
+    """List the signs of a collapse in the segmentations ``after`` a round; empty where there is none.
 
     A class collapses where it vanishes from more than half of the cases that had it, or where its median volume leaves
     the labeled range. What was so before the round is not the round's doing, and going back would not mend it.
@@ -75,7 +75,7 @@ def collapse(
 
 
 def validation_collapse(dice: Sequence[float], start: int, first: int, last: int, *, drop: float) -> list[str]:
-    """Why the validation Dice tells of a collapse in the epochs ``first <= epoch < last``; empty where it does not.
+    """List the signs of a collapse in the validation Dice of the epochs ``first <= epoch < last``.
 
     Args:
         dice: mean foreground Dice of every epoch so far.

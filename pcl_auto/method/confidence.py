@@ -1,4 +1,4 @@
-"""How far a segmentation can be trusted, told without the truth: how sure the network is, and how easily it is swayed.
+"""Estimate the confidence of a segmentation without the truth: expected Dice, and consistency under perturbations.
 
 A scan is judged by its place among the scans that the network was trained with and had no labels of, and by what the
 labeled cases show of volumes; a flagged scan comes with the reason.
@@ -30,19 +30,19 @@ PASSES = 3
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known from training: confidences of unlabeled scans, and for each class the volumes (ml) to expect."""
+    """Confidences of the training's unlabeled scans, and for each class the range of volumes (ml) to expect."""
 
     confidences: tuple[float, ...] = ()
     ranges_ml: Mapping[str, tuple[float, float]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The reference as plain values; ``Reference.from_dict`` reads it back."""
+        """Return the reference as plain values; ``Reference.from_dict`` reads it back."""
         ranges = None if self.ranges_ml is None else {name: list(bounds) for name, bounds in self.ranges_ml.items()}
         return {"confidences": sorted(self.confidences), "ranges_ml": ranges}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Reference:
-        """The reference of :meth:`as_dict`."""
+        """Make the reference of :meth:`as_dict`."""
         ranges = values["ranges_ml"]
         bounds = None if ranges is None else {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
         # "certainties" in files of version 0.1.
@@ -51,7 +51,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Quality:
-    """The judgment of a segmentation.
+    """Confidence of a segmentation, and whether somebody should review it.
 
     ``confidence``: see :func:`confidence`, from 0 to 1; an order among scans, not a Dice; None where nobody looked.
     ``percentile``: the share of the reference scans that are less certain, None without a reference.
@@ -69,7 +69,7 @@ class Quality:
 
 
 def expected_dice(logits: Tensor, *, regions: bool = False) -> float:
-    """Mean Dice of a segmentation to a truth drawn from the network's own probabilities; 1 where all is background.
+    """Return the mean Dice to a truth drawn from the network's own probabilities; 1 where all is background.
 
     Args:
         logits: shape (K, z, y, x); of classes with the background first, or of regions.
@@ -90,7 +90,7 @@ def _one_hot(labels: Tensor, classes: int) -> Tensor:
 
 
 def perturbed(image: np.ndarray, *, in_plane: bool) -> list[np.ndarray]:
-    """A scan (C, z, y, x), blurred and brightened: changes that no reader would be misled by.
+    """Return a scan (C, z, y, x) blurred and brightened: changes that would mislead no reader.
 
     Args:
         image: with normalized intensities.
@@ -109,7 +109,7 @@ def confidence(
     regions: bool,
     in_plane: bool,
 ) -> float:
-    """Mean of :func:`expected_dice` and of the Dice to the segmentations of the perturbed scan, from 0 to 1.
+    """Return the mean of :func:`expected_dice` and of the Dice under each perturbation, from 0 to 1.
 
     Args:
         segment: logits (K, z, y, x) of a preprocessed image (C, z, y, x).
@@ -134,7 +134,7 @@ def consistency(
     *,
     in_plane: bool,
 ) -> list[float]:
-    """The Dice of a segmentation to those of the scan perturbed in each way; see :func:`confidence`.
+    """Return the Dice of a segmentation to that of the scan under each perturbation; see :func:`confidence`.
 
     Args:
         labels: the segmentation, shape (z, y, x).

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from pcl_auto.method.sampling import VoxelSample
 
-# --- The contrastive head h_φ: it serves training only and is no part of the segmentation network.
-
 
 class ContrastHead(nn.Module):
     """Project features to the space of the contrastive loss: h_φ of Chaitanya et al. (arXiv 2112.09645).
@@ -46,8 +44,6 @@ class ContrastHead(nn.Module):
         embeddings: Tensor = self.layers(features)
         return embeddings
 
-
-# --- The local contrastive loss, Eq. 3 and 4 of Chaitanya et al. (MedIA 2023, arXiv 2112.09645).
 
 Matching = Literal["intra", "inter"]
 

@@ -19,7 +19,7 @@ KEPT = "kept as one of the best"
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """The judgment of one pseudo-label.
+    """A line of the ledger: one pseudo-label, measured and compared.
 
     ``components``: connected components of each class.
     ``change_dice``: mean foreground Dice to the same case's pseudo-label of the last round, None in round one.
@@ -39,7 +39,7 @@ class LedgerRow:
     used: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as it stands in ``ledger.csv``."""
+        """Return the row as it stands in ``ledger.csv``."""
         return {
             "case": self.case,
             **{f"volume_ml_{name}": round(value, 4) for name, value in self.volumes_ml.items()},
@@ -99,7 +99,7 @@ def assess_pseudo_label(
 
 
 def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
-    """The range of a class's volumes in the labeled cases, widened: the smallest / margin, the largest · margin.
+    """Return the range of a class's volumes in the labeled cases, widened: smallest / margin to largest · margin.
 
     Without labeled cases, every volume.
     """
@@ -109,7 +109,7 @@ def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
 
 
 def drop_outside(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
-    """``rows``, those beyond what the labeled cases show marked as not used.
+    """Mark the rows beyond what the labeled cases show as not used.
 
     Where that would be all of them, the nearest quarter stays, at least one: a round cannot train on nothing.
     """
@@ -118,7 +118,7 @@ def drop_outside(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
 
 
 def drop_disagreeing(rows: Sequence[LedgerRow], threshold: float) -> list[LedgerRow]:
-    """``rows``, those whose segmentations under two transforms agree less than ``threshold`` marked as not used.
+    """Mark the rows whose segmentations under two transforms agree less than ``threshold`` as not used.
 
     Where that would be all that are used, the quarter that agrees best stays, at least one.
     """
@@ -128,7 +128,7 @@ def drop_disagreeing(rows: Sequence[LedgerRow], threshold: float) -> list[Ledger
 
 
 def _kept(rows: Sequence[LedgerRow], inside: set[str], order: Callable[[LedgerRow], Any], why: str) -> list[LedgerRow]:
-    """``rows``, the used ones that are not ``inside`` marked as not used; if that is all, the first in order stay."""
+    """Mark the used rows that are not ``inside`` as not used; if that would be all, keep the first in order."""
     used = sorted((row for row in rows if row.used), key=order)
     some_inside = any(row.case in inside for row in used)
     best = set() if some_inside else {row.case for row in used[: max(1, int(len(used) * MIN_SHARE))]}

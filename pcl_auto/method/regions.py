@@ -1,4 +1,4 @@
-"""Disjoint classes behind regions, which may overlap: contrasted are the cells that the regions cut a volume into.
+"""Split overlapping regions into disjoint cells, which the contrastive loss can contrast.
 
 The contrastive loss pulls voxels towards the mean of their class and away from the means of the others. Classes that
 overlap would be pulled both ways, so with regions it contrasts the label values that the regions are made of: the
@@ -19,14 +19,14 @@ Pattern = tuple[bool, ...]
 
 
 def patterns_of(regions: Sequence[Values], values: Sequence[int]) -> list[Pattern]:
-    """The pattern of each cell, in the order of ``values``; values that the same regions hold are one cell."""
+    """List the pattern of each cell, in the order of ``values``; values that the same regions hold are one cell."""
     sets = [(region,) if isinstance(region, int) else region for region in regions]
     patterns = (tuple(value in each for each in sets) for value in values)
     return list(dict.fromkeys(pattern for pattern in patterns if any(pattern)))
 
 
 def disjoint_classes(targets: Tensor, patterns: Sequence[Pattern]) -> Tensor:
-    """The classes that are contrasted in targets (B, C, *spatial) of nnU-Net's training, shape (B, *spatial), int64.
+    """Return the classes to contrast in nnU-Net's targets (B, C, *spatial), shape (B, *spatial), int64.
 
     Without patterns the first channel is a label map, whose ignored voxels have a value beyond those of all classes.
     With patterns the channels are regions, see :func:`cells`, and ignored voxels are background.
@@ -35,7 +35,7 @@ def disjoint_classes(targets: Tensor, patterns: Sequence[Pattern]) -> Tensor:
 
 
 def cells(targets: Tensor, patterns: Sequence[Pattern]) -> Tensor:
-    """Cell numbers of voxels that are described by regions.
+    """Number the cells of voxels that are described by regions.
 
     Args:
         targets: whether a voxel lies in a region, shape (B, R, *spatial), of any type. Further channels are not looked

@@ -29,7 +29,7 @@ class Round:
 
 
 class Learner(Protocol):
-    """What the story needs: a network that can be trained and can segment."""
+    """A network that can be trained and can segment, as :func:`self_train` needs it."""
 
     @property
     def epoch(self) -> int:
@@ -49,14 +49,14 @@ class Learner(Protocol):
 
 
 def joint_rounds(schedule: Schedule) -> Iterator[Round]:
-    """The rounds of ``schedule``, in order."""
+    """Yield the rounds of ``schedule``, in order."""
     for index in range(schedule.rounds):
         start = schedule.supervised_epochs + index * schedule.epochs_per_round
         yield Round(index + 1, start, start + schedule.epochs_per_round)
 
 
 def self_train(learner: Learner, schedule: Schedule) -> None:
-    """Step one, then the rounds; a resumed learner goes on in the epoch where it stopped.
+    """Train step one, then the rounds; a resumed learner goes on in the epoch where it stopped.
 
     The pseudo-labels of a round show what the round before it has made of the network; round 0 is step one.
     """

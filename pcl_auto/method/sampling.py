@@ -1,4 +1,4 @@
-"""Which voxels the contrastive loss sees: a uniform draw per image and foreground class.
+"""Draw the voxels that the contrastive loss sees, uniformly per image and foreground class.
 
 The features before the segmentation layer exist at full resolution, but Eq. 3 and 4 of Chaitanya et al.
 (MedIA 2023, arXiv 2112.09645) need them only at the voxels of the foreground classes: a few as anchors, and
@@ -35,7 +35,7 @@ class VoxelSample:
         return len(self.voxel)
 
     def split(self, images: int) -> tuple[VoxelSample, VoxelSample]:
-        """The voxels of the first ``images`` images, and those of the others, whose images count from 0 again."""
+        """Split into the voxels of the first ``images`` images and the others, whose images count from 0 again."""
         first = int(torch.searchsorted(self.image, images))
         return (
             VoxelSample(self.image[:first], self.cls[:first], self.voxel[:first], self.rank[:first]),

@@ -1,4 +1,4 @@
-"""Which unlabeled cases to label next: uncertain ones, unlike the labeled cases and unlike each other.
+"""Choose unlabeled cases to label next: uncertain ones, unlike the labeled cases and unlike each other.
 
 Sener & Savarese (ICLR 2018, "Active learning for convolutional neural networks: a core-set approach") choose the case
 that is farthest from all that is labeled or chosen already. Here that distance is weighted by how uncertain the case
@@ -17,7 +17,7 @@ STRIKING = 0.75
 
 
 def standing(values: np.ndarray) -> np.ndarray:
-    """Each value's rank among those that are known, over their number, so in (0, 1]; equal values share their mean.
+    """Rank each value among those that are known, over their number, so in (0, 1]; equal values share their mean.
 
     Args:
         values: shape (N,); NaN where nothing is known, and stays NaN.
@@ -28,7 +28,7 @@ def standing(values: np.ndarray) -> np.ndarray:
 
 
 def uncertainty(signs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """How uncertain each case is among the others, shape (N,), in (0, 1]; 0.5 where nothing is known of any.
+    """Return how uncertain each case is among the others, shape (N,), in (0, 1]; 0.5 where nothing is known of any.
 
     Args:
         signs: of disagreement, each of shape (N,), the larger the less certain; NaN where not known. A sign counts by
@@ -41,7 +41,7 @@ def uncertainty(signs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def standardized(features: np.ndarray) -> np.ndarray:
-    """``features`` (N, F) with mean 0 and deviation 1 in each column; 0 in a column in which all are equal.
+    """Scale ``features`` (N, F) to mean 0 and deviation 1 in each column; 0 in a column in which all are equal.
 
     Raises:
         ValueError: a feature is not finite.
@@ -55,7 +55,7 @@ def standardized(features: np.ndarray) -> np.ndarray:
 
 
 def nearest(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """The Euclidean distance of each of ``features`` (N, F) to the nearest of ``centers`` (M, F), shape (N,)."""
+    """Return the Euclidean distance of each of ``features`` (N, F) to the nearest of ``centers`` (M, F), shape (N,)."""
     found = np.full(len(features), np.inf)
     for center in centers:  # one after the other: all pairs at once would take N times M times F numbers
         found = np.minimum(found, np.linalg.norm(features - center, axis=1))
@@ -63,7 +63,7 @@ def nearest(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 
 def diverse_batch(features: np.ndarray, labeled: np.ndarray, weights: np.ndarray, number: int) -> list[int]:
-    """The rows of ``features`` to label next, in the order in which they are chosen.
+    """Choose the rows of ``features`` to label next, in the order in which they are chosen.
 
     Each is the one with the largest product of its weight and its distance to what is labeled or chosen; of equal
     ones that with the larger weight, then the first.
@@ -88,7 +88,7 @@ def diverse_batch(features: np.ndarray, labeled: np.ndarray, weights: np.ndarray
 def reasons(
     row: int, dice: Mapping[str, np.ndarray], remarks: Sequence[Sequence[str]], distances: np.ndarray
 ) -> list[str]:
-    """In words and numbers, what speaks for labeling the case of ``row``; never empty.
+    """List in words and numbers what speaks for labeling the case of ``row``; never empty.
 
     Args:
         row: of a case.

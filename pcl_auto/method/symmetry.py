@@ -23,7 +23,7 @@ MIN_SHARE = 0.25
 
 @dataclass(frozen=True)
 class AxisSymmetry:
-    """What mirroring along one axis does.
+    """Effect of mirroring along one axis.
 
     ``share``: how often a mirrored scan is nearer to its nearest other scan than a scan as it is to its own, over all
     pairs of the two; one half where mirroring makes no difference, 0 where mirrored scans look like none.
@@ -34,12 +34,12 @@ class AxisSymmetry:
 
     @property
     def symmetric(self) -> bool:
-        """Whether the data set could hold the mirrored scans."""
+        """True if the data set could hold the mirrored scans."""
         return self.share >= MIN_SHARE
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A small, zero-mean, unit-length version of ``image`` (C, z, y, x), shape (C, 12, 12, 12)."""
+    """Shrink ``image`` (C, z, y, x) to shape (C, 12, 12, 12), with mean 0 and length 1."""
     small = functional.adaptive_avg_pool3d(torch.from_numpy(np.asarray(image, dtype=np.float32)), THUMBNAIL).numpy()
     small = small - small.mean()
     length = float(np.linalg.norm(small))
@@ -48,7 +48,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def axis_symmetries(thumbnails: Sequence[np.ndarray]) -> list[AxisSymmetry]:
-    """What mirroring along each spatial axis does to a data set; nothing can be said of fewer than 8 scans.
+    """Measure what mirroring along each spatial axis does to a data set; of fewer than 8 scans nothing.
 
     Args:
         thumbnails: one per scan, from :func:`thumbnail`; all of one shape (C, z, y, x).
@@ -64,7 +64,7 @@ def axis_symmetries(thumbnails: Sequence[np.ndarray]) -> list[AxisSymmetry]:
 
 
 def _nearest(these: np.ndarray, scans: np.ndarray) -> np.ndarray:
-    """The correlation of each of ``these`` with the most similar of the other scans, shape (cases,)."""
+    """Return the correlation of each of ``these`` with the most similar of the other scans, shape (cases,)."""
     similar = these.reshape(len(these), -1) @ scans.reshape(len(scans), -1).T
     np.fill_diagonal(similar, -np.inf)
     nearest: np.ndarray = similar.max(axis=1)

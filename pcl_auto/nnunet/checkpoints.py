@@ -35,7 +35,7 @@ _ALLOWED = [
 
 
 def plain(value: Any) -> Any:
-    """``value`` with numpy scalars and arrays turned into Python's own, all the way down."""
+    """Turn numpy scalars and arrays in ``value`` into Python's own, all the way down."""
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -64,12 +64,12 @@ def _require_one_machine(device: torch.device) -> None:
 
 
 def ranks() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """Return which of them this is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -81,19 +81,19 @@ def wait() -> None:
 
 @contextmanager
 def rank_zero_first() -> Iterator[bool]:
-    """When all have come here, yield whether this is rank 0; the others go on when it has left the block."""
+    """Wait for all, yield whether this is rank 0, and let the others go on when it has left the block."""
     wait()
     yield rank() == 0
     wait()
 
 
 def share(cases: Sequence[Case]) -> list[Case]:
-    """The part of ``cases`` that is this process's to do."""
+    """Return the part of ``cases`` that is this process's to do."""
     return list(cases[rank() :: ranks()])
 
 
 def share_of_patches(labeled: int, unlabeled: int) -> tuple[int, int]:
-    """How many of a step's patches are this process's.
+    """Return how many labeled and unlabeled patches of a step are this process's.
 
     Raises:
         UsageError: they cannot be divided; numbers of processes that can are named.
@@ -114,14 +114,14 @@ def share_of_patches(labeled: int, unlabeled: int) -> tuple[int, int]:
 
 
 def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
-    """``module``, whose gradients are the mean over all processes after a backward pass."""
+    """Wrap ``module`` so that its gradients are the mean over all processes after a backward pass."""
     if ranks() == 1:
         return module
     return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The ``rows`` (N, F) of all processes, one after the other; gradients find their way back.
+    """Gather the ``rows`` (N, F) of all processes, one after the other; gradients find their way back.
 
     Every process goes on with all rows and computes the same loss: the gradients that come back are as many times too
     large as there are processes, and their mean (:func:`wrap_ddp`) is right.
@@ -144,7 +144,7 @@ def _gather_numbers(padded: Tensor) -> list[Tensor]:
 
 
 def gather_sample(sample: VoxelSample, patches: int) -> VoxelSample:
-    """The drawn voxels of all processes, whose ``patches`` images each are counted on."""
+    """Gather the drawn voxels of all processes, whose ``patches`` images each are counted on."""
     if ranks() == 1:
         return sample
     image = gather_rows(sample.image + rank() * patches)

@@ -43,7 +43,7 @@ def _problem(code: str, where: str, what: str, expected: str, found: object) -> 
 
 
 def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: list[Problem]) -> Any:
-    """``value`` as the field's type, or a problem noted."""
+    """Return ``value`` as the field's type, or note a problem."""
     choices = get_args(hint)
     if choices:
         if value not in choices:
@@ -150,14 +150,14 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def recipe_folder() -> Path:
-    """Where the recipes that ship with the package lie, installed or in a checkout."""
+    """Return the folder of the recipes that ship with the package, installed or in a checkout."""
     here = Path(__file__).resolve().parents[1]
     installed = here / "plans"
     return installed if installed.is_dir() else here.parent / "plans"
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe called ``name`` (``default``, ``paper``, ``quick``), or the one in the TOML file at that path.
+    """Load the recipe called ``name`` (``default``, ``paper``, ``quick``), or the TOML file at that path.
 
     A file with ``extends = "default"`` says what it changes in that recipe.
 
@@ -189,7 +189,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the settings that ``changes`` name, table by table."""
+    """Overlay ``base`` with the settings that ``changes`` name, table by table."""
     merged = dict(base)
     for key, value in changes.items():
         before = merged.get(key)
@@ -199,7 +199,7 @@ def _overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
-    """A recipe file, shipped or in ``folder``, and what it says."""
+    """Read a recipe file, shipped or in ``folder``; return its path and content."""
     shipped = {path.stem: path for path in sorted(recipe_folder().glob("*.toml"))}
     path = shipped.get(name, folder / name)
     if not path.is_file():

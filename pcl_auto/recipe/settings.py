@@ -27,13 +27,13 @@ VALIDATION_SHARE, GLANCE = 0.2, 0.04
 
 
 def _setting(default: Any, low: float, high: float) -> Any:
-    """A numeric field that must lie in ``[low, high]``."""
+    """Define a numeric field that must lie in ``[low, high]``."""
     return field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each part of the training lasts; an epoch is ``steps_per_epoch`` optimizer steps."""
+    """Lengths of the parts of a training; an epoch is ``steps_per_epoch`` optimizer steps."""
 
     steps_per_epoch: int = _setting(250, 1, 100_000)
     supervised_epochs: int = _setting(400, 0, 100_000)  # 0: the rounds begin with a model that is there already
@@ -50,7 +50,7 @@ class Schedule:
         return max(1, round(self.steps_per_epoch * (VALIDATION_SHARE if held_out else GLANCE)))
 
     def scaled_to(self, epochs: int) -> Schedule:
-        """The same schedule over ``epochs`` epochs: every part keeps its share, none vanishes."""
+        """Scale the schedule to ``epochs`` epochs: every part keeps its share, none vanishes."""
         if epochs < self.rounds + 1:
             raise UsageError(
                 Problem(
@@ -88,7 +88,7 @@ class Batch:
     unlabeled_fraction: float = _setting(0.5, 0.05, 0.95)
 
     def unlabeled(self, patches: int) -> int:
-        """How many of ``patches`` are unlabeled in a joint step; at least one is, and one is not."""
+        """Return how many of ``patches`` are unlabeled in a joint step; at least one is, and one is not."""
         return min(max(round(patches * self.unlabeled_fraction), 1), patches - 1)
 
 
@@ -128,7 +128,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """How unlabeled cases are segmented at the start of a round."""
+    """Segmentation of the unlabeled cases at the start of a round, and its weight in the loss."""
 
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
@@ -181,7 +181,7 @@ class Teacher:
     ema_rounds: float = _setting(0.0, 0.0, 100.0)
 
     def decay(self, schedule: Schedule) -> float:
-        """What of the average stays in a step."""
+        """Return the share of the average that stays in a step."""
         steps = self.ema_rounds * schedule.steps_per_epoch * schedule.epochs_per_round
         return max(0.0, 1 - 1 / steps) if steps else 0.0
 
@@ -205,5 +205,5 @@ class Recipe:
     teacher: Teacher = Teacher()
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain values; :func:`from_dict` reads it back."""
+        """Return the recipe as plain values; :func:`from_dict` reads it back."""
         return asdict(self)

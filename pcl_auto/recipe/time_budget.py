@@ -1,4 +1,4 @@
-"""What the parts of a training take, and the longest schedule of a recipe that is done in a given time."""
+"""Fit a recipe's schedule to a time budget, from what the parts of a training take."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BUDGET = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?", re.ASCII)
 
 
 def parse_budget(text: str) -> int:
-    """The seconds that a budget like ``2h``, ``90m``, ``1h30m`` or ``45s`` means.
+    """Return the seconds of a time budget like ``2h``, ``90m``, ``1h30m`` or ``45s``.
 
     Raises:
         UsageError: it means none.
@@ -46,7 +46,7 @@ def parse_budget(text: str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as :func:`parse_budget` reads them, to the second: ``1h30m``."""
+    """Format seconds as :func:`parse_budget` reads them, to the second: ``1h30m``."""
     whole = round(seconds)
     parts = {"h": whole // 3600, "m": whole // 60 % 60, "s": whole % 60}
     return "".join(f"{value}{unit}" for unit, value in parts.items() if value) or "0s"
@@ -54,7 +54,7 @@ def format_duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the parts of a training take on this machine, in seconds, each of ``folds`` networks by itself.
+    """Seconds that the parts of a training take on this machine, each of ``folds`` networks by itself.
 
     ``begin_s``: a trainer with its streams and slow first steps. ``epoch_s``: what an epoch takes beside its steps.
     ``round_s``: the pseudo-labels of a round. ``end_s``: all that follows the last epoch of the last fold.
@@ -71,11 +71,11 @@ class Costs:
     folds: int = 1
 
     def of_baseline(self) -> Costs:
-        """Those of nnU-Net on the labeled cases alone, for as many steps."""
+        """Return the costs of nnU-Net on the labeled cases alone, for as many steps."""
         return replace(self, joint_step_s=self.supervised_step_s, round_s=0.0)
 
     def forecast_s(self, schedule: Schedule) -> float:
-        """How long a training by ``schedule`` takes."""
+        """Return the seconds that a training by ``schedule`` takes."""
         joint = schedule.rounds * schedule.epochs_per_round
         steps = schedule.steps_per_epoch * (
             schedule.supervised_epochs * self.supervised_step_s + joint * self.joint_step_s
@@ -86,7 +86,7 @@ class Costs:
 
 
 def fit(own: Schedule, costs: Costs, seconds: float) -> Schedule | None:
-    """The longest schedule of ``seconds`` in which every part of ``own`` has its share; None where there is none.
+    """Return the longest schedule of ``seconds`` in which every part of ``own`` has its share, or None.
 
     Rounds are as many as in ``own``, or as many as get :data:`MIN_ROUND_STEPS` steps each.
     """
@@ -106,14 +106,14 @@ def fit(own: Schedule, costs: Costs, seconds: float) -> Schedule | None:
 
 
 def least_seconds(own: Schedule, costs: Costs) -> float:
-    """The shortest time for a schedule: one round that is worth its pseudo-labels, and a start in proportion."""
+    """Return the shortest time for a schedule: one round that is worth its pseudo-labels, and a start in proportion."""
     shares = _in_rounds(own, min(1, own.rounds))
     shortest = _scaled(shares, _fewest_epochs(shares))
     return costs.forecast_s(replace(shortest, steps_per_epoch=_least_steps(shortest)))
 
 
 def _in_rounds(own: Schedule, rounds: int) -> Schedule:
-    """The shares of ``own``, with what all of its rounds have shared out to ``rounds``; its length does not matter."""
+    """Return the shares of ``own`` with all of its rounds shared out to ``rounds``; its length does not matter."""
     if rounds == own.rounds:
         return own
     return replace(
@@ -135,7 +135,7 @@ def _fewest_epochs(shares: Schedule) -> int:
 
 
 def _epochs(shares: Schedule, costs: Costs, seconds: float) -> int:
-    """How many epochs a training of ``seconds`` should have.
+    """Choose how many epochs a training of ``seconds`` should have.
 
     Epochs as long as the recipe's, or shorter, so that a stop loses little; long enough that their checkpoints do not
     count; and if possible as many as give every part exactly its share.
@@ -152,7 +152,7 @@ def _epochs(shares: Schedule, costs: Costs, seconds: float) -> int:
 
 
 def _filled(schedule: Schedule, costs: Costs, seconds: float) -> Schedule | None:
-    """``schedule`` with as many steps in an epoch as ``seconds`` allow; None where a round would get too few."""
+    """Give ``schedule`` as many steps in an epoch as ``seconds`` allow; None where a round would get too few."""
 
     def with_steps(steps: int) -> Schedule:
         return replace(schedule, steps_per_epoch=steps)
@@ -166,7 +166,7 @@ def _least_steps(schedule: Schedule) -> int:
 
 
 def _largest(holds: Callable[[int], bool], most: int) -> int:
-    """The largest number up to ``most`` for which ``holds``, which holds for all below too; 0 where there is none."""
+    """Return the largest number up to ``most`` for which ``holds``, which holds for all below too; 0 if for none."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -209,12 +209,12 @@ class Fitted:
         return round(self.costs.folds * (self.checkpoint_mb + (self.schedule.rounds * self.round_mb if joint else 0)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The fit as plain values."""
+        """Return the fit as plain values."""
         return asdict(self)
 
 
 def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float) -> Schedule:
-    """The schedule of ``recipe`` for what is left of a budget after ``before_s`` seconds.
+    """Fit the schedule of ``recipe`` to what is left of a budget after ``before_s`` seconds.
 
     Raises:
         ResourceError: the budget is too small; the smallest that works is named.
@@ -243,7 +243,7 @@ def write_fit(file: Path, fitted: Fitted) -> None:
 
 
 def read_fit(file: Path, recipe: Recipe) -> Fitted:
-    """The fit on record.
+    """Read the fit on record.
 
     Raises:
         StateError: it was made for another recipe of that name, or by another version.

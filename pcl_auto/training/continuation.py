@@ -36,7 +36,7 @@ from pcl_auto.workspace.processes import started_rank
 
 @dataclass(frozen=True)
 class Continuation:
-    """What ``train --continue`` comes to: the run that it goes on from, the corrected cases, and the training.
+    """A training that goes on from a run with corrected pseudo-labels as labels.
 
     ``folds``: of that run, whose first one the network comes from. ``wall_s``: how long it takes if its epochs and
     pseudo-labels go as the last ones of that run; None where nothing is known of them.
@@ -117,7 +117,7 @@ def continuation(
 
 
 def remaining(recipe: Recipe, epochs_done: int, epochs: int | None) -> Recipe:
-    """The recipe of what follows: the rounds that are left, or after the last one all of them again.
+    """Return the recipe of what follows: the rounds that are left, or after the last one all of them again.
 
     Args:
         recipe: of the run so far.
@@ -150,7 +150,7 @@ def _epochs_done(run: RunFacts) -> int:
 
 
 def _corrected_masks(run: RunFacts, given: Path | None) -> dict[str, Path]:
-    """The masks in ``corrected`` of every review folder of the run, by case."""
+    """Find the masks in ``corrected`` of every review folder of the run, by case."""
     # Those of the runs that it goes on from too: somebody may have corrected more since.
     models = [run.folder.parent.parent / entry.model for entry in run.split.history]
     before = [folder for model in models for folder in run_folders(model)]
@@ -165,7 +165,7 @@ def _corrected_masks(run: RunFacts, given: Path | None) -> dict[str, Path]:
 
 
 def _masks_in(folder: Path) -> dict[str, Path]:
-    """The masks in a folder, by case.
+    """Find the masks in a folder, by case.
 
     Raises:
         DataError: files in a format that no label has, such as an editor's own.
@@ -183,7 +183,7 @@ def _is_new(split: Split, case: str, mask: Path) -> bool:
 
 
 def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -> None:
-    """As labels are checked before planning: every problem at once, before anything is written."""
+    """Check masks as labels are checked before planning: all problems at once, before anything is written."""
     plan = read_plan(data)
     allowed, cases = tuple(all_values(plan.dataset_json["labels"])), plan.cases
     problems: list[Problem] = []

@@ -1,4 +1,4 @@
-"""Which model a command means: the one that was named, or the one that was trained last."""
+"""Find the model that a command means: the one that was named, or the one that was trained last."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pcl_auto.workspace.folders import Workspace
 
 
 def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool = False) -> Path:
-    """The model folder that a command works on.
+    """Find the model folder that a command works on.
 
     Args:
         workspace: where models are looked for by name.
@@ -60,7 +60,7 @@ def remember_model(workspace: Workspace, run: Run) -> None:
 
 
 def options(workspace: Workspace, model: Path, *, baseline: bool = False) -> str:
-    """The options with which a command works on ``model`` in this workspace, as few as possible.
+    """Return the options with which a command works on ``model`` in this workspace, as few as possible.
 
     Args:
         workspace: where the command is given.
@@ -84,7 +84,7 @@ def _found(workspace: Workspace, name: str | None, *, supervised_only: bool = Fa
 
 
 def _last_models(workspace: Workspace) -> dict[str, Path]:
-    """The models trained last on the data set that was trained last, by trainer."""
+    """Find the models trained last on the data set that was trained last, by trainer."""
     last: dict[str, str] = workspace.remembered().get("last_run", {})
     models = {trainer: workspace.results / model for trainer, model in last.items()}
     data = [model.parent for model in models.values()][-1:]

@@ -1,4 +1,4 @@
-"""What is known of a run, gathered from the files that it left; nothing is computed anew and nothing is guessed."""
+"""Gather what is known of a run from the files that it left; nothing is computed anew or guessed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from pcl_auto.recipe.load import load_recipe, with_current_names
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.record import RECORD, REVIEWS
 
-# --- How certain the finished network is of scans without a label, as the training has left it on file.
-
 
 @dataclass(frozen=True)
 class Confidences:
@@ -33,7 +31,7 @@ class Confidences:
 
     @property
     def median(self) -> float:
-        """Of all values."""
+        """Median of all values."""
         return median(self.values)
 
     @property
@@ -45,7 +43,7 @@ class Confidences:
 
 
 def read_confidences(run: Path) -> Confidences:
-    """Those of the run in folder ``run``; none where its training has left none."""
+    """Read the confidences of the run in folder ``run``; none where its training has left none."""
     file = run / REFERENCE
     found = read_json(file) if file.is_file() else {}
     # "certainties" in files of version 0.1.
@@ -53,14 +51,12 @@ def read_confidences(run: Path) -> Confidences:
     return Confidences(file, sorted(map(float, values)), found.get("cases", {}))
 
 
-# --- What is known of a run, gathered from the files that it left; nothing is computed anew and nothing is guessed.
-
 # Columns of a ledger that say how good a pseudo-label is, the more telling first; higher is better.
 JUDGMENTS = ("agreement", "dice_to_last_round")
 
 
 def heading(column: str) -> str:
-    """What a reader calls a column of the ledger."""
+    """Return a reader's name for a column of the ledger."""
     named = {"dice_to_last_round": "Dice to round before", "agreement": "agreement of two transforms"}
     return named.get(column, column.replace("volume_ml_", "ml ").replace("components_", "parts "))
 
@@ -75,7 +71,7 @@ class Round:
 
     @property
     def used(self) -> int:
-        """How many pseudo-labels the round trained on."""
+        """Number of pseudo-labels that the round trained on."""
         return sum(row.get("used") == "1" for row in self.rows)
 
     @property
@@ -87,7 +83,7 @@ class Round:
         return None
 
     def ranked(self) -> list[dict[str, str]]:
-        """The rows that the ledger judges by a number, best first; without such a number all, by case."""
+        """Return the rows that the ledger judges by a number, best first; without such a number all, by case."""
         column = self.judged_by
         if column is None:
             return sorted(self.rows, key=lambda row: row["case"])
@@ -112,18 +108,18 @@ class RunFacts:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes the run this run."""
+        """Settings that make the run this run."""
         identity: dict[str, Any] = self.record["identity"]
         return identity
 
     @property
     def split(self) -> Split:
-        """Which cases the run may learn from."""
+        """Cases that the run may learn from."""
         return from_dict(self.identity["split"])
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of the schedule."""
+        """Steps in an epoch of the schedule."""
         return int(self.identity["recipe"]["schedule"]["steps_per_epoch"])
 
     @property
@@ -149,11 +145,11 @@ class RunFacts:
         return [last[epoch] for epoch in sorted(last)]
 
     def happened(self, *kinds: str) -> list[dict[str, Any]]:
-        """The events of these kinds, in the order they happened."""
+        """Return the events of these kinds, in the order they happened."""
         return [event for event in self.events if event["event"] in kinds]
 
     def round_starts(self) -> dict[int, int]:
-        """The first epoch of every round, by the recipe's schedule."""
+        """Return the first epoch of every round, by the recipe's schedule."""
         schedule = self.identity["recipe"]["schedule"]
         if not self.rounds:
             return {}
@@ -162,12 +158,12 @@ class RunFacts:
 
 
 def run_folders(model: Path) -> list[Path]:
-    """The folders of the runs in a model folder: one, or one for each fold."""
+    """Find the folders of the runs in a model folder: one, or one for each fold."""
     return sorted(record.parent for record in model.glob(f"fold_*/{RECORD}"))
 
 
 def run_folder(model: Path) -> Path:
-    """The run's folder in a model folder, or ``model`` where it is one; of several folds the first.
+    """Find the run's folder in a model folder, or ``model`` where it is one; of several folds the first.
 
     Raises:
         StateError: no run has left its record there.
@@ -189,7 +185,7 @@ def run_folder(model: Path) -> Path:
 
 
 def read_run(folder: Path) -> RunFacts:
-    """The facts of the run in ``folder`` (that of a fold).
+    """Read the facts of the run in ``folder`` (that of a fold).
 
     Raises:
         StateError: a file of the run is missing or damaged.
@@ -216,7 +212,7 @@ def read_run(folder: Path) -> RunFacts:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run; a line that was cut off, as by a full disk, is left out."""
+    """Read the events of a run, without lines that were cut off, as by a full disk."""
     if not path.is_file():
         return []
     events = []
@@ -243,7 +239,7 @@ def _number(text: str | None) -> float | None:
 
 
 def best_median_worst(ranked: Sequence[dict[str, str]]) -> list[tuple[str, dict[str, str]]]:
-    """The first, middle and last of ``ranked``, each once."""
+    """Select the first, middle and last of ``ranked``, each once."""
     chosen: dict[int, str] = {}
     for name, index in {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}.items():
         if ranked:
@@ -252,7 +248,7 @@ def best_median_worst(ranked: Sequence[dict[str, str]]) -> list[tuple[str, dict[
 
 
 def recipe_lines(recipe: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Every setting of ``recipe``: its dotted name, its value, and the default's value (None: the same)."""
+    """List every setting of ``recipe``: its dotted name, its value, and the default's value (None: the same)."""
     before = dict(_flat(default))
     lines = []
     for name, value in _flat(recipe):
@@ -262,7 +258,7 @@ def recipe_lines(recipe: Mapping[str, Any], default: Mapping[str, Any]) -> list[
 
 
 def default_recipe() -> dict[str, Any]:
-    """The recipe that a run takes when none is named, without what names it."""
+    """Return the recipe that a run takes when none is named, without what names it."""
     values = load_recipe("default").as_dict()
     return {key: value for key, value in values.items() if key not in ("name", "description")}
 
@@ -275,7 +271,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def last_round(run: RunFacts) -> tuple[Round, Path]:
-    """The last round whose pseudo-labels are there, and their folder.
+    """Return the last round whose pseudo-labels are there, and their folder.
 
     Raises:
         StateError: the run has come to none.
@@ -295,13 +291,13 @@ def last_round(run: RunFacts) -> tuple[Round, Path]:
 
 
 def review_folders(run: Path) -> list[str]:
-    """The folders that the pseudo-labels of the run in folder ``run`` were exported to."""
+    """List the folders that the pseudo-labels of the run in folder ``run`` were exported to."""
     file = run / REVIEWS
     return list(read_json(file)["folders"]) if file.is_file() else []
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """The checkpoint that the run in ``folder`` (that of a fold) has come to.
+    """Find the checkpoint that the run in ``folder`` (that of a fold) has come to.
 
     Raises:
         StateError: there is none.

@@ -1,4 +1,4 @@
-"""What the labeled cases of a split show of anatomy: volumes, and which classes are in one piece."""
+"""Measure the anatomy in the labeled cases of a split: volumes, and classes that are in one piece."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pcl_auto.nnunet.data.pseudo_labels import read_labels
 
 
 def stored_spacing_mm(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> list[float]:
-    """Spacing of stored voxels along z, y and x; in 2D the planned slice distance stands in for each case's own."""
+    """Return the spacing of stored voxels along z, y, x; in 2D the planned slice distance stands in for the case's."""
     if len(spacing_mm) == 2:
         return [plans["original_median_spacing_after_transp"][0], *spacing_mm]
     return [*spacing_mm]
 
 
 def stored_voxel_ml(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> float:
-    """Volume of a stored voxel in milliliters."""
+    """Return the volume of a stored voxel in milliliters."""
     return float(np.prod(stored_spacing_mm(spacing_mm, plans))) / 1000
 
 
@@ -45,13 +45,13 @@ class LabeledCases:
         return foreground(self.labels)
 
     def volumes_ml(self) -> dict[str, np.ndarray]:
-        """Volume of each class in each case that is labeled throughout, shape (cases,), in milliliters."""
+        """Return the volume of each class in each case that is labeled throughout, shape (cases,), in milliliters."""
         counts = [[np.count_nonzero(class_mask(labels, v)) for v in self.classes.values()] for labels in self._maps()]
         volumes = np.array(counts, dtype=np.float64).reshape(-1, len(self.classes)) * self.voxel_ml
         return {name: volumes[:, index] for index, name in enumerate(self.classes)}
 
     def one_piece(self) -> list[int]:
-        """The classes that are one connected component in every case that is labeled throughout; no regions."""
+        """List the classes that are one connected component in every case that is labeled throughout; no regions."""
         return one_piece_classes(self._maps(), [value for value in self.classes.values() if isinstance(value, int)])
 
     def _maps(self) -> Iterator[np.ndarray]:

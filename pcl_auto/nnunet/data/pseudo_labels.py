@@ -1,4 +1,4 @@
-"""Pseudo-labels of a round: predicted in preprocessed space, stored as nnU-Net reads them, put on record."""
+"""Make and store the pseudo-labels of a round as nnU-Net reads them, with a ledger."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ class RoundFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether every case of the round was pseudo-labeled."""
+        """True once every case of the round was pseudo-labeled."""
         return self.ledger.is_file()
 
 
 def round_folder(run: Path, number: int) -> RoundFolder:
-    """The pseudo-labels of round ``number`` of the run in folder ``run``."""
+    """Return the folder of the pseudo-labels of round ``number`` of the run in folder ``run``."""
     return RoundFolder(run / "pseudo_labels" / f"round_{number}")
 
 
 def last_check_folder(run: Path) -> RoundFolder:
-    """What the network that came out of the last round makes of a few unlabeled cases."""
+    """Return the folder of a few pseudo-labels by the network that came out of the last round."""
     return RoundFolder(run / "pseudo_labels" / "last_check")
 
 
@@ -103,12 +103,12 @@ def predict_round(
 
 
 def label_map(segment: Segmenter, labels_of: LabelManager, image: np.ndarray) -> np.ndarray:
-    """The segmentation (z, y, x) of a preprocessed image (C, z, y, x); of regions the values they are written with."""
+    """Segment a preprocessed image (C, z, y, x); of regions the values they are written with, shape (z, y, x)."""
     return labels_from(labels_of, segment(torch.from_numpy(image)))
 
 
 def labels_from(labels_of: LabelManager, logits: torch.Tensor) -> np.ndarray:
-    """The label map (z, y, x) of logits (K, z, y, x); of regions the values they are written with."""
+    """Turn logits (K, z, y, x) to a label map (z, y, x); of regions the values they are written with."""
     # nnU-Net would look for the largest of the classes on the CPU.
     found = labels_of.convert_logits_to_segmentation(logits) if labels_of.has_regions else logits.argmax(0)
     labels: np.ndarray = found.cpu().numpy().astype(np.int16)
@@ -116,13 +116,13 @@ def labels_from(labels_of: LabelManager, logits: torch.Tensor) -> np.ndarray:
 
 
 def _sampled_from(labels_of: LabelManager) -> list[Any]:
-    """What nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
+    """List what nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
     drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
     return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn
 
 
 def read_labels(folder: Path, case: str) -> np.ndarray:
-    """The stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
+    """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
     _, seg, _, _ = StoredCases(str(folder), [case]).load_case(case)
     labels: np.ndarray = np.maximum(seg[0], 0)
     return labels
@@ -179,7 +179,7 @@ def _read_ledger(folder: RoundFolder) -> list[dict[str, str]]:
 
 
 def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
-    """The cases that the round trains on, as its ledger has them.
+    """Read the cases that the round trains on from its ledger.
 
     Raises:
         StateError: one of the ``labeled`` is among them: a pseudo-label never stands in for a label.
@@ -199,7 +199,7 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
 
 
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Volume of each class in each case, as the ledger has them, in milliliters."""
+    """Read the volume of each class in each case from the ledger, in milliliters."""
     names = list(classes)
     return {row["case"]: {name: float(row[f"volume_ml_{name}"]) for name in names} for row in _read_ledger(folder)}
 
@@ -211,7 +211,7 @@ def discard(folder: RoundFolder) -> None:
 
 
 def summary(rows: Sequence[LedgerRow], classes: Sequence[str]) -> dict[str, Any]:
-    """What a round's ledger says in a few numbers."""
+    """Sum up a round's ledger in a few numbers."""
     changes = [row.change_dice for row in rows if row.change_dice is not None]
     return {
         "cases": len(rows),

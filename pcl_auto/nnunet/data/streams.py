@@ -1,4 +1,4 @@
-"""The streams of patches that training reads."""
+"""Stream patches of stored cases to a training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def loader_of(stream: Any) -> nnUNetDataLoader:
-    """The loader that a stream of either kind draws from."""
+    """Return the loader that a stream of either kind draws from."""
     return stream.generator if hasattr(stream, "generator") else stream.data_loader
 
 
@@ -37,7 +37,7 @@ def same_augmentation(
     *,
     pin_memory: bool,
 ) -> Any:
-    """A stream of ``patches`` from ``cases`` in ``folder``, cut and augmented as those of ``stream``."""
+    """Open a stream of ``patches`` from ``cases`` in ``folder``, cut and augmented as those of ``stream``."""
     model = loader_of(stream)
     # A loader turns 2D patches into slices of depth one and would do it again.
     first = 1 if model.patch_size_was_2d else 0
@@ -68,7 +68,7 @@ def same_augmentation(
 
 
 def next_batch(stream: Any) -> dict[str, Any]:
-    """The next batch of a stream of either kind.
+    """Return the next batch of a stream of either kind.
 
     batchgenerators asks through a lock that it shares with its workers, and waits forever if one dies with it.
 

@@ -1,4 +1,4 @@
-"""Steps down, as nnU-Net makes them."""
+"""Make optimizers and take their steps, as nnU-Net does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_GRADIENT_NORM = 12
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """The optimizer that a recipe names; ``sgd`` is nnU-Net's, with its momentum."""
+    """Make the optimizer that a recipe names; ``sgd`` is nnU-Net's, with its momentum."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, rate, weight_decay=decay, momentum=0.99, nesterov=True)
@@ -27,7 +27,7 @@ def backward_and_step(
     trained: Sequence[tuple[torch.optim.Optimizer, nn.Module]],
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """One step down for every optimizer and the module that it trains, with the gradient clipped."""
+    """Take one step with every optimizer and the module that it trains, with the gradient clipped."""
     if scaler is None:
         torch.autograd.backward(loss)
     else:

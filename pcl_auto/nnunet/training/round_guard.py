@@ -37,21 +37,21 @@ class RoundGuard:
 
     @property
     def goes_on(self) -> bool:
-        """Whether another round is worth a try."""
+        """True if another round is worth a try."""
         return len(self.collapsed) < TRIES
 
     def source(self, number: int) -> int:
-        """The round whose pseudo-labels round ``number`` has: its own, or those from before what was rolled back."""
+        """Return the round whose pseudo-labels round ``number`` has: its own, or those from before a roll-back."""
         while number - 1 in self.collapsed:
             number -= 1
         return number
 
     def labels_of(self, number: int) -> pseudo_labels.RoundFolder:
-        """The pseudo-labels that round ``number`` trains on."""
+        """Return the pseudo-labels that round ``number`` trains on."""
         return pseudo_labels.round_folder(self.run, self.source(number))
 
     def labels_after(self, number: int) -> pseudo_labels.RoundFolder:
-        """What the network that came out of round ``number`` makes of unlabeled cases."""
+        """Return the pseudo-labels of the network that came out of round ``number``."""
         if number == len(self.rounds):
             return pseudo_labels.last_check_folder(self.run)
         return pseudo_labels.round_folder(self.run, number + 1)
@@ -59,7 +59,7 @@ class RoundGuard:
     def reasons(
         self, number: int, labeled_volumes_ml: Mapping[str, np.ndarray], validation_dice: Sequence[float] | None
     ) -> list[str]:
-        """Why round ``number`` ended in a collapse; empty where it did not.
+        """List why round ``number`` ended in a collapse; empty where it did not.
 
         Args:
             number: the round.
@@ -79,7 +79,7 @@ class RoundGuard:
         return reasons
 
     def start_file(self, number: int) -> Path:
-        """Where the state at the start of round ``number`` lies while the round lasts."""
+        """Return the file of the state at the start of round ``number``, which is there while the round lasts."""
         return self.run / f"round_{number}_start.pth"
 
     def keep_start(self, number: int, parts: Mapping[str, Any]) -> None:
@@ -88,7 +88,7 @@ class RoundGuard:
         self._forget(number)
 
     def undecided(self, number: int) -> bool:
-        """Whether there is a way back from round ``number`` that was not taken; from step one (0) there is none."""
+        """Tell if there is a way back from round ``number`` that was not taken; from step one (0) there is none."""
         return number not in self.collapsed and self.start_file(number).is_file()
 
     def roll_back(self, number: int, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Teacher:
             average.lerp_(value, 1 - keep)
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` takes up."""
+        """Return the state that :meth:`load_state_dict` resumes."""
         return {"updates": self._updates, "network": self.network.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ MAX_TIMED_CASES = 8
 
 @dataclass(frozen=True)
 class Timing:
-    """What a training takes: time, and in MB (2^20 bytes) memory, a checkpoint, and a round's pseudo-labels.
+    """Costs of a training in time, and in MB (2^20 bytes) its memory, a checkpoint, and a round's pseudo-labels.
 
     ``gpu_memory_mb``: None without a GPU.
     """

@@ -259,7 +259,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
                 self.logger.log(curve, smoothed, self.epoch)
 
     def _seed_epoch(self) -> None:
-        """In deterministic mode, draw the same numbers in an epoch whether or not the run was interrupted before."""
+        """Seed the epoch in deterministic mode, so that it draws the same numbers after an interruption."""
         if self.settings.deterministic:
             entropy = [self.settings.seed, self.epoch, *([self.local_rank] if self.is_ddp else [])]
             seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
@@ -300,7 +300,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.current_epoch += 1
 
     def _keep_best(self) -> None:
-        """With validation cases, remember the weights of the best smoothed Dice; never without."""
+        """Remember the weights of the best smoothed Dice, if there are validation cases."""
         smoothed = float(self.logger.get_value("ema_fg_dice", step=-1))
         if self.chooses_best and (self._best_ema is None or smoothed > self._best_ema):
             self._best_ema = smoothed

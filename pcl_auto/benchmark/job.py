@@ -1,30 +1,48 @@
-"""One run of a benchmark: train, segment the test scans, score them."""
+"""Do one run of a benchmark in a process of its own: train, segment the test scans, score them.
+
+In its own process the run's peak of memory is its own, and nothing is left over for the next.
+"""
 
 from __future__ import annotations
 
-import json
 import math
+import multiprocessing
+import os
 import shutil
+import signal
+import threading
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from pcl_auto.benchmark.test_cases import HeldOut
-from pcl_auto.errors import DataError, Problem
+from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError
 from pcl_auto.evaluation.metrics import CaseScore, evaluate
 from pcl_auto.evaluation.statistics import mean
 from pcl_auto.inference.predict import predict
 from pcl_auto.method.label_maps import Classes
 from pcl_auto.training.request import TrainRequest
+from pcl_auto.training.run_facts import read_events
 from pcl_auto.training.train import train
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.folders import Workspace
 
+# How long an interrupted process may take to end its helpers.
+SECONDS_TO_END = 30
+
+Work = Callable[[Any, Listener], Any]
+
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a run needs to know, in a process of its own."""
+    """Everything that a run needs to know.
+
+    ``masks``: a folder for the masks while they are scored. ``ignored``: the value of label voxels to leave out.
+    """
 
     request: TrainRequest
     workspace: Workspace
@@ -32,13 +50,11 @@ class Job:
     classes: Classes
     mirroring: bool
     masks: Path
-    """A folder for the masks while they are scored."""
     ignored: int | None = None
-    """The value of label voxels that are not scored."""
 
 
 def do_job(job: Job, listener: Listener) -> dict[str, Any]:
-    """Train, segment and score; the scores by case, the cost and where the model lies.
+    """Train, segment and score; return the scores by case, the cost and the place of the model.
 
     The masks are removed once they are scored.
 
@@ -57,21 +73,20 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
         overwrite=True,
         listener=listener,
     )
-    failed = [entry for entry in predictions if entry.status == "failed"]
-    if failed:
-        fix = "repair the scan, or take it and its label out of the test folders"
-        raise DataError(
-            [
-                Problem("benchmark.test-scan-failed", "test scan cannot be segmented", e.id, fix, found=e.error or "")
-                for e in failed
-            ]
-        )
+    fix = "repair the scan, or take it and its label out of the test folders"
+    problems = [
+        Problem("benchmark.test-scan-failed", "test scan cannot be segmented", entry.id, fix, found=entry.error or "")
+        for entry in predictions
+        if entry.status == "failed"
+    ]
+    if problems:
+        raise DataError(problems)
     found = evaluate(
         job.masks,
         job.held_out.labels,
         classes=job.classes,
         ignored=job.ignored,
-        # In the pool's own folder lie the labels of the others too.
+        # The folder of the pool holds labels of other cases too.
         allow_missing=job.held_out.of_pool,
     )
     shutil.rmtree(job.masks)
@@ -89,7 +104,7 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
 
 
 def case_entry(case: CaseScore) -> dict[str, Any]:
-    """A case's means over its classes, and every class; NaN stands for a value that does not exist."""
+    """Return a case's means over its classes, and every class; NaN stands for a value that does not exist."""
     per_class = {name: {"dice": case.dice[name], "hd95_mm": case.hd95_mm[name]} for name in case.dice}
     return {
         "id": case.id,
@@ -100,7 +115,72 @@ def case_entry(case: CaseScore) -> dict[str, Any]:
 
 
 def cost(events: Path) -> dict[str, float]:
-    """Seconds and memory of the training that ``events`` tells of, a shared start included; NaN if it does not."""
-    lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
-    last: dict[str, float] = next((line for line in map(json.loads, reversed(lines)) if line["event"] == "trained"), {})
+    """Read the seconds and the memory of a training, its shared start included; NaN for what is not on record."""
+    trained: list[dict[str, Any]] = [event for event in read_events(events) if event["event"] == "trained"]
+    last = trained[-1] if trained else {}
     return {key: last.get(key, math.nan) for key in ("seconds", "memory_mb")}
+
+
+def run_in_subprocess(work: Work, job: Any, listener: Listener) -> Any:
+    """Return what ``work(job, listener)`` returns in a new process; its events reach ``listener`` here.
+
+    Raises:
+        ResourceError: the process ended without a result, as one that the system kills for its memory.
+        PclautoError: what ``work`` raised.
+        RuntimeError: a fault in ``work``, with its traceback.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(work, job, sending))
+    process.start()
+    # This end alone would keep the pipe open after the process has gone.
+    sending.close()
+    try:
+        while True:
+            kind, *content = receiving.recv()
+            if kind == "event":
+                listener(*content)
+            elif kind == "error":
+                raise content[0]
+            else:
+                return content[0]
+    except EOFError:
+        process.join()
+        fix = "repeat the command: it goes on from the last checkpoint; exit code -9 is often too little memory"
+        what, where = "the process of a run ended without a result", f"process {process.pid}"
+        found = f"exit code {process.exitcode}"
+        raise ResourceError(Problem("run.process-gone", what, where, fix, found=found)) from None
+    except BaseException:
+        # Interrupted, as by Ctrl-C, it ends the processes that it has started itself.
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
+            process.join(SECONDS_TO_END)
+            process.terminate()
+        raise
+    finally:
+        process.join()
+        receiving.close()
+
+
+def _work(work: Work, job: Any, sending: Connection) -> None:
+    # A shell makes its jobs in the background deaf to Ctrl-C; this process has to hear it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        sending.send(("result", work(job, lambda event, values: sending.send(("event", event, values)))))
+    except PclautoError as error:
+        sending.send(("error", error))
+    except (KeyboardInterrupt, BrokenPipeError):  # nobody is there to be told
+        pass
+    except Exception:  # noqa: BLE001 (whatever it is, the process that waits for a result has to hear of it)
+        sending.send(("error", RuntimeError(traceback.format_exc())))
+    finally:
+        sending.close()
+
+
+def _end_with_parent() -> None:
+    """Interrupt this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGINT)

@@ -11,7 +11,7 @@ import typer
 from pcl_auto.cli.console.options import DeviceOption, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    from pcl_auto.benchmark.curve import Point
+    from pcl_auto.benchmark.table import Point
     from pcl_auto.cli.console.terminal import Terminal
 
 
@@ -60,8 +60,8 @@ def sweep(
     with them: what either has done, the other does not do again.
     """
     from pcl_auto.benchmark.arms import BASELINE_ARM
-    from pcl_auto.benchmark.curve import points
     from pcl_auto.benchmark.study import BenchmarkRequest
+    from pcl_auto.benchmark.table import curve_points
     from pcl_auto.cli.commands.study import carry_out
     from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.workspace.folders import Workspace
@@ -76,7 +76,7 @@ def sweep(
     if done is None:
         return
     study, rows, results = done
-    curve = points(rows)
+    curve = curve_points(rows)
     if json:
         terminal.json({**results, "curve": [point.__dict__ for point in curve]})
     else:
@@ -87,7 +87,7 @@ def sweep(
 def _render(terminal: Terminal, curve: list[Point], seeds: tuple[int, ...]) -> None:
     from rich.table import Table
 
-    from pcl_auto.benchmark.curve import in_words
+    from pcl_auto.benchmark.table import describe_curve
     from pcl_auto.cli.console.terminal import cell
 
     table = Table(box=None, header_style="dim", pad_edge=False)
@@ -99,5 +99,5 @@ def _render(terminal: Terminal, curve: list[Point], seeds: tuple[int, ...]) -> N
         table.add_row(*map(cell, [str(point.labeled), known[0], f"{point.dice:.3f}", known[1]]))
     terminal.out.print(table)
     terminal.out.print(f"\nMean Dice over test cases and {len(seeds)} seed(s).", style="dim", soft_wrap=True)
-    for line in in_words(curve, max(point.labeled for point in curve)):
+    for line in describe_curve(curve, max(point.labeled for point in curve)):
         terminal.out.print(cell(line), soft_wrap=True)

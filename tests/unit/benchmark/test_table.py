@@ -1,17 +1,31 @@
-"""Rows, verdicts, CSV and JSON of a study, whole and cut short."""
+"""Rows, verdicts, curve, CSV and JSON of a study, whole and cut short."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM
 from pcl_auto.benchmark.study import BenchmarkRequest, Study, resolve_study
-from pcl_auto.benchmark.table import as_csv, as_json, make_rows
+from pcl_auto.benchmark.table import (
+    Point,
+    Row,
+    as_csv,
+    as_json,
+    curve_points,
+    describe_curve,
+    labels_needed,
+    make_rows,
+)
+from pcl_auto.evaluation.statistics import Comparison, Spread
 from pcl_auto.workspace.files import finite
 from pcl_auto.workspace.folders import Workspace
 
+ALONE = {1: 0.5, 2: 0.6, 8: 0.8}
 DICE = {"supervised": 0.5, "paper": 0.6, "all-labels": 0.9}
 
 
@@ -88,3 +102,50 @@ def test_results_are_json(study: Study) -> None:
     read = json.loads(json.dumps(finite(content), allow_nan=False))
     assert read["runs_done"] == read["runs_wanted"] == 10
     assert len(read["rows"][0]["comparison"]["per_seed"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("dice", "needed"),
+    # 0.7 lies half-way between 2 and 8 labels, and half-way of their logarithms is 4.
+    [(0.4, 1), (0.5, 1), (0.6, 2), (0.7, 4), (0.8, 8), (0.81, math.inf)],
+)
+def test_labels_needed(dice: float, needed: float) -> None:
+    assert labels_needed(ALONE, dice) == pytest.approx(needed)
+
+
+def test_labels_needed_lie_on_the_drawn_curve() -> None:
+    for dice in np.linspace(0.51, 0.8, 30):
+        needed = labels_needed(ALONE, dice)
+        assert np.interp(np.log(needed), np.log(list(ALONE)), list(ALONE.values())) == pytest.approx(dice)
+
+
+def test_of_a_curve_that_falls_the_first_number_that_reaches_it_counts() -> None:
+    assert labels_needed({1: 0.5, 2: 0.7, 4: 0.6, 8: 0.9}, 0.65) == pytest.approx(2**0.75)
+
+
+def row(arm: str, labeled: int, dice: float) -> Row:
+    compared = (
+        None if arm in (BASELINE_ARM, ALL_LABELS_ARM) else Comparison(1, 9, 0.1, 0.5, 1, (), 0.5, "no clear difference")
+    )
+    return Row(arm, labeled, Spread(dice, 0.0, 1), Spread(1.0, 0.0, 1), 0, 1.0, 1.0, compared)
+
+
+def test_points_of_a_study() -> None:
+    rows = [row("mine", 2, 0.7), row(BASELINE_ARM, 2, 0.6), row("mine", 8, 0.9), row(BASELINE_ARM, 8, 0.8)]
+    assert curve_points([*rows, row(ALL_LABELS_ARM, 99, 0.95)]) == [
+        Point("mine", 2, 0.7, 0.6, pytest.approx(4)),  # type: ignore[arg-type]
+        Point("mine", 8, 0.9, 0.8, math.inf),
+    ]  # fmt: skip
+    assert curve_points([row("mine", 2, 0.7)]) == [Point("mine", 2, 0.7, None, None)]
+
+
+def test_describe_curve() -> None:
+    curve = [Point("mine", 1, 0.6, 0.5, 2.2), Point("mine", 2, 0.7, 0.6, 4.0), Point("mine", 8, 0.81, 0.8, math.inf)]
+    assert describe_curve(curve, 8) == [
+        "mine with 1 label is worth nnU-Net alone with about 2",
+        "mine with 2 labels is worth nnU-Net alone with about 4",
+        "mine with 8 labels is worth nnU-Net alone with more than 8",
+        "from 2 to 8 labels mine gains +0.110 Dice",
+    ]
+    assert describe_curve([Point("mine", 2, 0.6, 0.6, 2.0)], 2) == []
+    assert describe_curve([Point("mine", 2, 0.6, None, None)], 2) == []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 from pcl_auto.errors import PclautoError
 from pcl_auto.recipe.settings import Schedule
@@ -112,17 +113,7 @@ def _state(folder: Path) -> State:
     process, machine = held.groups()
     if machine != socket.gethostname():
         return "elsewhere"
-    return "running" if process.isdigit() and _is_alive(int(process)) else "stopped"
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
+    return "running" if process.isdigit() and psutil.pid_exists(int(process)) else "stopped"
 
 
 def _seconds_left(run: RunFacts, epochs: int, rounds: int) -> float | None:

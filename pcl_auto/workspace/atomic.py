@@ -13,36 +13,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from pcl_auto.errors import PclautoError
 from pcl_auto.workspace.system import full_disk, has_room, is_full
-
-# --- Places where a test may kill the process: ``PCLAUTO_FAULT=rename:3`` does it before the third renaming.
-
-VARIABLE = "PCLAUTO_FAULT"
-_passed: Counter[str] = Counter()
-
-
-def fault(point: str) -> None:
-    """Pass ``point`` (``sync``, ``rename``, ``renamed``), or end here if it is this pass that the variable names."""
-    wanted = os.environ.get(VARIABLE)
-    if wanted is not None:
-        _passed[point] += 1
-        if wanted == f"{point}:{_passed[point]}":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-# --- Files that appear under their final name complete, or not at all, whatever stops the writer.
 
 # Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
 # folders for a case).
 STAGING = ".tmp"
 # Machines may share a disk, and each knows its own processes alone.
 _HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+_FAULT_VARIABLE = "PCLAUTO_FAULT"
+_passed: Counter[str] = Counter()
 
 
 @contextmanager
 def staging_folder(beside: Path) -> Iterator[Path]:
-    """Yield a new folder on the file system of ``beside``, in a ``.tmp`` next to it; what is left in it is removed.
+    """Yield a new folder on the file system of ``beside``, in a ``.tmp`` next to it, and remove it afterwards.
 
     Raises:
         ResourceError: what was written inside found no room on the disk.
@@ -79,23 +66,13 @@ def _sweep(parent: Path) -> None:
     """Remove what processes of this machine left that were killed."""
     for left in parent.glob(f"{_HOST}-*-*"):
         process = left.name.removeprefix(f"{_HOST}-").split("-", 1)[0]
-        if process.isdecimal() and not _runs(int(process)):
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path with the name of ``target``; on success it is synced and renamed to ``target``."""
+    """Yield a temporary path with the name of ``target``; on success sync it and rename it to ``target``."""
     with staging_folder(target) as folder:
         temporary = folder / target.name
         yield temporary
@@ -107,15 +84,15 @@ def publish(whole: Path, target: Path) -> None:
 
     A folder of that name is removed first.
     """
-    fault("sync")
+    _fault("sync")
     for path in (whole, *whole.rglob("*")) if whole.is_dir() else (whole,):
         if not path.is_symlink():
             _sync(path)
-    fault("rename")
+    _fault("rename")
     if target.is_dir():
         shutil.rmtree(target)
     whole.replace(target)
-    fault("renamed")
+    _fault("renamed")
     _sync(target.parent)
 
 
@@ -125,3 +102,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fault(point: str) -> None:
+    """Kill this process if a test asks for it: ``PCLAUTO_FAULT=rename:3`` ends it before the third renaming."""
+    wanted = os.environ.get(_FAULT_VARIABLE)
+    if wanted is not None:
+        _passed[point] += 1
+        if wanted == f"{point}:{_passed[point]}":
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The curves of a run for TensorBoard, for those who watch their trainings there."""
+"""Tell what happens during a run: one JSON object a line in a log, and a call of whoever listens."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from typing import Any
 from pcl_auto.workspace.files import finite, json_text
 from pcl_auto.workspace.system import full_disk
 
-# --- What happens during a run, as it happens: one JSON object a line, and whoever wants to listen.
-
 Listener = Callable[[str, dict[str, Any]], None]
 
 
 def silent(_event: str, _values: dict[str, Any]) -> None:
-    """Nobody listens."""
+    """Ignore an event: the listener of those who want none."""
 
 
 class EventLog:
-    """Appends events to ``events.jsonl`` and hands them on to a listener.
+    """Append events to ``events.jsonl`` and hand them on to a listener.
 
     Every line holds ``time`` (UTC, ISO 8601), ``event`` and the event's own fields. A line is flushed as it is
     written; a reader may see a run from another shell at any moment. Without a path nothing is recorded: of several
@@ -60,11 +58,8 @@ class EventLog:
                 raise full_disk(path, written)
 
 
-# --- The curves of a run for TensorBoard, for those who watch their trainings there.
-
-
 def with_tensorboard(listener: Listener, folder: Path) -> Listener:
-    """``listener``, and beside it a writer of every epoch's losses, Dice and learning rate into ``folder``."""
+    """Return ``listener`` extended to write every epoch's losses, Dice and learning rate for TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder))

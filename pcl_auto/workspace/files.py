@@ -1,4 +1,4 @@
-"""Text, JSON and links, written whole."""
+"""Write text, JSON and links whole, with names in them that steer no terminal and no spreadsheet."""
 
 from __future__ import annotations
 
@@ -15,29 +15,25 @@ from typing import Any
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.atomic import atomic_path
 
-# --- Names of files, cases and classes, which anyone may have chosen, where they are shown or written.
-
-# Of what JSON leaves as it is: controls of a terminal, changes of the direction of text, halves of characters.
+# Anyone may have chosen the names of files, cases and classes. JSON leaves these characters of them as they are:
+# controls of a terminal, changes of the direction of text, halves of characters.
 _STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters: a file name must not steer the terminal."""
+    """Return ``text`` without control characters: a file name must not steer the terminal."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """``value`` as JSON, readable in every language, steering no terminal; ``options`` are those of json.dumps."""
+    """Return ``value`` as JSON that is readable in every language; ``options`` are those of json.dumps."""
     text = json.dumps(value, ensure_ascii=False, **options)
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def table_cell(text: str) -> str:
-    """``text`` for a CSV file: what a spreadsheet would compute is marked as text."""
+    """Return ``text`` for a CSV file, marked as text where a spreadsheet would compute it."""
     return ("'" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else "") + printable(text)
-
-
-# --- Text, JSON and links, written whole.
 
 
 def write_text(target: Path, text: str) -> None:
@@ -52,7 +48,7 @@ def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None
 
 
 def finite(value: Any) -> Any:
-    """``value`` with None for what is no finite number, all the way down: JSON knows no NaN."""
+    """Replace what is no finite number in ``value`` by None, all the way down: JSON knows no NaN."""
     if isinstance(value, Mapping):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -61,7 +57,7 @@ def finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The parsed content of a JSON file that this package wrote.
+    """Parse a JSON file that this package wrote.
 
     Raises:
         StateError: the file is missing or damaged.
@@ -82,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as handle:
         while block := handle.read(2**20):

@@ -1,4 +1,4 @@
-"""Where a workspace keeps its data sets and models, and what was done in it last."""
+"""Find the folders and files of a workspace, and remember what was done in it last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """A data set as prepared for training: ``nnUNet_preprocessed/DatasetNNN_Name`` and what lies in it."""
+    """A data set prepared for training: ``nnUNet_preprocessed/DatasetNNN_Name`` and the files in it."""
 
     path: Path
 
@@ -49,46 +49,46 @@ class DatasetFolder:
 
     @property
     def checks_file(self) -> Path:
-        """What the integrity checks found, file by file."""
+        """The findings of the integrity checks, file by file."""
         return self.pclauto_dir / "checks.json"
 
     @property
     def log_file(self) -> Path:
-        """Where nnU-Net's own output of planning and preprocessing goes."""
+        """The log of what nnU-Net prints while it plans and preprocesses."""
         return self.pclauto_dir / "log.txt"
 
     def store(self, key: str) -> Path:
-        """The label-free case store of one way of preprocessing."""
+        """Return the folder of the case store ``key``: images preprocessed in one way, without labels."""
         return self.pclauto_dir / "store" / key
 
     def split_file(self, split: str) -> Path:
-        """The record of a split."""
+        """Return the record of a split."""
         return self.path / "splits" / f"{split}.json"
 
     def labeled_view(self, split: str, configuration: str) -> Path:
-        """The folder that nnU-Net reads for a split: its labeled cases, nothing else."""
+        """Return the folder that nnU-Net reads for a split: its labeled cases, nothing else."""
         return self.path / "splits" / split / f"labeled_{configuration}"
 
     def validation_view(self, split: str, configuration: str) -> Path:
-        """The validation cases of a split, with their labels."""
+        """Return the folder of a split's validation cases, with their labels."""
         return self.path / "splits" / split / f"validation_{configuration}"
 
     def correction_file(self, case: str, mask: str) -> Path:
-        """The copy of a corrected mask (SHA-256) that stands for the label of a case."""
+        """Return the copy of the corrected mask (by SHA-256) that stands for the label of a case."""
         return self.pclauto_dir / "corrections" / f"{case}_{mask[:12]}.nii.gz"
 
     def budget_file(self, plans_name: str, configuration: str) -> Path:
-        """The schedule that was fitted to a budget of time, for every trainer with these plans."""
+        """Return the file of the schedule that was fitted to a time budget, for every trainer with these plans."""
         return self.pclauto_dir / "budgets" / f"{plans_name}__{configuration}.json"
 
     def plans_file(self, plans_name: str) -> Path:
-        """A plans file as nnU-Net names it."""
+        """Return the file of plans that nnU-Net knows by this name."""
         return self.path / f"{plans_name}.json"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The three folders of nnU-Net, and who chose them."""
+    """nnU-Net's three folders, and who chose them."""
 
     raw: Path
     preprocessed: Path
@@ -97,13 +97,13 @@ class Workspace:
 
     @classmethod
     def at(cls, root: Path, origin: str) -> Workspace:
-        """The workspace with nnU-Net's three folders under ``root``."""
+        """Return the workspace with nnU-Net's three folders under ``root``."""
         root = root.expanduser().resolve()
         return cls(root / "nnUNet_raw", root / "nnUNet_preprocessed", root / "nnUNet_results", origin)
 
     @classmethod
     def find(cls, root: Path | None, environment: Mapping[str, str]) -> Workspace:
-        """The workspace asked for, else the one that the user's nnU-Net variables name, else ``./pclauto_work``."""
+        """Return the workspace at ``root``, else that of the user's nnU-Net variables, else ``./pclauto_work``."""
         if root is not None:
             return cls.at(root, f"{_OPTION} {shlex.quote(str(root))}")
         raw, preprocessed, results = (environment.get(name) for name in _VARIABLES)
@@ -138,16 +138,16 @@ class Workspace:
 
     @property
     def option(self) -> str:
-        """What a command is given to work here again; nothing where it comes here by itself."""
+        """The option that a command needs to work here again; empty where it comes here by itself."""
         return f" {self.origin}" if self.origin.startswith(_OPTION) else ""
 
     @property
     def state_file(self) -> Path:
-        """What this workspace remembers between commands."""
+        """The file of what this workspace remembers between commands."""
         return self.preprocessed / "pclauto.json"
 
     def remembered(self) -> dict[str, Any]:
-        """What earlier commands left here; empty in a new workspace."""
+        """Return what earlier commands left here; empty in a new workspace."""
         if not self.state_file.is_file():
             return {}
         content: dict[str, Any] = read_json(self.state_file)
@@ -158,14 +158,14 @@ class Workspace:
         write_json(self.state_file, {**self.remembered(), "schema_version": SCHEMA_VERSION, **values})
 
     def planned(self) -> list[DatasetFolder]:
-        """The data sets that were planned in this workspace, by name."""
+        """Return the data sets that were planned in this workspace, by name."""
         if not self.preprocessed.is_dir():
             return []
         folders = sorted(path for path in self.preprocessed.iterdir() if DATASET_NAME.fullmatch(path.name))
         return [data for data in map(DatasetFolder, folders) if data.plan_file.is_file()]
 
     def dataset(self, name: str | None) -> DatasetFolder:
-        """The planned data set called ``name`` (its name, number or task name), else the one planned last.
+        """Return the planned data set called ``name`` (its name, number or task name), else the one planned last.
 
         Raises:
             StateError: nothing was planned here.

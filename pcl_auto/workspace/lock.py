@@ -1,4 +1,4 @@
-"""One writer per run."""
+"""Let one process at a time write a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pcl_auto.workspace.files import write_text
 
 @contextmanager
 def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold ``folder`` for this process; the system lets go of it when the process ends, however it ends.
+    """Hold ``folder`` for this process; the system releases it when the process ends, however it ends.
 
-    The lock lies beside the folder, which may itself be thrown away and made again. With ``wait`` another process is
-    waited for.
+    The lock lies beside the folder, which may itself be removed and made again. With ``wait``, wait for a process that
+    holds it.
 
     Raises:
-        LockedError: another process holds it; who and since when is said.
+        LockedError: another process holds it; the message says which, and since when.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = folder.parent / f".{folder.name}.lock", folder.parent / f".{folder.name}.holder"

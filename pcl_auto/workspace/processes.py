@@ -1,4 +1,4 @@
-"""nnU-Net prints, from this process and from its workers; here that goes to a log, not to the terminal."""
+"""Deal with the processes of a command: its ranks, its helpers, and what they print."""
 
 from __future__ import annotations
 
@@ -15,22 +15,17 @@ from typing import Any, TextIO
 
 from pcl_auto.workspace.events import Listener
 
-# --- What ``torchrun`` and SLURM's launchers tell a process of a training that has several.
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def started_ranks() -> int:
-    """How many processes were started."""
+    """Return how many processes the launcher (``torchrun``, SLURM, ``--gpus``) has started for this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def started_rank() -> int:
-    """Which of them this is: rank 0 writes and speaks."""
+    """Return the number of this one among them: rank 0 writes and speaks."""
     return int(os.environ.get("RANK", "0")) if started_ranks() > 1 else 0
-
-
-# --- Helper processes that do not outlive the process that they help.
-
-SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with_parent() -> None:
@@ -56,15 +51,12 @@ def _end_after(parent: int) -> None:
     os._exit(1)
 
 
-# --- nnU-Net prints, from this process and from its workers; here that goes to a log, not to the terminal.
-
-
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
     """Send what this process, and children started meanwhile, write to stdout and stderr to the end of ``log``.
 
-    Whoever wants to reach the terminal in between writes to a descriptor duplicated before, or is called through
-    :func:`reaching_caller`.
+    nnU-Net prints, and so do its workers. To reach the terminal meanwhile, write to a descriptor duplicated before, or
+    call through :func:`reaching_caller`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", errors="replace", buffering=1) as handle:

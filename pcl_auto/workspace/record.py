@@ -1,4 +1,4 @@
-"""Removing what a training has left, but not what somebody has made of it."""
+"""Keep the record of a run, ``run.json``: its settings, the files it made, and what a restart may remove."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import file_digest, read_json, write_json
 
-# --- What a finished run consists of: written last, so that a run with a manifest has all of its files.
-
 RECORD = "run.json"
 # Of a run folder, which is a fold of a model folder.
 _OUTPUTS = (
@@ -23,10 +21,15 @@ _OUTPUTS = (
     "../dataset_fingerprint.json",
 )
 _LEDGERS = "pseudo_labels/*/ledger.csv"
+# In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
+REVIEW, REVIEWS = "review", "reviews.json"
 
 
 def write_manifest(run: Path) -> None:
-    """Add to the record of the run in folder ``run`` which files it made, with their sizes in bytes and SHA-256."""
+    """Add the files that the run in folder ``run`` made to its record, with their sizes in bytes and SHA-256.
+
+    Written last: a run with a manifest has all of its files.
+    """
     names = [*_OUTPUTS, *(ledger.relative_to(run).as_posix() for ledger in sorted(run.glob(_LEDGERS)))]
     outputs = {name: {"bytes": (run / name).stat().st_size, "sha256": file_digest(run / name)} for name in names}
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -34,7 +37,7 @@ def write_manifest(run: Path) -> None:
 
 
 def has_manifest(run: Path) -> bool:
-    """Whether the run in folder ``run`` was finished and put on record."""
+    """Tell whether the run in folder ``run`` was finished and put on record."""
     return "outputs" in read_json(run / RECORD)
 
 
@@ -62,9 +65,6 @@ def check_manifest(run: Path) -> None:
         raise StateError(problems)
 
 
-# --- What is on record must be what is wanted.
-
-
 def refuse_changes(
     recorded: dict[str, Any],
     wanted: dict[str, Any],
@@ -73,7 +73,7 @@ def refuse_changes(
     *,
     code: str = "run.settings-changed",
 ) -> None:
-    """Make sure that a run folder holds the run that is wanted.
+    """Refuse to go on with a run whose recorded settings are not those that are wanted.
 
     Raises:
         StateError: every setting that differs, with both values.
@@ -96,7 +96,7 @@ def refuse_changes(
 def compare_versions(
     before: dict[str, str], now: dict[str, str], folder: Path, *, deterministic: bool, listener: Listener
 ) -> None:
-    """Tell ``listener`` of packages that the run in ``folder`` goes on with in other versions.
+    """Tell ``listener`` which packages changed their version since the run in ``folder`` was started.
 
     Raises:
         StateError: the run is deterministic, which other versions may not keep.
@@ -119,14 +119,8 @@ def _differences(before: Any, now: Any, path: str = "") -> list[tuple[str, str, 
     return [] if before == now else [(path, str(before), str(now))]
 
 
-# --- Removing what a training has left, but not what somebody has made of it.
-
-# In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
-REVIEW, REVIEWS = "review", "reviews.json"
-
-
 def start_anew(model: Path) -> None:
-    """Remove what lies in a model folder, but for the masks that somebody has corrected: they are not the run's."""
+    """Remove what lies in a model folder, except for masks that somebody has corrected: they are not the run's."""
     kept = {folder for fold in model.glob("fold_*") for folder in (fold / REVIEW, fold / REVIEWS)}
     for path in [*model.glob("fold_*/*"), *model.iterdir()]:
         if path in kept or any(path in folder.parents and folder.exists() for folder in kept):

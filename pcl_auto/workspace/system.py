@@ -1,4 +1,4 @@
-"""Packages that only some settings need."""
+"""Ask the system for room on the disk, for memory and for optional packages, and say plainly what it refuses."""
 
 from __future__ import annotations
 
@@ -14,51 +14,53 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from pcl_auto.errors import Problem, ResourceError, UsageError
+import psutil
 
-# --- A disk without room: told from other errors, and said as what it is.
+from pcl_auto.errors import Problem, ResourceError, UsageError
 
 # No space left, quota used up, larger than files may be.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CHUNK = bytes(2**20)
+_STATUS, _CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+# A control group's limit, its use, and the part of that which is cache and given back on demand: version 2, version 1.
+_GROUP_FILES = ("memory.max", "memory.current", "inactive_file")
+_OLD_GROUP_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error, or one that led to it, is a disk without room."""
-    return any(isinstance(each, OSError) and each.errno in _FULL for each in _chain(error))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that led to it, is a disk without room."""
     while error is not None:
-        yield error
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
         error = error.__cause__ or error.__context__
+    return False
 
 
 def has_room(folder: Path, size: int) -> bool:
-    """Whether ``size`` more bytes can be written to a new file in ``folder``; by trying: a quota shows in no figure."""
+    """Try whether ``size`` more bytes can be written to a new file in ``folder``: a quota shows in no figure."""
     probe = folder / "room"
     try:
         with probe.open("wb", buffering=0) as handle:
-            for _ in range(0, size, len(_CHUNK)):
-                if handle.write(_CHUNK) < len(_CHUNK):
-                    return False
+            return all(handle.write(_CHUNK) == len(_CHUNK) for _ in range(0, size, len(_CHUNK)))
     except OSError as error:
         if error.errno in _FULL:
             return False
         raise
     finally:
         probe.unlink(missing_ok=True)
-    return True
 
 
 def size_mb(folder: Path) -> float:
-    """What the files in ``folder`` and below take, without those that are linked to, in MB (2^20 bytes)."""
+    """Return the size of the files in ``folder`` and below, links left out, in MB (2^20 bytes)."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sum(file.stat().st_size for file in files) / 2**20
 
 
 def full_disk(target: Path, written: int) -> ResourceError:
-    """The error for a disk that had room for ``written`` bytes of ``target`` and no more."""
+    """Return the error for a disk that had room for ``written`` bytes of ``target`` and no more."""
     free = shutil.disk_usage(next(folder for folder in target.parents if folder.is_dir())).free
     return ResourceError(
         Problem(
@@ -92,16 +94,8 @@ def require_room(folder: Path, size: int, purpose: str) -> None:
         )
 
 
-# --- The memory of this process: how much it has held, and that it keeps what it will need again.
-
-_STATUS, _PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_MEMORY, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-
-
 def peak_memory_mb() -> int:
-    """The most resident memory of this process so far, in MB (2^20 bytes)."""
+    """Return the most resident memory of this process so far, in MB (2^20 bytes)."""
     # Linux counts the process that started this one into ru_maxrss, but not into VmHWM.
     if _STATUS.is_file():
         peak_kb = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
@@ -112,23 +106,41 @@ def peak_memory_mb() -> int:
     return int(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-def available_memory_mb() -> int | None:
-    """The memory that this process may still take without swapping, in MB; None where the system does not say."""
-    room = []
-    if _MEMORY.is_file():
-        available_kb = re.search(r"^MemAvailable:\s*(\d+) kB", _MEMORY.read_text(encoding="ascii"), re.MULTILINE)
-        room += [int(available_kb[1]) // 2**10] if available_kb is not None else []
-    # A container or a batch job may have less than the machine.
-    limit, used = (_GROUP / name for name in ("memory.max", "memory.current"))
-    with suppress(OSError, ValueError):  # ValueError: the limit is "max", which is none
-        room.append((int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii"))) // 2**20)
-    return min(room, default=None)
+def available_memory_mb() -> int:
+    """Return the memory in MB that this process may still take without swapping.
+
+    A container or a batch job may have less than the machine: a limit on any control group above this process counts.
+    """
+    return min([int(psutil.virtual_memory().available) // 2**20, *_left_by_groups_mb()])
+
+
+def _left_by_groups_mb() -> Iterator[int]:
+    """Yield the memory in MB that each control group of this process leaves to it, from its own up to the root."""
+    with suppress(OSError):  # no Linux, no control groups
+        for line in _OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root, files = (_GROUPS / "memory", _OLD_GROUP_FILES) if controllers else (_GROUPS, _GROUP_FILES)
+            group = root / path.lstrip("/")
+            # In a container the path may be that of the host: then the root alone is there, with the limit.
+            for folder in (group, *group.parents[: len(group.parts) - len(root.parts)]):
+                with suppress(OSError, ValueError):  # ValueError: the limit is "max", which is none
+                    limit, used = (int((folder / name).read_text(encoding="ascii")) for name in files[:2])
+                    yield (limit - used + _cache_bytes(folder / "memory.stat", files[2])) // 2**20
+
+
+def _cache_bytes(stat: Path, name: str) -> int:
+    """Return the entry ``name`` of a control group's ``memory.stat``; 0 where it is not told."""
+    text = stat.read_text(encoding="ascii") if stat.is_file() else ""
+    found = re.search(rf"^{name} (\d+)$", text, re.MULTILINE)
+    return 0 if found is None else int(found[1])
 
 
 def forget_peak_memory() -> None:
     """Let :func:`peak_memory_mb` count from here, where the system can (Linux)."""
     with suppress(OSError):
-        _PEAK.write_text("5", encoding="ascii")
+        _CLEAR_PEAK.write_text("5", encoding="ascii")
 
 
 def keep_freed_memory() -> None:
@@ -146,14 +158,15 @@ def keep_freed_memory() -> None:
     mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
-# --- Errors of the system that a user can do something about.
-
-
 def _refused(code: str, fix: str) -> Problem:
     return Problem(code, "the system refused a file operation", "", fix)
 
 
 _LESS_MEMORY = "close other programs, or ask for more memory, then repeat the command: it goes on"
+_NOT_PERMITTED = _refused("disk.not-permitted", "choose a place that you may read and write, or change its permissions")
+_TOO_MANY_FILES = _refused(
+    "disk.too-many-open-files", "raise the limit on open files (ulimit -n), then repeat the command: it goes on"
+)
 _REFUSED = {
     errno.ENOSPC: _refused("disk.full", "make room on the disk, then repeat the command: it goes on"),
     errno.EDQUOT: _refused("disk.full", "make room or ask for a larger quota, then repeat the command: it goes on"),
@@ -161,42 +174,30 @@ _REFUSED = {
         "disk.full", "raise the limit on the size of files (ulimit -f), then repeat the command: it goes on"
     ),
     errno.EROFS: _refused("disk.unwritable", "choose a place that can be written, with --workspace or -o"),
-    errno.EACCES: _refused(
-        "disk.not-permitted", "choose a place that you may read and write, or change its permissions"
-    ),
-    errno.EPERM: _refused(
-        "disk.not-permitted", "choose a place that you may read and write, or change its permissions"
-    ),
+    errno.EACCES: _NOT_PERMITTED,
+    errno.EPERM: _NOT_PERMITTED,
     errno.ENOTDIR: _refused(
         "disk.not-a-folder", "choose another place, with --workspace or -o: a file is where a folder should be"
     ),
     errno.ENAMETOOLONG: _refused("disk.name-too-long", "choose a place with a shorter path, with --workspace or -o"),
     errno.EIO: _refused("disk.io-error", "check the disk or the network drive, then repeat the command: it goes on"),
     errno.ESTALE: _refused("disk.stale", "mount the network drive again, then repeat the command: it goes on"),
-    errno.EMFILE: _refused(
-        "disk.too-many-open-files", "raise the limit on open files (ulimit -n), then repeat the command: it goes on"
-    ),
-    errno.ENFILE: _refused(
-        "disk.too-many-open-files", "raise the limit on open files (ulimit -n), then repeat the command: it goes on"
-    ),
+    errno.EMFILE: _TOO_MANY_FILES,
+    errno.ENFILE: _TOO_MANY_FILES,
     errno.ENOMEM: _refused("memory.too-small", _LESS_MEMORY),
 }
 
 
 def as_resource_error(error: Exception) -> ResourceError | None:
-    """What the system could not give, as an error with its fix; None for what is a fault of the program."""
+    """Return an error that names what the system could not give, with a fix; None for a fault of the program."""
     if isinstance(error, MemoryError):
         return ResourceError(
             Problem("memory.too-small", "the memory does not suffice", "", _LESS_MEMORY, found=str(error))
         )
-    refused = _REFUSED.get(error.errno or 0) if isinstance(error, OSError) else None
-    if not isinstance(error, OSError) or refused is None:
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
         return None
     where = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    return ResourceError(replace(refused, where=where, found=error.strerror or ""))
-
-
-# --- Packages that only some settings need.
+    return ResourceError(replace(_REFUSED[error.errno], where=where, found=error.strerror or ""))
 
 
 def require(module: str, extra: str, setting: str) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from pcl_auto.nnunet import machine
 from pcl_auto.nnunet.machine import describe, export_line, variables
-from pcl_auto.workspace import system as memory
 from pcl_auto.workspace.folders import Workspace
 
 
@@ -31,18 +30,3 @@ def test_the_description_is_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert facts["workspace"]["planned"] == []
     assert facts["workspace"]["free_mb"] > 0
     assert not (tmp_path / "work").exists()
-
-
-def test_the_memory_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable:    4194304 kB\n")
-    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
-    assert memory.available_memory_mb() == 4096
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text(f"{2**30}\n")
-    assert memory.available_memory_mb() == 4096
-    (tmp_path / "memory.max").write_text(f"{3 * 2**30}\n")
-    assert memory.available_memory_mb() == 2048
-    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "none")
-    (tmp_path / "memory.max").unlink()
-    assert memory.available_memory_mb() is None

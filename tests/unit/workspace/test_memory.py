@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from pcl_auto.workspace.system import forget_peak_memory, peak_memory_mb
+from pcl_auto.workspace import system
+from pcl_auto.workspace.system import available_memory_mb, forget_peak_memory, peak_memory_mb
 
 # Page faults of twenty blocks of 64 MB, one after the other, as a training's steps allocate them.
 FAULTS = """
@@ -58,3 +61,82 @@ def test_the_peak_is_counted_anew() -> None:
     del block
     forget_peak_memory()
     assert peak_memory_mb() < held - 200
+
+
+def groups(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: Mapping[str, int | str], *, free_mb: int = 9000
+) -> int:
+    """Return the memory found available on a machine with these control groups."""
+    (folder / "cgroup").write_text(own)
+    for name, content in files.items():
+        (folder / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "fs" / name).write_text(f"{content}\n")
+    monkeypatch.setattr(system, "_OWN_GROUPS", folder / "cgroup")
+    monkeypatch.setattr(system, "_GROUPS", folder / "fs")
+    machine = psutil.virtual_memory()._replace(available=free_mb * 2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    return available_memory_mb()
+
+
+GB = 2**30
+JOB = "0::/system.slice/slurmstepd.scope/job_7/step_0/user/task_0\n"
+STEP = "system.slice/slurmstepd.scope/job_7/step_0"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected_mb"),
+    [
+        # The limit of a container is at the root, whatever its group is called outside.
+        ("0::/\n", {"memory.max": 3 * GB, "memory.current": GB}, 2048),
+        ("0::/docker/0123\n", {"memory.max": 3 * GB, "memory.current": GB}, 2048),
+        ("0::/\n", {"memory.max": "max", "memory.current": GB}, 9000),
+        # SLURM's is on the step, above the group of the process; the tightest limit counts.
+        (JOB, {f"{STEP}/memory.max": 4 * GB, f"{STEP}/memory.current": GB}, 3072),
+        (
+            JOB,
+            {
+                f"{STEP}/user/task_0/memory.max": "max",
+                f"{STEP}/user/task_0/memory.current": GB,
+                f"{STEP}/memory.max": 6 * GB,
+                f"{STEP}/memory.current": GB,
+                "system.slice/slurmstepd.scope/job_7/memory.max": 4 * GB,
+                "system.slice/slurmstepd.scope/job_7/memory.current": 3 * GB,
+            },
+            1024,
+        ),
+        # What was read is cached, and given back when it is needed.
+        (
+            "0::/\n",
+            {
+                "memory.max": 4 * GB,
+                "memory.current": 4 * GB,
+                "memory.stat": f"anon {GB}\ninactive_file {2 * GB}\nactive_file 5",
+            },
+            2048,
+        ),
+        # Version 1: a hierarchy of its own, and no limit is a huge one.
+        (
+            "9:name=systemd:/\n4:cpu,memory:/slurm/job_7\n0::/\n",
+            {
+                "memory/slurm/job_7/memory.limit_in_bytes": 2 * GB,
+                "memory/slurm/job_7/memory.usage_in_bytes": GB,
+                "memory/slurm/job_7/memory.stat": f"total_inactive_file {GB // 2}",
+                "memory/memory.limit_in_bytes": 9223372036854771712,
+                "memory/memory.usage_in_bytes": 8 * GB,
+            },
+            1536,
+        ),
+        ("5:devices:/\n", {"devices/memory.max": 1, "devices/memory.current": 0}, 9000),
+    ],
+)
+def test_the_tightest_limit_of_the_control_groups_counts(
+    own: str, files: dict[str, int | str], expected_mb: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert groups(tmp_path, monkeypatch, own, files) == expected_mb
+
+
+def test_the_free_memory_of_the_machine_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files: dict[str, int | str] = {"memory.max": 3 * GB, "memory.current": GB}
+    assert groups(tmp_path, monkeypatch, "0::/\n", files, free_mb=100) == 100
+    monkeypatch.setattr(system, "_OWN_GROUPS", tmp_path / "no such file")
+    assert available_memory_mb() == 100

@@ -43,6 +43,7 @@ test-lowest: $(LOWEST)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 $(VENV)/.installed: pyproject.toml

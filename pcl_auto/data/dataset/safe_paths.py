@@ -1,6 +1,6 @@
-"""Paths and case names from a data set, which nobody here wrote: kept inside its folder and safe to use.
+"""Paths and case names from a data set, which are not to be trusted: kept inside its folder and safe to use.
 
-A name is judged as text first, then by where it leads; a file outside the data set's folder is never opened.
+A path is judged as text first, then by where it leads; a file outside the data set's folder is never opened.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from pcl_auto.data.case import Case
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, nifti_stem
 from pcl_auto.errors import Problem
 
@@ -22,59 +24,64 @@ _SHOWN = 250
 _INSIDE = "a path inside the data set's folder, such as imagesTr/case_01.nii.gz"
 
 
-@dataclass(frozen=True)
 class DatasetRoot:
-    """A data set's folder: ``root`` with its links resolved, ``given`` as the user wrote it, absolute.
+    """A data set's folder, and in ``problems`` everything that was found wrong with its paths and names.
 
-    With ``follow_links`` a link in the folder may lead out of it, as in a folder of links to an archive.
+    Attributes:
+        root: the folder with its links resolved.
+        given: the folder as the user wrote it, absolute.
+        follow_links: accept links that lead out of the folder, as in a folder of links to an archive.
+        problems: in the order they were found.
     """
 
-    root: Path
-    given: Path
-    follow_links: bool = False
+    def __init__(self, folder: Path, *, follow_links: bool = False) -> None:
+        self.root = Path(os.path.realpath(folder))
+        self.given = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.absolute would keep ".." in it
+        self.follow_links = follow_links
+        self.problems: list[Problem] = []
 
-    @classmethod
-    def at(cls, folder: Path, *, follow_links: bool = False) -> DatasetRoot:
-        """The folder, which need not exist yet."""
-        absolute = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.absolute would keep ".." in it
-        return cls(Path(os.path.realpath(folder)), absolute, follow_links)
+    def report_problem(self, code: str, what: str, where: str, fix: str, expected: str = "", found: str = "") -> None:
+        """Add a problem."""
+        self.problems.append(Problem(code, what, where, fix, expected, found))
 
-    def locate(self, text: str, where: str, kind: str) -> tuple[Path | None, Problem | None]:
-        """The file that ``text`` means, under its own suffix or the other one, or why it cannot be used.
+    def locate(self, text: str, where: str, kind: str) -> Path | None:
+        """Return the file that ``text`` means, under its own suffix or the other one; None where it cannot be used.
 
         Args:
             text: a path from dataset.json; a leading ``/`` or ``./`` means the data set's folder.
             where: the place of ``text``, for the problem.
             kind: "image" or "label".
         """
-        relative, refusal = self.spell(text, where)
+        relative = self.spell(text, where)
         if relative is None:
-            return None, refusal
+            return None
         path = self.root / relative
         base = nifti_stem(relative.name)
         if base is None:
             fix = "convert the file to NIfTI (.nii or .nii.gz)"
-            return None, Problem(
-                "data.not-named-nifti", f"{kind} is not named as NIfTI", where, fix, ".nii or .nii.gz", _quoted(text)
-            )
+            code, what = "data.not-named-nifti", f"{kind} is not named as NIfTI"
+            self.report_problem(code, what, where, fix, ".nii or .nii.gz", _quoted(text))
+            return None
         for candidate in (path, *(path.with_name(base + suffix) for suffix in NIFTI_SUFFIXES)):
             if os.path.lexists(candidate):
-                refusal = self.refuse_target(candidate, kind)
-                return (None, refusal) if refusal else (candidate, None)
+                return candidate if self.accepts(candidate, kind) else None
+        first = relative.parts[0]
+        if text.startswith("/") and first not in _FOLDERS and not (self.root / first).exists():
+            self._refuse_outside(text, where)
+            return None
+        code = "data.label-missing" if kind == "label" else "data.image-missing"
         fix = "restore the file, or take it out of dataset.json"
         if kind == "label":
             fix = 'restore the file, or drop the "label" key to use the case as unlabeled'
-        first = relative.parts[0]
-        if text.startswith("/") and first not in _FOLDERS and not (self.root / first).exists():
-            return None, _outside(text, where)
-        code = "data.label-missing" if kind == "label" else "data.image-missing"
-        return None, Problem(code, f"{kind} is missing", where, fix, _cut(shown(path)), "no such file")
+        self.report_problem(code, f"{kind} is missing", where, fix, _cut(shown(path)), "no such file")
+        return None
 
-    def spell(self, text: str, where: str) -> tuple[PurePosixPath | None, Problem | None]:
-        """``text`` as a path relative to the data set's folder, judged as text alone."""
+    def spell(self, text: str, where: str) -> PurePosixPath | None:
+        """Return ``text`` as a path relative to the data set's folder, judged as text alone."""
         if not text.isprintable() or "\\" in text:
             fix = "write the path with plain letters and /"
-            return None, Problem("data.path-unusable", "unusable path", where, fix, _INSIDE, _quoted(text))
+            self.report_problem("data.path-unusable", "unusable path", where, fix, _INSIDE, _quoted(text))
+            return None
         pure = PurePosixPath(text)
         for folder in (self.given, self.root):
             if text.startswith("/") and pure.is_relative_to(folder.as_posix()):
@@ -84,58 +91,76 @@ class DatasetRoot:
             pure = PurePosixPath(text.removeprefix("/"))
         expands = "$" in str(pure) or text.startswith("~") or _DRIVE_OR_SCHEME.match(text)
         if expands or pure.is_absolute() or ".." in pure.parts or not pure.parts:
-            return None, _outside(text, where)
-        return pure, None
+            self._refuse_outside(text, where)
+            return None
+        return pure
 
-    def refuse_target(self, path: Path, kind: str) -> Problem | None:
-        """Refuse a path that leads out of the folder, or to what is no regular file; nothing is opened."""
+    def _refuse_outside(self, text: str, where: str) -> None:
+        fix = "move the file into the data set's folder and write its path relative to it"
+        self.report_problem("data.path-outside", "path leads out of the data set", where, fix, _INSIDE, _quoted(text))
+
+    def accepts(self, path: Path, kind: str) -> bool:
+        """Tell whether a path leads to a regular file in the folder, or to a folder if that is its kind.
+
+        Nothing is opened.
+        """
         where = shown(path)
         try:
             target = path.resolve(strict=True)
             mode = target.stat().st_mode
         except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
             fix = "put the file itself in this place, readable for you"
-            return Problem("data.unreachable", f"{kind} cannot be reached", where, fix, "a file", _reason(path, error))
+            what, found = f"{kind} cannot be reached", _reason(path, error)
+            self.report_problem("data.unreachable", what, where, fix, "a file", found)
+            return False
         if not target.is_relative_to(self.root) and not self.follow_links:
             fix = "allow it with --follow-symlinks if you made the link, else put the file itself in this place"
-            expected = f"a file inside {self.root}"
-            return Problem(
-                "data.link-outside", f"{kind} is a link out of the data set", where, fix, expected, shown(target)
-            )
-        wanted = stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode)
-        if not wanted:
-            found = "a folder" if stat.S_ISDIR(mode) else "a file, device or pipe"
-            fix = "put the NIfTI file itself in this place" if kind != "folder" else "make it a folder"
-            code = "data.not-a-file" if kind != "folder" else "data.not-a-folder"
-            expected = "a file" if kind != "folder" else "a folder"
-            return Problem(code, f"{kind} is of another kind", where, fix, expected, found)
-        return None
+            code, what = "data.link-outside", f"{kind} is a link out of the data set"
+            self.report_problem(code, what, where, fix, f"a file inside {self.root}", shown(target))
+            return False
+        if stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode):
+            return True
+        found = "a folder" if stat.S_ISDIR(mode) else "a file, device or pipe"
+        code = "data.not-a-file" if kind != "folder" else "data.not-a-folder"
+        fix = "put the NIfTI file itself in this place" if kind != "folder" else "make it a folder"
+        expected = "a file" if kind != "folder" else "a folder"
+        self.report_problem(code, f"{kind} is of another kind", where, fix, expected, found)
+        return False
 
-    def list_files(self, folder: str) -> tuple[list[Path], list[Problem]]:
-        """What lies in a folder that need not exist, sorted; hidden files (also AppleDouble) are left out."""
+    def list_files(self, folder: str) -> list[Path]:
+        """Return the content of a folder that need not exist, sorted, without hidden files (such as AppleDouble)."""
         path = self.root / folder
-        if not os.path.lexists(path):
-            return [], []
-        refusal = self.refuse_target(path, "folder")
-        if refusal:
-            return [], [refusal]
+        if not os.path.lexists(path) or not self.accepts(path, "folder"):
+            return []
         try:
-            return sorted(child for child in path.iterdir() if not child.name.startswith(".")), []
+            return sorted(child for child in path.iterdir() if not child.name.startswith("."))
         except OSError as error:
             fix = "make the folder readable for you"
-            return [], [
-                Problem(
-                    "data.folder-unreadable",
-                    "folder cannot be listed",
-                    str(path),
-                    fix,
-                    found=error.strerror or str(error),
-                )
-            ]
+            code, what, found = "data.folder-unreadable", "folder cannot be listed", error.strerror or str(error)
+            self.report_problem(code, what, str(path), fix, found=found)
+            return []
+
+    def accepts_case_id(self, name: str, where: str) -> bool:
+        """Tell whether a case's name is safe in paths, and nothing that nnU-Net takes for a file of its own."""
+        refusal = refuse_case_id(name, where)
+        self.problems += [refusal] if refusal else []
+        return refusal is None
+
+    def refuse_repeated_ids(self, cases: Iterable[Case], kind: str) -> None:
+        """Refuse names that two cases share; upper and lower case are the same where a file system ignores case."""
+        names: dict[str, list[Case]] = defaultdict(list)
+        for case in cases:
+            names[case.id.lower()].append(case)
+        for same in names.values():
+            if len(same) > 1:
+                fix = "list every case once, under a name of its own (upper and lower case are the same here)"
+                found = ", ".join(f"{case.image} ({case.source})" for case in same)
+                what, where = f"case name used twice among {kind}", str(self.root / "dataset.json")
+                self.report_problem("data.case-twice", what, where, fix, f"one {same[0].id}", found)
 
 
 def shown(path: Path) -> str:
-    """``path`` for a message: a name with control characters must not reach a terminal as it is."""
+    """Return ``path`` for a message: a name with control characters must not reach a terminal as it is."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
@@ -148,11 +173,6 @@ def refuse_case_id(name: str, where: str) -> Problem | None:
     return Problem("data.case-name", "case name cannot be used", where, fix, _CASE_RULE, _quoted(name))
 
 
-def _outside(text: str, where: str) -> Problem:
-    fix = "move the file into the data set's folder and write its path relative to it"
-    return Problem("data.path-outside", "path leads out of the data set", where, fix, _INSIDE, _quoted(text))
-
-
 def _reason(path: Path, error: Exception) -> str:
     try:
         return f"a link to {_quoted(str(path.readlink()))}, which leads nowhere"
@@ -161,7 +181,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _quoted(text: str) -> str:
-    """``text`` in quotes, cut, with everything unprintable escaped."""
+    """Return ``text`` in quotes, cut, with everything unprintable escaped."""
     return ascii(_cut(text))
 
 

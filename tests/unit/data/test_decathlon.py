@@ -393,10 +393,11 @@ def test_folder_that_is_a_file(make_task: MakeTask) -> None:
 def test_other_formats(make_task: MakeTask) -> None:
     root = make_task(labeled=3)
     (root / "imagesTr" / "a.mha").touch()
+    (root / "imagesTr" / "b.NII").touch()
     (root / "imagesTr" / "notes.txt").touch()
     change_entry(root, 0, image="imagesTr/l0.nrrd")
     found = [problem.found for problem in problems_of(root) if problem.code == "data.not-named-nifti"]
-    assert found == ["'imagesTr/l0.nrrd'", ".mha"]
+    assert found == ["'imagesTr/l0.nrrd'", ".mha", ".NII"]
 
 
 # Cases

@@ -1,4 +1,4 @@
-"""The arms of a benchmark: what differs between them, and what none of them may have more of."""
+"""Make the arms of a benchmark: recipes that differ in their method and share steps, batch, optimizer and network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BASELINE_ARM, ALL_LABELS_ARM = "supervised", "all-labels"
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train: a recipe cut to the common budget, or the baseline on some or on all labels."""
+    """A way to train: a recipe cut to the common base recipe, or the baseline on some or on all labels."""
 
     name: str
     recipe: Recipe
@@ -26,115 +26,82 @@ class Arm:
 
 
 def load_base_recipe(name: str, epochs: int | None) -> Recipe:
-    """The recipe whose optimizer, batch, network and schedule every arm takes, scaled to ``epochs`` if given.
+    """Load the recipe whose optimizer, batch, network and schedule every arm takes, scaled to ``epochs`` if given.
 
     Raises:
         UsageError: there is no such recipe, or it has no rounds, or too few epochs for them.
     """
-    budget = load_recipe(name)
-    if not budget.schedule.rounds:
-        raise UsageError(
-            Problem(
-                "benchmark.budget-without-rounds",
-                f"recipe {budget.name!r} leaves no time for rounds",
-                "--base-recipe",
-                "name one with schedule.rounds",
-            )
-        )
-    return budget if epochs is None else replace(budget, schedule=budget.schedule.scaled_to(epochs))
+    base = load_recipe(name)
+    if not base.schedule.rounds:
+        what, fix = f"recipe {base.name!r} leaves no time for rounds", "name one with schedule.rounds"
+        raise UsageError(Problem("benchmark.budget-without-rounds", what, "--base-recipe", fix))
+    return base if epochs is None else replace(base, schedule=base.schedule.scaled_to(epochs))
 
 
-def make_arms(names: Sequence[str], budget: Recipe) -> tuple[list[Arm], list[Problem]]:
-    """The arms called ``names`` under ``budget``, and what is wrong with the other names."""
-    arms: list[Arm] = []
+def make_arms(names: Sequence[str], base: Recipe) -> tuple[list[Arm], list[Problem]]:
+    """Make the arms called ``names`` on ``base``, and list what is wrong with the other names."""
+    arms: dict[str, Arm] = {}
     problems: list[Problem] = []
     for name in names:
         try:
-            arm = _make_arm(name, budget)
+            arm = _make_arm(name, base)
         except UsageError as error:
             problems += error.problems
             continue
-        if arm.name in [other.name for other in arms]:
-            problems.append(
-                Problem(
-                    "benchmark.arm-twice",
-                    f"two arms called {arm.name!r}",
-                    "--arms",
-                    "name each once; a recipe file by its own",
-                )
-            )
-        else:
-            arms.append(arm)
+        if arms.setdefault(arm.name, arm) is not arm:
+            what, fix = f"two arms called {arm.name!r}", "name each once; a recipe file by its own"
+            problems.append(Problem("benchmark.arm-twice", what, "--arms", fix))
     if not names:
         problems.append(Problem("benchmark.no-arm", "no arm", "--arms", f"name some, as --arms {BASELINE_ARM},paper"))
-    return arms, problems
+    return list(arms.values()), problems
 
 
-def _make_arm(name: str, budget: Recipe) -> Arm:
+def _make_arm(name: str, base: Recipe) -> Arm:
     if name in (BASELINE_ARM, ALL_LABELS_ARM):
         # Both under one name: with all labels on either side they are one and the same training.
-        baseline = Recipe(
-            name="", schedule=budget.schedule, optimizer=budget.optimizer, batch=budget.batch, network=budget.network
-        )
-        return Arm(name, _named(baseline, BASELINE_ARM), supervised_only=True, all_labels=name == ALL_LABELS_ARM)
+        recipe = _named(fit_recipe(Recipe(name="", schedule=base.schedule), base), BASELINE_ARM)
+        return Arm(name, recipe, supervised_only=True, all_labels=name == ALL_LABELS_ARM)
     shipped = sorted(path.stem for path in recipe_folder().glob("*.toml"))
     if name not in shipped and not Path(name).is_file():
-        raise UsageError(
-            Problem(
-                code="benchmark.unknown-arm",
-                what=f"no arm {name!r}",
-                where="--arms",
-                expected=" | ".join([BASELINE_ARM, ALL_LABELS_ARM, *shipped]),
-                fix="take some of these, or give the path of a recipe's TOML file",
-            )
-        )
+        expected = " | ".join([BASELINE_ARM, ALL_LABELS_ARM, *shipped])
+        fix = "take some of these, or give the path of a recipe's TOML file"
+        raise UsageError(Problem("benchmark.unknown-arm", f"no arm {name!r}", "--arms", fix, expected))
     recipe = load_recipe(name)
-    return Arm(recipe.name, _named(within(recipe, budget), recipe.name))
+    return Arm(recipe.name, _named(fit_recipe(recipe, base), recipe.name))
 
 
-def within(recipe: Recipe, budget: Recipe) -> Recipe:
-    """``recipe``'s method for ``budget``'s steps and images; all but the four tables here is the recipe's own."""
+def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:
+    """Return the method of ``recipe`` with the optimizer, batch, network and steps of ``base``."""
     return replace(
         recipe,
-        schedule=fit_schedule(budget.schedule, recipe.schedule.rounds),
-        optimizer=budget.optimizer,
-        batch=budget.batch,
-        network=budget.network,
+        schedule=fit_schedule(base.schedule, recipe.schedule.rounds),
+        optimizer=base.optimizer,
+        batch=base.batch,
+        network=base.network,
     )
 
 
-def fit_schedule(budget: Schedule, rounds: int) -> Schedule:
-    """``budget`` with its joint epochs in ``rounds`` rounds, or in the most below that which divide them."""
-    joint = budget.rounds * budget.epochs_per_round
+def fit_schedule(base: Schedule, rounds: int) -> Schedule:
+    """Divide the joint epochs of ``base`` into ``rounds`` rounds, or into the most below that which divide them."""
+    joint = base.rounds * base.epochs_per_round
     if not rounds:
-        return replace(budget, supervised_epochs=budget.epochs, rounds=0)
+        return replace(base, supervised_epochs=base.epochs, rounds=0)
     rounds = next(number for number in range(min(rounds, joint), 0, -1) if joint % number == 0)
-    return replace(budget, rounds=rounds, epochs_per_round=joint // rounds)
+    return replace(base, rounds=rounds, epochs_per_round=joint // rounds)
 
 
 def _named(recipe: Recipe, arm: str) -> Recipe:
-    """``recipe`` under a name of its own content: models of other settings are other models."""
+    """Name a recipe after its content, so that models of other settings are other models."""
     content = {**recipe.as_dict(), "name": "", "description": ""}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
     return replace(recipe, name=f"bench-{arm}-{digest}")
 
 
 def parse_labeled(text: str) -> tuple[list[int], list[Problem]]:
-    """The numbers in ``1,2,8``, ascending, each once; and what of the text is none."""
-    numbers: set[int] = set()
-    problems = []
-    for part in (part.strip() for part in text.split(",")):
-        if part.isdecimal() and int(part) > 0:
-            numbers.add(int(part))
-        else:
-            problems.append(
-                Problem(
-                    "benchmark.labeled-not-a-number",
-                    "not a number of labels",
-                    "--labeled",
-                    "as --labeled 1,2,8",
-                    "1 or more",
-                    repr(part),
-                )
-            )
-    return sorted(numbers), problems
+    """Read the numbers in ``1,2,8``, ascending, each once, and list the parts of the text that are none."""
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not part.isdecimal() or int(part) < 1]
+    what, fix = "not a number of labels", "as --labeled 1,2,8"
+    return sorted({int(part) for part in parts if part not in wrong}), [
+        Problem("benchmark.labeled-not-a-number", what, "--labeled", fix, "1 or more", repr(part)) for part in wrong
+    ]

@@ -12,17 +12,17 @@ from refusal import codes, refused
 from pcl_auto.benchmark.arms import (
     ALL_LABELS_ARM,
     BASELINE_ARM,
+    fit_recipe,
     fit_schedule,
     load_base_recipe,
     make_arms,
     parse_labeled,
-    within,
 )
 from pcl_auto.errors import UsageError
 from pcl_auto.recipe.load import from_dict, load_recipe
 from pcl_auto.recipe.settings import Recipe, Schedule
 
-BUDGET = load_recipe("quick")
+BASE = load_recipe("quick")
 SHARED = {"schedule", "optimizer", "batch", "network"}
 
 
@@ -41,13 +41,13 @@ def test_every_number_of_rounds_gets_as_many_epochs(joint: int, wanted: int) -> 
 @pytest.mark.parametrize("name", ["paper", "default", "demo"])
 def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
     recipe = load_recipe(name)
-    arm = within(recipe, BUDGET)
+    arm = fit_recipe(recipe, BASE)
     for field in fields(Recipe):
         if field.name not in SHARED:
             assert getattr(arm, field.name) == getattr(recipe, field.name)
         elif field.name != "schedule":
-            assert getattr(arm, field.name) == getattr(BUDGET, field.name)
-    assert arm.schedule.epochs == BUDGET.schedule.epochs
+            assert getattr(arm, field.name) == getattr(BASE, field.name)
+    assert arm.schedule.epochs == BASE.schedule.epochs
 
 
 def test_a_scaled_budget_scales_every_arm() -> None:
@@ -61,8 +61,8 @@ def test_a_scaled_budget_scales_every_arm() -> None:
 
 
 def test_an_arm_without_rounds_has_as_many_epochs() -> None:
-    assert fit_schedule(BUDGET.schedule, 0).rounds == 0
-    assert fit_schedule(BUDGET.schedule, 0).epochs == BUDGET.schedule.epochs
+    assert fit_schedule(BASE.schedule, 0).rounds == 0
+    assert fit_schedule(BASE.schedule, 0).epochs == BASE.schedule.epochs
 
 
 def test_a_budget_needs_rounds(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_too_few_epochs_for_the_budget() -> None:
 
 
 def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
-    (supervised, paper, ceiling), _ = make_arms([BASELINE_ARM, "paper", ALL_LABELS_ARM], BUDGET)
+    (supervised, paper, ceiling), _ = make_arms([BASELINE_ARM, "paper", ALL_LABELS_ARM], BASE)
     (longer,), _ = make_arms(["paper"], load_base_recipe("quick", 24))
     assert from_dict(paper.recipe.as_dict()) == paper.recipe
     assert paper.recipe.name.startswith("bench-paper-")
@@ -86,14 +86,14 @@ def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
     # With all labels on either side they are one training.
     assert supervised.recipe == ceiling.recipe
     # The baseline does not depend on the method of the recipe that the budget comes from.
-    other = replace(BUDGET, contrast=replace(BUDGET.contrast, weight=3.0))
+    other = replace(BASE, contrast=replace(BASE.contrast, weight=3.0))
     assert make_arms([BASELINE_ARM], other)[0][0].recipe == supervised.recipe
 
 
 def test_an_arm_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('extends = "paper"\n[contrast]\nweight = 0.5\n')
-    (arm,), problems = make_arms([str(file)], BUDGET)
+    (arm,), problems = make_arms([str(file)], BASE)
     assert problems == []
     assert arm.name == "mine"
     assert arm.recipe.contrast.weight == 0.5
@@ -102,7 +102,7 @@ def test_an_arm_from_a_file(tmp_path: Path) -> None:
 def test_every_wrong_arm_is_listed(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[contrast]\nweight = -1\nnope = 1\n")
-    arms, problems = make_arms(["papr", "paper", "paper", str(broken), "other"], BUDGET)
+    arms, problems = make_arms(["papr", "paper", "paper", str(broken), "other"], BASE)
     assert [arm.name for arm in arms] == ["paper"]
     assert codes(problems) == [
         "benchmark.unknown-arm",
@@ -119,7 +119,7 @@ def test_every_wrong_arm_is_listed(tmp_path: Path) -> None:
 
 
 def test_no_arm_at_all() -> None:
-    assert codes(make_arms([], BUDGET)[1]) == ["benchmark.no-arm"]
+    assert codes(make_arms([], BASE)[1]) == ["benchmark.no-arm"]
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("1,2,8", [1, 2, 8]), ("8, 2,2", [2, 8]), ("3", [3])])

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_base_recipe, make_arms, parse_labeled
-from pcl_auto.benchmark.job import Job, do_job, run_in_subprocess
+from pcl_auto.benchmark.job import Job, do_job
+from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, hold_out
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.data.split import Split, draw_split

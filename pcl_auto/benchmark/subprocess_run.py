@@ -1,0 +1,88 @@
+"""Do work in a process of its own: its peak of memory is its own, and nothing is left over for the next.
+
+This module imports little, as the new process imports it too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pcl_auto.errors import PclautoError, Problem, ResourceError
+from pcl_auto.workspace.events import Listener
+
+# How long an interrupted process may take to end its helpers.
+SECONDS_TO_END = 30
+
+Work = Callable[[Any, Listener], Any]
+
+
+def run_in_subprocess(work: Work, job: Any, listener: Listener) -> Any:
+    """Return what ``work(job, listener)`` returns in a new process; its events reach ``listener`` here.
+
+    Raises:
+        ResourceError: the process ended without a result, as one that the system kills for its memory.
+        PclautoError: what ``work`` raised.
+        RuntimeError: a fault in ``work``, with its traceback.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(work, job, sending))
+    process.start()
+    # This end alone would keep the pipe open after the process has gone.
+    sending.close()
+    try:
+        while True:
+            kind, *content = receiving.recv()
+            if kind == "event":
+                listener(*content)
+            elif kind == "error":
+                raise content[0]
+            else:
+                return content[0]
+    except EOFError:
+        process.join()
+        fix = "repeat the command: it goes on from the last checkpoint; exit code -9 is often too little memory"
+        what, where = "the process of a run ended without a result", f"process {process.pid}"
+        found = f"exit code {process.exitcode}"
+        raise ResourceError(Problem("run.process-gone", what, where, fix, found=found)) from None
+    except BaseException:
+        # Interrupted, as by Ctrl-C, it ends the processes that it has started itself.
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
+            process.join(SECONDS_TO_END)
+            process.terminate()
+        raise
+    finally:
+        process.join()
+        receiving.close()
+
+
+def _work(work: Work, job: Any, sending: Connection) -> None:
+    # A shell makes its jobs in the background deaf to Ctrl-C; this process has to hear it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        sending.send(("result", work(job, lambda event, values: sending.send(("event", event, values)))))
+    except PclautoError as error:
+        sending.send(("error", error))
+    except (KeyboardInterrupt, BrokenPipeError):  # nobody is there to be told
+        pass
+    except Exception:  # noqa: BLE001 (whatever it is, the process that waits for a result has to hear of it)
+        sending.send(("error", RuntimeError(traceback.format_exc())))
+    finally:
+        sending.close()
+
+
+def _end_with_parent() -> None:
+    """Interrupt this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGINT)

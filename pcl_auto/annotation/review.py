@@ -88,7 +88,8 @@ def export_review(
         _refuse_edited(folder, chosen, exported)
     data = workspace.dataset(run.identity["dataset"])
     planned = read_plan(data).cases
-    from pcl_auto.nnunet.inference.review import write_pseudo_label
+    from pcl_auto.nnunet.data.images import write_mask
+    from pcl_auto.nnunet.inference.export import pseudo_label
 
     # First, so that the folder is known as ours from then on, and without the digests of what is about to change: an
     # export that is killed is no edit.
@@ -96,10 +97,11 @@ def export_review(
     write_json(folder / RECORD, {**record, "exported": exported})
     for case in chosen:
         _copy_image(planned[case], folder / "images")
-        mask = write_pseudo_label(
-            run.folder.parent, run.identity["configuration"], stored, case, folder / "pseudo_labels"
-        )
-        exported[case] = file_digest(mask)
+        mask, properties = pseudo_label(run.folder.parent, run.identity["configuration"], stored, case)
+        target = folder / "pseudo_labels" / f"{case}.nii.gz"
+        with atomic_path(target) as temporary:
+            write_mask(mask, temporary, properties)
+        exported[case] = file_digest(target)
     (folder / "corrected").mkdir(exist_ok=True)
     _write_colors(run.classes, folder)
     readme = _README.format(

@@ -150,7 +150,7 @@ def _write(
     """The record first, so that the folder is known as ours from then on; then the table and the pictures."""
     from pcl_auto.inference.preview import draw
     from pcl_auto.nnunet.data.images import read_image
-    from pcl_auto.nnunet.inference.review import pseudo_label
+    from pcl_auto.nnunet.inference.export import pseudo_label
 
     listed = [asdict(entry) for entry in suggestions]
     model = run.folder.parent

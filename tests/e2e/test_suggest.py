@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from PIL import Image
 from refusal import refused
 from shared import model_of
@@ -21,7 +22,6 @@ from pcl_auto.errors import NumericalError, StateError
 from pcl_auto.nnunet.data import images
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.inference import case_features
-from pcl_auto.nnunet.inference.predictor import ModelPredictor
 from pcl_auto.workspace.folders import Workspace
 
 pytestmark = pytest.mark.slow
@@ -109,9 +109,11 @@ def test_no_label_is_read(own_trained: Path, run: Path, task: Path, monkeypatch:
 
 
 def test_what_is_no_number_is_refused_by_name(own_trained: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = ModelPredictor.logits_without_mirroring
+    original = nnUNetPredictor.predict_sliding_window_return_logits
     monkeypatch.setattr(
-        ModelPredictor, "logits_without_mirroring", lambda self, image: original(self, image) * float("nan")
+        nnUNetPredictor,
+        "predict_sliding_window_return_logits",
+        lambda self, image: original(self, image) * float("nan"),
     )
     with refused(NumericalError, "number.output-not-finite"):
         suggested(own_trained, run)

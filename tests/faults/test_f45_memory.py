@@ -24,9 +24,9 @@ FULL = "CUDA out of memory. Tried to allocate 20.00 GiB."
 def predictor(folder: Path, monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[ModelPredictor, list[bool]]:
     """A predictor that keeps its results on its device, which is full so many times; where results were kept."""
     made = ModelPredictor(make_model(folder), torch.device("cpu"), mirroring=False)
-    made._predictor.perform_everything_on_device = True
+    made._window._nnunet.perform_everything_on_device = True
     on_device: list[bool] = []
-    plain = made._predictor._internal_predict_sliding_window_return_logits
+    plain = made._window._nnunet._internal_predict_sliding_window_return_logits
 
     def full(data: Any, slicers: Any, do_on_device: bool = True) -> Any:
         on_device.append(do_on_device)
@@ -34,7 +34,7 @@ def predictor(folder: Path, monkeypatch: pytest.MonkeyPatch, failures: int) -> t
             raise torch.cuda.OutOfMemoryError(FULL)
         return plain(data, slicers, do_on_device)
 
-    monkeypatch.setattr(made._predictor, "_internal_predict_sliding_window_return_logits", full)
+    monkeypatch.setattr(made._window._nnunet, "_internal_predict_sliding_window_return_logits", full)
     return made, on_device
 
 
@@ -78,7 +78,7 @@ def test_f45_a_scan_that_does_not_fit_at_once_is_segmented_in_slabs(
 ) -> None:
     """With a network that looks at one voxel alone, what the cuts change is what they change of the resampling."""
     made = ModelPredictor(make_model(tmp_path / "model"), torch.device("cpu"), mirroring=False)
-    monkeypatch.setattr(made, "_finite_logits", lambda image, _source: torch.cat([-image, image]))
+    monkeypatch.setattr(made._window, "logits", lambda image, _where: torch.cat([-image, image]))
     axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in (30, 40, 90)), indexing="ij")
     ball = 100 - 60 * np.sqrt(sum(axis**2 for axis in axes)).astype(np.float32)
     counts = []

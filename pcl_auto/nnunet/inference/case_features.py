@@ -1,4 +1,4 @@
-"""What a trained network sees in a whole scan: one vector, and how sure it is of its segmentation."""
+"""Describe whole scans by what a trained network makes of them: one vector, and how sure it is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pcl_auto.errors import NumericalError, PclautoError, Problem
-from pcl_auto.method.confidence import expected_dice
+from pcl_auto.errors import PclautoError, Problem, StateError
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
 from pcl_auto.workspace.files import file_digest, read_json, write_json
@@ -23,7 +22,7 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class CaseFeatures:
-    """What a network makes of a scan.
+    """Features of a scan.
 
     ``vector``: the encoder's deepest features (F,), mean over the scan. ``expected_dice``: by the network itself.
     ``consistency``: Dice of its segmentation to those of the scan blurred and brightened.
@@ -43,7 +42,7 @@ def features_of(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> dict[str, CaseFeatures]:
-    """The features of stored ``cases``, three passes of the sliding window each, without mirroring.
+    """Return the features of stored ``cases``, from three passes of the sliding window each, without mirroring.
 
     Args:
         model: the model folder.
@@ -52,10 +51,10 @@ def features_of(
         cases: in it.
         kept: a folder for what is found, by the checkpoint's digest and by case: nothing is computed twice.
         device: for the network.
-        progress: told how many are done, and of how many.
+        progress: called with how many are done, and of how many.
 
     Raises:
-        StateError: no such model or case.
+        StateError: no such model or case, or a network without an encoder of stages.
         NumericalError: the network's output is not finite.
     """
     folder = kept / file_digest(checkpoint)[:_DIGITS]
@@ -80,36 +79,33 @@ def _read(file: Path) -> CaseFeatures | None:
 
 
 def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatures:
-    """The features of a preprocessed image (C, z, y, x)."""
+    """Return the features of a preprocessed image (C, z, y, x)."""
     sums: list[Tensor] = []
 
     def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
         sums.append(output.float().flatten(2).mean(2).sum(0))  # of a batch of patches, or of slices
 
-    hook = predictor.encoder.stages[-1].register_forward_hook(keep)
+    window = predictor.first_fold()
+    hook = _deepest_stage(window.network).register_forward_hook(keep)
     try:
-        logits = predictor.logits_without_mirroring(torch.from_numpy(image))
-    except RuntimeError as error:
-        if "Encountered inf" in str(error):
-            raise _not_finite(case) from error
-        raise
+        logits = window.logits(torch.from_numpy(image), case)
     finally:
         hook.remove()
-    # What is no number would be taken for background, and for sure; one class after the other, to save memory.
-    if not all(torch.isfinite(values).all() for values in logits):
-        raise _not_finite(case)
     # Every patch is of one size.
     vector = torch.stack(sums).mean(0)
-    sure = expected_dice(logits, regions=predictor.has_regions)
-    return CaseFeatures(vector.tolist(), sure, predictor.consistency(image, logits))
+    return CaseFeatures(vector.tolist(), *window.certainty_and_consistency(image, logits))
 
 
-def _not_finite(case: str) -> NumericalError:
-    return NumericalError(
-        Problem(
-            code="number.output-not-finite",
-            what="the network's output is no longer a number",
-            where=case,
-            fix="check the scan's intensities; if they are ordinary, train again",
+def _deepest_stage(network: Any) -> nn.Module:
+    stages: nn.ModuleList | None = getattr(getattr(network, "encoder", None), "stages", None)
+    if stages is None:
+        raise StateError(
+            Problem(
+                code="model.features-unreachable",
+                what="the network's features cannot be reached",
+                where=type(network).__name__,
+                expected="a U-Net with encoder.stages",
+                fix="plan with --planner default, resenc-m or resenc-l",
+            )
         )
-    )
+    return stages[-1]

@@ -1,15 +1,22 @@
-"""From logits to a mask on the scan's own grid, as nnU-Net makes it, but in the memory of one class."""
+"""Bring logits and stored pseudo-labels back to the scan's own grid, as nnU-Net does, in the memory of one class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import Properties
+from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.workspace.files import read_json
+
+# Logits that leave no doubt.
+_SURE = 20.0
 
 
 def mask_of(
@@ -19,7 +26,7 @@ def mask_of(
     labels: LabelManager,
     properties: Properties,
 ) -> np.ndarray:
-    """The mask (z, y, x) of a scan.
+    """Return the mask (z, y, x) of a scan.
 
     Args:
         logits: shape (K, ...), on the grid of the network.
@@ -40,7 +47,7 @@ def mask_inside(
     configuration: ConfigurationManager,
     labels: LabelManager,
 ) -> np.ndarray:
-    """The mask of what nnU-Net has cropped a scan to, or of a part of that.
+    """Return the mask of the part to which nnU-Net has cropped a scan, or of a part of that.
 
     nnU-Net resamples every class and then compares; one after the other gives the same voxels, and a scan of many
     classes does not have to be held as often as it has classes.
@@ -71,12 +78,34 @@ def mask_inside(
 
 
 def on_scan(inside: np.ndarray, plans: PlansManager, properties: Properties) -> np.ndarray:
-    """The mask (z, y, x) of a scan, from that of what nnU-Net has cropped it to."""
+    """Return the mask (z, y, x) of a scan, from that of the part to which nnU-Net has cropped it."""
     mask: np.ndarray = np.zeros(properties["shape_before_cropping"], dtype=inside.dtype)
     mask[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])] = inside
     return np.transpose(mask, plans.transpose_backward)
 
 
 def dtype_of_masks(labels: LabelManager) -> type[np.unsignedinteger]:
-    """The integers that nnU-Net writes masks in."""
+    """Return the type of integers that nnU-Net writes masks in."""
     return np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
+
+
+def pseudo_label(model: Path, configuration: str, stored: Path, case: str) -> tuple[np.ndarray, Properties]:
+    """Return a stored pseudo-label as a mask (z, y, x) on its scan's own grid, and the geometry to write it with.
+
+    Args:
+        model: the model folder, for nnU-Net's plans.
+        configuration: of the run.
+        stored: the folder of a round's cases.
+        case: one of them.
+    """
+    plans_json, dataset_json = read_json(model / "plans.json"), read_json(model / "dataset.json")
+    require_trusted(plans_json, dataset_json, model)
+    plans = PlansManager(plans_json)
+    manager = plans.get_label_manager(dataset_json)
+    _, seg, _, properties = StoredCases(str(stored), [case]).load_case(case)
+    labels = np.maximum(seg[0], 0)
+    channels = manager.foreground_regions if manager.has_regions else manager.all_labels
+    # Resampled as logits are: smooth, and each voxel has one class in the end.
+    logits = np.stack([np.where(np.isin(labels, values), _SURE, -_SURE).astype(np.float32) for values in channels])
+    mask = mask_of(torch.from_numpy(logits), plans, plans.get_configuration(configuration), manager, properties)
+    return mask, properties

@@ -1,16 +1,14 @@
-"""Prediction as ``nnUNetv2_predict`` makes it, in this process, without running code from the model folder."""
+"""Segment scans as ``nnUNetv2_predict`` does, in this process, without running code from the model folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -18,18 +16,16 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from pcl_auto.data.formats.scans import Source
 from pcl_auto.data.labels import foreground, values_of
-from pcl_auto.errors import NumericalError, Problem, StateError
-from pcl_auto.method.confidence import PASSES, consistency
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.method.confidence import PASSES
 from pcl_auto.nnunet.checkpoints import FINAL, read_checkpoint
 from pcl_auto.nnunet.data.bias import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
-from pcl_auto.nnunet.data.pseudo_labels import labels_from
-from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.errors import memory_errors
-from pcl_auto.nnunet.inference.confidence import confidence_of, read_reference
+from pcl_auto.nnunet.inference.confidence import read_reference
 from pcl_auto.nnunet.inference.demand import InferenceDemand, split_into_slabs
 from pcl_auto.nnunet.inference.export import dtype_of_masks, mask_inside, mask_of, on_scan
-from pcl_auto.nnunet.network import half_precision
+from pcl_auto.nnunet.inference.sliding_window import SlidingWindow
 from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.workspace.files import read_json
 
@@ -37,7 +33,7 @@ from pcl_auto.workspace.files import read_json
 class Segmentation(NamedTuple):
     """A mask (z, y, x) on the scan's own grid, and the geometry to write it with.
 
-    ``confidence``: if asked for, of a scan that was segmented as a whole; ``slabs``: in how many it was.
+    ``confidence``: None where nobody asked for it, or where the scan was cut; ``slabs``: into how many parts.
     """
 
     mask: np.ndarray
@@ -47,7 +43,7 @@ class Segmentation(NamedTuple):
 
 
 class PatchSeconds(NamedTuple):
-    """What a patch takes of a mask, with all folds and mirroring, and of a confidence."""
+    """Seconds per patch: of a mask, with all folds and mirroring, and of a confidence."""
 
     masks: float
     confidence: float
@@ -103,30 +99,21 @@ class ModelPredictor:
                     fix="name a model whose network is nnU-Net's own",
                 )
             ) from error
-        self._device = device
-        self._weights = [fold["network_weights"] for fold in folds]
-        axes = folds[0]["inference_allowed_mirroring_axes"]
-        self._predictor = self._window(network, axes, mirroring=mirroring)
-        self._unmirrored = self._window(network, axes, mirroring=False)
-
-    def _window(self, network: torch.nn.Module, axes: Any, *, mirroring: bool) -> nnUNetPredictor:
-        """nnU-Net's sliding window over the folds of the model."""
-        window = nnUNetPredictor(
-            use_mirroring=mirroring,
-            perform_everything_on_device=self._device.type == "cuda",
-            device=self._device,
-            allow_tqdm=False,
+        self._network, self._weights = network, [fold["network_weights"] for fold in folds]
+        settings = (
+            network,
+            self.plans,
+            self.configuration,
+            self.dataset_json,
+            device,
+            folds[0]["inference_allowed_mirroring_axes"],
         )
-        # Its weights are loaded and its layers reached under their own names: it is not compiled, whatever is exported.
-        with variables_set(nnUNet_compile="f"):
-            window.manual_initialization(
-                network, self.plans, self.configuration, self._weights, self.dataset_json, nnUNetTrainer.__name__, axes
-            )
-        return window
+        self._window = SlidingWindow(*settings, mirroring=mirroring, fold_weights=self._weights)
+        self._unmirrored = SlidingWindow(*settings, mirroring=False)
 
     @property
     def classes(self) -> dict[str, tuple[int, ...]]:
-        """The values that each class, or region, has in a mask."""
+        """Values that each class, or region, has in a mask."""
         return {name: values_of(value) for name, value in foreground(self.dataset_json["labels"]).items()}
 
     def segment(self, files: Sequence[Source], *, confidence: bool = False) -> Segmentation:
@@ -162,10 +149,10 @@ class ModelPredictor:
                 mask, properties = self._in_slabs(image, properties, count, demand.margin_rows, where)
                 return Segmentation(mask, properties, None, count)
             data, properties = self._preprocessed(image, properties, self.configuration)
-            logits = self._finite_logits(torch.from_numpy(data), where)
+            logits = self._window.logits(torch.from_numpy(data), where)
             mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
             del logits
-            sure = self._confidence(data) if confidence else None
+            sure = self.first_fold().confidence(data) if confidence else None
         return Segmentation(mask, properties, sure)
 
     def demand(self, image: np.ndarray, properties: Properties, where: str) -> InferenceDemand:
@@ -188,15 +175,20 @@ class ModelPredictor:
         heads = self._labels.num_segmentation_heads
         return InferenceDemand(image, properties["spacing"], self.plans, self.configuration, heads)
 
+    def first_fold(self) -> SlidingWindow:
+        """Return the sliding window of the first fold, without mirroring, as a training looks at its cases."""
+        self._network.load_state_dict(self._weights[0])
+        return self._unmirrored
+
     def patch_seconds(self) -> PatchSeconds:
-        """How long the network takes for a patch on this machine, tried with one."""
+        """Return how long the network takes for a patch on this machine, tried with one."""
         patch = self.configuration.patch_size
         image = torch.zeros((self.channels, *[1] * (3 - len(patch)), *patch))
-        self._predictor.predict_logits_from_preprocessed_data(image)  # the first one is slower
+        self._window.logits(image)  # the first one is slower
         begun = monotonic()
-        self._predictor.predict_logits_from_preprocessed_data(image)
+        self._window.logits(image)
         masks_s = monotonic() - begun
-        self.logits_without_mirroring(image)
+        self.first_fold().logits(image)
         return PatchSeconds(masks_s, PASSES * (monotonic() - begun - masks_s))
 
     def _preprocessed(
@@ -210,7 +202,7 @@ class ModelPredictor:
     def _in_slabs(
         self, image: np.ndarray, properties: Properties, count: int, margin: int, where: str
     ) -> tuple[np.ndarray, Properties]:
-        """The mask of a scan whose slabs are brought to the network's grid and back each by itself.
+        """Segment an image whose slabs are brought to the network's grid and back one after the other.
 
         Its intensities are normalized as a whole, as those of the training were.
         """
@@ -226,92 +218,14 @@ class ModelPredictor:
             shape = part.shape[1:]
             grid = compute_new_shape(shape, spacing_mm, target_mm)
             resampled = self.configuration.resampling_fn_data(part, grid, spacing_mm, target_mm)
-            logits = self._finite_logits(torch.from_numpy(np.ascontiguousarray(resampled)), where)
+            logits = self._window.logits(torch.from_numpy(np.ascontiguousarray(resampled)), where)
             found = mask_inside(logits, shape, spacing_mm, self.configuration, self._labels)
             inside[slab.first : slab.last] = found[slab.first - slab.begin : slab.last - slab.begin]
         return on_scan(inside, self.plans, properties), properties
 
-    @property
-    def has_regions(self) -> bool:
-        """Whether the logits are of regions."""
-        return bool(self._labels.has_regions)
-
-    @property
-    def encoder(self) -> Any:
-        """The network's encoder, with its ``stages``.
-
-        Raises:
-            StateError: the network has none.
-        """
-        network = self._unmirrored.network
-        if not hasattr(getattr(network, "encoder", None), "stages"):
-            raise StateError(
-                Problem(
-                    code="model.features-unreachable",
-                    what="the network's features cannot be reached",
-                    where=type(network).__name__,
-                    expected="a U-Net with encoder.stages",
-                    fix="plan with --planner default, resenc-m or resenc-l",
-                )
-            )
-        return network.encoder
-
-    def logits_without_mirroring(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (K, z, y, x) of a preprocessed image (C, z, y, x), by the first fold, as in training."""
-        self._unmirrored.network.load_state_dict(self._weights[0])
-        with half_precision(self._device):
-            logits: torch.Tensor = self._unmirrored.predict_sliding_window_return_logits(image)
-        return logits
-
-    def consistency(self, image: np.ndarray, logits: torch.Tensor) -> float:
-        """Mean Dice of the segmentation that ``logits`` stand for to those of the perturbed image (C, z, y, x).
-
-        0 where the network's output for one of these is not finite.
-        """
-        labels_of = partial(labels_from, self._labels)
-        try:
-            found = consistency(
-                labels_of(logits),
-                lambda voxels: self.logits_without_mirroring(torch.from_numpy(voxels)),
-                labels_of,
-                image,
-                foreground(self.dataset_json["labels"]),
-                in_plane=len(self.configuration.patch_size) == 2,
-            )
-        except RuntimeError as error:
-            if "Encountered inf" in str(error):
-                return 0.0
-            raise
-        return float(np.mean(found))
-
-    def _confidence(self, image: np.ndarray) -> float:
-        """How far the first fold's segmentation of a preprocessed image (C, z, y, x) is to be trusted."""
-        segment = self.logits_without_mirroring
-        in_plane = len(self.configuration.patch_size) == 2
-        return confidence_of(segment, self._labels, self.dataset_json["labels"], image, in_plane=in_plane)
-
-    def _finite_logits(self, image: torch.Tensor, where: str) -> torch.Tensor:
-        """Logits (K, z, y, x) of a preprocessed image (C, z, y, x)."""
-        try:
-            logits: torch.Tensor = self._predictor.predict_logits_from_preprocessed_data(image).cpu()
-            # One class after the other: the search takes several times the memory of what it looks at.
-            if all(torch.isfinite(values).all() for values in logits):
-                return logits
-        except RuntimeError as error:
-            if "Encountered inf" not in str(error):  # nnU-Net looks for infinity, not for NaN
-                raise
-        raise NumericalError(
-            Problem(
-                code="number.output-not-finite",
-                what="the network's output is no longer a number",
-                where=where,
-                fix="check the scan's intensities; if they are ordinary, train again",
-            )
-        )
-
 
 def _configuration_name(checkpoint: dict[str, Any], plans: dict[str, Any], file: Path) -> str:
-    """The configuration that a checkpoint was trained in.
+    """Return the configuration that a checkpoint was trained in.
 
     Raises:
         StateError: the plans beside it do not know that configuration.

@@ -1,11 +1,11 @@
-"""Copy-paste: a box changes places, nothing else does."""
+"""Copy-paste: a box changes places, nothing else does. Views: the same anatomy in other intensities."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from pcl_auto.method.augmentation import box_mask, nearest, swap_pairs
+from pcl_auto.method.augmentation import BRIGHTNESS, CONTRAST, box_mask, intensity_view, nearest, swap_pairs
 
 
 def test_masks_and_pairs_that_do_not_fit_are_refused() -> None:
@@ -61,3 +61,20 @@ def test_mask_at_a_lower_resolution() -> None:
     small = nearest(mask, (4, 4))
     assert small.dtype == torch.bool
     assert small.nonzero().tolist() == [[y, x] for y in (1, 2) for x in (2, 3)]
+
+
+@pytest.mark.parametrize("patch", [(6, 7), (5, 6, 7)])
+def test_a_view_is_one_line_per_channel(patch: tuple[int, ...]) -> None:
+    """Reference: every channel of every image is a straight line in what it was, within the ranges."""
+    torch.manual_seed(0)
+    images = 3 * torch.randn(4, 2, *patch, dtype=torch.float64) + 5
+    view = intensity_view(images)
+    slopes = set()
+    for before, after in zip(images.flatten(0, 1), view.flatten(0, 1), strict=True):
+        x, y = before.flatten(), after.flatten()
+        slope = (y[1] - y[0]) / (x[1] - x[0])
+        torch.testing.assert_close(y, y[0] + slope * (x - x[0]))
+        assert CONTRAST[0] <= slope <= CONTRAST[1]
+        assert BRIGHTNESS[0] <= (y.mean() - x.mean()) / x.std() <= BRIGHTNESS[1]
+        slopes.add(round(float(slope), 9))
+    assert len(slopes) == 8

@@ -244,7 +244,7 @@ def train(
             supervised_only=supervised_only,
             deterministic=deterministic,
             restart=restart,
-            start_from=None if pretrained is None else Path(pretrained),
+            pretrained=None if pretrained is None else Path(pretrained),
             folds=folds,
             prepare_only=prepare_only,
             tensorboard=tensorboard,

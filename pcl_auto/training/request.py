@@ -58,7 +58,7 @@ class TrainRequest:
     deterministic: bool = False
     restart: bool = False
     # A model that is there already, in place of the supervised epochs: a checkpoint, or the folder of one.
-    start_from: Path | None = None
+    pretrained: Path | None = None
     # Behind that model, where it is one that this training goes on from.
     steps_before: int = 0
     # Of a cross-validation over the labeled cases; None trains one model on all of them.
@@ -177,7 +177,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     budget_s = _budget_s(request)
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
-    start = None if request.start_from is None else find_start(request.start_from)
+    start = None if request.pretrained is None else find_start(request.pretrained)
     if start is not None:
         recipe = replace(recipe, schedule=replace(recipe.schedule, supervised_epochs=0))
     _refuse_nothing_learned(recipe, request)
@@ -222,7 +222,7 @@ def _budget_s(request: TrainRequest) -> int | None:
 def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
     schedule = recipe.schedule
     problems = []
-    if request.start_from is not None and request.prepare_only:
+    if request.pretrained is not None and request.prepare_only:
         fix = "leave out --prepare-only; for stock nnU-Net there is `nnUNetv2_train -pretrained_weights`"
         problems.append(
             Problem(
@@ -232,7 +232,7 @@ def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
                 fix,
             )
         )
-    if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.start_from is None):
+    if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.pretrained is None):
         fix = "give the recipe supervised epochs, or a model with --pretrained; and rounds to learn in"
         problems.append(
             Problem(

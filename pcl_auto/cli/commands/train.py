@@ -146,7 +146,7 @@ def train(
         supervised_only=supervised_only,
         deterministic=deterministic,
         folds=folds,
-        start_from=pretrained,
+        pretrained=pretrained,
         tensorboard=tensorboard,
         restart=restart,
         prepare_only=prepare_only,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 # What is refused, a dot, and how: as in data.truncated.
@@ -46,6 +46,13 @@ class Problem:
 
 class OldNameWarning(FutureWarning):
     """A name of an earlier version was used; the message says the new one, and until when the old one works."""
+
+
+def format_names(names: Iterable[str], limit: int = 10) -> str:
+    """Return the first names of a list for a message, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
 
 
 class PclautoError(Exception):

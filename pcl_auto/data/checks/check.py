@@ -18,7 +18,7 @@ from pcl_auto.errors import Problem
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found: ``refused`` by ``pclauto plan``, otherwise ``wrong``, and ``warnings``."""
+    """All findings: those that ``pclauto plan`` refuses, what is ``wrong`` besides, and ``warnings``."""
 
     root: Path
     cases: dict[str, int]
@@ -28,11 +28,11 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """0: nothing found, 1: warnings alone, 3: what must not stay."""
+        """0: nothing found, 1: warnings alone, 3: something that must be corrected."""
         return 3 if self.refused or self.wrong else 1 if self.warnings else 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The diagnosis as plain values."""
+        """Return the diagnosis as plain values."""
         kinds = {"refused": self.refused, "wrong": self.wrong, "warnings": self.warnings}
         return {
             "source": str(self.root),

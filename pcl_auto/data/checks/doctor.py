@@ -1,13 +1,13 @@
-"""What is odd about a data set: scans that are there twice, or unlike the others.
+"""Find what is odd about a data set: scans that are there twice, or unlike the others.
 
-Nothing here makes a data set unusable but a test scan whose label is trained on; the rest is for a person to look at.
+Only a test scan whose label is trained on makes a data set unusable; the rest is for a person to look at.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -15,21 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from pcl_auto.data.formats.nifti import Volume
-from pcl_auto.errors import Problem
+from pcl_auto.errors import Problem, format_names
 
 Features = npt.NDArray[np.float64]
 
-# So many robust standard deviations from the median of all scans is far.
+# A scan is an outlier beyond this many robust standard deviations from the median of all scans.
 FAR = 6.0
-# Spreads below these shares of a value are not worth a word: protocols vary.
+# The spread of a measure counts as at least this, in its own (mostly logarithmic) units: protocols vary.
 MIN_SPREAD = 0.1
 # Fewer scans than this say nothing of what is usual.
 MIN_SCANS = 5
-# A whole group is judged by the median of one or two labeled scans: nearer than this, of larger groups than this, they
-# lie outside by chance.
+# Groups are compared with as few as one or two labeled scans, which may differ by chance: only larger distances, and
+# larger groups, than these are reported.
 FAR_GROUP = 4.0
 MIN_GROUP = 10
-# Channels are swapped if another order of them fits so much better.
+# Channels are swapped if another order of them fits better by this factor.
 MUCH_BETTER = 3.0
 _LISTED = 8
 
@@ -43,7 +43,7 @@ class Group:
 
 
 def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Problem], list[Problem]]:
-    """What is wrong, and what is worth a look, in a data set whose files can be read.
+    """Find what is wrong, and what is worth a look, in a data set whose files can be read.
 
     Args:
         groups: the scans.
@@ -52,7 +52,7 @@ def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Prob
             nnU-Net takes away scale and offset of each scan.
 
     Returns:
-        test scans that are among the training scans; and warnings.
+        The problems of test scans whose labels are trained on, and warnings.
     """
     wrong, warnings = _duplicates(groups, where)
     everything = {case: scan for group in groups for case, scan in group.scans.items()}
@@ -65,7 +65,7 @@ def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Prob
 
 
 def _duplicates(groups: Sequence[Group], where: str) -> tuple[list[Problem], list[Problem]]:
-    """Scans with the same voxels under different names, by the roles that they have."""
+    """Find scans with the same voxels under different names, by the roles that they have."""
     same: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for group in groups:
         for case, scan in group.scans.items():
@@ -76,55 +76,42 @@ def _duplicates(groups: Sequence[Group], where: str) -> tuple[list[Problem], lis
             continue
         roles = {role for role, _ in twins}
         found = " = ".join(f"{case} ({role})" for role, case in twins)
+        expected = "every scan once"
         if {"labeled", "test"} <= roles:
+            code, what = "data.labeled-twin-in-test", "a labeled scan is a test scan too"
             fix = "take it out of the test scans: a score on it says nothing"
-            wrong.append(
-                Problem(
-                    "data.labeled-twin-in-test",
-                    "a labeled scan is a test scan too",
-                    where,
-                    fix,
-                    "every scan once",
-                    found,
-                )
-            )
+            wrong.append(Problem(code, what, where, fix, expected, found))
         elif {"unlabeled", "test"} <= roles:
+            code, what = "data.unlabeled-twin-in-test", "an unlabeled scan is a test scan too"
             fix = "take it out of one of the two, or say with the scores that the model has seen it, without its label"
-            warnings.append(
-                Problem(
-                    "data.unlabeled-twin-in-test",
-                    "an unlabeled scan is a test scan too",
-                    where,
-                    fix,
-                    "every scan once",
-                    found,
-                )
-            )
+            warnings.append(Problem(code, what, where, fix, expected, found))
         else:
+            code, what = "data.twins", "one scan under several names"
             fix = "take all but one of them out: twins count twice in every loss, and split what is to be held out"
-            warnings.append(Problem("data.twins", "one scan under several names", where, fix, "every scan once", found))
+            warnings.append(Problem(code, what, where, fix, expected, found))
     return wrong, warnings
 
 
 def _orientations(scans: Mapping[str, Volume], where: str) -> list[Problem]:
-    """Scans whose axes run otherwise than those of most."""
+    """Find scans whose axes run otherwise than those of most."""
     codes = {case: "".join(nib.aff2axcodes(np.asarray(scan.affine))) for case, scan in scans.items()}
     usual, often = Counter(codes.values()).most_common(1)[0]
     others = [case for case, code in codes.items() if code != usual]
     if not others or often <= len(scans) / 2:
         return []
     fix = "nothing, if the headers are right; else reorient them: nnU-Net trains on the axes as they are stored"
-    found = f"{len(others)} of {len(scans)} otherwise: " + _list(f"{case} {codes[case]}" for case in others)
+    named = format_names((f"{case} {codes[case]}" for case in others), _LISTED)
+    found = f"{len(others)} of {len(scans)} otherwise: {named}"
     return [Problem("data.other-axes", "scans are stored along other axes than the rest", where, fix, usual, found)]
 
 
 def _features(scan: Volume) -> Features:
-    """Median and interquartile range of every channel, shape (channels, 2)."""
+    """Return median and interquartile range of every channel, shape (channels, 2)."""
     return np.array([(middle, high - low) for low, middle, high in scan.quartiles])
 
 
 def _swapped_channels(scans: Mapping[str, Volume], where: str) -> list[Problem]:
-    """Scans whose channels look like those of the rest in another order."""
+    """Find scans whose channels look like those of the rest in another order."""
     channels = next(iter(scans.values())).channels
     if not 2 <= channels <= 6:
         return []
@@ -143,35 +130,27 @@ def _swapped_channels(scans: Mapping[str, Volume], where: str) -> list[Problem]:
     if not swapped:
         return []
     fix = "look at these scans, and store their channels in the order of dataset.json"
-    return [
-        Problem(
-            "data.channels-swapped",
-            "channels look swapped",
-            where,
-            fix,
-            "the channels' intensities of the other scans",
-            _list(swapped),
-        )
-    ]
+    what, expected = "channels look swapped", "the channels' intensities of the other scans"
+    return [Problem("data.channels-swapped", what, where, fix, expected, format_names(swapped, _LISTED))]
 
 
 def _outliers(scans: Mapping[str, Volume], where: str, *, ct: bool) -> list[Problem]:
-    """Scans whose intensities, spacing or extent are far from those of all scans."""
+    """Find scans whose intensities, spacing or extent are far from those of all scans."""
     warnings = []
     for name, values in _measures(scans, ct=ct).items():
         numbers = np.array(list(values.values()))
         center, spread = _center_and_spread(numbers)
         far = [case for case, value in values.items() if abs(value - center) > FAR * spread]
         if far:
-            shown = _list(f"{case} {_back(name, values[case]):.3g}" for case in far)
+            shown = format_names((f"{case} {_to_units(name, values[case]):.3g}" for case in far), _LISTED)
             fix = "look at these scans: a unit, a rescaling or a crop may be wrong"
-            expected = f"about {_back(name, float(center)):.3g}"
+            expected = f"about {_to_units(name, float(center)):.3g}"
             warnings.append(Problem("data.outlier", f"{name} unlike the other scans", where, fix, expected, shown))
     return warnings
 
 
 def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
-    """Roles whose scans differ from the labeled ones as a whole."""
+    """Find roles whose scans differ from the labeled ones as a whole."""
     labeled = next((group for group in groups if group.role == "labeled"), None)
     warnings = []
     for group in groups:
@@ -188,13 +167,13 @@ def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
             if outside and abs(here - there) > FAR_GROUP * spread:
                 what = f"{name} of {group.role} scans unlike the labeled ones"
                 fix = "label some of these scans too, if they are what the model is for"
-                found = f"about {_back(name, there):.3g}"
-                warnings.append(Problem("data.shifted", what, where, fix, f"about {_back(name, here):.3g}", found))
+                found = f"about {_to_units(name, there):.3g}"
+                warnings.append(Problem("data.shifted", what, where, fix, f"about {_to_units(name, here):.3g}", found))
     return warnings
 
 
 def _measures(scans: Mapping[str, Volume], *, ct: bool) -> dict[str, dict[str, float]]:
-    """Numbers that scans are compared by, by name and case; what multiplies, in logarithms."""
+    """Return the numbers that scans are compared by, by name and case; lengths and ranges as logarithms."""
     measures: dict[str, dict[str, float]] = {}
     for axis, name in enumerate("xyz"):
         measures[f"spacing along {name} (mm)"] = {
@@ -214,13 +193,13 @@ def _measures(scans: Mapping[str, Volume], *, ct: bool) -> dict[str, dict[str, f
 
 
 def _channels(scans: Mapping[str, Volume]) -> list[tuple[int, str]]:
-    """The channels that all scans have, and how to speak of them."""
+    """Return the channels that all scans have, each with its name for a message."""
     channels = min(scan.channels for scan in scans.values())
     return [(channel, f" of channel {channel}" if channels > 1 else "") for channel in range(channels)]
 
 
 def _skews(scans: Mapping[str, Volume]) -> dict[str, dict[str, float]]:
-    """The pattern of intensities, for groups: of one scan it jumps where two tissues fill half of it each."""
+    """Return the skewness of intensities, for groups alone: in single scans it varies too much."""
     return {
         f"skew of intensities{which}": {case: _skew(scan, channel) for case, scan in scans.items()}
         for channel, which in _channels(scans)
@@ -228,24 +207,18 @@ def _skews(scans: Mapping[str, Volume]) -> dict[str, dict[str, float]]:
 
 
 def _skew(scan: Volume, channel: int) -> float:
-    """Bowley's skewness of a channel's nonzero voxels, from -1 to 1: scaling and offset, as MR has them, cancel out."""
+    """Return Bowley's skewness of a channel's nonzero voxels, from -1 to 1; scale and offset cancel out."""
     low, middle, high = scan.quartiles[channel]
     return (high + low - 2 * middle) / (high - low) if high > low else 0.0
 
 
-def _back(name: str, value: float) -> float:
-    """A measure as a person reads it."""
+def _to_units(name: str, value: float) -> float:
+    """Return a measure in the unit that its name says."""
     return value if name.startswith(("median HU", "skew")) else float(np.exp(value))
 
 
 def _center_and_spread(values: Features) -> tuple[Features, Features]:
-    """Median, and the standard deviation that the median absolute deviation stands for, along the first axis."""
+    """Return the median and a robust standard deviation (from the median absolute deviation) along the first axis."""
     center = np.median(values, axis=0)
     spread = 1.4826 * np.median(np.abs(values - center), axis=0)
     return center, np.maximum(spread, MIN_SPREAD)
-
-
-def _list(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more

@@ -1,4 +1,4 @@
-"""Every file of a task, probed before any work begins, with all problems listed at once."""
+"""Probe every file of a task before any work begins, and list all problems at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.data.labels import all_values, foreground, format_values, ignore_value, values_of
-from pcl_auto.errors import Problem
+from pcl_auto.errors import Problem, format_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
     from pcl_auto.data.case import Case, Task
 
-# To be raised whenever a probe learns to judge differently, so that no earlier verdict is believed.
+# To be raised whenever probes judge differently, so that no earlier result is believed.
 _SCHEMA = 2
-_LISTED_CASES = 10
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What probing one file gave, and the state of the file at that time."""
+    """The result of probing one image or label, and the state of its files at that time."""
 
     path: Path
     stats: dict[str, int]
@@ -48,14 +47,13 @@ class _Record:
 
     @classmethod
     def from_dict(cls, path: Path, facts: Mapping[str, Any]) -> _Record:
-        """The record of `as_dict`; KeyError, TypeError or ValueError if it is none."""
-        allowed = facts.get("allowed")
-        values = facts.get("label_values")
-        volume = facts["volume"]
+        """Return the record of `as_dict`; raise KeyError, TypeError or ValueError if it is none."""
+        allowed, values, volume = facts.get("allowed"), facts.get("label_values"), facts["volume"]
+        counts = None if values is None else {int(value): int(number) for value, number in values.items()}
         return cls(
             path,
             {"size": int(facts["size"]), "mtime_ns": int(facts["mtime_ns"])},
-            None if volume is None else _volume(path, volume, values),
+            None if volume is None else Volume.from_dict(path, volume, counts),
             tuple(Problem(**problem) for problem in facts["problems"]),
             None if allowed is None else tuple(map(int, allowed)),
         )
@@ -63,7 +61,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class Checks:
-    """What `check_cases` found.
+    """The findings of `check_cases`.
 
     ``images`` maps case to image facts; it depends on the image files alone, never on a label, so that it stays the
     same whichever labels are hidden. A case whose image cannot be read is not in it.
@@ -76,7 +74,7 @@ class Checks:
     _label_records: dict[str, _Record] = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON and as ``known`` of a later `check_cases`.
+        """Return everything, ready for JSON and as ``known`` of a later `check_cases`.
 
         Only ``images`` is free of what labels hold; ``labels``, ``problems`` and ``warnings`` are not.
         """
@@ -90,7 +88,7 @@ class Checks:
 
 
 def image_stats(*files: Path) -> dict[str, int]:
-    """Size in bytes and last change of an image's files, which tell whether they are still those that were probed.
+    """Return size in bytes and last change of an image's files, by which changed files are found.
 
     Raises:
         OSError: a file is not there.
@@ -133,8 +131,8 @@ def _probe_all(
     known: Mapping[str, Any],
     progress: Callable[[], None],
 ) -> tuple[dict[str, _Record], dict[str, _Record]]:
-    """Image and label records by case, in the order of ``cases``."""
-    known_images, known_labels = (_section(known, name) for name in ("images", "labels"))
+    """Return image and label records by case, in the order of ``cases``."""
+    known_images, known_labels = (_known_section(known, name) for name in ("images", "labels"))
     with ThreadPoolExecutor(max(1, threads)) as pool:
         images = {case.id: pool.submit(_probe, case.files, None, known_images.get(case.id)) for case in cases}
         labels = {
@@ -150,17 +148,17 @@ def _probe_all(
             # Ctrl-C must not wait for hundreds of files that nobody wants any more.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    done = ({case: future.result() for case, future in futures.items()} for futures in (images, labels))
-    return next(done), next(done)
+    of_images, of_labels = ({case: done.result() for case, done in each.items()} for each in (images, labels))
+    return of_images, of_labels
 
 
-def _section(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _known_section(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     section = known.get(name) if known.get("schema") == _SCHEMA else None
     return section if isinstance(section, Mapping) else {}
 
 
 def _probe(files: tuple[Path, ...], allowed: tuple[int, ...] | None, facts: Any) -> _Record:
-    """The record of an image or label: the one in ``facts`` if the files are still the same, else by reading them."""
+    """Return the record in ``facts`` if the files are still the same, else read them."""
     path = files[0]
     try:
         stats = image_stats(*files)
@@ -182,28 +180,8 @@ def _recall(path: Path, facts: Any) -> _Record | None:
         return None  # a cache that makes no sense is no reason to stop: the file is there to be read
 
 
-def _volume(path: Path, facts: Mapping[str, Any], values: Mapping[str, int] | None) -> Volume:
-    """The volume of `Volume.as_dict`, whose tuples JSON has turned into lists."""
-    x, y, z = ((int(low), int(high)) for low, high in facts["nonzero_box"])
-    width, height, depth = map(int, facts["shape"])
-    spacing_x, spacing_y, spacing_z = map(float, facts["spacing_mm"])
-    return Volume(
-        path=path,
-        shape=(width, height, depth),
-        channels=int(facts["channels"]),
-        spacing_mm=(spacing_x, spacing_y, spacing_z),
-        affine=tuple(tuple(map(float, row)) for row in facts["affine"]),
-        dtype=str(facts["dtype"]),
-        nonzero_box=(x, y, z),
-        constant_channels=tuple(map(int, facts["constant_channels"])),
-        digest=str(facts["digest"]),
-        quartiles=tuple((float(low), float(middle), float(high)) for low, middle, high in facts["quartiles"]),
-        label_values=None if values is None else {int(value): int(n) for value, n in values.items()},
-    )
-
-
 def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int) -> Iterator[Problem]:
-    """Problems of the files of one case, and of how they fit each other and the task."""
+    """Yield the problems of the files of one case, and of how they fit each other and the task."""
     yield from image.problems
     if label:
         yield from label.problems
@@ -213,24 +191,22 @@ def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int
     found = image.volume.channels
     if found != channels:
         fix = "store all channels of a case in one file, along the fourth dimension, or correct dataset.json"
-        yield Problem(
-            "data.channel-count", "wrong number of channels", where, fix, f"{channels}, as in dataset.json", str(found)
-        )
+        what, expected = "wrong number of channels", f"{channels}, as in dataset.json"
+        yield Problem("data.channel-count", what, where, fix, expected, str(found))
     constant = image.volume.constant_channels
     # A channel of NaN alone has been reported for what it is.
     if constant and not image.problems:
         kind = "a labeled" if case.label else "an unlabeled"
         named = "" if found == 1 else f" in channel {', '.join(map(str, constant))}"
         fix = "restore the image from its source, or take the case out of the data set"
-        yield Problem(
-            "data.constant", f"image of {kind} case is constant{named}", where, fix, "more than one value", "one value"
-        )
+        what = f"image of {kind} case is constant{named}"
+        yield Problem("data.constant", what, where, fix, "more than one value", "one value")
     if label and label.volume:
         yield from compare_grids(image.volume, label.volume)
 
 
 def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Problem], list[Problem]]:
-    """Problems and warnings about what all labels hold together."""
+    """Return problems and warnings about all labels together."""
     values = {
         case: record.volume.label_values
         for case, record in labels.items()
@@ -248,22 +224,13 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
         return [Problem("label.all-empty", "no label holds a class", where, fix, "voxels of the classes", found)], []
     warnings = []
     if empty:
-        more = f" and {len(empty) - _LISTED_CASES} more" if len(empty) > _LISTED_CASES else ""
-        found = f"{len(empty)} of {len(values)}: {', '.join(empty[:_LISTED_CASES])}{more}"
+        found = f"{len(empty)} of {len(values)}: {format_names(empty)}"
         fix = "nothing, if these scans show none of the classes"
         warnings.append(Problem("label.empty", "labels without any class", where, fix, found=found))
     present = {value for counts in values.values() for value in counts}
     fix = "check the label maps; without examples the class cannot be learnt, and its scores are not defined"
-    warnings += [
-        Problem(
-            "label.class-absent",
-            f"no label holds class {format_values(value)} ({name})",
-            where,
-            fix,
-            "1 voxel or more",
-            "none",
-        )
-        for name, value in classes.items()
-        if present.isdisjoint(values_of(value))
-    ]
+    for name, value in classes.items():
+        if present.isdisjoint(values_of(value)):
+            what = f"no label holds class {format_values(value)} ({name})"
+            warnings.append(Problem("label.class-absent", what, where, fix, "1 voxel or more", "none"))
     return [], warnings

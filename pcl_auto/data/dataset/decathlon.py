@@ -15,14 +15,13 @@ from pcl_auto.data.dataset.dataset_json import Description, Entry, read_descript
 from pcl_auto.data.dataset.nnunet_raw import FOLDER, read_raw
 from pcl_auto.data.dataset.safe_paths import DatasetRoot, shown
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, nifti_stem
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import Problem, UsageError, format_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _TASK_FOLDER = re.compile(r"Task(\d{1,9})_(.+)", re.ASCII)
 _SHORT_TASK = re.compile(r"(?:Task)?(\d{1,9})", re.ASCII)
-_LISTED_TASKS = 12
 # Volumes in formats that are not read here; other files beside the images (notes, thumbnails) are no cases.
 _FOREIGN = (".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz", ".mgh", ".nii.bz2", ".nii.zip")
 
@@ -89,8 +88,10 @@ def find_task(name: str, folders: Sequence[Path]) -> Path:
         found = ", ".join(shown(task) for task in fitting.values())
         fix = "give the folder's full name or path"
         raise UsageError(Problem("data.task-ambiguous", f"{name!r} fits several tasks", places, fix, "one task", found))
-    near = difflib.get_close_matches(name, _all_names(tasks), n=3, cutoff=0.5)
-    found = f"similar names: {', '.join(near)}" if near else _list_names(tasks)
+    known = dict.fromkeys(task.name for task in tasks)
+    titles = {_parse_name(folder)[0] for folder in known}
+    near = difflib.get_close_matches(name, sorted({*known, *titles}), n=3, cutoff=0.5)
+    found = f"similar names: {', '.join(near)}" if near else format_names(known) or "no tasks"
     if os.path.lexists(direct):
         found = f"{shown(direct)}, but no dataset.json in it"
     fix = "name a folder that holds a dataset.json, by its path or by its name in one of these folders"
@@ -245,13 +246,3 @@ def _short_forms(folder: str, name: str) -> tuple[str, ...]:
         return ()
     asked = _SHORT_TASK.fullmatch(name)
     return (title, name) if asked and int(asked[1]) == number else (title,)
-
-
-def _all_names(tasks: Iterable[Path]) -> list[str]:
-    return sorted({name for task in tasks for name in (task.name, _parse_name(task.name)[0])})
-
-
-def _list_names(tasks: Sequence[Path]) -> str:
-    names = ", ".join(dict.fromkeys(task.name for task in tasks[:_LISTED_TASKS]))
-    rest = len(tasks) - _LISTED_TASKS
-    return (names + (f" and {rest} more" if rest > 0 else "")) or "no tasks"

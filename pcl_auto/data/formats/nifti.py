@@ -1,4 +1,4 @@
-"""The file probe: what one image or label file holds, and everything that makes it unfit for training."""
+"""Probe image and label files: read their facts, and find everything that makes them unfit for training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy.typing as npt
 from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Affine, Grid, format_shape
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_volume
 from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, iter_chunks
-from pcl_auto.errors import Problem
+from pcl_auto.errors import Problem, format_names
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pcl_auto.data.formats.nifti_header import Header
@@ -23,7 +23,6 @@ Range = tuple[int, int]
 
 # More different values than this are no label map, and not worth counting.
 _MAX_LABEL_VALUES = 1024
-_LISTED_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -59,22 +58,30 @@ class Volume:
         del facts["path"], facts["label_values"]
         return facts
 
+    @classmethod
+    def from_dict(cls, path: Path, facts: Mapping[str, Any], label_values: dict[int, int] | None) -> Volume:
+        """Return the volume of :meth:`as_dict`, whose tuples JSON has turned into lists."""
+        return cls(path, **{name: _tuples(value) for name, value in facts.items()}, label_values=label_values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
 
 def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
-    """Read an image to its last byte; what is wrong is returned, never raised.
+    """Read an image to its last byte; problems are returned, never raised.
 
     Returns:
-        The facts, or None where the voxels cannot be had, and the problems. Of these, NaN and infinite voxels
-        come together with the facts.
+        The facts, or None where the voxels cannot be read, and the problems. NaN and infinite voxels are a problem
+        that comes together with the facts.
     """
     content, problems = read_volume(path)
     if content is None:
         return None, problems
     header, voxels = content
     survey = Survey.of(header, voxels)
-    return replace(_volume(path, header, survey), digest=survey.digest.hexdigest(), quartiles=survey.quartiles()), (
-        survey.not_finite(str(path))
-    )
+    volume = replace(_volume(path, header, survey), digest=survey.digest.hexdigest(), quartiles=survey.quartiles())
+    return volume, survey.not_finite(str(path))
 
 
 def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]:
@@ -83,20 +90,19 @@ def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]
     Returns:
         as :func:`probe_image`, under the path of the first file.
     """
+    if len(files) == 1:
+        return probe_image(files[0])
     probed = [probe_image(file) for file in files]
     problems = [problem for _, found in probed for problem in found]
     volumes = [volume for volume, _ in probed if volume is not None]
-    if len(files) == 1 or len(volumes) < len(files):
-        return (volumes[0] if len(files) == 1 and volumes else None), problems
+    if len(volumes) < len(files):
+        return None, problems
     first = volumes[0]
-    fix = "store one channel per file, in 3D"
-    problems += [
-        Problem(
-            "data.channel-4d", "file of one channel is 4D", str(volume.path), fix, "3D", f"{volume.channels} channels"
-        )
-        for volume in volumes
-        if volume.channels > 1
-    ]
+    for volume in volumes:
+        if volume.channels > 1:
+            what, fix = "file of one channel is 4D", "store one channel per file, in 3D"
+            found = f"{volume.channels} channels"
+            problems.append(Problem("data.channel-4d", what, str(volume.path), fix, "3D", found))
     problems += [problem for volume in volumes[1:] for problem in compare_grids(first, volume, "channel")]
     boxes = zip(*(volume.nonzero_box for volume in volumes), strict=True)
     x, y, z = (_join(ranges) for ranges in boxes)
@@ -113,7 +119,7 @@ def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]
 
 
 def _join(ranges: Iterable[Range]) -> Range:
-    """The smallest range that holds all of ``ranges`` but the empty ones."""
+    """Return the smallest range that holds all of ``ranges`` but the empty ones."""
     filled = [(low, high) for low, high in ranges if low < high]
     return (min(low for low, _ in filled), max(high for _, high in filled)) if filled else (0, 0)
 
@@ -122,7 +128,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
     """Read a label map to its last byte; its values must be whole numbers from ``allowed``.
 
     Returns:
-        The facts, or None where the voxels cannot be had, and the problems; nothing is rounded.
+        The facts, or None where the voxels cannot be read, and the problems; nothing is rounded.
     """
     content, problems = read_volume(path)
     if content is None:
@@ -198,17 +204,17 @@ def _fractional(header: Header, voxels: Voxels, where: str) -> list[Problem]:
 
 
 def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
-    """Voxels per value, in the order of the values; stops once there are too many for a label map."""
+    """Count the voxels of every value, in the order of the values, up to too many values for a label map."""
     counts: dict[int, int] = {}
     for _, _, values in iter_chunks(header, voxels):
         if values.min() >= 0 and values.max() < 1 << 16:
+            # Far faster than sorting all voxels.
             histogram = np.bincount(values.ravel(order="K").astype(np.intp))
             present = np.flatnonzero(histogram)
-            pairs = zip(present.tolist(), histogram[present].tolist(), strict=True)
+            amounts = histogram[present]
         else:
             present, amounts = np.unique(values, return_counts=True)
-            pairs = zip(present.tolist(), amounts.tolist(), strict=True)
-        for value, amount in pairs:
+        for value, amount in zip(present.tolist(), amounts.tolist(), strict=True):
             counts[int(value)] = counts.get(int(value), 0) + amount
         if len(counts) > _MAX_LABEL_VALUES:
             break
@@ -219,18 +225,12 @@ def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) ->
     strange = [value for value in values if value not in allowed]
     if not strange:
         return []
+    found = format_names((f"{value} ({values[value]} voxels)" for value in strange), limit=8)
+    fix = "correct the label map, or declare the value under labels in dataset.json"
     if len(values) > _MAX_LABEL_VALUES:
         found, fix = f"more than {_MAX_LABEL_VALUES} different values", "replace this file by the label map"
-    else:
-        found = ", ".join(f"{value} ({values[value]} voxels)" for value in strange[:_LISTED_VALUES])
-        found += f" and {len(strange) - _LISTED_VALUES} more" if len(strange) > _LISTED_VALUES else ""
-        fix = "correct the label map, or declare the value under labels in dataset.json"
-    expected = "only " + ", ".join(map(str, sorted(allowed)))
-    return [
-        Problem(
-            "label.undeclared-values", "label values that dataset.json does not declare", where, fix, expected, found
-        )
-    ]
+    what, expected = "label values that dataset.json does not declare", "only " + ", ".join(map(str, sorted(allowed)))
+    return [Problem("label.undeclared-values", what, where, fix, expected, found)]
 
 
 def _span(occupied: npt.NDArray[np.bool_]) -> Range:

@@ -1,4 +1,4 @@
-"""What one pass over the voxels of a file gathers."""
+"""One pass over the voxels of a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLE = 1 << 16
 
 @dataclass
 class Survey:
-    """What one pass over the voxels gathers, in the order of the file: x first, channels last."""
+    """Facts that one pass over the voxels gathers, in the order of the file: x first, channels last."""
 
     occupied: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
     low: list[float]
@@ -39,7 +39,7 @@ class Survey:
 
     @classmethod
     def of(cls, header: Header, voxels: Voxels) -> Survey:
-        """The survey of a file."""
+        """Survey the voxels of a file."""
         x, y, z = (np.zeros(size, dtype=np.bool_) for size in header.shape)
         channels = range(header.channels)
         every = max(1, int(np.prod(header.shape)) // _SAMPLE)
@@ -75,7 +75,7 @@ class Survey:
         self.samples[channel].append(drawn[np.isfinite(drawn) & (drawn != 0)])
 
     def quartiles(self) -> tuple[Quartiles, ...]:
-        """Of the nonzero voxels of every channel, from a sample; 0 where there are none."""
+        """Return the quartiles of every channel's nonzero voxels, from a sample; 0 where there are none."""
         joined = [np.concatenate(drawn) if drawn else np.zeros(0) for drawn in self.samples]
         found = [np.quantile(values, (0.25, 0.5, 0.75)) if values.size else np.zeros(3) for values in joined]
         return tuple((float(low), float(middle), float(high)) for low, middle, high in found)
@@ -88,22 +88,22 @@ class Survey:
         self.bad_count += int(bad.sum())
 
     def not_finite(self, where: str) -> list[Problem]:
-        """The problem of NaN or infinite voxels, if there are any."""
+        """Return the problem of NaN or infinite voxels, if there are any."""
         if not self.bad_count:
             return []
         *voxel, channel = self.first_bad
-        place = f"({', '.join(map(str, voxel))})" + (f" of channel {channel}" if len(self.low) > 1 else "")
-        found = f"{self.bad_count}, the first at voxel {place}"
+        found = f"{self.bad_count}, the first at voxel ({', '.join(map(str, voxel))})"
+        found += f" of channel {channel}" if len(self.low) > 1 else ""
         fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
         return [Problem("data.not-finite", "NaN or infinite voxels", where, fix, "finite values in 32 bits", found)]
 
     def constant_channels(self) -> tuple[int, ...]:
-        """The channels that hold one value."""
+        """Return the channels that hold one value."""
         return tuple(channel for channel, low in enumerate(self.low) if low >= self.high[channel])
 
 
 def iter_chunks(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:
-    """Slab after slab of ``voxels``: its first slice, its channel, its real (scaled) values (x, y, slab)."""
+    """Yield slab after slab of ``voxels``: its first slice, its channel, its real (scaled) values (x, y, slab)."""
     width, height, depth = header.shape
     step = max(1, _SLAB_VOXELS // (width * height))
     for channel, start in product(range(header.channels), range(0, depth, step)):
@@ -116,6 +116,6 @@ def iter_chunks(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxe
 
 
 def first_index(marked: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Index of the first true voxel in file order; there must be one."""
+    """Return the index of the first true voxel in file order; there must be one."""
     x, y, z = np.unravel_index(int(np.argmax(marked.ravel(order="F"))), marked.shape, order="F")
     return int(x), int(y), int(z)

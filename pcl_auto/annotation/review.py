@@ -28,7 +28,7 @@ _README = """Pseudo-labels to look at, made by {model}, round {round}.
    3D Slicer: load both, the mask as a segmentation or label map, slicer-colors.ctbl as its color table.
 2. Correct what is wrong, in every slice: the whole mask will stand for the case's label. Values: {values}.
 3. Save it as corrected/CASE.nii.gz. What is not in corrected/ is not used.
-4. pclauto train --continue{options}
+4. pclauto continue{options}
 """
 
 
@@ -123,7 +123,7 @@ def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, st
     masks = {case: folder / "pseudo_labels" / f"{case}.nii.gz" for case in cases if case in exported}
     edited = [mask for case, mask in masks.items() if mask.is_file() and file_digest(mask) != exported[case]]
     if edited:
-        fix = f"move it into {folder / 'corrected'}, then `pclauto train --continue`; or choose another folder with -o"
+        fix = f"move it into {folder / 'corrected'}, then `pclauto continue`; or choose another folder with -o"
         raise StateError(
             [
                 Problem("review.edited-in-place", "a pseudo-label was edited where it was exported", str(mask), fix)

@@ -1,4 +1,4 @@
-"""``results.png``: mean Dice over the number of labels, one line per arm."""
+"""Write the results of a study, and draw mean Dice over the number of labels, one line per arm."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pcl_auto.benchmark.arms import ALL_LABELS_ARM
-from pcl_auto.benchmark.table import Row
+from pcl_auto.benchmark.study import Study
+from pcl_auto.benchmark.table import Row, Runs, as_csv, as_json, make_rows
 from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.files import finite, write_json, write_text
 
 # Dice that differ by less fill no axis: they look as close as they are.
 MIN_SPAN = 0.1
+
+
+def write_results(study: Study, runs: Runs) -> tuple[list[Row], dict[str, Any]]:
+    """Write ``results.json``, ``results.csv`` and ``results.png``; return the rows of the table, and the JSON."""
+    rows = make_rows(study, runs)
+    results = as_json(study, runs, rows)
+    write_json(study.folder / "results.json", finite(results))
+    write_text(study.folder / "results.csv", as_csv(runs))
+    draw(rows, study.data.name, study.folder / "results.png")
+    return rows, results
 
 
 def draw(rows: Sequence[Row], title: str, target: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_base_recipe, make_arms, parse_labeled
 from pcl_auto.benchmark.job import Job, do_job
 from pcl_auto.benchmark.subprocess_run import run_in_subprocess
-from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, hold_out
+from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problems, hold_out
+from pcl_auto.data.dataset.decathlon import find_task
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.data.split import Split, draw_split
 from pcl_auto.errors import Problem, UsageError
@@ -198,6 +199,24 @@ def find_planned(name: str | None, workspace: Workspace) -> DatasetFolder | None
         return None
 
 
+def find_unplanned(name: str, request: BenchmarkRequest, folders: Sequence[Path]) -> Path:
+    """Return the folder of a data set that is still to be planned, if the request fits it.
+
+    Raises:
+        UsageError: no such data set, and everything in the request that can be seen to be wrong without a plan.
+    """
+    problems = request_problems(request)
+    try:
+        root = find_task(name, folders)
+    except UsageError as error:
+        raise UsageError([*error.problems, *problems]) from None
+    if not request.test_cases:
+        problems += folder_problems(request.test_images or root / "imagesTs", request.test_labels or root / "labelsTs")
+    if problems:
+        raise UsageError(problems)
+    return root
+
+
 def request_problems(request: BenchmarkRequest) -> list[Problem]:
     """What is wrong with a request whatever the data set."""
     problems = _settle(request)[3]
@@ -301,7 +320,7 @@ def run_study(
     say: Callable[[str], None],
     listener: Listener,
     work: Callable[[Job, Listener], dict[str, Any]] | None = None,
-    after_each: Callable[[dict[str, dict[str, Any]]], None] = lambda _found: None,
+    after_each: Callable[[dict[str, dict[str, Any]]], object] = lambda _found: None,
 ) -> dict[str, dict[str, Any]]:
     """Do every run that is not on record yet and return all of them by name.
 

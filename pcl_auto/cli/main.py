@@ -16,6 +16,7 @@ from pcl_auto import __version__
 from pcl_auto.cli.commands import (
     benchmark,
     check,
+    continue_,
     demo,
     download,
     env,
@@ -62,7 +63,7 @@ app = typer.Typer(
 _VERBS: dict[str, tuple[Any, ...]] = {
     "Data": (download.download, check.check, plan.plan),
     "Train": (train.train, predict.predict, evaluate.evaluate),
-    "Annotate": (suggest.suggest, review.review),
+    "Annotate": (suggest.suggest, review.review, continue_.continue_),
     "Study": (benchmark.benchmark, sweep.sweep),
     "Runs": (status.status, report.report),
     "Installation": (env.env, demo.demo),

@@ -26,10 +26,14 @@ def current_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     at = next((index for index, word in enumerate(words[:options_end]) if not word.startswith("-")), None)
     if at is None:
         return words, []
-    verb, renamed = VERBS.get(words[at], words[at]), {}
+    renamed, verb = {}, VERBS.get(words[at], words[at])
     if verb != words[at]:
         renamed[f"`pclauto {words[at]}`"] = f"`pclauto {verb}`"
-        words[at] = verb
+    if verb == "train" and "--continue" in words[:options_end]:
+        renamed["`pclauto train --continue`"], verb = "`pclauto continue`", "continue"
+        words.remove("--continue")
+        options_end -= 1
+    words[at] = verb
     for index in range(at + 1, options_end):
         option, equals, value = words[index].partition("=")
         if new := OPTIONS.get(verb, {}).get(option):

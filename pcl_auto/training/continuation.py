@@ -1,4 +1,4 @@
-"""``pclauto train --continue``: corrected pseudo-labels in as labels, and how the training goes on with them."""
+"""``pclauto continue``: corrected pseudo-labels in as labels, and how the training goes on with them."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def remember_model(workspace: Workspace, run: Run) -> None:
     workspace.remember(last_dataset=run.data.name, last_run={**others, run.trainer: model})
 
 
-def options(workspace: Workspace, model: Path, *, baseline: bool = False) -> str:
+def model_options(workspace: Workspace, model: Path, *, baseline: bool = False) -> str:
     """Return the options with which a command works on ``model`` in this workspace, as few as possible.
 
     Args:

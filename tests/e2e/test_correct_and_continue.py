@@ -25,6 +25,7 @@ def save_like(mask: Path, voxels: np.ndarray, target: Path, affine: Any = None) 
 
 def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_trained: Path, model: Path) -> None:
     ours = ("--workspace", own_trained, "--model", model.name)
+    quick = ("--epochs", "2", "--device", "cpu")
     told = json.loads(shell.pclauto("review", *ours, "-n", "2", "--json").stdout)
     folder, cases = Path(told["folder"]), told["cases"]
     assert len(cases) == 2
@@ -33,7 +34,7 @@ def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_
         mask = nibabel.load(folder / "pseudo_labels" / f"{case}.nii.gz")
         assert mask.shape == image.shape[:3]
         np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
-    assert codes(shell.refusal("train", "--continue", *ours, code=4)) == ["review.no-correction"]
+    assert codes(shell.refusal("continue", *ours, code=4)) == ["review.no-correction"]
 
     case = cases[0]
     mask, corrected = folder / "pseudo_labels" / f"{case}.nii.gz", folder / "corrected"
@@ -49,9 +50,7 @@ def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_
     save_like(mask, voxels, corrected / "nobody.nii.gz")
     kept = folder.parents[1].rglob("*")
     before = {file: file_digest(file) for file in kept if file.is_file() and corrected not in file.parents}
-    problems = {
-        Path(entry["where"]).name: entry["code"] for entry in shell.refusal("train", "--continue", *ours, code=3)
-    }
+    problems = {Path(entry["where"]).name: entry["code"] for entry in shell.refusal("continue", *ours, code=3)}
     assert problems == {
         f"{case}.nii.gz": "label.undeclared-values",
         second.name: "label.apart",
@@ -61,14 +60,14 @@ def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_
     for file in corrected.iterdir():
         file.unlink()
     save_like(mask, voxels, corrected / f"{case}.nii.gz")
-    seen = shell.train("--continue", *ours, "--dry-run", "--epochs", "2", "--json")
+    seen = shell.pclauto("continue", *ours, *quick, "--dry-run", "--json")
     assert "nothing was written" in seen.stderr
     foreseen = json.loads(seen.stdout)
     assert list(foreseen["corrected"]) == [case]
     assert case in foreseen["split"]["labeled"]
     assert foreseen["wall_s"] > 0
     assert f"{foreseen['recipe']['schedule']['rounds']} rounds of" in seen.stderr
-    told = json.loads(shell.train("--continue", *ours, "--epochs", "2", "--json").stdout)
+    told = json.loads(shell.pclauto("continue", *ours, *quick, "--json").stdout)
     split, made = told["split"], Path(told["model"])
     assert case in split["labeled"]
     assert case not in split["unlabeled"]
@@ -87,7 +86,7 @@ def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_
     scan = next((task / "imagesTs").iterdir())
     done = shell.pclauto("predict", scan, "-o", own_trained / "out", "--workspace", own_trained)
     assert str(made) in done.stderr
-    again = shell.refusal("train", "--continue", "--workspace", own_trained, code=4)
+    again = shell.refusal("continue", "--workspace", own_trained, code=4)
     assert codes(again) == ["review.no-correction"]
     # The honest baseline, on the corrected case too.
     baseline = shell.train(
@@ -97,13 +96,6 @@ def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_
     assert case in json.loads(baseline.stdout)["split"]["labeled"]
     folds = ("--split", told["split_file"], "--folds", "2", "--workspace", own_trained)
     assert codes(shell.refusal("train", *folds, code=2)) == ["split.folds-and-corrections"]
-
-
-def test_what_the_run_has_settled_is_not_asked_again(shell: Shell, trained: Path) -> None:
-    work = ("--workspace", trained)
-    for extra in (("--labeled", "1"), ("--supervised-only",), ("--recipe", "quick")):
-        assert codes(shell.refusal("train", "--continue", *extra, *work, code=2)) == ["run.settled-by-continue"]
-    assert codes(shell.refusal("train", "--corrected", ".", *work, code=2)) == ["run.options-need-continue"]
 
 
 def test_reviews_are_not_mixed(shell: Shell, own_trained: Path, model: Path, tmp_path: Path) -> None:

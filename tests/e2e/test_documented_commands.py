@@ -19,7 +19,7 @@ from pcl_auto.cli.main import app
 
 EXAMPLE = re.compile(r"^ *(pclauto .*)$", re.MULTILINE)
 # Trainings of minutes to days are resolved to the last setting, and not started.
-NOT_STARTED = {"train", "benchmark", "sweep"}
+NOT_STARTED = {"train", "continue", "benchmark", "sweep"}
 pytestmark = pytest.mark.soak
 
 
@@ -63,9 +63,9 @@ def run_all(commands: list[list[str]], user: Shell, model: Path, work: Path) -> 
             rest = [argument for argument in rest if argument != "--supervised-only"] + ["--model", str(model)]
             if (user.folder / rest[rest.index("-o") + 1]).exists() and "--dry-run" not in rest:
                 rest.append("--overwrite")
-        if verb in {"report", "suggest", "review"} or "--continue" in rest:
+        if verb in {"report", "suggest", "review", "continue"}:
             rest += ours
-        if "--continue" in rest:
+        if verb == "continue":
             correct_one(work, user.folder)
         if verb == "evaluate":
             match_names(user.folder, rest[0])
@@ -103,11 +103,9 @@ def test_every_help_page_has_examples_and_they_run(user: Shell, model: Path, wor
     assert all(examples.values())
     del examples["demo"]  # the next test; it takes minutes
     # In the order in which they need one another.
-    first = ["plan", "train", "predict", "review"]
-    verbs = [*first, *(verb for verb in examples if verb not in first)]
-    commands = [command for verb in verbs for command in examples[verb] if "--continue" not in command]
-    continued = [command for command in examples["train"] if "--continue" in command]
-    run_all([*commands, *continued], user, model, work)
+    first, last = ["plan", "train", "predict", "review"], ["continue"]
+    verbs = [*first, *(verb for verb in examples if verb not in first + last), *last]
+    run_all([command for verb in verbs for command in examples[verb]], user, model, work)
 
 
 def test_demo_goes_the_whole_way(shell: Shell) -> None:

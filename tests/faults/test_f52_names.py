@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pcl_auto.benchmark.table import as_csv
-from pcl_auto.cli.console.terminal import Terminal, cell
+from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.data.dataset.safe_paths import refuse_case_id
 from pcl_auto.errors import Problem
 from pcl_auto.workspace.events import EventLog
@@ -30,14 +30,12 @@ def steers(text: str) -> bool:
 
 @every_name
 def test_f52_the_terminal(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    from rich.table import Table
-
     terminal = Terminal()
     terminal.problems([Problem("data.bad", "bad file", name, f"rename {name}", found=name)])
     terminal.json({name: [name]})
-    table = Table(box=None)
-    table.add_row(cell(name))
-    terminal.out.print(table)
+    terminal.print_table([name], [[name]], title=name)
+    terminal.print_facts([(name, name)], title=name)
+    terminal.print_result(name)
     out, err = capfd.readouterr()
     assert not steers(out)
     assert not steers(err)

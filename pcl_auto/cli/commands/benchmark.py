@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcl_auto.cli.console.options import DeviceOption, JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.table import Row
@@ -17,49 +16,27 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    dataset: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="A planned data set, or a decathlon folder. Default: the one planned last."),
-    ] = None,
+    dataset: options.Planned = None,
     labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labeled cases: 1,2,8.")] = "2",
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, … of draw and training, so many.", min=1)] = 3,
+    seeds: options.Seeds = 3,
     arms: Annotated[
         str, typer.Option(help="supervised, all-labels, recipes by name or TOML file; separated by commas.")
     ] = "supervised,paper,default,all-labels",
-    test: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of test labels. Default: labelsTs of the task.", file_okay=False),
-    ] = None,
-    test_images: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False),
-    ] = None,
-    test_cases: Annotated[
-        int, typer.Option(help="Test on so many labeled cases instead, and keep them out of every training.", min=0)
-    ] = 0,
-    base_recipe: Annotated[
-        str, typer.Option(help="Recipe of optimizer, batch, network and steps, the same for every arm.")
-    ] = "quick",
-    epochs: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Train so many epochs; the base recipe's parts keep their shares.", min=1),
-    ] = None,
-    configuration: Annotated[Optional[str], typer.Option(help="A planned configuration. Default: the plan's.")] = None,  # noqa: UP045
+    test: options.Test = None,
+    test_images: options.TestImages = None,
+    test_cases: options.TestCases = 0,
+    base_recipe: options.BaseRecipe = "quick",
+    epochs: options.StudyEpochs = None,
+    configuration: options.Configuration = None,
     mirroring: Annotated[
         bool, typer.Option("--mirroring/--no-mirroring", help="Mirror the test scans: eight times slower in 3D.")
     ] = False,
-    folder: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Where the results go. Default: benchmarks/DATASET in the workspace.", file_okay=False),
-    ] = None,
-    workspace: WorkspaceOption = None,
-    device: DeviceOption = "auto",
-    workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Processes that augment data, 0 for none. Default: one per core.", min=0),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs of a planned data set, do none.")] = False,
-    json: JsonOption = False,
+    folder: options.Folder = None,
+    workspace_path: options.Workspace = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    dry_run: options.ListRuns = False,
+    json: options.Json = False,
 ) -> None:
     """Find out whether unlabeled scans help: recipes against nnU-Net on the same cases, steps and images.
 
@@ -67,9 +44,12 @@ def benchmark(
       pclauto benchmark Task05_Prostate --labeled 1,2,8 --seeds 3
       pclauto benchmark --labeled 2 --arms supervised,paper,mine.toml --test labelsTs
 
-    Repeat the command to resume; a finished run is not done again. Arms of one number of labels and one seed that
-    augment alike share their supervised start, which is removed when all of them are done; the models stay,
-    results.json says where. Test scans are segmented without mirroring unless asked for.
+    \b
+    Repeat the command to resume; a finished run is not done again.
+    Arms of one number of labels and one seed that augment alike share
+    their supervised start, which is removed when all of them are done;
+    the models stay, results.json says where.
+    Test scans are segmented without mirroring unless asked for.
     """
     from pcl_auto.benchmark.study import BenchmarkRequest
     from pcl_auto.cli.commands.study import carry_out
@@ -77,23 +57,13 @@ def benchmark(
     from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    place = Workspace.find(workspace, os.environ)
     request = BenchmarkRequest(
-        labeled=labeled,
-        seeds=seeds,
-        arms=arms,
-        base_recipe=base_recipe,
-        epochs=epochs,
-        test_labels=test,
-        test_images=test_images,
-        test_cases=test_cases,
-        configuration=configuration,
-        mirroring=mirroring,
-        device=device,
-        workers=workers,
-        folder=folder,
-    )
-    done = carry_out(terminal, dataset, request, place, dry_run=dry_run, json=json)
+        labeled=labeled, seeds=seeds, arms=arms, base_recipe=base_recipe, epochs=epochs, test_labels=test,
+        test_images=test_images, test_cases=test_cases, configuration=configuration, mirroring=mirroring,
+        device=device, workers=workers, folder=folder,
+    )  # fmt: skip
+    workspace = Workspace.find(workspace_path, os.environ)
+    done = carry_out(terminal, dataset, request, workspace, dry_run=dry_run, json=json)
     if done is None:
         return
     study, rows, results = done
@@ -132,25 +102,16 @@ def _cells(row: Row) -> list[str]:
 
 
 def _render(terminal: Terminal, rows: list[Row]) -> None:
-    from rich.table import Table
-
-    from pcl_auto.cli.console.terminal import cell
-
     # Ten columns fit into 80 characters; a long name of an arm takes more lines.
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("arm", overflow="fold")
-    for column in ("labels", "Dice ± sd", "HD95", "Δ Dice", "p", "seeds", "gap", "min", "MB"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(cell, _cells(row)))
-    terminal.out.print(table)
-    terminal.out.print(
-        "\nDice, HD95 (mm): means over test cases and seeds, sd over seeds; what one mask lacks has no HD95."
-        "\nΔ Dice: to supervised with as many labels. p: Wilcoxon over test cases. seeds: better on so many of them."
-        "\ngap: share of the way to all labels. min: minutes of a training. MB: its peak of memory.",
-        style="dim",
-        soft_wrap=True,
-    )
+    columns = ("arm", ">labels", ">Dice ± sd", ">HD95", ">Δ Dice", ">p", ">seeds", ">gap", ">min", ">MB")
+    terminal.print_table(columns, map(_cells, rows), gap=1)
+    for line in (
+        "",
+        "Dice, HD95 (mm): means over test cases and seeds, sd over seeds; what one mask lacks has no HD95.",
+        "Δ Dice: to supervised with as many labels. p: Wilcoxon over test cases. seeds: better on so many of them.",
+        "gap: share of the way to all labels. min: minutes of a training. MB: its peak of memory.",
+    ):
+        terminal.print_result(line, style="dim")
     for row in rows:
         if row.verdict:
-            terminal.out.print(cell(row.verdict), soft_wrap=True)
+            terminal.print_result(row.verdict)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcl_auto.cli.console.options import JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,21 +16,17 @@ if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.errors import Problem
 
-_PLACES = 5
+MAX_SHOWN = 5
 
 
 def check(
-    task: Annotated[
-        str, typer.Argument(help="A decathlon or nnUNet_raw folder, or its name or number, as for `pclauto plan`.")
-    ],
+    task: options.Task,
     use_test_images: Annotated[
         bool, typer.Option("--use-test-images", help="Judge imagesTs as unlabeled cases, as plan does with it.")
     ] = False,
-    follow_symlinks: Annotated[
-        bool, typer.Option("--follow-symlinks", help="Accept links that lead out of the data set's folder.")
-    ] = False,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
+    follow_symlinks: options.FollowSymlinks = False,
+    workspace_path: options.Workspace = None,
+    json: options.Json = False,
 ) -> None:
     """Look a data set over before any GPU time: damaged, missing, double and odd scans.
 
@@ -38,14 +35,15 @@ def check(
 
     Exit codes: 0 nothing found, 1 warnings alone, 3 what `pclauto plan` refuses or what spoils a score.
     """
-    from pcl_auto.cli.commands.plan import find
     from pcl_auto.cli.console.progress import counting
     from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.data.checks.check import diagnose
+    from pcl_auto.data.dataset.decathlon import find_task
     from pcl_auto.nnunet.environment import available_cores
+    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    root = find(task, workspace)
+    root = find_task(task, Workspace.find(workspace_path, os.environ).data_folders(os.environ))
     with counting(terminal, {"check": "reading files"}) as listener:
         found = diagnose(
             root,
@@ -57,41 +55,42 @@ def check(
     if json:
         terminal.json(found.as_dict())
     else:
-        terminal.out.print(f"[bold]{_escaped(str(found.root))}[/]", soft_wrap=True)
-        terminal.out.print(", ".join(f"{number} {role}" for role, number in found.cases.items()))
+        terminal.print_result(str(found.root), style="bold")
+        terminal.print_result(", ".join(f"{number} {role}" for role, number in found.cases.items()))
         _render(terminal, "pclauto plan refuses", "red", found.refused)
         _render(terminal, "wrong", "red", found.wrong)
         _render(terminal, "worth a look", "yellow", found.warnings)
         if found.exit_code == 0:
-            terminal.out.print("[green]nothing found[/]: pclauto plan accepts it")
+            terminal.print_result("nothing found: pclauto plan accepts it", style="green")
         elif not found.refused:
             why = ", for it does not look at test scans" if found.wrong else ""
-            terminal.out.print(f"\npclauto plan accepts it{why}")
+            terminal.print_result()
+            terminal.print_result(f"pclauto plan accepts it{why}")
     raise typer.Exit(found.exit_code)
 
 
-def _escaped(text: str) -> str:
-    from pcl_auto.cli.console.terminal import cell
-
-    return cell(text)
-
-
 def _render(terminal: Terminal, title: str, color: str, problems: Sequence[Problem]) -> None:
-    """Problems of one kind together, with the places where they are."""
+    """Print problems of one kind together, with where they are."""
     from rich.padding import Padding
+    from rich.text import Text
+
+    from pcl_auto.workspace.files import printable
+
+    def indented(text: str, style: str = "") -> None:
+        terminal.out.print(Padding(Text(printable(text), style), (0, 0, 0, 6)))
 
     if not problems:
         return
-    terminal.out.print(f"\n[{color} bold]{title}[/]")
+    terminal.print_result()
+    terminal.print_result(title, style=f"{color} bold")
     ordered = sorted(problems, key=lambda problem: (problem.what, problem.fix))
-    for (what, fix), same in groupby(ordered, key=lambda problem: (problem.what, problem.fix)):
-        places = list(same)
-        number = f" ({len(places)})" if len(places) > 1 else ""
-        terminal.out.print(f"  [{color}]•[/] {_escaped(what)}{number}")
-        for problem in places[:_PLACES]:
+    for (what, fix), group in groupby(ordered, key=lambda problem: (problem.what, problem.fix)):
+        same = list(group)
+        terminal.print_result(f"  • {what}{f' ({len(same)})' if len(same) > 1 else ''}", style=color)
+        for problem in same[:MAX_SHOWN]:
             pairs = (("expected", problem.expected), ("found", problem.found))
-            said = ", ".join(f"{word} {value}" for word, value in pairs if value)
-            terminal.out.print(Padding(_escaped(f"{problem.where}{': ' + said if said else ''}"), (0, 0, 0, 6)))
-        if len(places) > _PLACES:
-            terminal.out.print(f"      and {len(places) - _PLACES} more; --json lists them all")
-        terminal.out.print(Padding(f"[dim]fix:[/] {_escaped(fix)}", (0, 0, 0, 6)))
+            compared = ", ".join(f"{word} {value}" for word, value in pairs if value)
+            indented(f"{problem.where}{': ' + compared if compared else ''}")
+        if len(same) > MAX_SHOWN:
+            indented(f"and {len(same) - MAX_SHOWN} more; --json lists them all")
+        indented(f"fix: {fix}", "dim")

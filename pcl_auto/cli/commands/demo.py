@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_auto.cli.console.options import DeviceOption, JsonOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.demo import DemoResult
@@ -19,8 +19,8 @@ def demo(
         Path, typer.Argument(help="Where the data, the models and the masks go.", file_okay=False)
     ] = Path("pclauto_demo"),
     seed: Annotated[int, typer.Option(help="Of the phantom and of the training.", min=0)] = 0,
-    device: DeviceOption = "auto",
-    json: JsonOption = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
 ) -> None:
     """Make a small data set and run the whole way: plan, train, predict, evaluate; a check of the installation.
 
@@ -40,35 +40,24 @@ def demo(
         progress.begin(schedule.epochs, schedule.steps_per_epoch)
         result = run_demo(folder, seed=seed, device=device, say=terminal.print_line, listener=progress)
     if json:
-        terminal.json(
-            {
-                "folder": str(result.folder),
-                "report": str(result.report),
-                "seconds": round(result.seconds),
-                "scores": result.scores,
-            }
-        )
+        places = {"folder": str(result.folder), "report": str(result.report)}
+        terminal.json({**places, "seconds": round(result.seconds), "scores": result.scores})
     else:
         _render(terminal, result)
 
 
 def _render(terminal: Terminal, result: DemoResult) -> None:
-    from rich.table import Table
-
-    table = Table(title="Dice on 6 test volumes, 2 labels", title_justify="left", box=None, header_style="dim")
     arms: dict[str, dict[str, Any]] = result.scores
     classes = list(next(iter(arms.values()))["per_class"])
-    table.add_column("")
-    for name in [*classes, "mean", "HD95 (mm)"]:
-        table.add_column(name, justify="right")
+    rows = []
     for arm, scores in arms.items():
-        dice = [scores["per_class"][name]["dice"]["mean"] for name in classes]
+        dice = [*(scores["per_class"][name]["dice"]["mean"] for name in classes), scores["mean"]["dice"]]
         hd95 = scores["mean"]["hd95_mm"]
-        cells = [f"{value:.3f}" for value in (*dice, scores["mean"]["dice"])]
-        table.add_row(arm, *cells, "n/a" if hd95 is None else f"{hd95:.2f}")
-    terminal.out.print(table)
+        rows.append([arm, *(f"{value:.3f}" for value in dice), "n/a" if hd95 is None else f"{hd95:.2f}"])
+    columns = ["", *(f">{name}" for name in classes), ">mean", ">HD95 (mm)"]
+    terminal.print_table(columns, rows, title="Dice on 6 test volumes, 2 labels")
     gain = arms["pclauto"]["mean"]["dice"] - arms["nnU-Net alone"]["mean"]["dice"]
     verdict = "the unlabeled volumes helped" if gain > 0 else "the unlabeled volumes did not help here"
-    terminal.out.print(f"{verdict}: {gain:+.3f} mean Dice, in {result.seconds:.0f} s altogether", soft_wrap=True)
+    terminal.print_result(f"{verdict}: {gain:+.3f} mean Dice, in {result.seconds:.0f} s altogether")
     terminal.print_line(f"data, models and masks: {result.folder}")
     terminal.print_line(f"report: {result.report}")

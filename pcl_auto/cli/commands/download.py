@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcl_auto.cli.console.options import JsonOption
-from pcl_auto.data.download import ARCHIVES, BASE_URL, LICENSE, find_archive
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
 
 def download(
     task: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Task05_Prostate, prostate or 5. Without it the ten tasks are listed."),
+        str | None, typer.Argument(help="Task05_Prostate, prostate or 5. Without it the ten tasks are listed.")
     ] = None,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "-o",
             "--output",
@@ -30,9 +28,12 @@ def download(
             file_okay=False,
         ),
     ] = None,
-    base_url: Annotated[str, typer.Option(help="A mirror of the archives; their checksums hold there too.")] = BASE_URL,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="A mirror of the archives; their checksums hold there too. Default: the decathlon's own."),
+    ] = None,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the ten tasks.")] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Download a task of the Medical Segmentation Decathlon; a download that broke off goes on.
 
@@ -43,7 +44,7 @@ def download(
     from pcl_auto.cli.console.interrupt import resumable
     from pcl_auto.cli.console.progress import counting
     from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.data.download import download_task
+    from pcl_auto.data.download import BASE_URL, LICENSE, download_task, find_archive
 
     terminal = Terminal()
     if task is None or list_tasks:
@@ -55,30 +56,25 @@ def download(
         resumable(terminal),
         counting(terminal, {"download": "downloading (MB)", "extract": "unpacking files"}) as listener,
     ):
-        new = download_task(archive, folder, base_url=base_url, listener=listener)
-    place = folder / archive.name
+        new = download_task(archive, folder, base_url=base_url or BASE_URL, listener=listener)
+    root = folder / archive.name
     if json:
-        terminal.json({"task": archive.name, "folder": str(place), "downloaded": new, "license": LICENSE})
+        terminal.json({"task": archive.name, "folder": str(root), "downloaded": new, "license": LICENSE})
     elif new:
-        terminal.print_line(f"{place}: {archive.training} training and {archive.test} test images, license {LICENSE}")
-        terminal.print_line(f"next: pclauto plan {place}")
+        terminal.print_line(f"{root}: {archive.training} training and {archive.test} test images, license {LICENSE}")
+        terminal.print_line(f"next: pclauto plan {root}")
     else:
-        terminal.print_line(f"{place}: already there, nothing to do")
+        terminal.print_line(f"{root}: already there, nothing to do")
 
 
 def _list(terminal: Terminal, *, json: bool) -> None:
-    from rich.table import Table
+    from pcl_auto.data.download import ARCHIVES, LICENSE
 
     if json:
         terminal.json([{**asdict(archive), "license": LICENSE} for archive in ARCHIVES])
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("task")
-    table.add_column("modality")
-    for name in ("training", "test", "GB"):
-        table.add_column(name, justify="right")
-    table.add_column("license")
-    for archive in ARCHIVES:
-        counts = (str(archive.training), str(archive.test), f"{archive.gigabytes:g}")
-        table.add_row(archive.name, archive.modality, *counts, LICENSE)
-    terminal.out.print(table)
+    rows = [
+        (entry.name, entry.modality, str(entry.training), str(entry.test), f"{entry.gigabytes:g}", LICENSE)
+        for entry in ARCHIVES
+    ]
+    terminal.print_table(("task", "modality", ">training", ">test", ">GB", "license"), rows)

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_auto.cli.console.options import JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
 
 
 def env(
-    workspace: WorkspaceOption = None,
+    workspace_path: options.Workspace = None,
     export: Annotated[
         bool, typer.Option("--export", help="Print nothing but the line that lets stock nnU-Net work here.")
     ] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
-    """Versions, devices, memory, and what stock nnU-Net needs.
+    """Show versions, devices, memory, and what stock nnU-Net needs.
 
     \b
       pclauto env
@@ -31,45 +31,38 @@ def env(
     from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    place = Workspace.find(workspace, os.environ)
+    workspace = Workspace.find(workspace_path, os.environ)
     if export:
-        terminal.out.print(export_line(place), markup=False, soft_wrap=True)
+        terminal.print_result(export_line(workspace))
     elif json:
-        terminal.json({**describe(place), "export": export_line(place)})
+        terminal.json({**describe(workspace), "export": export_line(workspace)})
     else:
-        _render(terminal, describe(place), export_line(place))
+        _render(terminal, describe(workspace))
+        terminal.print_line("For stock nnU-Net commands in this workspace, with our trainers:")
+        terminal.print_result(export_line(workspace))
 
 
 def _gigabytes(megabytes: int | None) -> str:
     return "unknown" if megabytes is None else f"{megabytes / 2**10:.1f} GB"
 
 
-def _render(terminal: Terminal, facts: dict[str, Any], export: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+def _render(terminal: Terminal, facts: dict[str, Any]) -> None:
     devices = [
         f"{entry['device']}  {entry['name']}" + (f", {_gigabytes(entry['memory_mb'])}" if entry["memory_mb"] else "")
         for entry in facts["devices"]
     ]
-    place = facts["workspace"]
-    rows = {
-        "pclauto": facts["pclauto"],
-        "python": facts["python"],
-        "system": facts["system"],
-        "packages": ", ".join(f"{name} {version or 'missing'}" for name, version in facts["packages"].items()),
-        "devices": "\n".join([f"{devices[0]}  (taken by --device auto)", *devices[1:]]),
-        "cores": str(facts["cores"]),
-        "memory": f"{_gigabytes(facts['memory_mb'])} available, {_gigabytes(facts['shared_memory_mb'])} shared",
-        "workspace": f"{place['nnUNet_results'].removesuffix('nnUNet_results')} ({place['chosen_by']})",
-        "disk": f"{_gigabytes(place['free_mb'])} free",
-        "planned": ", ".join(place["planned"]) or "nothing yet",
-    }
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    terminal.out.print(table)
-    terminal.print_line("For stock nnU-Net commands in this workspace, with our trainers:")
-    terminal.out.print(export, markup=False, soft_wrap=True)
+    workspace = facts["workspace"]
+    rows = [
+        ("pclauto", facts["pclauto"]),
+        ("python", facts["python"]),
+        ("system", facts["system"]),
+        ("packages", ", ".join(f"{name} {version or 'missing'}" for name, version in facts["packages"].items())),
+        ("devices", f"{devices[0]}  (taken by --device auto)"),
+        *(("", device) for device in devices[1:]),
+        ("cores", str(facts["cores"])),
+        ("memory", f"{_gigabytes(facts['memory_mb'])} available, {_gigabytes(facts['shared_memory_mb'])} shared"),
+        ("workspace", f"{workspace['nnUNet_results'].removesuffix('nnUNet_results')} ({workspace['chosen_by']})"),
+        ("disk", f"{_gigabytes(workspace['free_mb'])} free"),
+        ("planned", ", ".join(workspace["planned"]) or "nothing yet"),
+    ]
+    terminal.print_facts(rows)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_auto.cli.console.options import JsonOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
@@ -23,12 +23,12 @@ def evaluate(
         bool, typer.Option("--allow-missing", help="Score the cases that have both, and list the others.")
     ] = False,
     ignore: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Value of label voxels that are not scored. Default: as the model says that made the masks."),
     ] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
-    """Dice and HD95 per class and case.
+    """Score masks: Dice and HD95 per class and case.
 
     \b
       pclauto evaluate out/ Task05_Prostate/labelsTs
@@ -55,34 +55,21 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _render(terminal: Terminal, result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from pcl_auto.cli.console.terminal import cell
-
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("class", "Dice", "± sd", "HD95 (mm)", "± sd", "cases"):
-        table.add_column(column, justify="left" if column == "class" else "right")
+    rows = []
     for name, entry in result["per_class"].items():
         dice, hd95 = entry["dice"], entry["hd95_mm"]
-        table.add_row(
-            cell(name),
-            _number(dice["mean"], 3),
-            _number(dice["std"], 3),
-            _number(hd95["mean"], 2),
-            _number(hd95["std"], 2),
-            str(dice["n"]),
-        )
-    mean = result["mean"]
-    table.add_row(
-        "mean", _number(mean["dice"], 3), "", _number(mean["hd95_mm"], 2), "", str(len(result["cases"])), style="bold"
-    )
-    terminal.out.print(table)
+        scores = (_number(entry[kind], digits) for entry, digits in ((dice, 3), (hd95, 2)) for kind in ("mean", "std"))
+        rows.append((name, *scores, str(dice["n"])))
+    mean, cases = result["mean"], str(len(result["cases"]))
+    rows.append(("mean", _number(mean["dice"], 3), "", _number(mean["hd95_mm"], 2), "", cases))
+    columns = ("class", ">Dice", ">± sd", ">HD95 (mm)", ">± sd", ">cases")
+    terminal.print_table(columns, rows, bold_row=len(rows) - 1)
     missing = result["undefined"]["hd95_mm"] - result["undefined"]["dice"]
     if missing:
         terminal.print_line(f"{missing} structures are in one mask only: Dice 0, no HD95")
     if result["unscored_values"]:
         terminal.print_line(f"values that no label holds, counted as background: {result['unscored_values']}")
     for reason in dict.fromkeys(entry["reason"] for entry in result["skipped"]):
-        cases = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
-        names = ", ".join(cases[:MAX_NAMED]) + (", …; --json names all" if len(cases) > MAX_NAMED else "")
-        terminal.print_line(f"not scored, {reason}: {len(cases)} ({names})")
+        skipped = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
+        names = ", ".join(skipped[:MAX_NAMED]) + (", …; --json names all" if len(skipped) > MAX_NAMED else "")
+        terminal.print_line(f"not scored, {reason}: {len(skipped)} ({names})")

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_auto.cli.console.options import JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.planning.make_plan import PlanOutcome
-    from pcl_auto.planning.plan import Plan
     from pcl_auto.workspace.folders import Workspace
 
 
 def plan(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="A decathlon or nnUNet_raw folder, or its name or number here, in $PCLAUTO_DATA or nnUNet_raw."
-        ),
-    ],
-    workspace: WorkspaceOption = None,
+    task: options.Task,
+    workspace_path: options.Workspace = None,
     configuration: Annotated[str, typer.Option(help="2d, 3d_fullres, 3d_lowres or auto.")] = "auto",
     planner: Annotated[str, typer.Option(help="default, resenc-m or resenc-l.")] = "default",
     gpu_memory_gb: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(
             help="GPU memory a training step may take. Default: nnU-Net's, or 4 where there is no GPU.", min=1
         ),
     ] = None,
     plans: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Take these nnU-Net plans as they are: a file, or the name of plans of this data set."),
     ] = None,
     use_test_images: Annotated[
@@ -43,17 +36,15 @@ def plan(
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction", help="Even out the shading of MR scans first (N4).")
     ] = False,
-    follow_symlinks: Annotated[
-        bool, typer.Option("--follow-symlinks", help="Accept links that lead out of the data set's folder.")
-    ] = False,
+    follow_symlinks: options.FollowSymlinks = False,
     skip_bad_unlabeled: Annotated[
         bool,
         typer.Option("--skip-bad-unlabeled", help="Leave out unlabeled scans that cannot be used, and list them."),
     ] = False,
-    dataset_id: Annotated[Optional[int], typer.Option(help="nnU-Net's number of the data set.", min=1, max=999)] = None,  # noqa: UP045
+    dataset_id: Annotated[int | None, typer.Option(help="nnU-Net's number of the data set.", min=1, max=999)] = None,
     force: Annotated[bool, typer.Option("--force", help="Plan again even if the plan is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, write nothing.")] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Check a data set, plan patch size and network, preprocess the images.
 
@@ -64,67 +55,42 @@ def plan(
     from pcl_auto.cli.console.interrupt import resumable
     from pcl_auto.cli.console.progress import counting
     from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.data.dataset.decathlon import find_task
     from pcl_auto.planning.make_plan import plan_task
     from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
     from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    place = Workspace.find(workspace, os.environ)
-    root = find(task, workspace)
+    workspace = Workspace.find(workspace_path, os.environ)
+    root = find_task(task, workspace.data_folders(os.environ))
     memory_gb, memory_reason = memory_to_plan_for(gpu_memory_gb, planner)
+    settings = PlanSettings(
+        configuration=configuration,
+        planner=planner,
+        memory_gb=memory_gb,
+        use_test_images=use_test_images,
+        bias_correction=bias_correction,
+        plans_file=plans,
+        follow_links=follow_symlinks,
+        skip_bad_unlabeled=skip_bad_unlabeled,
+    )
     with (
         resumable(terminal),
         counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener,
     ):
         outcome = plan_task(
-            root,
-            place,
-            PlanSettings(
-                configuration=configuration,
-                planner=planner,
-                memory_gb=memory_gb,
-                use_test_images=use_test_images,
-                bias_correction=bias_correction,
-                plans_file=plans,
-                follow_links=follow_symlinks,
-                skip_bad_unlabeled=skip_bad_unlabeled,
-            ),
-            dataset_id=dataset_id,
-            force=force,
-            dry_run=dry_run,
-            listener=listener,
+            root, workspace, settings, dataset_id=dataset_id, force=force, dry_run=dry_run, listener=listener
         )
     terminal.problems(outcome.warnings, "warning")
+    facts = _facts(outcome)
     if json:
-        terminal.json({**_as_json(outcome), "workspace": str(place.preprocessed.parent)})
-    else:
-        _render(terminal, outcome, memory_reason, place, dry_run=dry_run)
+        terminal.json({**facts, "workspace": str(workspace.preprocessed.parent)})
+        return
+    _render(terminal, facts, memory_reason)
+    _print_next(terminal, outcome, workspace, dry_run=dry_run)
 
 
-def find(task: str, workspace: Path | None) -> Path:
-    """Return the folder of the data set that the user means: a path, or a name in one of the usual places."""
-    from pcl_auto.data.dataset.decathlon import find_task
-    from pcl_auto.workspace.folders import Workspace
-
-    return find_task(task, Workspace.find(workspace, os.environ).data_folders(os.environ))
-
-
-def _configurations(plan: Plan) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
-            "patch_voxels": [int(size) for size in chosen["patch_size"]],
-            "spacing_mm": [round(float(value), 4) for value in chosen["spacing"]],
-            "median_shape_voxels": [round(float(size)) for size in chosen["median_image_size_in_voxels"]],
-            "batch_size": chosen["batch_size"],
-            "stages": chosen["architecture"]["arch_kwargs"]["n_stages"],
-            "normalization": chosen["normalization_schemes"],
-            "step_memory_gb": plan.content["step_memory_gb"][name],
-        }
-        for name, chosen in plan.nnunet["configurations"].items()
-    }
-
-
-def _as_json(outcome: PlanOutcome) -> dict[str, Any]:
+def _facts(outcome: PlanOutcome) -> dict[str, Any]:
     plan = outcome.plan
     labeled = [case.id for case in plan.cases.values() if case.label is not None]
     return {
@@ -137,7 +103,18 @@ def _as_json(outcome: PlanOutcome) -> dict[str, Any]:
         "plans_file": plan.settings.plans_file,
         "memory_gb": plan.settings.memory_gb,
         "bias_correction": plan.settings.bias_correction,
-        "configurations": _configurations(plan),
+        "configurations": {
+            name: {
+                "patch_voxels": [int(size) for size in chosen["patch_size"]],
+                "spacing_mm": [round(float(value), 4) for value in chosen["spacing"]],
+                "median_shape_voxels": [round(float(size)) for size in chosen["median_image_size_in_voxels"]],
+                "batch_size": chosen["batch_size"],
+                "stages": chosen["architecture"]["arch_kwargs"]["n_stages"],
+                "normalization": chosen["normalization_schemes"],
+                "step_memory_gb": plan.content["step_memory_gb"][name],
+            }
+            for name, chosen in plan.nnunet["configurations"].items()
+        },
         "channels": list(plan.dataset_json["channel_names"].values()),
         "labels": plan.dataset_json["labels"],
         "labeled": labeled,
@@ -153,64 +130,56 @@ def _some(names: list[str], limit: int = 3) -> str:
     return f"{len(names)}" + (f"  ({shown}{', …' if len(names) > limit else ''})" if names else "")
 
 
-def _render(terminal: Terminal, outcome: PlanOutcome, memory_reason: str, place: Workspace, *, dry_run: bool) -> None:
-    from rich.table import Table
-
-    from pcl_auto.cli.console.terminal import cell
+def _render(terminal: Terminal, facts: dict[str, Any], memory_reason: str) -> None:
     from pcl_auto.data.labels import format_values
 
-    facts = _as_json(outcome)
-    if outcome.up_to_date:
+    if facts["up_to_date"]:
         terminal.print_line("plan: up to date, nothing to do (--force plans again)")
-    summary = Table(title=cell(facts["dataset"]), title_justify="left", title_style="bold", box=None, show_header=False)
-    summary.add_column(style="dim")
-    summary.add_column()
-    rows = {
-        "from": facts["source"],
-        "channels": ", ".join(facts["channels"]),
-        "classes": ", ".join(f"{format_values(value)} {name}" for name, value in facts["labels"].items() if value),
-        "labeled": _some(facts["labeled"]),
-        "unlabeled": _some(facts["unlabeled"])
-        + ("" if facts["unlabeled"] else "  (and those of the labeled ones that train --labeled leaves out)"),
-        "memory": f"{facts['memory_gb']:g} GB ({memory_reason})",
-        "planner": facts["planner"] if facts["plans_file"] is None else f"none: {facts['plans_file']} as it is",
-        **({"shading": "evened out first (N4), in prediction too"} if facts["bias_correction"] else {}),
-    }
-    for name, value in rows.items():
-        summary.add_row(name, cell(value))
-    terminal.out.print(summary)
-    terminal.out.print()
-
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("configuration", "spacing (mm)", "median shape", "patch", "batch", "stages", "step needs"):
-        table.add_column(column)
-    for name, entry in facts["configurations"].items():
-        chosen = name == facts["configuration"]
-        table.add_row(
-            f"{'› ' if chosen else '  '}{name}",
+    hidden = "" if facts["unlabeled"] else "  (and those of the labeled ones that train --labeled leaves out)"
+    summary = [
+        ("from", facts["source"]),
+        ("channels", ", ".join(facts["channels"])),
+        ("classes", ", ".join(f"{format_values(value)} {name}" for name, value in facts["labels"].items() if value)),
+        ("labeled", _some(facts["labeled"])),
+        ("unlabeled", _some(facts["unlabeled"]) + hidden),
+        ("memory", f"{facts['memory_gb']:g} GB ({memory_reason})"),
+        ("planner", facts["planner"] if facts["plans_file"] is None else f"none: {facts['plans_file']} as it is"),
+    ]
+    if facts["bias_correction"]:
+        summary.append(("shading", "evened out first (N4), in prediction too"))
+    terminal.print_facts(summary, title=facts["dataset"])
+    terminal.print_result()
+    names = list(facts["configurations"])
+    rows = [
+        (
+            f"{'› ' if name == facts['configuration'] else '  '}{name}",
             "×".join(f"{value:.3g}" for value in entry["spacing_mm"]),
             "×".join(map(str, entry["median_shape_voxels"])),
             "×".join(map(str, entry["patch_voxels"])),
             str(entry["batch_size"]),
             str(entry["stages"]),
             "?" if entry["step_memory_gb"] is None else f"{max(entry['step_memory_gb'], 0.1):.1f} GB",
-            style="bold" if chosen else "",
         )
-    terminal.out.print(table)
-    terminal.out.print(
-        f"\nTraining takes [bold]{facts['configuration']}[/]: {facts['configuration_reason']}.", soft_wrap=True
-    )
-    terminal.out.print("A batch holds labeled and unlabeled patches together; axes are slices first.")
-    if dry_run:
-        from pcl_auto.cli.console.estimates import plan_lines
-        from pcl_auto.inference.dry_run import estimate_plan
+        for name, entry in facts["configurations"].items()
+    ]
+    columns = ("configuration", "spacing (mm)", "median shape", "patch", "batch", "stages", "step needs")
+    terminal.print_table(columns, rows, bold_row=names.index(facts["configuration"]))
+    terminal.print_result()
+    terminal.print_result(f"Training takes {facts['configuration']}: {facts['configuration_reason']}.")
+    terminal.print_result("A batch holds labeled and unlabeled patches together; axes are slices first.")
 
+
+def _print_next(terminal: Terminal, outcome: PlanOutcome, workspace: Workspace, *, dry_run: bool) -> None:
+    from pcl_auto.cli.console.estimates import plan_lines
+    from pcl_auto.inference.dry_run import estimate_plan
+    from pcl_auto.nnunet.environment import choose_device
+
+    if dry_run:
         for line in plan_lines(estimate_plan(outcome.plan)):
             terminal.print_line(line)
         terminal.print_line("dry run: nothing was written")
-    else:
-        from pcl_auto.nnunet.environment import choose_device
-
-        # The default recipe's length is for a GPU.
-        recipe = "" if choose_device("auto").type == "cuda" else " --recipe quick"
-        terminal.print_line(f"next: pclauto train --labeled {min(2, len(facts['labeled']))}{recipe}{place.option}")
+        return
+    # The default recipe's length is for a GPU.
+    recipe = "" if choose_device("auto").type == "cuda" else " --recipe quick"
+    labeled = sum(case.label is not None for case in outcome.plan.cases.values())
+    terminal.print_line(f"next: pclauto train --labeled {min(2, labeled)}{recipe}{workspace.option}")

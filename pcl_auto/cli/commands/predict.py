@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcl_auto.cli.console.options import DeviceOption, JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
@@ -22,18 +22,10 @@ def predict(
         typer.Argument(help="Scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.", file_okay=False)],
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="A model folder, or its name in the workspace. Default: of the data set trained last, the last one "
-            "trained with unlabeled cases."
-        ),
-    ] = None,
-    supervised_only: Annotated[
-        bool, typer.Option("--supervised-only", help="Take the baseline that was trained last.")
-    ] = False,
-    workspace: WorkspaceOption = None,
-    device: DeviceOption = "auto",
+    model: options.Model = None,
+    supervised_only: options.Baseline = False,
+    workspace_path: options.Workspace = None,
+    device: options.Device = "auto",
     no_mirroring: Annotated[
         bool, typer.Option("--no-mirroring", help="Eight times faster in 3D, a little less accurate.")
     ] = False,
@@ -53,7 +45,7 @@ def predict(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the scans and the masks that would be written, write nothing.")
     ] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Segment scans.
 
@@ -83,12 +75,12 @@ def predict(
 
     terminal = Terminal()
     refuse_missing(inputs)
-    folder = find_model(Workspace.find(workspace, os.environ), model, supervised_only=supervised_only)
+    folder = find_model(Workspace.find(workspace_path, os.environ), model, supervised_only=supervised_only)
     terminal.print_line(f"model: {folder}, on {choose_device(device)}")
     wanted = Outputs(keep_format=keep_format, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
     if dry_run:
-        _foresee(terminal, inputs, output, folder, wanted, how, json=json)
+        _estimate(terminal, inputs, output, folder, wanted, how, json=json)
         return
     with resumable(terminal), counting(terminal, {"predict": "segmenting"}) as listener:
         results = segment(inputs, output, folder, outputs=wanted, listener=listener, **how)
@@ -123,7 +115,7 @@ def predict(
         raise typer.Exit(codes.pop() if not made and len(codes) == 1 else 1)
 
 
-def _foresee(
+def _estimate(
     terminal: Terminal,
     inputs: Sequence[Path],
     output: Path,
@@ -160,7 +152,7 @@ def _foresee(
 
 
 def _confidence(result: Prediction) -> str:
-    """How far a mask is to be trusted: the figure, and whether to look at it."""
+    """Return how far a mask is to be trusted, and whether to review it."""
     if result.quality is None:
         return ""
     confidence = result.quality["confidence"]
@@ -168,27 +160,19 @@ def _confidence(result: Prediction) -> str:
 
 
 def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
-    """A column per class where they fit, else all classes of a scan in one."""
-    from rich.table import Table
-    from rich.text import Text
-
+    """Print a column per class where they fit, else all classes of a scan in one."""
     from pcl_auto.workspace.files import printable
 
     names = [printable(name) for name in made[0].volumes_ml or {}]
     rows = [[f"{volume:.1f}" for volume in (result.volumes_ml or {}).values()] for result in made]
     longest = max(len(printable(result.id)) for result in made)
     wide = longest + 18 + sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names))
-    table = Table(box=None, header_style="dim", pad_edge=False, title="volumes in ml", title_justify="left")
-    table.add_column("scan", overflow="fold")
-    if wide <= terminal.out.width:
-        for name in names:
-            table.add_column(Text(name), justify="right", no_wrap=True)
-    else:
-        table.add_column("classes", overflow="fold")
+    columns = [f">{name}" for name in names]
+    if wide > terminal.out.width:
+        columns = ["classes"]
         rows = [[", ".join(f"{name} {volume}" for name, volume in zip(names, row, strict=True))] for row in rows]
     if any(result.quality for result in made):
-        table.add_column("confidence", justify="right", no_wrap=True)
+        columns.append(">confidence")
         rows = [[*row, _confidence(result)] for result, row in zip(made, rows, strict=True)]
-    for result, row in zip(made, rows, strict=True):
-        table.add_row(*(Text(cell) for cell in (printable(result.id), *row)))
-    terminal.out.print(table)
+    cells = [(result.id, *row) for result, row in zip(made, rows, strict=True)]
+    terminal.print_table(("scan", *columns), cells, title="volumes in ml")

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from pcl_auto.cli.console.options import JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 
 def report(
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A model folder, or its name in the workspace. Default: as in `pclauto predict`."),
-    ] = None,
-    supervised_only: Annotated[
-        bool, typer.Option("--supervised-only", help="Of the baseline that was trained last.")
-    ] = False,
+    model: options.Model = None,
+    supervised_only: options.Baseline = False,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", "-o", help="The file. Default: report.html in the run's folder.", dir_okay=False),
     ] = None,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
+    workspace_path: options.Workspace = None,
+    json: options.Json = False,
 ) -> None:
-    """One HTML file that says what a run did: verdict, curves, pseudo-labels, scans, command, versions.
+    """Write one HTML file that says what a run did: verdict, curves, pseudo-labels, scans, command, versions.
 
     \b
       pclauto report
@@ -39,16 +34,13 @@ def report(
     from pcl_auto.training.models import find_model
     from pcl_auto.workspace.folders import Workspace
 
-    place = Workspace.find(workspace, os.environ)
-    given = Path(model) if model is not None else None
-    # Of a cross-validation, a fold's own folder.
-    folder = given if given is not None and (given / "run.json").is_file() else None
-    written = write_report(
-        folder.resolve() if folder is not None else find_model(place, model, supervised_only=supervised_only),
-        place,
-        output,
-    )
+    workspace = Workspace.find(workspace_path, os.environ)
+    if model is not None and (Path(model) / "run.json").is_file():
+        folder = Path(model).resolve()  # of a cross-validation, a fold's own folder
+    else:
+        folder = find_model(workspace, model, supervised_only=supervised_only)
+    written = write_report(folder, workspace, output)
     if json:
         Terminal().json({"report": str(written)})
     else:
-        Terminal().out.print(str(written), markup=False, soft_wrap=True)
+        Terminal().print_result(str(written))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcl_auto.cli.console.options import JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
     from pcl_auto.cli.console.terminal import Terminal
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def status(
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(help="A model folder, or its name in the workspace. Default: all runs, the latest first."),
     ] = None,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
+    workspace_path: options.Workspace = None,
+    json: options.Json = False,
 ) -> None:
-    """How far the runs are, from another shell: nothing is asked of them, their files are read.
+    """Show how far the runs are, from another shell: nothing is asked of them, their files are read.
 
     \b
       pclauto status
@@ -36,15 +36,15 @@ def status(
     from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    place = Workspace.find(workspace, os.environ)
+    workspace = Workspace.find(workspace_path, os.environ)
     if model is None:
-        found = all_runs(place)
+        found = all_runs(workspace)
     else:
-        found = runs_of(Path(model) if Path(model).is_dir() else find_model(place, model))
+        found = runs_of(Path(model) if Path(model).is_dir() else find_model(workspace, model))
     if json:
         terminal.json([run.as_dict() for run in found])
     elif not found:
-        terminal.print_line(f"no run in {place.results}: begin one with `pclauto train`")
+        terminal.print_line(f"no run in {workspace.results}: begin one with `pclauto train`")
     elif model is None:
         _show_all(terminal, found)
     else:
@@ -64,18 +64,10 @@ def _dice(run: Status) -> str:
 
 
 def _show_all(terminal: Terminal, runs: list[Status]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from pcl_auto.training.request import SUPERVISED_TRAINER
 
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    plain = {"state", "epoch", "left", "patch Dice"}
-    for name in ("data set", "split", "recipe", "state", "epoch", "left", "patch Dice"):
-        right = name in {"epoch", "left"}
-        table.add_column(name, no_wrap=name in plain, overflow="fold", justify="right" if right else "left")
-    for run in runs:
-        cells = (
+    rows = [
+        (
             run.dataset.split("_", 1)[-1],
             f"{run.split} {Path(run.folder).name}".removesuffix(" fold_all"),
             f"{run.recipe}, baseline" if run.trainer == SUPERVISED_TRAINER else run.recipe,
@@ -84,8 +76,9 @@ def _show_all(terminal: Terminal, runs: list[Status]) -> None:
             _time(run.seconds_left) if run.state == "running" else "",
             _dice(run),
         )
-        table.add_row(*map(Text, cells))
-    terminal.out.print(table)
+        for run in runs
+    ]
+    terminal.print_table(("data set", "split", "recipe", "state", ">epoch", ">left", ">patch Dice"), rows)
 
 
 def _show_one(terminal: Terminal, run: Status) -> None:
@@ -105,9 +98,9 @@ def _show_one(terminal: Terminal, run: Status) -> None:
     }
     for name, value in lines.items():
         if value:
-            terminal.out.print(f"{name:<10} {value}", markup=False, soft_wrap=True)
+            terminal.print_result(f"{name:<10} {value}")
     for entry in run.rounds:
-        terminal.out.print(f"{'round ' + str(entry['round']):<10} {_round(entry)}", markup=False, soft_wrap=True)
+        terminal.print_result(f"{'round ' + str(entry['round']):<10} {_round(entry)}")
 
 
 def _round(entry: dict[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""What ``pclauto benchmark`` and ``pclauto sweep`` have in common: a study, from its data set to its results."""
+"""Carry out a study, from its data set to its results, for ``pclauto benchmark`` and ``pclauto sweep``."""
 
 from __future__ import annotations
 
@@ -15,70 +15,67 @@ if TYPE_CHECKING:
 
 
 def carry_out(
-    terminal: Terminal, dataset: str | None, request: BenchmarkRequest, place: Workspace, *, dry_run: bool, json: bool
+    terminal: Terminal,
+    dataset: str | None,
+    request: BenchmarkRequest,
+    workspace: Workspace,
+    *,
+    dry_run: bool,
+    json: bool,
 ) -> tuple[Study, list[Row], dict[str, Any]] | None:
-    """Settle a study, show it and do its runs; list them for a dry run, as JSON too if asked, and return None.
+    """Settle a study, show it and do its runs; for a dry run list them, as JSON too if asked, and return None.
+
+    The results are written anew after each run, so that a study that is cut short has them.
 
     Raises:
         PclautoError: what does not fit, before anything is done; what stops a run.
     """
-    from pcl_auto.benchmark.study import resolve_study
+    from pcl_auto.benchmark.plot import write_results
+    from pcl_auto.benchmark.study import resolve_study, run_study
+    from pcl_auto.cli.console.progress import TrainingProgress
+    from pcl_auto.nnunet.environment import choose_device
 
-    study = resolve_study(request, _planned(terminal, dataset, request, place, dry_run=dry_run), place)
+    data = _planned(terminal, dataset, request, workspace, dry_run=dry_run)
+    study = resolve_study(request, data, workspace)
     _announce(terminal, study)
     if dry_run:
-        found = study.recorded()
-        for run in study.runs:
-            terminal.print_line(f"  {run.name}{'  done before' if run.name in found else ''}")
-        if json:
-            runs = [
-                {"name": run.name, "arm": run.arm.name, "labeled": run.labeled, "seed": run.seed,
-                 "done": run.name in found}
-                for run in study.runs
-            ]  # fmt: skip
-            terminal.json({"folder": str(study.folder), "runs": runs})
-        terminal.print_line("dry run: nothing was written")
+        _list_runs(terminal, study, json=json)
         return None
-    return study, *_run(terminal, study, place)
+    choose_device(study.device)
+    schedule = study.base_recipe.schedule
+    with resumable(terminal), TrainingProgress(terminal) as progress:
+        progress.begin(schedule.epochs, schedule.steps_per_epoch)
+        found = run_study(
+            study,
+            workspace,
+            say=terminal.print_line,
+            listener=progress,
+            after_each=lambda done: write_results(study, done),
+        )
+    return study, *write_results(study, found)
 
 
 def _planned(
-    terminal: Terminal, name: str | None, request: BenchmarkRequest, place: Workspace, *, dry_run: bool
+    terminal: Terminal, name: str | None, request: BenchmarkRequest, workspace: Workspace, *, dry_run: bool
 ) -> DatasetFolder:
-    """The data set, planned with the defaults if it was not; a request that cannot be is refused before that."""
-    from pcl_auto.benchmark.study import find_planned, request_problems
-    from pcl_auto.benchmark.test_cases import folder_problems
+    """Return the data set, planned with the defaults if it was not."""
+    from pcl_auto.benchmark.study import find_planned, find_unplanned
     from pcl_auto.cli.console.progress import counting
-    from pcl_auto.data.dataset.decathlon import find_task
-    from pcl_auto.errors import Problem, StateError, UsageError
+    from pcl_auto.errors import Problem, StateError
     from pcl_auto.planning.make_plan import plan_task
     from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
 
-    data = find_planned(name, place)
+    data = find_planned(name, workspace)
     if data is not None or name is None:
-        return data or place.dataset(None)
-    problems = request_problems(request)
-    try:
-        root = find_task(name, place.data_folders(os.environ))
-    except UsageError as error:
-        raise UsageError([*error.problems, *problems]) from None
-    if not request.test_cases:
-        problems += folder_problems(request.test_images or root / "imagesTs", request.test_labels or root / "labelsTs")
-    if problems:
-        raise UsageError(problems)
+        return data or workspace.dataset(None)
+    root = find_unplanned(name, request, workspace.data_folders(os.environ))
     if dry_run:
-        raise StateError(
-            Problem(
-                "plan.missing",
-                "the data set has no plan yet",
-                str(root),
-                "run `pclauto plan` first, or leave out --dry-run",
-            )
-        )
+        fix = "run `pclauto plan` first, or leave out --dry-run"
+        raise StateError(Problem("plan.missing", "the data set has no plan yet", str(root), fix))
     memory_gb, reason = memory_to_plan_for(None, "default")
     terminal.print_line(f"planning {root.name} for {memory_gb:g} GB ({reason})")
     with counting(terminal, {"check": "checking files", "preprocess": "preprocessing images"}) as listener:
-        outcome = plan_task(root, place, PlanSettings(memory_gb=memory_gb), listener=listener)
+        outcome = plan_task(root, workspace, PlanSettings(memory_gb=memory_gb), listener=listener)
     terminal.problems(outcome.warnings, "warning")
     return outcome.data
 
@@ -104,26 +101,14 @@ def _announce(terminal: Terminal, study: Study) -> None:
     terminal.print_line(f"folder     {study.folder}")
 
 
-def _run(terminal: Terminal, study: Study, place: Workspace) -> tuple[list[Row], dict[str, Any]]:
-    """Do the runs; the results are written anew after each, so that a study that is cut short has them."""
-    from pcl_auto.benchmark.plot import draw
-    from pcl_auto.benchmark.study import run_study
-    from pcl_auto.benchmark.table import as_csv, as_json, make_rows
-    from pcl_auto.cli.console.progress import TrainingProgress
-    from pcl_auto.nnunet.environment import choose_device
-    from pcl_auto.workspace.files import finite, write_json, write_text
-
-    choose_device(study.device)
-
-    def write(found: dict[str, dict[str, Any]]) -> None:
-        rows = make_rows(study, found)
-        write_json(study.folder / "results.json", finite(as_json(study, found, rows)))
-        write_text(study.folder / "results.csv", as_csv(found))
-        draw(rows, study.data.name, study.folder / "results.png")
-
-    schedule = study.base_recipe.schedule
-    with resumable(terminal), TrainingProgress(terminal) as progress:
-        progress.begin(schedule.epochs, schedule.steps_per_epoch)
-        found = run_study(study, place, say=terminal.print_line, listener=progress, after_each=write)
-    rows = make_rows(study, found)
-    return rows, as_json(study, found, rows)
+def _list_runs(terminal: Terminal, study: Study, *, json: bool) -> None:
+    found = study.recorded()
+    for run in study.runs:
+        terminal.print_line(f"  {run.name}{'  done before' if run.name in found else ''}")
+    if json:
+        runs = [
+            {"name": run.name, "arm": run.arm.name, "labeled": run.labeled, "seed": run.seed, "done": run.name in found}
+            for run in study.runs
+        ]
+        terminal.json({"folder": str(study.folder), "runs": runs})
+    terminal.print_line("dry run: nothing was written")

@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from pcl_auto.cli.console.options import DeviceOption, JsonOption, WorkspaceOption
+from pcl_auto.cli.console import options
 
 
 def suggest(
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A model folder, or its name in the workspace. Default: as in `pclauto predict`."),
-    ] = None,
+    model: options.Model = None,
     number: Annotated[int, typer.Option("--number", "-n", help="So many cases.", min=1)] = 5,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", "-o", help="The folder. Default: suggest in the run's folder.", file_okay=False),
     ] = None,
-    workspace: WorkspaceOption = None,
-    device: DeviceOption = "auto",
-    json: JsonOption = False,
+    workspace_path: options.Workspace = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
 ) -> None:
     """Choose the unlabeled cases to label next: uncertain ones, unlike the labeled ones and each other.
 
@@ -35,32 +32,25 @@ def suggest(
     The first time every scan is looked at, as it is, blurred and brighter.
     The folder gets a picture of each case with its pseudo-label, and a table.
     """
-    from rich.table import Table
-
     from pcl_auto.annotation.suggest import suggest_cases
     from pcl_auto.cli.console.interrupt import resumable
     from pcl_auto.cli.console.progress import counting
-    from pcl_auto.cli.console.terminal import Terminal, cell
-    from pcl_auto.training.models import find_model, options
+    from pcl_auto.cli.console.terminal import Terminal
+    from pcl_auto.training.models import find_model, model_options
     from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    place = Workspace.find(workspace, os.environ)
-    found = find_model(place, model)
-    which = options(place, found)
+    workspace = Workspace.find(workspace_path, os.environ)
+    found = find_model(workspace, model)
+    which = model_options(workspace, found)
     with resumable(terminal), counting(terminal, {"features": "looking at scans"}) as listener:
-        folder, suggestions = suggest_cases(found, place, output, number=number, device=device, listener=listener)
+        folder, suggestions = suggest_cases(found, workspace, output, number=number, device=device, listener=listener)
     if json:
         terminal.json({"folder": str(folder), "suggestions": [asdict(entry) for entry in suggestions]})
     else:
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        table.add_column("case", overflow="fold")
-        table.add_column("why", overflow="fold")
-        for entry in suggestions:
-            table.add_row(cell(entry.case), cell("; ".join(entry.reasons)))
-        terminal.out.print(table)
+        terminal.print_table(("case", "why"), [(entry.case, "; ".join(entry.reasons)) for entry in suggestions])
     terminal.print_line(f"pictures: {folder}")
     cases = ",".join(entry.case for entry in suggestions)
     terminal.print_line(
-        f"next: pclauto review --cases {cases}{which}, correct the masks, then: pclauto train --continue{which}"
+        f"next: pclauto review --cases {cases}{which}, correct the masks, then: pclauto continue{which}"
     )

@@ -1,14 +1,26 @@
-"""Options that several verbs share."""
+"""Options and arguments that several verbs share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-WorkspaceOption = Annotated[
-    Optional[Path],  # noqa: UP045 (typer reads this at run time, on Python 3.10 too)
+
+def complete_recipe() -> list[str]:
+    """Return the recipes that a shell completes; files are completed by the shell itself."""
+    return ["default", "paper", "quick"]
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names in ``a,b,c``."""
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
+
+
+# Where, and on what.
+Workspace = Annotated[
+    Path | None,
     typer.Option(
         "--workspace",
         "-w",
@@ -16,5 +28,72 @@ WorkspaceOption = Annotated[
         file_okay=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout; messages stay on stderr.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.", metavar="DEVICE")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; messages stay on stderr.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.", metavar="DEVICE")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that augment data, 0 for none. Default: one per core.", min=0)
+]
+Gpus = Annotated[
+    int, typer.Option(help="Train on so many GPUs of this machine; each takes its share of every step.", min=1)
+]
+
+# A data set in its folder.
+Task = Annotated[
+    str,
+    typer.Argument(
+        help="A decathlon or nnUNet_raw folder, or its name or number here, in $PCLAUTO_DATA or nnUNet_raw."
+    ),
+]
+FollowSymlinks = Annotated[
+    bool, typer.Option("--follow-symlinks", help="Accept links that lead out of the data set's folder.")
+]
+
+# A training.
+Recipe = Annotated[str, typer.Option(help="default, paper, quick, or a TOML file.", autocompletion=complete_recipe)]
+Epochs = Annotated[int | None, typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1)]
+Configuration = Annotated[str | None, typer.Option(help="A planned configuration. Default: the plan's.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw away an earlier run of these settings.")]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too, into the run's folder.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, write nothing.")]
+
+# A model.
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A model folder, or its name in the workspace. Default: of the data set trained last, the last one "
+        "trained with unlabeled cases."
+    ),
+]
+Baseline = Annotated[bool, typer.Option("--supervised-only", help="Take the baseline that was trained last.")]
+
+# A study: benchmark and sweep.
+Planned = Annotated[
+    str | None, typer.Argument(help="A planned data set, or a decathlon folder. Default: the one planned last.")
+]
+Seeds = Annotated[int, typer.Option(help="Seeds 0, 1, … of draw and training, so many.", min=1)]
+Test = Annotated[
+    Path | None, typer.Option(help="Folder of test labels. Default: labelsTs of the task.", file_okay=False)
+]
+TestImages = Annotated[
+    Path | None, typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False)
+]
+TestCases = Annotated[
+    int, typer.Option(help="Test on so many labeled cases instead, and keep them out of every training.", min=0)
+]
+BaseRecipe = Annotated[
+    str,
+    typer.Option(
+        help="Recipe of optimizer, batch, network and steps, the same for every training.",
+        autocompletion=complete_recipe,
+    ),
+]
+StudyEpochs = Annotated[
+    int | None, typer.Option(help="Train so many epochs; the base recipe's parts keep their shares.", min=1)
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Where the results go. Default: benchmarks/DATASET in the workspace.", file_okay=False),
+]
+ListRuns = Annotated[bool, typer.Option("--dry-run", help="List the runs of a planned data set, do none.")]

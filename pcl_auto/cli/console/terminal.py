@@ -1,10 +1,10 @@
-"""Results on stdout, everything else on stderr, both out of reach of nnU-Net's output."""
+"""Write results to stdout and everything else to stderr, both out of reach of nnU-Net's output."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,7 +20,7 @@ MAX_PROBLEMS_SHOWN = 40
 
 
 def _duplicate(descriptor: int, stream: TextIO) -> TextIO:
-    """A stream to where ``descriptor`` leads now, whatever it is redirected to later."""
+    """Open a stream to where ``descriptor`` leads now, whatever it is redirected to later."""
     try:
         return os.fdopen(os.dup(descriptor), "w", buffering=1, encoding=stream.encoding or "utf-8", errors="replace")
     except OSError:
@@ -28,7 +28,7 @@ def _duplicate(descriptor: int, stream: TextIO) -> TextIO:
 
 
 class Terminal:
-    """Where a verb writes; rich is imported when something is rendered, not before."""
+    """The output of a verb; rich is imported when something is rendered, not before."""
 
     def __init__(self) -> None:
         self._out, self._err = _duplicate(1, sys.stdout), _duplicate(2, sys.stderr)
@@ -38,33 +38,83 @@ class Terminal:
 
     @cached_property
     def out(self) -> Console:
-        """For results."""
+        """The console of results."""
         from rich.console import Console
 
         return Console(file=self._out, highlight=False)
 
     @cached_property
     def err(self) -> Console:
-        """For messages and progress."""
+        """The console of messages and progress."""
         from rich.console import Console
 
         return Console(file=self._err, highlight=False)
 
     def json(self, value: Any) -> None:
-        """One JSON document on stdout; numbers that are none become null."""
+        """Write one JSON document to stdout; numbers that are none become null."""
         self._out.write(json_text(finite(value), indent=2, default=str, allow_nan=False) + "\n")
         self._out.flush()
 
     def print_line(self, text: str) -> None:
-        """A message, as it is but for control characters: file names may hold what rich takes for markup."""
+        """Print a message as it is but for control characters: file names may hold what rich takes for markup."""
         if self.is_interactive:
             self._print(text)
 
     def _print(self, text: str) -> None:
         self.err.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
+    def print_result(self, text: str = "", *, style: str = "") -> None:
+        """Print a line of the result on stdout, with no markup but ``style`` and no control characters."""
+        self.out.print(printable(text), markup=False, soft_wrap=True, style=style or None)
+
+    def print_table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        title: str = "",
+        gap: int = 2,
+        bold_row: int | None = None,
+    ) -> None:
+        """Print a table on stdout, every text as it is.
+
+        Args:
+            columns: their names; one that begins with ">" is set to the right and never broken into lines.
+            rows: the cells of each row.
+            title: above the table.
+            gap: spaces between columns.
+            bold_row: the index of a row to be set in bold.
+        """
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, gap, 0, 0))
+        if title:
+            table.title, table.title_justify = Text(printable(title)), "left"
+        for name in columns:
+            right = name.startswith(">")
+            header = Text(printable(name.removeprefix(">")))
+            table.add_column(header, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        for index, row in enumerate(rows):
+            table.add_row(*(Text(printable(cell)) for cell in row), style="bold" if index == bold_row else None)
+        self.out.print(table)
+
+    def print_facts(self, facts: Iterable[tuple[str, str]], *, title: str = "") -> None:
+        """Print names and their values in two columns on stdout, every text as it is."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        if title:
+            table.title, table.title_justify = Text(printable(title), style="bold"), "left"
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in facts:
+            table.add_row(Text(printable(name)), Text(printable(value)))
+        self.out.print(table)
+
     def problems(self, problems: Iterable[Problem], word: str = "error") -> None:
-        """Every problem on a line of its own; on a terminal so many that the first ones stay in sight."""
+        """Print every problem on a line of its own; on a terminal so many that the first ones stay in sight."""
         listed = list(problems)
         shown = listed[:MAX_PROBLEMS_SHOWN] if self.err.is_terminal else listed
         for problem in shown:
@@ -73,10 +123,3 @@ class Terminal:
             self.print_line(
                 f"{word}: and {len(listed) - len(shown)} more; `2> FILE` behind the command keeps all of them"
             )
-
-
-def cell(text: str) -> str:
-    """``text`` for a table of rich, which takes some names for markup."""
-    from rich.markup import escape
-
-    return escape(printable(text))

@@ -42,6 +42,7 @@ REFUSED = {
     "check": (("check", "nowhere"), 2, ["data.unknown-task"]),
     "plan": (("plan", "nowhere"), 2, ["data.unknown-task"]),
     "train": (("train",), 4, ["plan.missing"]),
+    "continue": (("continue",), 4, ["model.missing"]),
     "status": (("status", "none"), 4, ["model.unknown"]),
     "predict": (("predict", "a.nii.gz", "b.nii", "-o", "out"), 2, ["data.no-such-path", "data.no-such-path"]),
     "evaluate": (("evaluate", "out", "labels"), 2, ["data.no-such-path"]),
@@ -140,21 +141,17 @@ def test_a_full_stdout_hides_no_refusal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code"),
-    [
-        (("--model", "any"), "run.options-need-continue"),
-        (("--continue", "--labeled", "2"), "run.settled-by-continue"),
-        (("--continue", "--recipe", "quick"), "run.settled-by-continue"),
-    ],
+    "arguments",
+    [("train", "--model", "any"), ("continue", "--labeled", "2"), ("continue", "--recipe", "quick"), ("continue", "5")],
 )
-def test_options_that_do_not_fit_going_on(
-    options: tuple[str, ...], code: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_what_a_corrected_run_has_settled_is_no_option(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert end_of(monkeypatch, "train", *options, "--json") == 2
-    assert codes_on(capfd.readouterr().out) == [code]
+    assert end_of(monkeypatch, *arguments) == 2
 
 
 def test_several_gpus_where_there_is_none(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert end_of(monkeypatch, "train", "--gpus", "2", "--json") == 2
-    assert codes_on(capfd.readouterr().out) == ["device.no-gpu"]
+    for verb in ("train", "continue"):
+        assert end_of(monkeypatch, verb, "--gpus", "2", "--json") == 2
+        assert codes_on(capfd.readouterr().out) == ["device.no-gpu"]

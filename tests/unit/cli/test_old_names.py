@@ -65,6 +65,16 @@ def test_an_old_verb_means_the_new_one(
     assert lines[0] == f"warning: `pclauto {old}` is now `pclauto {new}`; the old name works until version 0.3"
 
 
+@pytest.mark.parametrize("words", [["train", "--continue"], ["train", "--epochs", "2", "--continue"]])
+def test_to_continue_is_a_verb(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    codes, lines = ended(monkeypatch, capfd, *words)
+    assert codes == ["model.missing"]
+    assert lines[0].startswith("warning: `pclauto train --continue` is now `pclauto continue`; ")
+    assert sys.argv[1:-1] == ["continue", *words[1:-1]]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -106,20 +106,20 @@ def test_all_runs_the_last_first_and_none_that_cannot_be_read(workspace: Workspa
 def test_what_a_user_sees(workspace: Workspace, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = workspace.results.parent
     hold(model, os.getpid(), socket.gethostname())
-    status(workspace=root)
+    status(workspace_path=root)
     head, row = capfd.readouterr().out.splitlines()
     assert head.split() == ["data", "set", "split", "recipe", "state", "epoch", "left", "patch", "Dice"]
     assert row.split() == ["X", "L2_s0", "tiny", "running", "3/3", "0.50", "–"]
-    status(model.name, workspace=root)
+    status(model.name, workspace_path=root)
     shown = capfd.readouterr().out
     assert "Dice       0.50 – (labeled cases)" in shown
     assert "round 2    2 of 3 pseudo-labels used, Dice 0.877 to the last round's" in shown
     assert "command    pclauto train --labeled 2" in shown
-    status(workspace=root, json=True)
+    status(workspace_path=root, json=True)
     assert json.loads(capfd.readouterr().out) == [status_of(model / "fold_all").as_dict()]
 
 
 def test_an_empty_workspace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status(workspace=tmp_path / "new")
+    status(workspace_path=tmp_path / "new")
     assert "begin one with `pclauto train`" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()

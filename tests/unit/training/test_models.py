@@ -10,7 +10,7 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import StateError
-from pcl_auto.training.models import find_model, options, remember_model
+from pcl_auto.training.models import find_model, model_options, remember_model
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -125,18 +125,18 @@ def test_options_that_name_a_model(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path / "work", "./pclauto_work")
     older, baseline, joint = (train(workspace, "Dataset005_Prostate", name) for name in ("older", "baseline", "joint"))
     remember(workspace, SUPERVISED_TRAINER, baseline)
-    assert options(workspace, baseline) == ""
+    assert model_options(workspace, baseline) == ""
     remember(workspace, JOINT_TRAINER, joint)
-    assert options(workspace, joint) == ""
-    assert options(workspace, baseline, baseline=True) == " --supervised-only"
-    assert options(workspace, baseline) == " --model baseline"
-    assert options(workspace, older, baseline=True) == " --model older"
+    assert model_options(workspace, joint) == ""
+    assert model_options(workspace, baseline, baseline=True) == " --supervised-only"
+    assert model_options(workspace, baseline) == " --model baseline"
+    assert model_options(workspace, older, baseline=True) == " --model older"
     namesake = train(workspace, "Dataset004_Hippocampus", "older")
-    assert options(workspace, namesake) == f" --model {namesake}"
+    assert model_options(workspace, namesake) == f" --model {namesake}"
 
 
 def test_options_that_name_a_workspace(tmp_path: Path) -> None:
     workspace = Workspace.find(tmp_path / "my work", {})
     model = remember(workspace, JOINT_TRAINER, train(workspace, "Dataset005_Prostate", "joint"))
-    assert options(workspace, model) == f" --workspace '{tmp_path}/my work'"
+    assert model_options(workspace, model) == f" --workspace '{tmp_path}/my work'"
     assert Workspace.find(None, {}).option == ""

@@ -1,12 +1,12 @@
-"""``pclauto predict``: segment scans with a trained model, one bad scan not stopping the others."""
+"""Segment scans with a trained model; one bad scan does not stop the others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,35 +21,32 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.processes import output_to
 from pcl_auto.workspace.system import as_resource_error, require
 
-if TYPE_CHECKING:
-    from pcl_auto.nnunet.inference.predictor import ModelPredictor
-
 # A mask like its scan; of an .mhd too it is one file.
 _LIKE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 _PLAIN = ".nii.gz"
 # For what nnU-Net, ITK and highdicom print.
-_NOWHERE = Path("/dev/null")
-
+NOWHERE = Path("/dev/null")
 # Headers hold about seven digits.
 _SPACING_TOLERANCE = 1e-3
 
 Status = Literal["done", "kept", "failed", "skipped"]
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written for a scan: its mask in NIfTI or like the scan, a picture, a DICOM SEG beside a DICOM series."""
+    """Files to write for a scan: its mask in NIfTI or like the scan, a picture, a DICOM SEG beside a DICOM series."""
 
     keep_format: bool = False
     preview: bool = False
     dicom_seg: bool = False
-    # Whether it is estimated how far each mask is to be trusted.
+    # With the confidence of each mask, which takes longer.
     quality: bool = True
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Hold the outcome of one scan; ``error`` describes ``problems``, ``exit_code`` is that of their kind."""
+    """Outcome of one scan; ``error`` describes ``problems``, ``exit_code`` is that of their kind."""
 
     id: str
     output: str | None
@@ -60,14 +57,136 @@ class Prediction:
     volumes_ml: dict[str, float] | None = None
     # As :class:`pcl_auto.method.confidence.Quality` has it.
     quality: dict[str, Any] | None = None
-    # In how many it was segmented, one after the other: more than one where the memory does not suffice for all.
+    # More than one where the memory did not suffice for the scan as a whole.
     slabs: int = 1
     preview: str | None = None
     dicom_seg: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The prediction as plain values."""
+        """Return the prediction as plain values."""
         return asdict(self)
+
+
+class PredictionJob:
+    """A model, the scans to segment with it, and the folder for their masks; nothing is written before ``masks.begin``.
+
+    Raises:
+        StateError: no usable model, or masks of another model in ``output``.
+        UsageError: nothing to segment, a device that is not there, or scans that lie in ``output``.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Path],
+        output: Path,
+        model: Path,
+        outputs: Outputs,
+        *,
+        device: str,
+        mirroring: bool,
+        overwrite: bool,
+    ) -> None:
+        chosen = choose_device(device)
+        prepare_environment()
+        with output_to(NOWHERE):
+            from pcl_auto.nnunet.inference.predictor import ModelPredictor
+
+            self.predictor = ModelPredictor(model, chosen, mirroring=mirroring)
+            self.scans = list_scans(inputs, self.predictor.channels)
+        _refuse_scan_folder(inputs, self.scans, output)
+        self.outputs, self.model = outputs, model
+        states = {path: path.stat() for path in checkpoints_of(model)}
+        made_by = {
+            "model": str(model),
+            "checkpoints": {
+                f"{path.parent.name}/{path.name}": [state.st_size, state.st_mtime_ns] for path, state in states.items()
+            },
+            "mirroring": mirroring,
+        }
+        self.masks = MaskFolder(output, made_by, {scan.id for scan in self.scans} if overwrite else set())
+
+    def decide(self, scan: Scan, segment: Callable[[Scan, str], Outcome]) -> Prediction | Outcome:
+        """Skip a scan or keep its mask; else return what ``segment`` makes of it and of the name for its mask.
+
+        Raises:
+            DataError: the scan is damaged, or none at all.
+            StateError: a mask of another scan has the name.
+        """
+        if scan.problem and scan.is_auxiliary:
+            return Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,))
+        if scan.problem:
+            raise DataError(scan.problem)
+        name = scan.id + (_LIKE.get(scan.suffix, _PLAIN) if self.outputs.keep_format else _PLAIN)
+        facts = self.masks.kept(scan, name)
+        if facts is not None:
+            return Prediction(scan.id, str(self.masks.folder / name), "kept", **facts)
+        _refuse_damaged(scan)
+        return segment(scan, name)
+
+    def segment(self, scan: Scan, name: str) -> Prediction:
+        """Segment a scan and write its mask under ``name``."""
+        from pcl_auto.method.confidence import assess
+        from pcl_auto.nnunet.data.images import write_mask
+
+        mask, properties, confidence, slabs = self.predictor.segment(scan.files, confidence=self.outputs.quality)
+        volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], self.predictor.classes)
+        quality = assess(confidence, volumes_ml, self.predictor.reference).as_dict() if self.outputs.quality else None
+        facts: dict[str, Any] = {"volumes_ml": volumes_ml, "quality": quality, "slabs": slabs}
+        self.masks.add(scan, name, facts, lambda file: write_mask(mask, file, properties))
+        return Prediction(scan.id, str(self.masks.folder / name), "done", **facts)
+
+    def finish(self, scan: Scan) -> Prediction:
+        """Decide on a scan, segment it if need be, and draw and convert its mask where that is asked for."""
+        result = self.decide(scan, self.segment)
+        if result.output is None:
+            return result
+        mask = Path(result.output)
+        try:
+            if self.outputs.preview:
+                result = replace(result, preview=str(self._preview(scan, mask)))
+            if self.outputs.dicom_seg and isinstance(scan.files[0], Series):
+                result = replace(result, dicom_seg=str(self._dicom_seg(scan.id, scan.files[0], mask)))
+        except DataError as error:  # the mask is there all the same
+            return replace(
+                result, status="failed", error=str(error), exit_code=error.exit_code, problems=error.problems
+            )
+        return result
+
+    def _preview(self, scan: Scan, mask: Path) -> Path:
+        target = self.masks.preview(scan.id)
+        if not target.is_file():
+            from pcl_auto.inference.preview import draw
+            from pcl_auto.nnunet.data.images import read_image
+
+            image, properties = read_image(scan.files)
+            grid = properties["sitk_stuff"]
+            classes = self.predictor.classes
+            draw(image[0], _read_mask(mask), grid["spacing"], grid["direction"], classes, scan.id, target)
+        return target
+
+    def _dicom_seg(self, case: str, series: Series, mask: Path) -> Path:
+        target = self.masks.dicom_seg(case)
+        if not target.is_file():
+            from pcl_auto.data.formats.dicom_seg import write_dicom_seg
+
+            write_dicom_seg(_read_mask(mask), series, self.predictor.classes, self.model.name, target)
+        return target
+
+
+def attempt(scan: Scan, action: Callable[[Scan], Outcome]) -> Prediction | Outcome:
+    """Return what ``action`` makes of a scan, or why the scan failed: whatever is bad about it, the others go on.
+
+    Raises:
+        ResourceError: no room on the disk: the next scan would find none either.
+    """
+    try:
+        return action(scan)
+    except ResourceError as error:
+        if any(problem.code != "memory.too-small" for problem in error.problems):
+            raise
+        return _failed(scan, error)
+    except Exception as error:  # noqa: BLE001 (see above)
+        return _failed(scan, error)
 
 
 def predict(
@@ -86,32 +205,18 @@ def predict(
     Masks of the same model that are there already are kept, unless ``overwrite``.
 
     Raises:
-        StateError: no usable model, or masks of another model in ``output``.
+        StateError, UsageError: see :class:`PredictionJob`; and a package that is not there.
         ResourceError: no room on the disk; the masks made before are whole.
-        UsageError: nothing to segment, a device or package that is not there, or scans that lie in ``output``.
     """
     if outputs.dicom_seg:
         require("highdicom", "dicom", "--dicom-seg")
-    chosen = choose_device(device)
-    prepare_environment()
-    with output_to(_NOWHERE):
-        from pcl_auto.nnunet.inference.predictor import ModelPredictor
-
-        predictor = ModelPredictor(model, chosen, mirroring=mirroring)
-        scans = list_scans(inputs, predictor.channels)
-    refuse_scan_folder(inputs, scans, output)
-    masks = mask_folder(output, model, scans, mirroring=mirroring, overwrite=overwrite)
-    masks.begin()
-    results = []
-    for index, scan in enumerate(scans):
-        try:
-            with output_to(_NOWHERE):
-                results.append(_segment(scan, predictor, masks, outputs))
-        except ResourceError:
-            raise  # no room on the disk: the next scan would find none either
-        except Exception as error:  # noqa: BLE001 (one bad scan, whatever is bad about it, does not stop the others)
-            results.append(failed(scan, error))
-        listener("predict", {"done": index + 1, "total": len(scans)})
+    job = PredictionJob(inputs, output, model, outputs, device=device, mirroring=mirroring, overwrite=overwrite)
+    job.masks.begin()
+    results: list[Prediction] = []
+    for scan in job.scans:
+        with output_to(NOWHERE):
+            results.append(attempt(scan, job.finish))
+        listener("predict", {"done": len(results), "total": len(job.scans)})
     return results
 
 
@@ -159,7 +264,7 @@ def predict_array(
     _require_spacing(spacing, affine)
     chosen = choose_device(device)
     prepare_environment()
-    with output_to(_NOWHERE):
+    with output_to(NOWHERE):
         from pcl_auto.nnunet.data.images import finite_voxels
         from pcl_auto.nnunet.inference.predictor import ModelPredictor
 
@@ -181,73 +286,22 @@ def _require_spacing(spacing_mm: Sequence[float], affine: np.ndarray | None) -> 
 
 
 def checkpoints_of(model: Path) -> list[Path]:
-    """The finished folds of a model."""
+    """Return the finished folds of a model."""
     return sorted(model.glob("fold_*/checkpoint_final.pth"))
 
 
-def mask_folder(output: Path, model: Path, scans: Iterable[Scan], *, mirroring: bool, overwrite: bool) -> MaskFolder:
-    """The folder ``output`` for masks that ``model`` makes of ``scans``.
-
-    Raises:
-        StateError: it holds masks of another model, or made otherwise.
-    """
-    made_by = {
-        "model": str(model),
-        "checkpoints": {
-            f"{path.parent.name}/{path.name}": [path.stat().st_size, path.stat().st_mtime_ns]
-            for path in checkpoints_of(model)
-        },
-        "mirroring": mirroring,
-    }
-    return MaskFolder(output, made_by, {scan.id for scan in scans} if overwrite else set())
-
-
-def mask_name(scan: Scan, outputs: Outputs) -> str:
-    """The name of a scan's mask."""
-    return scan.id + (_LIKE.get(scan.suffix, _PLAIN) if outputs.keep_format else _PLAIN)
-
-
-def _segment(scan: Scan, predictor: ModelPredictor, masks: MaskFolder, outputs: Outputs) -> Prediction:
-    if scan.problem:
-        if scan.is_auxiliary:
-            return Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,))
-        raise DataError(scan.problem)
-    name = mask_name(scan, outputs)
-    facts = masks.kept(scan, name)
-    status: Status = "kept"
-    if facts is None:
-        from pcl_auto.method.confidence import assess
-        from pcl_auto.nnunet.data.images import write_mask
-
-        status = "done"
-        refuse_damaged(scan)
-        try:
-            mask, properties, confidence, slabs = predictor.segment(scan.files, confidence=outputs.quality)
-        except ResourceError as error:
-            return failed(scan, error)  # too large for the memory; another may not be
-        volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], predictor.classes)
-        quality = assess(confidence, volumes_ml, predictor.reference).as_dict() if outputs.quality else None
-        facts = {"volumes_ml": volumes_ml, "quality": quality, "slabs": slabs}
-        masks.add(scan, name, facts, lambda file: write_mask(mask, file, properties))
-    result = Prediction(scan.id, str(masks.folder / name), status, **facts)
-    try:
-        return _with_extras(result, scan, predictor.classes, masks, outputs)
-    except DataError as error:  # the mask is there all the same
-        return replace(result, status="failed", error=str(error), exit_code=error.exit_code, problems=error.problems)
-
-
-def failed(scan: Scan, error: Exception) -> Prediction:
-    """Say what is told of a scan that cannot be segmented: of a fault of the program no problem, but its text."""
-    told = error if isinstance(error, PclautoError) else as_resource_error(error)
-    if told is None:
+def _failed(scan: Scan, error: Exception) -> Prediction:
+    """Describe a scan that cannot be segmented: by its problems, or of a fault of the program by its text."""
+    known = error if isinstance(error, PclautoError) else as_resource_error(error)
+    if known is None:
         return Prediction(scan.id, None, "failed", str(error) or type(error).__name__, PclautoError.exit_code)
-    return Prediction(scan.id, None, "failed", str(told), told.exit_code, told.problems)
+    return Prediction(scan.id, None, "failed", str(known), known.exit_code, known.problems)
 
 
 def _volumes_ml(
     mask: np.ndarray, spacing_mm: Sequence[float], classes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
-    """The volume of every class, to a cubic millimeter."""
+    """Return the volume of every class, to a cubic millimeter."""
     # Slice by slice: counting takes eight bytes for each voxel.
     values = 1 + int(mask.max(initial=0))
     voxels = sum((np.bincount(plane.ravel(), minlength=values) for plane in mask), np.zeros(values, dtype=np.int64))
@@ -258,33 +312,6 @@ def _volumes_ml(
     }
 
 
-def _with_extras(
-    result: Prediction, scan: Scan, classes: Mapping[str, tuple[int, ...]], masks: MaskFolder, outputs: Outputs
-) -> Prediction:
-    """The picture and the DICOM SEG of a mask, made where they are asked for and not there."""
-    from pcl_auto.nnunet.data.images import read_image
-
-    mask_file = Path(str(result.output))
-    picture, segmentation = masks.preview(scan.id), masks.dicom_seg(scan.id)
-    if outputs.preview:
-        if not picture.is_file():
-            from pcl_auto.inference.preview import draw
-
-            image, properties = read_image(scan.files)
-            grid = properties["sitk_stuff"]
-            draw(image[0], _read_mask(mask_file), grid["spacing"], grid["direction"], classes, scan.id, picture)
-        result = replace(result, preview=str(picture))
-    if outputs.dicom_seg and isinstance(scan.files[0], Series):
-        if not segmentation.is_file():
-            from pcl_auto.data.formats.dicom_seg import write_dicom_seg
-
-            write_dicom_seg(
-                _read_mask(mask_file), scan.files[0], classes, Path(masks.made_by["model"]).name, segmentation
-            )
-        result = replace(result, dicom_seg=str(segmentation))
-    return result
-
-
 def _read_mask(file: Path) -> np.ndarray:
     from pcl_auto.nnunet.data.images import read_label
 
@@ -292,12 +319,8 @@ def _read_mask(file: Path) -> np.ndarray:
     return mask
 
 
-def refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> None:
-    """Scans are never written over, also not where a mask would have another name than its scan.
-
-    Raises:
-        UsageError: the folder for the masks is one that scans lie in.
-    """
+def _refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> None:
+    """Refuse to write masks where scans lie, also where a mask would have another name than its scan."""
     folders = {path.resolve() for path in inputs if path.is_dir()}
     if output.resolve() in folders | {path.parent.resolve() for scan in scans for path in scan.paths}:
         raise UsageError(
@@ -310,17 +333,8 @@ def refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Pa
         )
 
 
-def refuse_damaged(scan: Scan) -> None:
-    """SimpleITK reads a truncated NIfTI as zeros and NaN as 0: look before it does.
-
-    Raises:
-        DataError: the scan is damaged.
-    """
-    problems = [
-        problem
-        for path in scan.paths
-        if split_suffix(path.name)[1] in NIFTI_SUFFIXES
-        for problem in probe_image(path)[1]
-    ]
-    if problems:
+def _refuse_damaged(scan: Scan) -> None:
+    """Refuse a damaged NIfTI file: SimpleITK would read what is missing as zeros, and NaN as 0."""
+    files = [path for path in scan.paths if split_suffix(path.name)[1] in NIFTI_SUFFIXES]
+    if problems := [problem for file in files for problem in probe_image(file)[1]]:
         raise DataError(problems)

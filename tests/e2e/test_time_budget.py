@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pcl_auto.cli.main import app
 from pcl_auto.data.phantom import make_phantom
 from pcl_auto.errors import ResourceError, StateError
-from pcl_auto.inference.dry_run import estimate_prediction
+from pcl_auto.inference.estimate import estimate_prediction
 from pcl_auto.inference.predict import Outputs
 from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings

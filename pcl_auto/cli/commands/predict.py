@@ -125,7 +125,7 @@ def _estimate(
     *,
     json: bool,
 ) -> None:
-    from pcl_auto.inference.dry_run import estimate_prediction, mask_commands
+    from pcl_auto.inference.estimate import estimate_prediction, mask_commands
     from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.recipe.time_budget import format_duration
 

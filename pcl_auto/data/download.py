@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 import shutil
 import tarfile
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-import pooch
 import requests
 
 from pcl_auto.errors import DataError, Problem, ResourceError, UsageError
 from pcl_auto.workspace.atomic import STAGING, publish, staging_folder
 from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.system import require_room
 
@@ -98,7 +97,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class ResumingDownloader:
-    """A downloader for pooch that collects a file in ``part`` and hands it over once it is complete.
+    """Collects a file in ``part``, and continues there when it is called again.
 
     ``listener`` hears ``download`` with ``done`` and ``total`` megabytes. The disk must have room for twice the
     file: it is a tar archive that will be unpacked.
@@ -108,7 +107,7 @@ class ResumingDownloader:
     patience: Patience
     listener: Listener | None = None
 
-    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
+    def fetch(self, url: str) -> None:
         """Fetch the missing part of ``url``.
 
         Raises:
@@ -120,7 +119,6 @@ class ResumingDownloader:
             before = self._have()
             try:
                 self._try(url)
-                break
             except _NO_URL as error:
                 what, expected = "no place to download from", "an http or https address"
                 fix = "give --base-url as in https://example.org/decathlon"
@@ -132,7 +130,8 @@ class ResumingDownloader:
                 if wait is None or _is_final(error):
                     raise self._broken_off(url, error) from error
                 time.sleep(wait)
-        self.part.replace(output_file)
+            else:
+                return
 
     def _have(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -286,8 +285,12 @@ def download_task(
     with sole_writer(staging / archive.name):
         new = not _is_there(target)
         if new:
-            downloader = ResumingDownloader(staging / f"{archive.name}.part", patience, listener)
-            tar = _fetch(archive, staging, base_url, downloader)
+            url = f"{base_url.rstrip('/')}/{archive.name}.tar"
+            part, tar = (staging / f"{archive.name}.{suffix}" for suffix in ("part", "tar"))
+            if not tar.is_file():
+                ResumingDownloader(part, patience, listener).fetch(url)
+                part.replace(tar)
+            _require_checksum(tar, archive.md5, url)
             unpack_task(tar, target, listener)
     shutil.rmtree(staging, ignore_errors=True)
     with suppress(OSError):  # something else is staged here
@@ -305,15 +308,11 @@ def _is_there(target: Path) -> bool:
     return False
 
 
-def _fetch(archive: Archive, staging: Path, base_url: str, downloader: ResumingDownloader) -> Path:
-    url = f"{base_url.rstrip('/')}/{archive.name}.tar"
-    for left in staging.glob("tmp*"):  # pooch's, of a process that was killed while it computed the checksum
-        left.replace(downloader.part) if left.stat().st_size else left.unlink()
-    pooch.get_logger().setLevel(logging.WARNING)
-    try:
-        fetched = pooch.retrieve(url, f"md5:{archive.md5}", f"{archive.name}.tar", staging, downloader=downloader)
-    except ValueError as error:
+def _require_checksum(file: Path, expected_md5: str, url: str) -> None:
+    """Remove a file that is not the archive, and say so."""
+    found_md5 = file_digest(file, "md5")
+    if found_md5 != expected_md5:
+        file.unlink()
+        what, expected, found = "the archive that came has another checksum", f"md5 {expected_md5}", f"md5 {found_md5}"
         fix = "repeat the command: it starts anew; if that ends the same, take another --base-url, or none"
-        what, expected = "the archive that came has another checksum", f"md5 {archive.md5}"
-        raise DataError(Problem("archive.checksum", what, url, fix, expected, str(error))) from error
-    return Path(fetched)
+        raise DataError(Problem("archive.checksum", what, url, fix, expected, found))

@@ -77,9 +77,9 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def file_digest(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
+def file_digest(file: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file, in hexadecimal."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with file.open("rb") as handle:
         while block := handle.read(2**20):
             digest.update(block)

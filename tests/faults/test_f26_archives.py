@@ -5,12 +5,11 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-import pooch
 import pytest
 from archives import INDEX, TASK, member, pack
 from refusal import codes, refused
 
-from pcl_auto.data.download import Archive, download_task, unpack_task
+from pcl_auto.data.download import Archive, ResumingDownloader, download_task, unpack_task
 from pcl_auto.errors import DataError, Problem
 
 GOOD = member(f"{TASK}/imagesTr/a.nii.gz", bytes(range(256)) * 40)
@@ -76,10 +75,12 @@ def test_f26_no_archive_of_a_task(tmp_path: Path, content: bytes, code: str) -> 
 
 
 def test_f26_an_archive_of_another_checksum_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def retrieve(*_arguments: object, **_options: object) -> str:
-        raise ValueError("MD5 hash of downloaded file does not match the known hash")
+    content = pack([INDEX, GOOD])
 
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
-    monkeypatch.setattr(tarfile, "open", lambda *_arguments: pytest.fail("opened"))
+    def fetch(downloader: ResumingDownloader, _url: str) -> None:
+        downloader.part.write_bytes(content)
+
+    monkeypatch.setattr(ResumingDownloader, "fetch", fetch)
+    monkeypatch.setattr(tarfile, "open", lambda *_arguments, **_options: pytest.fail("opened"))
     with refused(DataError, "archive.checksum"):
         download_task(Archive(TASK, "0" * 32, 0.01, "MR", 2, 1), tmp_path)

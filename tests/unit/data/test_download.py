@@ -175,15 +175,6 @@ def test_a_whole_part_is_only_checked(server: Server, tmp_path: Path) -> None:
     assert server.asked == [f"bytes={len(CONTENT)}-"]
 
 
-def test_what_a_process_killed_at_the_check_sum_left_is_used(server: Server, tmp_path: Path) -> None:
-    left = part(tmp_path).with_name("tmpabc123")
-    left.parent.mkdir(parents=True)
-    left.write_bytes(CONTENT)
-    assert get(server, tmp_path)
-    assert server.asked == [f"bytes={len(CONTENT)}-"]
-    assert names(tmp_path) == [TASK]
-
-
 def test_a_process_killed_while_unpacking_leaves_the_archive(server: Server, tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:

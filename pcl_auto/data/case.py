@@ -1,4 +1,4 @@
-"""A data set as it was found: its channels, its classes, and its cases with their files."""
+"""A data set: its channels, its classes, and its cases with their files."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ class Task:
 
 
 def by_id(cases: Sequence[Case]) -> tuple[Case, ...]:
-    """The cases, sorted by name."""
+    """Sort cases by name."""
     return tuple(sorted(cases, key=lambda case: (case.id, case.image)))

@@ -1,4 +1,4 @@
-"""What the labels of a data set mean: classes of one value, regions of several, and the value of ignored voxels."""
+"""The labels of a data set: classes of one value, regions of several, and the value of ignored voxels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Labels = dict[str, int | list[int]]
 
 
 def values_of(value: int | Sequence[int]) -> tuple[int, ...]:
-    """The value of a class, or those of a region."""
+    """Return the value of a class, or those of a region."""
     return (value,) if isinstance(value, int) else tuple(value)
 
 
 def foreground(labels: Mapping[str, int | Sequence[int]]) -> dict[str, int | tuple[int, ...]]:
-    """The value of every class, or the values of every region, without the background and the ignore label."""
+    """Return the values of every class or region, without the background and the ignore label."""
     return {
         name: value if isinstance(value, int) else tuple(value)
         for name, value in labels.items()
@@ -25,26 +25,26 @@ def foreground(labels: Mapping[str, int | Sequence[int]]) -> dict[str, int | tup
 
 
 def ignore_value(labels: Mapping[str, int | Sequence[int]]) -> int | None:
-    """The value of voxels that nobody has labeled; None where there is none."""
+    """Return the value of voxels that nobody has labeled, or None."""
     value = labels.get(IGNORE)
     return value if isinstance(value, int) else None
 
 
 def has_regions(labels: Mapping[str, int | Sequence[int]]) -> bool:
-    """Whether the labels are regions, which may overlap; a list of one value makes none, as in nnU-Net."""
+    """Tell whether the labels are regions, which may overlap; a list of one value makes none, as in nnU-Net."""
     return any(len(values_of(value)) > 1 for value in labels.values())
 
 
 def head_count(labels: Mapping[str, int | Sequence[int]]) -> int:
-    """Output channels of a network for these labels: the background has one only where there are no regions."""
+    """Return the number of a network's output channels: the background has one only where there are no regions."""
     return len(foreground(labels)) + (not has_regions(labels))
 
 
 def all_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
-    """Every value that a label map may hold, in order."""
+    """Return every value that a label map may hold, in order."""
     return sorted({each for value in labels.values() for each in values_of(value)})
 
 
 def format_values(value: int | Sequence[int]) -> str:
-    """The value of a class, or those of a region, as they are shown: 3, 1+2+3."""
+    """Return the value of a class, or those of a region, for a message: 3, 1+2+3."""
     return "+".join(map(str, values_of(value)))

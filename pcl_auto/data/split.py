@@ -1,4 +1,4 @@
-"""Which cases a run may learn from, and how: written down before anything is trained."""
+"""Splits: which cases a run may learn from, and how; drawn before anything is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GROUPS = ("labeled", "validation", "unlabeled", "hidden")
 
 @dataclass(frozen=True)
 class Correction:
-    """A pseudo-label that was corrected by hand, and stands for the case's label since.
+    """A pseudo-label that was corrected by hand and is used as the case's label.
 
     ``mask``: SHA-256 of the corrected mask. ``model``: whose pseudo-label it was, of round ``round``.
     """
@@ -31,7 +31,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Split:
-    """The cases of a run by what may be read of them.
+    """The cases of a run, grouped by what may be read of them.
 
     ``labeled``: image and label. ``validation``: image and label, never trained on. ``unlabeled``: the image alone;
     ``hidden`` names those among them that have a label which this split must not open.
@@ -48,25 +48,25 @@ class Split:
 
     @property
     def corrected(self) -> dict[str, str]:
-        """The masks (SHA-256) that stand for labels, by case."""
+        """The masks (SHA-256) that are used as labels, by case."""
         return {entry.case: entry.mask for entry in self.history}
 
     def as_dict(self) -> dict[str, Any]:
-        """The split as plain values; :func:`from_dict` reads it back."""
+        """Return the split as plain values, which :func:`from_dict` reads."""
         groups = {group: list(getattr(self, group)) for group in _GROUPS}
         history = {"history": [asdict(entry) for entry in self.history]} if self.history else {}
         return {"schema_version": SCHEMA_VERSION, "name": self.name, "seed": self.seed, **groups, **history}
 
 
 def from_dict(values: dict[str, Any]) -> Split:
-    """The split that :meth:`Split.as_dict` wrote."""
+    """Return the split that :meth:`Split.as_dict` wrote."""
     history = tuple(Correction(**entry) for entry in values.get("history", ()))
     labeled, validation, unlabeled, hidden = (tuple(values[group]) for group in _GROUPS)
     return Split(values["name"], values["seed"], labeled, validation, unlabeled, hidden, history)
 
 
 def with_corrections(split: Split, corrections: Sequence[Correction]) -> Split:
-    """``split`` with corrected cases among the labeled ones, under a name that says how many and which."""
+    """Move corrected cases to the labeled ones; the new name tells how many and which."""
     history = (*split.history, *corrections)
     latest = {entry.case: entry.mask for entry in history}
     root = split.name.split("_plus")[0]
@@ -82,21 +82,16 @@ def with_corrections(split: Split, corrections: Sequence[Correction]) -> Split:
 
 
 def cross_validation(cases: Sequence[str], folds: int) -> list[tuple[list[str], list[str]]]:
-    """Cases to learn from and cases held out, for every fold; the same for the same cases, in whatever order.
+    """Return the training and the held-out cases of every fold; the order of ``cases`` does not matter.
 
     Raises:
         UsageError: fewer than two folds, or more folds than cases.
     """
     if not 2 <= folds <= len(cases):
-        raise UsageError(
-            Problem(
-                "split.fold-count",
-                f"no {folds} folds of {len(cases)} labeled cases",
-                "--folds",
-                "label more cases, or leave out --folds: one model learns from all of them",
-                f"2 to {len(cases)}" if len(cases) > 1 else "2 labeled cases or more",
-            )
-        )
+        what = f"no {folds} folds of {len(cases)} labeled cases"
+        fix = "label more cases, or leave out --folds: one model learns from all of them"
+        expected = f"2 to {len(cases)}" if len(cases) > 1 else "2 labeled cases or more"
+        raise UsageError(Problem("split.fold-count", what, "--folds", fix, expected))
     shuffled = np.random.default_rng(folds).permutation(sorted(cases))
     held_out = [sorted(map(str, part)) for part in np.array_split(shuffled, folds)]
     return [([case for case in sorted(cases) if case not in part], part) for part in held_out]
@@ -106,8 +101,8 @@ def _digest(*groups: Iterable[str]) -> str:
     return hashlib.sha256("|".join(",".join(group) for group in groups).encode()).hexdigest()[:6]
 
 
-def _seed_of_training(seed: int) -> str:
-    """What a name says of a seed that draws no case: runs with several seeds need names of their own."""
+def _seed_suffix(seed: int) -> str:
+    """Return the part of a name for a seed that draws no case: runs of several seeds need different names."""
     return f"_s{seed}" if seed else ""
 
 
@@ -121,9 +116,9 @@ def draw_split(
 ) -> Split:
     """Draw ``labeled`` and ``validation`` cases among those with a label; all others become unlabeled.
 
-    The draw of a seed is one order of the cases with labels, labeled cases from its front and validation cases from
-    its end: a smaller number is a subset of a larger one, however many the other group has, and adding unlabeled
-    cases changes neither.
+    A seed orders the cases with labels; labeled cases are taken from the front and validation cases from the end. So
+    a smaller number is a subset of a larger one, whatever the size of the other group, and adding unlabeled cases
+    changes neither.
 
     Args:
         with_label: ids of cases that have a label.
@@ -138,26 +133,15 @@ def draw_split(
     order = [sorted(with_label)[i] for i in np.random.default_rng(seed).permutation(len(with_label))]
     count = len(order) - validation if labeled is None else labeled
     if count < 1 or validation < 0 or count + validation > len(order):
+        where, expected = "--labeled and --validation", f"1 to {len(order)} together"
+        found = f"{count} labeled and {validation} for validation"
         raise UsageError(
-            Problem(
-                "split.too-few-labeled",
-                "not enough labeled cases",
-                "--labeled and --validation",
-                "ask for fewer",
-                expected=f"1 to {len(order)} together",
-                found=f"{count} labeled and {validation} for validation",
-            )
+            Problem("split.too-few-labeled", "not enough labeled cases", where, "ask for fewer", expected, found)
         )
     suffix = f"_V{validation}" if validation else ""
-    drawn = f"_s{seed}" if count + validation < len(order) or validation else f"_all{_seed_of_training(seed)}"
-    return _split(
-        f"L{count}{suffix}{drawn}",
-        seed,
-        order[:count],
-        order[len(order) - validation :],
-        with_label,
-        without_label,
-    )
+    drawn = f"_s{seed}" if count + validation < len(order) or validation else f"_all{_seed_suffix(seed)}"
+    held_out = order[len(order) - validation :]
+    return _split(f"L{count}{suffix}{drawn}", seed, order[:count], held_out, with_label, without_label)
 
 
 def choose_split(
@@ -169,46 +153,33 @@ def choose_split(
     seed: int = 0,
     name: str | None = None,
 ) -> Split:
-    """The split whose labeled and validation cases are named.
+    """Make the split whose labeled and validation cases are named.
 
     Raises:
         UsageError: unknown cases, cases without a label, or a case in both groups, all at once.
     """
     problems = []
     known, has_label = {*with_label, *without_label}, set(with_label)
-    for group, ids in (("labeled", labeled), ("validation", validation)):
+    for where, ids in (("the labeled cases", labeled), ("the validation cases", validation)):
         for case in ids:
             if case not in known:
                 problems.append(
-                    Problem(
-                        "split.unknown-case",
-                        f"no case called {case!r}",
-                        f"the {group} cases",
-                        "name cases of this task",
-                    )
+                    Problem("split.unknown-case", f"no case called {case!r}", where, "name cases of this task")
                 )
             elif case not in has_label:
-                problems.append(
-                    Problem(
-                        "split.unlabeled-case",
-                        f"case {case!r} has no label",
-                        f"the {group} cases",
-                        "name cases that have a label",
-                    )
-                )
-    problems.extend(
-        Problem("split.case-in-both", f"case {case!r} is in both groups", "the split", "keep it in one of them")
-        for case in sorted(set(labeled) & set(validation))
-    )
+                what, fix = f"case {case!r} has no label", "name cases that have a label"
+                problems.append(Problem("split.unlabeled-case", what, where, fix))
+    for case in sorted(set(labeled) & set(validation)):
+        what, fix = f"case {case!r} is in both groups", "keep it in one of them"
+        problems.append(Problem("split.case-in-both", what, "the split", fix))
     if not labeled:
-        problems.append(
-            Problem("split.no-labeled", "no labeled case", "the split", "name at least one case that has a label")
-        )
+        fix = "name at least one case that has a label"
+        problems.append(Problem("split.no-labeled", "no labeled case", "the split", fix))
     if problems:
         raise UsageError(problems)
     suffix = f"_V{len(set(validation))}" if validation else ""
     digest = _digest(sorted(set(labeled)), sorted(set(validation)))
-    name = name or f"L{len(set(labeled))}{suffix}_c{digest}{_seed_of_training(seed)}"
+    name = name or f"L{len(set(labeled))}{suffix}_c{digest}{_seed_suffix(seed)}"
     return _split(name, seed, labeled, validation, with_label, without_label)
 
 

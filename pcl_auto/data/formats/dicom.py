@@ -1,4 +1,4 @@
-"""DICOM series: which slices belong together, and whether they are the evenly spaced volume that they look like."""
+"""DICOM series: find the slices that belong together, and refuse those that make no evenly spaced volume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREAMBLE = 128
 _KIND = re.compile(rb"\x02\x00\x02\x00UI..([\d.]+)", re.DOTALL)
 # Directories, reports, structure sets, presentation states, documents: they lie beside scans and hold no voxels.
 _NO_IMAGE = re.compile(r"1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104|481\.[3589])\b)")
-# Slices lie even when no distance differs by more than this share of the usual one; scanners round positions.
+# Distances between slices may differ by this share from the usual one; scanners round positions.
 _UNEVEN = 0.1
 # Positions may stray from the normal by so much of a pixel over the whole scan before voxels are sheared.
 _STRAY_PIXELS = 0.5
@@ -29,7 +29,7 @@ _ORIENTATION_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Series:
-    """The slices of a DICOM series, along the normal of their planes, and what the scanner calls it."""
+    """The slices of a DICOM series, in order along the normal of their planes, and the scanner's name for it."""
 
     uid: str
     name: str
@@ -42,13 +42,13 @@ class Series:
         return next(folder for folder in (first, *first.parents) if all(p.is_relative_to(folder) for p in rest))
 
     def __str__(self) -> str:
-        """Where it is and what it is called, as errors name it."""
+        """Return folder and name, for messages."""
         return f"{self.folder} (series {self.name})"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A series, why it is no scan to segment, if so, and whether nobody would take it for one (a scout, a report)."""
+    """A series, the problem that keeps it from being segmented, and if it is no scan at all (a scout, a report)."""
 
     series: Series
     problem: Problem | None = None
@@ -84,16 +84,16 @@ class _Slice:
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether a file says of itself, in its content or by its name, that it is DICOM."""
+    """Tell whether a file is DICOM, by its content or its name."""
     with file.open("rb") as handle:
         start = handle.read(_PREAMBLE + 4)
     return start[_PREAMBLE:] == b"DICM" or file.suffix.lower() in _SUFFIXES
 
 
 def find_series(files: Iterable[Path]) -> list[Finding]:
-    """Every series that the DICOM ``files`` hold, by SeriesInstanceUID, judged; and files that cannot be read.
+    """Group DICOM ``files`` by SeriesInstanceUID, check every series, and list files that cannot be read.
 
-    A file that cannot be read spoils the series in its folder: it may be a slice of theirs.
+    A series with an unreadable file in its folder has a problem: the file may be one of its slices.
     """
     groups: dict[str, list[_Slice]] = {}
     damaged: dict[Path, list[Path]] = {}
@@ -113,16 +113,14 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
         bad = [file for folder in {each.file.parent for each in slices} for file in damaged.get(folder, ())]
         if bad and not finding.problem:
             spoilt.update(file.parent for file in bad)
-            finding = Finding(
-                finding.series,
-                _damaged("dicom.unreadable-slices", "files that cannot be read among the slices", finding.series, bad),
-            )
+            what = "files that cannot be read among the slices"
+            problem = _damaged("dicom.unreadable-slices", what, finding.series, bad)
+            finding = Finding(finding.series, problem)
         findings.append(finding)
     for folder in damaged.keys() - spoilt:
-        series = Series("", damaged[folder][0].name, tuple(damaged[folder]))
-        findings.append(
-            Finding(series, _damaged("dicom.unreadable", "DICOM files that cannot be read", folder, damaged[folder]))
-        )
+        files = damaged[folder]
+        problem = _damaged("dicom.unreadable", "DICOM files that cannot be read", folder, files)
+        findings.append(Finding(Series("", files[0].name, tuple(files)), problem))
     return findings
 
 
@@ -169,13 +167,14 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
 
 
 def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
-    """Say of a series that nobody wants segmented what it is."""
+    """Name a series that is no scan, such as a scout."""
     fix = "leave it, unless it is a part of a scan"
+    modalities = {each.text("0008|0060") for each in slices}
     if any("LOCALIZER" in each.text("0008|0008").upper() for each in slices):
         return Problem("dicom.localizer", "a localizer (scout)", where, fix)
     if any(each.components > 1 for each in slices):
         return Problem("dicom.color-pictures", "color pictures, no scan", where, fix)
-    if any(each.text("0008|0060") in ("SEG", "RTDOSE") for each in slices):
+    if modalities & {"SEG", "RTDOSE"}:
         return Problem("dicom.derived", "no scan but what was made from one", where, fix)
     if len(slices) == 1 and not _frames(slices[0]):
         return Problem("dicom.single-slice", "a single slice", where, fix)
@@ -183,13 +182,13 @@ def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
 
 
 def _frames(header: _Slice) -> int:
-    """Frames of a multi-frame file, 0 where a file is one slice."""
+    """Return the number of frames of a multi-frame file, 0 where a file is one slice."""
     frames = header.text("0028|0008")
     return int(frames) if frames.isdecimal() and int(frames) > 1 else 0
 
 
 def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
-    """Why the slices are not parallel, on one grid of pixels, each in a place of its own."""
+    """Return what keeps the slices from being parallel and on one grid of pixels."""
     frames = max(map(_frames, slices))
     if frames:
         fix = "convert it to NIfTI, for example with dcm2niix"
@@ -209,9 +208,8 @@ def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
             f"{number} of {columns} x {rows}, {spacing[1]:g} x {spacing[0]:g} mm"
             for (rows, columns, spacing), number in grids.items()
         )
-        return Problem(
-            "dicom.mixed-grid", "slices of mixed size or spacing", where, fix, "one size and one spacing", found
-        )
+        what, expected = "slices of mixed size or spacing", "one size and one spacing"
+        return Problem("dicom.mixed-grid", what, where, fix, expected, found)
     return None
 
 
@@ -225,7 +223,7 @@ def _normal(header: _Slice) -> npt.NDArray[np.float64]:
 def _no_volume(
     positions_mm: npt.NDArray[np.float64], normal: npt.NDArray[np.float64], pixel_mm: float, where: str
 ) -> Problem | None:
-    """Why slices at these positions (N, 3), in order along their normal, are no right-angled, evenly spaced stack."""
+    """Return what keeps slices at these positions (N, 3), sorted along their normal, from being an even stack."""
     depth_mm = positions_mm @ normal
     steps_mm = np.diff(depth_mm)
     usual_mm = float(np.median(steps_mm))
@@ -238,9 +236,8 @@ def _no_volume(
     if np.linalg.norm(stray_mm, axis=1).max() > _STRAY_PIXELS * pixel_mm:
         angle = np.degrees(np.arctan2(np.linalg.norm(stray_mm[-1]), depth_mm[-1] - depth_mm[0]))
         fix = "straighten it with a converter that corrects gantry tilt, for example dcm2niix"
-        return Problem(
-            "dicom.gantry-tilt", "gantry tilt", where, fix, "slices stacked along their normal", f"{angle:.1f}° off it"
-        )
+        expected = "slices stacked along their normal"
+        return Problem("dicom.gantry-tilt", "gantry tilt", where, fix, expected, f"{angle:.1f}° off it")
     wide = np.flatnonzero(np.abs(steps_mm - usual_mm) > _UNEVEN * usual_mm)
     if wide.size:
         between = f"{depth_mm[wide[0]]:g} and {depth_mm[wide[0] + 1]:g} mm"

@@ -1,4 +1,4 @@
-"""Masks as DICOM SEG, beside the series that they belong to (needs the extra ``dicom``)."""
+"""Write masks as DICOM SEG (needs the extra ``dicom``)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_dicom_seg(
         SegmentDescription(
             segment_number=number,
             segment_label=name[:_LONGEST_TEXT],
-            # What the names mean nobody has told us: the widest codes there are.
+            # The meaning of the names is unknown: the most general codes there are.
             segmented_property_category=codes.SCT.AnatomicalStructure,
             segmented_property_type=codes.SCT.BodyStructure,
             algorithm_type="AUTOMATIC",
@@ -63,8 +63,7 @@ def write_dicom_seg(
         )
     except (AttributeError, ValueError, TypeError) as error:
         fix = "export the series with all of its patient, study and frame-of-reference tags, or leave out --dicom-seg"
-        raise DataError(
-            Problem("dicom.no-segmentation", "no DICOM SEG can be made", str(series), fix, found=str(error))
-        ) from error
+        what = "no DICOM SEG can be made"
+        raise DataError(Problem("dicom.no-segmentation", what, str(series), fix, found=str(error))) from error
     with atomic_path(target) as temporary:
         segmentation.save_as(temporary)

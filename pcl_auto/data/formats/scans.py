@@ -1,9 +1,10 @@
-"""Which scans files and folders hold: volumes in one file, DICOM series, and channels that belong together."""
+"""Find the scans in files and folders: volumes in one file, DICOM series, and channels that belong together."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +22,9 @@ Source = Path | Series
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan: its name and what holds it, one entry in 4D or one per channel; or why it cannot be segmented.
+    """A scan: its name and its volumes, one in 4D or one per channel, or the problem that it cannot be segmented for.
 
-    ``beside`` is true of what lies beside scans and that nobody would take for one: a scout, a report.
+    ``is_auxiliary`` is true of what lies beside scans and is none: a scout, a report.
     """
 
     id: str
@@ -33,25 +34,25 @@ class Scan:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Every file of it."""
+        """All files."""
         return tuple(path for source in self.files for path in paths_of(source))
 
     @property
     def suffix(self) -> str:
-        """The suffix of its first file, as of :func:`split_suffix`; empty for DICOM."""
+        """Suffix of the first file, as by :func:`split_suffix`; empty for DICOM."""
         return "" if isinstance(self.files[0], Series) else split_suffix(self.files[0].name)[1]
 
 
 def paths_of(source: Source) -> tuple[Path, ...]:
-    """The files of a volume: one, or the slices of a DICOM series."""
+    """Return the files of a volume: one, or the slices of a DICOM series."""
     return source.files if isinstance(source, Series) else (source,)
 
 
 def refuse_missing(inputs: Iterable[Path]) -> None:
-    """Make sure, before anything is loaded for them, that files and folders are there.
+    """Refuse files and folders that do not exist, before anything is loaded for them.
 
     Raises:
-        UsageError: some are not.
+        UsageError: some do not exist.
     """
     if problems := [_missing(path) for path in inputs if not path.exists()]:
         raise UsageError(problems)
@@ -62,7 +63,7 @@ def _missing(path: Path) -> Problem:
 
 
 def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
-    """The scans that files and folders hold, sorted by name.
+    """List the scans that files and folders hold, sorted by name.
 
     Of a folder: its files with one of :data:`VOLUME_SUFFIXES`, and the DICOM series in it and its subfolders. Files
     ``name_0000``, ``name_0001``, … are the channels of one scan, and so are folders of these names that hold one
@@ -97,13 +98,8 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
 
 
 def _nothing_in(folder: Path) -> Problem:
-    return Problem(
-        "predict.no-scan",
-        "no scan",
-        str(folder),
-        "name another folder",
-        expected=f"DICOM, or files {' '.join(VOLUME_SUFFIXES)}",
-    )
+    expected = f"DICOM, or files {' '.join(VOLUME_SUFFIXES)}"
+    return Problem("predict.no-scan", "no scan", str(folder), "name another folder", expected)
 
 
 def _one_mask_each(scans: Iterable[Scan]) -> Iterator[Problem]:
@@ -112,16 +108,16 @@ def _one_mask_each(scans: Iterable[Scan]) -> Iterator[Problem]:
         groups.setdefault(scan.id, []).append(scan)
     for case, same in sorted(groups.items()):
         if len(same) > 1:
-            yield Problem(
-                code="predict.mask-twice",
-                what=f"{len(same)} scans would write the mask {case}",
-                where=", ".join(str(scan.files[0]) for scan in same),
-                fix="predict them into different folders, or rename them",
+            what, where = (
+                f"{len(same)} scans would write the mask {case}",
+                ", ".join(str(scan.files[0]) for scan in same),
             )
+            fix = "predict them into different folders, or rename them"
+            yield Problem("predict.mask-twice", what, where, fix)
 
 
 def _of_folder(folder: Path) -> list[Scan]:
-    """The files and series of a folder, each by itself."""
+    """Return the files and series of a folder, each by itself."""
     items = [_of_file(file) for file in sorted(folder.iterdir()) if _is_volume(file)]
     slices = []
     for parent, folders, names in os.walk(folder):
@@ -159,26 +155,20 @@ def _may_be_slice(file: Path) -> bool:
 
 
 def _name_series(findings: Sequence[Finding], root: Path | None) -> list[Scan]:
-    """Series as scans: named after their folders under ``root``, and where a folder has several, after themselves."""
+    """Make series scans, named after their folders under ``root``, and after themselves where a folder has several."""
+    main = Counter(finding.series.folder for finding in findings if not finding.is_auxiliary)
     scans = []
     for finding in findings:
         folder = finding.series.folder
         inside = folder.relative_to(root).parts if root else ()
         # Only one scan of a folder can have its name; scouts and reports do not count.
-        alone = (
-            not finding.is_auxiliary and [f.series.folder for f in findings if not f.is_auxiliary].count(folder) == 1
-        )
-        own = () if alone else (finding.series.name,)
-        name = "_".join(inside or (folder.resolve().name,)) if alone else "_".join((*inside, *own))
-        scans.append(Scan(_plain(name), (finding.series,), finding.problem, finding.is_auxiliary))
-    return _told_apart(scans)
-
-
-def _told_apart(scans: Sequence[Scan]) -> list[Scan]:
-    """Series of the same number and description get the end of their UID."""
-    names = [scan.id for scan in scans]
+        is_only = not finding.is_auxiliary and main[folder] == 1
+        parts = (inside or (folder.resolve().name,)) if is_only else (*inside, finding.series.name)
+        scans.append(Scan(_file_name("_".join(parts)), (finding.series,), finding.problem, finding.is_auxiliary))
+    # Series of the same number and description get the end of their UID.
+    names = Counter(scan.id for scan in scans)
     return [
-        replace(scan, id=f"{scan.id}_{_uid_end(scan)}") if names.count(scan.id) > 1 and _uid_end(scan) else scan
+        replace(scan, id=f"{scan.id}_{_uid_end(scan)}") if names[scan.id] > 1 and _uid_end(scan) else scan
         for scan in scans
     ]
 
@@ -187,13 +177,13 @@ def _uid_end(scan: Scan) -> str:
     return scan.files[0].uid.rsplit(".", 1)[-1] if isinstance(scan.files[0], Series) else ""
 
 
-def _plain(name: str) -> str:
-    """A name for a file, of what a scanner or a user has typed."""
+def _file_name(name: str) -> str:
+    """Make a name that was typed at a scanner one for a file."""
     return re.sub(r"[^\w.+-]+", "_", name).strip(".") or "scan"
 
 
 def _channel_of(item: Scan) -> tuple[tuple[Path, str], int] | None:
-    """The folder and the case that an item is a channel of, and which."""
+    """Return the folder and the case that an item is a channel of, and the channel's number."""
     source = item.files[0]
     place = source.folder if isinstance(source, Series) else source
     match = _CHANNEL.match(place.name if isinstance(source, Series) else split_suffix(source.name)[0])

@@ -279,11 +279,14 @@ class Part:
         Raises:
             StateError: a run was made with other settings; every difference.
         """
+        from pcl_auto.benchmark.study import comparable_settings
         from pcl_auto.workspace.record import refuse_changes
 
-        found = {name: entry["settings"] for name, entry in self.record.runs().items() if name in self.wanted}
+        runs = self.record.runs()
+        found = {name: comparable_settings(runs[name]["settings"]) for name in runs if name in self.wanted}
+        wanted = {name: comparable_settings(self.wanted[name]) for name in found}
         fix = "repeat the settings of this study, or name another folder"
-        refuse_changes(found, {name: self.wanted[name] for name in found}, self.record.folder / "runs", fix)
+        refuse_changes(found, wanted, self.record.folder / "runs", fix)
 
     def pending(self) -> list[BenchmarkRun]:
         """List the runs that are not on record, in the benchmark's order."""

@@ -1,4 +1,4 @@
-"""``pclauto demo``: the whole way on data made here, ours against the baseline on the same two labels."""
+"""Do the whole way on data made here (``pclauto demo``): ours against the baseline on the same two labels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import Workspace
 
-# The phantom is small: a plan for this memory keeps its patches so.
+# The phantom is small: a plan for this memory keeps its patches small too.
 MEMORY_GB = 1.0
 RECIPE = "demo"
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found: scores by arm, where everything lies, the report of ours, and how long it took."""
+    """The results of the demo: its folder, the report of our run, the scores of each arm, and the time it took."""
 
     folder: Path
     report: Path
@@ -35,22 +35,24 @@ class DemoResult:
     seconds: float
 
 
-def run_demo(folder: Path, *, seed: int, device: str, say: Callable[[str], None], listener: Listener) -> DemoResult:
-    """Make a phantom task under ``folder``, plan, train both arms, predict, evaluate.
+def run_demo(
+    folder: Path, *, seed: int, device: str, print_line: Callable[[str], None], listener: Listener
+) -> DemoResult:
+    """Make a phantom task under ``folder``, plan, train both arms, predict and evaluate.
 
-    Every stage is what the command of that name does; a demo that was interrupted goes on.
+    Every stage does what the command of that name does; a demo that was interrupted goes on.
     """
     started = monotonic()
     workspace = Workspace.at(folder / "work", f"--workspace {folder / 'work'}")
     task = folder / "Task99_Phantom"
     make_phantom(folder, seed=seed)
-    say(f"phantom   {task}")
-    say("plan      2 labeled and 12 unlabeled volumes, 2 channels, 3 classes")
+    print_line(f"phantom   {task}")
+    print_line("plan      2 labeled and 12 unlabeled volumes, 2 channels, 3 classes")
     plan = plan_task(task, workspace, PlanSettings(memory_gb=MEMORY_GB), listener=listener).plan
     classes = plan.dataset_json["labels"]
 
     def score(arm: str, *, supervised_only: bool) -> tuple[Path, dict[str, Any]]:
-        say(f"train     {arm}")
+        print_line(f"train     {arm}")
         request = TrainRequest(recipe=RECIPE, seed=seed, device=device, supervised_only=supervised_only)
         run = train(request, workspace, listener)
         masks = folder / "predictions" / ("baseline" if supervised_only else "pclauto")

@@ -16,7 +16,7 @@ from pcl_auto.benchmark.table import Row, Runs, as_csv, as_json, make_rows
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import finite, write_json, write_text
 
-# Dice that differ by less fill no axis: they look as close as they are.
+# Dice that an axis spans at least, so that close values look close.
 MIN_SPAN = 0.1
 
 
@@ -36,15 +36,15 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     numbers = sorted({row.labeled for row in rows if row.arm != ALL_LABELS_ARM})
-    # Numbers of labels are far apart at one end and close at the other: evenly spaced, named by what they are.
-    place = {number: index for index, number in enumerate(numbers)}
+    # Numbers of labels may be far apart, as 1, 2 and 100: evenly spaced.
+    positions = {number: index for index, number in enumerate(numbers)}
     names = list(dict.fromkeys(row.arm for row in rows if row.arm != ALL_LABELS_ARM))
     for index, name in enumerate(names):
         line = [row for row in rows if row.arm == name]
         # A little apart, so that bars of two arms do not cover one another.
         shift = 0.03 * (index - (len(names) - 1) / 2)
         axes.errorbar(
-            [place[row.labeled] + shift for row in line],
+            [positions[row.labeled] + shift for row in line],
             [row.dice.mean for row in line],
             yerr=[0.0 if math.isnan(row.dice.sd) else row.dice.sd for row in line],
             marker="o",
@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
     for row in rows:
         if row.arm == ALL_LABELS_ARM:
             axes.axhline(row.dice.mean, linestyle="--", color="gray", label=f"supervised, all {row.labeled} labels")
-    axes.set_xticks(list(place.values()), [str(number) for number in numbers])
+    axes.set_xticks(list(positions.values()), [str(number) for number in numbers])
     axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
     _widen(axes)
     axes.set_xlabel("labeled cases")

@@ -1,10 +1,10 @@
-"""``pclauto benchmark``: every arm with every number of labels and every seed, one run after the other, resumable."""
+"""Run a study: every arm with every number of labels and every seed, one run after the other, resumable."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from pcl_auto.data.split import Split, draw_split
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.training.settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
+from pcl_auto.recipe.load import with_current_names
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.workspace.events import Listener
@@ -34,7 +35,10 @@ DEFAULT_ARMS = f"{BASELINE_ARM},paper,default,{ALL_LABELS_ARM}"
 
 @dataclass(frozen=True)
 class BenchmarkRequest:
-    """What ``pclauto benchmark`` was asked for."""
+    """The settings of a study, as ``pclauto benchmark`` takes them.
+
+    ``test_cases``: so many labeled cases, which no arm learns from, are the test cases instead of those in folders.
+    """
 
     labeled: str = "2"
     seeds: int = 3
@@ -43,7 +47,6 @@ class BenchmarkRequest:
     epochs: int | None = None
     test_labels: Path | None = None
     test_images: Path | None = None
-    # So many labeled cases instead, which no arm learns from.
     test_cases: int = 0
     configuration: str | None = None
     mirroring: bool = False
@@ -54,7 +57,7 @@ class BenchmarkRequest:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One arm, one number of labeled cases, one seed."""
+    """One arm with one number of labeled cases and one seed."""
 
     arm: Arm
     labeled: int
@@ -62,13 +65,13 @@ class BenchmarkRun:
 
     @property
     def name(self) -> str:
-        """The run in names of files."""
+        """Name of the run in names of files."""
         return f"{self.arm.name}_L{self.labeled}_s{self.seed}"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A benchmark as it will be or as it is: its runs in their order, its test cases, its folder."""
+    """A benchmark with everything settled: its arms, runs, test cases and folder."""
 
     folder: Path
     data: DatasetFolder
@@ -86,9 +89,9 @@ class Study:
 
     @property
     def runs(self) -> list[BenchmarkRun]:
-        """By number of labels and seed, supervised first: a study that is cut short has whole comparisons.
+        """All runs, by number of labels and seed, supervised first; those with all labels after the first comparison.
 
-        All labels come after the first comparison, seed by seed.
+        In this order a study that is cut short has whole comparisons.
         """
         with_all = [arm for arm in self.arms if arm.all_labels]
         compared = sorted((arm for arm in self.arms if not arm.all_labels), key=lambda arm: arm.name != BASELINE_ARM)
@@ -99,11 +102,11 @@ class Study:
         return [*runs[:first], *ceiling, *runs[first:]]
 
     def file(self, run: BenchmarkRun) -> Path:
-        """Where a finished run is on record."""
+        """Return the file that a finished run is recorded in."""
         return self.folder / "runs" / f"{run.name}.json"
 
     def settings(self, run: BenchmarkRun) -> dict[str, Any]:
-        """What makes a recorded run the one that is asked for."""
+        """Return the settings that make a run this run, as its file records them."""
         return {
             "dataset": self.data.name,
             "plan": _digest(self.plan.content),
@@ -118,19 +121,20 @@ class Study:
         }
 
     def recorded(self) -> dict[str, dict[str, Any]]:
-        """The runs that are there, by name, in the order of :attr:`runs`.
+        """Read the runs on record, by name, in the order of :attr:`runs`.
 
         Raises:
             StateError: a run was made with other settings; every difference of every run.
         """
         found = {run.name: read_json(self.file(run)) for run in self.runs if self.file(run).is_file()}
-        wanted = {run.name: self.settings(run) for run in self.runs if run.name in found}
+        recorded = {name: comparable_settings(entry["settings"]) for name, entry in found.items()}
+        wanted = {run.name: comparable_settings(self.settings(run)) for run in self.runs if run.name in found}
         fix = "repeat the settings of this benchmark, or name another folder with --folder"
-        refuse_changes({name: entry["settings"] for name, entry in found.items()}, wanted, self.folder / "runs", fix)
+        refuse_changes(recorded, wanted, self.folder / "runs", fix)
         return found
 
     def shared_start(self, run: BenchmarkRun) -> Path | None:
-        """The supervised start that all arms of one number of labels and one seed go on from."""
+        """Return the file of the supervised start that the arms of one number of labels and one seed share."""
         if run.arm.all_labels:
             return None
         whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.seed, "split": "", "store": "", "deterministic": False}
@@ -140,19 +144,20 @@ class Study:
         return self.folder / "starts" / f"L{run.labeled}_s{run.seed}_{digest}.pth"
 
     def forget_starts(self, done: Collection[str]) -> None:
-        """Remove the supervised starts that no run goes on from any more; ``done`` names the runs on record.
+        """Remove the supervised starts that only runs named in ``done`` have needed.
 
         An arm that is added later makes its start anew.
         """
         starts = {run.name: self.shared_start(run) for run in self.runs}
         needed = {start for name, start in starts.items() if name not in done}
-        for start in {start for start in starts.values() if start is not None} - needed:
-            start.unlink(missing_ok=True)
+        for start in {*starts.values()} - needed:
+            if start is not None:
+                start.unlink(missing_ok=True)
         with suppress(OSError):  # others are still needed, or there never were any
             (self.folder / "starts").rmdir()
 
     def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
-        """What a run does."""
+        """Return what a run needs to be done in a process of its own."""
         labeled = None if run.arm.all_labels else run.labeled
         request = TrainRequest(
             dataset=self.data.name,
@@ -167,13 +172,12 @@ class Study:
             shared_start=self.shared_start(run),
             remember=False,
         )
-        named, masks = self.plan.dataset_json["labels"], self.folder / "masks" / run.name
-        return Job(
-            request, workspace, self.held_out, foreground(named), self.mirroring, masks, ignored=ignore_value(named)
-        )
+        labels, masks = self.plan.dataset_json["labels"], self.folder / "masks" / run.name
+        classes, ignored = foreground(labels), ignore_value(labels)
+        return Job(request, workspace, self.held_out, classes, self.mirroring, masks, ignored)
 
     def _split(self, labeled: int | None, seed: int) -> Split:
-        """Drawn from the pool without the test cases, which are not among the unlabeled ones either."""
+        """Draw a split from the pool without the test cases, which are not among the unlabeled ones either."""
         tested = {scan.id for scan in self.held_out.scans}
         pool = [case for case in self.plan.cases.values() if case.id not in tested]
         with_label, without_label = ([c.id for c in pool if (c.label is not None) is there] for there in (True, False))
@@ -181,12 +185,21 @@ class Study:
         return replace(split, name=f"{split.name}_H{len(tested)}")
 
 
+def comparable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with the recipe's current keys, and without its name and description.
+
+    The name holds a checksum of the keys, which version 0.1 called otherwise.
+    """
+    recipe = with_current_names(settings["recipe"])
+    return {**settings, "recipe": {key: recipe[key] for key in recipe if key not in ("name", "description")}}
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def find_planned(name: str | None, workspace: Workspace) -> DatasetFolder | None:
-    """The planned data set that ``name`` means, also by its decathlon folder; None where it waits for its plan."""
+    """Find a planned data set by its name or its decathlon folder; None if it has no plan yet."""
     planned = workspace.planned()
     if name is None:
         return workspace.dataset(None)
@@ -218,32 +231,26 @@ def find_unplanned(name: str, request: BenchmarkRequest, folders: Sequence[Path]
 
 
 def request_problems(request: BenchmarkRequest) -> list[Problem]:
-    """What is wrong with a request whatever the data set."""
-    problems = _settle(request)[3]
-    if request.test_cases and (request.test_labels or request.test_images):
-        fix = "keep one of them"
-        problems.append(
-            Problem(
-                "benchmark.two-kinds-of-test",
-                "two kinds of test cases",
-                "--test-cases and --test or --test-images",
-                fix,
-            )
-        )
-    return problems
+    """List what is wrong with a request whatever the data set."""
+    return _settle(request)[3]
 
 
 def _settle(request: BenchmarkRequest) -> tuple[Recipe | None, list[Arm], list[int], list[Problem]]:
-    """Settle base recipe, arms and numbers of labels, and what is wrong with them."""
+    """Settle base recipe, arms and numbers of labels, and list what is wrong with the request."""
     numbers, problems = parse_labeled(request.labeled)
     names = [name.strip() for name in request.arms.split(",") if name.strip()]
+    base = None
     try:
         base = load_base_recipe(request.base_recipe, request.epochs)
     except UsageError as error:
-        # The arms' names are looked at all the same, under any base recipe.
-        return None, [], numbers, [*problems, *error.problems, *make_arms(names, Recipe("any"))[1]]
-    arms, wrong = make_arms(names, base)
-    return base, arms, numbers, [*problems, *wrong]
+        problems += error.problems
+    # The names of the arms are checked even where the base recipe is wrong.
+    arms, wrong = make_arms(names, base or Recipe("any"))
+    problems += wrong
+    if request.test_cases and (request.test_labels or request.test_images):
+        where = "--test-cases and --test or --test-images"
+        problems.append(Problem("benchmark.two-kinds-of-test", "two kinds of test cases", where, "keep one of them"))
+    return base, arms, numbers, problems
 
 
 def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Workspace) -> Study:
@@ -253,16 +260,13 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         UsageError: everything in the request that does not fit, all at once.
     """
     plan = read_plan(data)
-    base, arms, numbers, _ = _settle(request)
-    problems = request_problems(request)
+    base, arms, numbers, problems = _settle(request)
     problems += _label_problems(plan, arms, numbers, request.test_cases)
-    held_out, wrong = (
-        hold_out(plan, request.test_cases)
-        if request.test_cases
-        else find_held_out(
-            request.test_images or plan.root / "imagesTs", request.test_labels or plan.root / "labelsTs", plan
-        )
-    )
+    if request.test_cases:
+        held_out, wrong = hold_out(plan, request.test_cases)
+    else:
+        images, labels = request.test_images or plan.root / "imagesTs", request.test_labels or plan.root / "labelsTs"
+        held_out, wrong = find_held_out(images, labels, plan)
     problems += wrong
     configuration = ""
     try:
@@ -290,26 +294,19 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
 
 def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: int) -> list[Problem]:
     with_label = sum(case.label is not None for case in plan.cases.values()) - held_out
-    pool = len(plan.cases) - held_out
+    if with_label <= 0:
+        return []  # --test-cases is too large, which is a problem of its own
     joint = any(not arm.supervised_only for arm in arms)
     problems = []
-    for number in numbers if with_label > 0 else ():  # else --test-cases is too large, and that is said
+    for number in numbers:
         if number > with_label:
-            problems.append(
-                Problem(
-                    "benchmark.too-many-labels",
-                    "more labels than there are",
-                    "--labeled",
-                    "ask for fewer",
-                    f"1 to {with_label}",
-                    found=str(number),
-                )
-            )
-        elif number == pool and joint:
+            what, expected = "more labels than there are", f"1 to {with_label}"
+            code, found = "benchmark.too-many-labels", str(number)
+            problems.append(Problem(code, what, "--labeled", "ask for fewer", expected, found))
+        elif number == len(plan.cases) - held_out and joint:
+            what = f"with {number} labels no case is unlabeled"
             fix = "ask for fewer labels, or for supervised arms alone"
-            problems.append(
-                Problem("benchmark.no-unlabeled", f"with {number} labels no case is unlabeled", "--labeled", fix)
-            )
+            problems.append(Problem("benchmark.no-unlabeled", what, "--labeled", fix))
     return problems
 
 
@@ -317,7 +314,7 @@ def run_study(
     study: Study,
     workspace: Workspace,
     *,
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
     listener: Listener,
     work: Callable[[Job, Listener], dict[str, Any]] | None = None,
     after_each: Callable[[dict[str, dict[str, Any]]], object] = lambda _found: None,
@@ -325,11 +322,11 @@ def run_study(
     """Do every run that is not on record yet and return all of them by name.
 
     Args:
-        study: what to run.
-        workspace: where its data set was planned.
-        say: takes a line about every run.
+        study: the runs to do.
+        workspace: the one that its data set was planned in.
+        print_line: takes a line about every run.
         listener: takes the events of every run.
-        work: does a run; default: in a process of its own.
+        work: does a run; by default in a process of its own.
         after_each: takes all runs on record, at first and after every new one.
 
     Raises:
@@ -341,12 +338,12 @@ def run_study(
         found = study.recorded()
         study.forget_starts(found)  # an earlier try may have been stopped before it did
         after_each(found)
-        for index, run in enumerate(study.runs):
-            what = f"run {index + 1}/{len(study.runs)}  {run.arm.name}, labels {run.labeled}, seed {run.seed}"
+        for number, run in enumerate(study.runs, start=1):
+            line = f"run {number}/{len(study.runs)}  {run.arm.name}, labels {run.labeled}, seed {run.seed}"
             if run.name in found:
-                say(f"{what}: done before")
+                print_line(f"{line}: done before")
                 continue
-            say(what)
+            print_line(line)
             outcome = work(study.job(run, workspace), listener)
             content = {"schema_version": SCHEMA_VERSION, "settings": study.settings(run), **outcome}
             write_json(study.file(run), finite(content))

@@ -38,7 +38,7 @@ def demo(
     schedule = load_recipe(RECIPE).schedule
     with resumable(terminal), TrainingProgress(terminal) as progress:
         progress.begin(schedule.epochs, schedule.steps_per_epoch)
-        result = run_demo(folder, seed=seed, device=device, say=terminal.print_line, listener=progress)
+        result = run_demo(folder, seed=seed, device=device, print_line=terminal.print_line, listener=progress)
     if json:
         places = {"folder": str(result.folder), "report": str(result.report)}
         terminal.json({**places, "seconds": round(result.seconds), "scores": result.scores})

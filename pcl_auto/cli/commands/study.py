@@ -48,7 +48,7 @@ def carry_out(
         found = run_study(
             study,
             workspace,
-            say=terminal.print_line,
+            print_line=terminal.print_line,
             listener=progress,
             after_each=lambda done: write_results(study, done),
         )

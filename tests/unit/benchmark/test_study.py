@@ -12,6 +12,7 @@ from refusal import codes, refused
 from pcl_auto.benchmark.job import Job
 from pcl_auto.benchmark.study import BenchmarkRequest, Study, find_planned, request_problems, resolve_study, run_study
 from pcl_auto.errors import StateError, UsageError
+from pcl_auto.recipe.load import RENAMED_KEYS
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
@@ -49,7 +50,7 @@ class Work:
 
 
 def run(study: Study, workspace: Workspace, work: Work) -> dict[str, Any]:
-    return run_study(study, workspace, say=lambda _text: None, listener=lambda _event, _values: None, work=work)
+    return run_study(study, workspace, print_line=lambda _line: None, listener=lambda _event, _values: None, work=work)
 
 
 def test_supervised_comes_first_and_all_labels_after_the_first_comparison(workspace: Workspace) -> None:
@@ -160,6 +161,38 @@ def test_other_test_labels_are_refused(workspace: Workspace, task: Path) -> None
     with refused(StateError, "run.settings-changed") as refusal:
         run(resolved(workspace), workspace, Work())
     assert all(problem.what.endswith("test.digest") for problem in refusal.problems)
+
+
+def as_version_0_1(file: Path) -> dict[str, Any]:
+    """Return a recorded run with the recipe keys of version 0.1, under the name that its arm had then."""
+    content: dict[str, Any] = read_json(file)
+    recipe = content["settings"]["recipe"]
+    for old, new in RENAMED_KEYS.items():
+        (old_table, old_key), (table, key) = old.split("."), new.split(".")
+        recipe.setdefault(old_table, {})[old_key] = recipe[table].pop(key)
+    for table in [table for table, keys in recipe.items() if keys == {}]:
+        del recipe[table]
+    recipe["pseudo_labels"]["crf"] = False
+    recipe |= {"name": "bench-paper-0a1b2c", "description": "of the time"}
+    return content
+
+
+def test_runs_of_version_0_1_are_the_same_settings(workspace: Workspace) -> None:
+    study = resolved(workspace)
+    found = run(study, workspace, Work())
+    file = study.folder / "runs" / "paper_L1_s0.json"
+    old = as_version_0_1(file)
+    assert {"judgement", "mixing"} <= old["settings"]["recipe"].keys()
+    write_json(file, old)
+    again = Work()
+    assert list(run(study, workspace, again)) == list(found)
+    assert again.jobs == []
+    assert read_json(file) == old
+    old["settings"]["recipe"]["judgement"]["range_margin"] += 0.25
+    write_json(file, old)
+    with refused(StateError, "run.settings-changed") as refusal:
+        run(study, workspace, again)
+    assert "recipe.pseudo_label_filter.range_margin" in refusal.problem.what
 
 
 def test_everything_wrong_is_said_at_once(workspace: Workspace, task: Path) -> None:

@@ -1,4 +1,4 @@
-"""``pclauto``: the verbs, their errors and exit codes."""
+"""Define the command ``pclauto``: its verbs, errors and exit codes."""
 
 from __future__ import annotations
 

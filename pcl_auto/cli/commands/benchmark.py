@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
+    from pcl_auto.benchmark.study import Study
     from pcl_auto.benchmark.table import Row
     from pcl_auto.cli.console.terminal import Terminal
 
@@ -53,25 +53,13 @@ def benchmark(
     """
     from pcl_auto.benchmark.study import BenchmarkRequest
     from pcl_auto.cli.commands.study import carry_out
-    from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.workspace.folders import Workspace
 
-    terminal = Terminal()
     request = BenchmarkRequest(
         labeled=labeled, seeds=seeds, arms=arms, base_recipe=base_recipe, epochs=epochs, test_labels=test,
         test_images=test_images, test_cases=test_cases, configuration=configuration, mirroring=mirroring,
         device=device, workers=workers, folder=folder,
     )  # fmt: skip
-    workspace = Workspace.find(workspace_path, os.environ)
-    done = carry_out(terminal, dataset, request, workspace, dry_run=dry_run, json=json)
-    if done is None:
-        return
-    study, rows, results = done
-    if json:
-        terminal.json(results)
-    else:
-        _render(terminal, rows)
-    terminal.print_line(f"results: {study.folder / 'results.json'}, results.csv and results.png beside it")
+    carry_out(dataset, request, workspace_path, _render, dry_run=dry_run, json=json)
 
 
 def _number(value: float, digits: int, *, sign: str = "", unit: str = "") -> str:
@@ -101,7 +89,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _render(terminal: Terminal, rows: list[Row]) -> None:
+def _render(terminal: Terminal, _study: Study, rows: list[Row]) -> None:
     # Ten columns fit into 80 characters; a long name of an arm takes more lines.
     columns = ("arm", ">labels", ">Dice ± sd", ">HD95", ">Δ Dice", ">p", ">seeds", ">gap", ">min", ">MB")
     terminal.print_table(columns, map(_cells, rows), gap=1)

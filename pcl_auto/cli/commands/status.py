@@ -53,10 +53,10 @@ def status(
 
 
 def _time(seconds: float | None) -> str:
-    if not seconds:
-        return ""  # after the last epoch something is still done, nobody knows for how long
-    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{hours} h"
+    """Return how long is left; nothing after the last epoch, when nobody knows how long the rest takes."""
+    from pcl_auto.recipe.time_budget import format_duration
+
+    return format_duration(seconds) if seconds else ""
 
 
 def _dice(run: Status) -> str:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto.cli.console.interrupt import resumable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from pcl_auto.benchmark.study import BenchmarkRequest, Study
     from pcl_auto.benchmark.table import Row
     from pcl_auto.cli.console.terminal import Terminal
@@ -15,17 +18,27 @@ if TYPE_CHECKING:
 
 
 def carry_out(
-    terminal: Terminal,
     dataset: str | None,
     request: BenchmarkRequest,
-    workspace: Workspace,
+    workspace_path: Path | None,
+    render: Callable[[Terminal, Study, list[Row]], None],
     *,
+    more: Callable[[list[Row]], dict[str, Any]] = lambda _rows: {},
     dry_run: bool,
     json: bool,
-) -> tuple[Study, list[Row], dict[str, Any]] | None:
-    """Settle a study, show it and do its runs; for a dry run list them, as JSON too if asked, and return None.
+) -> None:
+    """Settle a study, do its runs and show the results; for a dry run list the runs.
 
     The results are written anew after each run, so that a study that is cut short has them.
+
+    Args:
+        dataset: a planned data set, or one that is to be planned; None for the one planned last.
+        request: what the study compares.
+        workspace_path: as the option has it.
+        render: prints the results.
+        more: what JSON has beside the results.
+        dry_run: whether the runs are listed only.
+        json: whether JSON is printed instead.
 
     Raises:
         PclautoError: what does not fit, before anything is done; what stops a run.
@@ -33,14 +46,17 @@ def carry_out(
     from pcl_auto.benchmark.plot import write_results
     from pcl_auto.benchmark.study import resolve_study, run_study
     from pcl_auto.cli.console.progress import TrainingProgress
+    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.nnunet.environment import choose_device
+    from pcl_auto.workspace.folders import Workspace
 
-    data = _planned(terminal, dataset, request, workspace, dry_run=dry_run)
-    study = resolve_study(request, data, workspace)
+    terminal = Terminal()
+    workspace = Workspace.find(workspace_path, os.environ)
+    study = resolve_study(request, _planned(terminal, dataset, request, workspace, dry_run=dry_run), workspace)
     _announce(terminal, study)
     if dry_run:
         _list_runs(terminal, study, json=json)
-        return None
+        return
     choose_device(study.device)
     schedule = study.base_recipe.schedule
     with resumable(terminal), TrainingProgress(terminal) as progress:
@@ -52,7 +68,12 @@ def carry_out(
             listener=progress,
             after_each=lambda done: write_results(study, done),
         )
-    return study, *write_results(study, found)
+    rows, results = write_results(study, found)
+    if json:
+        terminal.json({**results, **more(rows)})
+    else:
+        render(terminal, study, rows)
+    terminal.print_line(f"results: {study.folder / 'results.json'}, results.csv and results.png beside it")
 
 
 def _planned(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pcl_auto.cli.console import options
 
 if TYPE_CHECKING:
-    from pcl_auto.benchmark.table import Point
+    from pcl_auto.benchmark.study import Study
+    from pcl_auto.benchmark.table import Row
     from pcl_auto.cli.console.terminal import Terminal
 
 
@@ -43,40 +44,33 @@ def sweep(
     """
     from pcl_auto.benchmark.arms import BASELINE_ARM
     from pcl_auto.benchmark.study import BenchmarkRequest
-    from pcl_auto.benchmark.table import curve_points
     from pcl_auto.cli.commands.study import carry_out
-    from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.workspace.folders import Workspace
 
-    terminal = Terminal()
     request = BenchmarkRequest(
         labeled=labeled, seeds=seeds, arms=f"{BASELINE_ARM},{recipe}", base_recipe=base_recipe, epochs=epochs,
         test_labels=test, test_images=test_images, test_cases=test_cases, device=device, folder=folder,
     )  # fmt: skip
-    workspace = Workspace.find(workspace_path, os.environ)
-    done = carry_out(terminal, dataset, request, workspace, dry_run=dry_run, json=json)
-    if done is None:
-        return
-    study, rows, results = done
+    carry_out(dataset, request, workspace_path, _render, more=_curve, dry_run=dry_run, json=json)
+
+
+def _curve(rows: list[Row]) -> dict[str, Any]:
+    from pcl_auto.benchmark.table import curve_points
+
+    return {"curve": [asdict(point) for point in curve_points(rows)]}
+
+
+def _render(terminal: Terminal, study: Study, rows: list[Row]) -> None:
+    from pcl_auto.benchmark.table import curve_points, describe_curve
+
     curve = curve_points(rows)
-    if json:
-        terminal.json({**results, "curve": [point.__dict__ for point in curve]})
-    else:
-        _render(terminal, curve, len(study.seeds))
-    terminal.print_line(f"results: {study.folder / 'results.json'}, results.csv and results.png beside it")
-
-
-def _render(terminal: Terminal, curve: list[Point], seeds: int) -> None:
-    from pcl_auto.benchmark.table import describe_curve
-
-    columns = ("labels", "nnU-Net alone", *{point.arm: None for point in curve}, "gain")
-    rows = []
+    lines = []
     for point in curve:
         alone = point.baseline
         known = ("", "") if alone is None else (f"{alone:.3f}", f"{point.dice - alone:+.3f}")
-        rows.append((str(point.labeled), known[0], f"{point.dice:.3f}", known[1]))
-    terminal.print_table([f">{name}" for name in columns], rows)
+        lines.append((str(point.labeled), known[0], f"{point.dice:.3f}", known[1]))
+    columns = ("labels", "nnU-Net alone", *{point.arm: None for point in curve}, "gain")
+    terminal.print_table([f">{name}" for name in columns], lines)
     terminal.print_result()
-    terminal.print_result(f"Mean Dice over test cases and {seeds} seed(s).", style="dim")
+    terminal.print_result(f"Mean Dice over test cases and {len(study.seeds)} seed(s).", style="dim")
     for line in describe_curve(curve, max(point.labeled for point in curve)):
         terminal.print_result(line)

@@ -1,4 +1,4 @@
-"""How forecasts are told: of a schedule that was fitted to a budget of time, and of what a dry run found out."""
+"""Put forecasts into lines: a schedule that was fitted to a time budget, and what a dry run estimates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from pcl_auto.recipe.time_budget import Fitted
     from pcl_auto.training.dry_run import TrainingEstimate
 
-# Of the recipe's own length: a training that is shorter is told so.
+# A training below this share of the recipe's own length gets a warning.
 SHORT = 0.5
 
 
 def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
-    """What was timed and chosen, and, for a run that begins, when it should be done."""
+    """Return what was timed and chosen and, for a run that begins, when it should be done."""
     costs, schedule, own = fitted.costs, fitted.schedule, Schedule(**fitted.recipe["schedule"])
     timed = f"timed      {costs.supervised_step_s:.3g} s a step"
     if schedule.rounds:
@@ -47,7 +47,7 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
 
 
 def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
-    """What a training would take, ``on_gpu`` or not; what nobody knows is called unknown, with the reason."""
+    """Return what a training would take, ``on_gpu`` or not; a time that nobody knows comes with the reason."""
     schedule, costs = forecast.schedule, forecast.costs
     patches = f"{forecast.labeled_patches} labeled"
     if forecast.unlabeled_patches:
@@ -64,15 +64,15 @@ def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
     if costs is None or forecast.wall_s is None:
         lines.append(f"time       unknown: {forecast.unknown}")
     else:
-        told = f"{costs.supervised_step_s:.2g} s a step"
+        timed = f"{costs.supervised_step_s:.2g} s a step"
         if forecast.unlabeled_patches and schedule.rounds:
-            told += f", {costs.joint_step_s:.2g} s a joint step, {costs.round_s:.2g} s a round's pseudo-labels"
-        lines.append(f"time       {format_duration(forecast.wall_s)} ({told}; timed here, at a glance)")
+            timed += f", {costs.joint_step_s:.2g} s a joint step, {costs.round_s:.2g} s a round's pseudo-labels"
+        lines.append(f"time       {format_duration(forecast.wall_s)} ({timed}; timed here, at a glance)")
     return [*lines, *_commands(forecast.commands)]
 
 
 def plan_lines(forecast: PlanEstimate) -> list[str]:
-    """What a plan's preprocessing would take, and the same in stock nnU-Net."""
+    """Return what a plan's preprocessing would take, and the command that does it in stock nnU-Net."""
     room = f"disk       {_mb(forecast.store_mb)} at most for the preprocessed images; time unknown before they are read"
     return [room, *_commands(forecast.commands)]
 

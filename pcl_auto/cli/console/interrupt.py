@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a verb in order, the second at once."""
+"""End a verb in order at the first Ctrl-C or SIGTERM, and at once at the second."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as batch systems send it before they kill; what cleans up after Ctrl-C cleans up after it."""
+    """SIGTERM, as batch systems send it before they kill. Whatever cleans up after Ctrl-C cleans up after it."""
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """128 and the signal's number, as shells have it."""
+    """Return 128 and the signal's number, as shells have it."""
     return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
@@ -29,7 +29,7 @@ _received: list[int] = []
 
 
 def terminated() -> bool:
-    """Whether it was SIGTERM that ended the verb."""
+    """Return True if it was SIGTERM that ended the verb."""
     return signal.SIGTERM in _received
 
 

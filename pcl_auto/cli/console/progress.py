@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, plain flushed lines elsewhere."""
+"""Show progress: bars on a terminal, plain flushed lines elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _bar(terminal: Terminal) -> Any:
 
 @contextmanager
 def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]:
-    """A listener for events that count ``done`` of ``total``; each kind gets a bar, or a line when it is done."""
+    """Yield a listener for events that count ``done`` of ``total``: a bar for each kind, and a line when it is done."""
     started: dict[str, float] = {}
     tasks: dict[str, Any] = {}
     bar = _bar(terminal)
@@ -60,17 +60,17 @@ def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]
 
 
 class TrainingProgress:
-    """Follows a training: a bar on a terminal, one line per epoch elsewhere, a line per round on both."""
+    """Listen to a training: a bar on a terminal, one line per epoch elsewhere, a line per round on both."""
 
     def __init__(self, terminal: Terminal) -> None:
-        self.terminal = terminal
         self.live = terminal.err.is_terminal and terminal.is_interactive
+        self._print = terminal.print_line
         self._bar = _bar(terminal)
         self._task: Any = None
         self._steps_per_epoch = 0
         self._stage = ""
-        # Whether it was said how long the training will take.
-        self._told = False
+        # True once it was printed how long the training will take.
+        self._forecast_shown = False
         self._folds_after = 0
 
     def __enter__(self) -> TrainingProgress:
@@ -85,7 +85,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """A training of so many epochs begins."""
+        """Prepare for a training of so many epochs."""
         self._steps_per_epoch = steps_per_epoch
         self._task = self._bar.add_task("training", total=epochs * steps_per_epoch, note="")
 
@@ -95,69 +95,65 @@ class TrainingProgress:
         if handler is not None:
             handler(**values)
 
-    def _on_preprocess(self, done: int, total: int) -> None:
+    def _update(self, **values: Any) -> None:
         if self.live:
-            self._bar.update(self._task, description="preprocessing", note=f"images {done}/{total}")
-        elif done == 1:
-            self.terminal.print_line(f"preprocessing {total} images")
+            self._bar.update(self._task, **values)
 
-    def _on_timing(self) -> None:
-        self.terminal.print_line("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
+    def _print_once(self, line: str, done: int) -> None:
+        """Print a line for the first of what is counted, where no bar shows it."""
+        if done == 1 and not self.live:
+            self._print(line)
+
+    def _on_preprocess(self, done: int, total: int) -> None:
+        self._update(description="preprocessing", note=f"images {done}/{total}")
+        self._print_once(f"preprocessing {total} images", done)
 
     def _on_confidence(self, done: int, total: int) -> None:
-        if self.live:
-            self._bar.update(self._task, description="confidences", note=f"unlabeled cases {done}/{total}")
-        elif done == 1:
-            self.terminal.print_line(f"confidences of {total} unlabeled cases, to compare new scans with")
+        self._update(description="confidences", note=f"unlabeled cases {done}/{total}")
+        self._print_once(f"confidences of {total} unlabeled cases, to compare new scans with", done)
+
+    def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
+        self._update(description=f"round {round}", note=f"pseudo-labels {done}/{total}")
+
+    def _on_step(self, epoch: int, step: int) -> None:
+        self._update(completed=epoch * self._steps_per_epoch + step)
+
+    def _on_timing(self) -> None:
+        self._print("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
 
     def _on_fold(self, fold: int, folds: int) -> None:
         self._stage = ""
         self._folds_after = folds - fold
-        self.terminal.print_line(f"fold {fold}/{folds}")
+        self._print(f"fold {fold}/{folds}")
 
     def _on_budget(self, fitted: Fitted, *, fresh: bool, joint: bool) -> None:
         schedule = fitted.schedule
         self._steps_per_epoch = schedule.steps_per_epoch
-        self._told = fresh
-        if self.live:
-            self._bar.update(self._task, total=schedule.epochs * schedule.steps_per_epoch)
+        self._forecast_shown = fresh
+        self._update(total=schedule.epochs * schedule.steps_per_epoch)
         for line in fitted_lines(fitted, fresh=fresh, joint=joint):
-            self.terminal.print_line(line)
+            self._print(line)
 
     def _on_mirroring(self, **axes: AxisSymmetry) -> None:
         if not axes:
-            self.terminal.print_line(
-                "mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric"
-            )
+            self._print("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")
             return
         along = " and ".join(name for name, found in axes.items() if found.symmetric) or "no axis"
         shares = ", ".join(f"{name} {found.share:.2f}" for name, found in axes.items())
-        self.terminal.print_line(f"mirroring  along {along} (share of mirrored scans that look like another: {shares})")
-
-    def _on_step(self, epoch: int, step: int) -> None:
-        if self.live:
-            self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step)
+        self._print(f"mirroring  along {along} (share of mirrored scans that look like another: {shares})")
 
     def _on_epoch(self, epoch: int, epochs: int, stage: str, losses: dict[str, float], **rest: Any) -> None:
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        dice = " ".join(f"{value:.2f}" for value in rest["patch_dice"])
-        if self.live:
-            self._bar.update(self._task, description=stage, note=f"epoch {epoch}/{epochs}  {text}")
+        self._update(description=stage, note=f"epoch {epoch}/{epochs}  {text}")
         if not self.live or stage != self._stage:
             self._stage = stage
-            self.terminal.print_line(
-                f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice} ({rest['patch_dice_of']})  "
-                f"{rest['seconds']:.1f} s"
-            )
-
-        if not self._told and epoch < epochs:
-            self._told = True
+            dice = " ".join(f"{value:.2f}" for value in rest["patch_dice"])
+            dice += f" ({rest['patch_dice_of']})"
+            self._print(f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice}  {rest['seconds']:.1f} s")
+        if not self._forecast_shown and epoch < epochs:
+            self._forecast_shown = True
             left = format_duration(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
-            self.terminal.print_line(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
-
-    def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
-        if self.live:
-            self._bar.update(self._task, description=f"round {round}", note=f"pseudo-labels {done}/{total}")
+            self._print(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
 
     def _on_pseudo_labels(self, round: int, cases: int, **rest: Any) -> None:  # noqa: A002
         text = f"round {round}: {rest['used']} pseudo-labels used, {cases - rest['used']} dropped"
@@ -165,33 +161,31 @@ class TrainingProgress:
             text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
         if rest["outside_labeled_range"]:
             text += f"; {rest['outside_labeled_range']} with volumes unlike the labeled cases' (see ledger.csv)"
-        self.terminal.print_line(text)
+        self._print(text)
         if rest["kept_best"]:
-            self.terminal.print_line(f"warning: no pseudo-label passed the judgment: the best {rest['used']} are used")
+            self._print(f"warning: no pseudo-label passed the judgment: the best {rest['used']} are used")
         for name in rest["vanished"]:
-            self.terminal.print_line(f"warning: class {name} is in no pseudo-label of round {round}")
+            self._print(f"warning: class {name} is in no pseudo-label of round {round}")
 
     def _on_degenerate(self, round: int, reasons: list[str]) -> None:  # noqa: A002
         why = "; ".join(reasons)
-        self.terminal.print_line(
-            f"warning: round {round} trains on labels alone, its pseudo-labels would spoil it: {why}"
-        )
+        self._print(f"warning: round {round} trains on labels alone, its pseudo-labels would spoil it: {why}")
 
     def _on_last_check(self, cases: int, dice_to_last_round: float, **_rest: Any) -> None:
-        self.terminal.print_line(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")
+        self._print(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")
 
     def _on_rolled_back(self, round: int, reasons: list[str], back_to_epoch: int, **rest: Any) -> None:  # noqa: A002
-        self.terminal.print_line(f"warning: round {round} ended in a collapse and is rolled back: {'; '.join(reasons)}")
+        self._print(f"warning: round {round} ended in a collapse and is rolled back: {'; '.join(reasons)}")
         then = "training ends with these" if rest["training_ends"] else "the next round tries again from these"
-        self.terminal.print_line(f"the weights are again those of epoch {back_to_epoch}; {then}")
+        self._print(f"the weights are again those of epoch {back_to_epoch}; {then}")
 
     def _on_resumed(self, epoch: int) -> None:
-        self.terminal.print_line(f"going on after epoch {epoch}")
+        self._print(f"going on after epoch {epoch}")
 
     def _on_versions(self, **changed: tuple[str | None, str]) -> None:
         text = ", ".join(f"{name} {before or 'none'} → {now}" for name, (before, now) in changed.items())
-        self.terminal.print_line(f"warning: the run goes on with other versions than it was started with: {text}")
+        self._print(f"warning: the run goes on with other versions than it was started with: {text}")
 
     def _on_checkpoint_damaged(self, problem: dict[str, str], epoch: int) -> None:
-        self.terminal.print_line(f"warning: {problem['what']} in {problem['where']}: {problem['found']}")
-        self.terminal.print_line(f"the checkpoint before it is whole: that of epoch {epoch}")
+        self._print(f"warning: {problem['what']} in {problem['where']}: {problem['found']}")
+        self._print(f"the checkpoint before it is whole: that of epoch {epoch}")

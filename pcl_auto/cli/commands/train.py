@@ -137,15 +137,16 @@ def carry_out(
     from pcl_auto.cli.console.progress import TrainingProgress
     from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.training.request import resolve_runs
-    from pcl_auto.training.train import train as train_run
+    from pcl_auto.training.train import train_runs
 
-    run = resolve_runs(request, workspace)[-1]
+    runs = resolve_runs(request, workspace)
+    run = runs[-1]
     _announce(terminal, run, request, str(choose_device(request.device)))
     forecast = _estimate(terminal, request, run) if dry_run else None
     if forecast is None:
         with resumable(terminal), TrainingProgress(terminal) as progress:
             progress.begin(run.recipe.schedule.epochs, run.recipe.schedule.steps_per_epoch)
-            run = train_run(request, workspace, progress)
+            run = train_runs(runs, request, workspace, progress)
         _print_next(terminal, run, workspace, prepare_only=request.prepare_only)
     if json:
         terminal.json({**_as_json(run), **({} if forecast is None else {"forecast": asdict(forecast)})})

@@ -144,6 +144,41 @@ def _has_options(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return "typer." in ast.unparse(function.args)
 
 
+# --- the page -------------------------------------------------------------------------------------------------
+
+ARCHITECTURE = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8")
+WALKS = {
+    name: re.findall(r"^\d+\. `(.+?)`", steps, re.MULTILINE)
+    for name, steps in re.findall(r"^### (\w+)\n(.*?)(?=^#)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+}
+MAX_FILES_OF_A_WALK = 10
+
+
+def test_the_page_names_every_folder_and_no_file_that_is_not_there() -> None:
+    named = set(re.findall(r"`([\w./]+(?:\.py|/))`", ARCHITECTURE))
+    missing = [name for name in named if not (PACKAGE / name).exists() and not (CHECKOUT / name).exists()]
+    assert missing == []
+    folders = {f"{path.parent.relative_to(PACKAGE)}/" for path in MODULES if path.parent != PACKAGE}
+    assert folders - named == set()
+
+
+def test_the_walks_are_those_of_three_commands() -> None:
+    assert list(WALKS) == ["plan", "train", "predict"]
+
+
+@pytest.mark.parametrize("steps", WALKS.values(), ids=WALKS.keys())
+def test_a_walk_is_short_and_goes_down(steps: list[str]) -> None:
+    assert len(steps) <= MAX_FILES_OF_A_WALK
+    assert steps[0].startswith("cli/commands/")
+    reached = own_imports(PACKAGE / steps[0])
+    for step in steps[1:]:
+        assert step.removesuffix(".py").replace("/", ".") in reached, f"{step} is called by none before it"
+        reached |= own_imports(PACKAGE / step)
+
+
+# --- what is never done ---------------------------------------------------------------------------------------
+
+
 def _unsafe(module: ast.Module) -> Iterator[str]:
     """What runs code from data, starts a shell, or unpacks wherever an archive says."""
     for node in ast.walk(module):

@@ -6,16 +6,10 @@ wrong types and values out of range are errors that name the key.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from pcl_auto.errors import Problem, UsageError
-
-if sys.version_info >= (3, 11):
-    pass
-else:  # pragma: no cover
-    pass
 
 Matching = Literal["intra", "inter"]
 OptimizerName = Literal["sgd", "adam", "adamw"]

@@ -33,3 +33,21 @@ def test_the_citation_names_what_the_readme_names() -> None:
         assert str(reference["volume"]) in README
         assert str(reference["start"]) in README
         assert f"({reference['year']})" in README
+
+
+def test_contributors_are_led_to_files_that_are_there() -> None:
+    page = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:pcl_auto|tests|plans|docs|benchmarks)/[\w./]+)`", page))
+    new = {"pcl_auto/cli/commands/export.py"}  # the verb that is added
+    assert [name for name in sorted(named - new) if not (CHECKOUT / name).exists()] == []
+
+
+def test_contributors_are_told_every_command_of_the_makefile() -> None:
+    page = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert targets is not None
+    assert [
+        name
+        for name in targets[1].split()
+        if f"`make {name}`" not in page + README.replace("    make demo", "`make demo`")
+    ] == ["clean"]

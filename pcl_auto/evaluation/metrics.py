@@ -1,4 +1,4 @@
-"""Dice and HD95 of predicted label maps against the true ones, per case and class.
+"""Score predicted label maps against the true ones by Dice and HD95, per case and class.
 
 Conventions: a class that is in only one of the two masks has Dice 0 and no HD95; a class in neither has no
 value at all. Values that do not exist are NaN; means skip them and say how many they skipped. So HD95 alone
@@ -22,6 +22,7 @@ from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, Grid, format_sh
 from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.evaluation.statistics import mean
 from pcl_auto.method.label_maps import class_mask, dice
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Evaluation:
     """Cases without a partner: ``id`` and ``reason``."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON values; NaN becomes ``None``."""
+        """Return everything as JSON values; NaN becomes ``None``."""
         return {
             "mean": _without_nan(self.mean),
             "per_class": _without_nan(self.per_class),
@@ -76,12 +77,14 @@ class Evaluation:
 
 
 def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float:
-    """The larger of the two directed 95th percentiles of the distances between surfaces, in mm.
+    """Return the 95th percentile of the Hausdorff distance of two masks in mm; NaN where either is empty.
 
-    The surface of a mask is what an erosion by the 6-neighborhood (4 in 2D) takes away; what lies beyond the
-    image border counts as outside. An axis of length one is no direction in which a mask could have a
-    surface. Percentiles interpolate linearly. NaN when either mask or both are empty: there is no distance
-    then, neither zero nor infinite.
+    The convention is MONAI's: of the distances from each surface voxel of one mask to the nearest of the other the
+    95th percentile, each voxel counted once; the same the other way round; and the larger of the two. (medpy takes one
+    percentile of both directions together, DeepMind's surface-distance weights voxels by the area of the surface.)
+
+    The surface of a mask is what an erosion by the 6-neighborhood (4 in 2D) takes away; beyond the image border is
+    outside. Along an axis of length one a mask has no surface. Percentiles interpolate linearly.
 
     Args:
         prediction: a 2D or 3D mask.
@@ -97,8 +100,8 @@ def hd95_mm(prediction: Mask, label: Mask, spacing_mm: Sequence[float]) -> float
         raise ValueError(f"{len(spacing_mm)} spacings for {label.ndim} axes")
     if not prediction.any() or not label.any():
         return math.nan
-    box = _bounding_box(prediction | label)
-    # Both surfaces lie in the box and beyond its border nothing is inside a mask: exact, and much faster.
+    # Both surfaces lie in the bounding box and beyond its border nothing is inside a mask: exact, and much faster.
+    box = ndimage.find_objects((prediction | label).astype(np.uint8))[0]
     thick = [axis for axis in range(label.ndim) if label.shape[axis] > 1]
     thin = tuple(axis for axis in range(label.ndim) if axis not in thick)
     spacing = [float(spacing_mm[axis]) for axis in thick]
@@ -157,10 +160,6 @@ def evaluate(
     return _summarize(counted, classes, skipped)
 
 
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    return tuple(ndimage.find_objects(mask.astype(np.uint8))[0])
-
-
 def _surface(mask: Mask) -> Mask:
     neighbors = ndimage.generate_binary_structure(mask.ndim, 1)
     return np.asarray(mask & ~ndimage.binary_erosion(mask, neighbors, border_value=0))
@@ -172,21 +171,28 @@ def _directed_95_mm(source: Mask, target: Mask, spacing_mm: Sequence[float]) -> 
 
 
 @dataclass(frozen=True)
+class _ClassScore:
+    """Scores of one class in one case; as they stand here, of a class that is in neither mask."""
+
+    dice: float = math.nan
+    hd95_mm: float = math.nan
+    volume_ml: dict[str, float] = field(default_factory=lambda: {"prediction": 0.0, "label": 0.0})
+
+
+@dataclass(frozen=True)
 class _Counted:
-    """The scores of one case by voxel value, for the values that occur in it."""
+    """Scores of one case by voxel value, for the values that occur in it."""
 
     id: str
     in_label: set[int]
-    unscored: set[int]
-    dice: dict[Values, float]
-    hd95_mm: dict[Values, float]
-    volume_ml: dict[Values, dict[str, float]]
+    in_prediction: set[int]
+    scores: dict[Values, _ClassScore]
 
 
 def _count_case(
     pair: tuple[str, Path, Path], chosen: Sequence[Values] | None, ignored: int | None
 ) -> _Counted | list[Problem]:
-    """Score one case, or say all that keeps it from being scored."""
+    """Score one case, or return all that keeps it from being scored."""
     case, prediction_path, label_path = pair
     problems: list[Problem] = []
     prediction_image, label_image = (_read(path, problems) for path in (prediction_path, label_path))
@@ -213,21 +219,16 @@ def _count_arrays(
     spacing_mm: Sequence[float],
     chosen: Sequence[Values] | None,
 ) -> _Counted:
-    in_label, in_prediction = _foreground_values(label), _foreground_values(prediction)
-    present = in_label | in_prediction
-    wanted: Sequence[Values] = sorted(present) if chosen is None else chosen
+    counted = _Counted(case, _foreground_values(label), _foreground_values(prediction), {})
+    present = counted.in_label | counted.in_prediction
     voxel_ml = math.prod(spacing_mm) / 1000
-    counted = _Counted(case, in_label, present - _single_values(wanted), {}, {}, {})
-    for value in wanted:
+    for value in sorted(present) if chosen is None else chosen:
         if present.isdisjoint(_single_values([value])):
             continue
         predicted, true = class_mask(prediction, value), class_mask(label, value)
-        counted.dice[value] = dice(predicted, true)
-        counted.hd95_mm[value] = hd95_mm(predicted, true, spacing_mm)
-        counted.volume_ml[value] = {
-            "prediction": voxel_ml * np.count_nonzero(predicted),
-            "label": voxel_ml * np.count_nonzero(true),
-        }
+        masks = {"prediction": predicted, "label": true}
+        volumes_ml = {name: voxel_ml * int(np.count_nonzero(mask)) for name, mask in masks.items()}
+        counted.scores[value] = _ClassScore(dice(predicted, true), hd95_mm(predicted, true, spacing_mm), volumes_ml)
     return counted
 
 
@@ -273,7 +274,7 @@ def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Ima
 
 
 def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
-    """The voxels (Z, Y, X); float files hold integers too, as long as every value is one."""
+    """Return the voxels (z, y, x), of a float file too as long as every value is whole; else None, and a problem."""
     voxels = SimpleITK.GetArrayViewFromImage(image)
     if np.issubdtype(voxels.dtype, np.integer):
         return np.array(voxels)
@@ -289,7 +290,7 @@ def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> np
 
 
 def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]], list[tuple[str, Problem]]]:
-    """The pairs (id, prediction, label) in the order of ids, and for every other file its id and problem."""
+    """Return the pairs (id, prediction, label) in the order of ids, and for every other file its id and problem."""
     if predictions.is_file() and labels.is_file():
         return [(_case_id(labels), predictions, labels)], []
     unpaired: list[tuple[str, Problem]] = []
@@ -307,7 +308,7 @@ def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]]
 
 
 def _list_cases(path: Path) -> dict[str, Path]:
-    """The label maps of a folder, or the single file, by case id."""
+    """List the label maps of a folder, or the single file, by case id."""
     if not path.exists():
         raise UsageError(Problem("data.no-such-path", "no such file or folder", str(path), "check the path"))
     files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -334,7 +335,7 @@ def _summarize(counted: Sequence[_Counted], classes: Classes | None, skipped: li
     if classes is None:
         values = sorted(set[int]().union(*(case.in_label for case in counted)))
         classes = {str(value): value for value in values}
-    present = set[int]().union(*(case.unscored | _single_values(case.dice) for case in counted))
+    present = set[int]().union(*(case.in_label | case.in_prediction for case in counted))
     cases = [_name_classes(case, classes) for case in counted]
     return Evaluation(
         cases=cases,
@@ -342,7 +343,7 @@ def _summarize(counted: Sequence[_Counted], classes: Classes | None, skipped: li
             name: {metric: _statistics(getattr(case, metric)[name] for case in cases) for metric in METRICS}
             for name in classes
         },
-        mean={metric: _mean(_mean(getattr(case, metric).values()) for case in cases) for metric in METRICS},
+        mean={metric: mean(mean(getattr(case, metric).values()) for case in cases) for metric in METRICS},
         undefined={
             metric: sum(math.isnan(value) for case in cases for value in getattr(case, metric).values())
             for metric in METRICS
@@ -353,29 +354,24 @@ def _summarize(counted: Sequence[_Counted], classes: Classes | None, skipped: li
 
 
 def _name_classes(case: _Counted, classes: Classes) -> CaseScore:
-    def named(scores: dict[Values, float]) -> dict[str, float]:
-        return {name: scores.get(value, math.nan) for name, value in classes.items()}
-
-    empty = {"prediction": 0.0, "label": 0.0}
-    volume_ml = {name: case.volume_ml.get(value, empty) for name, value in classes.items()}
-    return CaseScore(case.id, named(case.dice), named(case.hd95_mm), volume_ml)
+    scores = {name: case.scores.get(value, _ClassScore()) for name, value in classes.items()}
+    return CaseScore(
+        case.id,
+        dice={name: score.dice for name, score in scores.items()},
+        hd95_mm={name: score.hd95_mm for name, score in scores.items()},
+        volume_ml={name: score.volume_ml for name, score in scores.items()},
+    )
 
 
 def _statistics(values: Iterable[float]) -> dict[str, float]:
     everything = list(values)
     defined = [value for value in everything if not math.isnan(value)]
     return {
-        "mean": _mean(defined),
+        "mean": mean(defined),
         "std": float(np.std(defined)) if defined else math.nan,
         "n": len(defined),
         "undefined": len(everything) - len(defined),
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    """The mean of the values that are not NaN; NaN when there is none."""
-    defined = [value for value in values if not math.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Evaluations put on record with the model whose masks were scored."""
+"""Put evaluations on record with the model whose masks were scored."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def evaluate_on_record(
     ignored: int | None = None,
     allow_missing: bool = False,
 ) -> tuple[Evaluation, Path | None]:
-    """:func:`pcl_auto.evaluation.metrics.evaluate`, and where the scores were written beside the model.
+    """Score masks by :func:`pcl_auto.evaluation.metrics.evaluate`; return also the file of scores beside the model.
 
-    They are where ``predictions`` is a folder that ``pclauto predict`` filled from a model that is still there as it
-    was; None otherwise. Scores on the same labels replace earlier ones. Such a model also says which values its regions
-    have and which voxels are ignored, where ``classes`` and ``ignored`` do not.
+    There is one if ``pclauto predict`` made the masks in the folder ``predictions`` and their model is unchanged, else
+    None. Scores on the same labels replace earlier ones. ``classes`` and ``ignored`` default to the regions and the
+    ignore label of that model.
 
     Raises:
         UsageError, DataError: see :func:`pcl_auto.evaluation.metrics.evaluate`.
@@ -62,7 +62,7 @@ def evaluate_on_record(
 
 
 def _unchanged(model: Path, checkpoints: dict[str, list[int]]) -> bool:
-    """Whether the checkpoints are those that the masks were made with."""
+    """Return whether the checkpoints are those that the masks were made with."""
     return bool(checkpoints) and all(
         (model / name).is_file() and [(model / name).stat().st_size, (model / name).stat().st_mtime_ns] == state
         for name, state in checkpoints.items()

@@ -1,4 +1,4 @@
-"""What scores of several arms say: means, paired differences, and how sure they are.
+"""Compare the scores of several arms: means, paired differences, and how sure they are.
 
 Scores come as ``{seed: {case: value}}``, an arm's value of every test case and training seed. Arms are compared on the
 seeds and cases that both have. The test takes cases as the sample, averaged over seeds: it speaks of these draws of
@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from scipy import stats
-
 Scores = Mapping[int, Mapping[str, float]]
 Verdict = Literal["helped", "did not help", "no clear difference"]
 
@@ -23,7 +21,7 @@ MAX_P = 0.01
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean over seeds of the mean over cases, and the sample standard deviation over seeds; NaN: none."""
+    """Mean over seeds of the mean over cases, and the sample standard deviation over seeds; NaN: none."""
 
     mean: float
     sd: float
@@ -32,7 +30,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against the supervised one, on the seeds and cases of both."""
+    """Comparison of an arm with the supervised one, on the seeds and cases of both."""
 
     seeds: int
     cases: int
@@ -47,18 +45,18 @@ class Comparison:
     verdict: Verdict
 
     def as_dict(self) -> dict[str, Any]:
-        """The comparison as plain values."""
+        """Return the comparison as plain values."""
         return asdict(self)
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean of the values that are not NaN; NaN when there is none."""
+    """Return the mean of the values that are not NaN; NaN when there is none."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def spread(scores: Scores) -> Spread:
-    """Mean and standard deviation of an arm over its seeds."""
+    """Return mean and standard deviation of an arm over its seeds."""
     means = [value for value in (mean(cases.values()) for cases in scores.values()) if not math.isnan(value)]
     if not means:
         return Spread(math.nan, math.nan, 0)
@@ -68,27 +66,29 @@ def spread(scores: Scores) -> Spread:
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """The two-sided Wilcoxon signed-rank p of paired differences; 1 when none differs, NaN without any."""
+    """Return the two-sided Wilcoxon signed-rank p of paired differences; 1 when none differs, NaN without any."""
     if not differences:
         return math.nan
     if not any(differences):
         return 1.0
+    from scipy import stats  # slow to import
+
     return float(stats.wilcoxon(differences).pvalue)
 
 
 def least_p(cases: int) -> float:
-    """The smallest p that ``cases`` paired cases can give: all of them differ in one direction."""
+    """Return the smallest p that ``cases`` paired cases can give: all of them differ in one direction."""
     return min(1.0, 2.0 ** (1 - cases))
 
 
 def differences(arm: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    """Arm minus other, case by case, for the cases in which both have a value."""
+    """Return arm minus other, case by case, for the cases in which both have a value."""
     both = {case: arm[case] - other[case] for case in sorted(arm.keys() & other.keys())}
     return {case: value for case, value in both.items() if not math.isnan(value)}
 
 
 def compare(arm: Scores, supervised: Scores, all_labels: Scores | None = None) -> Comparison | None:
-    """``arm`` against ``supervised``; None when they share no seed with a case that both have scored."""
+    """Compare ``arm`` with ``supervised``; None when they share no seed with a case that both have scored."""
     paired = {seed: differences(arm[seed], supervised[seed]) for seed in sorted(arm.keys() & supervised.keys())}
     paired = {seed: cases for seed, cases in paired.items() if cases}
     if not paired:
@@ -115,7 +115,7 @@ def compare(arm: Scores, supervised: Scores, all_labels: Scores | None = None) -
 
 
 def classify_effect(difference: float, p: float, seeds_better: int, seeds: int) -> Verdict:
-    """Helped: better on every seed and p below 0.01. Did not help: on average no better than supervised."""
+    """Say that an arm helped if better on every seed with p below 0.01, and did not if on average no better."""
     if difference <= 0:
         return "did not help"
     return "helped" if seeds_better == seeds and p < MAX_P else "no clear difference"

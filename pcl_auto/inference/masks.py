@@ -1,4 +1,4 @@
-"""A folder of masks: which model made them, each from which scan, so that masks of two models never mix."""
+"""Keep a folder of masks on record, by model and scan, so that masks of two models never mix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MASK_SUFFIXES = (".nii.gz", ".nrrd", ".mha")
 
 
 class MaskFolder:
-    """The masks of one model in a folder, on record in :data:`RECORD`; nothing is written before :meth:`begin`.
+    """Masks of one model in a folder, on record in :data:`RECORD`; nothing is written before :meth:`begin`.
 
     Args:
         folder: for the masks.
@@ -59,7 +59,7 @@ class MaskFolder:
         self._write_record()
 
     def kept(self, scan: Scan, name: str) -> dict[str, Any] | None:
-        """The facts of the mask ``name`` if it was made from this scan and is whole, else None.
+        """Return the facts of the mask ``name`` if it was made from this scan and is whole, else None.
 
         Raises:
             StateError: there is a mask of another scan under this name, or one of this scan in another format.
@@ -74,7 +74,7 @@ class MaskFolder:
         return facts if _is_whole(self.folder / name) else None
 
     def add(self, scan: Scan, name: str, facts: dict[str, Any], write: Callable[[Path], None]) -> None:
-        """Let ``write`` make the mask ``name`` of a scan, of which ``facts`` go on record."""
+        """Let ``write`` make the mask ``name`` of a scan, and put ``facts`` on record."""
         if scan.id in self._entries:
             self._remove_beside(scan.id)
         with atomic_path(self.folder / name) as temporary:
@@ -84,15 +84,15 @@ class MaskFolder:
             self._write_record()
 
     def preview(self, case: str) -> Path:
-        """Where the picture of a mask is, if there is one."""
+        """Return where the picture of a mask is, if there is one."""
         return self.folder / f"{case}.png"
 
     def dicom_seg(self, case: str) -> Path:
-        """Where the DICOM SEG of a mask is, if there is one."""
+        """Return where the DICOM SEG of a mask is, if there is one."""
         return self.folder / f"{case}.dcm"
 
     def _remove_beside(self, case: str) -> None:
-        """Pictures and copies do not outlive the mask that they show."""
+        """Remove picture and DICOM SEG: they do not outlive the mask that they show."""
         for file in (self.preview(case), self.dicom_seg(case)):
             file.unlink(missing_ok=True)
 
@@ -113,7 +113,7 @@ class MaskFolder:
 
 
 def _of_others(recorded: Mapping[str, Any], made_by: Mapping[str, Any], where: str, found: str) -> Problem:
-    """Say of which kind the masks on record are, told from those that ``made_by`` would make."""
+    """Describe in what the masks on record differ from those that ``made_by`` would make."""
     if recorded.get("model") != made_by["model"]:
         code, difference = "predict.masks-of-another-model", "of another model"
     elif recorded.get("mirroring") != made_by["mirroring"]:
@@ -126,7 +126,7 @@ def _of_others(recorded: Mapping[str, Any], made_by: Mapping[str, Any], where: s
 
 
 def recorded_sources(entry: Mapping[str, Any]) -> list[Source]:
-    """The volumes that a mask was made from, as its entry in :data:`RECORD` names them."""
+    """Return the volumes that a mask was made from, as its entry in :data:`RECORD` names them."""
     sources: list[Source] = []
     for files in entry["files"]:
         paths = tuple(Path(path) for path, _size, _time in files)
@@ -135,7 +135,7 @@ def recorded_sources(entry: Mapping[str, Any]) -> list[Source]:
 
 
 def _state(scan: Scan) -> list[list[list[Any]]]:
-    """Which files a mask was made from, by volume, and in what state they were."""
+    """Return the files of a scan by volume, each with its size and time."""
     return [
         [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths_of(source)]
         for source in scan.files
@@ -143,7 +143,7 @@ def _state(scan: Scan) -> list[list[list[Any]]]:
 
 
 def _is_whole(mask: Path) -> bool:
-    """Whether a mask that was written here is there and still readable."""
+    """Return whether a mask that was written here is there and still readable."""
     if not mask.is_file():
         return False
     if mask.name.endswith(".nii.gz"):  # SimpleITK reads what is missing of a NIfTI as zeros

@@ -1,4 +1,4 @@
-"""What the segmentation of a scan takes, told before it is begun: memory, slabs, and patches."""
+"""Estimate what the segmentation of a scan takes before it is begun: memory, slabs, and patches."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Slab:
 
 
 def split_into_slabs(rows: int, count: int, margin: int) -> list[Slab]:
-    """``rows`` cut into ``count`` slabs of about the same size, with so many rows of ``margin`` on either side."""
+    """Cut ``rows`` into ``count`` slabs of about the same size, with ``margin`` rows more on either side."""
     edges = [round(number * rows / count) for number in range(count + 1)]
     return [Slab(max(0, first - margin), min(rows, last + margin), first, last) for first, last in pairwise(edges)]
 
 
 def margin_rows(configuration: ConfigurationManager, spacing_mm: Sequence[float]) -> int:
-    """Half a patch, in rows of a scan: what a network sees around a voxel; none between slices for one of 2D.
+    """Return the rows of half a patch, which a network sees around a voxel; 0 for a 2D network, which sees slices.
 
     Args:
         configuration: with patch and spacing of the network.
@@ -48,11 +48,11 @@ def margin_rows(configuration: ConfigurationManager, spacing_mm: Sequence[float]
 
 
 def most_slabs(rows: int, margin: int) -> int:
-    """So many that no slab keeps less than it has around it, or a single row."""
+    """Return the most slabs of which none keeps fewer rows than it has around it, or less than one."""
     return max(1, rows // max(1, 2 * margin))
 
 
-# --- What the segmentation of a scan takes, told before it is begun: memory, slabs, and patches.
+# --- The memory and the patches of a scan.
 
 # A patch on its way through the last, widest stage: the skip connection, its concatenation, what two convolutions make.
 _WIDEST_FEATURES = 7
@@ -62,7 +62,7 @@ _TILE_STEP = 0.5  # nnU-Net's
 
 
 class InferenceDemand:
-    """What segmenting a scan takes, as a whole or in slabs."""
+    """Memory and patches of a scan's segmentation, as a whole or in slabs."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class InferenceDemand:
         configuration: ConfigurationManager,
         heads: int,
     ) -> None:
-        """Take the size of a scan.
+        """Measure a scan.
 
         Args:
             image: shape (C, z, y, x), before preprocessing.
@@ -93,7 +93,7 @@ class InferenceDemand:
         self.margin_rows = margin_rows(configuration, self._spacing_mm)
 
     def needed_mb(self, count: int = 1) -> int:
-        """The memory beside its image at its peak, in ``count`` slabs, in MB (2^20 bytes)."""
+        """Return the most memory beside the image in MB (2^20 bytes), in ``count`` slabs."""
         cropped = math.prod(self._shape)
         if count == 1:
             preparing = self._channels * (4 * self._voxels + 8 * cropped)
@@ -106,7 +106,7 @@ class InferenceDemand:
         return _with_margin(max(whole, beside + max(self._preparing(slab), self._segmenting(slab))))
 
     def slabs_that_fit(self, where: str) -> int:
-        """The fewest slabs for which the memory that is free suffices; 1 where the system does not tell.
+        """Return the fewest slabs for which the free memory suffices; 1 where the system does not tell it.
 
         Raises:
             ResourceError: it does not suffice for any.
@@ -128,18 +128,18 @@ class InferenceDemand:
         )
 
     def patches(self, count: int = 1) -> int:
-        """In how many patches the network sees the scan, in ``count`` slabs."""
+        """Return in how many patches the network sees the scan, in ``count`` slabs."""
         cut = split_into_slabs(self._shape[0], count, self.margin_rows)
         grids = [self._grid([slab.end - slab.begin, *self._shape[1:]]) for slab in cut]
         return sum(patches_in(grid, self._edges) for grid in grids)
 
     def _grid(self, shape: Sequence[int]) -> list[int]:
-        """A part of this shape on the grid of the network, padded to a patch."""
+        """Return the shape of a part on the grid of the network, padded to a patch."""
         sizes = compute_new_shape(shape, self._spacing_mm, self._target_mm)
         return [max(int(size), least) for size, least in zip(sizes, self._patch, strict=True)]
 
     def _resampled(self, shape: Sequence[int]) -> int:
-        """Voxels of a part of this shape on the grid of the network."""
+        """Return the voxels of a part on the grid of the network."""
         return math.prod(self._grid(shape))
 
     def _resampling(self, before: int, after: int) -> int:
@@ -147,12 +147,12 @@ class InferenceDemand:
         return 8 * before + 60 * after if self._separate else 24 * max(before, after)
 
     def _preparing(self, shape: Sequence[int]) -> int:
-        """Bytes to bring a part of a normalized scan to the grid of the network."""
+        """Return the bytes that bringing a part of a normalized scan to the grid of the network takes."""
         resampled = self._resampled(shape)
         return 4 * self._channels * resampled + self._resampling(math.prod(shape), resampled)
 
     def _segmenting(self, shape: Sequence[int]) -> int:
-        """Bytes to segment a part that is on the grid of the network."""
+        """Return the bytes that segmenting a part on the grid of the network takes."""
         cropped, resampled = math.prod(shape), self._resampled(shape)
         # The image, float16 logits with the weights of their patches, the search for infinite ones (a copy, a mask).
         network = (
@@ -166,10 +166,10 @@ class InferenceDemand:
 
 
 def patches_in(shape: Sequence[int], patch: Sequence[int]) -> int:
-    """In how many patches nnU-Net's sliding window sees an image (z, y, x) on the grid of the network.
+    """Return in how many patches nnU-Net's sliding window sees an image on the grid of the network.
 
     Args:
-        shape: of the image.
+        shape: of the image (z, y, x).
         patch: along all of its axes, or of a 2D network along the last two.
     """
     slices, rest = shape[: len(shape) - len(patch)], shape[-len(patch) :]
@@ -182,7 +182,7 @@ def _with_margin(needed: float) -> int:
 
 
 def _nonzero_shape(image: np.ndarray) -> tuple[int, ...]:
-    """The size of the box, in (z, y, x), to which nnU-Net crops."""
+    """Return the shape (z, y, x) of the box to which nnU-Net crops."""
     occupied = np.any(image, axis=0)
     sides = []
     for axis in range(occupied.ndim):

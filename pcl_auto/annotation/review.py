@@ -1,4 +1,4 @@
-"""``pclauto review``: pseudo-labels out, to be corrected in an editor of masks."""
+"""Export pseudo-labels to be corrected in an editor of masks: ``pclauto review``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pcl_auto.workspace.record import REVIEW, REVIEWS
 
 RECORD = "review.json"
 SCHEMA_VERSION = 1
+_NONE: Mapping[str, float] = MappingProxyType({})
 _COLORS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
 _README = """Pseudo-labels to look at, made by {model}, round {round}.
 
@@ -32,16 +33,18 @@ _README = """Pseudo-labels to look at, made by {model}, round {round}.
 """
 
 
-def worst_first(rows: Sequence[Mapping[str, str]], sure: Mapping[str, float] = MappingProxyType({})) -> list[str]:
-    """The cases of a ledger in the order in which somebody should look at them.
+def worst_first(
+    rows: Sequence[Mapping[str, str]], confidences: Mapping[str, float] = MappingProxyType({})
+) -> list[str]:
+    """Return the cases of a ledger, those first that most need a look.
 
-    Those that the round did not use, then those with remarks, each by their Dice to the last round; after one round
-    alone by what is known of the finished network's confidences, ``sure``.
+    Those that the round did not use come first, then those with remarks; among them the least consistent first, by
+    their Dice to the last round, or after the first round by the finished network's ``confidences``.
     """
 
     def order(row: Mapping[str, str]) -> tuple[Any, ...]:
-        steady = row.get("agreement") or row.get("dice_to_last_round") or sure.get(row["case"], 1)
-        return (row.get("used") == "1", not row.get("remarks"), float(steady), row["case"])
+        consistency = row.get("agreement") or row.get("dice_to_last_round") or confidences.get(row["case"], 1)
+        return (row.get("used") == "1", not row.get("remarks"), float(consistency), row["case"])
 
     return [row["case"] for row in sorted(rows, key=order)]
 
@@ -69,28 +72,19 @@ def export_review(
     last, stored = last_round(run)
     ranked = worst_first(last.rows, read_confidences(run.folder).cases)
     if unknown := [case for case in cases if case not in ranked]:
+        fix, expected = "name unlabeled cases of the run", f"one of {len(ranked)}"
         raise UsageError(
-            Problem(
-                "review.no-pseudo-label",
-                "no pseudo-label",
-                ", ".join(unknown),
-                "name unlabeled cases of the run",
-                f"one of {len(ranked)}",
-            )
+            Problem("review.no-pseudo-label", "no pseudo-label", ", ".join(unknown), fix, expected=expected)
         )
     chosen = list(cases) or ranked[:number]
     folder = (output or run.folder / REVIEW).resolve()
-    record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
-    exported: dict[str, str] = {}
-    if folder.is_dir() and any(folder.iterdir()):
-        refuse_other_content(folder, RECORD, str(run.folder.parent))
-        exported = read_json(folder / RECORD).get("exported", {})
-        _refuse_edited(folder, chosen, exported)
-    data = workspace.dataset(run.identity["dataset"])
-    planned = read_plan(data).cases
+    exported = earlier_record(folder, RECORD, run.folder.parent).get("exported", {})
+    _refuse_edited(folder, chosen, exported)
+    planned = read_plan(workspace.dataset(run.identity["dataset"])).cases
     from pcl_auto.nnunet.data.images import write_mask
     from pcl_auto.nnunet.inference.export import pseudo_label
 
+    record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
     # First, so that the folder is known as ours from then on, and without the digests of what is about to change: an
     # export that is killed is no edit.
     exported = {case: digest for case, digest in exported.items() if case not in chosen}
@@ -113,34 +107,31 @@ def export_review(
     )
     write_text(folder / "README.txt", readme)
     write_json(folder / RECORD, {**record, "exported": exported})
-    known = review_folders(run.folder)
-    write_json(run.folder / REVIEWS, {"folders": sorted({*known, str(folder)})})
+    write_json(run.folder / REVIEWS, {"folders": sorted({*review_folders(run.folder), str(folder)})})
     return folder, chosen
 
 
 def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, str]) -> None:
-    """An editor saves where it has read: what is not as it was exported is somebody's work."""
+    """Refuse to write over masks that are not as they were exported: an editor saves where it has read."""
     masks = {case: folder / "pseudo_labels" / f"{case}.nii.gz" for case in cases if case in exported}
     edited = [mask for case, mask in masks.items() if mask.is_file() and file_digest(mask) != exported[case]]
     if edited:
+        what = "a pseudo-label was edited where it was exported"
         fix = f"move it into {folder / 'corrected'}, then `pclauto continue`; or choose another folder with -o"
-        raise StateError(
-            [
-                Problem("review.edited-in-place", "a pseudo-label was edited where it was exported", str(mask), fix)
-                for mask in edited
-            ]
-        )
+        raise StateError([Problem("review.edited-in-place", what, str(mask), fix) for mask in edited])
 
 
-def refuse_other_content(folder: Path, name: str, model: str) -> None:
-    """Make sure that the record ``name`` in a ``folder`` that is not empty is of the same ``model``.
+def earlier_record(folder: Path, name: str, model: Path) -> dict[str, Any]:
+    """Read the record ``name`` in ``folder`` that an earlier command has left; empty where the folder is new or empty.
 
     Raises:
-        StateError: it is not.
+        StateError: the folder holds something else, or is of another ``model``.
     """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return {}
     file = folder / name
     found = read_json(file) if file.is_file() else {}
-    if found.get("model") != model:
+    if found.get("model") != str(model):
         raise StateError(
             Problem(
                 code="review.folder-taken",
@@ -151,13 +142,14 @@ def refuse_other_content(folder: Path, name: str, model: str) -> None:
                 fix="choose another folder with -o",
             )
         )
+    return found
 
 
 def _options(workspace: Workspace, model: Path) -> str:
-    """What means this model from anywhere, and after other trainings."""
+    """Return the options that name this model from anywhere, and after other trainings."""
     root = workspace.preprocessed.parent
-    place = f" --workspace {shlex.quote(str(root))}" if Workspace.at(root, workspace.origin) == workspace else ""
-    return f"{place} --model {shlex.quote(str(model))}"
+    option = f" --workspace {shlex.quote(str(root))}" if Workspace.at(root, workspace.origin) == workspace else ""
+    return f"{option} --model {shlex.quote(str(model))}"
 
 
 def _image_name(case: str, files: Sequence[Path], index: int) -> str:
@@ -174,7 +166,7 @@ def _copy_image(case: PlannedCase, folder: Path) -> None:
 
 
 def _write_colors(classes: Mapping[str, int], folder: Path) -> None:
-    """The classes' names and colors, in the formats of ITK-SNAP and 3D Slicer."""
+    """Write the classes' names and colors in the formats of ITK-SNAP and 3D Slicer."""
     rows = [(value, name, *_COLORS[index % len(_COLORS)]) for index, (name, value) in enumerate(classes.items())]
     snap = ['0 0 0 0 0 0 0 "Clear Label"', *(f'{value} {r} {g} {b} 1 1 1 "{name}"' for value, name, r, g, b in rows)]
     write_text(folder / "itk-snap-labels.txt", "\n".join(snap) + "\n")

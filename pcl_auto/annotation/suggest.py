@@ -1,4 +1,4 @@
-"""``pclauto suggest``: which unlabeled cases of a run to label next, and why."""
+"""Suggest which unlabeled cases of a run to label next, and why: ``pclauto suggest``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcl_auto.annotation.review import refuse_other_content
+from pcl_auto.annotation.review import earlier_record
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.method.pseudo_labels import KEPT
 from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardized, uncertainty
@@ -60,7 +60,7 @@ def suggest_cases(
         output: the folder for pictures and tables; None for ``suggest`` in the run's own.
         number: so many, or all where there are fewer.
         device: for the network.
-        listener: told of ``features``.
+        listener: hears ``features``.
 
     Returns:
         the folder, and the cases in the order in which to label them.
@@ -74,8 +74,7 @@ def suggest_cases(
     run = read_run(run_folder(model))
     last, stored = last_round(run)
     folder = (output or run.folder / "suggest").resolve()
-    if folder.is_dir() and any(folder.iterdir()):
-        refuse_other_content(folder, RECORD, str(run.folder.parent))
+    earlier_record(folder, RECORD, run.folder.parent)
     data = workspace.dataset(run.identity["dataset"])
     planned = read_plan(data).cases
     checkpoint = last_checkpoint(run.folder)
@@ -119,7 +118,7 @@ def suggest_cases(
 
 
 def _dice_between_rounds(run: RunFacts, cases: Sequence[str]) -> np.ndarray:
-    """Mean Dice of each case's pseudo-labels to those of the round before, shape (N,); NaN where there was one round.
+    """Return each case's mean Dice to the round before over all rounds, shape (N,); NaN where there was one round.
 
     Late rounds hardly change anything: which cases took long to settle is seen in all of them.
     """
@@ -147,7 +146,7 @@ def _write(
     suggestions: Sequence[Suggestion],
     folder: Path,
 ) -> None:
-    """The record first, so that the folder is known as ours from then on; then the table and the pictures."""
+    """Write the record first, so that the folder is known as ours from then on; then the table and the pictures."""
     from pcl_auto.inference.preview import draw
     from pcl_auto.nnunet.data.images import read_image
     from pcl_auto.nnunet.inference.export import pseudo_label

@@ -11,7 +11,7 @@ import pytest
 from refusal import refused
 from report_files import write_run
 
-from pcl_auto.annotation.review import export_review, refuse_other_content
+from pcl_auto.annotation.review import earlier_record, export_review
 from pcl_auto.data.checks.probe import image_stats
 from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
@@ -112,5 +112,5 @@ def test_a_folder_of_something_else_is_left_alone(model: Path, workspace: Worksp
     with refused(StateError, "review.folder-taken"):
         export_review(model, workspace, tmp_path / "out")
     with refused(StateError, "review.folder-taken") as refusal:
-        refuse_other_content(tmp_path / "out", "review.json", "model")
+        earlier_record(tmp_path / "out", "review.json", model)
     assert refusal.problem.where == str(tmp_path / "out")

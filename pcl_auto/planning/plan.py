@@ -1,37 +1,33 @@
-"""The plan of a data set: what was found, what nnU-Net's planner made of it, and why."""
+"""The record of a plan: what was found in a data set, what nnU-Net's planner made of it, and why."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.data.case import Case
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import DatasetFolder
 
 SCHEMA_VERSION = 1
-CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
 # A joint step holds at least two labeled and two unlabeled patches: the loss compares images.
 MIN_PATCHES = 4
-# nnU-Net blurs patches with kernels that reach up to six voxels far, reflected at the borders.
-MIN_PATCH_VOXELS = 7
 # Schemes that take their statistics from labeled foreground, so that a store with them belongs to a split.
 LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
-_NEUTRAL_INTENSITIES = {
-    "mean": 0.0, "median": 0.0, "std": 1.0, "min": 0.0, "max": 0.0, "percentile_99_5": 0.0, "percentile_00_5": 0.0,
-}  # fmt: skip
-
-
 # nnU-Net's own targets on a GPU; a CPU trains smaller patches.
 GPU_MEMORY_GB = {"default": 8.0, "resenc-m": 8.0, "resenc-l": 24.0}
 CPU_MEMORY_GB = 4.0
+# nnU-Net's names of the planners.
+_PLANNERS = {"default": "ExperimentPlanner", "resenc-m": "nnUNetPlannerResEncM", "resenc-l": "nnUNetPlannerResEncL"}
 
 
 def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:
@@ -45,7 +41,7 @@ def memory_to_plan_for(asked: float | None, planner: str) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What the user asked of the plan."""
+    """Settings that the user asked for."""
 
     configuration: str = "auto"
     planner: str = "default"
@@ -63,24 +59,13 @@ class PlanSettings:
         return dict(self.__dict__)
 
 
-@dataclass(frozen=True)
-class PlannedCase:
-    """A case of the training pool: where its files are and what is known of its image."""
+@dataclass(frozen=True, kw_only=True)
+class PlannedCase(Case):
+    """A case of the training pool with the size (bytes), time and shape (x, y, z) that its image was planned with."""
 
-    id: str
-    image: Path
-    label: Path | None
-    source: str
     size: int
     mtime_ns: int
     shape: tuple[int, ...]
-    # Of the channels after the first, where each has a file of its own.
-    further: tuple[Path, ...] = ()
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of the image: one, or one per channel."""
-        return (self.image, *self.further)
 
 
 @dataclass(frozen=True)
@@ -98,7 +83,7 @@ class Plan:
 
     @property
     def settings(self) -> PlanSettings:
-        """What the user asked for."""
+        """The settings that the user asked for."""
         return PlanSettings(**self.content["settings"])
 
     @property
@@ -136,7 +121,7 @@ class Plan:
         }
 
     def configuration_named(self, name: str | None) -> str:
-        """``name`` if it was planned, the plan's own choice for None.
+        """Return ``name`` if it was planned, the plan's own choice for None.
 
         Raises:
             UsageError: no such configuration was planned.
@@ -156,14 +141,18 @@ class Plan:
             )
         return str(name)
 
+    def is_made_from(self, inputs: Mapping[str, Any]) -> bool:
+        """Tell whether the plan was made from these inputs, so that planning again would change nothing."""
+        return all(self.content.get(key) == value for key, value in inputs.items())
+
     def depends_on_labels(self, configuration: str) -> bool:
-        """Whether preprocessing needs intensity statistics of labeled foreground (CT)."""
+        """Tell whether preprocessing needs intensity statistics of labeled foreground (CT)."""
         schemes = self.nnunet["configurations"][configuration]["normalization_schemes"]
         return bool(LABEL_DEPENDENT_SCHEMES & set(schemes))
 
 
 def read_plan(data: DatasetFolder) -> Plan:
-    """The plan of a prepared data set.
+    """Read the plan of a prepared data set.
 
     Raises:
         StateError: it was written by another version.
@@ -184,7 +173,7 @@ def read_plan(data: DatasetFolder) -> Plan:
 
 
 def write_plan(data: DatasetFolder, content: Mapping[str, Any]) -> Plan:
-    """Write a plan and what nnU-Net expects beside it; ``plan.json`` last, since it says that all is there.
+    """Write a plan and the files that nnU-Net expects beside it; ``plan.json`` last, since it says that all is there.
 
     In a folder that nnU-Net has made of the same data set, its own files stay.
     """
@@ -196,13 +185,8 @@ def write_plan(data: DatasetFolder, content: Mapping[str, Any]) -> Plan:
     return Plan(dict(content))
 
 
-def neutral_intensities(channels: int) -> dict[str, dict[str, float]]:
-    """Intensity statistics of no label: nnU-Net reads them for every channel, uses them for CT alone."""
-    return {str(channel): dict(_NEUTRAL_INTENSITIES) for channel in range(channels)}
-
-
 def store_key(plans: Mapping[str, Any], configuration: str) -> str:
-    """The name of the case store that ``plans`` need: equal for equal preprocessing, different otherwise."""
+    """Return the name of the case store that ``plans`` need: equal for equal preprocessing, different otherwise."""
     chosen = plans["configurations"][configuration]
     schemes = chosen["normalization_schemes"]
     decisive = {
@@ -222,78 +206,27 @@ def store_key(plans: Mapping[str, Any], configuration: str) -> str:
     return f"{configuration}_{digest}"
 
 
-def name_preprocessor(plans: Mapping[str, Any], name: str) -> None:
-    """Let every configuration of ``plans`` name a preprocessor that corrects the bias field.
+@dataclass(frozen=True)
+class PlanEstimate:
+    """The room that the preprocessed images take at most, in MB (2^20 bytes), and nnU-Net's own commands."""
 
-    Raises:
-        UsageError: the images are CT, whose intensities mean something as they are.
-    """
-    for configuration in plans["configurations"].values():
-        if LABEL_DEPENDENT_SCHEMES & set(configuration["normalization_schemes"]):
-            raise UsageError(
-                Problem(
-                    code="plan.ct-bias-correction",
-                    what="CT has no bias field",
-                    where="--bias-correction",
-                    expected="images of MR alone",
-                    fix="leave out --bias-correction",
-                )
-            )
-        configuration["preprocessor_name"] = name
+    store_mb: int
+    commands: tuple[str, ...]
 
 
-def choose_configuration(wanted: str, planned: Mapping[str, Any], where: str) -> tuple[str, str]:
-    """The configuration to train and the reason for it.
-
-    Raises:
-        UsageError: the one wanted was not planned, or its patches are too thin.
-    """
-    if wanted == "auto":
-        if "3d_fullres" not in planned:
-            return "2d", "the images have a single slice"
-        if thin := _thinnest(planned["3d_fullres"]):
-            return "2d", f"in 3D a patch would be {thin} voxels thin, less than nnU-Net's augmentation can blur"
-        reason = "the images have more than one slice: 3D at full resolution"
-        if "3d_lowres" in planned:
-            seen, seen_in_lowres = (_share_seen(planned[name]) for name in ("3d_fullres", "3d_lowres"))
-            reason += f" (a patch sees {seen:.0%} of the median image; 3d_lowres, planned too, {seen_in_lowres:.0%})"
-        return "3d_fullres", reason
-    if wanted not in planned:
-        reasons = {
-            "3d_lowres": "nnU-Net plans 3d_lowres where a patch sees less than a quarter of the median image",
-            "3d_fullres": "the images have a single slice",
-            "3d_cascade_fullres": "cascades are not trained: they learn from a first stage's masks of every case",
-        }
-        raise UsageError(
-            Problem(
-                code="plan.unknown-configuration",
-                what=f"no configuration {wanted!r} for this data set",
-                where=where,
-                expected=" | ".join(planned),
-                found=reasons.get(wanted, ""),
-                fix="take one of these, or auto",
-            )
-        )
-    if thin := _thinnest(planned[wanted]):
-        raise UsageError(
-            Problem(
-                code="plan.patch-too-thin",
-                what=f"patches of {wanted} are too thin",
-                where=where,
-                expected=f"{MIN_PATCH_VOXELS} voxels or more along every axis: nnU-Net's augmentation blurs them",
-                found=str(thin),
-                fix="take --configuration 2d",
-            )
-        )
-    return wanted, "asked for"
-
-
-def _share_seen(configuration: Mapping[str, Any]) -> float:
-    """How much of the median image a patch covers."""
-    return float(math.prod(configuration["patch_size"]) / math.prod(configuration["median_image_size_in_voxels"]))
-
-
-def _thinnest(configuration: Mapping[str, Any]) -> int:
-    """The shortest axis of a patch in voxels, if it is too short; else 0."""
-    shortest = int(min(configuration["patch_size"]))
-    return shortest if shortest < MIN_PATCH_VOXELS else 0
+def estimate_plan(plan: Plan) -> PlanEstimate:
+    """Estimate the case store of the plan's configuration, before it is compressed."""
+    fingerprint, chosen = plan.content["fingerprint"], plan.nnunet["configurations"][plan.configuration]
+    turned, target = plan.nnunet["transpose_forward"], [float(value) for value in chosen["spacing"]]
+    voxels = 0.0
+    for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True):
+        # A 2D configuration leaves the slices as they are.
+        kept = [float(spacing[axis]) for axis in turned]
+        wanted = [*kept[: len(kept) - len(target)], *target]
+        voxels += math.prod(shape[axis] * now / then for axis, now, then in zip(turned, kept, wanted, strict=True))
+    size = voxels * (4 * len(plan.dataset_json["channel_names"]) + 2)
+    number = str(int(plan.nnunet["dataset_name"].split("_")[0].removeprefix("Dataset")))
+    command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", plan.configuration]
+    if plan.settings.plans_file is None:
+        command += ["-pl", _PLANNERS[plan.settings.planner], "-gpu_memory_target", f"{plan.settings.memory_gb:g}"]
+    return PlanEstimate(math.ceil(size / 2**20), (shlex.join(command),))

@@ -1,9 +1,9 @@
-"""From a split and a recipe to the plans file and the view that nnU-Net trains on."""
+"""Prepare a split for training: its record, its plans, the case store and the views that nnU-Net trains on."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from pcl_auto.data.labels import ignore_value
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import prepare_environment
-from pcl_auto.planning.make_plan import fill_store
-from pcl_auto.planning.plan import Plan
+from pcl_auto.planning.make_plan import preprocess_images
+from pcl_auto.planning.plan import Plan, PlannedCase, store_key
 from pcl_auto.recipe.settings import Network, Recipe
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.events import Listener
@@ -23,7 +23,7 @@ from pcl_auto.workspace.processes import output_to
 
 
 def record_split(split: Split, data: DatasetFolder) -> Path:
-    """Write a split down, before anything is trained with it; one of that name must say the same.
+    """Write the record of a split before anything is trained with it, and return its file.
 
     Raises:
         StateError: the record of that name holds other cases.
@@ -83,7 +83,7 @@ def check_inputs_unchanged(plan: Plan, split: Split) -> None:
 
 
 def with_recipe(configuration: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """A planned configuration with the recipe's batch size and network width."""
+    """Return a planned configuration with the recipe's batch size and network width."""
     changed = copy.deepcopy(configuration)
     if recipe.batch.patches:
         changed["batch_size"] = recipe.batch.patches
@@ -112,64 +112,81 @@ def prepare_split(
     Returns:
         the split's plans, without a name and our settings, and the name of the case store.
     """
-    prepare_environment()
-    from pcl_auto.nnunet.data import store
-
     cases = plan.cases
-    labeled = labeled_files(plan, split.labeled)
-    plans = copy.deepcopy(plan.nnunet)
     with output_to(data.log_file):
-        plans["foreground_intensity_properties_per_channel"] = store.foreground_intensities(
-            # Corrected later, a case changes nothing of how images are preprocessed: the network knows them so.
-            [entry for entry in labeled if entry.case not in split.corrected],
-            len(plan.dataset_json["channel_names"]),
-            ignore_value(plan.dataset_json["labels"]),
-        )
-    key = fill_store(plan, plans, configuration, data, listener)
-    how = store.Preprocessing(plans, configuration, plan.dataset_json)
-    views = {data.labeled_view(split.name, configuration): labeled}
-    if split.validation:
-        views[data.validation_view(split.name, configuration)] = labeled_files(plan, split.validation)
-    for view, files in views.items():
-        record = {
-            "store": key,
-            "images": {entry.case: image_stats(*entry.images) for entry in files},
-            "labels": {entry.case: image_stats(entry.label) for entry in files},
-        }
-        record_file = view.with_name(f"{view.name}.json")
-        if store.holds_exactly(view, [entry.case for entry in files]) and (
-            record_file.is_file() and read_json(record_file) == record
-        ):
-            continue
-        with output_to(data.log_file):
-            store.fill_labeled_view(how, files, data.store(key), view)
-        write_json(record_file, record)
+        plans = _with_intensities(plan, split)
+    key = preprocess_images(plan, plans, configuration, data, listener)
+    labeled_view, validation_view = (
+        view(split.name, configuration) for view in (data.labeled_view, data.validation_view)
+    )
+    views = {labeled_view: split.labeled, **({validation_view: split.validation} if split.validation else {})}
+    for view, ids in views.items():
+        _fill_view(view, [cases[case] for case in ids], plan, plans, configuration, data, key)
     for case in (*split.labeled, *split.validation):
         if case not in split.corrected:
             _keep_ground_truth(cases[case].label, data.path / "gt_segmentations" / f"{case}.nii.gz")
-    plans["configurations"] = {configuration: with_recipe(plans["configurations"][configuration], recipe)}
-    plans["configurations"][configuration]["data_identifier"] = str(
-        data.labeled_view(split.name, configuration).relative_to(data.path)
-    )
+    chosen = with_recipe(plans["configurations"][configuration], recipe)
+    plans["configurations"] = {configuration: {**chosen, "data_identifier": str(labeled_view.relative_to(data.path))}}
     return plans, key
 
 
-def labeled_files(plan: Plan, ids: Sequence[str]) -> list[Any]:
-    """The files of labeled cases, as the case store takes them."""
-    from pcl_auto.nnunet.data.store import LabeledFiles
+def is_preprocessed(plan: Plan, split: Split, data: DatasetFolder, configuration: str) -> bool:
+    """Tell whether every image is stored as the split needs it; for CT this opens labels of labeled cases."""
+    prepare_environment()
+    from pcl_auto.nnunet.data import store
 
-    cases = plan.cases
-    found = []
-    for case in ids:
-        label = cases[case].label
-        if label is None:
-            raise ValueError(f"case {case} has no label")
-        found.append(LabeledFiles(case, cases[case].files, label))
-    return found
+    plans = _with_intensities(plan, split) if plan.depends_on_labels(configuration) else plan.nnunet
+    folder = data.store(store_key(plans, configuration))
+    return all(store.is_stored(folder, case) for case in plan.cases)
+
+
+def _with_intensities(plan: Plan, split: Split) -> dict[str, Any]:
+    """Return nnU-Net's plans with the intensities of the split's labeled foreground."""
+    prepare_environment()
+    from pcl_auto.nnunet.data import store
+
+    cases, plans = plan.cases, copy.deepcopy(plan.nnunet)
+    plans["foreground_intensity_properties_per_channel"] = store.foreground_intensities(
+        # Corrected later, a case changes nothing of how images are preprocessed: the network knows them so.
+        [cases[case] for case in split.labeled if case not in split.corrected],
+        len(plan.dataset_json["channel_names"]),
+        ignore_value(plan.dataset_json["labels"]),
+    )
+    return plans
+
+
+def _fill_view(
+    view: Path,
+    cases: Sequence[PlannedCase],
+    plan: Plan,
+    plans: Mapping[str, Any],
+    configuration: str,
+    data: DatasetFolder,
+    key: str,
+) -> None:
+    """Fill a view with labeled cases, unless its record says that it holds them as they are."""
+    from pcl_auto.nnunet.data import store
+
+    record_file = view.with_name(f"{view.name}.json")
+    record = {
+        "store": key,
+        "images": {case.id: image_stats(*case.files) for case in cases},
+        "labels": {case.id: image_stats(case.label) for case in cases if case.label is not None},
+    }
+    if (
+        store.holds_exactly(view, [case.id for case in cases])
+        and record_file.is_file()
+        and read_json(record_file) == record
+    ):
+        return
+    with output_to(data.log_file):
+        preprocessing = store.Preprocessing(plans, configuration, plan.dataset_json)
+        store.fill_labeled_view(preprocessing, cases, data.store(key), view)
+    write_json(record_file, record)
 
 
 def _keep_ground_truth(label: Path | None, target: Path) -> None:
-    """A copy of a label where nnU-Net's validation looks for it, in the format it expects."""
+    """Copy a label to where nnU-Net's validation looks for it, in the format it expects."""
     import SimpleITK
 
     if label is None or (target.is_file() and target.stat().st_mtime_ns >= label.stat().st_mtime_ns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shlex
 import tempfile
@@ -11,10 +10,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pcl_auto.data.labels import ignore_value
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
-from pcl_auto.planning.plan import store_key
-from pcl_auto.planning.split_plans import labeled_files, with_recipe
+from pcl_auto.planning.split_plans import is_preprocessed, with_recipe
 from pcl_auto.recipe.time_budget import Costs, fit_recipe
 from pcl_auto.training.estimate import REPORT_S, step_memory_mb, time_training
 from pcl_auto.training.request import Run, TrainRequest
@@ -122,7 +119,8 @@ def _why_unknown(run: Run, request: TrainRequest) -> str:
     if device.type == "cpu" and needed is not None and free is not None and needed + LIBRARIES_MB > free:
         return f"a step takes about {needed + LIBRARIES_MB} MB, and {free} MB are free"
     with output_to(Path(os.devnull)):
-        return "" if _is_stored(run) else "the images are not preprocessed yet; --prepare-only does it"
+        stored = is_preprocessed(run.plan, run.split, run.data, run.configuration)
+        return "" if stored else "the images are not preprocessed yet; --prepare-only does it"
 
 
 def _timing(run: Run, request: TrainRequest) -> Timing:
@@ -137,18 +135,3 @@ def _timing(run: Run, request: TrainRequest) -> Timing:
             (data.path / name).symlink_to(run.data.path / name)
         apart, plans = prepare(replace(run, data=data), silent)
         return time_training(apart, request, plans, device, data.path.parent, scratch / "results", TIMING_S)
-
-
-def _is_stored(run: Run) -> bool:
-    """Tell whether every image is preprocessed as the split needs; looking opens labels of labeled cases."""
-    from pcl_auto.nnunet.data import store
-
-    plans = copy.deepcopy(run.plan.nnunet)
-    if run.plan.depends_on_labels(run.configuration):
-        plans["foreground_intensity_properties_per_channel"] = store.foreground_intensities(
-            labeled_files(run.plan, run.split.labeled),
-            len(run.plan.dataset_json["channel_names"]),
-            ignore_value(run.plan.dataset_json["labels"]),
-        )
-    folder = run.data.store(store_key(plans, run.configuration))
-    return all(store.is_stored(folder, case) for case in run.plan.cases)

@@ -171,8 +171,8 @@ def _render(terminal: Terminal, facts: dict[str, Any], memory_reason: str) -> No
 
 def _print_next(terminal: Terminal, outcome: PlanOutcome, workspace: Workspace, *, dry_run: bool) -> None:
     from pcl_auto.cli.console.estimates import plan_lines
-    from pcl_auto.inference.dry_run import estimate_plan
     from pcl_auto.nnunet.environment import choose_device
+    from pcl_auto.planning.plan import estimate_plan
 
     if dry_run:
         for line in plan_lines(estimate_plan(outcome.plan)):

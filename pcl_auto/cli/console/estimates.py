@@ -10,7 +10,7 @@ from pcl_auto.recipe.settings import Schedule
 from pcl_auto.recipe.time_budget import format_duration
 
 if TYPE_CHECKING:
-    from pcl_auto.inference.dry_run import PlanEstimate
+    from pcl_auto.planning.plan import PlanEstimate
     from pcl_auto.recipe.time_budget import Fitted
     from pcl_auto.training.dry_run import TrainingEstimate
 

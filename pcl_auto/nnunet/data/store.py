@@ -1,11 +1,11 @@
-"""The case store (every image preprocessed once, without its label) and the labeled views on it."""
+"""Fill the case store (every image preprocessed once, without its label) and the labeled views on it."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from pcl_auto.data.case import Case
 from pcl_auto.nnunet.data.bias import preprocessor_of
 from pcl_auto.nnunet.data.images import read_image, read_label
 from pcl_auto.nnunet.trusted import require_trusted
@@ -68,7 +69,7 @@ class Preprocessing:
 
     @property
     def patch_voxels(self) -> tuple[int, ...]:
-        """The patch that training reads; stored files are chunked for it."""
+        """The size of the patches that training reads; stored files are chunked for it."""
         return tuple(self.plans["configurations"][self.configuration]["patch_size"])
 
     def save(self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]) -> None:
@@ -100,17 +101,17 @@ def _write_array(file: Path, array: np.ndarray, patch_voxels: tuple[int, ...]) -
 
 
 def case_files(folder: Path, case: str) -> tuple[Path, Path, Path]:
-    """The files of a stored case: image, label (or nonzero region), properties; the last is written last."""
+    """Return the files of a stored case: image, label (or nonzero region), properties; the last is written last."""
     return folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd", folder / f"{case}.pkl"
 
 
 def is_stored(folder: Path, case: str) -> bool:
-    """Whether ``case`` lies complete in ``folder``."""
+    """Tell whether ``case`` lies complete in ``folder``."""
     return all(file.is_file() for file in case_files(folder, case))
 
 
 def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:
-    """Whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
+    """Tell whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
     wanted = {file.name for case in cases for file in case_files(folder, case)}
     return folder.is_dir() and {path.name for path in folder.iterdir()} == wanted
 
@@ -131,92 +132,89 @@ def publish_case(staged: Path, folder: Path, case: str) -> None:
             publish(source, target)
 
 
-def _store_image(how: Preprocessing, case: str, images: Sequence[Path], folder: Path) -> None:
+def _store_image(how: Preprocessing, case: Case, folder: Path) -> None:
     with staging_folder(folder) as staged:
-        how.save(staged, case, *how.run(images, None))
-        publish_case(staged, folder, case)
+        how.save(staged, case.id, *how.run(case.files, None))
+        publish_case(staged, folder, case.id)
 
 
 def fill_store(
     how: Preprocessing,
-    images: Mapping[str, Sequence[Path]],
+    cases: Sequence[Case],
     folder: Path,
     *,
     voxels: float,
     processes: int,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Preprocess ``images`` (case id to files) into ``folder``; cases that are there already are left alone.
+    """Preprocess the images of ``cases`` into ``folder``; leave cases alone that are there already.
 
     Args:
         how: the preprocessing.
-        images: files of each case: one, or one per channel.
+        cases: whose images; labels are not opened.
         folder: the case store.
         voxels: voxels of all images together, to judge whether worker processes pay.
         processes: how many worker processes at most.
         progress: told after each case how many are done, and of how many that were not there.
     """
-    jobs = [(how, case, image, folder) for case, image in images.items() if not is_stored(folder, case)]
-    if processes < 2 or voxels < VOXELS_WORTH_A_WORKER or len(jobs) < 2:
-        for index, job in enumerate(jobs):
-            _store_image(*job)
-            progress(index + 1, len(jobs))
+    missing = [case for case in cases if not is_stored(folder, case.id)]
+    if processes < 2 or voxels < VOXELS_WORTH_A_WORKER or len(missing) < 2:
+        for done, case in enumerate(missing, start=1):
+            _store_image(how, case, folder)
+            progress(done, len(missing))
         return
     # Spawned, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for index, future in enumerate(_submitted(pool, jobs)):
+        futures = [pool.submit(_store_image, how, case, folder) for case in missing]
+        for done, future in enumerate(as_completed(futures), start=1):
             future.result()
-            progress(index + 1, len(jobs))
+            progress(done, len(missing))
 
 
-def _submitted(pool: ProcessPoolExecutor, jobs: Iterable[tuple[Any, ...]]) -> Iterable[Future[None]]:
-    return as_completed([pool.submit(_store_image, *job) for job in jobs])
-
-
-@dataclass(frozen=True)
-class LabeledFiles:
-    """The files of a case that a split may read."""
-
-    case: str
-    images: Sequence[Path]
-    label: Path
-
-
-def fill_labeled_view(how: Preprocessing, cases: Sequence[LabeledFiles], store: Path, view: Path) -> None:
-    """Make ``view`` a folder that holds exactly ``cases``: links to the stored images, labels beside them.
+def fill_labeled_view(how: Preprocessing, cases: Sequence[Case], store: Path, view: Path) -> None:
+    """Make ``view`` a folder that holds exactly these labeled cases: links to the stored images, labels beside them.
 
     The view appears as a whole; one that is there is replaced.
     """
     with staging_folder(view) as staged:
         whole = staged / view.name
         whole.mkdir()
-        for files in cases:
-            _, seg, properties = how.run(files.images, files.label)
-            image_target, stored = (case_files(folder, files.case)[0] for folder in (whole, store))
+        for case in cases:
+            _, seg, properties = how.run(case.files, _label_of(case))
+            image_target, stored = (case_files(folder, case.id)[0] for folder in (whole, store))
             # Relative to where the view will be, not to where it is made.
             image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
-            save_label(whole, files.case, seg, properties, how.patch_voxels)
+            save_label(whole, case.id, seg, properties, how.patch_voxels)
         publish(whole, view)
 
 
 def foreground_intensities(
-    cases: Sequence[LabeledFiles], channels: int, ignored: int | None = None
+    cases: Sequence[Case], channels: int, ignored: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Intensity statistics of the foreground per channel, from ``cases`` alone, as nnU-Net's fingerprint has them.
+    """Return intensity statistics of the foreground per channel, as nnU-Net's fingerprint has them.
 
-    Voxels of the value ``ignored`` are no foreground.
+    Args:
+        cases: labeled cases, which alone are read.
+        channels: how many channels their images have.
+        ignored: the value of voxels that are no foreground.
     """
     per_case = min(MAX_INTENSITIES_PER_CASE, int(10e7 // len(cases)))
     samples: list[list[np.ndarray]] = [[] for _ in range(channels)]
-    for files in cases:
-        image, _ = read_image(files.images)
-        image, label, _ = crop_to_nonzero(image, read_label(files.label))
+    for case in cases:
+        image, _ = read_image(case.files)
+        image, label, _ = crop_to_nonzero(image, read_label(_label_of(case)))
         if ignored is not None:
             label[label == ignored] = 0
         values, _ = DatasetFingerprintExtractor.collect_foreground_intensities(label, image, num_samples=per_case)
         for channel, drawn in enumerate(values):
             samples[channel].append(np.asarray(drawn, dtype=np.float32))
     return {str(channel): _statistics(np.concatenate(drawn)) for channel, drawn in enumerate(samples)}
+
+
+def _label_of(case: Case) -> Path:
+    if case.label is None:
+        raise ValueError(f"case {case.id} has no label")
+    return case.label
 
 
 def _statistics(values: np.ndarray) -> dict[str, float]:

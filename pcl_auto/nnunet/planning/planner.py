@@ -1,7 +1,8 @@
-"""nnU-Net's planners, with the memory of a step budgeted for labeled and unlabeled patches together."""
+"""nnU-Net's plans: from its planners, with memory for labeled and unlabeled patches together, or from a file."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
@@ -21,7 +22,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.labels import head_count
+from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import variables_set
+from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.workspace.files import write_json
 
 PLANNERS: dict[str, type[Any]] = {
@@ -29,14 +32,14 @@ PLANNERS: dict[str, type[Any]] = {
     "resenc-m": nnUNetPlannerResEncM,
     "resenc-l": nnUNetPlannerResEncL,
 }
-
-
+# Those that are trained: a cascade needs a second training on the first one's predictions of every case.
+CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
 # Where a configuration carries its memory from the planner to the caller.
 _MEMORY_KEY = "step_memory_gb"
 
 
 def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
-    """``planner`` with patches small enough that ``min_patches`` of them fit the memory, not two."""
+    """Return ``planner`` with patches small enough that ``min_patches`` of them fit the memory, not two."""
 
     class Budgeted(planner):  # type: ignore[misc]
         UNet_reference_val_3d: float
@@ -50,7 +53,7 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
 
         @staticmethod
         def static_estimate_VRAM_usage(*network: Any) -> float:  # noqa: N802
-            """nnU-Net's estimate, from the shapes of a network whose weights are never drawn."""
+            """Return nnU-Net's estimate, from the shapes of a network whose weights are never drawn."""
             with torch.device("meta"):
                 return float(planner.static_estimate_VRAM_usage(*network))
 
@@ -61,7 +64,7 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
         def get_plans_for_configuration(
             self, spacing: Any, median_shape: Any, data_identifier: str, voxels: float, cache: dict[str, Any]
         ) -> dict[str, Any]:
-            """nnU-Net's choice of patch and network; the batch that the whole memory holds with them."""
+            """Choose patch and network as nnU-Net does, and the batch that the whole memory holds with them."""
             plan: dict[str, Any] = super().get_plans_for_configuration(
                 spacing, median_shape, data_identifier, voxels, cache
             )
@@ -75,7 +78,7 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
             return plan
 
         def _patch_gb(self, plan: dict[str, Any]) -> float:
-            """GPU memory of one patch by nnU-Net's estimate, which its reference values calibrate."""
+            """Return the GPU memory in GB of one patch by nnU-Net's estimate, which its reference values calibrate."""
             network = plan["architecture"]
             size = self.static_estimate_VRAM_usage(
                 plan["patch_size"],
@@ -98,19 +101,13 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
 
 @contextmanager
 def _scratch_folders(name: str) -> Iterator[tuple[Path, Path]]:
-    """Empty raw and preprocessed folders that nnU-Net takes for its own meanwhile."""
+    """Yield empty raw and preprocessed folders that nnU-Net takes for its own meanwhile."""
     with tempfile.TemporaryDirectory(prefix="pclauto-plan-") as scratch:
         raw, preprocessed = (Path(scratch) / kind / name for kind in ("raw", "preprocessed"))
         raw.mkdir(parents=True)
         preprocessed.mkdir(parents=True)
         with variables_set(nnUNet_raw=str(raw.parent), nnUNet_preprocessed=str(preprocessed.parent)):
             yield raw, preprocessed
-
-
-def spelled_out(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """A configuration with all that it inherits, in today's form, without the stages of a cascade."""
-    entry: dict[str, Any] = dict(PlansManager(plans).get_configuration(configuration).configuration)
-    return {key: value for key, value in entry.items() if key not in ("inherits_from", "previous_stage", "next_stage")}
 
 
 def plan_network(
@@ -134,22 +131,69 @@ def plan_network(
 
     Returns:
         nnU-Net's plans, and the GPU memory in GB that a step of each configuration takes by nnU-Net's estimate.
+
+    Raises:
+        UsageError: there is no such planner.
     """
+    if planner not in PLANNERS:
+        raise UsageError(
+            Problem(
+                code="plan.unknown-planner",
+                what=f"no planner {planner!r}",
+                where="--planner",
+                expected=" | ".join(PLANNERS),
+                fix="take one of these",
+            )
+        )
     with _scratch_folders(dataset_name) as (raw, preprocessed):
         # An empty case list: the fingerprint says all that is to be known of the cases.
         write_json(raw / "dataset.json", {**dataset_json, "dataset": {}})
         write_json(preprocessed / "dataset_fingerprint.json", fingerprint)
         chosen = _budgeted(PLANNERS[planner], min_patches)
         # nnU-Net sets as many threads as it has augmentation workers; none is not a number of threads.
-        workers = os.environ.get("nnUNet_n_proc_DA", "1")
-        os.environ["nnUNet_n_proc_DA"] = str(max(1, int(workers)))
-        try:
+        with variables_set(nnUNet_n_proc_DA=str(max(1, int(os.environ.get("nnUNet_n_proc_DA", "1"))))):
             plans: dict[str, Any] = chosen(dataset_name, gpu_memory_target_in_gb=memory_gb).plan_experiment()
-        finally:
-            os.environ["nnUNet_n_proc_DA"] = workers
-    # Cascades need a second training on the first one's predictions of every case; not offered.
     plans["configurations"].pop("3d_cascade_fullres", None)
     for configuration in plans["configurations"].values():
         configuration.pop("next_stage", None)
     memory = {name: entry.pop(_MEMORY_KEY) for name, entry in plans["configurations"].items()}
     return plans, memory
+
+
+def read_plans(file: Path, dataset_name: str, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Read plans that nnU-Net made, or somebody changed, and take them for a data set, without cascades.
+
+    Every configuration is written out, with all that it inherits.
+
+    Raises:
+        StateError: no plans of nnU-Net, or for images of other channels.
+    """
+    try:
+        plans: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StateError(_unfit(file, "JSON", str(error))) from error
+    require_trusted(plans, dataset_json, file)
+    channels, manager = len(dataset_json["channel_names"]), PlansManager(plans)
+    plans["configurations"] = {
+        name: {
+            key: value
+            for key, value in manager.get_configuration(name).configuration.items()
+            if key not in ("inherits_from", "previous_stage", "next_stage")
+        }
+        for name in CONFIGURATIONS
+        if name in plans["configurations"]
+    }
+    if not plans["configurations"]:
+        raise StateError(_unfit(file, " | ".join(CONFIGURATIONS), "none of them"))
+    planned = {name: len(entry["normalization_schemes"]) for name, entry in plans["configurations"].items()}
+    if set(planned.values()) != {channels}:
+        found = ", ".join(f"{name} {number}" for name, number in planned.items())
+        raise StateError(_unfit(file, f"plans for {channels} channels", found))
+    plans["dataset_name"], plans["image_reader_writer"] = dataset_name, "SimpleITKIO"
+    return plans
+
+
+def _unfit(file: Path, expected: str, found: str) -> Problem:
+    return Problem(
+        "plan.unfit", "plans do not fit", str(file), "name other plans with --plans, or leave it out", expected, found
+    )

@@ -11,7 +11,8 @@ from refusal import refused
 from tiny_model import PLANS
 
 from pcl_auto.errors import StateError, UsageError
-from pcl_auto.planning.given_plans import find_plans, read_plans
+from pcl_auto.nnunet.planning.planner import read_plans
+from pcl_auto.planning.make_plan import find_plans
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder
 
@@ -50,7 +51,7 @@ def test_plans_are_found_by_nnunets_name_or_by_path(data: DatasetFolder, tmp_pat
 
 def test_plans_are_taken_as_they_are_without_cascades(data: DatasetFolder, tmp_path: Path) -> None:
     write_json(tmp_path / "plans.json", plans())
-    read = read_plans(tmp_path / "plans.json", data, DATASET_JSON)
+    read = read_plans(tmp_path / "plans.json", data.name, DATASET_JSON)
     assert list(read["configurations"]) == ["3d_fullres", "3d_lowres"]
     full, given = read["configurations"]["3d_fullres"], PLANS["configurations"]["3d_fullres"]
     assert {key: full[key] for key in ("patch_size", "batch_size", "spacing", "architecture")} == {
@@ -76,7 +77,7 @@ def test_plans_that_do_not_fit(data: DatasetFolder, tmp_path: Path, change: Any,
     change(made)
     write_json(tmp_path / "plans.json", made)
     with refused(StateError, code) as refusal:
-        read_plans(tmp_path / "plans.json", data, DATASET_JSON)
+        read_plans(tmp_path / "plans.json", data.name, DATASET_JSON)
     assert message in f"{refusal.problem.expected}, {refusal.problem.found}"
 
 
@@ -84,12 +85,12 @@ def test_plans_for_other_channels(data: DatasetFolder, tmp_path: Path) -> None:
     write_json(tmp_path / "plans.json", PLANS)
     two = {**DATASET_JSON, "channel_names": {"0": "T2", "1": "ADC"}}
     with refused(StateError, "plan.unfit") as refusal:
-        read_plans(tmp_path / "plans.json", data, two)
+        read_plans(tmp_path / "plans.json", data.name, two)
     assert (refusal.problem.expected, refusal.problem.found) == ("plans for 2 channels", "3d_fullres 1")
 
 
 def test_what_is_no_json(data: DatasetFolder, tmp_path: Path) -> None:
     (tmp_path / "plans.json").write_text("{")
     with refused(StateError, "plan.unfit") as refusal:
-        read_plans(tmp_path / "plans.json", data, DATASET_JSON)
+        read_plans(tmp_path / "plans.json", data.name, DATASET_JSON)
     assert refusal.problem.expected == "JSON"

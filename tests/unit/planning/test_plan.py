@@ -12,13 +12,11 @@ from refusal import refused
 
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.planning import plan as module
+from pcl_auto.planning.make_plan import choose_configuration, name_preprocessor, neutral_intensities
 from pcl_auto.planning.plan import (
     SCHEMA_VERSION,
     Plan,
     PlanSettings,
-    choose_configuration,
-    name_preprocessor,
-    neutral_intensities,
     read_plan,
     store_key,
     write_plan,

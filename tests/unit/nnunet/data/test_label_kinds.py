@@ -15,12 +15,13 @@ from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentatio
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from pcl_auto.data.case import Case
 from pcl_auto.data.labels import head_count
 from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import sample_voxels
 from pcl_auto.nnunet.data import pseudo_labels
 from pcl_auto.nnunet.data.cases import StoredCases
-from pcl_auto.nnunet.data.store import LabeledFiles, case_files, foreground_intensities, save_label
+from pcl_auto.nnunet.data.store import case_files, foreground_intensities, save_label
 
 SHAPE = (4, 6, 8)
 CLASSES = {"background": 0, "a": 1, "b": 2, "c": 3}
@@ -97,7 +98,7 @@ def test_ignored_voxels_are_no_foreground(tmp_path: Path) -> None:
     label[0], label[1] = 1, 2
     for name, voxels in (("image", image), ("label", label)):
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{name}.nii.gz")
-    files = [LabeledFiles("a", [tmp_path / "image.nii.gz"], tmp_path / "label.nii.gz")]
+    files = [Case("a", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", "training")]
     everything, known = (foreground_intensities(files, 1, ignored)["0"] for ignored in (None, 2))
     assert (everything["min"], everything["max"]) == (1.0, 32.0)
     assert (known["min"], known["max"]) == (1.0, 16.0)

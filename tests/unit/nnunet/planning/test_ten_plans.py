@@ -10,7 +10,8 @@ import pytest
 from decathlon import DECATHLON, DecathlonTask
 
 from pcl_auto.nnunet.planning import planner
-from pcl_auto.planning.plan import MIN_PATCHES, choose_configuration
+from pcl_auto.planning.make_plan import choose_configuration
+from pcl_auto.planning.plan import MIN_PATCHES
 
 every_task = pytest.mark.parametrize("task", DECATHLON, ids=lambda task: task.name)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of this folder share: a prepared split to measure on, and the machine that it was measured on."""
+"""Prepare a split to measure on and describe the machine, for all benchmarks of this folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from pcl_auto import __version__
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
+from pcl_auto.workspace.events import silent
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
@@ -24,7 +25,7 @@ DEMO_MEMORY_GB = 1.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """A split that `pclauto train --prepare-only` prepared, and where a benchmark may write: never beside models."""
+    """A split that `pclauto train --prepare-only` prepared, and the scratch folder that a benchmark writes to."""
 
     workspace: Workspace
     data: DatasetFolder
@@ -35,7 +36,7 @@ class Prepared:
     scratch: Path
 
     def trainer(self, kind: Any) -> Any:
-        """A trainer of class ``kind`` on the split; its files go to the scratch folder."""
+        """Make a trainer of class ``kind`` on the split; its files go to the scratch folder."""
         import torch
 
         replace(self.workspace, results=self.scratch / "results").activate()
@@ -47,13 +48,13 @@ class Prepared:
         return kind(plans, self.configuration, "all", dataset_json, torch.device(self.device))
 
     def trained(self) -> Path:
-        """Where the joint training of the split leaves its weights, whether or not they are there."""
+        """Return the file that the joint training of the split leaves its weights in; it may not be there."""
         model = f"nnUNetTrainerPCL__{self.plans_name}__{self.configuration}"
         return self.workspace.results / self.data.name / model / "fold_all" / "checkpoint_final.pth"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Make a parser with the options that every benchmark has."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("workspace", nargs="?", type=Path, help="a pclauto workspace; default: the demo's phantom")
     made.add_argument("plans", nargs="?", help="a split's plans, as nnUNetPlans_L2_s0_quick; default: the only ones")
@@ -67,12 +68,12 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def prepared(options: argparse.Namespace) -> Iterator[Prepared]:
-    """The split that the options name, else that of a phantom made for the while."""
+    """Give the split that the options name, else that of a temporary phantom."""
     import torch
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="pclauto-cost-") as place:
-        scratch = Path(place)
+    with tempfile.TemporaryDirectory(prefix="pclauto-cost-") as folder:
+        scratch = Path(folder)
         if options.workspace is None:
             workspace = _make_demo(scratch, device)
         else:
@@ -104,26 +105,22 @@ def _make_demo(folder: Path, device: str) -> Workspace:
     from pcl_auto.training.request import TrainRequest
     from pcl_auto.training.train import train
 
-    say("no workspace named: preparing the demo's phantom")
+    print_line("no workspace named: preparing the demo's phantom")
     workspace = Workspace.at(folder / "work", "a benchmark's own")
     task = make_phantom(folder)
-    plan_task(task, workspace, PlanSettings(memory_gb=DEMO_MEMORY_GB), listener=_silent)
+    plan_task(task, workspace, PlanSettings(memory_gb=DEMO_MEMORY_GB), listener=silent)
     request = TrainRequest(recipe="demo", device=device, prepare_only=True)
-    train(request, workspace, _silent)
+    train(request, workspace, silent)
     return workspace
 
 
-def _silent(_event: str, _values: Any) -> None:
-    pass
-
-
-def say(text: str) -> None:
-    """A line of progress; results alone go to stdout."""
+def print_line(text: str) -> None:
+    """Print a line of progress; results alone go to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
 def precision(device: str, *, stock: bool) -> str:
-    """The number format of a network's convolutions: ours, or stock nnU-Net's, which has autocast on CUDA alone."""
+    """Return the number format of convolutions: ours, or stock nnU-Net's, which has autocast on CUDA alone."""
     import torch
 
     from pcl_auto.nnunet.network import half_precision
@@ -136,7 +133,7 @@ def precision(device: str, *, stock: bool) -> str:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that the figures were measured on."""
     import torch
 
     processor, cpuinfo = platform.processor(), Path("/proc/cpuinfo")
@@ -157,7 +154,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """The rows under their columns; all but the first column are numbers."""
+    """Print rows under their columns; all but the first column are numbers."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for first, *others in (columns, *rows):
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]

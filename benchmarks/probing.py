@@ -1,4 +1,4 @@
-"""What reading every file to its end adds to ``pclauto plan``.
+"""Measure what reading every file to its end adds to ``pclauto plan``.
 
     python benchmarks/probing.py TASK
 

@@ -1,4 +1,4 @@
-"""What pseudo-labeling a pool costs in process, against `nnUNetv2_predict` on the same scans with the same model.
+"""Compare pseudo-labeling a pool in process with `nnUNetv2_predict` on the same scans with the same model.
 
     python benchmarks/pseudo_label_cost.py                                        (on the demo's phantom)
     pclauto train --workspace W --labeled 2 --recipe quick
@@ -32,20 +32,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from prepared import Prepared, machine, parser, precision, prepared, print_table, say
+from prepared import Prepared, machine, parser, precision, prepared, print_line, print_table
 
 from pcl_auto.workspace.files import finite
 
 # Of our time to nnUNetv2_predict's.
 TARGET = 0.5
-# What the script nnUNetv2_predict does; there is none where packages are found by PYTHONPATH alone.
+# The content of the script nnUNetv2_predict, which is missing where packages are found by PYTHONPATH alone.
 PREDICT = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point; predict_entry_point()"
 MIRRORINGS = {"off": [False], "on": [True], "both": [False, True]}
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the process of the trainer tells: the cases, and the model that both sides segment with."""
+    """The cases, and the model that both sides segment with, as the process of the trainer reports them."""
 
     cases: list[str]
     trained: bool
@@ -85,7 +85,7 @@ def _start(split: Prepared) -> Model:
 
 
 def _pseudo_label(split: Prepared, cases: list[str], folder: Path, *, mirroring: bool) -> dict[str, float]:
-    """Pseudo-label ``cases`` as a round does; seconds, and the memory of this process."""
+    """Pseudo-label ``cases`` as a round does; return seconds, and the memory of this process."""
     import torch
 
     from pcl_auto.nnunet.data.pseudo_labels import RoundFolder
@@ -113,7 +113,7 @@ def _pseudo_label(split: Prepared, cases: list[str], folder: Path, *, mirroring:
 
 
 def write_scans(split: Prepared, cases: list[str], folder: Path) -> None:
-    """The scans of ``cases`` with the names that nnUNetv2_predict wants: one file per case and channel."""
+    """Write the scans of ``cases`` with the names that nnUNetv2_predict wants: one file per case and channel."""
     import nibabel
 
     from pcl_auto.planning.plan import read_plan
@@ -138,7 +138,7 @@ class StockPredict:
         self._environment["nnUNet_results"] = str(split.scratch / "results")
 
     def run(self, cases: list[str], *, mirroring: bool) -> float:
-        """Seconds of the whole command on ``cases``."""
+        """Return the seconds of the whole command on ``cases``."""
         split, scans, masks = self._split, self._split.scratch / "scans", self._split.scratch / "masks"
         write_scans(split, cases, scans)
         where = ["-d", split.data.name, "-tr", self._model.trainer, "-p", split.plans_name, "-c", split.configuration]
@@ -158,7 +158,7 @@ class StockPredict:
 
 
 def measure(split: Prepared, mirrorings: list[bool], repeats: int, most_cases: int | None) -> dict[str, Any]:
-    """Times of both sides in turns, and our memory after half of the pool and all of it."""
+    """Time both sides in turns, and measure our memory after half of the pool and all of it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as ours:
         model = ours.submit(_start, split).result()
         model = replace(model, cases=model.cases[:most_cases])
@@ -170,18 +170,18 @@ def measure(split: Prepared, mirrorings: list[bool], repeats: int, most_cases: i
         for mirroring in mirrorings:
             times: dict[str, list[float]] = {"ours": [], "nnUNetv2_predict": []}
             for number in range(repeats):
-                place = split.scratch / f"round_{mirroring}_{number}"
+                folder = split.scratch / f"round_{mirroring}_{number}"
                 parts = [
-                    ours.submit(_pseudo_label, split, cases, place / name, mirroring=mirroring).result()
+                    ours.submit(_pseudo_label, split, cases, folder / name, mirroring=mirroring).result()
                     for name, cases in (("first", model.cases[:half]), ("second", model.cases[half:]))
                     if cases
                 ]
                 memory.append({"mirroring": mirroring, "halves": parts})
-                shutil.rmtree(place)
+                shutil.rmtree(folder)
                 times["ours"].append(sum(part["seconds"] for part in parts))
                 times["nnUNetv2_predict"].append(stock.run(model.cases, mirroring=mirroring))
-                said = ", ".join(f"{side} {found[-1]:.1f} s" for side, found in times.items())
-                say(f"mirroring {'on' if mirroring else 'off'}, {number + 1}/{repeats}: {said}")
+                line = ", ".join(f"{side} {found[-1]:.1f} s" for side, found in times.items())
+                print_line(f"mirroring {'on' if mirroring else 'off'}, {number + 1}/{repeats}: {line}")
             row = compared(times, stock.run(model.cases[:1], mirroring=mirroring), len(model.cases))
             rows.append({"mirroring": mirroring, **row})
     return {
@@ -204,7 +204,7 @@ def measure(split: Prepared, mirrorings: list[bool], repeats: int, most_cases: i
 
 
 def compared(times: dict[str, list[float]], one_case_s: float, cases: int) -> dict[str, Any]:
-    """Medians of both sides and their ratio, of the whole pool and of a case more.
+    """Return the medians of both sides and their ratio, of the whole pool and of a case more.
 
     A case more costs nnUNetv2_predict what the pool takes beyond the first of it: its start counts once.
     """

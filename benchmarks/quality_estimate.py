@@ -1,9 +1,9 @@
-"""How much the quality estimate of `pclauto predict` says of the true Dice, on scans whose labels are known.
+"""Measure how much the quality estimate of `pclauto predict` says of the true Dice, on scans with known labels.
 
     python benchmarks/quality_estimate.py MODEL Task04_Hippocampus/imagesTs Task04_Hippocampus/labelsTs
 
 MODEL is a model folder of `pclauto train`. Every scan is segmented twice: as it is, and once spoiled, by one of the
-ways in which scans go wrong (SPOILINGS, in turn). Told are, for each group and both, Spearman's rank correlation of
+ways in which scans go wrong (SPOILINGS, in turn). Printed are, for each group and both, Spearman's rank correlation of
 confidence and Dice, and of the scans flagged for review how many are among the tenth with the lowest Dice (precision)
 and how many of that tenth are flagged (recall); of the spoiled ones also how many lost a tenth of Dice, and how many of
 those are flagged. `--json FILE` keeps every scan's numbers.
@@ -51,29 +51,29 @@ def _noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shading(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
-    """A coil on one side: three times as bright there."""
+    """Shade the image as by a coil on one side: three times as bright there."""
     return image * np.linspace(0.5, 1.5, image.shape[0])[:, None, None]
 
 
 def _ghost(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
-    """The patient moved: half the image again, a fifth of the field of view away."""
+    """Add a ghost as if the patient moved: half the image again, a fifth of the field of view away."""
     return image + 0.5 * np.roll(image, image.shape[1] // 5, axis=1)
 
 
 def _thick_slices(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
-    """Every fifth slice, the others in between made up."""
+    """Keep every fifth slice and interpolate the others."""
     every = np.arange(0, image.shape[2], 5)
     enlarged: np.ndarray = ndimage.zoom(image[..., every], (1, 1, image.shape[2] / len(every)), order=1)
     return enlarged[..., : image.shape[2]]
 
 
 def _cut(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
-    """A signal void over a third of the field of view."""
+    """Void the signal over a third of the field of view."""
     return np.where(np.arange(image.shape[1])[None, :, None] < image.shape[1] // 3, image.min(), image)
 
 
 def _other_contrast(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
-    """Another sequence: what was bright is dark."""
+    """Invert the contrast, as of another sequence."""
     inverted: np.ndarray = image.max() - image
     return inverted
 
@@ -89,7 +89,7 @@ SPOILINGS: Mapping[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]
 
 
 def spoil(images: Path, folder: Path) -> dict[str, str]:
-    """Write each scan of ``images`` spoiled into ``folder``; how, by case."""
+    """Write each scan of ``images`` spoiled into ``folder``; return the kind of spoiling by case."""
     names, rng, found = list(SPOILINGS), np.random.default_rng(0), {}
     for index, file in enumerate(sorted(images.glob("*.nii*"))):
         name = names[index % len(names)]
@@ -106,19 +106,19 @@ def spoil(images: Path, folder: Path) -> dict[str, str]:
 
 def segmented(model: Path, images: Path, labels: Path, masks: Path, how: Mapping[str, str]) -> list[Scan]:
     """Segment ``images`` into ``masks`` and score them against ``labels``."""
-    told = {result.id: result for result in predict([images], masks, model, listener=lambda *_: None)}
+    results = {result.id: result for result in predict([images], masks, model, listener=lambda *_: None)}
     classes = foreground(read_json(model / "dataset.json")["labels"])
     scores = evaluate(masks, labels, classes=classes, allow_missing=True)
     scans = []
     for case in scores.cases:
-        quality: dict[str, Any] = told[case.id].quality or {}
+        quality: dict[str, Any] = results[case.id].quality or {}
         dice = float(np.nanmean(list(case.dice.values())))
         scans.append(Scan(case.id, how.get(case.id, ""), dice, quality["confidence"], quality["review"]))
     return scans
 
 
 def summary(scans: list[Scan]) -> dict[str, float]:
-    """What the estimate says of ``scans``."""
+    """Sum up what the estimate says of ``scans``."""
     dice, confidence = np.array([scan.dice for scan in scans]), np.array([scan.confidence for scan in scans])
     flagged = {scan.case + scan.spoiled for scan in scans if scan.review}
     order = sorted(scans, key=lambda scan: scan.dice)
@@ -150,11 +150,11 @@ def main() -> None:
     options.add_argument("--json", type=Path)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        (place / "spoiled").mkdir()
-        how = spoil(given.images, place / "spoiled")
-        plain = segmented(given.model, given.images, given.labels, place / "masks", {})
-        spoiled = segmented(given.model, place / "spoiled", given.labels, place / "spoiled_masks", how)
+        folder = Path(temporary)
+        (folder / "spoiled").mkdir()
+        how = spoil(given.images, folder / "spoiled")
+        plain = segmented(given.model, given.images, given.labels, folder / "masks", {})
+        spoiled = segmented(given.model, folder / "spoiled", given.labels, folder / "spoiled_masks", how)
     print(", ".join(f"{name} {value}" for name, value in machine("cpu").items()))
     print_table(
         ["", "scans", "Dice", "flagged", "Spearman", "precision", "recall"],

@@ -1,4 +1,4 @@
-"""How long `pclauto --help` takes: nothing heavy may be imported before a verb runs.
+"""Time `pclauto --help`: nothing heavy may be imported before a verb runs.
 
     python benchmarks/startup.py
 
@@ -19,6 +19,7 @@ TARGET_S = 0.3
 
 
 def measure() -> list[float]:
+    """Return the seconds of each run but the first."""
     times = []
     for _ in range(RUNS + 1):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a joint step costs against a step of stock nnU-Net with as many patches.
+"""Compare a joint step with a step of stock nnU-Net with as many patches.
 
     python benchmarks/step_cost.py                                   (on the demo's phantom)
     pclauto train --workspace W --labeled 2 --recipe quick --prepare-only
@@ -31,7 +31,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from prepared import Prepared, machine, parser, precision, prepared, print_table, say
+from prepared import Prepared, machine, parser, precision, prepared, print_line, print_table
 
 from pcl_auto.workspace.files import finite
 
@@ -44,7 +44,7 @@ WARM_UP_STEPS = 3
 
 
 class TimedStream:
-    """A stream of patches that knows how long it was waited for."""
+    """A stream of patches that counts the seconds spent waiting for it."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.seconds = stream, 0.0
@@ -108,7 +108,7 @@ class Stepper:
         return [*opened, trainer.dataloader_train, trainer.dataloader_val]
 
     def block(self, steps: int) -> dict[str, float]:
-        """Seconds of a step, mean of ``steps``, and how many of them went into drawing patches."""
+        """Return the mean seconds of ``steps`` steps, and how many of them went into drawing patches."""
         for stream in self.streams:
             stream.seconds = 0.0
         started = perf_counter()
@@ -120,7 +120,7 @@ class Stepper:
         return {"step": seconds / steps, "drawing": sum(stream.seconds for stream in self.streams) / steps}
 
     def finish(self) -> dict[str, int]:
-        """Peaks of memory; the streams end."""
+        """End the streams and return the peaks of memory."""
         from pcl_auto.nnunet.data import streams
         from pcl_auto.workspace.system import peak_memory_mb
 
@@ -171,11 +171,11 @@ def _finish() -> dict[str, int]:
 
 
 def measure(split: Prepared, blocks: int, steps: int) -> dict[str, Any]:
-    """Everything about the three arms, and the ratios of the joint one to the others."""
+    """Measure the three arms, and the ratios of the joint one to the others."""
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         arms = {arm: stack.enter_context(ProcessPoolExecutor(1, context)) for arm in ARMS}
-        say("building three trainers")
+        print_line("building three trainers")
         facts = {arm: process.submit(_start, arm, split).result() for arm, process in arms.items()}
         for process in arms.values():
             process.submit(_block, WARM_UP_STEPS).result()
@@ -184,7 +184,7 @@ def measure(split: Prepared, blocks: int, steps: int) -> dict[str, Any]:
             for arm, process in arms.items():
                 found[arm].append(process.submit(_block, steps).result())
             last = ", ".join(f"{arm} {times[-1]['step']:.3f} s" for arm, times in found.items())
-            say(f"block {number + 1}/{blocks}: {last}")
+            print_line(f"block {number + 1}/{blocks}: {last}")
         for arm, process in arms.items():
             facts[arm] |= process.submit(_finish).result()
     for arm, times in found.items():
@@ -204,7 +204,7 @@ def measure(split: Prepared, blocks: int, steps: int) -> dict[str, Any]:
 
 
 def ratio(joint: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, float]:
-    """The median over blocks of joint / other: of whole steps, and of what is left of them without the drawing."""
+    """Return the median over blocks of joint / other, of whole steps and of steps without the drawing."""
     pairs = list(zip(joint, other, strict=True))
     return {
         "step": statistics.median(a["step"] / b["step"] for a, b in pairs),

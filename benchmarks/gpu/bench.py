@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import measures
-from supervise import Child, Deadline, TimedOutError, start_command, start_fork
+from supervise import Child, Deadline, TimedOutError, last_words, print_line, start_command, start_fork
 
 
 class NotRunError(Exception):
-    """A row has found that it cannot be done here; the message is the reason."""
+    """Raised by a row that cannot be done here; the message is the reason."""
 
 
 class ChildFailedError(Exception):
-    """A process of a row has not ended well."""
+    """Raised when a process of a row has not ended well."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ class Bench:
 
     @property
     def workspace(self) -> Path:
-        """The workspace of all rows."""
+        """Workspace of all rows."""
         return self.work / "workspace"
 
     @property
     def log(self) -> Path:
-        """Return the file that collects the output of the row's processes."""
+        """File that collects the output of the row's processes."""
         return self.work / "logs" / f"{file_name(self.row)}.txt"
 
     def start(self, spec: dict[str, Any], *, compiled: bool = False) -> Child:
@@ -131,21 +131,21 @@ class Bench:
         """
         code = child.wait(self.deadline)
         if code != 0:
-            raise ChildFailedError(f"{what} ended with exit code {code}: {_last_words(self.log)}")
+            raise ChildFailedError(f"{what} ended with exit code {code}: {last_words(self.log)}")
 
     def pclauto(self, *arguments: object, fixed_kernels: bool = False, compiled: bool = False) -> float:
-        """Run a command of pclauto in the check's workspace, which must end well; the seconds that it took."""
+        """Run a command of pclauto in the check's workspace, which must end well; return its seconds."""
         spec = {"pclauto": self.arguments(*arguments), "fixed_kernels": fixed_kernels}
         begun = time.monotonic()
         self.finish(self.start(spec, compiled=compiled), f"pclauto {arguments[0]}")
         return time.monotonic() - begun
 
     def arguments(self, *arguments: object) -> list[str]:
-        """The arguments of a command in the check's workspace."""
+        """Return the arguments of a command in the check's workspace."""
         return [*map(str, arguments), "--workspace", str(self.workspace), "--debug"]
 
     def command(self, *command: object, **variables: str) -> float:
-        """Run any command, which must end well; the seconds that it took."""
+        """Run any command, which must end well; return its seconds."""
         begun = time.monotonic()
         self.finish(start_command([str(word) for word in command], self.log, variables), str(command[0]))
         return time.monotonic() - begun
@@ -180,15 +180,15 @@ class Bench:
                 self.deadline = before
         except (ImportError, ChildFailedError, TimedOutError) as error:
             self.forks = False
-            say(f"no forks here, every process starts anew: {type(error).__name__} {error}")
+            print_line(f"no forks here, every process starts anew: {type(error).__name__} {error}")
 
 
 @dataclass(frozen=True)
 class Row:
     """A line of the table.
 
-    ``limit_s``: after so long it is killed. ``least_s``: with less time left it is not begun. ``needs``: rows that must
-    have passed. ``gpu``: whether it says nothing without one.
+    ``limit_s``: the time after which it is killed. ``least_s``: the time that must be left for it to begin. ``needs``:
+    rows that must have passed. ``gpu``: without a GPU it would say nothing.
     """
 
     name: str
@@ -200,15 +200,5 @@ class Row:
 
 
 def file_name(row: str) -> str:
+    """Return the name of a row in names of files."""
     return "".join(letter if letter.isalnum() else "-" for letter in row) or "check"
-
-
-def _last_words(log: Path, most: int = 300) -> str:
-    """The last line of a log that says something."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line[-most:] for line in reversed(lines) if line), "it said nothing")
-
-
-def say(text: str) -> None:
-    """Tell of the progress; the table alone goes to stdout."""
-    print(text, file=sys.stderr, flush=True)

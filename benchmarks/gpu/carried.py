@@ -1,4 +1,4 @@
-"""A folder of small files that travels between machines: how much it may hold, and what is left out for that."""
+"""Keep a folder of small files that travels between machines below its limits, and say what is left out for that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Carried:
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
     def reason_against(self, name: str, size: int, replaced: int = 0) -> str:
-        """Say why a file of ``size`` bytes may not come in; nothing if it may. ``replaced`` bytes would go."""
+        """Say why a file of ``size`` bytes may not come in, in place of ``replaced`` bytes; nothing if it may."""
         if name.endswith(MODEL_SUFFIXES):
             return "models stay where they are"
         if size >= self._max_file:
@@ -47,17 +47,17 @@ class Carried:
         return reason
 
     def copy(self, files: Mapping[str, Path]) -> list[str]:
-        """Copy files in under new names; a line for each that is left out."""
+        """Copy files in under new names; return a line for each that is left out."""
         left_out = []
         for name, file in files.items():
-            # By the name it had: a model under another name is still one.
+            # Judged by its own name: a model under another name is still one.
             reason = self.reason_against(file.name, file.stat().st_size) or self.put(name, file.read_bytes())
             if reason:
                 left_out.append(f"left out {file.name}: {reason}")
         return left_out
 
     def enforce(self, aside: Path) -> list[str]:
-        """Move out of the folder what may not be in it, the largest file first; a line for each."""
+        """Move out of the folder what may not be in it, the largest file first; return a line for each."""
         moved = []
         files = [file for file in self.folder.rglob("*") if file.is_file()]
         for file in sorted(files, key=lambda file: -file.stat().st_size):

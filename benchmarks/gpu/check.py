@@ -17,9 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import FULL, TINY, Bench, ChildFailedError, Found, NotRunError, Row, file_name, say
+from bench import FULL, TINY, Bench, ChildFailedError, Found, NotRunError, Row, file_name
 from rows import ROWS
-from supervise import Deadline, TimedOutError, adopt_orphans, interrupt, kill_all, work_folder
+from supervise import Deadline, TimedOutError, adopt_orphans, interrupt, kill_all, print_line, work_folder
 from table import FAILED, NOT_RUN, PASSED, Result, exit_code, read, render, write
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def _keep_log(bench: Bench) -> None:
 
 
 def chosen_rows(names: str) -> list[Row]:
-    """The rows to do: all of them, or those named and what they need, in the table's order.
+    """Choose the rows to do: all of them, or those named and what they need, in the table's order.
 
     Raises:
         SystemExit: a name is none.
@@ -134,7 +134,7 @@ def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Res
     earlier_machine, earlier = read(out, facts)
 
     def results() -> list[Result]:
-        """The rows of this check; of the others those that an earlier one on the same machine has left."""
+        """Return the rows of this check, and the others that an earlier one on the same machine has left."""
         kept = earlier if bench.machine in ({}, earlier_machine) else {}
         waiting = {row.name: Result(row.name, NOT_RUN, "not yet") for row in rows}
         every = {**kept, **waiting, **done}
@@ -149,7 +149,7 @@ def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Res
         if interrupted:
             put(Result(row.name, NOT_RUN, "interrupted"))
             continue
-        say(f"{row.name} … ({deadline.left():.0f} s left)")
+        print_line(f"{row.name} … ({deadline.left():.0f} s left)")
         try:
             put(run_row(row, bench, done))
             if row.name == "environment" and done[row.name].outcome == PASSED:
@@ -158,7 +158,7 @@ def check(given: argparse.Namespace, work: Path, deadline: Deadline) -> list[Res
             interrupted = True
             kill_all()
             put(Result(row.name, NOT_RUN, "interrupted"))
-        say(f"  {done[row.name].outcome}  {done[row.name].figures}")
+        print_line(f"  {done[row.name].outcome}  {done[row.name].figures}")
     return results()
 
 

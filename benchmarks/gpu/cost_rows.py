@@ -50,7 +50,7 @@ def _of_split(bench: Bench, workers: int) -> dict[str, Any]:
 
 
 def _workers(bench: Bench) -> int:
-    """Workers for each of the three trainers that step in turns."""
+    """Choose the workers for each of the three trainers that step in turns."""
     return 0 if bench.device == "cpu" else max(1, bench.machine["cores"] // 4)
 
 

@@ -60,7 +60,7 @@ def fix_kernels() -> None:
     """Keep cuDNN from choosing its kernels by timing them: two processes may choose differently, and round so."""
     import torch
 
-    # Everybody sets the attribute; this way nobody reaches the setting behind it.
+    # Many set the attribute later; this way none of them reaches the setting behind it.
     setattr(type(torch.backends.cudnn), "benchmark", False)  # noqa: B010 (mypy takes it for a module)
     torch.backends.cudnn.deterministic = True
 
@@ -138,7 +138,7 @@ def _nvidia_smi(query: str) -> str:
 
 
 def compute(settings: Settings) -> dict[str, Any]:
-    """Multiply on the device and on the processor: what a fork of a process that went too far cannot do.
+    """Multiply on the device and on the processor, which a fork cannot do if its parent has used the device.
 
     Raises:
         RuntimeError: the device gives a wrong product.
@@ -187,7 +187,7 @@ def compiles(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def _prepared(settings: Settings) -> Iterator[Any]:
-    """The split that the check's default training has prepared; its scratch folder goes again."""
+    """Give the split that the check's default training has prepared; remove its scratch folder at the end."""
     from pcl_auto.workspace.folders import Workspace
 
     workspace = Workspace.at(Path(settings["workspace"]), "a check's own")
@@ -208,7 +208,7 @@ def _prepared(settings: Settings) -> Iterator[Any]:
 
 
 def features(settings: Settings) -> dict[str, Any]:
-    """Look whether the features of the contrastive loss are those of the pass, and whether gradients come through."""
+    """Check that the contrastive loss gets the features of the pass, and that gradients come through."""
     import torch
     from torch._dynamo import OptimizedModule
 
@@ -317,7 +317,7 @@ def _rate(action: Callable[[], Any], device: str, seconds: float, most: int = 10
 
 @contextmanager
 def _utilization(device: str) -> Iterator[list[int]]:
-    """Let nvidia-smi look at the GPU all the while; what it has seen, in percent, is there afterwards."""
+    """Let nvidia-smi look at the GPU all the while; afterwards the list has what it saw, in percent."""
     seen: list[int] = []
     found = shutil.which("nvidia-smi") if device == "cuda" else None
     if found is None:
@@ -329,8 +329,8 @@ def _utilization(device: str) -> Iterator[list[int]]:
             yield seen
         finally:
             process.terminate()
-            said, _ = process.communicate()
-            seen += [int(line) for line in said.decode(errors="replace").split() if line.isdecimal()]
+            output, _ = process.communicate()
+            seen += [int(line) for line in output.decode(errors="replace").split() if line.isdecimal()]
 
 
 def pseudo_labels(settings: Settings) -> dict[str, Any]:

@@ -37,6 +37,8 @@ from supervise import (
     adopt_orphans,
     interrupt,
     kill_all,
+    last_words,
+    print_line,
     start_command,
     work_folder,
 )
@@ -52,16 +54,16 @@ RESERVE_S = 10.0
 # A run may take so much longer than it is expected to, where it was timed by some of its steps, and where runs of its
 # arm are on record.
 MARGIN_TIMED, MARGIN_RECORDED = 1.25, 1.1
-# What is added to a timed training: starting it, and segmenting and scoring a test scan.
+# Added to a timed training: starting it, and segmenting and scoring a test scan.
 START_S, SCAN_S = 20.0, 1.0
 LOG_TAIL_BYTES = 20_000
-# What of a run's folder travels beside its scores.
+# Files of a run's folder that travel beside its scores.
 KEPT = ("events.jsonl", "run.json")
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Expect a run to take so many seconds, and say how that is known; None: unknown."""
+    """The seconds that a run is expected to take, None if unknown, and the source of that knowledge."""
 
     seconds: float | None
     source: str
@@ -84,7 +86,7 @@ def expected(arm: str, parallel: int, recorded: Sequence[Mapping[str, Any]], tim
     return Expectation(MARGIN_RECORDED * floor, "a run that was cut off") if floor else Expectation(None, "nothing")
 
 
-def spelled(seconds: float) -> str:
+def format_minutes(seconds: float) -> str:
     """Write seconds as minutes, or hours and minutes."""
     minutes = math.ceil(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 120 else f"{minutes} min"
@@ -247,7 +249,7 @@ def machine(device: str) -> dict[str, Any]:
 
 @dataclass
 class Running:
-    """A run in its process; ``parallel``: how many runs have shared the device with it, itself included, at most."""
+    """A run in its process; ``parallel``: the most runs that have shared the device with it, itself included."""
 
     run: BenchmarkRun
     child: Child
@@ -346,17 +348,17 @@ class Part:
     def _time(self, run: BenchmarkRun) -> None:
         result, log = self.work / "timed.json", self.work / "logs" / f"timing_{run.arm.name}.txt"
         result.unlink(missing_ok=True)
-        say(f"timing some steps of {run.arm.name}")
+        print_line(f"timing some steps of {run.arm.name}")
         child = start_command(self._command(run, result, "time"), log, self._variables())
         while (code := child.poll()) is None and self.deadline.left():
             time.sleep(0.05)
         child.kill()
         if code != 0 or not result.is_file():
-            say(f"no timing of {run.arm.name}: {last_words(log)}")
+            print_line(f"no timing of {run.arm.name}: {last_words(log)}")
             return
         found = json.loads(result.read_text(encoding="utf-8"))
         if found["seconds"] is None:
-            say(f"no timing of {run.arm.name}: {found['unknown']}")
+            print_line(f"no timing of {run.arm.name}: {found['unknown']}")
             return
         self.record.write("timed.json", {**self.record.read("timed.json", {}), run.arm.name: found["seconds"]})
 
@@ -364,8 +366,8 @@ class Part:
         log, result = self.work / "logs" / f"{run.name}.txt", self.work / f"{run.name}.json"
         result.unlink(missing_ok=True)
         known = self.expectation(run.arm.name, 1)
-        told = "" if known.seconds is None else f", {spelled(known.seconds)} alone by {known.source}"
-        say(f"begun   {run.name} ({self.deadline.left():.0f} s left{told})")
+        expected_s = "" if known.seconds is None else f", {format_minutes(known.seconds)} alone by {known.source}"
+        print_line(f"begun   {run.name} ({self.deadline.left():.0f} s left{expected_s})")
         return Running(
             run, start_command(self._command(run, result, "run"), log, self._variables()), time.monotonic(), log, result
         )
@@ -387,19 +389,19 @@ class Part:
                 self.failed.append(f"{name}: its result is left out: {left_out}")
             files = {f"curves/{name}.{kept}": folder / kept for kept in KEPT}
             for line in self.record.files.copy({to: file for to, file in files.items() if file.is_file()}):
-                say(f"        {line}")
-            say(f"done    {name}: Dice {content['mean']['dice']:.3f}, {seconds:.0f} s")
+                print_line(f"        {line}")
+            print_line(f"done    {name}: Dice {content['mean']['dice']:.3f}, {seconds:.0f} s")
         else:
             self.failed.append(f"{name}: exit code {code}: {last_words(entry.log)}")
             self.record.files.put(f"logs/{name}.txt", entry.log.read_bytes()[-LOG_TAIL_BYTES:])
-            say(f"failed  {self.failed[-1]}")
+            print_line(f"failed  {self.failed[-1]}")
         return True
 
     def _cut_off(self, entry: Running) -> None:
         entry.child.kill()
         seconds = entry.seconds()
         self.record.add_cut_off(entry.run.arm.name, round(seconds, 1), entry.parallel)
-        say(f"cut off {entry.run.name} after {seconds:.0f} s; it begins anew in the next part")
+        print_line(f"cut off {entry.run.name} after {seconds:.0f} s; it begins anew in the next part")
 
     def summary(self) -> list[str]:
         """Say what is done, what is left and how long that will take."""
@@ -414,20 +416,20 @@ class Part:
             parallel = min(self.given.parallel, len(left))
             whole = sum(seconds) * len(left) / len(seconds) / parallel
             more = "" if len(seconds) == len(left) else " if those of arms not timed yet take as long"
-            lines.append(f"that will take about {spelled(whole)}{more}, in parts of {self.given.minutes:g} min")
+            lines.append(f"that will take about {format_minutes(whole)}{more}, in parts of {self.given.minutes:g} min")
         part_s = 60 * self.given.minutes - RESERVE_S
         for arm in dict.fromkeys(run.arm.name for run in left):
             one = self.expectation(arm, 1)
             if one.seconds is not None and one.seconds > part_s:
                 lines.append(
-                    f"a run of {arm} may take {spelled(one.seconds)} and does not fit a part: take --epochs "
+                    f"a run of {arm} may take {format_minutes(one.seconds)} and does not fit a part: take --epochs "
                     "or more --minutes"
                 )
         return lines
 
 
 def plan_task(given: argparse.Namespace, work: Path, deadline: Deadline) -> None:
-    """Plan and preprocess the task in ``work``; quick where that is done.
+    """Plan and preprocess the task in ``work``, unless that is done.
 
     Raises:
         SystemExit: it cannot be planned, or not in time.
@@ -447,7 +449,7 @@ def plan_task(given: argparse.Namespace, work: Path, deadline: Deadline) -> None
 
 
 def table(record: Record) -> str:
-    """Render what the runs that are there say, as `pclauto benchmark` does, without any data set at hand."""
+    """Render the results of the runs that are there, as `pclauto benchmark` does, without any data set at hand."""
     from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM
     from pcl_auto.benchmark.table import make_rows, p_text
 
@@ -476,14 +478,14 @@ def table(record: Record) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
     machines = sorted({json.dumps(entry["machine"], sort_keys=True) for entry in runs.values()})
-    told = [", ".join(f"{key} {value}" for key, value in json.loads(entry).items()) for entry in machines]
-    return "\n".join([*text, "", *verdicts, *told])
+    described = [", ".join(f"{key} {value}" for key, value in json.loads(entry).items()) for entry in machines]
+    return "\n".join([*text, "", *verdicts, *described])
 
 
 def _number(value: float, form: str) -> str:
@@ -491,17 +493,6 @@ def _number(value: float, form: str) -> str:
 
 
 # --- the command ----------------------------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """Tell of the progress."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def last_words(log: Path, most: int = 300) -> str:
-    """The last line of a log that says something."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line[-most:] for line in reversed(lines) if line), "it said nothing")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -544,9 +535,9 @@ def do_part(given: argparse.Namespace, arguments: Sequence[str], work: Path, dea
     try:
         part.do()
     except KeyboardInterrupt:
-        say("interrupted")
+        print_line("interrupted")
     for line in part.record.files.enforce(work / "left_out"):
-        say(line)
+        print_line(line)
     print("\n".join(part.summary()))
     print(f"{given.folder}: {part.record.files.size() / MB:.2f} MB; models stay behind")
     for line in part.failed:
@@ -579,7 +570,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return do_part(given, words, work, deadline)
     except PclautoError as error:
         for problem in error.problems:
-            say(f"error: {problem}")
+            print_line(f"error: {problem}")
         return error.exit_code
     finally:
         kill_all()

@@ -22,7 +22,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Deadline:
-    """A moment that nothing may outlast."""
+    """A moment by which everything has to end."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -38,7 +38,7 @@ class Deadline:
 
 
 class TimedOutError(Exception):
-    """A process was killed because its time was over."""
+    """Raised when a process was killed because its time was over."""
 
 
 class Child:
@@ -195,3 +195,14 @@ def work_folder(given: Path | None, prefix: str) -> Iterator[Path]:
 def interrupt(_number: int, _frame: FrameType | None) -> None:
     """Handle SIGTERM as Ctrl-C is handled."""
     raise KeyboardInterrupt
+
+
+def last_words(log: Path, most: int = 300) -> str:
+    """Return the end of the last line of a log that is not empty."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line[-most:] for line in reversed(lines) if line), "it said nothing")
+
+
+def print_line(text: str) -> None:
+    """Print a line of progress; results alone go to stdout."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The table that a check prints and writes: a row per check, with its outcome, figures and seconds."""
+"""Print and write the table of a check: a row per check, with its outcome, figures and seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def render(results: Sequence[Result]) -> str:
     """Render the results as text that fits a terminal of any width: figures come last."""
     columns = ["check", "result", "s", "figures"]
     rows = [[entry.row, entry.outcome, f"{entry.seconds:.0f}", entry.figures] for entry in results]
-    widths = [max(len(row[place]) for row in [columns, *rows]) for place in range(3)]
+    widths = [max(len(row[column]) for row in [columns, *rows]) for column in range(3)]
     return "\n".join(
         f"{name.ljust(widths[0])}  {outcome.ljust(widths[1])}  {seconds.rjust(widths[2])}  {figures}".rstrip()
         for name, outcome, seconds, figures in [columns, *rows]

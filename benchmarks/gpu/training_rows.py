@@ -18,7 +18,7 @@ from supervise import TimedOutError, orphans_after
 
 JOINT, BASELINE = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
 SECONDS_FOR_WORKERS_TO_GO = 15.0
-# What a network of seconds on a CPU is: the phantom's patches are small, and this makes it learn at once.
+# For seconds on a CPU: the phantom's patches are small, and this makes a network learn at once.
 _TINY_RECIPE = """
 [optimizer]
 name = "adamw"
@@ -32,7 +32,7 @@ width = 0.25
 
 
 def recipe_text(base: str, schedule: Schedule, *, tiny: bool) -> str:
-    """The recipe ``base`` in the length of a check; rounds are joint even where pseudo-labels are poor."""
+    """Write the recipe ``base`` in the length of a check; its rounds are joint even where pseudo-labels are poor."""
     return (
         f'extends = "{base}"\n'
         "[schedule]\n"
@@ -53,7 +53,7 @@ def _recipe(bench: Bench, name: str) -> Path:
 
 
 def _train(bench: Bench, name: str, *options: str, compiled: bool = False) -> float:
-    """Train with the recipe ``name`` on two labels; the seconds that the command took."""
+    """Train with the recipe ``name`` on two labels; return the seconds of the command."""
     return bench.pclauto(*_training(bench, name, *options), compiled=compiled)
 
 
@@ -62,12 +62,13 @@ def _training(bench: Bench, name: str, *options: str) -> list[object]:
 
 
 def run_folder(bench: Bench, name: str, trainer: str = JOINT) -> Path:
+    """Return the folder of the one run with the recipe ``name``."""
     (found,) = (bench.workspace / "nnUNet_results").glob(f"*/{trainer}__*_{name}__*/fold_all")
     return found
 
 
 def read_events(file: Path) -> list[dict[str, Any]]:
-    """Read what a run has on record; half a line at the end is none."""
+    """Read the events of a run without half a line at the end."""
     lines = file.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines if line]
 
@@ -220,7 +221,7 @@ def _written(file: Path) -> float:
 def resume_problems(
     events: Sequence[Mapping[str, Any]], schedule: Schedule
 ) -> tuple[list[str], tuple[int, int] | tuple[()]]:
-    """List what speaks against a run that was killed and repeated; the epochs that it went on from and came to."""
+    """List what speaks against a run that was killed and repeated, and the epochs that it went on from and came to."""
     problems = []
     resumed = [event["epoch"] for event in events if event["event"] == "resumed"]
     ends = [event["epochs"] for event in events if event["event"] == "trained"]

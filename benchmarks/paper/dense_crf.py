@@ -26,7 +26,7 @@ PERCENTILES = (1.0, 99.0)
 
 
 def refine(probabilities: np.ndarray, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Class probabilities after mean-field inference in a dense conditional random field.
+    """Refine class probabilities by mean-field inference in a dense conditional random field.
 
     Only the neighborhood of the foreground, as far as the kernels reach, is looked at: the rest stays as it is, all of
     it where there is no foreground. A million voxels of it take about a second and 0.3 GB.
@@ -53,28 +53,28 @@ def refine(probabilities: np.ndarray, image: np.ndarray, spacing_mm: Sequence[fl
 
 
 def smooth_features(shape: Sequence[int], spacing_mm: Sequence[float], box: tuple[slice, ...]) -> np.ndarray:
-    """The places of the voxels in ``box``, shape (3, N), in standard deviations of the kernel."""
-    return _places_mm(shape, spacing_mm, box) / SMOOTH_MM
+    """Return the positions of the voxels in ``box``, shape (3, N), in standard deviations of the kernel."""
+    return _positions_mm(shape, spacing_mm, box) / SMOOTH_MM
 
 
 def alike_features(image: np.ndarray, spacing_mm: Sequence[float], box: tuple[slice, ...]) -> np.ndarray:
-    """Places and intensities of the voxels in ``box``, shape (3 + C, N), in standard deviations of the kernel."""
+    """Return positions and intensities of the voxels in ``box``, (3 + C, N), in standard deviations of the kernel."""
     low, high = np.percentile(image, PERCENTILES, axis=(1, 2, 3))  # (C,)
     span = np.maximum(high - low, np.finfo(np.float32).tiny)
     boxed = (slice(None), *box)
     inside = image[boxed].reshape(len(image), -1)  # (C, N)
     intensities = (inside - low[:, None]) / span[:, None]
-    places = _places_mm(image.shape[1:], spacing_mm, box) / ALIKE_MM
-    return np.concatenate([places, np.clip(intensities, 0, 1) / ALIKE_INTENSITY])
+    positions = _positions_mm(image.shape[1:], spacing_mm, box) / ALIKE_MM
+    return np.concatenate([positions, np.clip(intensities, 0, 1) / ALIKE_INTENSITY])
 
 
-def _places_mm(shape: Sequence[int], spacing_mm: Sequence[float], box: tuple[slice, ...]) -> np.ndarray:
+def _positions_mm(shape: Sequence[int], spacing_mm: Sequence[float], box: tuple[slice, ...]) -> np.ndarray:
     axes = [np.arange(size)[part] * step for size, part, step in zip(shape, box, spacing_mm, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
 
 
 def _neighborhood(foreground: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, ...] | None:
-    """The box around the foreground and two standard deviations of the wider kernel; None without foreground."""
+    """Return the box of the foreground and two standard deviations of the wider kernel; None without foreground."""
     if not foreground.any():
         return None
     box = []
@@ -86,7 +86,7 @@ def _neighborhood(foreground: np.ndarray, spacing_mm: Sequence[float]) -> tuple[
 
 
 def _mean_field(probabilities: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
-    """Class probabilities, shape (K, N), of the field with Potts potentials and one Gaussian kernel per feature map."""
+    """Infer class probabilities (K, N) of the field with Potts potentials and a Gaussian kernel per feature map."""
     # Here, as it is an extra of the installation: nothing else needs it.
     from pydensecrf.densecrf import DenseCRF
 
@@ -101,7 +101,7 @@ def _mean_field(probabilities: np.ndarray, features: Sequence[np.ndarray]) -> np
 
 
 def refined(segment: Segmenter, spacing_mm: Sequence[float]) -> Segmenter:
-    """``segment`` with refined probabilities in place of its logits: the largest of a voxel is still its class.
+    """Make ``segment`` return refined probabilities instead of logits; a voxel's class is still its largest value.
 
     Args:
         segment: logits (K, z, y, x) of a preprocessed image (C, z, y, x).

@@ -384,7 +384,7 @@ def test_how_long_a_run_may_take() -> None:
     recorded = [cost("a", 100), cost("a", 120, 2), cost("a", 900, cut_off=True), cost("b", 5000)]
     assert study.expected("a", 1, recorded, {"a": 1}).seconds == pytest.approx(110 * study.MARGIN_RECORDED)
     assert study.expected("a", 4, recorded, {}).seconds == pytest.approx((400 + 240) / 2 * study.MARGIN_RECORDED)
-    assert [study.spelled(seconds) for seconds in (59, 61, 7200)] == ["1 min", "2 min", "2 h 0 min"]
+    assert [study.format_minutes(seconds) for seconds in (59, 61, 7200)] == ["1 min", "2 min", "2 h 0 min"]
 
 
 def test_sizes_are_enforced(tmp_path: Path) -> None:

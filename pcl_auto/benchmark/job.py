@@ -39,7 +39,7 @@ class Job:
 
 
 def do_job(job: Job, listener: Listener) -> dict[str, Any]:
-    """Train, segment and score; return the scores by case, the cost and the place of the model.
+    """Train, segment and score; return the scores by case, the cost and the folder of the model.
 
     The masks are removed once they are scored.
 

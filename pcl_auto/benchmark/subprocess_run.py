@@ -72,7 +72,7 @@ def _work(work: Work, job: Any, sending: Connection) -> None:
         sending.send(("result", work(job, lambda event, values: sending.send(("event", event, values)))))
     except PclautoError as error:
         sending.send(("error", error))
-    except (KeyboardInterrupt, BrokenPipeError):  # nobody is there to be told
+    except (KeyboardInterrupt, BrokenPipeError):  # nobody is listening
         pass
     except Exception:  # noqa: BLE001 (whatever it is, the process that waits for a result has to hear of it)
         sending.send(("error", RuntimeError(traceback.format_exc())))

@@ -3,11 +3,11 @@ for (const panel of document.querySelectorAll(".panel")) {
   for (const plane of panel.querySelectorAll(".plane")) {
     const slider = plane.querySelector("input"), slices = plane.dataset.slices.split(" ");
     const show = () => {
-      const place = Number(slider.value);
+      const index = Number(slider.value);
       for (const picture of plane.querySelectorAll("img"))
-        picture.style.transform = `translateY(${(-100 * place) / slices.length}%)`;
-      plane.querySelector("output").textContent = slices[place];
-      slider.setAttribute("aria-valuetext", `slice ${slices[place]}`);
+        picture.style.transform = `translateY(${(-100 * index) / slices.length}%)`;
+      plane.querySelector("output").textContent = slices[index];
+      slider.setAttribute("aria-valuetext", `slice ${slices[index]}`);
     };
     slider.value = slider.dataset.start;
     slider.addEventListener("input", show);

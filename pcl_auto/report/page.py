@@ -112,7 +112,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         pseudo=pseudo,
         labeled=labeled_panels(run, data, extent.slices),
         evaluated=evaluated_panels(run, verdict.scores, extent.slices),
-        # An evaluation names a class, or gives its value where it was told no names.
+        # An evaluation has the name of a class, or its value where it was given no names.
         class_names={str(value): name for name, value in run.classes.items()},
         most_channels=MAX_CHANNELS,
         colors=["#{:02x}{:02x}{:02x}".format(*color(index)) for index in range(len(run.classes))],
@@ -169,7 +169,7 @@ def _notes(run: RunFacts) -> list[str]:
         for event in run.happened("rolled_back")
     ]
     notes += [
-        f"Round {event['round']} trained on labels alone, its pseudo-labels would have spoiled it: "
+        f"Round {event['round']} trained on labels alone, as its pseudo-labels were unusable: "
         f"{'; '.join(map(str, event.get('reasons', ['all background'])))}."
         for event in run.happened("degenerate")
     ]

@@ -1,4 +1,4 @@
-"""A small benchmark from the data set to the verdict, and once more without training."""
+"""Run a small benchmark from the data set to the verdict, and once more without training."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     assert content["folder"] == str(folder)
     assert [(run["name"], run["done"]) for run in content["runs"]] == [(name, bool(done)) for name, *done in listed]
     assert content["runs"][3] == {"name": "paper_L2_s0", "arm": "paper", "labeled": 2, "seed": 0, "done": True}
-    told = shell.pclauto(*sweep, "--labeled", "2", "--json")
+    repeated = shell.pclauto(*sweep, "--labeled", "2", "--json")
     assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
-    (point,) = json.loads(told.stdout)["curve"]
+    (point,) = json.loads(repeated.stdout)["curve"]
     assert (point["arm"], point["labeled"], point["dice"]) == ("paper", 2, paper["mean"]["dice"])
     assert point["baseline"] == supervised["mean"]["dice"]
     shown = shell.pclauto(*sweep, "--labeled", "2").stdout.splitlines()

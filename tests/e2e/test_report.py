@@ -1,4 +1,4 @@
-"""The report of a run as a reader meets it: written by train, opened in a browser."""
+"""Read the report of a run as a user does: written by train, opened in a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 MAX_BYTES = 15_000_000
 
-# What goes wrong from the page's first line on, then a reader's steps, then all of it as text.
+# Note errors from the page's first line on; do a reader's steps; leave all that was found as text.
 WATCH = """<script>
 window.wrong = [];
 addEventListener("error", (event) => wrong.push(String(event.message)), true);
@@ -46,9 +46,9 @@ addEventListener("load", () => {
   found.wide = document.documentElement.scrollWidth > innerWidth;
   found.wrong = window.wrong;
   document.body.innerHTML = "";
-  const told = document.createElement("pre");
-  told.textContent = "FO" + "UND" + JSON.stringify(found) + "END";
-  document.body.append(told);
+  const output = document.createElement("pre");
+  output.textContent = "FO" + "UND" + JSON.stringify(found) + "END";
+  document.body.append(output);
 });
 </script>"""
 

@@ -1,4 +1,4 @@
-"""A run's folder with nothing but its texts: enough for all of a report but the pictures."""
+"""Write a run's folder with its text files alone: enough for all of a report but the pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_run(
     classes: tuple[str, ...] = ("core", "shell"),
     **identity: Any,
 ) -> Path:
-    """The model folder of a finished run of 3 epochs and 2 rounds."""
+    """Write a finished run of 3 epochs and 2 rounds; return its model folder."""
     model = results / "Dataset001_X" / f"{trainer}__nnUNetPlans_tiny__3d_fullres"
     folder = model / "fold_all"
     split = {"name": "L2_s0", "seed": 0, "labeled": ["a", "b"], "validation": [], "unlabeled": cases, "hidden": cases}
@@ -81,6 +81,7 @@ def write_run(
 
 
 def write_scores(model: Path, dice: dict[str, float], *, labels: str = "labelsTs", mirroring: bool = True) -> None:
+    """Put an evaluation with these Dice scores by case on record with a model."""
     content = {
         "time": "2026-01-01", "predictions": "gone", "labels": labels, "mirroring": mirroring,
         "mean": {"dice": sum(dice.values()) / len(dice), "hd95_mm": None},

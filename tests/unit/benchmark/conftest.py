@@ -1,4 +1,4 @@
-"""A planned toy task with test scans and labels; its files are a few bytes."""
+"""Make a planned toy task with test scans and labels; its files are a few bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def touch(file: Path, content: bytes = b"voxels") -> Path:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    """Four labeled cases, one without a label, three test scans, two of them with labels."""
+    """Make four labeled cases, one without a label, and three test scans, two of them with labels."""
     root = tmp_path / "Task05_Toy"
     for case in "abcdu":
         touch(root / "imagesTr" / f"{case}.nii.gz")
@@ -34,7 +34,7 @@ def task(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def workspace(tmp_path: Path, task: Path) -> Workspace:
-    place = Workspace.at(tmp_path / "work", "test")
+    workspace = Workspace.at(tmp_path / "work", "test")
     cases = {
         case: {
             "image": f"imagesTr/{case}.nii.gz",
@@ -55,5 +55,5 @@ def workspace(tmp_path: Path, task: Path) -> Workspace:
         "fingerprint": {},
         "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
     }
-    write_plan(DatasetFolder(place.preprocessed / "Dataset005_Toy"), content)
-    return place
+    write_plan(DatasetFolder(workspace.preprocessed / "Dataset005_Toy"), content)
+    return workspace

@@ -1,4 +1,4 @@
-"""Arms: what they share, what stays their own, and names that are none."""
+"""Make arms: what they share, what stays their own, and names that are none."""
 
 from __future__ import annotations
 

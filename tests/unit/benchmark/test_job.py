@@ -1,4 +1,4 @@
-"""What a run leaves: scores by case, and what it cost."""
+"""Check the result of a run: scores by case, and its cost."""
 
 from __future__ import annotations
 

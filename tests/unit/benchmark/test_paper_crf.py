@@ -1,4 +1,4 @@
-"""The dense conditional random field, against all pairs of voxels in plain loops."""
+"""Check the dense conditional random field against all pairs of voxels in plain loops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPACING_MM = (4.0, 1.5, 1.0)
 
 
 def box_image(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A bright box in a dark image (1, z, y, x), a little noise on it, and the mask of the box."""
+    """Make a bright box in a dark image (1, z, y, x) with a little noise, and the mask of the box."""
     rng = np.random.default_rng(seed)
     mask = np.zeros(shape, dtype=bool)
     mask[:, shape[1] // 4 : -(shape[1] // 4), shape[2] // 4 : -(shape[2] // 4)] = True
@@ -34,7 +34,7 @@ def box_image(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, n
 
 
 def unsure(mask: np.ndarray, wrong: float, seed: int = 1) -> np.ndarray:
-    """Probabilities (2, z, y, x) of a network that is 0.7 sure of everything and mistaken in a share of the voxels."""
+    """Make probabilities (2, z, y, x) that are 0.7 sure of everything and mistaken in a share of the voxels."""
     mistaken = np.random.default_rng(seed).random(mask.shape) < wrong
     foreground = np.where(mask ^ mistaken, 0.7, 0.3)
     return np.stack([1 - foreground, foreground]).astype(np.float32)
@@ -142,7 +142,7 @@ MM = (3.0, 1.0, 2.0)
 
 
 def segment(image: Tensor) -> Tensor:
-    """Logits in half precision, as nnU-Net gives them."""
+    """Return logits in half precision, as nnU-Net gives them."""
     return torch.stack([-image[0], image[0], 0 * image[0]]).half()
 
 

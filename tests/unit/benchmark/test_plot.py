@@ -1,4 +1,4 @@
-"""The plot of a study is a PNG, whatever of the study is there."""
+"""Draw the plot of a study, whatever of it is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study: its runs in their order, what it refuses, and that nothing is done twice."""
+"""Run a study: the order of its runs, its refusals, and that nothing is done twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resolved(workspace: Workspace, request: BenchmarkRequest = REQUEST) -> Study
 
 
 class Work:
-    """Stands in for training: notes the jobs, scores by arm."""
+    """Stand in for training: note the jobs, score by arm."""
 
     def __init__(self, fails_after: int = 1000) -> None:
         self.jobs: list[Job] = []

@@ -1,4 +1,4 @@
-"""Work in a process of its own: its events, its result, its errors, its end."""
+"""Check work in a process of its own: its events, result, errors and end."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def vanish(job: int, _listener: Listener) -> None:
     os._exit(job)
 
 
-def outlive(place: str, _listener: Listener) -> None:
-    (Path(place) / "child").write_text(str(os.getpid()))
+def outlive(folder: str, _listener: Listener) -> None:
+    (Path(folder) / "child").write_text(str(os.getpid()))
     try:
         time.sleep(60)
     finally:
-        (Path(place) / "ended").touch()
+        (Path(folder) / "ended").touch()
 
 
 def wait_for(file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Rows, verdicts, curve, CSV and JSON of a study, whole and cut short."""
+"""Sum up a study, whole and cut short: rows, verdicts, curve, CSV and JSON."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def test_the_scores_of_a_fold_are_found_by_class_and_by_region(tmp_path: Path) -
     assert [found.dice for found in read_fold_scores(tmp_path)] == [[0.1, 0.2, 0.3]]
 
 
-def test_confidences_are_told_and_stand_in_the_last_ledger(tmp_path: Path) -> None:
+def test_confidences_are_shown_and_stand_in_the_last_ledger(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "test")
     model = write_run(workspace.results)
     values = [0.5 + number / 100 for number in range(20)]
@@ -224,11 +224,11 @@ def test_a_round_on_labels_alone_used_no_pseudo_label(tmp_path: Path) -> None:
     assert used.format(2) in write_report(model, workspace).read_text(encoding="utf-8")
     events = model / "fold_all" / "events.jsonl"
     whole = events.read_text(encoding="utf-8").rpartition("\n")[0]
-    told = {"time": "t", "event": "degenerate", "round": 1, "reasons": ["rim is 20 ml"]}
-    events.write_text(f"{whole}\n{json.dumps(told)}\n", encoding="utf-8")
+    event = {"time": "t", "event": "degenerate", "round": 1, "reasons": ["rim is 20 ml"]}
+    events.write_text(f"{whole}\n{json.dumps(event)}\n", encoding="utf-8")
     text = write_report(model, workspace).read_text(encoding="utf-8")
     assert used.format(0) in text
-    assert "Round 1 trained on labels alone, its pseudo-labels would have spoiled it: rim is 20 ml." in text
+    assert "Round 1 trained on labels alone, as its pseudo-labels were unusable: rim is 20 ml." in text
 
 
 def test_corrected_cases_are_listed(tmp_path: Path) -> None:

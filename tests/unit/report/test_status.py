@@ -1,4 +1,4 @@
-"""How far runs are, from their files alone."""
+"""Tell how far runs are, from their files alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(workspace: Workspace) -> Path:
 
 
 def hold(model: Path, process: int, machine: str) -> None:
-    """As the lock of a run leaves it."""
+    """Write the holder's file as the lock of a run does."""
     (model.parent / f".{model.name}.holder").write_text(f"process {process} on {machine} since 2026-01-01T00:00:00")
 
 
@@ -56,7 +56,7 @@ def test_who_holds_a_run(model: Path, machine: str, alive: bool) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "process", "process x on y since z"])
-def test_a_holder_that_says_nothing(model: Path, content: str) -> None:
+def test_an_unreadable_holder(model: Path, content: str) -> None:
     (model.parent / f".{model.name}.holder").write_text(content.replace(" y ", f" {socket.gethostname()} "))
     assert status_of(model / "fold_all").state == "stopped"
 
@@ -103,7 +103,7 @@ def test_all_runs_the_last_first_and_none_that_cannot_be_read(workspace: Workspa
         runs_of(baseline)
 
 
-def test_what_a_user_sees(workspace: Workspace, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_it(workspace: Workspace, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = workspace.results.parent
     hold(model, os.getpid(), socket.gethostname())
     status(workspace_path=root)

@@ -87,7 +87,7 @@ def test_a_baseline_is_judged_by_nothing(tmp_path: Path) -> None:
 
 
 def continued(results: Path, **origin: Any) -> tuple[Path, dict[str, Any]]:
-    """A run that went on from another after 2 of its 3 epochs, and the split with the corrected case."""
+    """Write a run that went on from another after 2 of its 3 epochs; return it and its split with a corrected case."""
     first = write_run(results, **origin).rename(results / "Dataset001_X" / "origin")
     entry = {"case": "c", "mask": "0" * 64, "split": "L2_s0", "model": "origin", "round": 1}
     split = read_run(first / "fold_all").split
@@ -117,8 +117,8 @@ def test_the_baseline_of_a_run_that_goes_on_has_the_steps_of_both(tmp_path: Path
 
 
 def test_where_no_number_of_epochs_is_honest_no_command_is_named(tmp_path: Path) -> None:
-    for place, origin in (("budget", {"budget_s": 600}), ("start", {"start": "0" * 64})):
-        model, _ = continued(tmp_path / place, **origin)
+    for name, origin in (("budget", {"budget_s": 600}), ("start", {"start": "0" * 64})):
+        model, _ = continued(tmp_path / name, **origin)
         assert compare_to_baseline(read_run(model / "fold_all"), WORKSPACE).command is None
     model, _ = continued(tmp_path / "gone")
     shutil.rmtree(model.parent / "origin")

@@ -1,4 +1,4 @@
-"""Test cases: pairs of scan and label, none of them trained on."""
+"""Find test cases: pairs of scan and label, none of them trained on."""
 
 from __future__ import annotations
 

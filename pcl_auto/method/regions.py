@@ -35,7 +35,7 @@ def disjoint_classes(targets: Tensor, patterns: Sequence[Pattern]) -> Tensor:
 
 
 def cells(targets: Tensor, patterns: Sequence[Pattern]) -> Tensor:
-    """Number the cells of voxels that are described by regions.
+    """Give each voxel the number of its cell, from the regions that it lies in.
 
     Args:
         targets: whether a voxel lies in a region, shape (B, R, *spatial), of any type. Further channels are not looked

@@ -31,7 +31,7 @@ class VoxelSample:
     """Position 0, 1, ... within the (image, class) group, shuffled: ``rank < k`` is a uniform draw of k."""
 
     def __len__(self) -> int:
-        """Number of drawn voxels, N."""
+        """Count the drawn voxels, N."""
         return len(self.voxel)
 
     def split(self, images: int) -> tuple[VoxelSample, VoxelSample]:

@@ -68,7 +68,7 @@ def missing_for_compile() -> str:
 
 
 def choose_device(wanted: str) -> Any:
-    """The torch device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
+    """Return the torch device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
     Raises:
         UsageError: the device is not there; the ones that are, are named.

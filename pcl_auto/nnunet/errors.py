@@ -1,4 +1,4 @@
-"""What ends a training or a prediction for want of memory or of numbers, in words that help."""
+"""Refuse to go on where memory does not suffice or numbers are not finite, and say what helps."""
 
 from __future__ import annotations
 

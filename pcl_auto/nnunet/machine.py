@@ -1,4 +1,4 @@
-"""What ``pclauto env`` shows: versions, devices, memory, and what stock nnU-Net needs to work in a workspace."""
+"""Describe the machine (``pclauto env``): versions, devices, memory, and what stock nnU-Net needs in a workspace."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe(workspace: Workspace) -> dict[str, Any]:
 
 
 def variables(workspace: Workspace) -> dict[str, str]:
-    """The variables with which stock nnU-Net commands work in ``workspace`` and find our trainers."""
+    """Return the variables with which stock nnU-Net works in ``workspace`` and finds our trainers."""
     return {
         "nnUNet_raw": str(workspace.raw),
         "nnUNet_preprocessed": str(workspace.preprocessed),
@@ -50,7 +50,7 @@ def variables(workspace: Workspace) -> dict[str, str]:
 
 
 def export_line(workspace: Workspace) -> str:
-    """The line that sets :func:`variables` in a POSIX shell."""
+    """Return the line that sets :func:`variables` in a POSIX shell."""
     return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables(workspace).items())
 
 
@@ -62,7 +62,7 @@ def _version(package: str) -> str | None:
 
 
 def _devices() -> list[dict[str, Any]]:
-    """The devices to train on, the one that ``auto`` takes first."""
+    """List the devices to train on, first the one that ``auto`` takes."""
     import torch
 
     found: list[dict[str, Any]] = []
@@ -75,6 +75,6 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _free_mb(folder: Path) -> int | None:
-    """The room on the disk of ``folder``, or of the nearest folder above that is there."""
+    """Return the room on the disk of ``folder``, or of the nearest folder above that is there, in MB."""
     there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
     return None if there is None else shutil.disk_usage(there).free // 2**20

@@ -56,7 +56,7 @@ class DecoderFeatures:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Hook into ``network``.
+        """Register a hook in ``network``.
 
         Raises:
             StateError: the network has no decoder of stages with segmentation layers.

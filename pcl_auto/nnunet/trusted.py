@@ -1,4 +1,4 @@
-"""What plans and a dataset.json may say before nnU-Net acts on them.
+"""Refuse what plans and a dataset.json must not say, before nnU-Net acts on them.
 
 nnU-Net looks classes up by the names that a plans file gives, which imports them, and allocates what it measures. A
 model folder may come from anywhere: its JSON is checked here first, against the names that nnU-Net 2.8 itself writes
@@ -154,7 +154,7 @@ class _Findings:
         return fits or self.refuse(key, f"a whole number from {low} to {high}", value)
 
     def are_whole(self, key: str, value: Any, low: int, high: int, lengths: Collection[int]) -> bool:
-        """A list of whole numbers, of one of the ``lengths``."""
+        """Require a list of whole numbers, of one of the ``lengths``."""
         if not isinstance(value, (list, tuple)) or len(value) not in lengths:
             return self.refuse(key, f"a list of {' or '.join(map(str, lengths))} whole numbers", value)
         fits = [self.is_whole(f"{key}[{index}]", entry, low, high) for index, entry in enumerate(value)]
@@ -191,7 +191,7 @@ def _plans(findings: _Findings, plans: Mapping[str, Any]) -> None:
 
 
 def _with_inherited(findings: _Findings, configurations: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """A configuration with what it inherits, as nnU-Net resolves it; None where the chain leads nowhere."""
+    """Resolve what a configuration inherits, as nnU-Net does; return None where the chain leads nowhere."""
     chain: list[str] = []
     resolved: dict[str, Any] = {}
     following: Any = name
@@ -274,7 +274,7 @@ def _architecture(findings: _Findings, key: str, value: Any) -> None:
 
 
 def _argument(findings: _Findings, key: str, name: str, value: Any, stages: int, imported: Collection[str]) -> None:
-    """An argument of a network."""
+    """Refuse an argument of a network that nnU-Net does not write."""
     if name in LAYERS:
         needed = name in _NEEDED or value is not None
         if needed and findings.is_one_of(key, value, LAYERS[name]) and name not in imported:
@@ -307,7 +307,7 @@ def _by_stage(value: Any, stages: int) -> list[Any] | None:
 
 
 def _weights(given: Mapping[str, Any], stages: int) -> int:
-    """About how many weights a network has: those of its encoder, twice."""
+    """Estimate how many weights a network has: those of its encoder, twice."""
     names = ("features_per_stage", "kernel_sizes", "n_conv_per_stage", "n_blocks_per_stage")
     total: int = sum(
         # A block is two convolutions.
@@ -320,7 +320,7 @@ def _weights(given: Mapping[str, Any], stages: int) -> int:
 
 
 def _old_architecture(findings: _Findings, key: str, entry: Mapping[str, Any]) -> None:
-    """The network of plans from before nnU-Net 2.3."""
+    """Check the network of plans from before nnU-Net 2.3."""
     findings.is_one_of(f"{key}.UNet_class_name", entry["UNet_class_name"], OLD_NETWORKS)
     stages = range(1, MAX_STAGES + 1)
     for name in ("n_conv_per_stage_encoder", "n_conv_per_stage_decoder"):

@@ -40,7 +40,7 @@ class Schedule:
         return self.supervised_epochs + self.rounds * self.epochs_per_round
 
     def validation_steps(self, *, held_out: bool) -> int:
-        """Validation steps of an epoch, on held-out cases or on those that are learned from."""
+        """Return the validation steps of an epoch, on held-out cases or on those that are learned from."""
         return max(1, round(self.steps_per_epoch * (VALIDATION_SHARE if held_out else GLANCE)))
 
     def scaled_to(self, epochs: int) -> Schedule:

@@ -49,7 +49,7 @@ class Volume:
 
     @property
     def grid(self) -> Grid:
-        """Where the voxels lie."""
+        """Grid of the voxels."""
         return Grid(self.shape, self.affine)
 
     def as_dict(self) -> dict[str, Any]:

@@ -32,14 +32,14 @@ class BiasCorrectingPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
 
 
 def preprocessor_of(configuration: ConfigurationManager) -> DefaultPreprocessor:
-    """The preprocessor that a configuration names, ours among them."""
+    """Return the preprocessor that a configuration names, ours among them."""
     if configuration.preprocessor_name == BiasCorrectingPreprocessor.__name__:
         return BiasCorrectingPreprocessor(verbose=False)
     return configuration.preprocessor_class(verbose=False)
 
 
 def without_bias(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """An image without the slow change of brightness that the coils of a scanner leave, each channel by itself.
+    """Remove the slow change of brightness that the coils of a scanner leave, from each channel by itself.
 
     The field is that of the voxels that Otsu's threshold tells from the background; a channel without any, or whose
     values are not positive, stays as it is. The same image gives the same result, whatever the number of cores.
@@ -58,7 +58,7 @@ def without_bias(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def _field(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """The factor by which every voxel is too bright, same shape; 1 where nothing can be said."""
+    """Return the factor by which every voxel is too bright, same shape; 1 where nothing can be said."""
     image = SimpleITK.GetImageFromArray(voxels)
     image.SetSpacing(spacing_mm[::-1])
     tissue = SimpleITK.And(SimpleITK.OtsuThreshold(image, 0, 1), image > 0)

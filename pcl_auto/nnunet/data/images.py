@@ -48,7 +48,7 @@ def read_image(files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
 
 
 def _read_volume(source: Source) -> tuple[np.ndarray, Properties]:
-    """The voxels (C, z, y, x) of a file or series, and origin, spacing and direction in ITK's words."""
+    """Read the voxels (C, z, y, x) of a file or series, and origin, spacing and direction in ITK's words."""
     try:
         image = _read_series(source) if isinstance(source, Series) else SimpleITK.ReadImage(str(source))
     except RuntimeError as error:
@@ -119,7 +119,7 @@ def write_mask(mask: np.ndarray, file: Path, properties: Properties) -> None:
 
 
 def spacing_zyx_mm(file: Path) -> tuple[float, float, float]:
-    """The voxel spacing as nnU-Net sees it, from the header alone."""
+    """Read the voxel spacing as nnU-Net sees it, from the header alone."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()

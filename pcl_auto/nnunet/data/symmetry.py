@@ -15,7 +15,7 @@ MAX_CASES = 48
 
 
 def stored_symmetries(store: Path, cases: Sequence[str]) -> list[AxisSymmetry]:
-    """What mirroring does to the stored scans, along the axes (z, y, x) of the store; at most 48 scans are read."""
+    """Measure the symmetry of the stored scans along the axes (z, y, x) of the store; at most 48 scans are read."""
     chosen = sorted(cases)
     if len(chosen) > MAX_CASES:
         chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, MAX_CASES).round().astype(int)]
@@ -24,7 +24,7 @@ def stored_symmetries(store: Path, cases: Sequence[str]) -> list[AxisSymmetry]:
 
 
 def mirror_axes(symmetries: Sequence[AxisSymmetry], dimensions: int) -> tuple[int, ...] | None:
-    """The axes of a patch of 2 or 3 dimensions to mirror along; None, as nnU-Net does it, where nothing was measured.
+    """Choose the axes of a patch (2 or 3 dimensions) to mirror along; None, as nnU-Net, where nothing was measured.
 
     A 2D patch is a slice of the store, without its first axis.
     """

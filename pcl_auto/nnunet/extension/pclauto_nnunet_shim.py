@@ -1,4 +1,4 @@
-"""What nnU-Net's search for external trainers imports: point ``nnUNet_extTrainer`` at this folder.
+"""Give our trainers to nnU-Net's search for external ones: point ``nnUNet_extTrainer`` at this folder.
 
 nnU-Net imports every module of the folder, so this one stands alone in it.
 """

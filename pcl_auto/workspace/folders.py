@@ -102,7 +102,7 @@ class Workspace:
         return cls(root / "nnUNet_raw", root / "nnUNet_preprocessed", root / "nnUNet_results", origin)
 
     @classmethod
-    def find(cls, root: Path | None, environment: Mapping[str, str]) -> Workspace:
+    def find(cls, root: Path | None, environment: Mapping[str, str] = os.environ) -> Workspace:
         """Return the workspace at ``root``, else that of the user's nnU-Net variables, else ``./pclauto_work``."""
         if root is not None:
             return cls.at(root, f"{_OPTION} {shlex.quote(str(root))}")
@@ -131,7 +131,7 @@ class Workspace:
                 raise _unwritable(folder, None)
             os.environ[name] = str(folder)
 
-    def data_folders(self, environment: Mapping[str, str]) -> list[Path]:
+    def data_folders(self, environment: Mapping[str, str] = os.environ) -> list[Path]:
         """Return where a data set is looked for by its name: here, ``$PCLAUTO_DATA``, nnUNet_raw and beside it."""
         data = [Path(environment["PCLAUTO_DATA"])] if "PCLAUTO_DATA" in environment else []
         return [Path.cwd(), *data, self.raw, self.raw.parent]

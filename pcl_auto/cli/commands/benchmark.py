@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pcl_auto.cli.commands.study import carry_out
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.terminal import Terminal
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.study import Study
     from pcl_auto.benchmark.table import Row
-    from pcl_auto.cli.console.terminal import Terminal
 
 
 def benchmark(
@@ -52,7 +53,6 @@ def benchmark(
     Test scans are segmented without mirroring unless asked for.
     """
     from pcl_auto.benchmark.study import BenchmarkRequest
-    from pcl_auto.cli.commands.study import carry_out
 
     request = BenchmarkRequest(
         labeled=labeled, seeds=seeds, arms=arms, base_recipe=base_recipe, epochs=epochs, test_labels=test,

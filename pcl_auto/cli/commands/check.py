@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.progress import counting
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.nnunet.environment import available_cores
+from pcl_auto.workspace.files import printable
+from pcl_auto.workspace.folders import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.errors import Problem
 
 MAX_SHOWN = 5
@@ -35,15 +38,11 @@ def check(
 
     Exit codes: 0 nothing found, 1 warnings alone, 3 what `pclauto plan` refuses or what spoils a score.
     """
-    from pcl_auto.cli.console.progress import counting
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.data.checks.check import diagnose
     from pcl_auto.data.dataset.decathlon import find_task
-    from pcl_auto.nnunet.environment import available_cores
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    root = find_task(task, Workspace.find(workspace_path, os.environ).data_folders(os.environ))
+    root = find_task(task, Workspace.find(workspace_path).data_folders())
     with counting(terminal, {"check": "reading files"}) as listener:
         found = diagnose(
             root,
@@ -73,8 +72,6 @@ def _render(terminal: Terminal, title: str, color: str, problems: Sequence[Probl
     """Print problems of one kind together, with where they are."""
     from rich.padding import Padding
     from rich.text import Text
-
-    from pcl_auto.workspace.files import printable
 
     def indented(text: str, style: str = "") -> None:
         terminal.out.print(Padding(Text(printable(text), style), (0, 0, 0, 6)))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pcl_auto.cli.commands.train import carry_out, start_on
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.recipe.time_budget import format_duration
+from pcl_auto.workspace.folders import Workspace
 
 if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.training.continuation import Continuation
 
 
@@ -39,16 +41,13 @@ def continue_(
     The corrected cases are labeled from then on. Data set, split, recipe and
     seed are those of the run that they correct, which stays as it was.
     """
-    from pcl_auto.cli.commands.train import carry_out, start_on
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.training.continuation import continuation
     from pcl_auto.training.models import find_model
     from pcl_auto.training.request import TrainRequest
-    from pcl_auto.workspace.folders import Workspace
 
     start_on(gpus, device)
     terminal = Terminal()
-    workspace = Workspace.find(workspace_path, os.environ)
+    workspace = Workspace.find(workspace_path)
     request = TrainRequest(epochs=epochs, device=device, workers=workers, restart=restart, tensorboard=tensorboard)
     found = continuation(find_model(workspace, model), workspace, request, corrected=corrected, write=not dry_run)
     terminal.print_line(f"going on   from {found.model}")
@@ -65,7 +64,6 @@ def continue_(
 
 
 def _render_estimate(terminal: Terminal, found: Continuation, *, json: bool) -> None:
-    from pcl_auto.recipe.time_budget import format_duration
 
     schedule, split, wall_s = found.recipe.schedule, found.split, found.wall_s
     terminal.print_line(f"labeled    {len(split.labeled)}, unlabeled {len(split.unlabeled)}")

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.interrupt import resumable
+from pcl_auto.cli.console.progress import TrainingProgress
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.recipe.load import load_recipe
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.demo import DemoResult
-    from pcl_auto.cli.console.terminal import Terminal
 
 
 def demo(
@@ -29,10 +32,6 @@ def demo(
       pclauto demo my-demo --seed 1
     """
     from pcl_auto.benchmark.demo import RECIPE, run_demo
-    from pcl_auto.cli.console.interrupt import resumable
-    from pcl_auto.cli.console.progress import TrainingProgress
-    from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.recipe.load import load_recipe
 
     terminal = Terminal()
     schedule = load_recipe(RECIPE).schedule

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pcl_auto.cli.console import options
-
-if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.interrupt import resumable
+from pcl_auto.cli.console.progress import counting
+from pcl_auto.cli.console.terminal import Terminal
 
 
 def download(
@@ -41,9 +41,6 @@ def download(
       pclauto download
       pclauto download Task05_Prostate -o data
     """
-    from pcl_auto.cli.console.interrupt import resumable
-    from pcl_auto.cli.console.progress import counting
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.data.download import BASE_URL, LICENSE, download_task, find_archive
 
     terminal = Terminal()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pcl_auto.cli.console import options
-
-if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.workspace.folders import Workspace
 
 
 def env(
@@ -26,12 +24,10 @@ def env(
       pclauto env
       eval "$(pclauto env --export)"; nnUNetv2_train 5 3d_fullres all -tr nnUNetTrainerPCL -p nnUNetPlans_L2_s0_default
     """
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.nnunet.machine import describe, export_line
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    workspace = Workspace.find(workspace_path, os.environ)
+    workspace = Workspace.find(workspace_path)
     if export:
         terminal.print_result(export_line(workspace))
     elif json:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pcl_auto.cli.console import options
-
-if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.terminal import Terminal
 
 # Of the cases that were not scored, in a line.
 MAX_NAMED = 5
@@ -36,7 +34,6 @@ def evaluate(
 
     A class that neither mask holds is not scored. A class that only one of them holds has Dice 0 and no HD95.
     """
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.evaluation.scores import evaluate_on_record
 
     terminal = Terminal()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.estimates import plan_lines
+from pcl_auto.cli.console.interrupt import resumable
+from pcl_auto.cli.console.progress import counting
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.data.labels import format_values
+from pcl_auto.nnunet.environment import choose_device
+from pcl_auto.planning.plan import PlanSettings, estimate_plan, memory_to_plan_for
+from pcl_auto.workspace.folders import Workspace
 
 if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.planning.make_plan import PlanOutcome
-    from pcl_auto.workspace.folders import Workspace
 
 
 def plan(
@@ -52,17 +57,12 @@ def plan(
       pclauto plan Task05_Prostate
       pclauto plan data/Task04_Hippocampus --workspace work --dry-run
     """
-    from pcl_auto.cli.console.interrupt import resumable
-    from pcl_auto.cli.console.progress import counting
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.data.dataset.decathlon import find_task
     from pcl_auto.planning.make_plan import plan_task
-    from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    workspace = Workspace.find(workspace_path, os.environ)
-    root = find_task(task, workspace.data_folders(os.environ))
+    workspace = Workspace.find(workspace_path)
+    root = find_task(task, workspace.data_folders())
     memory_gb, memory_reason = memory_to_plan_for(gpu_memory_gb, planner)
     settings = PlanSettings(
         configuration=configuration,
@@ -131,7 +131,6 @@ def _some(names: list[str], limit: int = 3) -> str:
 
 
 def _render(terminal: Terminal, facts: dict[str, Any], memory_reason: str) -> None:
-    from pcl_auto.data.labels import format_values
 
     if facts["up_to_date"]:
         terminal.print_line("plan: up to date, nothing to do (--force plans again)")
@@ -170,10 +169,6 @@ def _render(terminal: Terminal, facts: dict[str, Any], memory_reason: str) -> No
 
 
 def _print_next(terminal: Terminal, outcome: PlanOutcome, workspace: Workspace, *, dry_run: bool) -> None:
-    from pcl_auto.cli.console.estimates import plan_lines
-    from pcl_auto.nnunet.environment import choose_device
-    from pcl_auto.planning.plan import estimate_plan
-
     if dry_run:
         for line in plan_lines(estimate_plan(outcome.plan)):
             terminal.print_line(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.interrupt import resumable
+from pcl_auto.cli.console.progress import counting
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.nnunet.environment import choose_device
+from pcl_auto.recipe.time_budget import format_duration
+from pcl_auto.workspace.files import printable
+from pcl_auto.workspace.folders import Workspace
 
 if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.inference.predict import Outputs, Prediction
 
 
@@ -63,19 +68,14 @@ def predict(
     the exit code is 1, or where none succeeded and all failed alike, the code
     of that failure (see `pclauto --help`).
     """
-    from pcl_auto.cli.console.interrupt import resumable
-    from pcl_auto.cli.console.progress import counting
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.data.formats.scans import refuse_missing
     from pcl_auto.inference.predict import Outputs
     from pcl_auto.inference.predict import predict as segment
-    from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.training.models import find_model
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
     refuse_missing(inputs)
-    folder = find_model(Workspace.find(workspace_path, os.environ), model, supervised_only=supervised_only)
+    folder = find_model(Workspace.find(workspace_path), model, supervised_only=supervised_only)
     terminal.print_line(f"model: {folder}, on {choose_device(device)}")
     wanted = Outputs(keep_format=keep_format, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
@@ -126,8 +126,6 @@ def _estimate(
     json: bool,
 ) -> None:
     from pcl_auto.inference.estimate import estimate_prediction, mask_commands
-    from pcl_auto.nnunet.environment import choose_device
-    from pcl_auto.recipe.time_budget import format_duration
 
     terminal.print_line("reading the scans, and trying the network with one patch …")
     found = estimate_prediction(inputs, output, model, outputs, **how)
@@ -161,8 +159,6 @@ def _confidence(result: Prediction) -> str:
 
 def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
     """Print a column per class where they fit, else all classes of a scan in one."""
-    from pcl_auto.workspace.files import printable
-
     names = [printable(name) for name in made[0].volumes_ml or {}]
     rows = [[f"{volume:.1f}" for volume in (result.volumes_ml or {}).values()] for result in made]
     longest = max(len(printable(result.id)) for result in made)

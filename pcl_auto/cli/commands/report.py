@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.workspace.folders import Workspace
 
 
 def report(
@@ -29,12 +30,10 @@ def report(
 
     `pclauto train` writes it at its end; repeat it here after `pclauto evaluate`, to see the scores in it.
     """
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.report.page import write_report
     from pcl_auto.training.models import find_model
-    from pcl_auto.workspace.folders import Workspace
 
-    workspace = Workspace.find(workspace_path, os.environ)
+    workspace = Workspace.find(workspace_path)
     if model is not None and (Path(model) / "run.json").is_file():
         folder = Path(model).resolve()  # of a cross-validation, a fold's own folder
     else:

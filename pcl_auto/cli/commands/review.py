@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.workspace.folders import Workspace
 
 
 def review(
@@ -32,12 +33,10 @@ def review(
     `pclauto continue` learns from it as from any label.
     """
     from pcl_auto.annotation.review import export_review
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.training.models import find_model, model_options
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    workspace = Workspace.find(workspace_path, os.environ)
+    workspace = Workspace.find(workspace_path)
     found = find_model(workspace, model)
     which = model_options(workspace, found)
     folder, chosen = export_review(found, workspace, output, number=number, cases=options.split_names(cases))

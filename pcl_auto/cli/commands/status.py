@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.recipe.time_budget import format_duration
+from pcl_auto.workspace.folders import Workspace
 
 if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.report.status import Status
 
 
@@ -30,13 +31,11 @@ def status(
       pclauto status
       pclauto status --json
     """
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.report.status import all_runs, runs_of
     from pcl_auto.training.models import find_model
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    workspace = Workspace.find(workspace_path, os.environ)
+    workspace = Workspace.find(workspace_path)
     if model is None:
         found = all_runs(workspace)
     else:
@@ -54,8 +53,6 @@ def status(
 
 def _time(seconds: float | None) -> str:
     """Return how long is left; nothing after the last epoch, when nobody knows how long the rest takes."""
-    from pcl_auto.recipe.time_budget import format_duration
-
     return format_duration(seconds) if seconds else ""
 
 

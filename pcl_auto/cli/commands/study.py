@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.cli.console.interrupt import resumable
+from pcl_auto.cli.console.progress import TrainingProgress, counting
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.nnunet.environment import choose_device
+from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,8 +18,6 @@ if TYPE_CHECKING:
 
     from pcl_auto.benchmark.study import BenchmarkRequest, Study
     from pcl_auto.benchmark.table import Row
-    from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 
 def carry_out(
@@ -45,13 +48,9 @@ def carry_out(
     """
     from pcl_auto.benchmark.plot import write_results
     from pcl_auto.benchmark.study import resolve_study, run_study
-    from pcl_auto.cli.console.progress import TrainingProgress
-    from pcl_auto.cli.console.terminal import Terminal
-    from pcl_auto.nnunet.environment import choose_device
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    workspace = Workspace.find(workspace_path, os.environ)
+    workspace = Workspace.find(workspace_path)
     study = resolve_study(request, _planned(terminal, dataset, request, workspace, dry_run=dry_run), workspace)
     _announce(terminal, study)
     if dry_run:
@@ -81,15 +80,12 @@ def _planned(
 ) -> DatasetFolder:
     """Return the data set, planned with the defaults if it was not."""
     from pcl_auto.benchmark.study import find_planned, find_unplanned
-    from pcl_auto.cli.console.progress import counting
-    from pcl_auto.errors import Problem, StateError
     from pcl_auto.planning.make_plan import plan_task
-    from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
 
     data = find_planned(name, workspace)
     if data is not None or name is None:
         return data or workspace.dataset(None)
-    root = find_unplanned(name, request, workspace.data_folders(os.environ))
+    root = find_unplanned(name, request, workspace.data_folders())
     if dry_run:
         fix = "run `pclauto plan` first, or leave out --dry-run"
         raise StateError(Problem("plan.missing", "the data set has no plan yet", str(root), fix))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,10 @@ from typing import Annotated
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.interrupt import resumable
+from pcl_auto.cli.console.progress import counting
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.workspace.folders import Workspace
 
 
 def suggest(
@@ -33,14 +36,10 @@ def suggest(
     The folder gets a picture of each case with its pseudo-label, and a table.
     """
     from pcl_auto.annotation.suggest import suggest_cases
-    from pcl_auto.cli.console.interrupt import resumable
-    from pcl_auto.cli.console.progress import counting
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.training.models import find_model, model_options
-    from pcl_auto.workspace.folders import Workspace
 
     terminal = Terminal()
-    workspace = Workspace.find(workspace_path, os.environ)
+    workspace = Workspace.find(workspace_path)
     found = find_model(workspace, model)
     which = model_options(workspace, found)
     with resumable(terminal), counting(terminal, {"features": "looking at scans"}) as listener:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pcl_auto.cli.commands.study import carry_out
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.terminal import Terminal
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.study import Study
     from pcl_auto.benchmark.table import Row
-    from pcl_auto.cli.console.terminal import Terminal
 
 
 def sweep(
@@ -44,7 +45,6 @@ def sweep(
     """
     from pcl_auto.benchmark.arms import BASELINE_ARM
     from pcl_auto.benchmark.study import BenchmarkRequest
-    from pcl_auto.cli.commands.study import carry_out
 
     request = BenchmarkRequest(
         labeled=labeled, seeds=seeds, arms=f"{BASELINE_ARM},{recipe}", base_recipe=base_recipe, epochs=epochs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +11,17 @@ import typer
 
 from pcl_auto.cli.console import options
 from pcl_auto.cli.console.interrupt import resumable
+from pcl_auto.cli.console.progress import TrainingProgress
+from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.launcher import start_ranks
+from pcl_auto.errors import Problem, UsageError
+from pcl_auto.nnunet.environment import choose_device
+from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.processes import started_ranks
 
 if TYPE_CHECKING:
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.training.dry_run import TrainingEstimate
     from pcl_auto.training.request import Run, TrainRequest
-    from pcl_auto.workspace.folders import Workspace
 
 
 def train(
@@ -83,9 +87,7 @@ def train(
       pclauto train --labeled 2 --recipe quick --device cpu
       pclauto train --labeled 2 --budget 2h
     """
-    from pcl_auto.cli.console.terminal import Terminal
     from pcl_auto.training.request import TrainRequest
-    from pcl_auto.workspace.folders import Workspace
 
     start_on(gpus, device)
     request = TrainRequest(
@@ -109,7 +111,7 @@ def train(
         restart=restart,
         prepare_only=prepare_only,
     )
-    carry_out(Terminal(), request, Workspace.find(workspace_path, os.environ), dry_run=dry_run, json=json)
+    carry_out(Terminal(), request, Workspace.find(workspace_path), dry_run=dry_run, json=json)
 
 
 def start_on(gpus: int, device: str) -> None:
@@ -118,11 +120,6 @@ def start_on(gpus: int, device: str) -> None:
     Raises:
         UsageError: several GPUs where there is none; with --device cpu it is a test.
     """
-    from pcl_auto.cli.launcher import start_ranks
-    from pcl_auto.errors import Problem, UsageError
-    from pcl_auto.nnunet.environment import choose_device
-    from pcl_auto.workspace.processes import started_ranks
-
     if gpus == 1 or started_ranks() > 1:
         return
     if choose_device(device).type != "cuda" and device != "cpu":
@@ -134,8 +131,6 @@ def carry_out(
     terminal: Terminal, request: TrainRequest, workspace: Workspace, *, dry_run: bool = False, json: bool
 ) -> None:
     """Show what is trained, train it and name the model; or for a dry run show what that would take."""
-    from pcl_auto.cli.console.progress import TrainingProgress
-    from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.training.request import resolve_runs
     from pcl_auto.training.train import train_runs
 
@@ -154,7 +149,6 @@ def carry_out(
 
 def _estimate(terminal: Terminal, request: TrainRequest, run: Run) -> TrainingEstimate:
     from pcl_auto.cli.console.estimates import training_lines
-    from pcl_auto.nnunet.environment import choose_device
     from pcl_auto.training.dry_run import estimate_training
 
     terminal.print_line("timing     a few steps on this machine, if the images are preprocessed …")

@@ -20,7 +20,6 @@ from pcl_auto.workspace.record import REVIEW, REVIEWS
 
 RECORD = "review.json"
 SCHEMA_VERSION = 1
-_NONE: Mapping[str, float] = MappingProxyType({})
 _COLORS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
 _README = """Pseudo-labels to look at, made by {model}, round {round}.
 

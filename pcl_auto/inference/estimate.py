@@ -15,7 +15,7 @@ from pcl_auto.workspace.processes import output_to
 
 @dataclass(frozen=True)
 class MaskEstimate:
-    """Estimate for one scan: its outcome, and what it takes; None where nothing is to be segmented.
+    """Expected outcome of a scan, and what segmenting it takes; None where nothing is to be segmented.
 
     ``memory_mb``: beside the image (2^20 bytes). ``wall_s``: of the network alone.
     """

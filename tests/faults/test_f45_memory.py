@@ -22,7 +22,7 @@ FULL = "CUDA out of memory. Tried to allocate 20.00 GiB."
 
 
 def predictor(folder: Path, monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[ModelPredictor, list[bool]]:
-    """A predictor that keeps its results on its device, which is full so many times; where results were kept."""
+    """Return a predictor whose device is full so many times, and a list of whether it kept results there."""
     made = ModelPredictor(make_model(folder), torch.device("cpu"), mirroring=False)
     made._window._nnunet.perform_everything_on_device = True
     on_device: list[bool] = []

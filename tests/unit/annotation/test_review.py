@@ -1,4 +1,4 @@
-"""Which pseudo-labels to look at first, and what follows a correction."""
+"""Rank pseudo-labels for review, and plan what follows a correction."""
 
 from __future__ import annotations
 

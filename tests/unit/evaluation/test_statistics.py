@@ -14,7 +14,7 @@ NAN = math.nan
 
 
 def slow_wilcoxon(values: list[float]) -> float:
-    """The exact two-sided p by every assignment of signs; values without ties and zeros."""
+    """Return the exact two-sided p by every assignment of signs; values without ties and zeros."""
     ranks = {abs(value): rank for rank, value in enumerate(sorted(values, key=abs), 1)}
     positive = sum(ranks[abs(value)] for value in values if value > 0)
     center = sum(ranks.values()) / 2

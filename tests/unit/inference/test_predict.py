@@ -1,4 +1,4 @@
-"""Prediction: which model, which scans, and what becomes of each; the network itself is a stub."""
+"""Predict with a stub of a network: which model, which scans, and what becomes of each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class StubPredictor:
 
 
 def write_stub_mask(mask: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
-    """A small mask that says what it is in its header."""
+    """Write a small mask that says what it is in its header."""
     image = nibabel.Nifti1Image(mask, np.eye(4))
     image.header["descrip"] = properties["of"]
     nibabel.save(image, file)

@@ -1,4 +1,4 @@
-"""An array gives the mask that its file gives, and what is no image is refused."""
+"""Compare the masks of arrays with those of their files; refuse what is no image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def image(dtype: str = "float32") -> np.ndarray:
-    """A scan with an empty border, which nnU-Net crops."""
+    """Return a scan with an empty border, which nnU-Net crops."""
     voxels = np.random.default_rng(0).normal(100, 20, SHAPE).astype(dtype)
     voxels[0], voxels[:, :2] = 0, 0
     return voxels

@@ -1,4 +1,4 @@
-"""How a scan is cut: every row is kept once, and has around it what the network sees."""
+"""Cut scans into slabs: every row is kept once, and has around it what the network sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nnU-Net's sliding window finds has to be finite; else nobody is confident of it."""
+"""Refuse output that is not finite, and have no confidence in it."""
 
 from __future__ import annotations
 

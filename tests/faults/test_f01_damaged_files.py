@@ -41,7 +41,7 @@ def cut(file: Path, share: float) -> None:
 
 
 def unzipped(file: Path) -> Path:
-    """The same volume as .nii, which dataset.json's name finds too."""
+    """Write the same volume as .nii, which dataset.json's name finds too."""
     plain = file.with_suffix("")
     plain.write_bytes(gzip.decompress(file.read_bytes()))
     file.unlink()

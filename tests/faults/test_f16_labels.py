@@ -83,7 +83,7 @@ def test_f19_a_class_that_nobody_has(task: Path, tmp_path: Path) -> None:
 
 
 def cropped(folder: Path, width: int, depth: int) -> Path:
-    """A task whose images hold few voxels."""
+    """Write a task whose images hold few voxels."""
     tiny = small_task(folder, labeled=2, unlabeled=2, test=1)
     for number in (1, 2, 3, 4):
         for file in [image(tiny, number), *([label(tiny, number)] if number < 3 else [])]:

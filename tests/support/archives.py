@@ -29,7 +29,7 @@ def pack(members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 
 
 def pack_task(root: Path, name: str = TASK) -> bytes:
-    """A folder as the decathlon packs it: below one folder, with macOS's companions."""
+    """Pack a folder as the decathlon does: below one folder, with macOS's companions."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     members = [member(f"./._{name}", b"mac"), member(name, kind=tarfile.DIRTYPE, mode=0o700)]
     for path in files:

@@ -1,4 +1,4 @@
-"""The ten tasks of the Medical Segmentation Decathlon: what is known of them, and fingerprints that agree with it.
+"""The ten tasks of the Medical Segmentation Decathlon: published facts, and fingerprints that agree with them.
 
 Channels, classes and numbers of cases: each task's own ``dataset.json``. Spacings, sizes and plans: nnU-Net's default
 plans (``ExperimentPlanner``, 8 GB) of the full data sets, as the AutoNNUnet project logged them with its baselines
@@ -49,7 +49,7 @@ class DecathlonTask:
 
     @property
     def is_masked(self) -> bool:
-        """Whether the air around the body is 0 in so much of the image that nnU-Net normalizes the rest alone."""
+        """True if so much of the image is air of value 0 that nnU-Net normalizes the rest alone."""
         return self.relative_size_after_cropping < 0.75
 
     @property
@@ -61,7 +61,7 @@ class DecathlonTask:
         return f"Dataset{self.number:03d}_{self.name}"
 
     def dataset_json(self) -> dict[str, Any]:
-        """nnU-Net's description of the whole data set."""
+        """Return nnU-Net's dataset.json of the whole data set."""
         return {
             "name": self.dataset_name,
             "channel_names": {str(index): name for index, name in enumerate(self.channels)},
@@ -71,7 +71,7 @@ class DecathlonTask:
         }
 
     def geometry(self, number: int, resampled_size: Sizes) -> tuple[Triple, Sizes]:
-        """Spacing and size of a case whose size is ``resampled_size`` at the target spacing.
+        """Return spacing and size of a case whose size is ``resampled_size`` at the target spacing.
 
         Two fifths of the cases have thin slices, two fifths thick ones, the others are between them: so each published
         median, and the target as the tenth percentile, falls on the group that is made for it.
@@ -85,7 +85,7 @@ class DecathlonTask:
         return spacing_mm, (round(slices), *resampled_size[1:])
 
     def fingerprint(self) -> dict[str, Any]:
-        """A fingerprint of the full data set: what is published, and nothing of its voxels."""
+        """Return a fingerprint of the full data set, made of published facts without its voxels."""
         cases = [self.geometry(number, self.resampled_size) for number in range(self.training)]
         return {
             "spacings": [list(spacing_mm) for spacing_mm, _ in cases],

@@ -1,4 +1,4 @@
-"""Change bytes of NIfTI headers at random: each is accepted or refused, soon; what is accepted, ITK reads alike."""
+"""Change bytes of NIfTI headers at random: each is accepted or refused quickly, and ITK reads the accepted ones alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADER_BYTES, SECONDS = 348, 5
 
 
 def main(files: int, folder: Path) -> int:
-    """Print how many were accepted and refused; 1 where the two readers see different volumes."""
+    """Print how many were accepted and refused; return 1 if the two readers see different volumes."""
     draw, file = random.Random(0), folder / "fuzzed.nii.gz"
     voxels = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 2.0, 3.0, 1.0])), file)

@@ -1,4 +1,4 @@
-"""What ``pclauto plan`` says of a damaged data set, and small data sets to damage."""
+"""Small data sets to damage, and the refusals of ``pclauto plan``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pcl_auto.workspace.folders import Workspace
 
 
 def small_task(folder: Path, labeled: int = 3, unlabeled: int = 1, test: int = 1) -> Path:
-    """A phantom task of two channels."""
+    """Write a phantom task of two channels."""
     return make_phantom(folder, seed=1, labeled=labeled, unlabeled=unlabeled, test=test)
 
 
 def refusal(task: Path, **settings: Any) -> list[Problem]:
-    """The problems that ``pclauto plan`` lists; it ends with code 3 and writes nothing."""
+    """Return the problems that ``pclauto plan`` lists; it ends with code 3 and writes nothing."""
     work = task.parent / "work"
     with pytest.raises(DataError) as caught:
         plan_task(task, Workspace.at(work, "test"), PlanSettings(**settings), dry_run=True)
@@ -37,18 +37,18 @@ def refusal(task: Path, **settings: Any) -> list[Problem]:
 
 
 def accepted(task: Path) -> bool:
-    """Whether every file passes the probes; nothing is planned."""
+    """Tell whether every file passes the probes; nothing is planned."""
     found, problems = read_task(task)
     return found is not None and not problems and not check_cases(found, threads=1).problems
 
 
 def image(task: Path, number: int = 1) -> Path:
-    """The image of a case."""
+    """Return the image of a case."""
     return task / "imagesTr" / f"phantom_{number:03d}.nii.gz"
 
 
 def label(task: Path, number: int = 1) -> Path:
-    """The label of a case."""
+    """Return the label of a case."""
     return task / "labelsTr" / f"phantom_{number:03d}.nii.gz"
 
 

@@ -17,7 +17,7 @@ INTERCEPT = -10
 
 
 def volume(seed: int = 0, shape: tuple[int, int, int] = (6, 12, 10)) -> np.ndarray:
-    """Noise with a bright box, shape (z, y, x)."""
+    """Draw noise with a bright box, shape (z, y, x)."""
     voxels = np.random.default_rng(seed).integers(0, 100, shape).astype(np.int16)
     voxels[1:4, 3:8, 2:7] += 1000
     return voxels

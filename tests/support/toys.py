@@ -15,7 +15,7 @@ SHAPE = (5, 6, 7)
 
 
 def ramp(shape: tuple[int, ...] = SHAPE, dtype: Any = np.int16) -> np.ndarray:
-    """0, 1, 2, ... in the order of the file."""
+    """Return 0, 1, 2, ... in the order of the file."""
     return np.arange(np.prod(shape), dtype=np.int64).reshape(shape, order="F").astype(dtype)
 
 
@@ -40,7 +40,7 @@ def patch(path: Path, offset: int, layout: str, *values: Any) -> Path:
 
 
 def label_map(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Classes 0, 1 and 2, all present."""
+    """Return a label map with the classes 0, 1 and 2."""
     values = np.zeros(shape, dtype=np.uint8)
     values[1:3, 1:3, 1:3] = 1
     values[3, 3, 3] = 2

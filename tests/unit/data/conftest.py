@@ -1,4 +1,4 @@
-"""A task on disk for each test that asks for one."""
+"""Tasks on disk for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toys import label_map, ramp, save, write_description
 
 @pytest.fixture
 def make_task(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a task of labeled (l...) and unlabeled (u...) cases and returns its folder.
+    """Return a function that writes a task of labeled (l...) and unlabeled (u...) cases and returns its folder.
 
     Keyword arguments replace keys of dataset.json; None removes a key.
     """

@@ -1,4 +1,4 @@
-"""What is unpacked, and how; what is refused is in tests/faults/test_f26_archives.py."""
+"""Unpack archives of tasks; refusals are tested in tests/faults/test_f26_archives.py."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MakeTask = Callable[..., Path]
 
 
 def problems_of(root: Path, **options: bool) -> list[Problem]:
-    """All problems, each with what, where and fix."""
+    """Return all problems, each with what, where and fix."""
     problems = read_task(root, **options)[1]
     assert all(problem.what and problem.where and problem.fix for problem in problems)
     return problems
@@ -630,7 +630,7 @@ def test_reading_changes_nothing(make_task: MakeTask) -> None:
 
 
 def test_any_json_is_read_or_reported(make_task: MakeTask) -> None:
-    """Seeded junk in every place of a sound description: never an exception, never half an answer."""
+    """Seeded junk anywhere in a sound description never raises, and never passes without a problem."""
     root = make_task()
     sound = read_description(root)
     dice = random.Random(5)

@@ -1,4 +1,4 @@
-"""What is odd about a data set: each oddity made on purpose, and a sound data set that has none."""
+"""Each oddity of a data set, made on purpose, and a sound data set that has none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pcl_auto.errors import Problem
 
 
 def scan(seed: int, channels: int = 1) -> Volume:
-    """A scan of 1 x 1 x 3 mm, with a little of what scanners and people differ in."""
+    """Make a scan of 1 x 1 x 3 mm that varies as scanners and patients do."""
     draw = np.random.default_rng(seed)
     step = 1 + draw.normal(0, 0.02)
     affine = np.diag([step, step, 3.0, 1.0])

@@ -29,7 +29,7 @@ CONTENT = pack([INDEX, member(f"{TASK}/noise", b"".join(hashlib.sha256(b"%d" % i
 
 @dataclass
 class Server:
-    """What is served, and how badly; ``asked`` are the ranges that were asked for."""
+    """A server's content and faults; ``asked`` holds the ranges that were requested."""
 
     content: bytes = CONTENT
     knows_ranges: bool = True

@@ -31,7 +31,7 @@ CLASSES = (0, 1, 2)
 def refusal(
     path: Path, code: str, probe: Callable[[Path], tuple[Volume | None, list[Problem]]] = probe_image
 ) -> Problem:
-    """The one problem of a file that yields no facts, of the kind ``code``, with every field filled."""
+    """Return the one problem of a file that yields no facts, of the kind ``code``, with every field filled."""
     volume, problems = probe(path)
     assert volume is None
     assert codes(problems) == [code], problems
@@ -617,7 +617,7 @@ def test_float32_storage_is_accepted() -> None:
 
 
 def naive_box(values: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """The nonzero box by the obvious route."""
+    """Return the nonzero box, computed voxel by voxel."""
     places = np.argwhere(np.isfinite(values) & (values != 0))
     if not len(places):
         return ((0, 0), (0, 0), (0, 0))

@@ -115,7 +115,7 @@ def test_a_second_call_returns_what_is_there(tmp_path: Path) -> None:
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """The share of two samples that their common histogram cannot tell apart, from 0 to 1."""
+    """Return the share of two samples that their common histogram cannot tell apart, from 0 to 1."""
     edges = np.histogram_bin_edges(np.concatenate([first, second]), bins=30)
     shares = [np.histogram(sample, edges)[0] / len(sample) for sample in (first, second)]
     return float(np.minimum(*shares).sum())

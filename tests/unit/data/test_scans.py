@@ -1,4 +1,4 @@
-"""Which scans files and folders hold; no voxel is read."""
+"""List the scans in files and folders; no voxel is read."""
 
 from __future__ import annotations
 

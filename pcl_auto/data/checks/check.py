@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.case import Task
-from pcl_auto.data.checks.doctor import Group, examine
+from pcl_auto.data.checks.doctor import examine
 from pcl_auto.data.checks.probe import check_cases
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.formats.nifti import Volume, probe_channels
@@ -80,14 +80,13 @@ def diagnose(
             warnings += found
             if volume is not None and not found:
                 tests[case.id] = volume
-    groups = _groups(task, checks.images, tests)
     ct = any(channel.strip().upper() == "CT" for channel in task.channels)
-    wrong, odd = examine(groups, str(task.root), ct=ct)
+    wrong, odd = examine(_by_role(task, checks.images, tests), str(task.root), ct=ct)
     counts = {"labeled": len(task.labeled), "unlabeled": len(task.unlabeled), "test": len(task.test)}
     return Diagnosis(task.root, counts, (*problems, *checks.problems), tuple(wrong), (*warnings, *odd))
 
 
-def _groups(task: Task, images: dict[str, Volume], tests: dict[str, Volume]) -> list[Group]:
+def _by_role(task: Task, images: dict[str, Volume], tests: dict[str, Volume]) -> dict[str, dict[str, Volume]]:
     # A test scan stays one when the pool takes it in: its score is worth as little if its twin has a label.
     testing = {case.image for case in task.test}
     parts = {
@@ -97,4 +96,4 @@ def _groups(task: Task, images: dict[str, Volume], tests: dict[str, Volume]) -> 
     }
     groups = {role: {case.id: images[case.id] for case in cases if case.id in images} for role, cases in parts.items()}
     groups["test"] |= tests
-    return [Group(role, scans) for role, scans in groups.items()]
+    return groups

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +17,8 @@ from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.errors import Problem, format_names
 
 Features = npt.NDArray[np.float64]
+# By case.
+Scans = Mapping[str, Volume]
 
 # A scan is an outlier beyond this many robust standard deviations from the median of all scans.
 FAR = 6.0
@@ -34,19 +35,11 @@ MUCH_BETTER = 3.0
 _LISTED = 8
 
 
-@dataclass(frozen=True)
-class Group:
-    """Scans of one role: "labeled", "unlabeled" or "test", by case."""
-
-    role: str
-    scans: Mapping[str, Volume]
-
-
-def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Problem], list[Problem]]:
+def examine(groups: Mapping[str, Scans], where: str, *, ct: bool) -> tuple[list[Problem], list[Problem]]:
     """Find what is wrong, and what is worth a look, in a data set whose files can be read.
 
     Args:
-        groups: the scans.
+        groups: the scans by role: "labeled", "unlabeled", "test".
         where: the data set's folder.
         ct: intensities are Hounsfield units, which mean the same in every scan; in MR only their pattern does, since
             nnU-Net takes away scale and offset of each scan.
@@ -55,7 +48,7 @@ def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Prob
         The problems of test scans whose labels are trained on, and warnings.
     """
     wrong, warnings = _duplicates(groups, where)
-    everything = {case: scan for group in groups for case, scan in group.scans.items()}
+    everything = {case: scan for scans in groups.values() for case, scan in scans.items()}
     if len(everything) >= MIN_SCANS:
         warnings += _orientations(everything, where)
         warnings += _swapped_channels(everything, where)
@@ -64,12 +57,12 @@ def examine(groups: Sequence[Group], where: str, *, ct: bool) -> tuple[list[Prob
     return wrong, warnings
 
 
-def _duplicates(groups: Sequence[Group], where: str) -> tuple[list[Problem], list[Problem]]:
+def _duplicates(groups: Mapping[str, Scans], where: str) -> tuple[list[Problem], list[Problem]]:
     """Find scans with the same voxels under different names, by the roles that they have."""
     same: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for group in groups:
-        for case, scan in group.scans.items():
-            same[scan.digest].append((group.role, case))
+    for role, scans in groups.items():
+        for case, scan in scans.items():
+            same[scan.digest].append((role, case))
     wrong, warnings = [], []
     for twins in same.values():
         if len(twins) < 2:
@@ -92,7 +85,7 @@ def _duplicates(groups: Sequence[Group], where: str) -> tuple[list[Problem], lis
     return wrong, warnings
 
 
-def _orientations(scans: Mapping[str, Volume], where: str) -> list[Problem]:
+def _orientations(scans: Scans, where: str) -> list[Problem]:
     """Find scans whose axes run otherwise than those of most."""
     codes = {case: "".join(nib.aff2axcodes(np.asarray(scan.affine))) for case, scan in scans.items()}
     usual, often = Counter(codes.values()).most_common(1)[0]
@@ -110,7 +103,7 @@ def _features(scan: Volume) -> Features:
     return np.array([(middle, high - low) for low, middle, high in scan.quartiles])
 
 
-def _swapped_channels(scans: Mapping[str, Volume], where: str) -> list[Problem]:
+def _swapped_channels(scans: Scans, where: str) -> list[Problem]:
     """Find scans whose channels look like those of the rest in another order."""
     channels = next(iter(scans.values())).channels
     if not 2 <= channels <= 6:
@@ -134,7 +127,7 @@ def _swapped_channels(scans: Mapping[str, Volume], where: str) -> list[Problem]:
     return [Problem("data.channels-swapped", what, where, fix, expected, format_names(swapped, _LISTED))]
 
 
-def _outliers(scans: Mapping[str, Volume], where: str, *, ct: bool) -> list[Problem]:
+def _outliers(scans: Scans, where: str, *, ct: bool) -> list[Problem]:
     """Find scans whose intensities, spacing or extent are far from those of all scans."""
     warnings = []
     for name, values in _measures(scans, ct=ct).items():
@@ -149,14 +142,14 @@ def _outliers(scans: Mapping[str, Volume], where: str, *, ct: bool) -> list[Prob
     return warnings
 
 
-def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
+def _shifts(groups: Mapping[str, Scans], where: str, *, ct: bool) -> list[Problem]:
     """Find roles whose scans differ from the labeled ones as a whole."""
-    labeled = next((group for group in groups if group.role == "labeled"), None)
+    labeled = groups.get("labeled")
     warnings = []
-    for group in groups:
-        if labeled is None or not labeled.scans or group is labeled or len(group.scans) < MIN_GROUP:
+    for role, scans in groups.items():
+        if not labeled or role == "labeled" or len(scans) < MIN_GROUP:
             continue
-        ours, theirs = ({**_measures(each.scans, ct=ct), **_skews(each.scans)} for each in (labeled, group))
+        ours, theirs = ({**_measures(each, ct=ct), **_skews(each)} for each in (labeled, scans))
         for name in sorted(ours.keys() & theirs.keys()):
             own, numbers = (np.array(list(each[name].values())) for each in (ours, theirs))
             low, high = np.quantile(numbers, (0.05, 0.95))
@@ -165,14 +158,14 @@ def _shifts(groups: Sequence[Group], where: str, *, ct: bool) -> list[Problem]:
             center, spread = _center_and_spread(numbers)
             here, there = float(np.median(own)), float(center)
             if outside and abs(here - there) > FAR_GROUP * spread:
-                what = f"{name} of {group.role} scans unlike the labeled ones"
+                what = f"{name} of {role} scans unlike the labeled ones"
                 fix = "label some of these scans too, if they are what the model is for"
                 found = f"about {_to_units(name, there):.3g}"
                 warnings.append(Problem("data.shifted", what, where, fix, f"about {_to_units(name, here):.3g}", found))
     return warnings
 
 
-def _measures(scans: Mapping[str, Volume], *, ct: bool) -> dict[str, dict[str, float]]:
+def _measures(scans: Scans, *, ct: bool) -> dict[str, dict[str, float]]:
     """Return the numbers that scans are compared by, by name and case; lengths and ranges as logarithms."""
     measures: dict[str, dict[str, float]] = {}
     for axis, name in enumerate("xyz"):
@@ -192,13 +185,13 @@ def _measures(scans: Mapping[str, Volume], *, ct: bool) -> dict[str, dict[str, f
     return measures
 
 
-def _channels(scans: Mapping[str, Volume]) -> list[tuple[int, str]]:
+def _channels(scans: Scans) -> list[tuple[int, str]]:
     """Return the channels that all scans have, each with its name for a message."""
     channels = min(scan.channels for scan in scans.values())
     return [(channel, f" of channel {channel}" if channels > 1 else "") for channel in range(channels)]
 
 
-def _skews(scans: Mapping[str, Volume]) -> dict[str, dict[str, float]]:
+def _skews(scans: Scans) -> dict[str, dict[str, float]]:
     """Return the skewness of intensities, for groups alone: in single scans it varies too much."""
     return {
         f"skew of intensities{which}": {case: _skew(scan, channel) for case, scan in scans.items()}

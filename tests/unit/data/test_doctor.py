@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from refusal import codes
 
-from pcl_auto.data.checks.doctor import Group, examine
+from pcl_auto.data.checks.doctor import examine
 from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.errors import Problem
 
@@ -42,7 +42,7 @@ def groups(channels: int = 1) -> dict[str, dict[str, Volume]]:
 
 
 def look(made: dict[str, dict[str, Volume]], *, ct: bool = False) -> tuple[list[Problem], list[Problem]]:
-    return examine([Group(role, scans) for role, scans in made.items()], "Task07_Toy", ct=ct)
+    return examine(made, "Task07_Toy", ct=ct)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,4 +1,4 @@
-"""Change bytes of NIfTI headers at random: each is accepted or refused quickly, and ITK reads alike what is accepted."""
+"""Change bytes of NIfTI headers at random: each is accepted or refused quickly; ITK reads alike what is accepted."""
 
 from __future__ import annotations
 

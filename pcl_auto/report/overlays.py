@@ -81,10 +81,6 @@ def draw_planes(
         slices = shown_slices(structure.center[axis], structure.extent[axis], shape[axis], max_slices)
         scale = LONGEST_SIDE / max(sides_mm[rows], sides_mm[columns])
         width, height = (max(1, round(sides_mm[side] * scale)) for side in (columns, rows))
-
-        def cut(array: np.ndarray, axis: int = axis, slices: Sequence[int] = slices) -> np.ndarray:
-            return np.moveaxis(array.take(slices, axis=axis), axis, 0)
-
         drawn.append(
             PlanePictures(
                 name,
@@ -95,16 +91,21 @@ def draw_planes(
                 width=width,
                 height=height,
                 channels=[
-                    _gray_strip(cut(channel), window, (width, height))
+                    _gray_strip(_cut(channel, axis, slices), window, (width, height))
                     for channel, window in zip(channels, windows, strict=True)
                 ],
                 masks={
-                    mask: _mask_strip(cut(labels), classes, (width, height), outline=mask in outlined)
+                    mask: _mask_strip(_cut(labels, axis, slices), classes, (width, height), outline=mask in outlined)
                     for mask, labels in masks.items()
                 },
             )
         )
     return drawn
+
+
+def _cut(volume: np.ndarray, axis: int, slices: Sequence[int]) -> np.ndarray:
+    """Return slices across an axis, shape (slices, rows, columns)."""
+    return np.moveaxis(volume.take(slices, axis=axis), axis, 0)
 
 
 def _window(channel: np.ndarray) -> tuple[float, float]:

@@ -96,7 +96,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
     page = environment.get_template("page.html").render(
         run=run,
         ledgers=run.rounds[-extent.rounds :] if extent.rounds else run.rounds,
-        most_rows=extent.rows,
+        max_rows=extent.rows,
         folds=folds,
         mean_over_folds=mean_over_folds(folds),
         confidences=read_confidences(run.folder),
@@ -113,8 +113,11 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         labeled=labeled_panels(run, data, extent.slices),
         evaluated=evaluated_panels(run, verdict.scores, extent.slices),
         # An evaluation has the name of a class, or its value where it was given no names.
-        class_names={str(value): name for name, value in run.classes.items()},
-        most_channels=MAX_CHANNELS,
+        class_names={
+            **{str(value): name for name, value in run.classes.items()},
+            **{name: name for name in run.classes},
+        },
+        max_channels=MAX_CHANNELS,
         colors=["#{:02x}{:02x}{:02x}".format(*color(index)) for index in range(len(run.classes))],
         recipe=recipe_lines(
             {key: value for key, value in recipe.items() if key not in ("name", "description")}, default_recipe()

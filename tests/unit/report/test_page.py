@@ -104,6 +104,14 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     assert "Chaitanya" in text
 
 
+def test_scores_by_name_are_those_of_the_name_even_if_it_is_a_number(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results, classes=("2", "1"))
+    write_scores(model, {"t": 0.5})
+    table = write_report(model, workspace).read_text(encoding="utf-8").split('aria-label="Scores"')[1]
+    assert '<th scope="row">1</th><td class="n">0.432</td>' in table.split("</table>")[0]
+
+
 def test_files_that_are_gone_are_said_to_be_and_spoil_nothing(tmp_path: Path) -> None:
     assert report(tmp_path).count("cannot be shown") == 5  # three pseudo-labels, two labeled cases
 

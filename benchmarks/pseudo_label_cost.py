@@ -59,7 +59,7 @@ _trainer: Any
 
 def _start(split: Prepared) -> Model:
     """Build the trainer as a round has it and leave its model where nnUNetv2_predict looks for one."""
-    from pcl_auto.nnunet.checkpoints import FINAL
+    from pcl_auto.nnunet.checkpoint_files import FINAL
     from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
     from pcl_auto.workspace.processes import output_to
     from pcl_auto.workspace.system import keep_freed_memory
@@ -88,7 +88,7 @@ def _pseudo_label(split: Prepared, cases: list[str], folder: Path, *, mirroring:
     """Pseudo-label ``cases`` as a round does; return seconds, and the memory of this process."""
     import torch
 
-    from pcl_auto.nnunet.data.pseudo_labels import RoundFolder
+    from pcl_auto.nnunet.data.pseudo_label_files import RoundFolder
     from pcl_auto.workspace.processes import output_to
     from pcl_auto.workspace.system import forget_peak_memory, peak_memory_mb
 

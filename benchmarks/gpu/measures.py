@@ -352,7 +352,7 @@ def compare_weights(settings: Settings) -> dict[str, Any]:
     """Compare the network weights of two checkpoints."""
     import torch
 
-    from pcl_auto.nnunet.checkpoints import read_checkpoint
+    from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 
     one, other = (read_checkpoint(Path(file))["network_weights"] for file in settings["files"])
     differing = [key for key in one if not torch.equal(one[key], other[key])]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcl_auto.nnunet.data.pseudo_labels import Segmenter
+from pcl_auto.nnunet.inference.sliding_window import Segmenter
 
 # The kernels' weights, and their standard deviations: of places, and of intensities as shares of the image's range.
 SMOOTH_WEIGHT, SMOOTH_MM = 1.0, 2.0

@@ -18,7 +18,7 @@ from pcl_auto.data.dataset.decathlon import find_task
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.data.split import Split, draw_split
 from pcl_auto.errors import Problem, UsageError
-from pcl_auto.nnunet.training.settings import start_settings
+from pcl_auto.nnunet.training.run_settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import with_current_names
 from pcl_auto.recipe.settings import Recipe

@@ -51,6 +51,15 @@ class Split:
         """The masks (SHA-256) that are used as labels, by case."""
         return {entry.case: entry.mask for entry in self.history}
 
+    def refuse_closed_labels(self, cases: Iterable[str]) -> None:
+        """Make sure that the split opens the label of every case whose label is about to be read.
+
+        Raises:
+            ValueError: a case is neither labeled nor for validation; its label, should it have one, is hidden.
+        """
+        if closed := set(cases) - {*self.labeled, *self.validation}:
+            raise ValueError(f"split {self.name} keeps the labels of these cases closed: {sorted(closed)}")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the split as plain values, which :func:`from_dict` reads."""
         groups = {group: list(getattr(self, group)) for group in _GROUPS}

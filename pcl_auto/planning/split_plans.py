@@ -121,7 +121,7 @@ def prepare_split(
     )
     views = {labeled_view: split.labeled, **({validation_view: split.validation} if split.validation else {})}
     for view, ids in views.items():
-        _fill_view(view, [cases[case] for case in ids], plan, plans, configuration, data, key)
+        _fill_view(view, _open(plan, split, ids), plan, plans, configuration, data, key)
     for case in (*split.labeled, *split.validation):
         if case not in split.corrected:
             _keep_ground_truth(cases[case].label, data.path / "gt_segmentations" / f"{case}.nii.gz")
@@ -140,15 +140,21 @@ def is_preprocessed(plan: Plan, split: Split, data: DatasetFolder, configuration
     return all(store.is_stored(folder, case) for case in plan.cases)
 
 
+def _open(plan: Plan, split: Split, ids: Sequence[str]) -> list[PlannedCase]:
+    """Return cases whose labels are about to be read; the split refuses those that it keeps closed."""
+    split.refuse_closed_labels(ids)
+    return [plan.cases[case] for case in ids]
+
+
 def _with_intensities(plan: Plan, split: Split) -> dict[str, Any]:
     """Return nnU-Net's plans with the intensities of the split's labeled foreground."""
     prepare_environment()
     from pcl_auto.nnunet.data import store
 
-    cases, plans = plan.cases, copy.deepcopy(plan.nnunet)
+    plans = copy.deepcopy(plan.nnunet)
     plans["foreground_intensity_properties_per_channel"] = store.foreground_intensities(
         # Corrected later, a case changes nothing of how images are preprocessed: the network knows them so.
-        [cases[case] for case in split.labeled if case not in split.corrected],
+        _open(plan, split, [case for case in split.labeled if case not in split.corrected]),
         len(plan.dataset_json["channel_names"]),
         ignore_value(plan.dataset_json["labels"]),
     )

@@ -17,7 +17,7 @@ from pcl_auto.inference.masks import RECORD, recorded_sources
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
-from pcl_auto.nnunet.data.pseudo_labels import round_folder
+from pcl_auto.nnunet.data.pseudo_label_files import round_folder
 from pcl_auto.nnunet.data.store import is_stored
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
 from pcl_auto.report.verdict import case_dice

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import variables_set
-from pcl_auto.nnunet.training.settings import with_settings
+from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.recipe.time_budget import Fitted, fit_recipe, format_duration, read_fit, write_fit
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run, TrainRequest
 from pcl_auto.workspace.atomic import staging_folder

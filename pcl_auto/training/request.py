@@ -20,7 +20,7 @@ from pcl_auto.data.split import (
     with_corrections,
 )
 from pcl_auto.errors import Problem, StateError, UsageError
-from pcl_auto.nnunet.training.settings import NNUNET_FOLDS, RunSettings
+from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.planning.split_plans import check_inputs_unchanged
 from pcl_auto.recipe.load import load_recipe

@@ -15,7 +15,7 @@ from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import MIN_REFERENCES, REVIEW_SHARE
 from pcl_auto.nnunet.inference.confidence import REFERENCE
-from pcl_auto.nnunet.training.settings import KEY
+from pcl_auto.nnunet.training.run_settings import KEY
 from pcl_auto.recipe.load import load_recipe, with_current_names
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.record import RECORD, REVIEWS

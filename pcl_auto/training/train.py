@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto import __version__
 from pcl_auto.data.checks.probe import image_stats
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
-from pcl_auto.nnunet.training.settings import with_settings
+from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.recipe.load import with_current_names
 from pcl_auto.training.estimate import expected, fit_budget, measured
@@ -107,15 +107,15 @@ def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener
     """Measure the axes to mirror along on the stored scans; None where the recipe leaves them to nnU-Net."""
     if run.recipe.augmentation.mirroring == "all":
         return None
-    from pcl_auto.nnunet.data import symmetry
+    from pcl_auto.nnunet.data.mirror_axes import mirror_axes, stored_symmetries
 
     # Of the cases that the run may see: a benchmark keeps some out.
     seen = {*run.split.labeled, *run.split.validation, *run.split.unlabeled}
-    symmetries = symmetry.stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
+    symmetries = stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
     if run.joint:
         names = ["zyx"[axis] for axis in plans["transpose_forward"]]
         listener("mirroring", {names[entry.axis]: entry for entry in symmetries})
-    return symmetry.mirror_axes(symmetries, len(plans["configurations"][run.configuration]["patch_size"]))
+    return mirror_axes(symmetries, len(plans["configurations"][run.configuration]["patch_size"]))
 
 
 def _fit_budget(
@@ -152,7 +152,7 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
     from pcl_auto.nnunet.distributed import rank_zero_first
 
     if run.start is not None:
-        from pcl_auto.nnunet.training.start import refuse_other_model
+        from pcl_auto.nnunet.training.pretrained import refuse_other_model
 
         refuse_other_model(run.start, plans, run.configuration, run.plan.dataset_json)
     record_file = run.folder / RECORD
@@ -281,16 +281,16 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
 
 
 def _has_begun(run: Run) -> bool:
-    from pcl_auto.nnunet.checkpoints import LATEST, PREVIOUS
+    from pcl_auto.nnunet.checkpoint_files import LATEST, PREVIOUS
 
     return (run.folder / LATEST).is_file() or (run.folder / PREVIOUS).is_file()
 
 
 def _begin(trainer: nnUNetTrainerPCLSupervised, run: Run, shared_start: Path | None) -> None:
     """Give the trainer the state that an earlier try of the run left, or else the start that it is to have."""
-    from pcl_auto.nnunet.checkpoints import LATEST
-    from pcl_auto.nnunet.training.checkpoint import load_supervised_start
-    from pcl_auto.nnunet.training.start import load_weights
+    from pcl_auto.nnunet.checkpoint_files import LATEST
+    from pcl_auto.nnunet.training.pretrained import load_weights
+    from pcl_auto.nnunet.training.save_and_resume import load_supervised_start
 
     epochs = trainer.num_epochs
     if _has_begun(run):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 DRIVER = """
 import hashlib, json, os, sys
 import torch
-from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.training import joint_trainer
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
 from pcl_auto.nnunet.training.round_guard import RoundGuard
@@ -74,7 +74,7 @@ def before_checkpoint(self, name, plain=trainer.save_checkpoint):
         os._exit(9)
     plain(self, name)
 
-def discard(folder, plain=pseudo_labels.discard):
+def discard(folder, plain=pseudo_label_files.discard):
     if die == "after":
         os._exit(9)
     plain(folder)
@@ -85,7 +85,7 @@ def restart(network, optimizer, seed, plain=joint_trainer.restart_segmentation_h
 
 joint_trainer.restart_segmentation_head = restart
 trainer._validate, trainer.save_checkpoint, PseudoLabelStage.segmenter = validate, before_checkpoint, segmenter
-RoundGuard.keep_start, RoundGuard.roll_back, pseudo_labels.discard = keep_start, roll_back, discard
+RoundGuard.keep_start, RoundGuard.roll_back, pseudo_label_files.discard = keep_start, roll_back, discard
 sys.argv = ["pclauto", *arguments]
 from pcl_auto.cli.main import run
 run()

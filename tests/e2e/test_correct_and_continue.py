@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from shell import Shell, codes
 
-from pcl_auto.nnunet.data.pseudo_labels import read_labels
+from pcl_auto.nnunet.data.pseudo_label_files import read_labels
 from pcl_auto.workspace.files import file_digest
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from refusal import refused
 from shell import Shell
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet.checkpoints import read_checkpoint
+from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.events import EventLog
 from pcl_auto.workspace.system import has_room, is_full

@@ -12,8 +12,8 @@ import torch
 from refusal import refused
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.checkpoints import LATEST, OWN_KEY, PREVIOUS, read_checkpoint, write_checkpoint
-from pcl_auto.nnunet.training import checkpoint
+from pcl_auto.nnunet.checkpoint_files import LATEST, OWN_KEY, PREVIOUS, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 
@@ -62,7 +62,7 @@ def take(trainer: Trainer, file: Path) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def half_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "load_training_state", take)
+    monkeypatch.setattr(save_and_resume, "load_training_state", take)
 
 
 def test_f35_two_generations_are_kept(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from shell import Shell
 from tiny_model import make_model
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.training.start import refuse_other_model
+from pcl_auto.nnunet.training.pretrained import refuse_other_model
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.record import compare_versions
 

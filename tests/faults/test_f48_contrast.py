@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcl_auto.method.loss import Matching, local_contrastive_loss
+from pcl_auto.method.contrastive_loss import Matching, local_contrastive_loss
 from pcl_auto.method.sampling import sample_voxels
 
 both_matchings = pytest.mark.parametrize("matching", ["intra", "inter"])

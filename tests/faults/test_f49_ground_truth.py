@@ -15,10 +15,10 @@ from refusal import refused
 from tiny_store import SHAPE, make_store
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.store import case_files
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
+from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage, predict_round
 from pcl_auto.recipe.settings import PseudoLabelFilter
 
 
@@ -26,14 +26,14 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
 
-def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_labels.RoundFolder:
-    folder = pseudo_labels.round_folder(run, 1)
-    pseudo_labels.predict_round(
+def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_label_files.RoundFolder:
+    folder = pseudo_label_files.round_folder(run, 1)
+    predict_round(
         lambda image: torch.stack([0.5 - image[0], image[0] - 0.5]), cases, store, folder, patch_voxels=SHAPE,
         labels_of=LabelManager({"background": 0, "core": 1}, None), one_piece=[], check=None,
         progress=lambda _done, _total: None,
     )  # fmt: skip
-    pseudo_labels.keep_ledger(
+    pseudo_label_files.keep_ledger(
         folder, None, cases, {"core": np.array([8.0])}, classes={"core": 1}, voxel_ml=1.0, chosen=PseudoLabelFilter()
     )
     return folder
@@ -62,7 +62,7 @@ def test_f49_a_round_with_a_labeled_case_is_not_trained_on(tmp_path: Path, group
 def test_f49_writing_a_pseudo_label_over_a_link_to_a_label_leaves_the_label(tmp_path: Path) -> None:
     view, store = make_store(tmp_path / "labeled", "a"), make_store(tmp_path / "store", "a")
     before = digests(view)
-    folder = pseudo_labels.round_folder(tmp_path / "run", 1)
+    folder = pseudo_label_files.round_folder(tmp_path / "run", 1)
     folder.cases.mkdir(parents=True)
     # Half a case, so that it is made again; whoever linked it would have its target written to.
     case_files(folder.cases, "a")[1].symlink_to(case_files(view, "a")[1])

@@ -16,13 +16,13 @@ from tiny_model import Canary, make_model, make_scan
 
 from pcl_auto.errors import StateError
 from pcl_auto.inference.predict import predict
-from pcl_auto.nnunet.checkpoints import read_checkpoint
+from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.data.cases import StoredCases, read_properties
 from pcl_auto.nnunet.data.store import case_files, save_label
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
-from pcl_auto.nnunet.training import checkpoint
+from pcl_auto.nnunet.training import save_and_resume
+from pcl_auto.nnunet.training.pretrained import refuse_other_model
 from pcl_auto.nnunet.training.round_guard import RoundGuard
-from pcl_auto.nnunet.training.start import refuse_other_model
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.workspace.files import read_json, write_json
 
@@ -70,7 +70,7 @@ def test_f50_pickles_beside_a_model_are_not_opened(tmp_path: Path, canary: Path)
 def test_f50_resuming(tmp_path: Path, canary: Path, name: str) -> None:
     trainer: Any = SimpleNamespace(was_initialized=True, device=torch.device("cpu"))
     with refused(StateError, "checkpoint.unreadable") as refusal:
-        checkpoint.load_training_state(trainer, poison(tmp_path / name, canary))
+        save_and_resume.load_training_state(trainer, poison(tmp_path / name, canary))
     assert refusal.problem.where == str(tmp_path / name)
     assert not canary.exists()
 
@@ -78,7 +78,7 @@ def test_f50_resuming(tmp_path: Path, canary: Path, name: str) -> None:
 def test_f50_a_shared_start(tmp_path: Path, canary: Path) -> None:
     trainer: Any = SimpleNamespace(device=torch.device("cpu"))
     with refused(StateError, "checkpoint.unreadable") as refusal:
-        checkpoint.load_supervised_start(trainer, poison(tmp_path / "start.pth", canary))
+        save_and_resume.load_supervised_start(trainer, poison(tmp_path / "start.pth", canary))
     assert refusal.problem.where == str(tmp_path / "start.pth")
     assert not canary.exists()
 

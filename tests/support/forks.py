@@ -135,7 +135,7 @@ def digests(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
 
 def weights(model: Path) -> dict[str, str]:
     """A digest of the final weights; the file also holds times."""
-    from pcl_auto.nnunet.checkpoints import read_checkpoint
+    from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 
     digest = hashlib.sha256()
     for name, tensor in read_checkpoint(model / "fold_all" / "checkpoint_final.pth")["network_weights"].items():

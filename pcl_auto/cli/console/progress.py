@@ -13,7 +13,7 @@ from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.events import Listener
 
 if TYPE_CHECKING:
-    from pcl_auto.method.symmetry import AxisSymmetry
+    from pcl_auto.method.mirroring import AxisSymmetry
     from pcl_auto.recipe.time_budget import Fitted
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.method.label_maps import Classes, class_mask, one_piece_classes
-from pcl_auto.nnunet.data.pseudo_labels import read_labels
+from pcl_auto.nnunet.data.pseudo_label_files import read_labels
 
 
 def stored_spacing_mm(spacing_mm: Sequence[float], plans: Mapping[str, Any]) -> list[float]:

@@ -19,6 +19,14 @@ from pcl_auto.workspace.files import read_json
 _SURE = 20.0
 
 
+def labels_from(labels_of: LabelManager, logits: torch.Tensor) -> np.ndarray:
+    """Turn logits (K, z, y, x) to a label map (z, y, x); of regions the values they are written with."""
+    # nnU-Net would look for the largest of the classes on the CPU.
+    found = labels_of.convert_logits_to_segmentation(logits) if labels_of.has_regions else logits.argmax(0)
+    labels: np.ndarray = found.cpu().numpy().astype(np.int16)
+    return labels
+
+
 def mask_of(
     logits: torch.Tensor,
     plans: PlansManager,

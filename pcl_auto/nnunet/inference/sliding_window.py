@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
@@ -16,9 +17,14 @@ from pcl_auto.data.labels import foreground
 from pcl_auto.errors import NumericalError, Problem
 from pcl_auto.method import confidence as measures
 from pcl_auto.method.agreement import agreement, draw_transforms
-from pcl_auto.nnunet.data.pseudo_labels import AgreementCheck, Segmenter, label_map, labels_from
 from pcl_auto.nnunet.environment import variables_set
+from pcl_auto.nnunet.inference.export import labels_from
 from pcl_auto.nnunet.network import half_precision, unwrapped
+
+# Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
+Segmenter = Callable[[torch.Tensor], torch.Tensor]
+# How far the segmentations of a case's preprocessed image agree under transforms.
+AgreementCheck = Callable[[str, np.ndarray], float]
 
 
 class SlidingWindow:
@@ -165,3 +171,8 @@ def agreement_check(trainer: Any, segment: Segmenter) -> AgreementCheck:
         return agreement(segmented, image, transforms, foreground(trainer.dataset_json["labels"]))
 
     return check
+
+
+def label_map(segment: Segmenter, labels_of: LabelManager, image: np.ndarray) -> np.ndarray:
+    """Segment a preprocessed image (C, z, y, x); of regions the values they are written with, shape (z, y, x)."""
+    return labels_from(labels_of, segment(torch.from_numpy(image)))

@@ -9,7 +9,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast
 
 from pcl_auto.method.augmentation import box_mask, intensity_view, nearest, swap_pairs
-from pcl_auto.method.loss import ContrastHead, local_contrastive_loss
+from pcl_auto.method.contrastive_loss import ContrastHead, local_contrastive_loss
 from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import distributed

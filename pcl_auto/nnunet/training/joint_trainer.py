@@ -15,8 +15,8 @@ from pcl_auto.data import split as splits
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.rounds import joint_rounds, self_train
 from pcl_auto.nnunet import distributed
-from pcl_auto.nnunet.checkpoints import LATEST
-from pcl_auto.nnunet.data import pseudo_labels, streams
+from pcl_auto.nnunet.checkpoint_files import LATEST
+from pcl_auto.nnunet.data import pseudo_label_files, streams
 from pcl_auto.nnunet.network import restart_segmentation_head, unwrapped
 from pcl_auto.nnunet.training.joint_step import JointStep
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
@@ -61,9 +61,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         Pseudo-labels of rounds that this training has not come to are another training's: they go first.
         """
         ahead = [entry.number for entry in joint_rounds(self.recipe.schedule) if entry.first_epoch > self.epoch]
-        folders = [pseudo_labels.round_folder(self.run_folder, number) for number in ahead]
+        folders = [pseudo_label_files.round_folder(self.run_folder, number) for number in ahead]
         if self.epoch < self.recipe.schedule.epochs:
-            folders.append(pseudo_labels.last_check_folder(self.run_folder))
+            folders.append(pseudo_label_files.last_check_folder(self.run_folder))
         with distributed.rank_zero_first() as first:
             for folder in folders if first else []:
                 shutil.rmtree(folder.path, ignore_errors=True)
@@ -82,7 +82,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         The network is that of the last checkpoint: what an interrupted try has finished is what it would be again.
         """
-        folder = pseudo_labels.round_folder(self.run_folder, round_number)
+        folder = pseudo_label_files.round_folder(self.run_folder, round_number)
         distributed.wait()
         if not folder.complete:
             network = self.network if self.teacher is None or round_number == 1 else self.teacher.network
@@ -91,7 +91,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 self.events.emit("pseudo_labels", round=round_number, **summary)
 
     def _segment(
-        self, network: nn.Module, cases: Sequence[str], folder: pseudo_labels.RoundFolder, number: int
+        self, network: nn.Module, cases: Sequence[str], folder: pseudo_label_files.RoundFolder, number: int
     ) -> dict[str, Any]:
         """Segment ``cases`` as at the start of round ``number``; return what their ledger says, on one process."""
         self._close_streams()
@@ -99,7 +99,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.seconds += done.seconds
         if not done.rows:
             return {}
-        return {"seconds": done.seconds, **pseudo_labels.summary(done.rows, list(self.stage.labeled.classes))}
+        return {"seconds": done.seconds, **pseudo_label_files.summary(done.rows, list(self.stage.labeled.classes))}
 
     # --- joint rounds (Eq. 2) ---------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             if self.teacher is not None:
                 self.teacher.restart(unwrapped(self.network))
 
-    def open_joint_streams(self, folder: pseudo_labels.RoundFolder, used: Sequence[str]) -> None:
+    def open_joint_streams(self, folder: pseudo_label_files.RoundFolder, used: Sequence[str]) -> None:
         """Open the streams of labeled patches and of patches of the cases ``used`` with their pseudo-labels."""
         labeled, unlabeled = self._patches_of_joint_step()
         _, its_share = distributed.share_of_patches(labeled, unlabeled)
@@ -193,7 +193,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if round_number in guard.collapsed:
             with distributed.rank_zero_first() as first:
                 if first:
-                    pseudo_labels.discard(guard.labels_after(round_number))
+                    pseudo_label_files.discard(guard.labels_after(round_number))
         return guard.goes_on
 
     def _check_last_round(self, round_number: int) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import nn
 
 from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
+from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.method.pseudo_labels import LedgerRow
 from pcl_auto.nnunet import distributed
-from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data import pseudo_label_files
+from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
-from pcl_auto.nnunet.data.pseudo_labels import RoundFolder, Segmenter
-from pcl_auto.nnunet.inference.sliding_window import agreement_check, segmenter
+from pcl_auto.nnunet.data.pseudo_label_files import AGREEMENT_KEY, RoundFolder
+from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, save_label
+from pcl_auto.nnunet.inference.sliding_window import AgreementCheck, Segmenter, agreement_check, label_map, segmenter
 from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.round_guard import RoundGuard
+from pcl_auto.workspace.atomic import staging_folder
+from pcl_auto.workspace.files import link_relative
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -58,7 +66,7 @@ class PseudoLabelStage:
         begun = monotonic()
         rounds = self._trainer.recipe.schedule.rounds
         with full_resolution_only(self._trainer):
-            pseudo_labels.predict_round(
+            predict_round(
                 segment,
                 distributed.share(cases),
                 self._store,
@@ -76,12 +84,12 @@ class PseudoLabelStage:
         with distributed.rank_zero_first() as first:
             return Segmented(self._judge(cases, folder, number) if first else [], seconds)
 
-    def _agreement_check(self, segment: Segmenter) -> pseudo_labels.AgreementCheck:
+    def _agreement_check(self, segment: Segmenter) -> AgreementCheck:
         return agreement_check(self._trainer, segment)
 
     def _judge(self, cases: Sequence[str], folder: RoundFolder, number: int) -> list[LedgerRow]:
         last = number > self._trainer.recipe.schedule.rounds
-        return pseudo_labels.keep_ledger(
+        return pseudo_label_files.keep_ledger(
             folder,
             self._guard.labels_of(number - 1) if number > 1 else None,
             cases,
@@ -96,8 +104,52 @@ class PseudoLabelStage:
 
         Both follow from the ledger, so that a resumed run uses the same ones.
         """
-        used = pseudo_labels.used_cases(folder, {*self._split.labeled, *self._split.validation})
-        volumes = pseudo_labels.volumes_ml(folder, self.labeled.classes)
+        used = pseudo_label_files.used_cases(folder, {*self._split.labeled, *self._split.validation})
+        volumes = pseudo_label_files.volumes_ml(folder, self.labeled.classes)
         margin = self._trainer.recipe.collapse_guard.volume_margin
         chosen = {case: volumes[case] for case in used}
         return used, unusable_reasons(chosen, self.labeled.volumes_ml(), margin=margin)
+
+
+def predict_round(
+    segment: Segmenter,
+    cases: Sequence[str],
+    store: Path,
+    folder: RoundFolder,
+    *,
+    patch_voxels: tuple[int, ...],
+    labels_of: LabelManager,
+    one_piece: Sequence[int],
+    check: AgreementCheck | None,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept.
+
+    Stored are label maps, with regions too: nnU-Net makes regions of them as of labels.
+
+    Of the classes ``one_piece`` only the largest connected component stays; what ``check`` finds is kept with the case.
+    """
+    images = StoredCases(str(store), list(cases))
+    for index, case in enumerate(cases):
+        if not is_stored(folder.cases, case):
+            data, region, _, properties = images.load_case(case)
+            image = data[:]
+            labels = keep_largest(label_map(segment, labels_of, image), one_piece)[None]
+            if check is not None:
+                properties[AGREEMENT_KEY] = check(case, image)
+            # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
+            labels[(labels == 0) & (region[:] < 0)] = -1
+            properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
+                labels, _sampled_from(labels_of)
+            )
+            with staging_folder(folder.cases) as staged:
+                save_label(staged, case, labels, properties, patch_voxels)
+                link_relative(case_files(staged, case)[0], case_files(store, case)[0])
+                publish_case(staged, folder.cases, case)
+        progress(index + 1, len(cases))
+
+
+def _sampled_from(labels_of: LabelManager) -> list[Any]:
+    """List what nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
+    drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
+    return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn

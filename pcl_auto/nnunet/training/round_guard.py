@@ -11,8 +11,8 @@ import torch
 
 from pcl_auto.method.collapse import collapse, validation_collapse
 from pcl_auto.method.rounds import joint_rounds
-from pcl_auto.nnunet.checkpoints import read_checkpoint, write_checkpoint
-from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.checkpoint_files import read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.recipe.settings import Recipe
 
 # The first collapse is answered with a second try, the second one with the end of training.
@@ -46,15 +46,15 @@ class RoundGuard:
             number -= 1
         return number
 
-    def labels_of(self, number: int) -> pseudo_labels.RoundFolder:
+    def labels_of(self, number: int) -> pseudo_label_files.RoundFolder:
         """Return the pseudo-labels that round ``number`` trains on."""
-        return pseudo_labels.round_folder(self.run, self.source(number))
+        return pseudo_label_files.round_folder(self.run, self.source(number))
 
-    def labels_after(self, number: int) -> pseudo_labels.RoundFolder:
+    def labels_after(self, number: int) -> pseudo_label_files.RoundFolder:
         """Return the pseudo-labels of the network that came out of round ``number``."""
         if number == len(self.rounds):
-            return pseudo_labels.last_check_folder(self.run)
-        return pseudo_labels.round_folder(self.run, number + 1)
+            return pseudo_label_files.last_check_folder(self.run)
+        return pseudo_label_files.round_folder(self.run, number + 1)
 
     def reasons(
         self, number: int, labeled_volumes_ml: Mapping[str, np.ndarray], validation_dice: Sequence[float] | None
@@ -66,8 +66,8 @@ class RoundGuard:
             labeled_volumes_ml: volumes of each class in the labeled cases.
             validation_dice: of every epoch so far, where there are validation cases.
         """
-        before = pseudo_labels.volumes_ml(self.labels_of(number), labeled_volumes_ml)
-        after = pseudo_labels.volumes_ml(self.labels_after(number), labeled_volumes_ml)
+        before = pseudo_label_files.volumes_ml(self.labels_of(number), labeled_volumes_ml)
+        after = pseudo_label_files.volumes_ml(self.labels_after(number), labeled_volumes_ml)
         reasons = collapse(before, after, labeled_volumes_ml, margin=self.range_margin)
         if validation_dice is not None:
             # A second try began where the first one did.

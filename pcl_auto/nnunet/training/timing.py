@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pcl_auto.nnunet.checkpoints import LATEST
+from pcl_auto.nnunet.checkpoint_files import LATEST
 from pcl_auto.nnunet.data import streams
 from pcl_auto.nnunet.data.cases import StoredCases
-from pcl_auto.nnunet.data.pseudo_labels import RoundFolder, Segmenter
+from pcl_auto.nnunet.data.pseudo_label_files import RoundFolder
 from pcl_auto.nnunet.inference.confidence import confidence_in_training, reference_cases
 from pcl_auto.nnunet.inference.demand import patches_in
 from pcl_auto.nnunet.inference.export import mask_of
-from pcl_auto.nnunet.inference.sliding_window import segmenter
+from pcl_auto.nnunet.inference.sliding_window import Segmenter, segmenter
 from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK

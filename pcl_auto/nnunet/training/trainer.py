@@ -1,7 +1,7 @@
 """Train nnU-Net by a recipe on the labeled cases of a split: the baseline, and the start of the rounds.
 
 nnU-Net builds a trainer from names; the recipe, the split and the seed come with the plans
-(:mod:`pcl_auto.nnunet.training.settings`).
+(:mod:`pcl_auto.nnunet.training.run_settings`).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor, autocast
 
 from pcl_auto.data.split import cross_validation
 from pcl_auto.nnunet import distributed
-from pcl_auto.nnunet.checkpoints import FINAL, LATEST, PREVIOUS
+from pcl_auto.nnunet.checkpoint_files import FINAL, LATEST, PREVIOUS
 from pcl_auto.nnunet.data import streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.network import half_precision, unwrapped
-from pcl_auto.nnunet.training import checkpoint
+from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.training.optimizers import backward_and_step, make_optimizer
-from pcl_auto.nnunet.training.settings import read_settings
+from pcl_auto.nnunet.training.run_settings import read_settings
 from pcl_auto.nnunet.trusted import require_trusted
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.workspace.events import EventLog
@@ -375,7 +375,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint in which the current epoch counts as finished, as nnU-Net does."""
         if self.local_rank == 0 and not self.disable_checkpointing:
-            checkpoint.save(self, Path(filename), self.current_epoch + 1)
+            save_and_resume.save(self, Path(filename), self.current_epoch + 1)
 
     def _save_finished(self, file: Path) -> None:
         """Write a checkpoint between two epochs, when the last one has been counted already."""
@@ -386,7 +386,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Resume from a checkpoint; where the latest one is damaged, from the one before."""
         file = Path(filename_or_checkpoint)
-        damage = checkpoint.resume(self, file)
+        damage = save_and_resume.resume(self, file)
         if damage is not None:
             self.events.emit("checkpoint_damaged", problem=damage.problems[0].as_dict(), epoch=self.epoch)
             with distributed.rank_zero_first() as first:

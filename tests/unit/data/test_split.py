@@ -218,3 +218,11 @@ def test_the_last_correction_of_a_case_counts() -> None:
     split = draw_split(["a", "b"], ["d"], labeled=1, seed=0)
     once, twice = (Correction("d", digit * 64, split.name, "model", 1) for digit in "12")
     assert with_corrections(with_corrections(split, [once]), [twice]).corrected == {"d": "2" * 64}
+
+
+def test_labels_that_a_split_keeps_closed_are_not_handed_out() -> None:
+    split = draw_split(["a", "b", "c", "d"], ["u"], labeled=1, validation=1, seed=0)
+    split.refuse_closed_labels([*split.labeled, *split.validation])
+    for case in (split.hidden[0], "u", "unknown"):
+        with pytest.raises(ValueError, match=case):
+            split.refuse_closed_labels([*split.labeled, case])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from pcl_auto.errors import UsageError
-from pcl_auto.method.loss import ContrastHead, local_contrastive_loss
+from pcl_auto.method.contrastive_loss import ContrastHead, local_contrastive_loss
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import distributed as ranks
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL

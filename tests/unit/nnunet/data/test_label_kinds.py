@@ -19,9 +19,10 @@ from pcl_auto.data.case import Case
 from pcl_auto.data.labels import head_count
 from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import sample_voxels
-from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.store import case_files, foreground_intensities, save_label
+from pcl_auto.nnunet.training.pseudo_label_stage import predict_round
 
 SHAPE = (4, 6, 8)
 CLASSES = {"background": 0, "a": 1, "b": 2, "c": 3}
@@ -67,8 +68,8 @@ def test_a_pseudo_label_is_nnunets_mask_and_its_loader_reads_it(
     blosc2.asarray(np.ones((1, *SHAPE), np.float32), urlpath=str(case_files(store, "a")[0]))
     save_label(store, "a", np.zeros((1, *SHAPE), np.int16), {}, SHAPE)
     write_pickle({}, str(case_files(store, "a")[2]))
-    folder = pseudo_labels.round_folder(tmp_path, 1)
-    pseudo_labels.predict_round(
+    folder = pseudo_label_files.round_folder(tmp_path, 1)
+    predict_round(
         lambda _image: logits,
         ["a"],
         store,
@@ -79,7 +80,7 @@ def test_a_pseudo_label_is_nnunets_mask_and_its_loader_reads_it(
         check=None,
         progress=lambda _done, _total: None,
     )
-    found = pseudo_labels.read_labels(folder.cases, "a")
+    found = pseudo_label_files.read_labels(folder.cases, "a")
     np.testing.assert_array_equal(found, manager.convert_logits_to_segmentation(logits.float()))
     assert set(np.unique(found)) == {0, 1, 2, 3}
     locations = StoredCases(str(folder.cases), ["a"]).load_case("a")[3]["class_locations"]

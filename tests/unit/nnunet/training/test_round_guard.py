@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.training.round_guard import RoundGuard
 from pcl_auto.recipe.settings import Recipe, Schedule
 
@@ -26,7 +26,7 @@ def parts() -> dict[str, Any]:
     return {"network_weights": network, "optimizer": optimizer}
 
 
-def ledger(folder: pseudo_labels.RoundFolder, *volumes: float) -> None:
+def ledger(folder: pseudo_label_files.RoundFolder, *volumes: float) -> None:
     folder.cases.mkdir(parents=True)
     lines = [f"case{number},{volume},1," for number, volume in enumerate(volumes)]
     folder.ledger.write_text("\n".join(["case,volume_ml_core,used,remarks", *lines, ""]))
@@ -75,9 +75,9 @@ def test_after_a_roll_back_the_pseudo_labels_of_before_stay(
 
 def test_a_round_is_judged_by_its_ledgers_and_the_validation_dice(tmp_path: Path) -> None:
     guard = RoundGuard(tmp_path, RECIPE)
-    ledger(pseudo_labels.round_folder(tmp_path, 1), 3, 3)
-    ledger(pseudo_labels.round_folder(tmp_path, 2), 3, 3)
-    ledger(pseudo_labels.round_folder(tmp_path, 3), 0, 0)
+    ledger(pseudo_label_files.round_folder(tmp_path, 1), 3, 3)
+    ledger(pseudo_label_files.round_folder(tmp_path, 2), 3, 3)
+    ledger(pseudo_label_files.round_folder(tmp_path, 3), 0, 0)
     assert guard.reasons(1, LABELED, None) == []
     assert guard.reasons(2, LABELED, None) == ["core has vanished everywhere"]
     assert guard.reasons(1, LABELED, [0.8, 0.8, 0.8, 0.8]) == []
@@ -92,18 +92,18 @@ def test_a_round_is_judged_by_its_ledgers_and_the_validation_dice(tmp_path: Path
 
 def test_the_last_round_is_judged_by_the_last_check(tmp_path: Path) -> None:
     guard = RoundGuard(tmp_path, RECIPE)
-    ledger(pseudo_labels.round_folder(tmp_path, 3), 3, 3, 3)
-    ledger(pseudo_labels.last_check_folder(tmp_path), 3, 9)
-    assert guard.labels_after(3) == pseudo_labels.last_check_folder(tmp_path)
+    ledger(pseudo_label_files.round_folder(tmp_path, 3), 3, 3, 3)
+    ledger(pseudo_label_files.last_check_folder(tmp_path), 3, 9)
+    assert guard.labels_after(3) == pseudo_label_files.last_check_folder(tmp_path)
     assert guard.reasons(3, LABELED, None) == []
 
 
 def test_discarded_pseudo_labels_leave_their_ledger(tmp_path: Path) -> None:
-    folder = pseudo_labels.round_folder(tmp_path, 1)
+    folder = pseudo_label_files.round_folder(tmp_path, 1)
     ledger(folder, 3, 0)
     for _ in range(2):
-        pseudo_labels.discard(folder)
+        pseudo_label_files.discard(folder)
         assert not folder.cases.exists()
         assert folder.complete
-        assert pseudo_labels.used_cases(folder) == []
-        assert pseudo_labels.volumes_ml(folder, ["core"]) == {"case0": {"core": 3.0}, "case1": {"core": 0.0}}
+        assert pseudo_label_files.used_cases(folder) == []
+        assert pseudo_label_files.volumes_ml(folder, ["core"]) == {"case0": {"core": 3.0}, "case1": {"core": 0.0}}

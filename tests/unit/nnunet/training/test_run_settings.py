@@ -9,7 +9,7 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.training.settings import KEY, RunSettings, read_settings, start_settings
+from pcl_auto.nnunet.training.run_settings import KEY, RunSettings, read_settings, start_settings
 from pcl_auto.recipe.settings import Augmentation, Batch, Contrast, Optimizer, Recipe, Schedule
 
 SCHEDULE = Schedule(steps_per_epoch=10, supervised_epochs=4, rounds=4, epochs_per_round=3)

@@ -12,9 +12,9 @@ import torch
 from refusal import refused
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.checkpoints import OWN_KEY, write_checkpoint
-from pcl_auto.nnunet.training import checkpoint
-from pcl_auto.nnunet.training.settings import RunSettings
+from pcl_auto.nnunet.checkpoint_files import OWN_KEY, write_checkpoint
+from pcl_auto.nnunet.training import save_and_resume
+from pcl_auto.nnunet.training.run_settings import RunSettings
 from pcl_auto.recipe.settings import Contrast, Optimizer, Recipe
 
 SETTINGS = RunSettings(Recipe("one"), seed=0, split="L2_s0", store="store", deterministic=False)
@@ -24,9 +24,9 @@ def taken_up(monkeypatch: pytest.MonkeyPatch, file: Path, settings: RunSettings)
     """What a trainer of ``settings`` has of the start in ``file``."""
     read: list[Path] = []
     taken: dict[str, Any] = {}
-    monkeypatch.setattr(checkpoint, "load_training_state", lambda _trainer, its_file: read.append(its_file))
+    monkeypatch.setattr(save_and_resume, "load_training_state", lambda _trainer, its_file: read.append(its_file))
     trainer = SimpleNamespace(settings=settings, device=torch.device("cpu"), load_supervised_state=taken.update)
-    checkpoint.load_supervised_start(trainer, file)
+    save_and_resume.load_supervised_start(trainer, file)
     assert read == [file]
     return taken
 

@@ -12,8 +12,9 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from pcl_auto.nnunet.data import pseudo_labels
+from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.training.pseudo_label_stage import predict_round
 from pcl_auto.recipe.settings import PseudoLabelFilter
 
 CLASSES = {"core": 1}
@@ -39,9 +40,9 @@ def store(folder: Path, *sizes: int) -> list[str]:
 
 def make_round(
     run: Path, number: int, cases: list[str], one_piece: list[int], chosen: PseudoLabelFilter
-) -> tuple[pseudo_labels.RoundFolder, list[Any]]:
-    folder = pseudo_labels.round_folder(run, number)
-    pseudo_labels.predict_round(
+) -> tuple[pseudo_label_files.RoundFolder, list[Any]]:
+    folder = pseudo_label_files.round_folder(run, number)
+    predict_round(
         lambda image: torch.stack([0.5 - image[0], image[0] - 0.5]),
         cases,
         run / "store",
@@ -52,8 +53,8 @@ def make_round(
         check=(lambda case, image: float(image.mean() * (case != "case0"))) if chosen.min_agreement else None,
         progress=lambda _done, _total: None,
     )
-    previous = pseudo_labels.round_folder(run, number - 1) if number > 1 else None
-    rows = pseudo_labels.keep_ledger(
+    previous = pseudo_label_files.round_folder(run, number - 1) if number > 1 else None
+    rows = pseudo_label_files.keep_ledger(
         folder, previous, cases, {"core": np.array([8.0])}, classes=CLASSES, voxel_ml=1.0, chosen=chosen
     )
     return folder, rows
@@ -62,13 +63,13 @@ def make_round(
 def test_a_round_uses_what_lies_in_the_labeled_range(tmp_path: Path) -> None:
     cases = store(tmp_path / "store", 7, 1, 30, 12)
     folder, rows = make_round(tmp_path, 1, cases, [], PseudoLabelFilter(drop_outside_range=True))
-    assert pseudo_labels.used_cases(folder) == ["case0", "case3"]
-    facts = pseudo_labels.summary(rows, ["core"])
+    assert pseudo_label_files.used_cases(folder) == ["case0", "case3"]
+    facts = pseudo_label_files.summary(rows, ["core"])
     assert (facts["cases"], facts["used"], facts["outside_labeled_range"], facts["kept_best"]) == (4, 2, 2, False)
     assert rows[0].components == {"core": 2}
     _, rows = make_round(tmp_path, 2, cases, [], PseudoLabelFilter())
-    assert pseudo_labels.used_cases(pseudo_labels.round_folder(tmp_path, 2)) == cases
-    assert pseudo_labels.summary(rows, ["core"])["dice_to_last_round"] == 1.0
+    assert pseudo_label_files.used_cases(pseudo_label_files.round_folder(tmp_path, 2)) == cases
+    assert pseudo_label_files.summary(rows, ["core"])["dice_to_last_round"] == 1.0
 
 
 def test_one_component_stays_of_a_class_in_one_piece(tmp_path: Path) -> None:
@@ -76,20 +77,20 @@ def test_one_component_stays_of_a_class_in_one_piece(tmp_path: Path) -> None:
     folder, rows = make_round(tmp_path, 1, cases, [1], PseudoLabelFilter())
     assert rows[0].components == {"core": 1}
     assert rows[0].volumes_ml == {"core": 7.0}
-    labels = pseudo_labels.read_labels(folder.cases, "case0")
+    labels = pseudo_label_files.read_labels(folder.cases, "case0")
     assert np.flatnonzero(labels).tolist() == list(range(7))
 
 
 def test_where_all_are_outside_the_nearest_is_used(tmp_path: Path) -> None:
     cases = store(tmp_path / "store", 1, 2, 30)
     folder, rows = make_round(tmp_path, 1, cases, [], PseudoLabelFilter(drop_outside_range=True))
-    assert pseudo_labels.used_cases(folder) == ["case1"]
-    assert pseudo_labels.summary(rows, ["core"])["kept_best"] is True
+    assert pseudo_label_files.used_cases(folder) == ["case1"]
+    assert pseudo_label_files.summary(rows, ["core"])["kept_best"] is True
 
 
 def test_agreement_is_on_record_and_decides(tmp_path: Path) -> None:
     cases = store(tmp_path / "store", 7, 30)
     folder, rows = make_round(tmp_path, 1, cases, [], PseudoLabelFilter(min_agreement=0.1))
     assert [row.agreement for row in rows] == pytest.approx([0.0, 31 / 192])
-    assert pseudo_labels.used_cases(folder) == ["case1"]
-    assert pseudo_labels._read_ledger(folder)[1]["agreement"] == "0.1615"
+    assert pseudo_label_files.used_cases(folder) == ["case1"]
+    assert pseudo_label_files._read_ledger(folder)[1]["agreement"] == "0.1615"

@@ -1,33 +1,24 @@
-"""Make and store the pseudo-labels of a round as nnU-Net reads them, with a ledger."""
+"""Keep the pseudo-labels of a round in files: cases as nnU-Net reads them, and the ledger that says which are used."""
 
 from __future__ import annotations
 
 import csv
 import io
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.method.label_maps import Classes, keep_largest
+from pcl_auto.method.label_maps import Classes
 from pcl_auto.method.pseudo_labels import KEPT, LedgerRow, assess_pseudo_label, drop_disagreeing, drop_outside
 from pcl_auto.nnunet.data.cases import StoredCases
-from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, save_label
 from pcl_auto.recipe.settings import PseudoLabelFilter
-from pcl_auto.workspace.atomic import staging_folder
-from pcl_auto.workspace.files import link_relative, write_text
+from pcl_auto.workspace.files import write_text
 
-# Logits (K, z, y, x) of a preprocessed image (C, z, y, x).
-Segmenter = Callable[[torch.Tensor], torch.Tensor]
-# How far the segmentations of a case's preprocessed image agree under transforms.
-AgreementCheck = Callable[[str, np.ndarray], float]
 # Beside nnU-Net's own properties of a case.
 AGREEMENT_KEY = "pclauto_agreement"
 
@@ -62,63 +53,6 @@ def round_folder(run: Path, number: int) -> RoundFolder:
 def last_check_folder(run: Path) -> RoundFolder:
     """Return the folder of a few pseudo-labels by the network that came out of the last round."""
     return RoundFolder(run / "pseudo_labels" / "last_check")
-
-
-def predict_round(
-    segment: Segmenter,
-    cases: Sequence[str],
-    store: Path,
-    folder: RoundFolder,
-    *,
-    patch_voxels: tuple[int, ...],
-    labels_of: LabelManager,
-    one_piece: Sequence[int],
-    check: AgreementCheck | None,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Pseudo-label ``cases`` from the case store; those that an interrupted try has finished are kept.
-
-    Stored are label maps, with regions too: nnU-Net makes regions of them as of labels.
-
-    Of the classes ``one_piece`` only the largest connected component stays; what ``check`` finds is kept with the case.
-    """
-    images = StoredCases(str(store), list(cases))
-    for index, case in enumerate(cases):
-        if not is_stored(folder.cases, case):
-            data, region, _, properties = images.load_case(case)
-            image = data[:]
-            labels = keep_largest(label_map(segment, labels_of, image), one_piece)[None]
-            if check is not None:
-                properties[AGREEMENT_KEY] = check(case, image)
-            # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
-            labels[(labels == 0) & (region[:] < 0)] = -1
-            properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
-                labels, _sampled_from(labels_of)
-            )
-            with staging_folder(folder.cases) as staged:
-                save_label(staged, case, labels, properties, patch_voxels)
-                link_relative(case_files(staged, case)[0], case_files(store, case)[0])
-                publish_case(staged, folder.cases, case)
-        progress(index + 1, len(cases))
-
-
-def label_map(segment: Segmenter, labels_of: LabelManager, image: np.ndarray) -> np.ndarray:
-    """Segment a preprocessed image (C, z, y, x); of regions the values they are written with, shape (z, y, x)."""
-    return labels_from(labels_of, segment(torch.from_numpy(image)))
-
-
-def labels_from(labels_of: LabelManager, logits: torch.Tensor) -> np.ndarray:
-    """Turn logits (K, z, y, x) to a label map (z, y, x); of regions the values they are written with."""
-    # nnU-Net would look for the largest of the classes on the CPU.
-    found = labels_of.convert_logits_to_segmentation(logits) if labels_of.has_regions else logits.argmax(0)
-    labels: np.ndarray = found.cpu().numpy().astype(np.int16)
-    return labels
-
-
-def _sampled_from(labels_of: LabelManager) -> list[Any]:
-    """List what nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
-    drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
-    return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn
 
 
 def read_labels(folder: Path, case: str) -> np.ndarray:

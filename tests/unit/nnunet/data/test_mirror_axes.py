@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pcl_auto.method.symmetry import AxisSymmetry
-from pcl_auto.nnunet.data.symmetry import mirror_axes
+from pcl_auto.method.mirroring import AxisSymmetry
+from pcl_auto.nnunet.data.mirror_axes import mirror_axes
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcl_auto.method.symmetry import AxisSymmetry, axis_symmetries, thumbnail
+from pcl_auto.method.mirroring import AxisSymmetry, axis_symmetries, thumbnail
 from pcl_auto.nnunet.data.cases import StoredCases
 
 # Reading whole scans takes time, and the nearest of so many is near.

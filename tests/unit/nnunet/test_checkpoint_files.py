@@ -11,7 +11,7 @@ import torch
 from refusal import refused
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.checkpoints import plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.checkpoint_files import plain, read_checkpoint, write_checkpoint
 
 
 class Canary:

@@ -15,7 +15,7 @@ from reference import contrastive_loss, sampled_groups
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pcl_auto.method.loss import (
+from pcl_auto.method.contrastive_loss import (
     ContrastHead,
     Matching,
     anchor_weights,

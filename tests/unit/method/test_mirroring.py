@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pcl_auto.method.symmetry import MIN_CASES, axis_symmetries, thumbnail
+from pcl_auto.method.mirroring import MIN_CASES, axis_symmetries, thumbnail
 
 SIDE = 20
 

@@ -18,7 +18,8 @@ from pcl_auto.workspace.files import printable
 from pcl_auto.workspace.folders import Workspace
 
 if TYPE_CHECKING:
-    from pcl_auto.inference.predict import Outputs, Prediction
+    from pcl_auto.inference.estimate import MaskEstimate
+    from pcl_auto.inference.predict import Prediction
 
 
 def predict(
@@ -80,58 +81,48 @@ def predict(
     wanted = Outputs(keep_format=keep_format, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
     if dry_run:
-        _estimate(terminal, inputs, output, folder, wanted, how, json=json)
+        from pcl_auto.inference.estimate import estimate_prediction, mask_commands
+
+        terminal.print_line("reading the scans, and trying the network with one patch …")
+        found = estimate_prediction(inputs, output, folder, wanted, **how)
+        commands = mask_commands(folder, output, device=choose_device(device).type, mirroring=not no_mirroring)
+        if json:
+            terminal.json({"model": str(folder), "cases": [entry.as_dict() for entry in found], "commands": commands})
+        _print_estimate(terminal, found, commands)
         return
     with resumable(terminal), counting(terminal, {"predict": "segmenting"}) as listener:
         results = segment(inputs, output, folder, outputs=wanted, listener=listener, **how)
     failed = [result for result in results if result.status == "failed"]
     made = [result for result in results if result.output]
     if json:
-        terminal.json(
-            {
-                "model": str(folder),
-                "cases": [result.as_dict() for result in results],
-                "done": sum(result.status in ("done", "kept") for result in results),
-                "failed": len(failed),
-            }
-        )
+        done = sum(result.status in ("done", "kept") for result in results)
+        cases = [result.as_dict() for result in results]
+        terminal.json({"model": str(folder), "cases": cases, "done": done, "failed": len(failed)})
     elif made:
         _show_volumes(terminal, made)
-    kept = sum(result.status == "kept" for result in made)
-    scans = sum(result.status != "skipped" for result in results)
-    terminal.print_line(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
-    for result in made:
-        if result.slabs > 1:
-            terminal.print_line(
-                f"{result.id}: in {result.slabs} slabs, too large for the memory at once; no confidence"
-            )
-        if result.quality and result.quality["review"]:
-            terminal.print_line(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
-    for result in results:
-        if result.error:
-            terminal.print_line(f"{result.status}: {result.id}: {result.error}")
+    _print_outcome(terminal, results, output)
     if failed:
         codes = {result.exit_code for result in failed}
         raise typer.Exit(codes.pop() if not made and len(codes) == 1 else 1)
 
 
-def _estimate(
-    terminal: Terminal,
-    inputs: Sequence[Path],
-    output: Path,
-    model: Path,
-    outputs: Outputs,
-    how: dict[str, Any],
-    *,
-    json: bool,
-) -> None:
-    from pcl_auto.inference.estimate import estimate_prediction, mask_commands
+def _print_outcome(terminal: Terminal, results: Sequence[Prediction], output: Path) -> None:
+    made = [result for result in results if result.output]
+    kept = sum(result.status == "kept" for result in made)
+    scans = sum(result.status != "skipped" for result in results)
+    terminal.print_line(f"{len(made)} of {scans} masks in {output}" + (f", {kept} from before" if kept else ""))
+    for result in made:
+        if result.slabs > 1:
+            what = f"in {result.slabs} slabs, too large for the memory at once; no confidence"
+            terminal.print_line(f"{result.id}: {what}")
+        if result.quality and result.quality["review"]:
+            terminal.print_line(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
+    for result in results:
+        if result.error:
+            terminal.print_line(f"{result.status}: {result.id}: {result.error}")
 
-    terminal.print_line("reading the scans, and trying the network with one patch …")
-    found = estimate_prediction(inputs, output, model, outputs, **how)
-    commands = mask_commands(model, output, device=choose_device(how["device"]).type, mirroring=how["mirroring"])
-    if json:
-        terminal.json({"model": str(model), "cases": [entry.as_dict() for entry in found], "commands": commands})
+
+def _print_estimate(terminal: Terminal, found: Sequence[MaskEstimate], commands: Sequence[str]) -> None:
     words = {"done": "would be written", "kept": "is there already", "failed": "refused", "skipped": "skipped"}
     for entry in found:
         scan = entry.scan

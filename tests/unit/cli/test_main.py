@@ -21,7 +21,7 @@ from pcl_auto.cli import main
 from pcl_auto.errors import PclautoError, Problem
 
 VERBS = tuple(str(command.name) for command in main.app.registered_commands)
-HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel")
+HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel", "matplotlib", "requests", "pooch")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
 
 COLOR = re.compile(r"\x1b\[(?:\d+;)*[34]\d[;m]")

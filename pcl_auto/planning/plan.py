@@ -55,7 +55,7 @@ class PlanSettings:
     skip_bad_unlabeled: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values."""
+        """Return the settings as plain values."""
         return dict(self.__dict__)
 
 

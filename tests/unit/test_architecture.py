@@ -144,6 +144,29 @@ def _has_options(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return "typer." in ast.unparse(function.args)
 
 
+# A docstring says what a thing does or is: no noun clause, and of a function a verb first (ruff's D401 sees most).
+CLAUSE = re.compile(r"(What|Whether|How|Where|Which|Who|Of|Why|When)\b")
+NO_VERB = re.compile(
+    r"(The|An?|One|All|Each|Every|Everything|No|None|Nothing|This|That|These|Those|It|There|"
+    r"About|As|At|By|For|From|If|In|On|With|Without)\b|[`:*(\d]"
+)
+
+
+def test_docstrings_begin_with_what_is_done() -> None:
+    def riddles(path: Path) -> Iterator[str]:
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            first = (ast.get_docstring(node) or "").split("\n")[0]
+            does = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not any(
+                "property" in ast.unparse(decorator) for decorator in node.decorator_list
+            )
+            if CLAUSE.match(first) or (does and NO_VERB.match(first)):
+                yield f"{getattr(node, 'name', 'module')}: {first}"
+
+    assert breaking(riddles) == {}
+
+
 # --- the page -------------------------------------------------------------------------------------------------
 
 ARCHITECTURE = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -300,7 +300,7 @@ def _argument(findings: _Findings, key: str, name: str, value: Any, stages: int,
 
 
 def _by_stage(value: Any, stages: int) -> list[Any] | None:
-    """One entry per stage; a single value is that of every stage; None where there are too many or too few."""
+    """Return one entry per stage, a single value being that of every stage; None if there are too many or too few."""
     if isinstance(value, (list, tuple)):
         return list(value) if len(value) == stages else None
     return [value] * stages

@@ -9,7 +9,7 @@ from typing import Any
 
 from pcl_auto.data.labels import foreground, has_regions, ignore_value
 from pcl_auto.evaluation.metrics import Evaluation, evaluate
-from pcl_auto.inference.masks import RECORD
+from pcl_auto.inference.masks import RECORD, checkpoint_states
 from pcl_auto.method.label_maps import Classes
 from pcl_auto.workspace.files import read_json, write_json
 
@@ -43,7 +43,8 @@ def evaluate_on_record(
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored
     evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
-    if not record or not _unchanged(model, record.get("checkpoints", {})):
+    made_by, states = record.get("checkpoints", {}), checkpoint_states(model)
+    if not made_by or any(states.get(name) != state for name, state in made_by.items()):
         return evaluation, None
     settings = {"labels": str(labels.resolve()), "mirroring": record.get("mirroring")}
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
@@ -59,11 +60,3 @@ def evaluate_on_record(
     except OSError:  # somebody else's model
         return evaluation, None
     return evaluation, model / SCORES / f"{digest}.json"
-
-
-def _unchanged(model: Path, checkpoints: dict[str, list[int]]) -> bool:
-    """Return whether the checkpoints are those that the masks were made with."""
-    return bool(checkpoints) and all(
-        (model / name).is_file() and [(model / name).stat().st_size, (model / name).stat().st_mtime_ns] == state
-        for name, state in checkpoints.items()
-    )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.formats.scans import Scan
-from pcl_auto.inference.predict import NOWHERE, Outputs, Prediction, PredictionJob, attempt, checkpoints_of
+from pcl_auto.inference.masks import checkpoint_states
+from pcl_auto.inference.predict import NOWHERE, Outputs, Prediction, PredictionJob, attempt
 from pcl_auto.workspace.processes import output_to
 
 
@@ -67,6 +68,6 @@ def estimate_prediction(
 
 def mask_commands(model: Path, output: Path, *, device: str, mirroring: bool) -> tuple[str, ...]:
     """Return what segments scans with ``model`` in stock nnU-Net, in a shell prepared by ``pclauto env --export``."""
-    folds = [checkpoint.parent.name.removeprefix("fold_") for checkpoint in checkpoints_of(model)]
+    folds = [name.partition("/")[0].removeprefix("fold_") for name in checkpoint_states(model)]
     command = ["nnUNetv2_predict_from_modelfolder", "-i", "SCANS", "-o", str(output), "-m", str(model), "-f", *folds]
     return (shlex.join([*command, "-device", device, *([] if mirroring else ["--disable_tta"])]),)

@@ -65,7 +65,7 @@ class MaskFolder:
             StateError: there is a mask of another scan under this name, or one of this scan in another format.
         """
         entry = self._entries.get(scan.id)
-        if entry is None or entry["mask"] != name or entry["files"] != _state(scan):
+        if entry is None or entry["mask"] != name or entry["files"] != _files(scan):
             self._refuse_another(scan.id)
             return None
         facts: dict[str, Any] = {key: value for key, value in entry.items() if key not in ("mask", "files")}
@@ -80,7 +80,7 @@ class MaskFolder:
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
             # Before the mask has its name: a mask that nobody has on record is somebody else's.
-            self._entries[scan.id] = {"mask": name, **facts, "files": _state(scan)}
+            self._entries[scan.id] = {"mask": name, **facts, "files": _files(scan)}
             self._write_record()
 
     def preview(self, case: str) -> Path:
@@ -134,12 +134,21 @@ def recorded_sources(entry: Mapping[str, Any]) -> list[Source]:
     return sources
 
 
-def _state(scan: Scan) -> list[list[list[Any]]]:
+def checkpoint_states(model: Path) -> dict[str, list[int]]:
+    """Return size and time of the checkpoints of a model's finished folds, by their paths in its folder."""
+    return {
+        f"{file.parent.name}/{file.name}": _state(file) for file in sorted(model.glob("fold_*/checkpoint_final.pth"))
+    }
+
+
+def _state(file: Path) -> list[int]:
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _files(scan: Scan) -> list[list[list[Any]]]:
     """Return the files of a scan by volume, each with its size and time."""
-    return [
-        [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths_of(source)]
-        for source in scan.files
-    ]
+    return [[[str(path.resolve()), *_state(path)] for path in paths_of(source)] for source in scan.files]
 
 
 def _is_whole(mask: Path) -> bool:

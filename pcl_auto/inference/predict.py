@@ -15,7 +15,7 @@ from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
 from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, UsageError
-from pcl_auto.inference.masks import MaskFolder
+from pcl_auto.inference.masks import MaskFolder, checkpoint_states
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.processes import output_to
@@ -95,14 +95,7 @@ class PredictionJob:
             self.scans = list_scans(inputs, self.predictor.channels)
         _refuse_scan_folder(inputs, self.scans, output)
         self.outputs, self.model = outputs, model
-        states = {path: path.stat() for path in checkpoints_of(model)}
-        made_by = {
-            "model": str(model),
-            "checkpoints": {
-                f"{path.parent.name}/{path.name}": [state.st_size, state.st_mtime_ns] for path, state in states.items()
-            },
-            "mirroring": mirroring,
-        }
+        made_by = {"model": str(model), "checkpoints": checkpoint_states(model), "mirroring": mirroring}
         self.masks = MaskFolder(output, made_by, {scan.id for scan in self.scans} if overwrite else set())
 
     def decide(self, scan: Scan, segment: Callable[[Scan, str], Outcome]) -> Prediction | Outcome:
@@ -283,11 +276,6 @@ def _require_spacing(spacing_mm: Sequence[float], affine: np.ndarray | None) -> 
         expected = f"{tuple(steps_mm.round(4).tolist())}, as the affine has it along z, y and x"
         found = str(tuple(spacing_mm))
         raise DataError(Problem("data.spacing", "spacing unlike the affine's", "spacing_mm", fix, expected, found))
-
-
-def checkpoints_of(model: Path) -> list[Path]:
-    """Return the finished folds of a model."""
-    return sorted(model.glob("fold_*/checkpoint_final.pth"))
 
 
 def _failed(scan: Scan, error: Exception) -> Prediction:

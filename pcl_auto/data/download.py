@@ -97,7 +97,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class ResumingDownloader:
-    """Collects a file in ``part``, and continues there when it is called again.
+    """A download that collects a file in ``part``, and continues there when it is called again.
 
     ``listener`` hears ``download`` with ``done`` and ``total`` megabytes. The disk must have room for twice the
     file: it is a tar archive that will be unpacked.
@@ -118,7 +118,7 @@ class ResumingDownloader:
         while True:
             before = self._have()
             try:
-                self._try(url)
+                self._request(url)
             except _NO_URL as error:
                 what, expected = "no place to download from", "an http or https address"
                 fix = "give --base-url as in https://example.org/decathlon"
@@ -136,7 +136,7 @@ class ResumingDownloader:
     def _have(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
 
-    def _try(self, url: str) -> None:
+    def _request(self, url: str) -> None:
         have = self._have()
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
         with requests.get(url, headers=headers, stream=True, timeout=self.patience.timeout_seconds) as answer:

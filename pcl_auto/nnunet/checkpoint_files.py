@@ -113,7 +113,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def _check_sums(path: Path) -> None:
-    """Compare every part of a checkpoint with its check sum, which torch writes and does not look at.
+    """Compare every part of a checkpoint with its checksum, which torch writes and does not look at.
 
     Raises:
         ValueError: a part is damaged.

@@ -49,9 +49,9 @@ def read_task(
         return None, problems
     folder.problems += problems
     channels, labels, raw = description.channels, description.labels, description.raw
-    if raw is not None and (channels is None or labels is None):
-        return None, problems
-    if raw is not None and channels is not None and labels is not None:
+    if raw is not None:
+        if channels is None or labels is None:
+            return None, problems
         task = read_raw(folder, raw, channels, labels, use_test_images=use_test_images)
         return replace(task, regions_class_order=description.regions_class_order), folder.problems
     cases, test = _Reader(folder).read(description, use_test_images=use_test_images)

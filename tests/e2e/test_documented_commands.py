@@ -1,4 +1,4 @@
-"""Every command that README and the help pages show, run as it is shown. Hours of training stay dry runs."""
+"""Run every command that README and the help pages show, as it is shown. Hours of training stay dry runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """A folder with README's data sets and scan (phantoms all), planned and trained before."""
+    """Make a folder with README's data sets and scan, phantoms all."""
     shell = Shell(tmp_path_factory.mktemp("readme"))
     for name in ("Task05_Prostate", "Task04_Hippocampus"):
         made = make_coarse_phantom(shell.folder, labeled=9, unlabeled=3, test=1)
@@ -46,7 +46,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 @pytest.fixture(scope="module")
 def work(user: Shell, trained: Path) -> Path:
-    """A workspace with a trained run, to write in."""
+    """Return a workspace with a trained run, to write in."""
     return copy_of(trained, user.folder / "trained")
 
 
@@ -74,7 +74,7 @@ def run_all(commands: list[list[str]], user: Shell, model: Path, work: Path) -> 
 
 
 def match_names(folder: Path, masks: str) -> None:
-    """A mask for the label that it is compared with."""
+    """Make a mask for the label that it is compared with."""
     made = folder / "out" / "new_scan.nii.gz"
     label = next((folder / "Task05_Prostate" / "labelsTs").iterdir())
     mask = folder / masks if Path(masks).suffix else folder / masks / label.name
@@ -83,7 +83,7 @@ def match_names(folder: Path, masks: str) -> None:
 
 
 def correct_one(work: Path, folder: Path) -> None:
-    """As somebody does in an editor: a mask changed and saved under its name, in the review that was made last."""
+    """Change a mask and save it under its name, as somebody does in an editor, in the review that was made last."""
     made = [*work.rglob("review.json"), *folder.glob("*/review.json")]
     review = max(made, key=lambda path: path.stat().st_mtime_ns).parent
     mask = min((review / "pseudo_labels").iterdir())

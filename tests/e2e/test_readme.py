@@ -1,4 +1,4 @@
-"""README names every verb, every event and its fields (its commands run in test_documented_commands.py)."""
+"""Test that README names every verb, every event and its fields (its commands run in test_documented_commands.py)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_readme_shows_every_verb() -> None:
 
 
 def documented_events() -> dict[str, set[str]]:
-    """README's table: an event's fields, those that are not always there included."""
+    """Return README's table: an event's fields, those that are not always there included."""
     found = {}
     for name, text in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
         found[name] = set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", text)))
@@ -30,7 +30,7 @@ def documented_events() -> dict[str, set[str]]:
 
 
 def emitted_events() -> dict[str, set[str]]:
-    """What the code can write: names of events, and of the fields that it names there."""
+    """Return what the code can write: names of events, and of the fields that it names there."""
     found: dict[str, set[str]] = {}
     for file in (ROOT / "pcl_auto").rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):

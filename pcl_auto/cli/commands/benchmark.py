@@ -1,4 +1,4 @@
-"""``pclauto benchmark``."""
+"""Define ``pclauto benchmark``: recipes against nnU-Net alone."""
 
 from __future__ import annotations
 

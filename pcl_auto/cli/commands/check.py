@@ -1,4 +1,4 @@
-"""``pclauto check``."""
+"""Define ``pclauto check``: a data set looked over before any GPU time."""
 
 from __future__ import annotations
 

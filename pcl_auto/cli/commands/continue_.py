@@ -1,4 +1,4 @@
-"""``pclauto continue``."""
+"""Define ``pclauto continue``: training goes on with corrected masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pclauto demo``."""
+"""Define ``pclauto demo``: the whole way on phantoms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pclauto download``."""
+"""Define ``pclauto download``: a task of the decathlon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pclauto env``."""
+"""Define ``pclauto env``: versions, devices and nnU-Net's variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pclauto evaluate``."""
+"""Define ``pclauto evaluate``: Dice and HD95."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pclauto plan``."""
+"""Define ``pclauto plan``: check, plan and preprocess."""
 
 from __future__ import annotations
 

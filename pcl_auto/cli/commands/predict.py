@@ -1,4 +1,4 @@
-"""``pclauto predict``."""
+"""Define ``pclauto predict``: masks of scans, or what they would take."""
 
 from __future__ import annotations
 

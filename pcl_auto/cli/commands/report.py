@@ -1,4 +1,4 @@
-"""``pclauto report``."""
+"""Define ``pclauto report``: a run on one HTML page."""
 
 from __future__ import annotations
 

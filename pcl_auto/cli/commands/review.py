@@ -1,4 +1,4 @@
-"""``pclauto review``."""
+"""Define ``pclauto review``: pseudo-labels out to an editor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pclauto status``."""
+"""Define ``pclauto status``: how far the runs are."""
 
 from __future__ import annotations
 

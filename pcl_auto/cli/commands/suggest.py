@@ -1,4 +1,4 @@
-"""``pclauto suggest``."""
+"""Define ``pclauto suggest``: which cases to label next."""
 
 from __future__ import annotations
 

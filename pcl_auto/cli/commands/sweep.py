@@ -1,4 +1,4 @@
-"""``pclauto sweep``."""
+"""Define ``pclauto sweep``: Dice over the number of labels."""
 
 from __future__ import annotations
 

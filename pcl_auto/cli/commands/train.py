@@ -1,4 +1,4 @@
-"""``pclauto train``, and what ``pclauto continue`` has in common with it."""
+"""Define ``pclauto train``, and what ``pclauto continue`` shares with it."""
 
 from __future__ import annotations
 

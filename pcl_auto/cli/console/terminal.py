@@ -28,7 +28,7 @@ def _duplicate(descriptor: int, stream: TextIO) -> TextIO:
 
 
 class Terminal:
-    """The output of a verb; rich is imported when something is rendered, not before."""
+    """Print what a verb has to say; rich is imported when something is rendered, not before."""
 
     def __init__(self) -> None:
         self._out, self._err = _duplicate(1, sys.stdout), _duplicate(2, sys.stderr)
@@ -38,14 +38,14 @@ class Terminal:
 
     @cached_property
     def out(self) -> Console:
-        """The console of results."""
+        """Return the console of results."""
         from rich.console import Console
 
         return Console(file=self._out, highlight=False)
 
     @cached_property
     def err(self) -> Console:
-        """The console of messages and progress."""
+        """Return the console of messages and progress."""
         from rich.console import Console
 
         return Console(file=self._err, highlight=False)

@@ -1,4 +1,4 @@
-"""``pclauto download``: what it lists, says and writes; the download itself is tested with the library."""
+"""Test what ``pclauto download`` lists, prints and writes; the download itself is tested with the library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pcl_auto.data.download import Archive
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command, in this process."""
+    """Run the command in this process; return its exit code, stdout and stderr."""
     monkeypatch.setattr("sys.argv", ["pclauto", "download", *arguments])
     with pytest.raises(SystemExit) as end:
         main.run()

@@ -1,4 +1,4 @@
-"""What `pclauto evaluate` says of cases that have no partner."""
+"""Test what `pclauto evaluate` prints of cases that have no partner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pcl_auto.errors import DataError
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Labels of eight cases and a mask of one of them."""
+    """Write labels of eight cases and a mask of one of them."""
     masks, labels = tmp_path / "masks", tmp_path / "labels"
     for folder, cases in ((masks, "a"), (labels, "abcdefgh")):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""``--gpus``: processes that are started together and end with the code of the one that failed."""
+"""Test that ``--gpus`` starts processes together, and ends with the code of the one that failed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def start(folder: Path, code: str, seconds: int, first: str = "true") -> tuple[s
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(stand_in)]), log
 
 
-def said(log: Path) -> set[str]:
+def logged(log: Path) -> set[str]:
     return set(log.read_text().splitlines()) if log.is_file() else set()
 
 
@@ -49,7 +49,7 @@ def said(log: Path) -> set[str]:
 def test_the_first_failure_ends_all_and_gives_its_code(tmp_path: Path, code: str) -> None:
     process, log = start(tmp_path, code, 60)
     assert process.wait(timeout=30) == int(code)
-    assert said(log) == {"0 of 2: -m pcl_auto train", "1 of 2: -m pcl_auto train", "0 ended"}
+    assert logged(log) == {"0 of 2: -m pcl_auto train", "1 of 2: -m pcl_auto train", "0 ended"}
 
 
 def test_all_well(tmp_path: Path) -> None:
@@ -60,18 +60,18 @@ def test_all_well(tmp_path: Path) -> None:
 def test_termination_is_handed_on(tmp_path: Path) -> None:
     process, log = start(tmp_path, "", 60)
     deadline = time.monotonic() + 20
-    while len(said(log)) < 2 and time.monotonic() < deadline:
+    while len(logged(log)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=30) == 143
-    assert {"0 ended", "1 ended"} <= said(log)
+    assert {"0 ended", "1 ended"} <= logged(log)
 
 
 def test_termination_while_they_are_started(tmp_path: Path) -> None:
     """Before the last has started: the first is not left behind."""
     process, log = start(tmp_path, "", 60, "kill -TERM $PPID")
     assert process.wait(timeout=30) == 143
-    assert "0 ended" in said(log)
+    assert "0 ended" in logged(log)
 
 
 def test_the_option_is_not_handed_on() -> None:

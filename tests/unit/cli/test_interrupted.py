@@ -1,4 +1,4 @@
-"""Verbs that go on when they are repeated say so when they are interrupted."""
+"""Test that an interrupted verb prints the command that goes on."""
 
 from __future__ import annotations
 

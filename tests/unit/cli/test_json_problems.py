@@ -17,14 +17,14 @@ from pcl_auto.errors import LockedError, Problem
 
 @pytest.fixture(autouse=True)
 def a_new_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No workspace, no data, and nothing of nnU-Net in the environment."""
+    """Stand in an empty folder, with nothing of nnU-Net in the environment."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("nnUNet_", "PCLAUTO_"))]:
         monkeypatch.delenv(name)
 
 
 def end_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
-    """The exit code of a command that ends before its work."""
+    """Return the exit code of a command that ends before its work."""
     monkeypatch.setattr(sys, "argv", ["pclauto", *arguments])
     with pytest.raises(SystemExit) as ended:
         main.run()
@@ -70,12 +70,12 @@ def test_every_verb_shows_its_problems(
 ) -> None:
     Path("taken/Task99_Phantom").mkdir(parents=True)
     assert end_of(monkeypatch, *arguments, "--json") == code
-    said = capfd.readouterr()
-    assert codes_on(said.out) == codes
-    assert [line.startswith("error: ") for line in said.err.splitlines()] == [True] * len(codes)
+    printed = capfd.readouterr()
+    assert codes_on(printed.out) == codes
+    assert [line.startswith("error: ") for line in printed.err.splitlines()] == [True] * len(codes)
     # Without the option stdout is empty, and stderr the same.
     assert end_of(monkeypatch, *arguments) == code
-    assert capfd.readouterr() == ("", said.err)
+    assert capfd.readouterr() == ("", printed.err)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_one_of_several_processes_speaks(monkeypatch: pytest.MonkeyPatch, capfd:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert end_of(monkeypatch, "report", "--json") == 4
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has none")

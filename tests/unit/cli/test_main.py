@@ -1,4 +1,4 @@
-"""The command as a process: exit codes, and what goes to stdout and to stderr."""
+"""Test the command as a process: exit codes, and what goes to stdout and to stderr."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ finally:
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: what a command imports can only be seen where nothing was imported before."""
+    """Run Python in a process of its own: what a command imports is seen where nothing was imported before."""
     return Shell(folder).process(*arguments)
 
 
@@ -56,7 +56,7 @@ def test_what_the_command_does_not_know(tmp_path: Path, arguments: tuple[str, ..
 
 
 def codes_of(done: subprocess.CompletedProcess[str]) -> list[str] | None:
-    """The codes of the problems on stdout, which is empty or one JSON object that holds nothing else."""
+    """Return the codes of the problems on stdout, which is empty or one JSON object that holds nothing else."""
     if not done.stdout:
         return None
     content = json.loads(done.stdout)
@@ -169,11 +169,11 @@ def test_an_unexpected_fault_is_two_lines_and_a_kept_traceback(
     with pytest.raises(SystemExit) as caught:
         main.run()
     assert caught.value.code == 1
-    said = capfd.readouterr().err
-    assert said.startswith("unexpected fault: ZeroDivisionError: a bug")
-    assert "Traceback" not in said
+    printed = capfd.readouterr().err
+    assert printed.startswith("unexpected fault: ZeroDivisionError: a bug")
+    assert "Traceback" not in printed
     (kept,) = tmp_path.iterdir()
-    assert str(kept) in said
+    assert str(kept) in printed
     assert "in fails" in kept.read_text()
 
 
@@ -243,7 +243,7 @@ def test_the_version(tmp_path: Path) -> None:
 
 
 def completed(folder: Path, shell: str, line: str, *, action: str = "complete") -> str:
-    """What a shell is told that could go on with after ``line``; or its script."""
+    """Return what a shell offers after ``line``; or its script of completion."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     if shell != "bash":
         words = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
@@ -265,7 +265,7 @@ def test_a_shell_completes_verbs_options_and_recipes(tmp_path: Path, shell: str)
 
 
 def in_terminal(folder: Path, variables: dict[str, str], *arguments: str) -> str:
-    """What the command writes when its output is a terminal."""
+    """Return what the command writes when its output is a terminal."""
     ours, theirs = pty.openpty()
     kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
     environment = {**kept, "COLUMNS": "100", **variables}

@@ -1,4 +1,4 @@
-"""Old options, verbs and keys of recipes work until version 0.3, each with one warning that names the new one."""
+"""Test that old options, verbs and recipe keys work until version 0.3, each with one warning that names the new one."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ def test_an_old_key_of_a_recipe_is_one_line(monkeypatch: pytest.MonkeyPatch, cap
     arms = ("--arms", "supervised,mine.toml", "--base-recipe", "mine.toml")
     codes, lines = ended(monkeypatch, capfd, "benchmark", "nowhere", *arms)
     assert "data.unknown-task" in codes
-    told = [line for line in lines if line.startswith("warning: ")]
-    assert len(told) == 1
-    assert "mixing.box is now mixing.box_fraction" in told[0]
+    warned = [line for line in lines if line.startswith("warning: ")]
+    assert len(warned) == 1
+    assert "mixing.box is now mixing.box_fraction" in warned[0]
 
 
 def test_other_warnings_stay_as_they_are(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a training says of its rounds."""
+"""Test what a training prints of its rounds."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ LABELS: dict[str, Any] = {
 }
 
 
-def said(capfd: pytest.CaptureFixture[str], event: str, **values: Any) -> list[str]:
+def printed(capfd: pytest.CaptureFixture[str], event: str, **values: Any) -> list[str]:
     TrainingProgress(Terminal())(event, values)
     return capfd.readouterr().err.splitlines()
 
 
 def test_a_round_says_in_a_line_what_its_pseudo_labels_are(capfd: pytest.CaptureFixture[str]) -> None:
-    (line,) = said(capfd, "pseudo_labels", **LABELS)
+    (line,) = printed(capfd, "pseudo_labels", **LABELS)
     assert line.startswith("round 2: 8 pseudo-labels used, 2 dropped, Dice 0.917 to the last round's; 3 with volumes")
     first = {**LABELS, "round": 1, "used": 10, "dice_to_last_round": None, "outside_labeled_range": 0}
-    assert said(capfd, "pseudo_labels", **first) == ["round 1: 10 pseudo-labels used, 0 dropped"]
+    assert printed(capfd, "pseudo_labels", **first) == ["round 1: 10 pseudo-labels used, 0 dropped"]
 
 
 def test_what_is_wrong_with_pseudo_labels_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = said(capfd, "pseudo_labels", **{**LABELS, "used": 2, "kept_best": True, "vanished": ["core"]})
+    lines = printed(capfd, "pseudo_labels", **{**LABELS, "used": 2, "kept_best": True, "vanished": ["core"]})
     assert lines[1:] == [
         "warning: no pseudo-label passed the judgment: the best 2 are used",
         "warning: class core is in no pseudo-label of round 2",
@@ -44,7 +44,7 @@ def test_what_is_wrong_with_pseudo_labels_is_a_warning(capfd: pytest.CaptureFixt
     ("ends", "then"), [(False, "the next round tries again from these"), (True, "training ends with these")]
 )
 def test_a_roll_back_is_plain(capfd: pytest.CaptureFixture[str], ends: bool, then: str) -> None:
-    lines = said(
+    lines = printed(
         capfd, "rolled_back", round=1, epoch=4, reasons=["a has vanished", "b too"], back_to_epoch=2, training_ends=ends
     )
     assert lines == [
@@ -55,7 +55,7 @@ def test_a_roll_back_is_plain(capfd: pytest.CaptureFixture[str], ends: bool, the
 
 def test_the_last_check_has_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     rest = {key: value for key, value in LABELS.items() if key != "round"}
-    assert said(capfd, "last_check", **rest) == ["last check: 10 cases, Dice 0.917 to the last round's"]
+    assert printed(capfd, "last_check", **rest) == ["last check: 10 cases, Dice 0.917 to the last round's"]
 
 
 def test_the_first_epoch_tells_how_long_the_others_will_take(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What reaches the terminal: results apart from messages, and nothing that steers it."""
+"""Test what reaches the terminal: results apart from messages, and nothing that steers it."""
 
 from __future__ import annotations
 

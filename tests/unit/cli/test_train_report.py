@@ -16,9 +16,9 @@ def test_a_report_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: Any) -> None:
         raise fault
 
-    said: list[str] = []
+    printed: list[str] = []
     monkeypatch.setattr(page, "write_report", fail)
     run: Any = SimpleNamespace(folder=tmp_path)
-    train._report(SimpleNamespace(print_line=said.append), run, Workspace.at(tmp_path, "test"))  # type: ignore[arg-type]
-    assert len(said) == 1
-    assert said[0].startswith(f"warning: no report: {fault}")
+    train._report(SimpleNamespace(print_line=printed.append), run, Workspace.at(tmp_path, "test"))  # type: ignore[arg-type]
+    assert len(printed) == 1
+    assert printed[0].startswith(f"warning: no report: {fault}")

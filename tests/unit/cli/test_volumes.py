@@ -1,4 +1,4 @@
-"""The table of volumes that ``pclauto predict`` prints, in terminals of different widths."""
+"""Test the table of volumes that ``pclauto predict`` prints, in terminals of different widths."""
 
 from __future__ import annotations
 

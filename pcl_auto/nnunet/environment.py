@@ -1,4 +1,4 @@
-"""Process-wide settings that nnU-Net reads from the environment; set before nnunetv2 is imported."""
+"""Set what nnU-Net reads from the environment, before nnunetv2 is imported, and choose a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTENSION_FOLDER = Path(__file__).resolve().parent / "extension"
 
 
 def available_cores() -> int:
-    """Cores this process may use; containers and batch systems often grant fewer than the machine has."""
+    """Return how many cores this process may use; containers and batch systems often grant fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -57,7 +57,7 @@ def variables_set(**variables: str) -> Iterator[None]:
 
 
 def missing_for_compile() -> str:
-    """Name what torch.compile lacks on this machine to build kernels for a GPU; an empty string if nothing."""
+    """Name what torch.compile lacks on this machine to build kernels for a GPU; empty if nothing."""
     if "CC" not in os.environ and not (shutil.which("gcc") or shutil.which("clang")):
         return "a C compiler (gcc or clang)"
     # Debian's own Python has its headers where another scheme than its default one says; Triton looks there too.

@@ -22,7 +22,7 @@ LESS_MEMORY_TO_TRAIN = (
 
 @contextmanager
 def memory_errors(where: Callable[[], str], fix: str) -> Iterator[None]:
-    """Turn every kind of exhausted memory into one error, said to be ``where`` it happened.
+    """Turn every kind of "out of memory" into one error that says ``where`` it happened.
 
     Raises:
         ResourceError: the memory of the GPU, or of the machine, does not suffice.
@@ -46,7 +46,7 @@ def memory_errors(where: Callable[[], str], fix: str) -> Iterator[None]:
 
 
 def require_numbers(losses: Mapping[str, Any], where: str, cases: Sequence[str]) -> None:
-    """Make sure that the losses of a step on patches of ``cases`` are finite.
+    """Refuse a step on patches of ``cases`` whose losses are not finite.
 
     Raises:
         NumericalError: one of them is not.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shlex
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 from pcl_auto import __version__
 from pcl_auto.nnunet.environment import EXTENSION_FOLDER, available_cores
 from pcl_auto.workspace.folders import Workspace
-from pcl_auto.workspace.system import available_memory_mb
+from pcl_auto.workspace.system import available_memory_mb, free_bytes
 
 PACKAGES = ("nnunetv2", "torch", "batchgenerators", "SimpleITK", "numpy", "typer", "rich")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (looked at, not written)
 
 
 def describe(workspace: Workspace) -> dict[str, Any]:
-    """Versions, devices, memory in MB (2^20 bytes) and the workspace, ready for JSON; None for what is not known."""
+    """Return versions, devices, memory in MB (2^20 bytes) and the workspace for JSON; None for what is not known."""
     return {
         "pclauto": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -29,11 +28,11 @@ def describe(workspace: Workspace) -> dict[str, Any]:
         "devices": _devices(),
         "cores": available_cores(),
         "memory_mb": available_memory_mb(),
-        "shared_memory_mb": _free_mb(_SHARED_MEMORY),
+        "shared_memory_mb": free_bytes(_SHARED_MEMORY) // 2**20 if _SHARED_MEMORY.is_dir() else None,
         "workspace": {
             "chosen_by": workspace.origin,
             **variables(workspace),
-            "free_mb": _free_mb(workspace.results),
+            "free_mb": free_bytes(workspace.results) // 2**20,
             "planned": [data.name for data in workspace.planned()],
         },
     }
@@ -72,9 +71,3 @@ def _devices() -> list[dict[str, Any]]:
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": platform.processor(), "memory_mb": None})
     return [*found, {"device": "cpu", "name": platform.processor() or platform.machine(), "memory_mb": None}]
-
-
-def _free_mb(folder: Path) -> int | None:
-    """Return the room on the disk of ``folder``, or of the nearest folder above that is there, in MB."""
-    there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
-    return None if there is None else shutil.disk_usage(there).free // 2**20

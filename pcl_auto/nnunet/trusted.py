@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any
 
@@ -98,28 +98,25 @@ def require_trusted(plans: Any, dataset_json: Any, owner: object) -> None:
     Raises:
         StateError: everything in them that is not accepted.
     """
-    problems = [
-        *_check(_plans, plans, f"the plans of {owner}"),
-        *_check(_dataset, dataset_json, f"dataset.json of {owner}"),
-    ]
+    problems: list[Problem] = []
+    for check, content, where in (
+        (_plans, plans, f"the plans of {owner}"),
+        (_dataset, dataset_json, f"dataset.json of {owner}"),
+    ):
+        findings = _Findings(where, problems)
+        table = findings.table("", content)
+        if table is not None:
+            check(findings, table)
     if problems:
         raise StateError(problems)
 
 
-def _check(check: Callable[[_Findings, Any], None], content: Any, where: str) -> list[Problem]:
-    findings = _Findings(where)
-    table = findings.table("", content)
-    if table is not None:
-        check(findings, table)
-    return findings.problems
-
-
 class _Findings:
-    """Collects what is not accepted; every check says whether its value is."""
+    """Collect what is not accepted; every check tells whether its value is."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, problems: list[Problem]) -> None:
         self.where = where
-        self.problems: list[Problem] = []
+        self.problems = problems
 
     def refuse(self, key: str, expected: str, found: Any) -> bool:
         text = "nothing" if found is None else repr(found)
@@ -164,7 +161,7 @@ class _Findings:
         return isinstance(value, bool) or self.refuse(key, "true or false", value)
 
     def are_options(self, key: str, value: Any, allowed: Collection[str]) -> None:
-        """Named plain values."""
+        """Check named plain values."""
         for name, entry in (self.table(key, value) or {}).items():
             if self.is_one_of(key, name, allowed) and not isinstance(entry, (bool, int, float, str, type(None))):
                 self.refuse(f"{key}.{name}", "a plain value", entry)

@@ -1,4 +1,4 @@
-"""The record of a plan: what was found in a data set, what nnU-Net's planner made of it, and why."""
+"""Record a plan: what was found in a data set, what nnU-Net's planner made of it, and why."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def root(self) -> Path:
-        """The decathlon folder."""
+        """The folder of the data set."""
         return Path(self.content["task"]["root"])
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcl_auto.data.checks.probe import image_stats
 from pcl_auto.data.labels import ignore_value
@@ -20,6 +20,9 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.processes import output_to
+
+if TYPE_CHECKING:
+    from pcl_auto.nnunet.data.store import Preprocessing
 
 
 def record_split(split: Split, data: DatasetFolder) -> Path:
@@ -112,16 +115,20 @@ def prepare_split(
     Returns:
         the split's plans, without a name and our settings, and the name of the case store.
     """
+    prepare_environment()
+    from pcl_auto.nnunet.data import store
+
     cases = plan.cases
     with output_to(data.log_file):
         plans = _with_intensities(plan, split)
     key = preprocess_images(plan, plans, configuration, data, listener)
-    labeled_view, validation_view = (
-        view(split.name, configuration) for view in (data.labeled_view, data.validation_view)
-    )
-    views = {labeled_view: split.labeled, **({validation_view: split.validation} if split.validation else {})}
-    for view, ids in views.items():
-        _fill_view(view, _open(plan, split, ids), plan, plans, configuration, data, key)
+    prepared = store.Preprocessing(plans, configuration, plan.dataset_json), data.store(key)
+    labeled_view = data.labeled_view(split.name, configuration)
+    with output_to(data.log_file):
+        _fill_view(labeled_view, _open(plan, split, split.labeled), *prepared)
+        if split.validation:
+            view = data.validation_view(split.name, configuration)
+            _fill_view(view, _open(plan, split, split.validation), *prepared)
     for case in (*split.labeled, *split.validation):
         if case not in split.corrected:
             _keep_ground_truth(cases[case].label, data.path / "gt_segmentations" / f"{case}.nii.gz")
@@ -148,7 +155,6 @@ def _open(plan: Plan, split: Split, ids: Sequence[str]) -> list[PlannedCase]:
 
 def _with_intensities(plan: Plan, split: Split) -> dict[str, Any]:
     """Return nnU-Net's plans with the intensities of the split's labeled foreground."""
-    prepare_environment()
     from pcl_auto.nnunet.data import store
 
     plans = copy.deepcopy(plan.nnunet)
@@ -161,34 +167,20 @@ def _with_intensities(plan: Plan, split: Split) -> dict[str, Any]:
     return plans
 
 
-def _fill_view(
-    view: Path,
-    cases: Sequence[PlannedCase],
-    plan: Plan,
-    plans: Mapping[str, Any],
-    configuration: str,
-    data: DatasetFolder,
-    key: str,
-) -> None:
-    """Fill a view with labeled cases, unless its record says that it holds them as they are."""
+def _fill_view(view: Path, cases: Sequence[PlannedCase], how: Preprocessing, folder: Path) -> None:
+    """Fill a view of the case store in ``folder`` with labeled cases, unless its record says that it holds them."""
     from pcl_auto.nnunet.data import store
 
     record_file = view.with_name(f"{view.name}.json")
     record = {
-        "store": key,
+        "store": folder.name,
         "images": {case.id: image_stats(*case.files) for case in cases},
         "labels": {case.id: image_stats(case.label) for case in cases if case.label is not None},
     }
-    if (
-        store.holds_exactly(view, [case.id for case in cases])
-        and record_file.is_file()
-        and read_json(record_file) == record
-    ):
-        return
-    with output_to(data.log_file):
-        preprocessing = store.Preprocessing(plans, configuration, plan.dataset_json)
-        store.fill_labeled_view(preprocessing, cases, data.store(key), view)
-    write_json(record_file, record)
+    whole = store.holds_exactly(view, [case.id for case in cases])
+    if not whole or not record_file.is_file() or read_json(record_file) != record:
+        store.fill_labeled_view(how, cases, folder, view)
+        write_json(record_file, record)
 
 
 def _keep_ground_truth(label: Path | None, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear under their final name complete, or not at all, whatever stops the writer."""
+"""Let files appear under their final name complete or not at all, whatever stops the writer."""
 
 from __future__ import annotations
 

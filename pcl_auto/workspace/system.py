@@ -59,9 +59,14 @@ def size_mb(folder: Path) -> float:
     return sum(file.stat().st_size for file in files) / 2**20
 
 
+def free_bytes(folder: Path) -> int:
+    """Return the room on the disk of ``folder``, or of the nearest folder above it that is there."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
+
+
 def full_disk(target: Path, written: int) -> ResourceError:
     """Return the error for a disk that had room for ``written`` bytes of ``target`` and no more."""
-    free = shutil.disk_usage(next(folder for folder in target.parents if folder.is_dir())).free
+    free = free_bytes(target.parent)
     return ResourceError(
         Problem(
             code="disk.full",
@@ -80,7 +85,7 @@ def require_room(folder: Path, size: int, purpose: str) -> None:
     Raises:
         ResourceError: the disk has less room.
     """
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < size:
         raise ResourceError(
             Problem(

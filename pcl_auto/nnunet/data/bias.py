@@ -1,4 +1,4 @@
-"""Bias field correction of MR scans (N4; Tustison et al., IEEE TMI 2010), as a step before nnU-Net's preprocessing."""
+"""Correct the bias field of MR scans (N4; Tustison et al., IEEE TMI 2010) before nnU-Net's preprocessing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FITTED_VOXELS = 32
 
 
 class BiasCorrectingPreprocessor(DefaultPreprocessor):  # type: ignore[misc]
-    """nnU-Net's preprocessing of images whose shading was evened out.
+    """nnU-Net's preprocessing of images after bias field correction.
 
     Plans name it as their preprocessor. Stock nnU-Net does not find that name, so that it does not segment scans that
     look unlike those that the network was trained on.

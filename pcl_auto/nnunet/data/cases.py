@@ -1,4 +1,4 @@
-"""Preprocessed cases, read without running code from their files.
+"""Read preprocessed cases without running code from their files.
 
 nnU-Net unpickles a case's properties, and a blosc2 file may hold a recipe in place of an array, which blosc2 before
 4.14 evaluates as it opens it: whoever may write to a workspace could run code as whoever trains in it.
@@ -36,10 +36,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
-    """nnU-Net's data set of a folder; its files are taken for data alone."""
+    """nnU-Net's data set of a folder, whose files are read as data alone."""
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
-        """Image (C, z, y, x) and label map (1, z, y, x), read when they are indexed; None; nnU-Net's properties.
+        """Return image (C, z, y, x) and label map (1, z, y, x), read when indexed; None; nnU-Net's properties.
 
         Raises:
             StateError: a file is missing, damaged, or holds what would run code.
@@ -61,7 +61,7 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
 
 
 def read_properties(file: Path) -> dict[str, Any]:
-    """nnU-Net's properties of a case: numpy arrays and plain values.
+    """Read nnU-Net's properties of a case: numpy arrays and plain values.
 
     Raises:
         StateError: the file is missing, damaged, or names anything else.

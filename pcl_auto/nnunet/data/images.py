@@ -1,4 +1,4 @@
-"""Image files as nnU-Net's arrays: channels first, axes z, y, x."""
+"""Read and write image files as nnU-Net's arrays: channels first, axes z, y, x."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def write_mask(mask: np.ndarray, file: Path, properties: Properties) -> None:
 
 
 def spacing_zyx_mm(file: Path) -> tuple[float, float, float]:
-    """Read the voxel spacing as nnU-Net sees it, from the header alone."""
+    """Read the voxel spacing (z, y, x, in mm) as nnU-Net sees it, from the header alone."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()

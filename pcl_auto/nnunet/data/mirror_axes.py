@@ -1,4 +1,4 @@
-"""The symmetry of a data set, measured on its stored scans; no label is looked at."""
+"""Measure the symmetry of a data set on its stored scans; no label is looked at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nnU-Net's plans: from its planners, with memory for labeled and unlabeled patches together, or from a file."""
+"""Get nnU-Net's plans from its planners, with memory for labeled and unlabeled patches together, or from a file."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def plan(
         from pcl_auto.planning.make_plan import plan_task
         from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
 
-        place = _workspace(workspace)
+        resolved = _workspace(workspace)
         settings = PlanSettings(
             configuration=configuration,
             planner=planner,
@@ -141,8 +141,8 @@ def plan(
             follow_links=follow_symlinks,
             skip_bad_unlabeled=skip_bad_unlabeled,
         )
-        root = find_task(str(task), place.data_folders(os.environ))
-        made = plan_task(root, place, settings, dataset_id=dataset_id, force=force, dry_run=dry_run, listener=hear)
+        root = find_task(str(task), resolved.data_folders())
+        made = plan_task(root, resolved, settings, dataset_id=dataset_id, force=force, dry_run=dry_run, listener=hear)
     chosen = made.plan.nnunet["configurations"][made.plan.configuration]
     cases = made.plan.cases.values()
     return PlanResult(
@@ -226,7 +226,7 @@ def train(
         from pcl_auto.training.request import TrainRequest
         from pcl_auto.training.train import train as train_run
 
-        place = _workspace(workspace)
+        resolved = _workspace(workspace)
         cases = labeled_cases.split(",") if isinstance(labeled_cases, str) else labeled_cases
         request = TrainRequest(
             dataset=dataset,
@@ -249,11 +249,11 @@ def train(
             prepare_only=prepare_only,
             tensorboard=tensorboard,
         )
-        run = train_run(request, place, hear)
-        return _trained(run, request, place)
+        run = train_run(request, resolved, hear)
+        return _trained(run, request, resolved)
 
 
-def _trained(run: Run, request: TrainRequest, place: Workspace) -> TrainResult:
+def _trained(run: Run, request: TrainRequest, workspace: Workspace) -> TrainResult:
     names = ["all"] if request.folds is None else [str(fold) for fold in range(request.folds)]
     return TrainResult(
         dataset=run.data.name,
@@ -265,16 +265,16 @@ def _trained(run: Run, request: TrainRequest, place: Workspace) -> TrainResult:
         recipe=run.recipe,
         plans_name=run.plans_name,
         finished=run.finished,
-        report=None if request.prepare_only else _report(run, place),
+        report=None if request.prepare_only else _report(run, workspace),
     )
 
 
-def _report(run: Run, place: Workspace) -> Path | None:
+def _report(run: Run, workspace: Workspace) -> Path | None:
     """Write the run's report; whatever is wrong with it, the training is done and its model good."""
     from pcl_auto.report.page import write_report
 
     try:
-        return write_report(run.folder, place)
+        return write_report(run.folder, workspace)
     except Exception as error:  # noqa: BLE001
         warnings.warn(f"no report: {error}; `pclauto report` tries again", stacklevel=4)
         return None
@@ -429,7 +429,7 @@ def evaluate(
 def _workspace(folder: PathLike | None) -> Workspace:
     from pcl_auto.workspace.folders import Workspace
 
-    return Workspace.find(None if folder is None else Path(folder), os.environ)
+    return Workspace.find(None if folder is None else Path(folder))
 
 
 @contextmanager

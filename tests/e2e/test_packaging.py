@@ -23,7 +23,7 @@ def test_wheel_works_without_the_checkout(shell: Shell, tmp_path: Path) -> None:
         assert not any(name.startswith(("tests/", "plans/")) for name in names)
         archive.extractall(tmp_path / "site")
     script = (
-        "import pcl_auto, pcl_auto.recipe as recipe; print(pcl_auto.__file__); print(recipe.load_recipe('quick').name);"
+        "import pcl_auto, pcl_auto.recipe.load as load; print(pcl_auto.__file__, load.load_recipe('quick').name);"
         "import pcl_auto.nnunet.training.joint_trainer"
     )
     done = shell.process("-c", script, PYTHONPATH=tmp_path / "site")

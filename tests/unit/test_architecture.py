@@ -296,3 +296,26 @@ def test_no_file_names_a_private_folder_or_a_package_registry() -> None:
         if PRIVATE.search(file.read_bytes()) or any(host in file.read_bytes() for host in REGISTRIES)
     ]
     assert found == []
+
+
+def _leads_nowhere(dotted: str) -> bool:
+    """Tell whether ``pcl_auto.data.split.Split`` names no module, or nothing that stands in its module."""
+    parts = dotted.split(".")[1:]
+    module = PACKAGE
+    while parts and (module / parts[0]).is_dir():
+        module /= parts.pop(0)
+    file = module / f"{parts[0]}.py" if parts else module / "__init__.py"
+    parts, file = (parts[1:], file) if file.is_file() else (parts, module / "__init__.py")
+    return bool(parts) and not re.search(rf"\b{parts[0]}\b", file.read_text(encoding="utf-8"))
+
+
+def test_names_of_the_package_lead_somewhere() -> None:
+    """In strings and docstrings no type checker looks: what moves leaves them behind."""
+    found = {
+        f"{file.relative_to(CHECKOUT)}: {name}"
+        for file in _tracked()
+        if file.suffix in (".py", ".md", ".toml", ".sh") and file.name != "CHANGELOG.md"
+        for name in re.findall(r"(?<![\w/.])pcl_auto(?:\.(?!__)\w+)+", file.read_text(encoding="utf-8"))
+        if _leads_nowhere(name)
+    }
+    assert found == set()

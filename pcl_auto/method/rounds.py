@@ -1,13 +1,12 @@
-"""The self-training of Chaitanya et al. (MedIA 2023), as a story that any learner can live through.
+"""Self-training in rounds (Chaitanya et al., MedIA 2023), as the method section tells it.
 
-Step one (Eq. 1) learns the segmentation from the labeled cases alone. Then, in every round, the network of the
-moment segments the unlabeled cases, and step two (Eq. 2) learns from both: the segmentation loss on the labeled
-cases, the local contrastive loss (Eq. 3 and 4) on labeled cases with their labels and on unlabeled cases with
-their pseudo-labels.
+Step one (Eq. 1) learns the segmentation from the labeled cases alone. Then, in every round, the network segments the
+unlabeled cases, and step two (Eq. 2) learns from both: the segmentation loss on labeled cases, the local contrastive
+loss (Eq. 3 and 4) on labeled cases with their labels and on unlabeled cases with their pseudo-labels.
 
-A network may come out of a round collapsed. Then the round is rolled back: the network is again what it was before, the
-pseudo-labels stay those of before, and the next round is a second try, with other patches and a lower learning rate.
-After a second collapse a third try of the same is no help: training ends, with the network from before it.
+A network may come out of a round collapsed. The round is then rolled back: network and pseudo-labels are those from
+before it, and the next round is a second try, with other patches and a lower learning rate. After a second collapse
+training ends, with the network from before it.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ class Learner(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Epochs finished so far; more than none in a run that was resumed."""
+        """Epochs finished so far; above 0 at the start of a resumed run."""
 
     def learn_from_labels(self, until_epoch: int) -> None:
         """Train on labeled cases alone (Eq. 1)."""
 
     def pseudo_label(self, round_number: int) -> None:
-        """Segment every unlabeled case, judge the result and keep it for the round."""
+        """Segment every unlabeled case, assess the result and keep it for the round."""
 
     def check_collapse(self, round_number: int) -> bool:
-        """Roll back round ``round_number``, just finished, if it ended in a collapse; whether to train on."""
+        """Roll back round ``round_number``, just finished, if it ended in a collapse; return whether to train on."""
 
     def learn_jointly(self, round_number: int, until_epoch: int) -> None:
         """Train on labeled cases and on the round's pseudo-labels together (Eq. 2)."""

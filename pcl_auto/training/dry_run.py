@@ -116,7 +116,7 @@ def _why_unknown(run: Run, request: TrainRequest) -> str:
     device = choose_device(request.device)
     needed, free = step_memory_mb(run), available_memory_mb()
     prepare_environment(workers=workers_of(request, device))
-    if device.type == "cpu" and needed is not None and free is not None and needed + LIBRARIES_MB > free:
+    if device.type == "cpu" and needed is not None and needed + LIBRARIES_MB > free:
         return f"a step takes about {needed + LIBRARIES_MB} MB, and {free} MB are free"
     with output_to(Path(os.devnull)):
         stored = is_preprocessed(run.plan, run.split, run.data, run.configuration)

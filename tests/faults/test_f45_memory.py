@@ -85,7 +85,7 @@ def test_f45_a_scan_that_does_not_fit_at_once_is_segmented_in_slabs(
     for spacing_mm in (1.0, 0.7):
         scan = tmp_path / f"{spacing_mm}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(ball, np.diag([spacing_mm] * 3 + [1])), scan)
-        monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: None)
+        monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: 10**6)
         whole = made.segment([scan], confidence=True)
         assert whole.slabs == 1
         memory_mb = inference_demand._LIBRARIES_MB + 3

@@ -106,7 +106,7 @@ class InferenceDemand:
         return _with_margin(max(whole, beside + max(self._preparing(slab), self._segmenting(slab))))
 
     def slabs_that_fit(self, where: str) -> int:
-        """Return the fewest slabs for which the free memory suffices; 1 where the system does not tell it.
+        """Return the fewest slabs for which the free memory suffices.
 
         Raises:
             ResourceError: it does not suffice for any.
@@ -114,7 +114,7 @@ class InferenceDemand:
         free_mb = available_memory_mb()
         most = most_slabs(self._shape[0], self.margin_rows)
         for count in range(1, most + 1):
-            if free_mb is None or self.needed_mb(count) <= free_mb:
+            if self.needed_mb(count) <= free_mb:
                 return count
         raise ResourceError(
             Problem(

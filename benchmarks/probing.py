@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from pcl_auto import __version__
-from pcl_auto.data.checks.probe import check_cases
+from pcl_auto.data.checks.check_files import check_cases
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.nnunet.environment import available_cores
 

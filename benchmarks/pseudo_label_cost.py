@@ -62,7 +62,7 @@ def _start(split: Prepared) -> Model:
     from pcl_auto.nnunet.checkpoint_files import FINAL
     from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
     from pcl_auto.workspace.processes import output_to
-    from pcl_auto.workspace.system import keep_freed_memory
+    from pcl_auto.workspace.resources import keep_freed_memory
 
     global _trainer  # noqa: PLW0603 (what a process keeps between its calls)
     if split.device == "cpu":
@@ -90,7 +90,7 @@ def _pseudo_label(split: Prepared, cases: list[str], folder: Path, *, mirroring:
 
     from pcl_auto.nnunet.data.pseudo_label_files import RoundFolder
     from pcl_auto.workspace.processes import output_to
-    from pcl_auto.workspace.system import forget_peak_memory, peak_memory_mb
+    from pcl_auto.workspace.resources import forget_peak_memory, peak_memory_mb
 
     recipe = _trainer.recipe
     recipe = replace(recipe, pseudo_labels=replace(recipe.pseudo_labels, mirroring=mirroring))

@@ -62,7 +62,7 @@ class Stepper:
     def __init__(self, arm: str, split: Prepared) -> None:
         import torch
 
-        from pcl_auto.workspace.system import forget_peak_memory, keep_freed_memory, peak_memory_mb
+        from pcl_auto.workspace.resources import forget_peak_memory, keep_freed_memory, peak_memory_mb
 
         classes = trainer_classes()
         if arm != STOCK and split.device == "cpu":
@@ -122,7 +122,7 @@ class Stepper:
     def finish(self) -> dict[str, int]:
         """End the streams and return the peaks of memory."""
         from pcl_auto.nnunet.data import streams
-        from pcl_auto.workspace.system import peak_memory_mb
+        from pcl_auto.workspace.resources import peak_memory_mb
 
         facts = {"memory_mb": peak_memory_mb() - self._held_mb}
         if self._cuda is not None:

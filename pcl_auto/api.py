@@ -374,7 +374,7 @@ def predict(
         from pcl_auto.data.formats.scans import refuse_missing
         from pcl_auto.inference.predict import Outputs, predict_array
         from pcl_auto.inference.predict import predict as segment
-        from pcl_auto.training.models import find_model
+        from pcl_auto.training.find_model import find_model
 
         scans = [] if output is None else _paths(inputs)
         refuse_missing(scans)
@@ -441,7 +441,7 @@ def _quiet(listener: Listener | None) -> Iterator[Listener]:
     """
     from pcl_auto.workspace.events import silent
     from pcl_auto.workspace.processes import reaching_caller
-    from pcl_auto.workspace.system import as_resource_error
+    from pcl_auto.workspace.resources import as_resource_error
 
     before = _variables_of_nnunet()
     try:

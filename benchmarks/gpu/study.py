@@ -198,7 +198,7 @@ def workers_each(given: argparse.Namespace) -> int | None:
 
 def do_run(given: argparse.Namespace) -> int:
     """Do one run, in this process, and write its result."""
-    from pcl_auto.benchmark.job import do_job
+    from pcl_auto.benchmark.one_run import do_job
     from pcl_auto.workspace.events import silent
     from pcl_auto.workspace.files import finite
 
@@ -282,7 +282,7 @@ class Part:
             StateError: a run was made with other settings; every difference.
         """
         from pcl_auto.benchmark.study import comparable_settings
-        from pcl_auto.workspace.record import refuse_changes
+        from pcl_auto.workspace.run_record import refuse_changes
 
         runs = self.record.runs()
         found = {name: comparable_settings(runs[name]["settings"]) for name in runs if name in self.wanted}

@@ -16,7 +16,7 @@ from pcl_auto.training.run_facts import last_round, read_confidences, read_run, 
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import file_digest, read_json, write_json, write_text
 from pcl_auto.workspace.folders import Workspace
-from pcl_auto.workspace.record import REVIEW, REVIEWS
+from pcl_auto.workspace.run_record import REVIEW, REVIEWS
 
 RECORD = "review.json"
 SCHEMA_VERSION = 1

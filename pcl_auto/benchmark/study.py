@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_base_recipe, make_arms, parse_labeled
-from pcl_auto.benchmark.job import Job, do_job
+from pcl_auto.benchmark.one_run import Job, do_job
 from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problems, hold_out
 from pcl_auto.data.dataset.decathlon import find_task
@@ -27,7 +27,7 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import finite, read_json, write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
-from pcl_auto.workspace.record import refuse_changes
+from pcl_auto.workspace.run_record import refuse_changes
 
 SCHEMA_VERSION = 1
 DEFAULT_ARMS = f"{BASELINE_ARM},paper,default,{ALL_LABELS_ARM}"
@@ -331,7 +331,7 @@ def run_study(
 
     Raises:
         StateError: a run on record was made with other settings.
-        PclautoError: see :func:`pcl_auto.benchmark.job.do_job`.
+        PclautoError: see :func:`pcl_auto.benchmark.one_run.do_job`.
     """
     work = work or (lambda job, listener: run_in_subprocess(do_job, job, listener))
     with sole_writer(study.folder):

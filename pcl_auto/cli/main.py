@@ -97,7 +97,7 @@ def _wants_json(arguments: list[str]) -> bool:
 
 def _report_error(terminal: Terminal, error: Exception) -> int:
     """Print what went wrong on stderr, with --json on stdout too, and return the exit code."""
-    from pcl_auto.workspace.system import as_resource_error
+    from pcl_auto.workspace.resources import as_resource_error
 
     known = error if isinstance(error, PclautoError) else as_resource_error(error)
     if known is not None:

@@ -20,7 +20,7 @@ from pcl_auto.workspace.atomic import STAGING, publish, staging_folder
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.lock import sole_writer
-from pcl_auto.workspace.system import require_room
+from pcl_auto.workspace.resources import require_room
 
 # --- The ten archives of the Medical Segmentation Decathlon.
 

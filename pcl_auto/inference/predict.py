@@ -19,7 +19,7 @@ from pcl_auto.inference.masks import MaskFolder, checkpoint_states
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.processes import output_to
-from pcl_auto.workspace.system import as_resource_error, require
+from pcl_auto.workspace.resources import as_resource_error, require
 
 # A mask like its scan; of an .mhd too it is one file.
 _LIKE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pcl_auto.data.case import Task
-from pcl_auto.data.checks.probe import Checks, check_cases, image_stats
+from pcl_auto.data.checks.check_files import Checks, check_cases, image_stats
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.errors import DataError, Problem, UsageError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.checks.probe import image_stats
+from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.data.labels import ignore_value
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError

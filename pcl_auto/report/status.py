@@ -14,7 +14,7 @@ from pcl_auto.errors import PclautoError
 from pcl_auto.recipe.settings import Schedule
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.workspace.folders import Workspace
-from pcl_auto.workspace.record import RECORD
+from pcl_auto.workspace.run_record import RECORD
 
 State = Literal["finished", "running", "stopped", "elsewhere"]
 # The time left is estimated from this number of epochs.

@@ -11,7 +11,7 @@ from typing import Any
 
 from pcl_auto.data.labels import foreground
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.record import RECORD
+from pcl_auto.workspace.run_record import RECORD
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
-from pcl_auto.workspace.record import RECORD, has_manifest
+from pcl_auto.workspace.run_record import RECORD, has_manifest
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pcl_auto.training.train import prepare, workers_of
 from pcl_auto.workspace.events import silent
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.processes import output_to
-from pcl_auto.workspace.system import available_memory_mb, size_mb
+from pcl_auto.workspace.resources import available_memory_mb, size_mb
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.timing import Timing

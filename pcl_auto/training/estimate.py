@@ -17,7 +17,7 @@ from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to, started_ranks
-from pcl_auto.workspace.system import forget_peak_memory, keep_freed_memory, peak_memory_mb, size_mb
+from pcl_auto.workspace.resources import forget_peak_memory, keep_freed_memory, peak_memory_mb, size_mb
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.timing import Timing

@@ -18,7 +18,7 @@ from pcl_auto.nnunet.inference.confidence import REFERENCE
 from pcl_auto.nnunet.training.run_settings import KEY
 from pcl_auto.recipe.load import load_recipe, with_current_names
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.record import RECORD, REVIEWS
+from pcl_auto.workspace.run_record import RECORD, REVIEWS
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto import __version__
-from pcl_auto.data.checks.probe import image_stats
+from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.recipe.load import with_current_names
 from pcl_auto.training.estimate import expected, fit_budget, measured
-from pcl_auto.training.models import remember_model
+from pcl_auto.training.find_model import remember_model
 from pcl_auto.training.request import Run, TrainRequest, resolve_runs
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.events import Listener, with_tensorboard
@@ -31,7 +31,8 @@ from pcl_auto.workspace.files import file_digest, read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to, started_rank, started_ranks
-from pcl_auto.workspace.record import (
+from pcl_auto.workspace.resources import forget_peak_memory, keep_freed_memory, require
+from pcl_auto.workspace.run_record import (
     RECORD,
     check_manifest,
     compare_versions,
@@ -40,7 +41,6 @@ from pcl_auto.workspace.record import (
     start_anew,
     write_manifest,
 )
-from pcl_auto.workspace.system import forget_peak_memory, keep_freed_memory, require
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from pcl_auto.errors import PclautoError
-from pcl_auto.workspace.system import full_disk, has_room, is_full
+from pcl_auto.workspace.resources import full_disk, has_room, is_full
 
 # Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
 # folders for a case).

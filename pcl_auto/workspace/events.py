@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.workspace.files import finite, json_text
-from pcl_auto.workspace.system import full_disk
+from pcl_auto.workspace.resources import full_disk
 
 Listener = Callable[[str, dict[str, Any]], None]
 

@@ -26,7 +26,7 @@ from pcl_auto.training import train as training
 from pcl_auto.training.request import TrainRequest, resolve_run
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import Workspace
-from pcl_auto.workspace.record import RECORD
+from pcl_auto.workspace.run_record import RECORD
 
 OWN = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer")
 # Enough for every machine; of what would fit into it a few steps are made, and no test looks at how long they take.

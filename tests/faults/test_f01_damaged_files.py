@@ -22,7 +22,7 @@ BOMB = """
 import sys
 from pathlib import Path
 from pcl_auto.data.formats.nifti import probe_image
-from pcl_auto.workspace.system import peak_memory_mb
+from pcl_auto.workspace.resources import peak_memory_mb
 for file in map(Path, sys.argv[1:]):
     volume, problems = probe_image(file)
     print(file.name, volume is None, *[problem.code for problem in problems])

@@ -14,7 +14,7 @@ from refusals import accepted, describe, image, label, refusal, rewrite, small_t
 from shared import PLAN_OPTIONS
 from shell import Shell
 
-from pcl_auto.data.checks.probe import check_cases
+from pcl_auto.data.checks.check_files import check_cases
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.evaluation.metrics import evaluate
 

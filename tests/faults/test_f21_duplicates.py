@@ -13,7 +13,7 @@ import pytest
 from refusals import image, rewrite, small_task
 from shell import Shell
 
-from pcl_auto.data.checks.check import diagnose
+from pcl_auto.data.checks.check_dataset import diagnose
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.events import EventLog
-from pcl_auto.workspace.system import has_room, is_full
+from pcl_auto.workspace.resources import has_room, is_full
 
 # Files end at so many bytes from the first event of its kind in a training or prediction on.
 FULL_AFTER = """
@@ -52,7 +52,7 @@ import resource, sys
 from pathlib import Path
 from pcl_auto.errors import ResourceError
 from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.system import has_room
+from pcl_auto.workspace.resources import has_room
 from pcl_auto.workspace.events import EventLog
 folder = Path(sys.argv[1])
 log = EventLog(folder / "events.jsonl")

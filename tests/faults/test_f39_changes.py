@@ -14,7 +14,7 @@ from tiny_model import make_model
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.training.pretrained import refuse_other_model
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.record import compare_versions
+from pcl_auto.workspace.run_record import compare_versions
 
 VERSIONS = {"torch": "2.9.0", "nnunetv2": "2.8.1"}
 

@@ -14,7 +14,7 @@ from tiny_model import make_model, make_scan
 
 from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors
-from pcl_auto.nnunet.inference import demand as inference_demand
+from pcl_auto.nnunet.inference import memory_demand as inference_demand
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 

@@ -14,8 +14,8 @@ from refusal import refused
 from tiny_model import DESCRIPTION, PLANS, make_model
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet import trusted
-from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.nnunet import trusted_plans
+from pcl_auto.nnunet.trusted_plans import require_trusted
 
 CONFIGURATION = "configurations.3d_fullres"
 NETWORK = f"{CONFIGURATION}.architecture"
@@ -207,11 +207,11 @@ def test_f51_every_name_of_nnunet_that_is_accepted_exists_and_none_is_missing() 
     import nnunetv2.preprocessing.normalization.map_channel_name_to_normalization as schemes
     from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 
-    assert {reader.__name__ for reader in readers.LIST_OF_IO_CLASSES} == trusted.READERS
+    assert {reader.__name__ for reader in readers.LIST_OF_IO_CLASSES} == trusted_plans.READERS
     known = {scheme.__name__ for scheme in schemes.channel_name_to_normalization_mapping.values()}
-    assert known == trusted.NORMALIZATIONS
-    assert all(map(recursive_find_resampling_fn_by_name, trusted.RESAMPLINGS))
-    names = {*trusted.NETWORKS, *(name for names in trusted.LAYERS.values() for name in names)}
+    assert known == trusted_plans.NORMALIZATIONS
+    assert all(map(recursive_find_resampling_fn_by_name, trusted_plans.RESAMPLINGS))
+    names = {*trusted_plans.NETWORKS, *(name for names in trusted_plans.LAYERS.values() for name in names)}
     for name in names:
         module, kind = name.rsplit(".", 1)
         if not module.endswith("residual_unet"):

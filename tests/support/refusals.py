@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from pcl_auto.data.checks.probe import check_cases
+from pcl_auto.data.checks.check_files import check_cases
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.phantom import make_phantom
 from pcl_auto.errors import DataError, Problem

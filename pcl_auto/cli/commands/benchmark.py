@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcl_auto.cli.commands.study import carry_out
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.study import carry_out
 from pcl_auto.cli.console.terminal import Terminal
 
 if TYPE_CHECKING:

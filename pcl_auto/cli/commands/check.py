@@ -38,7 +38,7 @@ def check(
 
     Exit codes: 0 nothing found, 1 warnings alone, 3 what `pclauto plan` refuses or what spoils a score.
     """
-    from pcl_auto.data.checks.check import diagnose
+    from pcl_auto.data.checks.check_dataset import diagnose
     from pcl_auto.data.dataset.decathlon import find_task
 
     terminal = Terminal()

@@ -42,7 +42,7 @@ def continue_(
     seed are those of the run that they correct, which stays as it was.
     """
     from pcl_auto.training.continuation import continuation
-    from pcl_auto.training.models import find_model
+    from pcl_auto.training.find_model import find_model
     from pcl_auto.training.request import TrainRequest
 
     start_on(gpus, device)

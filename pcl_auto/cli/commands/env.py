@@ -24,7 +24,7 @@ def env(
       pclauto env
       eval "$(pclauto env --export)"; nnUNetv2_train 5 3d_fullres all -tr nnUNetTrainerPCL -p nnUNetPlans_L2_s0_default
     """
-    from pcl_auto.nnunet.machine import describe, export_line
+    from pcl_auto.nnunet.environment_report import describe, export_line
 
     terminal = Terminal()
     workspace = Workspace.find(workspace_path)

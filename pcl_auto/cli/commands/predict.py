@@ -72,7 +72,7 @@ def predict(
     from pcl_auto.data.formats.scans import refuse_missing
     from pcl_auto.inference.predict import Outputs
     from pcl_auto.inference.predict import predict as segment
-    from pcl_auto.training.models import find_model
+    from pcl_auto.training.find_model import find_model
 
     terminal = Terminal()
     refuse_missing(inputs)

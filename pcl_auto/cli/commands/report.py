@@ -31,7 +31,7 @@ def report(
     `pclauto train` writes it at its end; repeat it here after `pclauto evaluate`, to see the scores in it.
     """
     from pcl_auto.report.page import write_report
-    from pcl_auto.training.models import find_model
+    from pcl_auto.training.find_model import find_model
 
     workspace = Workspace.find(workspace_path)
     if model is not None and (Path(model) / "run.json").is_file():

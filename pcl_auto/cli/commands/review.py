@@ -33,7 +33,7 @@ def review(
     `pclauto continue` learns from it as from any label.
     """
     from pcl_auto.annotation.review import export_review
-    from pcl_auto.training.models import find_model, model_options
+    from pcl_auto.training.find_model import find_model, model_options
 
     terminal = Terminal()
     workspace = Workspace.find(workspace_path)

@@ -32,7 +32,7 @@ def status(
       pclauto status --json
     """
     from pcl_auto.report.status import all_runs, runs_of
-    from pcl_auto.training.models import find_model
+    from pcl_auto.training.find_model import find_model
 
     terminal = Terminal()
     workspace = Workspace.find(workspace_path)

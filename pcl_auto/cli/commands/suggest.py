@@ -36,7 +36,7 @@ def suggest(
     The folder gets a picture of each case with its pseudo-label, and a table.
     """
     from pcl_auto.annotation.suggest import suggest_cases
-    from pcl_auto.training.models import find_model, model_options
+    from pcl_auto.training.find_model import find_model, model_options
 
     terminal = Terminal()
     workspace = Workspace.find(workspace_path)

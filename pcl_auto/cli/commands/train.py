@@ -13,7 +13,7 @@ from pcl_auto.cli.console import options
 from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import TrainingProgress
 from pcl_auto.cli.console.terminal import Terminal
-from pcl_auto.cli.launcher import start_ranks
+from pcl_auto.cli.gpu_processes import start_ranks
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.workspace.folders import Workspace
@@ -160,7 +160,7 @@ def _estimate(terminal: Terminal, request: TrainRequest, run: Run) -> TrainingEs
 
 
 def _print_next(terminal: Terminal, run: Run, workspace: Workspace, *, prepare_only: bool) -> None:
-    from pcl_auto.training.models import model_options
+    from pcl_auto.training.find_model import model_options
 
     if prepare_only:
         stock = f"nnUNetv2_train {run.data.id} {run.configuration} all -p {run.plans_name}"

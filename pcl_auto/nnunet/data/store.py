@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pcl_auto.data.case import Case
 from pcl_auto.nnunet.data.bias import preprocessor_of
 from pcl_auto.nnunet.data.images import read_image, read_label
-from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.atomic import publish, staging_folder
 from pcl_auto.workspace.files import link_relative
 
@@ -37,7 +37,7 @@ class Preprocessing:
     """One way of preprocessing: a configuration of nnU-Net's plans.
 
     Raises:
-        StateError: the plans name what nnU-Net does not, see :mod:`pcl_auto.nnunet.trusted`.
+        StateError: the plans name what nnU-Net does not, see :mod:`pcl_auto.nnunet.trusted_plans`.
     """
 
     plans: Mapping[str, Any]

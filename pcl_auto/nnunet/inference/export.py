@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import Properties
-from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
 
 # Logits that leave no doubt.

@@ -23,10 +23,10 @@ from pcl_auto.nnunet.data.bias import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
 from pcl_auto.nnunet.errors import memory_errors
 from pcl_auto.nnunet.inference.confidence import read_reference
-from pcl_auto.nnunet.inference.demand import InferenceDemand, split_into_slabs
 from pcl_auto.nnunet.inference.export import dtype_of_masks, mask_inside, mask_of, on_scan
+from pcl_auto.nnunet.inference.memory_demand import InferenceDemand, split_into_slabs
 from pcl_auto.nnunet.inference.sliding_window import SlidingWindow
-from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
 
 

@@ -24,7 +24,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pcl_auto.data.labels import head_count
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import variables_set
-from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import write_json
 
 PLANNERS: dict[str, type[Any]] = {

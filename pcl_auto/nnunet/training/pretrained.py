@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.network import unwrapped
-from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
 
 # What has to be alike, or the weights mean something else.

@@ -18,15 +18,15 @@ from pcl_auto.nnunet.data import streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.pseudo_label_files import RoundFolder
 from pcl_auto.nnunet.inference.confidence import confidence_in_training, reference_cases
-from pcl_auto.nnunet.inference.demand import patches_in
 from pcl_auto.nnunet.inference.export import mask_of
+from pcl_auto.nnunet.inference.memory_demand import patches_in
 from pcl_auto.nnunet.inference.sliding_window import Segmenter, segmenter
 from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.recipe.time_budget import Costs
-from pcl_auto.workspace.system import peak_memory_mb
+from pcl_auto.workspace.resources import peak_memory_mb
 
 WARM_UP_STEPS, MIN_TIMES, MAX_TIMES = 2, 2, 200
 MAX_TIMED_CASES = 8

@@ -29,12 +29,12 @@ from pcl_auto.nnunet.network import half_precision, unwrapped
 from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.training.optimizers import backward_and_step, make_optimizer
 from pcl_auto.nnunet.training.run_settings import read_settings
-from pcl_auto.nnunet.trusted import require_trusted
+from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.workspace.events import EventLog
 from pcl_auto.workspace.files import write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder
-from pcl_auto.workspace.system import peak_memory_mb
+from pcl_auto.workspace.resources import peak_memory_mb
 
 # progress.png takes one or two seconds: it is drawn again after so many.
 PROGRESS_PNG_SECONDS = 120.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.data.checks.probe import image_stats
+from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 

@@ -12,7 +12,7 @@ import typer
 from pcl_auto.cli.commands.predict import predict
 from pcl_auto.cli.console.interrupt import Terminated
 from pcl_auto.inference import predict as prediction
-from pcl_auto.training import models
+from pcl_auto.training import find_model
 
 
 @pytest.mark.parametrize(("interrupt", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
@@ -26,7 +26,7 @@ def test_an_interrupted_prediction_says_how_to_go_on(
     def interrupted(*_inputs: Any, **_how: Any) -> None:
         raise interrupt
 
-    monkeypatch.setattr(models, "find_model", lambda *_names, **_which: tmp_path)
+    monkeypatch.setattr(find_model, "find_model", lambda *_names, **_which: tmp_path)
     monkeypatch.setattr(prediction, "predict", interrupted)
     monkeypatch.setattr(sys, "argv", ["pclauto", "predict", "my scans", "-o", "out"])
     with pytest.raises(typer.Exit) as ended:

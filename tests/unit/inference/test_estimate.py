@@ -11,7 +11,7 @@ from tiny_model import make_model, make_scan
 
 from pcl_auto.inference.estimate import estimate_prediction, mask_commands
 from pcl_auto.inference.predict import Outputs, Prediction, predict
-from pcl_auto.nnunet.inference import demand as inference_demand
+from pcl_auto.nnunet.inference import memory_demand as inference_demand
 
 
 def told(scan: Prediction) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from refusal import refused
 from report_files import write_run
 
 from pcl_auto.annotation.review import earlier_record, export_review
-from pcl_auto.data.checks.probe import image_stats
+from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
 from pcl_auto.training.continuation import continuation

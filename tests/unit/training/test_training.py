@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from refusal import refused
 
-from pcl_auto.data.checks.probe import image_stats
+from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.data.split import Correction, with_corrections
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device
@@ -35,7 +35,7 @@ from pcl_auto.training.request import (
 from pcl_auto.training.train import identity, train
 from pcl_auto.workspace.files import write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
-from pcl_auto.workspace.record import compare_versions, refuse_changes, start_anew
+from pcl_auto.workspace.run_record import compare_versions, refuse_changes, start_anew
 
 LABELED = ("a", "b", "c", "d")
 
@@ -196,7 +196,7 @@ def test_a_run_of_what_does_not_exist(workspace: Workspace, options: dict[str, A
 def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pcl_auto.workspace.system.find_spec", lambda _name: None)
+    monkeypatch.setattr("pcl_auto.workspace.resources.find_spec", lambda _name: None)
     before = sorted(workspace.preprocessed.parent.rglob("*"))
     with refused(UsageError, "run.package-missing") as refusal:
         train(TrainRequest(tensorboard=True, device="cpu"), workspace, lambda _event, _values: None)

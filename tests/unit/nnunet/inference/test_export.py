@@ -16,9 +16,9 @@ from pairs import in_pairs
 from refusal import refused
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet.inference import demand as inference_demand
-from pcl_auto.nnunet.inference.demand import InferenceDemand
+from pcl_auto.nnunet.inference import memory_demand as inference_demand
 from pcl_auto.nnunet.inference.export import mask_of
+from pcl_auto.nnunet.inference.memory_demand import InferenceDemand
 
 CLASSES = {"background": 0, "a": 1, "b": 2, "c": 3}
 FIXED_MB = inference_demand._LIBRARIES_MB

@@ -10,7 +10,7 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import StateError
-from pcl_auto.training.models import find_model, model_options, remember_model
+from pcl_auto.training.find_model import find_model, model_options, remember_model
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace

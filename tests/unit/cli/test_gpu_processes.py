@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.cli import launcher as ranks
+from pcl_auto.cli import gpu_processes as ranks
 
 SCRIPT = """
 import sys
-from pcl_auto.cli import launcher
+from pcl_auto.cli import gpu_processes
 from pcl_auto.cli.console.interrupt import end_in_order
 end_in_order()
-launcher.sys.executable = sys.argv[1]
-launcher.start_ranks(2, ["train", "--gpus", "2"])
+gpu_processes.sys.executable = sys.argv[1]
+gpu_processes.start_ranks(2, ["train", "--gpus", "2"])
 """
 # In place of Python: what each process does, by its rank.
 STAND_IN = """#!/bin/sh

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.case import Task
-from pcl_auto.data.checks.doctor import examine
-from pcl_auto.data.checks.probe import check_cases
+from pcl_auto.data.checks.check_files import check_cases
+from pcl_auto.data.checks.oddities import examine
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.formats.nifti import Volume, probe_channels
 from pcl_auto.errors import Problem

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.nnunet import machine
-from pcl_auto.nnunet.machine import describe, export_line, variables
+from pcl_auto.nnunet import environment_report
+from pcl_auto.nnunet.environment_report import describe, export_line, variables
 from pcl_auto.workspace.folders import Workspace
 
 
@@ -21,7 +21,7 @@ def test_the_export_line_sets_what_stock_nnunet_reads(tmp_path: Path) -> None:
 
 
 def test_the_description_is_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(environment_report, "PACKAGES", ("numpy", "no-such-package"))
     facts = describe(Workspace.at(tmp_path / "work", "--workspace work"))
     assert facts["packages"]["numpy"]
     assert facts["packages"]["no-such-package"] is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from refusal import codes
 
-from pcl_auto.data.checks.doctor import examine
+from pcl_auto.data.checks.oddities import examine
 from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.errors import Problem
 

@@ -10,7 +10,7 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.workspace.files import read_json, write_json, write_text
-from pcl_auto.workspace.record import RECORD, check_manifest, has_manifest, write_manifest
+from pcl_auto.workspace.run_record import RECORD, check_manifest, has_manifest, write_manifest
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from refusal import codes
 from toys import label_map, ramp, save
 
-from pcl_auto.data.checks import probe as checks
-from pcl_auto.data.checks.probe import Checks, check_cases, image_stats
+from pcl_auto.data.checks import check_files as checks
+from pcl_auto.data.checks.check_files import Checks, check_cases, image_stats
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.formats.nifti import probe_channels, probe_label
 

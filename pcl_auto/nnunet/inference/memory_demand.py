@@ -13,7 +13,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from pcl_auto.errors import Problem, ResourceError
-from pcl_auto.workspace.system import available_memory_mb
+from pcl_auto.workspace.resources import available_memory_mb
 
 # --- A scan that does not fit into the memory, cut into slabs that are segmented one after the other.
 

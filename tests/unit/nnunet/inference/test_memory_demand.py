@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.nnunet.inference.demand import margin_rows, most_slabs, split_into_slabs
+from pcl_auto.nnunet.inference.memory_demand import margin_rows, most_slabs, split_into_slabs
 
 
 @pytest.mark.parametrize(("rows", "count", "margin"), [(10, 1, 4), (10, 3, 2), (100, 7, 9), (5, 5, 0), (64, 8, 4)])

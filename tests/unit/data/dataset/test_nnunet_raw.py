@@ -12,7 +12,7 @@ from refusal import codes
 from toys import SHAPE, label_map, ramp, save, write_description
 
 from pcl_auto.data.case import Task
-from pcl_auto.data.checks.probe import check_cases
+from pcl_auto.data.checks.check_files import check_cases
 from pcl_auto.data.dataset.decathlon import find_task, read_task
 from pcl_auto.errors import Problem
 

@@ -12,7 +12,7 @@ from typing import Any
 from pcl_auto import __version__
 from pcl_auto.nnunet.environment import EXTENSION_FOLDER, available_cores
 from pcl_auto.workspace.folders import Workspace
-from pcl_auto.workspace.system import available_memory_mb, free_bytes
+from pcl_auto.workspace.resources import available_memory_mb, free_bytes
 
 PACKAGES = ("nnunetv2", "torch", "batchgenerators", "SimpleITK", "numpy", "typer", "rich")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (looked at, not written)

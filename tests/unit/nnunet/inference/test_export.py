@@ -99,10 +99,10 @@ def test_a_scan_that_does_not_fit_is_cut_into_as_few_slabs_as_do(monkeypatch: py
     assert memory.patches() == 31 * 15 * 15
     assert memory.patches(4) == (2 * 8 + 2 * 9) * 15 * 15
 
-    def free(mb: int | None) -> None:
+    def free(mb: int) -> None:
         monkeypatch.setattr(inference_demand, "available_memory_mb", lambda: mb)
 
-    for mb, count in {None: 1, needed[1]: 1, needed[1] - 1: 2, needed[4]: 4, needed[16]: 16}.items():
+    for mb, count in {needed[1]: 1, needed[1] - 1: 2, needed[4]: 4, needed[16]: 16}.items():
         free(mb)
         assert memory.slabs_that_fit("a.nrrd") == count
     free(needed[16] - 1)  # a slab of 8 rows has 4 around it on both sides: there are no thinner ones

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["errors", "evaluate", "plan", "predict", "train"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

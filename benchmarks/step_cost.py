@@ -82,7 +82,7 @@ class Stepper:
         return [trainer.dataloader_train, trainer.dataloader_val]
 
     def _open_ours(self, *, joint: bool) -> list[TimedStream]:
-        from pcl_auto.nnunet.data import streams
+        from pcl_auto.nnunet.data import patch_streams
 
         trainer = self.trainer
         trainer.on_train_start()
@@ -92,7 +92,7 @@ class Stepper:
         opened = []
         if joint:
             trainer.dataloader_unlabeled = TimedStream(
-                streams.same_augmentation(
+                patch_streams.same_augmentation(
                     trainer.dataloader_train,
                     Path(trainer.preprocessed_dataset_folder),
                     trainer.split.labeled,
@@ -121,7 +121,7 @@ class Stepper:
 
     def finish(self) -> dict[str, int]:
         """End the streams and return the peaks of memory."""
-        from pcl_auto.nnunet.data import streams
+        from pcl_auto.nnunet.data import patch_streams
         from pcl_auto.workspace.resources import peak_memory_mb
 
         facts = {"memory_mb": peak_memory_mb() - self._held_mb}
@@ -129,7 +129,7 @@ class Stepper:
             allocated, reserved = self._cuda.max_memory_allocated(), self._cuda.max_memory_reserved()
             facts = {"memory_mb": allocated // 2**20, "reserved_mb": reserved // 2**20}
         for stream in self.streams:
-            streams.close(stream.stream)
+            patch_streams.close(stream.stream)
         return facts
 
 

@@ -269,7 +269,7 @@ def step(settings: Settings) -> dict[str, Any]:
 
 def loader(settings: Settings) -> dict[str, Any]:
     """Count steps per second with some numbers of workers, and on one batch that is held in memory."""
-    from pcl_auto.nnunet.data import streams
+    from pcl_auto.nnunet.data import patch_streams
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
     with _prepared(settings) as split:
@@ -281,7 +281,7 @@ def loader(settings: Settings) -> dict[str, Any]:
 
         def take_step() -> None:
             nonlocal batch
-            batch = streams.next_batch(trainer.dataloader_train)
+            batch = patch_streams.next_batch(trainer.dataloader_train)
             trainer.train_step(batch)
 
         try:

@@ -198,7 +198,7 @@ def workers_each(given: argparse.Namespace) -> int | None:
 
 def do_run(given: argparse.Namespace) -> int:
     """Do one run, in this process, and write its result."""
-    from pcl_auto.benchmark.one_run import do_job
+    from pcl_auto.benchmark.train_and_score import do_job
     from pcl_auto.workspace.events import silent
     from pcl_auto.workspace.files import finite
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_base_recipe, make_arms, parse_labeled
-from pcl_auto.benchmark.one_run import Job, do_job
 from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problems, hold_out
+from pcl_auto.benchmark.train_and_score import Job, do_job
 from pcl_auto.data.dataset.decathlon import find_task
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.data.split import Split, draw_split
@@ -331,7 +331,7 @@ def run_study(
 
     Raises:
         StateError: a run on record was made with other settings.
-        PclautoError: see :func:`pcl_auto.benchmark.one_run.do_job`.
+        PclautoError: see :func:`pcl_auto.benchmark.train_and_score.do_job`.
     """
     work = work or (lambda job, listener: run_in_subprocess(do_job, job, listener))
     with sole_writer(study.folder):

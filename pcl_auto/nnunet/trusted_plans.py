@@ -16,7 +16,7 @@ from typing import Any
 from pcl_auto.errors import Problem, StateError
 
 READERS = frozenset({"SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "Tiff3DIO", "NaturalImage2DIO"})
-# The second is ours (pcl_auto.nnunet.data.bias).
+# The second is ours (pcl_auto.nnunet.data.bias_field).
 PREPROCESSORS = frozenset({"DefaultPreprocessor", "BiasCorrectingPreprocessor"})
 NORMALIZATIONS = frozenset(
     {"ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"}

@@ -245,7 +245,7 @@ def _choose_network(
 ) -> dict[str, Any]:
     """Return the fingerprint, nnU-Net's plans for it, the configuration to train, and why."""
     prepare_environment()
-    from pcl_auto.nnunet.data import bias, images
+    from pcl_auto.nnunet.data import bias_field, images
     from pcl_auto.nnunet.planning import planner
 
     spacings = {case.id: images.spacing_zyx_mm(case.image) for case in task.cases}
@@ -265,7 +265,7 @@ def _choose_network(
                 min_patches=MIN_PATCHES,
             )
     if settings.bias_correction:
-        name_preprocessor(plans, bias.BiasCorrectingPreprocessor.__name__)
+        name_preprocessor(plans, bias_field.BiasCorrectingPreprocessor.__name__)
     plans["foreground_intensity_properties_per_channel"] = neutral_intensities(len(task.channels))
     configuration, reason = choose_configuration(settings.configuration, plans["configurations"], data.name)
     chosen = plans["configurations"][configuration]

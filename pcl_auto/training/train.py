@@ -157,7 +157,7 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
         refuse_other_model(run.start, plans, run.configuration, run.plan.dataset_json)
     record_file = run.folder / RECORD
     record = {**_record(run, plans, device), "steps_before": request.steps_before, "forecast": expected(run)}
-    unbroken = not _has_begun(run)
+    unbroken = not record_file.is_file()
     if record_file.is_file():
         _refuse_another(read_json(record_file), record, run, listener)
     with rank_zero_first() as first:
@@ -257,13 +257,15 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         from pcl_auto.nnunet.distributed import rank_zero_first
         from pcl_auto.nnunet.inference.confidence import write_reference
         from pcl_auto.nnunet.training.joint_trainer import TRAINERS
+        from pcl_auto.nnunet.training.save_and_resume import checkpoint_to_resume
 
         if device.type == "cpu":
             keep_freed_memory()
             forget_peak_memory()
         # As stock nnU-Net has it: patches have one size, so the fastest kernels are worth looking for.
         torch.backends.cudnn.benchmark = not run.settings.deterministic
-        plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": _has_begun(run)}
+        latest = checkpoint_to_resume(run.folder)
+        plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": latest is not None}
         fold = "all" if run.fold is None else run.fold
         dataset_json = read_json(run.data.path / "dataset.json")
         trainer = TRAINERS[run.trainer](plans, run.configuration, fold, dataset_json, device)
@@ -272,7 +274,7 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         if final.is_file():  # stopped in its validation
             trainer.load_checkpoint(str(final))
         else:
-            _begin(trainer, run, shared_start)
+            _begin(trainer, run, latest, shared_start)
             trainer.run_training()
         with rank_zero_first() as first:
             if first:
@@ -280,21 +282,14 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         trainer.validate()
 
 
-def _has_begun(run: Run) -> bool:
-    from pcl_auto.nnunet.checkpoint_files import LATEST, PREVIOUS
-
-    return (run.folder / LATEST).is_file() or (run.folder / PREVIOUS).is_file()
-
-
-def _begin(trainer: nnUNetTrainerPCLSupervised, run: Run, shared_start: Path | None) -> None:
-    """Give the trainer the state that an earlier try of the run left, or else the start that it is to have."""
-    from pcl_auto.nnunet.checkpoint_files import LATEST
+def _begin(trainer: nnUNetTrainerPCLSupervised, run: Run, latest: Path | None, shared_start: Path | None) -> None:
+    """Give the trainer the state of the ``latest`` checkpoint, if there is one, else the start that it is to have."""
     from pcl_auto.nnunet.training.pretrained import load_weights
     from pcl_auto.nnunet.training.save_and_resume import load_supervised_start
 
     epochs = trainer.num_epochs
-    if _has_begun(run):
-        trainer.load_checkpoint(str(run.folder / LATEST))
+    if latest is not None:
+        trainer.load_checkpoint(str(latest))
         trainer.events.emit("resumed", epoch=trainer.epoch)
     elif run.start is not None:
         load_weights(trainer, run.start)

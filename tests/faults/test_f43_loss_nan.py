@@ -18,16 +18,16 @@ from pcl_auto.nnunet.errors import require_numbers
 # Trains as `pclauto` does, but for one batch whose voxels are no numbers.
 DRIVER = """
 import sys
-from pcl_auto.nnunet.data import streams
+from pcl_auto.nnunet.data import patch_streams
 poisoned, *arguments = sys.argv[1:]
-plain, drawn = streams.next_batch, []
+plain, drawn = patch_streams.next_batch, []
 def next_batch(stream):
     batch = plain(stream)
     drawn.append(batch)
     if len(drawn) == int(poisoned):
         batch["data"][:] = float("nan")
     return batch
-streams.next_batch = next_batch
+patch_streams.next_batch = next_batch
 sys.argv = ["pclauto", *arguments]
 from pcl_auto.cli.main import run
 run()

@@ -17,7 +17,7 @@ from sessions import command, processes_of_session
 from shell import Shell
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet.data import streams
+from pcl_auto.nnunet.data import patch_streams
 
 SECONDS = 60
 # batchgenerators' own thread ends by an exception once a worker is gone.
@@ -108,7 +108,7 @@ def stream(last: int, how: str) -> NonDetMultiThreadedAugmenter:
 
 def draw_until(drawn: NonDetMultiThreadedAugmenter, batches: int) -> None:
     for number in range(batches):
-        assert streams.next_batch(drawn)["data"] > number
+        assert patch_streams.next_batch(drawn)["data"] > number
 
 
 @SEES_IT_TOO
@@ -124,7 +124,7 @@ def test_f46_what_was_drawn_is_used_then_the_worker_is_missed(how: str, code: in
 @SEES_IT_TOO
 def test_f46_a_worker_that_dies_with_the_shared_lock_is_missed_too() -> None:
     drawn = stream(10**9, "raises")
-    streams.next_batch(drawn)
+    patch_streams.next_batch(drawn)
     (worker,) = drawn._processes
     lock = drawn.abort_event._cond
     lock.acquire()  # as if the worker had died with it: from now on asking for it would never return
@@ -138,8 +138,8 @@ def test_f46_a_worker_that_dies_with_the_shared_lock_is_missed_too() -> None:
 
 
 def test_f46_a_worker_that_fails_at_the_start() -> None:
-    with refused(ResourceError, "run.worker-gone") as refusal, streams.starting():
+    with refused(ResourceError, "run.worker-gone") as refusal, patch_streams.starting():
         next(stream(0, "raises"))
     assert "--workers 0" in refusal.problem.fix
-    with pytest.raises(RuntimeError, match="something else"), streams.starting():
+    with pytest.raises(RuntimeError, match="something else"), patch_streams.starting():
         raise RuntimeError("something else")

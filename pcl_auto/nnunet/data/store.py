@@ -19,7 +19,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.case import Case
-from pcl_auto.nnunet.data.bias import preprocessor_of
+from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import read_image, read_label
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.atomic import publish, staging_folder

@@ -19,7 +19,7 @@ from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import PASSES
 from pcl_auto.nnunet.checkpoint_files import FINAL, read_checkpoint
-from pcl_auto.nnunet.data.bias import preprocessor_of
+from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
 from pcl_auto.nnunet.errors import memory_errors
 from pcl_auto.nnunet.inference.confidence import read_reference

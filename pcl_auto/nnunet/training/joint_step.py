@@ -13,7 +13,7 @@ from pcl_auto.method.contrastive_loss import ContrastHead, local_contrastive_los
 from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import distributed
-from pcl_auto.nnunet.data.streams import patches_of, scales
+from pcl_auto.nnunet.data.patch_streams import patches_of, scales
 from pcl_auto.nnunet.network import DecoderFeatures
 from pcl_auto.nnunet.training.optimizers import backward_and_step, make_optimizer
 from pcl_auto.recipe.settings import Mixing

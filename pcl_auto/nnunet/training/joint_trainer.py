@@ -16,7 +16,7 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.rounds import joint_rounds, self_train
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.checkpoint_files import LATEST
-from pcl_auto.nnunet.data import pseudo_label_files, streams
+from pcl_auto.nnunet.data import patch_streams, pseudo_label_files
 from pcl_auto.nnunet.network import restart_segmentation_head, unwrapped
 from pcl_auto.nnunet.training.joint_step import JointStep
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
@@ -136,7 +136,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         labeled, unlabeled = self._patches_of_joint_step()
         _, its_share = distributed.share_of_patches(labeled, unlabeled)
         self._open_streams(labeled)
-        self.dataloader_unlabeled = streams.same_augmentation(
+        self.dataloader_unlabeled = patch_streams.same_augmentation(
             self.dataloader_train,
             folder.cases,
             used,
@@ -154,7 +154,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
     def _close_streams(self) -> None:
         super()._close_streams()
-        streams.close(self.dataloader_unlabeled)
+        patch_streams.close(self.dataloader_unlabeled)
         self.dataloader_unlabeled = None
 
     def on_train_epoch_start(self) -> None:
@@ -167,7 +167,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if self.dataloader_unlabeled is None:
             losses = super().train_step(batch)
         else:
-            unlabeled = streams.next_batch(self.dataloader_unlabeled)
+            unlabeled = patch_streams.next_batch(self.dataloader_unlabeled)
             self.cases_of_step += list(unlabeled["keys"])
             losses = self.joint_step.take(batch, unlabeled)
         if self.teacher is not None and self.epoch >= self.recipe.schedule.supervised_epochs:

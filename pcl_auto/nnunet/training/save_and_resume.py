@@ -45,6 +45,14 @@ def save(trainer: nnUNetTrainer, path: Path, epochs_done: int) -> None:
     )
 
 
+def checkpoint_to_resume(run: Path) -> Path | None:
+    """Return the checkpoint that the run in folder ``run`` was stopped with; None where it has not begun.
+
+    It may be named and gone: :func:`resume` takes the one before it.
+    """
+    return run / LATEST if any((run / name).is_file() for name in (LATEST, PREVIOUS)) else None
+
+
 def resume(trainer: nnUNetTrainer, file: Path) -> StateError | None:
     """Give ``trainer`` the state of a checkpoint; where the latest one is damaged, that of the one before.
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pcl_auto.nnunet.checkpoint_files import LATEST
-from pcl_auto.nnunet.data import streams
+from pcl_auto.nnunet.data import patch_streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.pseudo_label_files import RoundFolder
 from pcl_auto.nnunet.inference.confidence import confidence_in_training, reference_cases
@@ -82,7 +82,9 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
     step_s = _repeat(lambda: _step(trainer), seconds)
     trainer.on_validation_epoch_start()
     with torch.no_grad():
-        validation_s = _repeat(lambda: trainer.validation_step(streams.next_batch(trainer.dataloader_val)), seconds / 4)
+        validation_s = _repeat(
+            lambda: trainer.validation_step(patch_streams.next_batch(trainer.dataloader_val)), seconds / 4
+        )
     latest = trainer.run_folder / LATEST
     _checkpoint_s(trainer, latest)  # the first one has no other to replace
     epoch_s = _checkpoint_s(trainer, latest)
@@ -108,7 +110,7 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
 
 
 def _step(trainer: nnUNetTrainerPCLSupervised) -> None:
-    batch = streams.next_batch(trainer.dataloader_train)
+    batch = patch_streams.next_batch(trainer.dataloader_train)
     trainer.cases_of_step = list(batch["keys"])
     trainer.train_step(batch)
 

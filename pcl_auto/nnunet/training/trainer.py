@@ -21,7 +21,7 @@ from torch import Tensor, autocast
 from pcl_auto.data.split import cross_validation
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.checkpoint_files import FINAL, LATEST, PREVIOUS
-from pcl_auto.nnunet.data import streams
+from pcl_auto.nnunet.data import patch_streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
@@ -190,12 +190,12 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         """Open the streams of labeled patches, for this process's share of a step."""
         self._close_streams()
         self.batch_size, _ = distributed.share_of_patches(labeled_patches, 0)
-        with streams.starting():
+        with patch_streams.starting():
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def _close_streams(self) -> None:
         for stream in (self.dataloader_train, self.dataloader_val):
-            streams.close(stream)
+            patch_streams.close(stream)
         self.dataloader_train = self.dataloader_val = None
 
     def _train_until(self, epoch: int, stage: str) -> None:
@@ -206,7 +206,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             self.on_train_epoch_start()
             outputs = []
             for step in range(self.num_iterations_per_epoch):
-                batch = streams.next_batch(self.dataloader_train)
+                batch = patch_streams.next_batch(self.dataloader_train)
                 self.cases_of_step = list(batch["keys"])
                 outputs.append(self.train_step(batch))
                 # At once: no checkpoint, least of all the best one, is written behind it.
@@ -221,7 +221,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Take one step on labeled patches."""
-        targets = [target.to(self.device, non_blocking=True) for target in streams.scales(batch["target"])]
+        targets = [target.to(self.device, non_blocking=True) for target in patch_streams.scales(batch["target"])]
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.segmentation_loss(self.forward(batch["data"].to(self.device, non_blocking=True)), targets)
         backward_and_step(loss, [(self.optimizer, self.network)], self.grad_scaler)
@@ -230,7 +230,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the logits of a batch, from full resolution down, shape (B, K, *patch); float32 on a CPU."""
         with half_precision(self.device):
-            outputs = streams.scales(self.network(images))
+            outputs = patch_streams.scales(self.network(images))
         # On CUDA autocast knows which parts of the loss need float32.
         return outputs if self.device.type == "cuda" else [output.float() for output in outputs]
 
@@ -246,7 +246,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             self.on_validation_epoch_start()
             batches = range(self.num_val_iterations_per_epoch)
             self.on_validation_epoch_end(
-                [self.validation_step(streams.next_batch(self.dataloader_val)) for _ in batches]
+                [self.validation_step(patch_streams.next_batch(self.dataloader_val)) for _ in batches]
             )
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:

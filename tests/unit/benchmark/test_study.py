@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from refusal import codes, refused
 
-from pcl_auto.benchmark.one_run import Job
 from pcl_auto.benchmark.study import BenchmarkRequest, Study, find_planned, request_problems, resolve_study, run_study
+from pcl_auto.benchmark.train_and_score import Job
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.recipe.load import RENAMED_KEYS
 from pcl_auto.workspace.events import Listener

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from refusal import refused
 
-from pcl_auto.benchmark.one_run import Job, case_entry, cost, do_job
 from pcl_auto.benchmark.test_cases import HeldOut
+from pcl_auto.benchmark.train_and_score import Job, case_entry, cost, do_job
 from pcl_auto.errors import DataError
 from pcl_auto.evaluation.metrics import CaseScore
 from pcl_auto.inference.predict import Prediction
@@ -42,8 +42,8 @@ def test_the_cost_is_that_of_the_last_training(tmp_path: Path) -> None:
 def test_a_test_scan_that_cannot_be_segmented_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = SimpleNamespace(model=tmp_path)
     results = [Prediction("x", "x.nii.gz", "done"), Prediction("y", None, "failed", "truncated file in y", 3)]
-    monkeypatch.setattr("pcl_auto.benchmark.one_run.train", lambda *_arguments: trained)
-    monkeypatch.setattr("pcl_auto.benchmark.one_run.predict", lambda *_arguments, **_options: results)
+    monkeypatch.setattr("pcl_auto.benchmark.train_and_score.train", lambda *_arguments: trained)
+    monkeypatch.setattr("pcl_auto.benchmark.train_and_score.predict", lambda *_arguments, **_options: results)
     held_out = HeldOut((), tmp_path)
     job = Job(TrainRequest(), Workspace.at(tmp_path, "test"), held_out, {}, mirroring=False, masks=tmp_path / "masks")
     with refused(DataError, "benchmark.test-scan-failed") as refusal:

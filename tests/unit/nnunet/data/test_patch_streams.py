@@ -11,7 +11,7 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import ResourceError
-from pcl_auto.nnunet.data import streams
+from pcl_auto.nnunet.data import patch_streams
 from pcl_auto.nnunet.data.store import case_files, save_label
 
 SHAPE = (4, 4, 4)
@@ -27,7 +27,7 @@ def test_only_the_cases_named_are_read(tmp_path: Path, monkeypatch: pytest.Monke
     model = SimpleNamespace(patch_size_was_2d=False, patch_size=SHAPE, final_patch_size=SHAPE, transforms=None)
     labels = SimpleNamespace(has_ignore_label=False, all_labels=[0, 1])
 
-    stream = streams.same_augmentation(
+    stream = patch_streams.same_augmentation(
         SimpleNamespace(generator=model), tmp_path, ["case2", "case0"], 2, 0.0, labels, pin_memory=False
     )
 
@@ -41,6 +41,6 @@ def test_a_worker_that_is_gone_at_the_start() -> None:
     def fail() -> None:
         raise RuntimeError(words)
 
-    with refused(ResourceError, "run.worker-gone") as refusal, streams.starting():
+    with refused(ResourceError, "run.worker-gone") as refusal, patch_streams.starting():
         fail()
     assert refusal.problem.found == words

@@ -10,8 +10,8 @@ import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from pcl_auto.nnunet.data import bias
-from pcl_auto.nnunet.data.bias import BiasCorrectingPreprocessor, preprocessor_of, without_bias
+from pcl_auto.nnunet.data import bias_field
+from pcl_auto.nnunet.data.bias_field import BiasCorrectingPreprocessor, preprocessor_of, without_bias
 
 SPACING_MM = (3.0, 1.0, 1.0)
 
@@ -71,7 +71,7 @@ def test_stock_nnunet_does_not_take_one_preprocessor_for_the_other() -> None:
 
 
 def test_a_case_is_corrected_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bias, "without_bias", lambda image, spacing_mm: image / spacing_mm[0])
+    monkeypatch.setattr(bias_field, "without_bias", lambda image, spacing_mm: image / spacing_mm[0])
     monkeypatch.setattr(DefaultPreprocessor, "run_case_npy", lambda self, *arguments: arguments)
     scan, _, _ = shaded((1, 8, 8))
     # The arguments: that is what nnU-Net's own method returns here.

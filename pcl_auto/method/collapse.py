@@ -85,6 +85,8 @@ def validation_collapse(dice: Sequence[float], start: int, first: int, last: int
         last: the epoch after its last.
         drop: the largest drop that is no collapse.
     """
+    if start == 0:  # the network comes from another training, whose Dice is not known here
+        return []
     before = float(np.mean(dice[max(0, start - EPOCHS_OF_A_DICE) : start]))
     after = float(np.mean(dice[max(first, last - EPOCHS_OF_A_DICE) : last]))
     return [f"the validation Dice fell from {before:.3f} to {after:.3f}"] if before - after > drop else []

@@ -110,7 +110,7 @@ def prepare_split(
 ) -> tuple[dict[str, Any], str]:
     """Make the case store and the views of a split.
 
-    The only place before evaluation that opens labels, and it opens those of labeled and validation cases.
+    Between the checks of planning and an evaluation this alone opens labels: those of labeled and validation cases.
 
     Returns:
         the split's plans, without a name and our settings, and the name of the case store.
@@ -118,7 +118,6 @@ def prepare_split(
     prepare_environment()
     from pcl_auto.nnunet.data import store
 
-    cases = plan.cases
     with output_to(data.log_file):
         plans = _with_intensities(plan, split)
     key = preprocess_images(plan, plans, configuration, data, listener)
@@ -129,9 +128,9 @@ def prepare_split(
         if split.validation:
             view = data.validation_view(split.name, configuration)
             _fill_view(view, _open(plan, split, split.validation), *prepared)
-    for case in (*split.labeled, *split.validation):
-        if case not in split.corrected:
-            _keep_ground_truth(cases[case].label, data.path / "gt_segmentations" / f"{case}.nii.gz")
+    for case in _open(plan, split, [*split.labeled, *split.validation]):
+        if case.id not in split.corrected:
+            _keep_ground_truth(case.label, data.path / "gt_segmentations" / f"{case.id}.nii.gz")
     chosen = with_recipe(plans["configurations"][configuration], recipe)
     plans["configurations"] = {configuration: {**chosen, "data_identifier": str(labeled_view.relative_to(data.path))}}
     return plans, key

@@ -12,6 +12,7 @@ from pcl_auto.method.pseudo_labels import labeled_range
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.inference.sliding_window import window_of
+from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.workspace.files import read_json, write_json
 
 # Beside the checkpoint of a run.
@@ -54,10 +55,8 @@ def reference_cases(trainer: Any) -> list[str]:
 def confidence_in_training(trainer: Any, case: str) -> float:
     """Return the confidence of a stored case, by the network of ``trainer``."""
     image = StoredCases(str(trainer.data.store(trainer.settings.store)), [case]).load_case(case)[0][:]
-    trainer.set_deep_supervision_enabled(False)
-    found = window_of(trainer, trainer.network, mirroring=False).confidence(image)
-    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
-    return found
+    with full_resolution_only(trainer):
+        return window_of(trainer, trainer.network, mirroring=False).confidence(image)
 
 
 def read_reference(fold: Path) -> Reference:

@@ -98,6 +98,11 @@ def test_the_validation_dice_is_compared_over_five_epochs() -> None:
     assert validation_collapse([0.5, 0.9], 1, 1, 2, drop=0.0) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_a_network_from_another_training_no_earlier_dice_is_known() -> None:
+    assert validation_collapse([0.2, 0.1], 0, 0, 2, drop=0.1) == []
+
+
 def test_without_labeled_volumes_a_class_can_only_vanish() -> None:
     unknown = {"core": np.zeros(0)}
     assert collapse(volumes([3, 3]), volumes([90, 0.1]), unknown, margin=2.0) == []

@@ -59,10 +59,10 @@ _trainer: Any
 
 def _start(split: Prepared) -> Model:
     """Build the trainer as a round has it and leave its model where nnUNetv2_predict looks for one."""
-    from pcl_auto.nnunet.checkpoint_files import FINAL
     from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
     from pcl_auto.workspace.processes import output_to
     from pcl_auto.workspace.resources import keep_freed_memory
+    from pcl_auto.workspace.run_record import FINAL
 
     global _trainer  # noqa: PLW0603 (what a process keeps between its calls)
     if split.device == "cpu":

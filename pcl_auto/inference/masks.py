@@ -15,6 +15,7 @@ from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.run_record import FINAL
 
 RECORD = "predictions.json"
 # What masks are written as.
@@ -136,9 +137,7 @@ def recorded_sources(entry: Mapping[str, Any]) -> list[Source]:
 
 def checkpoint_states(model: Path) -> dict[str, list[int]]:
     """Return size and time of the checkpoints of a model's finished folds, by their paths in its folder."""
-    return {
-        f"{file.parent.name}/{file.name}": _state(file) for file in sorted(model.glob("fold_*/checkpoint_final.pth"))
-    }
+    return {f"{file.parent.name}/{file.name}": _state(file) for file in sorted(model.glob(f"fold_*/{FINAL}"))}
 
 
 def _state(file: Path) -> list[int]:

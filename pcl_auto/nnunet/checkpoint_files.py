@@ -19,10 +19,6 @@ from pcl_auto.workspace.atomic import publish, staging_folder
 # The one key that nnU-Net does not know; it ignores what it does not know.
 OWN_KEY = "pclauto"
 FORMAT = 1
-LATEST = "checkpoint_latest.pth"
-# The one before, should the latest be damaged where it lies.
-PREVIOUS = "checkpoint_previous.pth"
-FINAL = "checkpoint_final.pth"
 
 # What nnU-Net's own checkpoints hold beside tensors and plain values: numpy scalars in the training curves.
 _ALLOWED = [

@@ -14,7 +14,7 @@ from pcl_auto.errors import PclautoError
 from pcl_auto.recipe.settings import Schedule
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
 from pcl_auto.workspace.folders import Workspace
-from pcl_auto.workspace.run_record import RECORD
+from pcl_auto.workspace.run_record import RECORD, is_trained
 
 State = Literal["finished", "running", "stopped", "elsewhere"]
 # The time left is estimated from this number of epochs.
@@ -103,7 +103,7 @@ def status_of(folder: Path) -> Status:
 
 def _state(folder: Path) -> State:
     """Return the state of a run without taking its lock, which the run itself may need meanwhile."""
-    if all((folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json")):
+    if is_trained(folder):
         return "finished"
     holder = folder.parent.parent / f".{folder.parent.name}.holder"
     text = holder.read_text(encoding="utf-8") if holder.is_file() else ""

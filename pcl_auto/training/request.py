@@ -28,6 +28,7 @@ from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
 from pcl_auto.workspace.files import file_digest, read_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
+from pcl_auto.workspace.run_record import FINAL, is_trained
 
 JOINT_TRAINER, SUPERVISED_TRAINER = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
 # Names in plans files must not hold nnU-Net's separator.
@@ -123,7 +124,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """True once the model is trained to the end, and validated."""
-        return all((self.folder / name).is_file() for name in ("checkpoint_final.pth", "validation/summary.json"))
+        return is_trained(self.folder)
 
     def with_fit(self, fitted: Fitted) -> Run:
         """Return the run with the schedule that was fitted to its time budget."""
@@ -263,7 +264,7 @@ def find_start(given: Path) -> Path:
     """
     if given.is_file():
         return given.resolve()
-    found = [*given.glob("checkpoint_final.pth"), *sorted(given.glob("fold_*/checkpoint_final.pth"))]
+    found = [*given.glob(FINAL), *sorted(given.glob(f"fold_*/{FINAL}"))]
     if len(found) == 1:
         return found[0].resolve()
     raise StateError(
@@ -271,7 +272,7 @@ def find_start(given: Path) -> Path:
             code="model.no-start" if not found else "model.several-starts",
             what="no model to start from" if not found else "several models to start from",
             where=str(given),
-            expected="one checkpoint_final.pth",
+            expected=f"one {FINAL}",
             found=" | ".join(str(file.parent.name) for file in found),
             fix="name a checkpoint, or the folder of a fold, with --pretrained",
         )

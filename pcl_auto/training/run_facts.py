@@ -18,7 +18,7 @@ from pcl_auto.nnunet.inference.confidence import REFERENCE
 from pcl_auto.nnunet.training.run_settings import KEY
 from pcl_auto.recipe.load import load_recipe, with_current_names
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.run_record import RECORD, REVIEWS
+from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEWS
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def last_checkpoint(folder: Path) -> Path:
     Raises:
         StateError: there is none.
     """
-    for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
+    for name in (FINAL, LATEST):
         if (folder / name).is_file():
             return folder / name
     raise StateError(Problem("checkpoint.missing", "no checkpoint", str(folder), "train first: `pclauto train`"))

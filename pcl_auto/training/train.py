@@ -33,6 +33,7 @@ from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to, started_rank, started_ranks
 from pcl_auto.workspace.resources import forget_peak_memory, keep_freed_memory, require
 from pcl_auto.workspace.run_record import (
+    FINAL,
     RECORD,
     check_manifest,
     compare_versions,
@@ -270,7 +271,7 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         dataset_json = read_json(run.data.path / "dataset.json")
         trainer = TRAINERS[run.trainer](plans, run.configuration, fold, dataset_json, device)
         trainer.events.subscribe(_keeping_start(listener, run, shared_start))
-        final = run.folder / "checkpoint_final.pth"
+        final = run.folder / FINAL
         if final.is_file():  # stopped in its validation
             trainer.load_checkpoint(str(final))
         else:

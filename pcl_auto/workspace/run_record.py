@@ -13,16 +13,18 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import file_digest, read_json, write_json
 
 RECORD = "run.json"
+# Checkpoints in a run folder, by nnU-Net's names; the one before the latest is for when that is damaged where it lies.
+FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
 # Of a run folder, which is a fold of a model folder.
-_OUTPUTS = (
-    "checkpoint_final.pth",
-    "../plans.json",
-    "../dataset.json",
-    "../dataset_fingerprint.json",
-)
+_OUTPUTS = (FINAL, "../plans.json", "../dataset.json", "../dataset_fingerprint.json")
 _LEDGERS = "pseudo_labels/*/ledger.csv"
 # In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
 REVIEW, REVIEWS = "review", "reviews.json"
+
+
+def is_trained(run: Path) -> bool:
+    """Tell whether the run in folder ``run`` is trained to the end, and validated."""
+    return all((run / name).is_file() for name in (FINAL, "validation/summary.json"))
 
 
 def write_manifest(run: Path) -> None:

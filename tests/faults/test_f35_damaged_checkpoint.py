@@ -12,9 +12,10 @@ import torch
 from refusal import refused
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.checkpoint_files import LATEST, OWN_KEY, PREVIOUS, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.checkpoint_files import OWN_KEY, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.workspace.run_record import LATEST, PREVIOUS
 
 
 def content(epoch: int) -> dict[str, Any]:

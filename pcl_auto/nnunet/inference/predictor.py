@@ -18,7 +18,7 @@ from pcl_auto.data.formats.scans import Source
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import PASSES
-from pcl_auto.nnunet.checkpoint_files import FINAL, read_checkpoint
+from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
 from pcl_auto.nnunet.errors import memory_errors
@@ -28,6 +28,7 @@ from pcl_auto.nnunet.inference.memory_demand import InferenceDemand, split_into_
 from pcl_auto.nnunet.inference.sliding_window import SlidingWindow
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.run_record import FINAL
 
 
 class Segmentation(NamedTuple):

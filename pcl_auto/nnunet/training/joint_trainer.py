@@ -15,7 +15,6 @@ from pcl_auto.data import split as splits
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.rounds import joint_rounds, self_train
 from pcl_auto.nnunet import distributed
-from pcl_auto.nnunet.checkpoint_files import LATEST
 from pcl_auto.nnunet.data import patch_streams, pseudo_label_files
 from pcl_auto.nnunet.network import restart_segmentation_head, unwrapped
 from pcl_auto.nnunet.training.joint_step import JointStep
@@ -24,6 +23,7 @@ from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.training.teacher import Teacher
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.run_record import LATEST
 
 
 class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds trainers by name)

@@ -12,9 +12,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from pcl_auto import __version__
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.nnunet.checkpoint_files import FORMAT, LATEST, OWN_KEY, PREVIOUS, plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.checkpoint_files import FORMAT, OWN_KEY, plain, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.network import unwrapped
 from pcl_auto.nnunet.training.run_settings import start_settings
+from pcl_auto.workspace.run_record import LATEST, PREVIOUS
 
 
 def save(trainer: nnUNetTrainer, path: Path, epochs_done: int) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pcl_auto.nnunet.checkpoint_files import LATEST
 from pcl_auto.nnunet.data import patch_streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.pseudo_label_files import RoundFolder
@@ -27,6 +26,7 @@ from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.recipe.time_budget import Costs
 from pcl_auto.workspace.resources import peak_memory_mb
+from pcl_auto.workspace.run_record import LATEST
 
 WARM_UP_STEPS, MIN_TIMES, MAX_TIMES = 2, 2, 200
 MAX_TIMED_CASES = 8

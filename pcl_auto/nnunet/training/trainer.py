@@ -20,7 +20,6 @@ from torch import Tensor, autocast
 
 from pcl_auto.data.split import cross_validation
 from pcl_auto.nnunet import distributed
-from pcl_auto.nnunet.checkpoint_files import FINAL, LATEST, PREVIOUS
 from pcl_auto.nnunet.data import patch_streams
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.environment import missing_for_compile
@@ -35,6 +34,7 @@ from pcl_auto.workspace.events import EventLog
 from pcl_auto.workspace.files import write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.resources import peak_memory_mb
+from pcl_auto.workspace.run_record import FINAL, LATEST, PREVIOUS
 
 # progress.png takes one or two seconds: it is drawn again after so many.
 PROGRESS_PNG_SECONDS = 120.0

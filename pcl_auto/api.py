@@ -51,7 +51,7 @@ class PlanResult:
     up_to_date: bool
     """True if the plan was there already, and nothing had to be done."""
     warnings: tuple[Problem, ...]
-    """What is worth a look, but no reason to refuse the data set."""
+    """Findings that are worth a look, but no reason to refuse the data set."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TrainResult:
     model: Path
     """The model folder as nnU-Net lays it out; :func:`predict` takes it."""
     folders: tuple[Path, ...]
-    """Of the run, or of each fold: ``fold_all``, or ``fold_0``, ``fold_1``, …"""
+    """Folder of the run, or of each fold: ``fold_all``, or ``fold_0``, ``fold_1``, …"""
     split: Split
     split_file: Path
     recipe: Recipe

@@ -1,4 +1,4 @@
-"""Which cases to label next, of a run that was trained."""
+"""Suggest cases to label next, of a run that was trained."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def ignore(_event: str, _values: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library sets in this process is gone after the test."""
+    """Undo after the test what the library sets in this process."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -134,7 +134,7 @@ def ledger(folder: Path) -> list[dict[str, str]]:
 
 
 def stock_mask(folder: Path, scan: Path) -> np.ndarray:
-    """What nnU-Net's own predictor makes of a scan with the model under ``folder``, shape (Z, Y, X)."""
+    """Return what nnU-Net's own predictor makes of a scan with the model under ``folder``, shape (Z, Y, X)."""
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 

@@ -40,7 +40,7 @@ class Stopped(Exception):
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library sets in this process is gone after the test."""
+    """Undo after the test what the library sets in this process."""
     for name in OWN:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

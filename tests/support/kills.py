@@ -20,7 +20,7 @@ POINTS = ("sync", "rename", "renamed")
 
 @dataclass
 class Account:
-    """What was done and what went wrong."""
+    """Count of what was done, and list of what went wrong."""
 
     kills: int = 0
     resumed: int = 0
@@ -85,7 +85,7 @@ def kill_at_random(stage: Stage, account: Account, place: Place, *, kills: int, 
 
 
 def unbroken(stage: Stage, account: Account, place: Place) -> dict[str, str]:
-    """What a run of ``stage`` leaves that nobody kills."""
+    """Return what a run of ``stage`` leaves that nobody kills."""
     stage.reset()
     if code := place.attempt(stage.arguments):
         account.wrong.append(f"{stage.name}: unbroken it ended with {code}: see {place.log}")

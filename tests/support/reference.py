@@ -84,7 +84,7 @@ def contrastive_loss(
 
 
 def training_seconds(schedule: Schedule, costs: Costs) -> float:
-    """What a training takes, told step by step."""
+    """Return what a training takes, step by step."""
     seconds = 0.0
     validation = max(1, round(schedule.steps_per_epoch * (0.2 if costs.held_out else 0.04)))
     for _fold in range(costs.folds):
@@ -103,7 +103,7 @@ def training_seconds(schedule: Schedule, costs: Costs) -> float:
 
 
 def diverse_batch(features: Sequence[Vector], labeled: Sequence[Vector], weights: Vector, number: int) -> list[int]:
-    """Which to label next: weight times distance to the nearest that is labeled or chosen, told one by one."""
+    """Choose one by one what to label: weight times distance to the nearest that is labeled or chosen."""
     chosen: list[int] = []
     while len(chosen) < min(number, len(features)):
         best, best_score = -1, (-1.0, -1.0)

@@ -203,7 +203,7 @@ def test_a_walk_is_short_and_goes_down(steps: list[str]) -> None:
 
 
 def _unsafe(module: ast.Module) -> Iterator[str]:
-    """What runs code from data, starts a shell, or unpacks wherever an archive says."""
+    """Yield calls that run code from data, start a shell, or unpack wherever an archive says."""
     for node in ast.walk(module):
         if not isinstance(node, ast.Call):
             continue

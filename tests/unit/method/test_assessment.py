@@ -1,4 +1,4 @@
-"""What is said of pseudo-labels, on label maps of a few voxels."""
+"""Assess pseudo-labels on label maps of a few voxels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a segmentation is to be trusted, against slow and obvious versions of the formulas."""
+"""Compare confidences with slow and obvious versions of the formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cases to label next."""
+"""Choose the cases to label next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine and the workspace are said to be."""
+"""Report the machine and the workspace."""
 
 from __future__ import annotations
 

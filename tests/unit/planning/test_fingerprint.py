@@ -15,7 +15,7 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def volume(shape: tuple[int, int, int], box: Box) -> Volume:
-    """What a probe finds of an image, axes x, y, z."""
+    """Return what a probe finds of an image, axes x, y, z."""
     return Volume(
         path=Path("image.nii"),
         shape=shape,

@@ -40,7 +40,7 @@ def ct_plan() -> Plan:
 def test_a_corrected_case_does_not_decide_which_store_is_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of CT, whose store depends on labels: a training leaves corrected ones out, and so does its dry run."""
+    """Leave corrected labels out of a CT store, which depends on labels, in a training and in its dry run."""
     read: list[str] = []
 
     def intensities(cases: Sequence[Case], channels: int, _ignored: int | None) -> dict[str, dict[str, float]]:

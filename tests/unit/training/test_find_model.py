@@ -1,4 +1,4 @@
-"""Which model a command means, and how a command is told."""
+"""Find the model that a command means, and the options that name it."""
 
 from __future__ import annotations
 

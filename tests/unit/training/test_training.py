@@ -1,4 +1,4 @@
-"""What a training is before it starts: its split, its folder, its device, and whether it may go on."""
+"""Resolve trainings: split, folder, device, and runs that may go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labeled cases show: volumes, and classes in one piece."""
+"""Measure labeled cases: volumes, and classes in one piece."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides a supervised start, and what does not."""
+"""Read settings back from plans; tell those that decide a supervised start."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SETTINGS = RunSettings(Recipe("one"), seed=0, split="L2_s0", store="store", dete
 
 
 def taken_up(monkeypatch: pytest.MonkeyPatch, file: Path, settings: RunSettings) -> dict[str, Any]:
-    """What a trainer of ``settings`` has of the start in ``file``."""
+    """Return what a trainer of ``settings`` takes of the start in ``file``."""
     read: list[Path] = []
     taken: dict[str, Any] = {}
     monkeypatch.setattr(save_and_resume, "load_training_state", lambda _trainer, its_file: read.append(its_file))

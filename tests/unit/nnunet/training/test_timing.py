@@ -1,4 +1,4 @@
-"""What is scaled by the size of a case: nnU-Net's patches of it; and which cases are looked at."""
+"""Scale times by the patches of a case, and choose the cases to look at."""
 
 from __future__ import annotations
 

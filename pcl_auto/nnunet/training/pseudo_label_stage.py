@@ -75,7 +75,9 @@ class PseudoLabelStage:
                 labels_of=self._trainer.label_manager,
                 one_piece=self.labeled.one_piece() if self._filter.largest_component else [],
                 # Nothing is trained on what is segmented after the last round.
-                check=self._agreement_check(segment) if self._filter.min_agreement and number <= rounds else None,
+                check=agreement_check(self._trainer, segment)
+                if self._filter.min_agreement and number <= rounds
+                else None,
                 progress=lambda done, total: self._trainer.events.notify(
                     "pseudo_label", round=min(number, rounds), done=done, total=total
                 ),
@@ -83,9 +85,6 @@ class PseudoLabelStage:
         seconds = monotonic() - begun
         with distributed.rank_zero_first() as first:
             return Segmented(self._judge(cases, folder, number) if first else [], seconds)
-
-    def _agreement_check(self, segment: Segmenter) -> AgreementCheck:
-        return agreement_check(self._trainer, segment)
 
     def _judge(self, cases: Sequence[str], folder: RoundFolder, number: int) -> list[LedgerRow]:
         last = number > self._trainer.recipe.schedule.rounds

@@ -56,7 +56,7 @@ def download(
         new = download_task(archive, folder, base_url=base_url or BASE_URL, listener=listener)
     root = folder / archive.name
     if json:
-        terminal.json({"task": archive.name, "folder": str(root), "downloaded": new, "license": LICENSE})
+        terminal.json({"task": archive.name, "folder": str(root), "downloaded": new, **_license(LICENSE)})
     elif new:
         terminal.print_line(f"{root}: {archive.training} training and {archive.test} test images, license {LICENSE}")
         terminal.print_line(f"next: pclauto plan {root}")
@@ -64,11 +64,16 @@ def download(
         terminal.print_line(f"{root}: already there, nothing to do")
 
 
+def _license(name: str) -> dict[str, str]:
+    """Return the license for JSON; ``licence`` was its key in version 0.1, and is there until 0.3."""
+    return {"license": name, "licence": name}
+
+
 def _list(terminal: Terminal, *, json: bool) -> None:
     from pcl_auto.data.download import ARCHIVES, LICENSE
 
     if json:
-        terminal.json([{**asdict(archive), "license": LICENSE} for archive in ARCHIVES])
+        terminal.json([{**asdict(archive), **_license(LICENSE)} for archive in ARCHIVES])
         return
     rows = [
         (entry.name, entry.modality, str(entry.training), str(entry.test), f"{entry.gigabytes:g}", LICENSE)

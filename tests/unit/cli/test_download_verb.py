@@ -38,6 +38,7 @@ def test_the_ten_tasks(
     assert out.count("CC BY-SA 4.0") == 10
     _, out, _ = run(monkeypatch, capfd, *arguments, "--json")
     assert [entry["name"][:6] for entry in json.loads(out)] == [f"Task{number:02d}" for number in range(1, 11)]
+    assert all(entry["license"] == entry["licence"] for entry in json.loads(out))  # the key of version 0.1
 
 
 def test_download_then_nothing_to_do(

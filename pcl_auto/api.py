@@ -270,14 +270,13 @@ def _trained(run: Run, request: TrainRequest, workspace: Workspace) -> TrainResu
 
 
 def _report(run: Run, workspace: Workspace) -> Path | None:
-    """Write the run's report; whatever is wrong with it, the training is done and its model good."""
-    from pcl_auto.report.page import write_report
+    """Write the run's report, or warn of what is wrong with it."""
+    from pcl_auto.report.page import report_of_training
 
-    try:
-        return write_report(run.folder, workspace)
-    except Exception as error:  # noqa: BLE001
-        warnings.warn(f"no report: {error}; `pclauto report` tries again", stacklevel=4)
-        return None
+    report, why_none = report_of_training(run.folder, workspace)
+    if report is None:
+        warnings.warn(why_none, stacklevel=4)
+    return report
 
 
 @overload

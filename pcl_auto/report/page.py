@@ -67,6 +67,18 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
     return target
 
 
+def report_of_training(folder: Path, workspace: Workspace) -> tuple[Path | None, str]:
+    """Write the report of a run that has just been trained; whatever is wrong with it, the model is good.
+
+    Returns:
+        The file, or None; and why there is none, or an empty string.
+    """
+    try:
+        return write_report(folder, workspace), ""
+    except Exception as error:  # noqa: BLE001
+        return None, f"no report: {error}; `pclauto report` tries again"
+
+
 def render(run: RunFacts, workspace: Workspace, max_bytes: int = MAX_BYTES) -> str:
     """Return the page of a run as HTML of at most ``max_bytes``; a note says what was left out for that."""
     page = ""

@@ -174,13 +174,11 @@ def _print_next(terminal: Terminal, run: Run, workspace: Workspace, *, prepare_o
 
 
 def _report(terminal: Terminal, run: Run, workspace: Workspace) -> None:
-    """Write the run's report; whatever is wrong with it, the training is done and its model good."""
-    from pcl_auto.report.page import write_report
+    """Write the run's report and name it, or warn of what is wrong with it."""
+    from pcl_auto.report.page import report_of_training
 
-    try:
-        terminal.print_line(f"report: {write_report(run.folder, workspace)}")
-    except Exception as error:  # noqa: BLE001
-        terminal.print_line(f"warning: no report: {error}; `pclauto report` tries again")
+    report, why_none = report_of_training(run.folder, workspace)
+    terminal.print_line(f"report: {report}" if report else f"warning: {why_none}")
 
 
 def _announce(terminal: Terminal, run: Run, request: TrainRequest, device: str) -> None:

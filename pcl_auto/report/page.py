@@ -17,19 +17,11 @@ from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.report.curves import run_curves
 from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, color
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
+from pcl_auto.report.tables import default_recipe, heading, recipe_lines
 from pcl_auto.report.validation import mean_over_folds, read_fold_scores
 from pcl_auto.report.verdict import compare_to_baseline
 from pcl_auto.training.request import JOINT_TRAINER
-from pcl_auto.training.run_facts import (
-    JUDGMENTS,
-    RunFacts,
-    default_recipe,
-    heading,
-    read_confidences,
-    read_run,
-    recipe_lines,
-    run_folder,
-)
+from pcl_auto.training.run_facts import JUDGMENTS, RunFacts, read_confidences, read_run, run_folder
 from pcl_auto.workspace.files import printable, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -16,7 +16,7 @@ from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import MIN_REFERENCES, REVIEW_SHARE
 from pcl_auto.nnunet.inference.confidence import REFERENCE
 from pcl_auto.nnunet.training.run_settings import KEY
-from pcl_auto.recipe.load import load_recipe, with_current_names
+from pcl_auto.recipe.load import with_current_names
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEWS
 
@@ -53,12 +53,6 @@ def read_confidences(run: Path) -> Confidences:
 
 # Columns of a ledger that say how good a pseudo-label is, the more telling first; higher is better.
 JUDGMENTS = ("agreement", "dice_to_last_round")
-
-
-def heading(column: str) -> str:
-    """Return a reader's name for a column of the ledger."""
-    named = {"dice_to_last_round": "Dice to round before", "agreement": "agreement of two transforms"}
-    return named.get(column, column.replace("volume_ml_", "ml ").replace("components_", "parts "))
 
 
 @dataclass(frozen=True)
@@ -236,38 +230,6 @@ def _number(text: str | None) -> float | None:
         return float(text) if text else None
     except ValueError:
         return None
-
-
-def best_median_worst(ranked: Sequence[dict[str, str]]) -> list[tuple[str, dict[str, str]]]:
-    """Select the first, middle and last of ``ranked``, each once."""
-    chosen: dict[int, str] = {}
-    for name, index in {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}.items():
-        if ranked:
-            chosen.setdefault(index, name)
-    return [(name, ranked[index]) for index, name in sorted(chosen.items())]
-
-
-def recipe_lines(recipe: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """List every setting of ``recipe``: its dotted name, its value, and the default's value (None: the same)."""
-    before = dict(_flat(default))
-    lines = []
-    for name, value in _flat(recipe):
-        differs = name in before and before[name] != value
-        lines.append((name, value, before[name] if differs else None))
-    return lines
-
-
-def default_recipe() -> dict[str, Any]:
-    """Return the recipe that a run takes when none is named, without what names it."""
-    values = load_recipe("default").as_dict()
-    return {key: value for key, value in values.items() if key not in ("name", "description")}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    lines: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        lines += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return lines
 
 
 def last_round(run: RunFacts) -> tuple[Round, Path]:

@@ -8,8 +8,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.report.tables import default_recipe
 from pcl_auto.training.request import JOINT_TRAINER
-from pcl_auto.training.run_facts import default_recipe
 
 RECIPE = {"name": "tiny", "description": "a few steps", **default_recipe()}
 RECIPE["schedule"] = {"steps_per_epoch": 2, "supervised_epochs": 1, "rounds": 2, "epochs_per_round": 1}

@@ -8,7 +8,8 @@ from refusal import refused
 from report_files import write_run
 
 from pcl_auto.errors import StateError
-from pcl_auto.training.run_facts import best_median_worst, default_recipe, read_run, recipe_lines, run_folder
+from pcl_auto.report.tables import best_median_worst, default_recipe, recipe_lines
+from pcl_auto.training.run_facts import read_run, run_folder
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -1,27 +1,40 @@
-"""Make the arms of a benchmark: recipes that differ in their method and share steps, batch, optimizer and network."""
+"""Make the arms of a benchmark: recipes that differ in their method and share steps, batch, optimizer and network.
+
+The baselines are nnU-Net alone, mirrored in each way that a user can have it: as it is, not at all, and along the axes
+that the default recipe mirrors along. A gain over one of them that mirroring alone would bring is not the method's.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import OldNameWarning, Problem, UsageError
 from pcl_auto.recipe.load import load_recipe, recipe_folder
-from pcl_auto.recipe.settings import Recipe, Schedule
+from pcl_auto.recipe.settings import Augmentation, Mirroring, Recipe, Schedule
 
-BASELINE_ARM, ALL_LABELS_ARM = "supervised", "all-labels"
+# How each of them mirrors its patches, and the scans that it segments.
+BASELINE_ARMS: dict[str, Mirroring] = {
+    "nnunet": "all",
+    "nnunet_no_mirroring": "none",
+    "nnunet_symmetric": "symmetric",
+}
+# Each baseline among the arms with all labels too; the best of them is the ceiling.
+ALL_LABELS = "all-labels"
+OLD_BASELINE = "supervised"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train: a recipe cut to the common base recipe, or the baseline on some or on all labels."""
+    """A way to train: a recipe cut to the common base recipe, or nnU-Net alone on some or on all labels."""
 
     name: str
     recipe: Recipe
-    supervised_only: bool = False
+    baseline: bool = False
     all_labels: bool = False
 
 
@@ -42,7 +55,10 @@ def make_arms(names: Sequence[str], base: Recipe) -> tuple[list[Arm], list[Probl
     """Make the arms called ``names`` on ``base``, and list what is wrong with the other names."""
     arms: dict[str, Arm] = {}
     problems: list[Problem] = []
+    names = [_current_name(name) for name in names]
     for name in names:
+        if name == ALL_LABELS:
+            continue
         try:
             arm = _make_arm(name, base)
         except UsageError as error:
@@ -52,18 +68,30 @@ def make_arms(names: Sequence[str], base: Recipe) -> tuple[list[Arm], list[Probl
             what, fix = f"two arms called {arm.name!r}", "name each once; a recipe file by its own"
             problems.append(Problem("benchmark.arm-twice", what, "--arms", fix))
     if not names:
-        problems.append(Problem("benchmark.no-arm", "no arm", "--arms", f"name some, as --arms {BASELINE_ARM},paper"))
-    return list(arms.values()), problems
+        fix = f"name some, as --arms {','.join(BASELINE_ARMS)},paper"
+        problems.append(Problem("benchmark.no-arm", "no arm", "--arms", fix))
+    made = list(arms.values())
+    if ALL_LABELS in names:
+        baselines = [arm for arm in made if arm.baseline] or [_make_arm(name, base) for name in BASELINE_ARMS]
+        made += [replace(arm, all_labels=True) for arm in baselines]
+    return made, problems
+
+
+def _current_name(name: str) -> str:
+    if name != OLD_BASELINE:
+        return name
+    warnings.warn(f"arm {OLD_BASELINE} is called nnunet; the old name is read until version 0.3", OldNameWarning, 2)
+    return "nnunet"
 
 
 def _make_arm(name: str, base: Recipe) -> Arm:
-    if name in (BASELINE_ARM, ALL_LABELS_ARM):
-        # Both under one name: with all labels on either side they are one and the same training.
-        recipe = _named(fit_recipe(Recipe(name="", schedule=base.schedule), base), BASELINE_ARM)
-        return Arm(name, recipe, supervised_only=True, all_labels=name == ALL_LABELS_ARM)
+    if name in BASELINE_ARMS:
+        # Trained without rounds; their part of the schedule lets it share its start with arms that mirror alike.
+        plain = Recipe("", schedule=base.schedule, augmentation=Augmentation(mirroring=BASELINE_ARMS[name]))
+        return Arm(name, _named(fit_recipe(plain, base), name), baseline=True)
     shipped = sorted(path.stem for path in recipe_folder().glob("*.toml"))
     if name not in shipped and not Path(name).is_file():
-        expected = " | ".join([BASELINE_ARM, ALL_LABELS_ARM, *shipped])
+        expected = " | ".join([*BASELINE_ARMS, ALL_LABELS, *shipped])
         fix = "take some of these, or give the path of a recipe's TOML file"
         raise UsageError(Problem("benchmark.unknown-arm", f"no arm {name!r}", "--arms", fix, expected))
     recipe = load_recipe(name)

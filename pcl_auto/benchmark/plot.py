@@ -10,7 +10,6 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pcl_auto.benchmark.arms import ALL_LABELS_ARM
 from pcl_auto.benchmark.study import Study
 from pcl_auto.benchmark.table import Row, Runs, as_csv, as_json, make_rows
 from pcl_auto.workspace.atomic import atomic_path
@@ -35,10 +34,10 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    numbers = sorted({row.labeled for row in rows if row.arm != ALL_LABELS_ARM})
+    numbers = sorted({row.labeled for row in rows if not row.all_labels})
     # Numbers of labels may be far apart, as 1, 2 and 100: evenly spaced.
     positions = {number: index for index, number in enumerate(numbers)}
-    names = list(dict.fromkeys(row.arm for row in rows if row.arm != ALL_LABELS_ARM))
+    names = list(dict.fromkeys(row.arm for row in rows if not row.all_labels))
     for index, name in enumerate(names):
         line = [row for row in rows if row.arm == name]
         # A little apart, so that bars of two arms do not cover one another.
@@ -52,13 +51,13 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
             label=name,
         )
     for row in rows:
-        if row.arm == ALL_LABELS_ARM:
-            axes.axhline(row.dice.mean, linestyle="--", color="gray", label=f"supervised, all {row.labeled} labels")
+        if row.all_labels:
+            axes.axhline(row.dice.mean, linestyle="--", color="gray", label=f"{row.arm}, all {row.labeled} labels")
     axes.set_xticks(list(positions.values()), [str(number) for number in numbers])
     axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
     _widen(axes)
     axes.set_xlabel("labeled cases")
-    axes.set_ylabel("mean Dice ± sd over seeds")
+    axes.set_ylabel("mean Dice ± sd over draws")
     axes.set_title(title)
     axes.grid(visible=True, alpha=0.3)
     if rows:

@@ -1,4 +1,4 @@
-"""Run a study: every arm with every number of labels and every seed, one run after the other, resumable."""
+"""Run a study: every arm with every number of labels and every draw, one run after the other, resumable."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM, Arm, load_base_recipe, make_arms, parse_labeled
+from pcl_auto.benchmark.arms import ALL_LABELS, BASELINE_ARMS, Arm, load_base_recipe, make_arms, parse_labeled
+from pcl_auto.benchmark.draws import draw_labeled
 from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problems, hold_out
 from pcl_auto.benchmark.train_and_score import Job, do_job
 from pcl_auto.data.dataset.decathlon import find_task
 from pcl_auto.data.labels import foreground, ignore_value
-from pcl_auto.data.split import Split, draw_split
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.training.run_settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
@@ -29,8 +29,9 @@ from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.run_record import refuse_changes
 
-SCHEMA_VERSION = 1
-DEFAULT_ARMS = f"{BASELINE_ARM},paper,default,{ALL_LABELS_ARM}"
+SCHEMA_VERSION = 2
+DEFAULT_ARMS = ",".join([*BASELINE_ARMS, "default", ALL_LABELS])
+DEFAULT_DRAWS = 6
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class BenchmarkRequest:
     """The settings of a study, as ``pclauto benchmark`` takes them.
 
     ``test_cases``: so many labeled cases, which no arm learns from, are the test cases instead of those in folders.
+    ``every_class``: draw labeled cases that show every class together. ``mirroring``: average the prediction over
+    mirrored copies, for each model along the axes that it was mirrored along in training, as in ``pclauto predict``.
     """
 
     labeled: str = "2"
-    seeds: int = 3
+    draws: int = DEFAULT_DRAWS
+    every_class: bool = True
     arms: str = DEFAULT_ARMS
     base_recipe: str = "quick"
     epochs: int | None = None
@@ -49,7 +53,7 @@ class BenchmarkRequest:
     test_images: Path | None = None
     test_cases: int = 0
     configuration: str | None = None
-    mirroring: bool = False
+    mirroring: bool = True
     device: str = "auto"
     workers: int | None = None
     folder: Path | None = None
@@ -57,16 +61,16 @@ class BenchmarkRequest:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One arm with one number of labeled cases and one seed."""
+    """One arm with one number of labeled cases, and one draw of them, which is also the seed of the training."""
 
     arm: Arm
     labeled: int
-    seed: int
+    draw: int
 
     @property
     def name(self) -> str:
         """Name of the run in names of files."""
-        return f"{self.arm.name}_L{self.labeled}_s{self.seed}"
+        return f"{self.arm.name}_L{self.labeled}_s{self.draw}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Study:
     base_recipe: Recipe
     arms: tuple[Arm, ...]
     labeled: tuple[int, ...]
-    seeds: tuple[int, ...]
+    draws: tuple[int, ...]
+    every_class: bool
     all_labels: int
     held_out: HeldOut
     mirroring: bool
@@ -89,17 +94,18 @@ class Study:
 
     @property
     def runs(self) -> list[BenchmarkRun]:
-        """All runs, by number of labels and seed, supervised first; those with all labels after the first comparison.
+        """All runs, by number of labels and draw, baselines first; those with all labels after the first comparison.
 
         In this order a study that is cut short has whole comparisons.
         """
         with_all = [arm for arm in self.arms if arm.all_labels]
-        compared = sorted((arm for arm in self.arms if not arm.all_labels), key=lambda arm: arm.name != BASELINE_ARM)
+        compared = sorted((arm for arm in self.arms if not arm.all_labels), key=lambda arm: not arm.baseline)
         numbers = self.labeled if compared else ()
-        runs = [BenchmarkRun(arm, number, seed) for number in numbers for seed in self.seeds for arm in compared]
-        first = len(self.seeds) * len(compared) if numbers else 0
-        ceiling = [BenchmarkRun(arm, self.all_labels, seed) for arm in with_all for seed in self.seeds]
-        return [*runs[:first], *ceiling, *runs[first:]]
+        runs = [BenchmarkRun(arm, number, draw) for number in numbers for draw in self.draws for arm in compared]
+        first = len(self.draws) * len(compared) if numbers else 0
+        ceiling = [BenchmarkRun(arm, self.all_labels, draw) for arm in with_all for draw in self.draws]
+        # A number of labels may be all of them.
+        return list({run.name: run for run in [*runs[:first], *ceiling, *runs[first:]]}.values())
 
     def file(self, run: BenchmarkRun) -> Path:
         """Return the file that a finished run is recorded in."""
@@ -113,9 +119,10 @@ class Study:
             "configuration": self.configuration,
             "arm": run.arm.name,
             "labeled": run.labeled,
-            "seed": run.seed,
+            "draw": run.draw,
+            "every_class": self.every_class,
             "recipe": run.arm.recipe.as_dict(),
-            "supervised_only": run.arm.supervised_only,
+            "baseline": run.arm.baseline,
             "test": {"labels": str(self.held_out.labels), "digest": self.held_out.digest()},
             "mirroring": self.mirroring,
         }
@@ -134,14 +141,14 @@ class Study:
         return found
 
     def shared_start(self, run: BenchmarkRun) -> Path | None:
-        """Return the file of the supervised start that the arms of one number of labels and one seed share."""
+        """Return the file of the supervised start that the arms of one number of labels and one draw share."""
         if run.arm.all_labels:
             return None
-        whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.seed, "split": "", "store": "", "deterministic": False}
+        whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.draw, "split": "", "store": "", "deterministic": False}
         # Other test cases of the pool leave other cases to learn from.
         pool = [self.held_out.digest()] if self.held_out.of_pool else []
-        digest = _digest([start_settings(whole), self.configuration, self.plan.content, *pool])
-        return self.folder / "starts" / f"L{run.labeled}_s{run.seed}_{digest}.pth"
+        digest = _digest([start_settings(whole), self.every_class, self.configuration, self.plan.content, *pool])
+        return self.folder / "starts" / f"L{run.labeled}_s{run.draw}_{digest}.pth"
 
     def forget_starts(self, done: Collection[str]) -> None:
         """Remove the supervised starts that only runs named in ``done`` have needed.
@@ -158,31 +165,24 @@ class Study:
 
     def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
         """Return what a run needs to be done in a process of its own."""
+        kept_out = {scan.id for scan in self.held_out.scans} if self.held_out.of_pool else set()
         labeled = None if run.arm.all_labels else run.labeled
         request = TrainRequest(
             dataset=self.data.name,
-            labeled=labeled,
-            split=self._split(labeled, run.seed) if self.held_out.of_pool else None,
-            seed=run.seed,
+            split=draw_labeled(self.plan, kept_out, labeled=labeled, draw=run.draw, every_class=self.every_class),
+            seed=run.draw,
             recipe=run.arm.recipe,
             configuration=self.configuration,
             device=self.device,
             workers=self.workers,
-            supervised_only=run.arm.supervised_only,
+            supervised_only=run.arm.baseline,
+            recipe_mirroring=True,
             shared_start=self.shared_start(run),
             remember=False,
         )
         labels, masks = self.plan.dataset_json["labels"], self.folder / "masks" / run.name
         classes, ignored = foreground(labels), ignore_value(labels)
         return Job(request, workspace, self.held_out, classes, self.mirroring, masks, ignored)
-
-    def _split(self, labeled: int | None, seed: int) -> Split:
-        """Draw a split from the pool without the test cases, which are not among the unlabeled ones either."""
-        tested = {scan.id for scan in self.held_out.scans}
-        pool = [case for case in self.plan.cases.values() if case.id not in tested]
-        with_label, without_label = ([c.id for c in pool if (c.label is not None) is there] for there in (True, False))
-        split = draw_split(with_label, without_label, labeled=labeled, seed=seed)
-        return replace(split, name=f"{split.name}_H{len(tested)}")
 
 
 def comparable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +283,8 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         base_recipe=base,
         arms=tuple(arms),
         labeled=tuple(numbers),
-        seeds=tuple(range(request.seeds)),
+        draws=tuple(range(request.draws)),
+        every_class=request.every_class,
         all_labels=sum(case.label is not None for case in plan.cases.values()) - request.test_cases,
         held_out=replace(held_out, labels=held_out.labels.resolve()),
         mirroring=request.mirroring,
@@ -296,7 +297,7 @@ def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: i
     with_label = sum(case.label is not None for case in plan.cases.values()) - held_out
     if with_label <= 0:
         return []  # --test-cases is too large, which is a problem of its own
-    joint = any(not arm.supervised_only for arm in arms)
+    joint = any(not arm.baseline for arm in arms)
     problems = []
     for number in numbers:
         if number > with_label:
@@ -331,6 +332,7 @@ def run_study(
 
     Raises:
         StateError: a run on record was made with other settings.
+        UsageError: see :func:`pcl_auto.benchmark.draws.draw_labeled`; nothing is trained.
         PclautoError: see :func:`pcl_auto.benchmark.train_and_score.do_job`.
     """
     work = work or (lambda job, listener: run_in_subprocess(do_job, job, listener))
@@ -338,13 +340,15 @@ def run_study(
         found = study.recorded()
         study.forget_starts(found)  # an earlier try may have been stopped before it did
         after_each(found)
+        # Every draw before the first training: a number of labels may be too small for it.
+        jobs = {run.name: study.job(run, workspace) for run in study.runs if run.name not in found}
         for number, run in enumerate(study.runs, start=1):
-            line = f"run {number}/{len(study.runs)}  {run.arm.name}, labels {run.labeled}, seed {run.seed}"
+            line = f"run {number}/{len(study.runs)}  {run.arm.name}, labels {run.labeled}, draw {run.draw}"
             if run.name in found:
                 print_line(f"{line}: done before")
                 continue
             print_line(line)
-            outcome = work(study.job(run, workspace), listener)
+            outcome = work(jobs[run.name], listener)
             content = {"schema_version": SCHEMA_VERSION, "settings": study.settings(run), **outcome}
             write_json(study.file(run), finite(content))
             found[run.name] = read_json(study.file(run))

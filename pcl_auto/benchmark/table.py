@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM
+from pcl_auto.benchmark.arms import BASELINE_ARMS
 from pcl_auto.benchmark.study import SCHEMA_VERSION, Study
 from pcl_auto.evaluation.statistics import MAX_P, Comparison, Scores, Spread, compare, least_p, mean, spread
 from pcl_auto.workspace.files import table_cell
 
 Runs = Mapping[str, Mapping[str, Any]]
-COLUMNS = ("arm", "labeled", "seed", "case", "dice", "hd95_mm")
+COLUMNS = ("arm", "labeled", "draw", "case", "dice", "hd95_mm")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Row:
     seconds: float
     memory_mb: float
     comparison: Comparison | None
+    all_labels: bool = False
 
     @property
     def verdict(self) -> str:
@@ -67,9 +68,9 @@ def make_rows(study: Study, runs: Runs) -> list[Row]:
 def _row(arm: str, labeled: int, study: Study, runs: Runs) -> Row:
     own = _entries(arm, labeled, runs)
     comparison = None
-    if arm not in (BASELINE_ARM, ALL_LABELS_ARM):
-        ceiling = _scores(ALL_LABELS_ARM, study.all_labels, runs)
-        comparison = compare(_scores(arm, labeled, runs), _scores(BASELINE_ARM, labeled, runs), ceiling)
+    if arm not in BASELINE_ARMS:
+        ceiling = _scores("nnunet", study.all_labels, runs)
+        comparison = compare(_scores(arm, labeled, runs), _scores("nnunet", labeled, runs), ceiling)
     return Row(
         arm=arm,
         labeled=labeled,
@@ -79,6 +80,7 @@ def _row(arm: str, labeled: int, study: Study, runs: Runs) -> Row:
         seconds=mean(_number(entry["seconds"]) for entry in own),
         memory_mb=max(map(_number, (entry["memory_mb"] for entry in own)), default=math.nan),
         comparison=comparison,
+        all_labels=labeled == study.all_labels,
     )
 
 
@@ -93,7 +95,7 @@ def _number(value: float | None) -> float:
 
 def _scores(arm: str, labeled: int, runs: Runs, metric: str = "dice") -> Scores:
     return {
-        entry["settings"]["seed"]: {case["id"]: _number(case[metric]) for case in entry["cases"]}
+        entry["settings"]["draw"]: {case["id"]: _number(case[metric]) for case in entry["cases"]}
         for entry in _entries(arm, labeled, runs)
     }
 
@@ -115,7 +117,7 @@ class Point:
 
 def curve_points(rows: Sequence[Row]) -> list[Point]:
     """Return the mean Dice of every recipe over the number of labels, without the baselines."""
-    alone = {row.labeled: row.dice.mean for row in rows if row.arm == BASELINE_ARM}
+    alone = {row.labeled: row.dice.mean for row in rows if row.arm == "nnunet"}
     return [
         Point(
             row.arm,
@@ -175,7 +177,7 @@ def as_csv(runs: Runs) -> str:
     writer.writerow(COLUMNS)
     for entry in runs.values():
         settings = entry["settings"]
-        of_run = [table_cell(settings["arm"]), settings["labeled"], settings["seed"]]
+        of_run = [table_cell(settings["arm"]), settings["labeled"], settings["draw"]]
         writer.writerows([*of_run, table_cell(case["id"]), case["dice"], case["hd95_mm"]] for case in entry["cases"])
     return text.getvalue()
 
@@ -194,7 +196,7 @@ def as_json(study: Study, runs: Runs, rows: list[Row]) -> dict[str, Any]:
         "rows": [{**asdict(row), "verdict": row.verdict} for row in rows],
         "runs": [
             {
-                **{key: entry["settings"][key] for key in ("arm", "labeled", "seed")},
+                **{key: entry["settings"][key] for key in ("arm", "labeled", "draw")},
                 **{key: entry[key] for key in ("mean", "undefined", "seconds", "memory_mb", "model")},
             }
             for entry in runs.values()

@@ -115,6 +115,12 @@ def _seed_suffix(seed: int) -> str:
     return f"_s{seed}" if seed else ""
 
 
+def order_of_draw(with_label: Iterable[str], seed: int) -> list[str]:
+    """Order the cases that have a label, as a seed draws them: the same order however many are taken from it."""
+    cases = sorted(with_label)
+    return [cases[index] for index in np.random.default_rng(seed).permutation(len(cases))]
+
+
 def draw_split(
     with_label: Sequence[str],
     without_label: Sequence[str],
@@ -139,7 +145,7 @@ def draw_split(
     Raises:
         UsageError: fewer labels than asked for.
     """
-    order = [sorted(with_label)[i] for i in np.random.default_rng(seed).permutation(len(with_label))]
+    order = order_of_draw(with_label, seed)
     count = len(order) - validation if labeled is None else labeled
     if count < 1 or validation < 0 or count + validation > len(order):
         where, expected = "--labeled and --validation", f"1 to {len(order)} together"

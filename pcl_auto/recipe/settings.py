@@ -13,7 +13,7 @@ from pcl_auto.errors import Problem, UsageError
 
 Matching = Literal["intra", "inter"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
-Mirroring = Literal["all", "symmetric"]
+Mirroring = Literal["all", "symmetric", "none"]
 
 Range = tuple[float, float]
 # nnU-Net's share of validation steps; on cases that were learned from a glance is enough.
@@ -99,7 +99,7 @@ class Augmentation:
     """Changes to nnU-Net's augmentation of the training patches."""
 
     # Axes to mirror along, in training and in prediction: "all" as nnU-Net does, "symmetric" those along which a
-    # mirrored scan is as near to the other scans as the scan itself.
+    # mirrored scan is as near to the other scans as the scan itself, "none" as nnUNetTrainerNoMirroring.
     mirroring: Mirroring = "all"
 
 

@@ -56,6 +56,8 @@ class TrainRequest:
     device: str = "auto"
     workers: int | None = None
     supervised_only: bool = False
+    # Without rounds too, mirror as the recipe says, not as stock nnU-Net does.
+    recipe_mirroring: bool = False
     deterministic: bool = False
     restart: bool = False
     # A model that is there already, in place of the supervised epochs: a checkpoint, or the folder of one.
@@ -81,6 +83,7 @@ class Run:
 
     ``settings``: what its trainer reads. ``start``: the checkpoint that it begins with, if any. ``fitted``: the
     schedule that fits the time budget ``budget_s``; until there is one, the settings have the recipe's own.
+    ``stock_mirroring``: mirrored as stock nnU-Net does, whatever the recipe says.
     """
 
     data: DatasetFolder
@@ -95,6 +98,7 @@ class Run:
     start: Path | None = None
     budget_s: int | None = None
     fitted: Fitted | None = None
+    stock_mirroring: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -203,7 +207,10 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     settings = RunSettings(
         recipe, request.seed, split.name, deterministic=request.deterministic, folds=request.folds or NNUNET_FOLDS
     )
-    run = Run(data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
+    run = Run(
+        data, plan, split, settings, configuration, trainer, plans_name, model,
+        start=start, budget_s=budget_s, stock_mirroring=request.supervised_only and not request.recipe_mirroring,
+    )  # fmt: skip
     if budget_s is None or not run.budget_file.is_file():
         return run
     return run.with_fit(read_fit(run.budget_file, recipe))

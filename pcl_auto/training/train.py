@@ -105,9 +105,12 @@ def prepare(run: Run, listener: Listener) -> tuple[Run, dict[str, Any]]:
 
 
 def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:
-    """Measure the axes to mirror along on the stored scans; None where the recipe leaves them to nnU-Net."""
-    if run.recipe.augmentation.mirroring == "all":
+    """Measure the axes to mirror along on the stored scans; None where they are left to nnU-Net."""
+    mirroring = run.recipe.augmentation.mirroring
+    if run.stock_mirroring or mirroring == "all":
         return None
+    if mirroring == "none":
+        return ()
     from pcl_auto.nnunet.data.mirror_axes import mirror_axes, stored_symmetries
 
     # Of the cases that the run may see: a benchmark keeps some out.

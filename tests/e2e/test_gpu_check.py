@@ -1,12 +1,9 @@
-"""The check and the study for a CUDA machine, in their tiny form on a CPU: as real processes, and their pure parts."""
+"""The check for a CUDA machine, in its tiny form on a CPU: as real processes, and its pure parts."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -15,20 +12,15 @@ from typing import Any
 
 import pytest
 
-from pcl_auto.data.phantom import make_phantom
-from pcl_auto.errors import StateError
-
 ROOT = Path(__file__).parents[2]
 GPU = ROOT / "benchmarks" / "gpu"
 sys.path.insert(0, str(GPU))
 
 import check as checks  # noqa: E402
 import rows  # noqa: E402
-import study  # noqa: E402
 import supervise  # noqa: E402
 import table  # noqa: E402
 from bench import TINY, Bench, Found, Row, Schedule  # noqa: E402
-from carried import MB, Carried  # noqa: E402
 from cost_rows import loader_figures  # noqa: E402
 from training_rows import resume_problems, training_figures, training_problems  # noqa: E402
 
@@ -285,132 +277,3 @@ def test_what_limits_the_loader() -> None:
         "4 workers keep up"
     )
     assert loader_figures(rates(3.0)).endswith("augmentation is the limit with any of these")
-
-
-# --- the study ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_phantom(tmp_path_factory.mktemp("study"), labeled=2, unlabeled=2, test=1)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    return tmp_path
-
-
-def test_a_study_goes_on_in_a_second_part(here: Path, phantom: Path) -> None:
-    folder = here / "study"
-    command = [sys.executable, GPU / "study.py", folder, phantom, "--seeds", "1", "--recipe", "tiny.toml",
-               "--device", "cpu", "--gpu-memory-gb", "1", "--work", here / "work"]  # fmt: skip
-    folder.mkdir()
-    # The supervised arm is timed; of the other one it is known that it does not fit.
-    (folder / "timed.json").write_text('{"default": 5000}')
-    (folder / "weights.pth").write_bytes(b"a model that somebody has put there")
-    first = run(*command, "--minutes", "15")
-    assert "timing some steps of supervised" in first.stderr
-    assert first.stdout.startswith("1 of 2 runs are done\nleft: default_L2_s0\nthat will take about 105 min")
-    assert "a run of default may take 105 min and does not fit a part" in first.stdout
-    assert "weights.pth to" in first.stderr
-    assert (here / "work" / "left_out" / "weights.pth").is_file()
-    supervised = folder / "runs" / "supervised_L2_s0.json"
-    content = json.loads(supervised.read_text())
-    assert [entry["id"] for entry in content["cases"]]
-    assert content["settings"]["device"] == "cpu"
-    assert content["machine"]["torch"]
-    assert "model" not in content
-    assert content["wall_s"] > content["seconds"]
-    assert list((here / "work").rglob("checkpoint_final.pth")), "the model stays in the work folder"
-
-    (folder / "timed.json").write_text('{"default": 60}')
-    before = supervised.stat().st_mtime_ns
-    # Another machine: the task lies elsewhere, its files have other times, and no work folder is left.
-    moved = shutil.copytree(phantom, here / "elsewhere" / phantom.name, copy_function=shutil.copyfile)
-    elsewhere = [moved if word == phantom else word for word in command if word not in ("--work", here / "work")]
-    second = run(*elsewhere, "--minutes", "15")
-    assert second.stdout.startswith("2 of 2 runs are done\n")
-    assert supervised.stat().st_mtime_ns == before
-    files = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
-    assert set(files) == {"timed.json"} | {
-        name
-        for arm in ("supervised", "default")
-        for name in (f"runs/{arm}_L2_s0.json", f"curves/{arm}_L2_s0.events.jsonl", f"curves/{arm}_L2_s0.run.json")
-    }
-    assert sum(files.values()) < MB
-
-    told = study.table(study.Record(folder)).splitlines()
-    assert [line.split()[0] for line in told[1:3]] == ["supervised", "default"]
-    assert told[4].startswith("default, labels 2: ")
-
-    others = study.parse([str(word) for word in [*command[2:], "--epochs", "3"]])
-    with pytest.raises(StateError, match=r"supervised_L2_s0\.recipe\.schedule"):
-        study.Part(others, [], here / "work", supervise.Deadline(60)).refuse_others()
-
-
-def test_a_run_that_outlasts_its_part_is_cut_off(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No training is needed to see it: a run is a process."""
-    given = study.parse(["study", "task", "--device", "cpu", "--parallel", "2", "--minutes", "1"])
-    part = study.Part.__new__(study.Part)
-    part.given, part.work, part.deadline = given, here, supervise.Deadline(1.0)
-    part.record, part.failed = study.Record(here / "study"), []
-    (here / "logs").mkdir()
-    part.record.write("timed.json", {"slow": 0.1, "wrong": 0.1})
-    runs = [argparse.Namespace(name=f"{arm}_L2_s0", arm=argparse.Namespace(name=arm)) for arm in ("slow", "wrong")]
-    part.study = argparse.Namespace(runs=runs)  # type: ignore[assignment]
-    scripts = {"slow_L2_s0": "sleep 600", "wrong_L2_s0": "echo it is broken; exit 1"}
-    monkeypatch.setattr(study.Part, "_command", lambda _self, run, _result, _what: ["sh", "-c", scripts[run.name]])
-    part.do()
-    assert part.failed == ["wrong_L2_s0: exit code 1: it is broken"]
-    assert (here / "study" / "logs" / "wrong_L2_s0.txt").read_text() == "it is broken\n"
-    (cost,) = part.record.costs()
-    assert (cost["arm"], cost["cut_off"], cost["parallel"]) == ("slow", True, 2)
-    assert cost["wall_s"] >= 1.0
-    assert part.summary()[0] == "0 of 2 runs are done"
-
-
-def cost(arm: str, wall_s: float, parallel: int = 1, *, cut_off: bool = False) -> dict[str, Any]:
-    return {"arm": arm, "wall_s": wall_s, "parallel": parallel, "cut_off": cut_off}
-
-
-def test_how_long_a_run_may_take() -> None:
-    assert study.expected("a", 1, [], {}).seconds is None
-    assert study.expected("a", 2, [], {"a": 100}).seconds == 100 * study.MARGIN_TIMED * 2
-    # A cut-off says more than a timing, a run that has ended more than either.
-    seconds = study.expected("a", 1, [cost("a", 300, cut_off=True)], {"a": 100}).seconds
-    assert seconds == pytest.approx(300 * study.MARGIN_RECORDED)
-    recorded = [cost("a", 100), cost("a", 120, 2), cost("a", 900, cut_off=True), cost("b", 5000)]
-    assert study.expected("a", 1, recorded, {"a": 1}).seconds == pytest.approx(110 * study.MARGIN_RECORDED)
-    assert study.expected("a", 4, recorded, {}).seconds == pytest.approx((400 + 240) / 2 * study.MARGIN_RECORDED)
-    assert [study.format_minutes(seconds) for seconds in (59, 61, 7200)] == ["1 min", "2 min", "2 h 0 min"]
-
-
-def test_sizes_are_enforced(tmp_path: Path) -> None:
-    carried = Carried(tmp_path / "folder", max_file_mb=0.002, max_all_mb=0.003)
-    assert carried.put("runs/a.json", b"x" * 1500) == ""
-    assert carried.put("runs/a.json", b"y" * 1600) == "", "what is replaced does not count"
-    assert carried.put("runs/b.json", b"x" * 2000) == "0.0 MB, and a file may have 0.002"
-    assert carried.put("runs/b.json", b"x" * 1500).endswith("all files may have 0.003")
-    assert carried.put("runs/b.pth", b"x") == "models stay where they are"
-    assert [file.name for file in (tmp_path / "folder").rglob("*") if file.is_file()] == ["a.json"]
-
-    (tmp_path / "weights.pth").write_bytes(b"x")
-    (tmp_path / "curve").write_bytes(b"x")
-    files = {"curves/w.json": tmp_path / "weights.pth", "curves/c.json": tmp_path / "curve"}
-    assert carried.copy(files) == ["left out weights.pth: models stay where they are"]
-    assert (tmp_path / "folder" / "curves" / "c.json").is_file()
-
-    (tmp_path / "folder" / "large").write_bytes(b"x" * 2500)
-    (tmp_path / "folder" / "model.pth").write_bytes(b"x")
-    moved = carried.enforce(tmp_path / "aside")
-    assert sorted(line.split()[1] for line in moved) == ["large", "model.pth"]
-    assert (tmp_path / "aside" / "model.pth").is_file()
-    assert carried.size() == 1601
-    assert carried.enforce(tmp_path / "aside") == []
-
-
-def test_a_table_of_no_runs(tmp_path: Path) -> None:
-    assert study.table(study.Record(tmp_path)).split("\n")[0].split()[:2] == ["arm", "labels"]
-    assert study._number(math.nan, ".3f") == "n/a"

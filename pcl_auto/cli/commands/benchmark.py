@@ -22,7 +22,7 @@ def benchmark(
     seeds: options.Seeds = 3,
     arms: Annotated[
         str, typer.Option(help="supervised, all-labels, recipes by name or TOML file; separated by commas.")
-    ] = "supervised,paper,default,all-labels",
+    ] = "nnunet,nnunet_no_mirroring,nnunet_symmetric,default,all-labels",
     test: options.Test = None,
     test_images: options.TestImages = None,
     test_cases: options.TestCases = 0,
@@ -31,7 +31,7 @@ def benchmark(
     configuration: options.Configuration = None,
     mirroring: Annotated[
         bool, typer.Option("--mirroring/--no-mirroring", help="Mirror the test scans: eight times slower in 3D.")
-    ] = False,
+    ] = True,
     folder: options.Folder = None,
     workspace_path: options.Workspace = None,
     device: options.Device = "auto",
@@ -55,7 +55,7 @@ def benchmark(
     from pcl_auto.benchmark.study import BenchmarkRequest
 
     request = BenchmarkRequest(
-        labeled=labeled, seeds=seeds, arms=arms, base_recipe=base_recipe, epochs=epochs, test_labels=test,
+        labeled=labeled, draws=seeds, arms=arms, base_recipe=base_recipe, epochs=epochs, test_labels=test,
         test_images=test_images, test_cases=test_cases, configuration=configuration, mirroring=mirroring,
         device=device, workers=workers, folder=folder,
     )  # fmt: skip

@@ -43,11 +43,10 @@ def sweep(
     The runs are those of `pclauto benchmark`, and lie with them:
     what either has done, the other does not do again.
     """
-    from pcl_auto.benchmark.arms import BASELINE_ARM
     from pcl_auto.benchmark.study import BenchmarkRequest
 
     request = BenchmarkRequest(
-        labeled=labeled, seeds=seeds, arms=f"{BASELINE_ARM},{recipe}", base_recipe=base_recipe, epochs=epochs,
+        labeled=labeled, draws=seeds, arms=f"nnunet,{recipe}", base_recipe=base_recipe, epochs=epochs,
         test_labels=test, test_images=test_images, test_cases=test_cases, device=device, folder=folder,
     )  # fmt: skip
     carry_out(dataset, request, workspace_path, _render, more=_curve, dry_run=dry_run, json=json)
@@ -71,6 +70,6 @@ def _render(terminal: Terminal, study: Study, rows: list[Row]) -> None:
     columns = ("labels", "nnU-Net alone", *{point.arm: None for point in curve}, "gain")
     terminal.print_table([f">{name}" for name in columns], lines)
     terminal.print_result()
-    terminal.print_result(f"Mean Dice over test cases and {len(study.seeds)} seed(s).", style="dim")
+    terminal.print_result(f"Mean Dice over test cases and {len(study.draws)} draw(s) of labeled cases.", style="dim")
     for line in describe_curve(curve, max(point.labeled for point in curve)):
         terminal.print_result(line)

@@ -109,8 +109,8 @@ def _announce(terminal: Terminal, study: Study) -> None:
     )
     for arm in study.arms:
         own = arm.recipe.schedule
-        if arm.supervised_only:
-            what = "nnU-Net on the labeled cases alone"
+        if arm.baseline:
+            what = f"nnU-Net on the labeled cases alone, mirroring: {arm.recipe.augmentation.mirroring}"
         else:
             what = f"{own.rounds} rounds of {own.epochs_per_round} epochs" if own.rounds else "no rounds"
         terminal.print_line(f"arm        {arm.name}: {what}")
@@ -124,7 +124,7 @@ def _list_runs(terminal: Terminal, study: Study, *, json: bool) -> None:
         terminal.print_line(f"  {run.name}{'  done before' if run.name in found else ''}")
     if json:
         runs = [
-            {"name": run.name, "arm": run.arm.name, "labeled": run.labeled, "seed": run.seed, "done": run.name in found}
+            {"name": run.name, "arm": run.arm.name, "labeled": run.labeled, "draw": run.draw, "done": run.name in found}
             for run in study.runs
         ]
         terminal.json({"folder": str(study.folder), "runs": runs})

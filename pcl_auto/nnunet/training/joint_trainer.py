@@ -47,14 +47,6 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.stage = PseudoLabelStage(self, self.split, self.guard)
         self.dataloader_unlabeled: Any = None
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
-        """Configure nnU-Net's augmentation, mirrored along the axes that the recipe's choice came to."""
-        rotation, dummy_2d, initial_patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if self.settings.mirror_axes is not None:
-            # Prediction too: what was never seen mirrored cannot be averaged over mirrored copies.
-            axes = self.inference_allowed_mirroring_axes = self.settings.mirror_axes or None
-        return rotation, dummy_2d, initial_patch, axes
-
     def learn(self) -> None:
         """Train the supervised start, then the rounds.
 

@@ -155,6 +155,14 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             self._close_streams()
         self.on_train_end()
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
+        """Configure nnU-Net's augmentation, mirrored along the axes that the run was given."""
+        rotation, dummy_2d, initial_patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.settings.mirror_axes is not None:
+            # Prediction too: what was never seen mirrored cannot be averaged over mirrored copies.
+            axes = self.inference_allowed_mirroring_axes = self.settings.mirror_axes or None
+        return rotation, dummy_2d, initial_patch, axes
+
     def learn(self) -> None:
         """Train all epochs on labeled cases alone."""
         self.learn_from_labels(self.num_epochs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_labels import write_label
 
 from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
@@ -24,7 +25,7 @@ def task(tmp_path: Path) -> Path:
     for case in "abcdu":
         touch(root / "imagesTr" / f"{case}.nii.gz")
     for case in "abcd":
-        touch(root / "labelsTr" / f"{case}.nii.gz")
+        write_label(root / "labelsTr" / f"{case}.nii.gz", 1)
     for case in "xyz":
         touch(root / "imagesTs" / f"{case}.nii.gz")
     for case in "xy":

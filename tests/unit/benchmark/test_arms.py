@@ -10,17 +10,17 @@ from pairs import in_pairs
 from refusal import codes, refused
 
 from pcl_auto.benchmark.arms import (
-    ALL_LABELS_ARM,
-    BASELINE_ARM,
+    ALL_LABELS,
+    BASELINE_ARMS,
     fit_recipe,
     fit_schedule,
     load_base_recipe,
     make_arms,
     parse_labeled,
 )
-from pcl_auto.errors import UsageError
+from pcl_auto.errors import OldNameWarning, UsageError
 from pcl_auto.recipe.load import from_dict, load_recipe
-from pcl_auto.recipe.settings import Recipe, Schedule
+from pcl_auto.recipe.settings import Augmentation, Recipe, Schedule
 
 BASE = load_recipe("quick")
 SHARED = {"schedule", "optimizer", "batch", "network"}
@@ -51,11 +51,11 @@ def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
 
 
 def test_a_scaled_budget_scales_every_arm() -> None:
-    arms, problems = make_arms([BASELINE_ARM, "paper", "default", ALL_LABELS_ARM], load_base_recipe("quick", 24))
+    arms, problems = make_arms(["nnunet", "paper", "default", ALL_LABELS], load_base_recipe("quick", 24))
     assert problems == []
     assert {arm.recipe.schedule.epochs for arm in arms} == {24}
     assert len({arm.recipe.schedule.supervised_epochs for arm in arms}) == 1
-    assert [(arm.supervised_only, arm.all_labels) for arm in arms] == [
+    assert [(arm.baseline, arm.all_labels) for arm in arms] == [
         (True, False), (False, False), (False, False), (True, True),
     ]  # fmt: skip
 
@@ -78,7 +78,7 @@ def test_too_few_epochs_for_the_budget() -> None:
 
 
 def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
-    (supervised, paper, ceiling), _ = make_arms([BASELINE_ARM, "paper", ALL_LABELS_ARM], BASE)
+    (supervised, paper, ceiling), _ = make_arms(["nnunet", "paper", ALL_LABELS], BASE)
     (longer,), _ = make_arms(["paper"], load_base_recipe("quick", 24))
     assert from_dict(paper.recipe.as_dict()) == paper.recipe
     assert paper.recipe.name.startswith("bench-paper-")
@@ -87,7 +87,31 @@ def test_recipes_of_arms_are_recipes_with_names_of_their_content() -> None:
     assert supervised.recipe == ceiling.recipe
     # The baseline does not depend on the method of the recipe that the budget comes from.
     other = replace(BASE, contrast=replace(BASE.contrast, weight=3.0))
-    assert make_arms([BASELINE_ARM], other)[0][0].recipe == supervised.recipe
+    assert make_arms(["nnunet"], other)[0][0].recipe == supervised.recipe
+
+
+def test_baselines_differ_in_their_mirroring_alone() -> None:
+    arms, _ = make_arms(list(BASELINE_ARMS), BASE)
+    assert [arm.recipe.augmentation.mirroring for arm in arms] == ["all", "none", "symmetric"]
+    plain = {replace(arm.recipe, name="", augmentation=Augmentation()) for arm in arms}
+    assert len(plain) == 1
+
+
+def test_the_ceiling_is_every_baseline_with_all_labels() -> None:
+    arms, _ = make_arms(["default", ALL_LABELS], BASE)
+    assert [(arm.name, arm.all_labels) for arm in arms] == [
+        ("default", False),
+        *((name, True) for name in BASELINE_ARMS),
+    ]
+    arms, _ = make_arms([ALL_LABELS, "nnunet_symmetric"], BASE)
+    assert [(arm.name, arm.all_labels) for arm in arms] == [("nnunet_symmetric", False), ("nnunet_symmetric", True)]
+
+
+def test_the_old_name_of_the_baseline_is_read_with_a_warning() -> None:
+    with pytest.warns(OldNameWarning, match="nnunet"):
+        arms, problems = make_arms(["supervised"], BASE)
+    assert [arm.name for arm in arms] == ["nnunet"]
+    assert problems == []
 
 
 def test_an_arm_from_a_file(tmp_path: Path) -> None:
@@ -114,7 +138,7 @@ def test_every_wrong_arm_is_listed(tmp_path: Path) -> None:
     assert [name in problems[place].what for place, name in ((0, "'papr'"), (1, "'paper'"), (4, "'other'"))] == [
         True
     ] * 3
-    assert BASELINE_ARM in problems[0].expected
+    assert "nnunet_symmetric" in problems[0].expected
     assert "default" in problems[0].expected
 
 

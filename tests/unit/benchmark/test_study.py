@@ -11,13 +11,14 @@ from refusal import codes, refused
 
 from pcl_auto.benchmark.study import BenchmarkRequest, Study, find_planned, request_problems, resolve_study, run_study
 from pcl_auto.benchmark.train_and_score import Job
+from pcl_auto.data.split import Split
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.recipe.load import RENAMED_KEYS
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 
-REQUEST = BenchmarkRequest(labeled="1,2", seeds=2, arms="paper,supervised,all-labels")
+REQUEST = BenchmarkRequest(labeled="1,2", draws=2, arms="paper,nnunet,all-labels")
 
 
 def resolved(workspace: Workspace, request: BenchmarkRequest = REQUEST) -> Study:
@@ -49,29 +50,34 @@ class Work:
         }
 
 
+def split_of(job: Job) -> Split:
+    assert job.request.split is not None
+    return job.request.split
+
+
 def run(study: Study, workspace: Workspace, work: Work) -> dict[str, Any]:
     return run_study(study, workspace, print_line=lambda _line: None, listener=lambda _event, _values: None, work=work)
 
 
-def test_supervised_comes_first_and_all_labels_after_the_first_comparison(workspace: Workspace) -> None:
+def test_baselines_come_first_and_all_labels_after_the_first_comparison(workspace: Workspace) -> None:
     assert [run.name for run in resolved(workspace).runs] == [
-        "supervised_L1_s0", "paper_L1_s0", "supervised_L1_s1", "paper_L1_s1",
-        "all-labels_L4_s0", "all-labels_L4_s1",
-        "supervised_L2_s0", "paper_L2_s0", "supervised_L2_s1", "paper_L2_s1",
+        "nnunet_L1_s0", "paper_L1_s0", "nnunet_L1_s1", "paper_L1_s1",
+        "nnunet_L4_s0", "nnunet_L4_s1",
+        "nnunet_L2_s0", "paper_L2_s0", "nnunet_L2_s1", "paper_L2_s1",
     ]  # fmt: skip
     only = resolved(workspace, replace(REQUEST, arms="all-labels"))
-    assert [run.name for run in only.runs] == ["all-labels_L4_s0", "all-labels_L4_s1"]
+    assert [run.name for run in only.runs][:2] == ["nnunet_L4_s0", "nnunet_L4_s1"]
 
 
 def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspace) -> None:
-    study = resolved(workspace, replace(REQUEST, arms="supervised,paper,all-labels"))
+    study = resolved(workspace, replace(REQUEST, arms="nnunet,paper,all-labels"))
     starts: dict[tuple[int, int], set[Path | None]] = {}
     for run in study.runs:
         start = study.shared_start(run)
         if run.arm.all_labels:
             assert start is None
         else:
-            starts.setdefault((run.labeled, run.seed), set()).add(start)
+            starts.setdefault((run.labeled, run.draw), set()).add(start)
     assert len(starts) == 4
     assert all(len(group) == 1 for group in starts.values())
     assert len(set.union(*starts.values())) == 4
@@ -80,8 +86,10 @@ def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspa
 
 
 def test_arms_of_another_augmentation_have_a_start_of_their_own(workspace: Workspace) -> None:
-    study = resolved(workspace, replace(REQUEST, arms="supervised,default"))
+    study = resolved(workspace, replace(REQUEST, arms="nnunet,nnunet_no_mirroring,default"))
     assert len({study.shared_start(run) for run in study.runs}) == len(study.runs)
+    alike = resolved(workspace, replace(REQUEST, arms="nnunet_symmetric,default"))
+    assert len({alike.shared_start(run) for run in alike.runs}) == len(alike.runs) / 2
 
 
 def test_a_study_goes_on_where_it_stopped(workspace: Workspace) -> None:
@@ -101,7 +109,7 @@ def test_a_study_goes_on_where_it_stopped(workspace: Workspace) -> None:
     more, request = Work(), replace(REQUEST, labeled="1,2,3")
     wider = resolved(workspace, request)
     assert list(run(wider, workspace, more)) == [planned.name for planned in wider.runs]
-    assert {job.request.labeled for job in more.jobs} == {3}
+    assert {split_of(job).name for job in more.jobs} == {"L3_s0", "L3_s1"}
 
 
 def test_a_start_stays_until_all_its_arms_are_on_record(workspace: Workspace) -> None:
@@ -112,7 +120,7 @@ def test_a_start_stays_until_all_its_arms_are_on_record(workspace: Workspace) ->
         run(study, workspace, Work(fails_after=1))
     assert list(first.parent.iterdir()) == [first]
     with pytest.raises(KeyboardInterrupt):
-        run(study, workspace, Work(fails_after=2))  # both arms of seed 0, and supervised of seed 1
+        run(study, workspace, Work(fails_after=2))  # both arms of draw 0, and nnunet of draw 1
     second = study.shared_start(study.runs[2])
     assert list(first.parent.iterdir()) == [second]
     run(study, workspace, Work())
@@ -135,15 +143,17 @@ def test_jobs_are_trainings_of_their_arm(workspace: Workspace) -> None:
     study, work = resolved(workspace), Work()
     run(study, workspace, work)
     requests = [job.request for job in work.jobs]
-    assert [request.labeled for request in requests] == [1, 1, 1, 1, None, None, 2, 2, 2, 2]
+    assert [len(split_of(job).labeled) for job in work.jobs] == [1, 1, 1, 1, 4, 4, 2, 2, 2, 2]
     assert [request.supervised_only for request in requests[:5]] == [True, False, True, False, True]
     assert not any(request.remember for request in requests)
-    assert not any(job.mirroring for job in work.jobs)
+    assert all(request.recipe_mirroring for request in requests)
+    # Scored as its model would be used.
+    assert all(job.mirroring for job in work.jobs)
 
 
 @pytest.mark.parametrize(
     ("changes", "setting"),
-    [({"epochs": 24}, "recipe.schedule"), ({"mirroring": True}, "mirroring"), ({"configuration": "2d"}, "configura")],
+    [({"epochs": 24}, "recipe.schedule"), ({"mirroring": False}, "mirroring"), ({"configuration": "2d"}, "configura")],
 )
 def test_runs_of_other_settings_are_refused(workspace: Workspace, changes: dict[str, Any], setting: str) -> None:
     run(resolved(workspace), workspace, Work())
@@ -250,7 +260,10 @@ def test_test_cases_of_the_pool_are_in_no_training(workspace: Workspace) -> None
         assert len(split.labeled) == run.labeled
         assert split.name.endswith("_H1")
         assert run.arm.all_labels or study.shared_start(run) != whole.shared_start(run)
-    assert all(whole.job(run, workspace).request.split is None for run in whole.runs)
+    for run in whole.runs:
+        split = split_of(whole.job(run, workspace))
+        assert {*split.labeled, *split.unlabeled} == set("abcdu")
+        assert "_H" not in split.name
 
 
 def test_held_out_cases_are_no_labels_to_learn_from(workspace: Workspace) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcl_auto.benchmark.arms import ALL_LABELS_ARM, BASELINE_ARM
 from pcl_auto.benchmark.study import BenchmarkRequest, Study, resolve_study
 from pcl_auto.benchmark.table import (
     Point,
@@ -26,12 +25,12 @@ from pcl_auto.workspace.files import finite
 from pcl_auto.workspace.folders import Workspace
 
 ALONE = {1: 0.5, 2: 0.6, 8: 0.8}
-DICE = {"supervised": 0.5, "paper": 0.6, "all-labels": 0.9}
+DICE = {"nnunet": 0.5, "paper": 0.6, "default": 0.9}
 
 
 @pytest.fixture
 def study(workspace: Workspace) -> Study:
-    request = BenchmarkRequest(labeled="1,2", seeds=2, arms="all-labels,paper,supervised")
+    request = BenchmarkRequest(labeled="1,2", draws=2, arms="all-labels,paper,nnunet")
     return resolve_study(request, workspace.dataset(None), workspace)
 
 
@@ -40,7 +39,7 @@ def entry(arm: str, labeled: int, seed: int, cases: int = 10) -> dict[str, Any]:
         {"id": f"case{i}", "dice": DICE[arm] + 0.001 * i * (arm == "paper"), "hd95_mm": None} for i in range(cases)
     ]
     return {
-        "settings": {"arm": arm, "labeled": labeled, "seed": seed},
+        "settings": {"arm": arm, "labeled": labeled, "draw": seed},
         "mean": {"dice": DICE[arm], "hd95_mm": None},
         "undefined": {"dice": 0, "hd95_mm": cases},
         "seconds": 60.0 * (seed + 1),
@@ -51,19 +50,18 @@ def entry(arm: str, labeled: int, seed: int, cases: int = 10) -> dict[str, Any]:
 
 
 def everything(study: Study, cases: int = 10) -> dict[str, Any]:
-    return {run.name: entry(run.arm.name, run.labeled, run.seed, cases) for run in study.runs}
+    return {run.name: entry(run.arm.name, run.labeled, run.draw, cases) for run in study.runs}
 
 
 def test_rows_of_a_whole_study(study: Study) -> None:
     rows = make_rows(study, everything(study))
     assert [(row.arm, row.labeled) for row in rows] == [
-        ("paper", 1), ("supervised", 1), ("paper", 2), ("supervised", 2), ("all-labels", 4),
+        ("paper", 1), ("nnunet", 1), ("paper", 2), ("nnunet", 2), ("nnunet", 4),
     ]  # fmt: skip
     paper = rows[0]
     assert paper.comparison is not None
     assert paper.comparison.verdict == "helped"
     assert paper.comparison.difference == pytest.approx(0.1045)
-    assert paper.comparison.gap_closed == pytest.approx(0.1045 / 0.4)
     assert paper.seconds == 90
     assert paper.memory_mb == 100
     assert paper.hd95_undefined == 20
@@ -83,7 +81,7 @@ def test_a_study_that_is_cut_short_shows_what_is_there(study: Study) -> None:
     assert make_rows(study, {}) == []
     (alone,) = make_rows(study, {"paper_L1_s0": runs["paper_L1_s0"]})
     assert alone.comparison is None
-    first = {name: runs[name] for name in ("supervised_L1_s0", "paper_L1_s0")}
+    first = {name: runs[name] for name in ("nnunet_L1_s0", "paper_L1_s0")}
     paper = make_rows(study, first)[0]
     assert paper.comparison is not None
     assert paper.comparison.seeds == 1
@@ -91,9 +89,9 @@ def test_a_study_that_is_cut_short_shows_what_is_there(study: Study) -> None:
 
 def test_csv_has_a_line_per_run_and_case(study: Study) -> None:
     lines = as_csv(everything(study)).splitlines()
-    assert lines[0] == "arm,labeled,seed,case,dice,hd95_mm"
+    assert lines[0] == "arm,labeled,draw,case,dice,hd95_mm"
     assert len(lines) == 1 + 10 * 10
-    assert lines[1] == "supervised,1,0,case0,0.5,"
+    assert lines[1] == "nnunet,1,0,case0,0.5,"
 
 
 def test_results_are_json(study: Study) -> None:
@@ -124,15 +122,13 @@ def test_of_a_curve_that_falls_the_first_number_that_reaches_it_counts() -> None
 
 
 def row(arm: str, labeled: int, dice: float) -> Row:
-    compared = (
-        None if arm in (BASELINE_ARM, ALL_LABELS_ARM) else Comparison(1, 9, 0.1, 0.5, 1, (), 0.5, "no clear difference")
-    )
+    compared = None if arm in ("nnunet", "all") else Comparison(1, 9, 0.1, 0.5, 1, (), 0.5, "no clear difference")
     return Row(arm, labeled, Spread(dice, 0.0, 1), Spread(1.0, 0.0, 1), 0, 1.0, 1.0, compared)
 
 
 def test_points_of_a_study() -> None:
-    rows = [row("mine", 2, 0.7), row(BASELINE_ARM, 2, 0.6), row("mine", 8, 0.9), row(BASELINE_ARM, 8, 0.8)]
-    assert curve_points([*rows, row(ALL_LABELS_ARM, 99, 0.95)]) == [
+    rows = [row("mine", 2, 0.7), row("nnunet", 2, 0.6), row("mine", 8, 0.9), row("nnunet", 8, 0.8)]
+    assert curve_points([*rows, row("all", 99, 0.95)]) == [
         Point("mine", 2, 0.7, 0.6, pytest.approx(4)),  # type: ignore[arg-type]
         Point("mine", 8, 0.9, 0.8, math.inf),
     ]  # fmt: skip

@@ -212,13 +212,14 @@ def features(settings: Settings) -> dict[str, Any]:
     import torch
     from torch._dynamo import OptimizedModule
 
-    from pcl_auto.nnunet.network import half_precision, unwrapped
+    from pcl_auto.nnunet.network import half_precision, segmentation_head, unwrapped
     from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 
     with _prepared(settings) as split:
         trainer = split.trainer(nnUNetTrainerPCL)
         trainer.on_train_start()
         network: Any = unwrapped(trainer.network)
+        head = torch.nn.Sequential(*segmentation_head(network, trainer.recipe.contrast.head_convolutions))
         torch.manual_seed(0)
         patch = trainer.configuration_manager.patch_size
         errors, taken = [], torch.empty(0)
@@ -228,7 +229,7 @@ def features(settings: Settings) -> dict[str, Any]:
             outputs = trainer.forward(images.to(trainer.device))
             taken = trainer.joint_step.features.take()
             with torch.no_grad(), half_precision(trainer.device):
-                logits = network.decoder.seg_layers[-1](taken).float()
+                logits = head(taken).float()
                 errors.append(float((logits - outputs[0].float()).abs().max() / logits.abs().max()))
                 trainer.forward(images.to(trainer.device))
         network.zero_grad()

@@ -20,7 +20,7 @@ from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.training.run_settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
-from pcl_auto.recipe.load import with_current_names
+from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.workspace.events import Listener
@@ -190,7 +190,7 @@ def comparable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     The name holds a checksum of the keys, which version 0.1 called otherwise.
     """
-    recipe = with_current_names(settings["recipe"])
+    recipe = recorded_recipe(settings["recipe"])
     return {**settings, "recipe": {key: recipe[key] for key in recipe if key not in ("name", "description")}}
 
 

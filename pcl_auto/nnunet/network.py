@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from pcl_auto.errors import Problem, StateError
@@ -49,32 +50,55 @@ def full_resolution_only(trainer: Any) -> Iterator[None]:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
 
 
+def segmentation_head(network: nn.Module, convolutions: int) -> list[nn.Module]:
+    """Return the segmentation head g_ξ of ``network``, in the order it computes: convolutions, then the last layer.
+
+    Args:
+        network: an nnU-Net, whatever is wrapped around it.
+        convolutions: 3×3 convolutions of the last decoder stage, with what nnU-Net puts behind each, that belong to the
+            head; all before them is the shared c_θ.
+
+    Raises:
+        StateError: the network has no decoder of stages with segmentation layers, or too few convolutions.
+    """
+    decoder: Any = getattr(unwrapped(network), "decoder", None)
+    expected = "a U-Net with decoder.stages and decoder.seg_layers"
+    if hasattr(decoder, "stages") and hasattr(decoder, "seg_layers"):
+        stage = decoder.stages[-1]
+        if not convolutions:
+            return [decoder.seg_layers[-1]]
+        expected = f"more than {convolutions} convolutions in the last decoder stage"
+        if len(getattr(stage, "convs", ())) > convolutions:
+            return [*stage.convs[-convolutions:], decoder.seg_layers[-1]]
+    raise StateError(
+        Problem(
+            code="model.features-unreachable",
+            what="the network's features cannot be reached",
+            where=type(unwrapped(network)).__name__,
+            expected=expected,
+            fix="plan with --planner default, resenc-m or resenc-l",
+        )
+    )
+
+
 class DecoderFeatures:
-    """Features that the decoder hands to the last segmentation layer: c_θ(x) of the paper, shape (B, F, *patch).
+    """Features that the decoder hands to the segmentation head: c_θ(x) of the paper, shape (B, F, *patch).
 
     They are taken from a forward pass that is made anyway.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        """Register a hook in ``network``.
+    def __init__(self, network: nn.Module, head_convolutions: int = 0) -> None:
+        """Register a hook in ``network``, before the head of so many convolutions and the last layer.
 
         Raises:
-            StateError: the network has no decoder of stages with segmentation layers.
+            StateError: see :func:`segmentation_head`.
         """
-        decoder: Any = getattr(unwrapped(network), "decoder", None)
-        if not (hasattr(decoder, "stages") and hasattr(decoder, "seg_layers")):
-            raise StateError(
-                Problem(
-                    code="model.features-unreachable",
-                    what="the network's features cannot be reached",
-                    where=type(unwrapped(network)).__name__,
-                    expected="a U-Net with decoder.stages and decoder.seg_layers",
-                    fix="plan with --planner default, resenc-m or resenc-l",
-                )
-            )
-        self.width: int = decoder.seg_layers[-1].in_channels
+        head = segmentation_head(network, head_convolutions)
+        self.width: int = head[-1].in_channels  # type: ignore[assignment]
         self._value: Tensor | None = None
-        decoder.stages[-1].register_forward_hook(self._keep)
+        stage: Any = unwrapped(network).decoder.stages[-1]  # type: ignore[union-attr,index]
+        branch = stage.convs[-1 - head_convolutions] if head_convolutions else stage
+        branch.register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         # Inference needs no features: keeping them would hold a patch's memory for nothing.
@@ -103,17 +127,27 @@ class DecoderFeatures:
         return vectors
 
 
-def restart_segmentation_head(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    """Draw the segmentation layers g_ξ of ``network`` anew by nnU-Net's rule; the optimizer forgets their state.
+def restart_segmentation_head(
+    network: nn.Module, optimizer: torch.optim.Optimizer, seed: int, convolutions: int = 0
+) -> None:
+    """Draw the segmentation head g_ξ of ``network`` anew by nnU-Net's rule; the optimizer forgets its state.
 
-    As at the start of round one in the published experiments (Chaitanya et al., MedIA 2023). The same ``seed`` draws
-    the same weights, on every device and whatever was drawn before.
+    As at the start of round one in the published experiments (Chaitanya et al., MedIA 2023). The head has so many
+    ``convolutions`` as in :func:`segmentation_head`, and a last layer at every resolution. The same ``seed`` draws the
+    same weights, on every device and whatever was drawn before.
     """
     inner: Any = unwrapped(network)
-    layers: nn.ModuleList = inner.decoder.seg_layers
+    parts = [inner.decoder.seg_layers, *segmentation_head(network, convolutions)[:-1]]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = copy.deepcopy(layers).cpu().apply(type(inner).initialize)
-    layers.load_state_dict(fresh.state_dict())
-    for parameter in layers.parameters():
+        for part in parts:
+            fresh = copy.deepcopy(part).cpu().apply(_restart_norm).apply(type(inner).initialize)
+            part.load_state_dict(fresh.state_dict())
+    for parameter in (parameter for part in parts for parameter in part.parameters()):
         optimizer.state.pop(parameter, None)
+
+
+def _restart_norm(module: nn.Module) -> None:
+    """Reset a normalization, which nnU-Net's rule leaves alone; nothing is drawn."""
+    if isinstance(module, _NormBase):
+        module.reset_parameters()

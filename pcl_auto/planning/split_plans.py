@@ -86,7 +86,7 @@ def check_inputs_unchanged(plan: Plan, split: Split) -> None:
 
 
 def with_recipe(configuration: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Return a planned configuration with the recipe's batch size and network width."""
+    """Return a planned configuration with the recipe's batch size, network width and segmentation head."""
     changed = copy.deepcopy(configuration)
     if recipe.batch.patches:
         changed["batch_size"] = recipe.batch.patches
@@ -96,6 +96,12 @@ def with_recipe(configuration: dict[str, Any], recipe: Recipe) -> dict[str, Any]
         network["features_per_stage"] = [
             max(8, round(width * recipe.network.width / 8) * 8) for width in network["features_per_stage"]
         ]
+    if recipe.contrast.head_convolutions:
+        network = changed["architecture"]["arch_kwargs"]
+        planned = network["n_conv_per_stage_decoder"]
+        stages = planned if isinstance(planned, list) else [planned] * (network["n_stages"] - 1)
+        # What the plan has stays c_θ of the paper; the head comes after it, at the resolution of the last stage.
+        network["n_conv_per_stage_decoder"] = [*stages[:-1], stages[-1] + recipe.contrast.head_convolutions]
     return changed
 
 

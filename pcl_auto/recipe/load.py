@@ -109,6 +109,14 @@ def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
+def recorded_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a recipe on record under current keys.
+
+    A setting that the record does not know, since it is newer, has its default: what was before there was a choice.
+    """
+    return _overlaid(Recipe(name="").as_dict(), with_current_names(values))
+
+
 def old_keys(values: Mapping[str, Any]) -> list[str]:
     """List the keys of version 0.1 in a recipe's plain values, as "table.key"."""
     given = [f"{table}.{key}" for table, keys in values.items() if isinstance(keys, Mapping) for key in keys]
@@ -142,6 +150,17 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
                 "value out of range",
                 "0, or 2 and more: labeled and unlabeled",
                 1,
+            )
+        )
+    if not problems and recipe.pseudo_labels.network != "last" and recipe.teacher.ema_rounds:
+        expected = "'last', or teacher.ema_rounds = 0: both would make the pseudo-labels"
+        problems.append(
+            _problem(
+                "recipe.teacher-and-best",
+                "pseudo_labels.network",
+                "weights chosen by validation beside an EMA teacher",
+                expected,
+                recipe.pseudo_labels.network,
             )
         )
     if problems:

@@ -13,7 +13,9 @@ from pcl_auto.errors import Problem, UsageError
 
 Matching = Literal["intra", "inter"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
+LearningRateSchedule = Literal["poly", "constant"]
 Mirroring = Literal["all", "symmetric", "none"]
+StageNetwork = Literal["last", "best_validation"]
 
 Range = tuple[float, float]
 # nnU-Net's share of validation steps; on cases that were learned from a glance is enough.
@@ -66,11 +68,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer of the network; nnU-Net's polynomial decay over the whole run in every case."""
+    """The optimizer of the network and of the contrastive head."""
 
     name: OptimizerName = "sgd"
     learning_rate: float = _setting(1e-2, 1e-7, 10.0)
     weight_decay: float = _setting(3e-5, 0.0, 1.0)
+    # "poly": nnU-Net's polynomial decay of the learning rate over the whole run; "constant": none.
+    schedule: LearningRateSchedule = "poly"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Augmentation:
     # Axes to mirror along, in training and in prediction: "all" as nnU-Net does, "symmetric" those along which a
     # mirrored scan is as near to the other scans as the scan itself, "none" as nnUNetTrainerNoMirroring.
     mirroring: Mirroring = "all"
+    # Probability that a patch is deformed elastically, in joint training and its supervised start; nnU-Net's is 0.
+    elastic: float = _setting(0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,11 @@ class Contrast:
     anchors: int = _setting(3, 1, 100_000)  # |S̃_c|, Eq. 3: per class and image
     mean_voxels: int = _setting(256, 0, 10_000_000)  # voxels that estimate z̄_c(x); 0: all of them
     dimensions: int = _setting(16, 2, 4096)  # D, the output of h_φ
+    batch_norm: bool = False  # between the two layers of h_φ
+    # 3×3 convolutions of the segmentation head g_ξ, which follow where h_φ branches off; the plans of the run get as
+    # many more at full resolution, and their memory is beyond what the patches were planned for. 0: h_φ branches off
+    # before the last layer, a 1×1 convolution.
+    head_convolutions: int = _setting(0, 0, 16)
     # Draw the segmentation head anew at the start of round one; h_φ is new there in any case.
     restart_head: bool = False
     # Every image of a joint step also in a second view, of another brightness and contrast, for this loss alone: a step
@@ -126,6 +137,9 @@ class PseudoLabels:
 
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
+    # The weights that segment, and that training goes on from: the "last" ones, or of the epochs since the round before
+    # those with the "best_validation" Dice, over patches of the validation cases. Without such cases: the last ones.
+    network: StageNetwork = "last"
     # Weight of the segmentation loss on pseudo-labeled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
 

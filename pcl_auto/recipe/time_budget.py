@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
-from pcl_auto.recipe.load import with_current_names
+from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.workspace.files import read_json, write_json
 
@@ -249,7 +249,7 @@ def read_fit(file: Path, recipe: Recipe) -> Fitted:
         StateError: it was made for another recipe of that name, or by another version.
     """
     content = read_json(file)
-    same = content.get("schema_version") == SCHEMA_VERSION and with_current_names(content["recipe"]) == recipe.as_dict()
+    same = content.get("schema_version") == SCHEMA_VERSION and recorded_recipe(content["recipe"]) == recipe.as_dict()
     if not same:
         raise StateError(
             Problem(

@@ -21,7 +21,7 @@ from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.split_plans import prepare_split, record_split
-from pcl_auto.recipe.load import with_current_names
+from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.training.estimate import expected, fit_budget, measured
 from pcl_auto.training.find_model import remember_model
 from pcl_auto.training.request import Run, TrainRequest, resolve_runs
@@ -187,7 +187,7 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
 
 def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, listener: Listener) -> None:
     """Make sure that the record ``before`` in the folder of ``run`` is of this run."""
-    recorded = {**before["identity"], "recipe": with_current_names(before["identity"]["recipe"])}
+    recorded = {**before["identity"], "recipe": recorded_recipe(before["identity"]["recipe"])}
     refuse_changes(recorded, record["identity"], run.folder)
     if not run.finished:
         now, strict = record["versions"], run.settings.deterministic

@@ -79,9 +79,9 @@ def discard(folder, plain=pseudo_label_files.discard):
         os._exit(9)
     plain(folder)
 
-def restart(network, optimizer, seed, plain=joint_trainer.restart_segmentation_head):
+def restart(*arguments, plain=joint_trainer.restart_segmentation_head):
     note(drawn_anew=True)
-    plain(network, optimizer, seed)
+    plain(*arguments)
 
 joint_trainer.restart_segmentation_head = restart
 trainer._validate, trainer.save_checkpoint, PseudoLabelStage.segmenter = validate, before_checkpoint, segmenter

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast
 
 from pcl_auto.method.augmentation import box_mask, intensity_view, nearest, swap_pairs
@@ -15,7 +14,7 @@ from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data.patch_streams import patches_of, scales
 from pcl_auto.nnunet.network import DecoderFeatures
-from pcl_auto.nnunet.training.optimizers import backward_and_step, make_optimizer
+from pcl_auto.nnunet.training.optimizers import backward_and_step, make_lr_scheduler, make_optimizer
 from pcl_auto.recipe.settings import Mixing
 
 if TYPE_CHECKING:
@@ -33,11 +32,11 @@ class JointStep:
         self._trainer = trainer
         self._recipe = trainer.recipe
         self._patterns = patterns_of(trainer.label_manager.all_regions or [], trainer.label_manager.foreground_labels)
-        self.features = DecoderFeatures(trainer.network)
+        self.features = DecoderFeatures(trainer.network, self._recipe.contrast.head_convolutions)
         self.head = ContrastHead(self.features.width, self._recipe.contrast.dimensions).to(trainer.device)
         self._head_in_step = distributed.wrap_ddp(self.head, trainer.device)
         self.optimizer = make_optimizer(self.head.parameters(), self._recipe.optimizer)
-        self._lr_scheduler = PolyLRScheduler(self.optimizer, trainer.initial_lr, trainer.num_epochs)
+        self._lr_scheduler = make_lr_scheduler(self.optimizer, self._recipe.optimizer, trainer.num_epochs)
 
     def begin_epoch(self, epoch: int) -> None:
         """Decay the head's learning rate with the network's."""

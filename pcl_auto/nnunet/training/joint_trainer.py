@@ -119,7 +119,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if self.guard.source(round_number) == 1:
             # Behind the way back, which leads to a network that can segment; a second try of round one comes here too.
             if self.recipe.contrast.restart_head:
-                restart_segmentation_head(self.network, self.optimizer, self.settings.seed)
+                convolutions = self.recipe.contrast.head_convolutions
+                restart_segmentation_head(self.network, self.optimizer, self.settings.seed, convolutions)
             if self.teacher is not None:
                 self.teacher.restart(unwrapped(self.network))
 

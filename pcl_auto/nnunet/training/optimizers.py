@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 
 from pcl_auto.recipe.settings import Optimizer
@@ -20,6 +21,14 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
         return torch.optim.SGD(parameters, rate, weight_decay=decay, momentum=0.99, nesterov=True)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(parameters, rate, weight_decay=decay)
+
+
+def make_lr_scheduler(optimizer: torch.optim.Optimizer, settings: Optimizer, epochs: int) -> PolyLRScheduler:
+    """Make nnU-Net's scheduler of the learning rate over ``epochs``, which keeps it constant where a recipe says so."""
+    rate = settings.learning_rate
+    if settings.schedule == "constant":
+        return PolyLRScheduler(optimizer, rate, epochs, exponent=0)
+    return PolyLRScheduler(optimizer, rate, epochs)
 
 
 def backward_and_step(

@@ -46,8 +46,8 @@ def refuse_other_model(
             where=str(checkpoint),
             expected=_short(here),
             found=_short(there),
-            fix=f"plan with `pclauto plan --plans {folder / 'plans.json'}`, and take a recipe that keeps the network's "
-            "width (default does)",
+            fix=f"plan with `pclauto plan --plans {folder / 'plans.json'}`, and take a recipe that keeps the "
+            "planned network (default does)",
         )
         for key, (here, there) in pairs.items()
         if here != there

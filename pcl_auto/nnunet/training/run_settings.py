@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.recipe.load import from_dict
+from pcl_auto.recipe.load import from_dict, recorded_recipe
 from pcl_auto.recipe.settings import Recipe, Schedule
 
 # nnU-Net keeps keys of a configuration that it does not know.
@@ -74,10 +74,12 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     How rounds divide their epochs does not.
     """
-    recipe, schedule = settings["recipe"], Schedule(**settings["recipe"]["schedule"])
+    recipe = recorded_recipe(settings["recipe"])
+    schedule = Schedule(**recipe["schedule"])
     return {
         **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},
         **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
+        "head_convolutions": recipe["contrast"]["head_convolutions"],
         "steps_per_epoch": schedule.steps_per_epoch,
         "supervised_epochs": schedule.supervised_epochs,
         # The learning rate decays over all of them.

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast
 
@@ -26,7 +25,7 @@ from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.network import half_precision, unwrapped
 from pcl_auto.nnunet.training import save_and_resume
-from pcl_auto.nnunet.training.optimizers import backward_and_step, make_optimizer
+from pcl_auto.nnunet.training.optimizers import backward_and_step, make_lr_scheduler, make_optimizer
 from pcl_auto.nnunet.training.run_settings import read_settings
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.recipe.settings import Recipe
@@ -116,9 +115,9 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         return int(self.current_epoch)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Make the recipe's optimizer, with nnU-Net's decay."""
+        """Make the recipe's optimizer and the schedule of its learning rate."""
         optimizer = make_optimizer(self.network.parameters(), self.recipe.optimizer)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        return optimizer, make_lr_scheduler(optimizer, self.recipe.optimizer, self.num_epochs)
 
     def initialize(self) -> None:
         """Build the network; the seed fixes its first weights."""

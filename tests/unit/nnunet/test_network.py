@@ -15,14 +15,18 @@ from torch import nn
 from pcl_auto.errors import StateError
 from pcl_auto.method.sampling import gather_features, sample_voxels
 from pcl_auto.nnunet import network as precision
-from pcl_auto.nnunet.network import DecoderFeatures, restart_segmentation_head, unwrapped
+from pcl_auto.nnunet.network import DecoderFeatures, restart_segmentation_head, segmentation_head, unwrapped
+
+# The paper's head: three convolutions before the last layer.
+HEADS = [0, 3]
 
 
-def network(dimensions: int) -> PlainConvUNet:
+def network(dimensions: int, head: int = 0) -> PlainConvUNet:
+    """A network of one convolution a stage, and ``head`` more in the last stage of its decoder."""
     torch.manual_seed(0)
     conv, norm = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[dimensions]
     return PlainConvUNet(
-        2, 2, [6, 8], conv, 3, [1, 2], 1, 3, 1, True, norm, {"affine": True}, None, None, nn.LeakyReLU,
+        2, 2, [6, 8], conv, 3, [1, 2], 1, 3, [1 + head], True, norm, {"affine": True}, None, None, nn.LeakyReLU,
         {"inplace": True}, deep_supervision=False,
     )  # fmt: skip
 
@@ -45,14 +49,37 @@ def test_features_are_what_the_segmentation_layer_sees(dimensions: int) -> None:
     torch.testing.assert_close(model.decoder.seg_layers[-1](taken), output)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_features_are_what_the_first_convolution_of_the_head_sees(dimensions: int) -> None:
+    """Reference: the encoder, what is below the head of the one decoder stage, and the head, step by step."""
+    model = network(dimensions, head=3)
+    features = DecoderFeatures(model, 3)
+    images = torch.randn(2, 2, *[8] * dimensions)
+    output = model(images)
+    taken = features.take()
+    assert features.width == taken.shape[1] == 6
+    skip, lowest = model.encoder(images)
+    shared, first, second, third = model.decoder.stages[-1].convs
+    torch.testing.assert_close(taken, shared(torch.cat([model.decoder.transpconvs[-1](lowest), skip], 1)))
+    torch.testing.assert_close(model.decoder.seg_layers[-1](third(second(first(taken)))), output)
+    torch.testing.assert_close(nn.Sequential(*segmentation_head(model, 3))(taken), output)
+
+
+def test_a_head_that_would_leave_nothing_before_it_is_refused() -> None:
+    with refused(StateError, "model.features-unreachable") as refusal:
+        DecoderFeatures(network(2, head=2), 3)
+    assert refusal.problem.expected == "more than 3 convolutions in the last decoder stage"
+
+
 @pytest.mark.slow
-def test_compiled_network_gives_the_same_features_and_gradients() -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_compiled_network_gives_the_same_features_and_gradients(head: int) -> None:
     x = torch.randn(2, 2, 8, 8, 8)
     gradients, values = [], []
     for compiled in (False, True):
-        model = network(3)
+        model = network(3, head)
         run = compiled_by("aot_eager", model) if compiled else model
-        features = DecoderFeatures(run)
+        features = DecoderFeatures(run, head)
         passes = []
         for _ in range(2):  # the second pass runs what the first has compiled
             model.zero_grad()
@@ -66,8 +93,8 @@ def test_compiled_network_gives_the_same_features_and_gradients() -> None:
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_vectors_of_a_second_pass_have_the_gradients_of_one_pass_over_all(compiled: bool) -> None:
+@pytest.mark.parametrize(("compiled", "head"), [(False, 0), (True, 0), (False, 3), (True, 3)])
+def test_vectors_of_a_second_pass_have_the_gradients_of_one_pass_over_all(compiled: bool, head: int) -> None:
     """Reference: both batches in one forward pass that keeps everything."""
     labels = torch.randint(0, 3, (4, 8, 8, 8))
     sample = sample_voxels(labels, 2, 5)
@@ -76,9 +103,9 @@ def test_vectors_of_a_second_pass_have_the_gradients_of_one_pass_over_all(compil
     weights = torch.randn(len(sample), 6)
     values, gradients = [], []
     for way in ("whole", "vectors", "recomputed_vectors"):
-        model = network(3)
+        model = network(3, head)
         run = compiled_by("aot_eager", model) if compiled else model
-        features = DecoderFeatures(run)
+        features = DecoderFeatures(run, head)
         if way == "whole":
             output = run(torch.cat([images, views]))[:2]
             vectors = gather_features(features.take(), sample)
@@ -170,12 +197,12 @@ def test_network_without_a_decoder_is_refused_by_name() -> None:
     assert refusal.problem.where == "Sequential"
 
 
-def trained() -> tuple[PlainConvUNet, torch.optim.Optimizer]:
+def trained(head: int = 0) -> tuple[PlainConvUNet, torch.optim.Optimizer]:
     """A small network after one step."""
     torch.manual_seed(0)
     network = PlainConvUNet(
-        1, 3, (8, 16, 32), nn.Conv2d, 3, (1, 2, 2), 1, 3, 1,
-        conv_bias=True, norm_op=nn.InstanceNorm2d, nonlin=nn.LeakyReLU, deep_supervision=True,
+        1, 3, (8, 16, 32), nn.Conv2d, 3, (1, 2, 2), 1, 3, (1, 1 + head), conv_bias=True, norm_op=nn.InstanceNorm2d,
+        norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU, deep_supervision=True,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
     torch.autograd.backward(sum(output.square().mean() for output in network(torch.randn(2, 1, 16, 16))))
@@ -183,33 +210,51 @@ def trained() -> tuple[PlainConvUNet, torch.optim.Optimizer]:
     return network, optimizer
 
 
-def test_only_the_head_is_new_and_so_is_what_the_optimizer_knows_of_it() -> None:
-    network, optimizer = trained()
+@pytest.mark.parametrize("convolutions", HEADS)
+def test_only_the_head_is_new_and_so_is_what_the_optimizer_knows_of_it(convolutions: int) -> None:
+    network, optimizer = trained(convolutions)
     before = copy.deepcopy(network.state_dict())
-    restart_segmentation_head(network, optimizer, seed=3)
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, before[name]) == ("seg_layers" not in name), name
-    head = set(network.decoder.seg_layers.parameters())
-    assert all((parameter in optimizer.state) != (parameter in head) for parameter in network.parameters())
-    # nnU-Net's rule: normal weights by the fan-in, no bias.
-    for layer in network.decoder.seg_layers:
-        assert not layer.bias.any()
-        assert 0 < layer.weight.std() < 3 * (2 / layer.in_channels) ** 0.5
+    restart_segmentation_head(network, optimizer, 3, convolutions)
+    last_stage = network.decoder.stages[-1].convs
+    parts = [network.decoder.seg_layers, *(last_stage[number] for number in range(1, 1 + convolutions))]
+    head = {id(parameter) for part in parts for parameter in part.parameters()}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        assert torch.equal(parameter, before[name]) == (id(parameter) not in head), name
+    assert all((parameter in optimizer.state) != (id(parameter) in head) for parameter in network.parameters())
+    # nnU-Net's rule: normal weights by the fan-in, no bias; a normalization that changes nothing.
+    for layer in (layer for part in parts for layer in part.modules()):
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is not None
+            assert not layer.bias.any()
+            assert 0 < layer.weight.std() < 3 * (2 / layer.weight[0].numel()) ** 0.5
+        if isinstance(layer, nn.InstanceNorm2d):
+            assert (layer.weight == 1).all()
+            assert not layer.bias.any()
 
 
-def test_a_seed_draws_the_same_head_and_leaves_the_generator_alone() -> None:
+@pytest.mark.parametrize("convolutions", HEADS)
+def test_a_seed_draws_the_same_head_and_leaves_the_generator_alone(convolutions: int) -> None:
     def restarted(seed: int, waste: int = 0) -> dict[str, torch.Tensor]:
-        network, optimizer = trained()
+        network, optimizer = trained(convolutions)
         torch.randn(waste)
         state = torch.get_rng_state()
-        restart_segmentation_head(network, optimizer, seed=seed)
+        restart_segmentation_head(network, optimizer, seed, convolutions)
         assert torch.equal(torch.get_rng_state(), state)
-        head: dict[str, torch.Tensor] = network.decoder.seg_layers.state_dict()
+        head: dict[str, torch.Tensor] = nn.Sequential(*segmentation_head(network, convolutions)).state_dict()
         return head
 
     first, second = restarted(3), restarted(3, waste=5)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert not torch.equal(restarted(4)["1.weight"], first["1.weight"])
+    other = restarted(4)
+    assert not any(torch.equal(value, other[name]) for name, value in first.items() if value.ndim == 4)
+
+
+def test_a_deeper_head_changes_nothing_of_how_the_last_layers_are_drawn() -> None:
+    (alone, with_optimizer), (deeper, its_optimizer) = trained(0), trained(3)
+    restart_segmentation_head(alone, with_optimizer, 3)
+    restart_segmentation_head(deeper, its_optimizer, 3, 3)
+    for name, value in alone.decoder.seg_layers.state_dict().items():
+        assert torch.equal(value, deeper.decoder.seg_layers.state_dict()[name])
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])

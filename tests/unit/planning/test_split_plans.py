@@ -13,7 +13,8 @@ from pcl_auto.data.split import Correction, Split
 from pcl_auto.nnunet.data import store
 from pcl_auto.planning.make_plan import neutral_intensities
 from pcl_auto.planning.plan import Plan, store_key
-from pcl_auto.planning.split_plans import is_preprocessed
+from pcl_auto.planning.split_plans import is_preprocessed, with_recipe
+from pcl_auto.recipe.settings import Contrast, Recipe
 from pcl_auto.workspace.folders import DatasetFolder
 
 CONFIGURATION = {
@@ -59,3 +60,16 @@ def test_a_corrected_case_does_not_decide_which_store_is_looked_into(
     for file in (*store.case_files(folder, "a"), *store.case_files(folder, "b")):
         file.touch()
     assert is_preprocessed(plan, split, data, "3d_fullres")
+
+
+@pytest.mark.parametrize(("planned", "expected"), [([2, 2, 1], [2, 2, 4]), (2, [2, 2, 5])])
+def test_the_convolutions_of_the_head_come_after_the_planned_ones(
+    planned: list[int] | int, expected: list[int]
+) -> None:
+    network = {"n_stages": 4, "features_per_stage": [32, 64, 128, 256], "n_conv_per_stage_decoder": planned}
+    configuration = {"batch_size": 2, "architecture": {"arch_kwargs": network}}
+    recipe = Recipe("mine", contrast=Contrast(head_convolutions=3))
+    changed = with_recipe(configuration, recipe)
+    assert changed["architecture"]["arch_kwargs"] == {**network, "n_conv_per_stage_decoder": expected}
+    assert network["n_conv_per_stage_decoder"] is planned
+    assert with_recipe(configuration, Recipe("other")) == configuration

@@ -11,7 +11,14 @@ import pytest
 from refusal import refused
 
 from pcl_auto.errors import UsageError
-from pcl_auto.recipe.load import RENAMED_KEYS, from_dict, load_recipe, recipe_folder, with_current_names
+from pcl_auto.recipe.load import (
+    RENAMED_KEYS,
+    from_dict,
+    load_recipe,
+    recipe_folder,
+    recorded_recipe,
+    with_current_names,
+)
 from pcl_auto.recipe.settings import Batch, CollapseGuard, PseudoLabelFilter, Recipe, Schedule, Teacher
 
 SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
@@ -35,6 +42,11 @@ SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
         ({"contrast": {"weight": float("inf")}}, "contrast.weight", "recipe.out-of-range", "0 to 100"),
         ({"batch": {"patches": 1}}, "batch.patches", "recipe.out-of-range", "2 and more"),
         ({"optimizer": {"name": "lion"}}, "optimizer.name", "recipe.unknown-choice", "'sgd' | 'adam' | 'adamw'"),
+        ({"optimizer": {"schedule": "cosine"}}, "optimizer.schedule", "recipe.unknown-choice", "'poly' | 'constant'"),
+        ({"augmentation": {"elastic": 1.5}}, "augmentation.elastic", "recipe.out-of-range", "0 to 1"),
+        ({"contrast": {"batch_norm": 1}}, "contrast.batch_norm", "recipe.wrong-type", "bool"),
+        ({"contrast": {"head_convolutions": -1}}, "contrast.head_convolutions", "recipe.out-of-range", "0 to 16"),
+        ({"pseudo_labels": {"network": "best"}}, "pseudo_labels.network", "recipe.unknown-choice", "'best_validation'"),
         ({"contrast": {"matching": ["intra"]}}, "contrast.matching", "recipe.unknown-choice", "'intra' | 'inter'"),
     ],
 )
@@ -43,6 +55,14 @@ def test_a_bad_value_is_refused_under_its_key(values: dict[str, Any], where: str
         from_dict(values)
     assert refusal.problem.where == where
     assert expected in refusal.problem.expected
+
+
+def test_weights_chosen_by_validation_and_a_teacher_are_refused_together() -> None:
+    chosen = {"pseudo_labels": {"network": "best_validation"}}
+    assert from_dict(chosen).teacher.ema_rounds == 0
+    with refused(UsageError, "recipe.teacher-and-best") as refusal:
+        from_dict({**chosen, "teacher": {"ema_rounds": 0.5}})
+    assert refusal.problem.where == "pseudo_labels.network"
 
 
 def test_everything_wrong_is_reported_at_once() -> None:
@@ -283,6 +303,14 @@ def test_a_key_under_both_of_its_names_is_refused() -> None:
 def test_the_random_field_is_no_setting_any_more() -> None:
     with refused(UsageError, "recipe.crf-moved"):
         from_dict({"pseudo_labels": {"crf": True}})
+
+
+def test_what_a_record_does_not_know_was_not_there_to_be_chosen() -> None:
+    recipe = load_recipe("quick")
+    old = recipe.as_dict()
+    del old["optimizer"]["schedule"], old["contrast"]["head_convolutions"], old["collapse_guard"]
+    assert recorded_recipe(old) == recipe.as_dict()
+    assert recorded_recipe(load_recipe("paper").as_dict()) == load_recipe("paper").as_dict()
 
 
 def test_a_recipe_on_record_is_compared_under_current_names() -> None:

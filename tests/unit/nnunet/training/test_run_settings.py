@@ -36,6 +36,7 @@ def test_recipes_that_differ_in_the_rounds_share_a_start(recipe: Recipe) -> None
         (replace(SETTINGS, recipe=replace(RECIPE, optimizer=Optimizer(learning_rate=1e-3))), "optimizer"),
         (replace(SETTINGS, recipe=replace(RECIPE, batch=Batch(patches=8))), "batch"),
         (replace(SETTINGS, recipe=replace(RECIPE, augmentation=Augmentation("symmetric"))), "augmentation"),
+        (replace(SETTINGS, recipe=replace(RECIPE, contrast=Contrast(head_convolutions=3))), "head_convolutions"),
         (replace(SETTINGS, recipe=replace(RECIPE, schedule=replace(SCHEDULE, rounds=5))), "epochs"),
         (replace(SETTINGS, recipe=replace(RECIPE, schedule=replace(SCHEDULE, steps_per_epoch=9))), "steps_per_epoch"),
     ],
@@ -43,6 +44,12 @@ def test_recipes_that_differ_in_the_rounds_share_a_start(recipe: Recipe) -> None
 def test_what_a_start_depends_on(settings: RunSettings, key: str) -> None:
     before, now = start_settings(SETTINGS.as_dict()), start_settings(settings.as_dict())
     assert [name for name in now if before[name] != now[name]] == [key]
+
+
+def test_a_start_that_an_older_version_made_is_taken_up() -> None:
+    before = SETTINGS.as_dict()
+    del before["recipe"]["optimizer"]["schedule"], before["recipe"]["augmentation"]["elastic"]
+    assert start_settings(before) == start_settings(SETTINGS.as_dict())
 
 
 @pytest.mark.parametrize("axes", [None, (), (2,)])

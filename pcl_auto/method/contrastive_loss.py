@@ -29,12 +29,14 @@ class ContrastHead(nn.Module):
     Args:
         in_channels: Feature channels of the network, F.
         out_channels: Channels of the embedding, D; 16 in the paper.
+        batch_norm: Normalize each channel over the gathered voxels of a step, between the two layers.
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 16) -> None:
+    def __init__(self, in_channels: int, out_channels: int = 16, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(in_channels, in_channels),
+            *([_VoxelNorm(in_channels, track_running_stats=False)] if batch_norm else []),
             nn.LeakyReLU(0.01),  # nnU-Net's own activation and slope
             nn.Linear(in_channels, out_channels),
         )
@@ -43,6 +45,16 @@ class ContrastHead(nn.Module):
         """Map gathered features of shape (N, F) to embeddings of shape (N, D); N may be 0."""
         embeddings: Tensor = self.layers(features)
         return embeddings
+
+
+class _VoxelNorm(nn.BatchNorm1d):
+    """Batch normalization of vectors (N, F), of which there may be one or none: then it only scales and shifts."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Normalize each channel to mean 0 and variance 1 over the vectors, then scale and shift it."""
+        if len(vectors) > 1:
+            return super().forward(vectors)
+        return vectors * self.weight + self.bias
 
 
 Matching = Literal["intra", "inter"]

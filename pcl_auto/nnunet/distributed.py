@@ -137,6 +137,16 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
+def gather_through(module: nn.Module, rows: Tensor, *, over_all_rows: bool) -> Tensor:
+    """Gather what ``module``, from :func:`wrap_ddp`, makes of the ``rows`` (N, F) of all processes.
+
+    ``over_all_rows``: it normalizes over the rows, so that every process has to see all of them.
+    """
+    if over_all_rows:
+        return module(gather_rows(rows))  # type: ignore[no-any-return]
+    return gather_rows(module(rows))
+
+
 def _gather_numbers(padded: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(padded) for _ in range(ranks())]
     dist.all_gather(parts, padded)

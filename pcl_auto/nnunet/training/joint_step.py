@@ -33,7 +33,9 @@ class JointStep:
         self._recipe = trainer.recipe
         self._patterns = patterns_of(trainer.label_manager.all_regions or [], trainer.label_manager.foreground_labels)
         self.features = DecoderFeatures(trainer.network, self._recipe.contrast.head_convolutions)
-        self.head = ContrastHead(self.features.width, self._recipe.contrast.dimensions).to(trainer.device)
+        contrast = self._recipe.contrast
+        head = ContrastHead(self.features.width, contrast.dimensions, batch_norm=contrast.batch_norm)
+        self.head = head.to(trainer.device)
         self._head_in_step = distributed.wrap_ddp(self.head, trainer.device)
         self.optimizer = make_optimizer(self.head.parameters(), self._recipe.optimizer)
         self._lr_scheduler = make_lr_scheduler(self.optimizer, self._recipe.optimizer, trainer.num_epochs)
@@ -82,7 +84,9 @@ class JointStep:
         settings = self._recipe.contrast
         # In float32 also where the network runs in half precision: e^(1/τ) leaves no room for rounding.
         with autocast(self._trainer.device.type, enabled=False):
-            embeddings = distributed.gather_rows(self._head_in_step(vectors.float()))
+            embeddings = distributed.gather_through(
+                self._head_in_step, vectors.float(), over_all_rows=settings.batch_norm
+            )
             return local_contrastive_loss(
                 embeddings,
                 distributed.gather_sample(sample, patches),

@@ -16,6 +16,7 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.rounds import joint_rounds, self_train
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import patch_streams, pseudo_label_files
+from pcl_auto.nnunet.data.elastic import deform_elastically
 from pcl_auto.nnunet.network import restart_segmentation_head, unwrapped
 from pcl_auto.nnunet.training.joint_step import JointStep
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
@@ -46,6 +47,13 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.guard = RoundGuard(self.run_folder, self.recipe)
         self.stage = PseudoLabelStage(self, self.split, self.guard)
         self.dataloader_unlabeled: Any = None
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """Return nnU-Net's augmentation of training patches, with the recipe's elastic deformation."""
+        transforms = super().get_training_transforms(*args, **kwargs)
+        if self.recipe.augmentation.elastic:
+            deform_elastically(transforms, self.recipe.augmentation.elastic)
+        return transforms
 
     def learn(self) -> None:
         """Train the supervised start, then the rounds.

@@ -377,7 +377,44 @@ def test_has_as_many_channels_as_asked_for() -> None:
     assert ContrastHead(8, 4)(torch.rand(3, 8)).shape == (3, 4)
 
 
-def test_takes_no_voxels() -> None:
-    head = ContrastHead(8)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_takes_no_voxels(batch_norm: bool) -> None:
+    head = ContrastHead(8, batch_norm=batch_norm)
     torch.autograd.backward(head(torch.rand(0, 8)).sum())
     assert all(p.grad is not None and torch.equal(p.grad, torch.zeros_like(p)) for p in head.parameters())
+
+
+def test_batch_normalization_is_over_the_voxels_of_every_image() -> None:
+    """Reference: mean and variance of every channel, voxel by voxel."""
+    torch.manual_seed(0)
+    head = ContrastHead(5, 3, batch_norm=True)
+    first, norm, last = head.layers[0], head.layers[1], head.layers[3]
+    assert isinstance(norm, nn.BatchNorm1d)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    vectors = torch.randn(7, 5)
+    hidden = first(vectors)
+    normed = torch.zeros(7, 5)
+    for channel in range(5):
+        column = [float(value) for value in hidden[:, channel].detach()]
+        mean = sum(column) / len(column)
+        variance = sum((value - mean) ** 2 for value in column) / len(column)
+        for voxel, value in enumerate(column):
+            scaled = (value - mean) / math.sqrt(variance + 1e-5)
+            normed[voxel, channel] = scaled * norm.weight[channel] + norm.bias[channel]
+    expected = last(torch.where(normed > 0, normed, 0.01 * normed))
+    torch.testing.assert_close(head(vectors), expected, atol=1e-5, rtol=1e-5)
+    # Of the voxels at hand alone: nothing is remembered of other steps, and nothing but weights is saved.
+    head.eval()
+    torch.testing.assert_close(head(vectors), expected, atol=1e-5, rtol=1e-5)
+    assert set(dict(head.named_buffers())) == set()
+
+
+def test_a_voxel_alone_is_not_normalized_away() -> None:
+    head = ContrastHead(5, 3, batch_norm=True)
+    one = torch.randn(1, 5)
+    torch.testing.assert_close(head(one), nn.Sequential(head.layers[0], *head.layers[2:])(one))
+
+
+def test_without_batch_normalization_a_head_is_saved_as_ever() -> None:
+    assert list(ContrastHead(8).state_dict()) == [f"layers.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")]

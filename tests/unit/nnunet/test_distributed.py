@@ -44,10 +44,10 @@ def own(sample: VoxelSample, first: int, last: int) -> VoxelSample:
     return VoxelSample(sample.image[chosen] - first, sample.cls[chosen], sample.voxel[chosen], sample.rank[chosen])
 
 
-def step(share: slice) -> tuple[float, dict[str, Tensor]]:
+def step(share: slice, batch_norm: bool) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a joint step, of which this process has the patches ``share``."""
     torch.manual_seed(0)
-    network, head = Toy(), ContrastHead(6, 8)
+    network, head = Toy(), ContrastHead(6, 8, batch_norm=batch_norm)
     in_step = [ranks.wrap_ddp(module, torch.device("cpu")) for module in (network, head)]
     images = torch.randn(PATCHES, 1, 6, 7, 8)
     labels = torch.randint(0, 1 + CLASSES, (PATCHES, 1, 6, 7, 8))
@@ -60,7 +60,7 @@ def step(share: slice) -> tuple[float, dict[str, Tensor]]:
         ignore_label=None, dice_class=MemoryEfficientSoftDiceLoss,
     )  # fmt: skip
     logits, features = in_step[0](images[share])
-    embeddings = ranks.gather_rows(in_step[1](gather_features(features, sample)))
+    embeddings = ranks.gather_through(in_step[1], gather_features(features, sample), over_all_rows=batch_norm)
     contrast = local_contrastive_loss(
         embeddings, ranks.gather_sample(sample, number), n_images=number * ranks.ranks(), n_classes=CLASSES,
         n_anchors=3, temperature=0.1, matching="inter",
@@ -77,7 +77,8 @@ def step(share: slice) -> tuple[float, dict[str, Tensor]]:
 
 def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(step(slice(2 * rank, 2 * rank + 2)), f"{folder}/rank_{rank}.pt")
+    for batch_norm in (False, True):
+        torch.save(step(slice(2 * rank, 2 * rank + 2), batch_norm), f"{folder}/rank_{rank}_{batch_norm}.pt")
     assert ranks.share([0, 1, 2, 3, 4]) == ([0, 2, 4] if rank == 0 else [1, 3])
     with ranks.rank_zero_first() as first:
         assert first == (rank == 0)
@@ -86,16 +87,17 @@ def one_of_two(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path: Path) -> None:
-    contrast, gradients = step(slice(0, PATCHES))
-    assert contrast > 0
-    assert any(gradient.abs().max() > 1e-4 for name, gradient in gradients.items() if name.startswith("head"))
     spawn(one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
-    for rank in (0, 1):
-        its_contrast, its_gradients = torch.load(tmp_path / f"rank_{rank}.pt")
-        assert its_contrast == pytest.approx(contrast, rel=1e-5)
-        assert its_gradients.keys() == gradients.keys()
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(its_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    for batch_norm in (False, True):
+        contrast, gradients = step(slice(0, PATCHES), batch_norm)
+        assert contrast > 0
+        assert any(gradient.abs().max() > 1e-4 for name, gradient in gradients.items() if name.startswith("head"))
+        for rank in (0, 1):
+            its_contrast, its_gradients = torch.load(tmp_path / f"rank_{rank}_{batch_norm}.pt")
+            assert its_contrast == pytest.approx(contrast, rel=1e-5)
+            assert its_gradients.keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(its_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_alone_nothing_is_gathered_or_wrapped() -> None:

@@ -6,50 +6,57 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
-def box_mask(shape: Sequence[int], share: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw a random box in a patch, as a boolean mask of ``shape``.
+# A box in a patch: where it lies along each axis.
+Box = tuple[slice, ...]
+
+
+def draw_box(shape: Sequence[int], share: float, generator: torch.Generator | None = None) -> Box:
+    """Draw a random box in a patch.
 
     Args:
         shape: of the patch, (y, x) or (z, y, x).
         share: the box's share of every axis, in (0, 1); its place is uniform.
         generator: of the place.
     """
-    mask = torch.zeros(tuple(shape), dtype=torch.bool)
-    inside = []
+    sides = []
     for size in shape:
         length = max(1, round(size * share))
         start = int(torch.randint(size - length + 1, (), generator=generator))
-        inside.append(slice(start, start + length))
-    mask[tuple(inside)] = True
-    return mask
+        sides.append(slice(start, start + length))
+    return tuple(sides)
 
 
-def nearest(mask: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resample a boolean mask to ``shape``, from the same voxels as nnU-Net's targets for deep supervision."""
-    resized = functional.interpolate(mask[None, None].float(), size=tuple(shape), mode="nearest-exact")
-    return resized[0, 0].bool()
+def box_at(box: Box, shape: Sequence[int], resampled: Sequence[int]) -> Box:
+    """Return ``box``, drawn in a patch of ``shape``, in the patch ``resampled`` to the nearest voxels.
+
+    Voxel i of m takes voxel ⌊(i + 1/2) · n / m⌋ of n, as in nnU-Net's targets for deep supervision: from a number k on
+    do those with i ≥ k · m / n - 1/2.
+    """
+
+    def place(k: int, n: int, m: int) -> int:
+        return -((n - 2 * k * m) // (2 * n))  # rounded up
+
+    sides = zip(box, shape, resampled, strict=True)
+    return tuple(slice(place(side.start, n, m), place(side.stop, n, m)) for side, n, m in sides)
 
 
-def swap_pairs(batches: Sequence[Tensor], mask: Tensor, pairs: int) -> None:
-    """Exchange what lies under ``mask`` between the first ``pairs`` entries of two batches (B, C, *patch), in place.
+def swap_box(first: Tensor, second: Tensor, box: Box) -> None:
+    """Exchange what lies in ``box`` between two batches (B, C, *patch), in place: entry by entry.
 
     Bidirectional copy-paste (Bai et al., CVPR 2023): each image of a pair becomes the other's surroundings, so that
     labeled and unlabeled images share one distribution. For images and label maps alike.
 
     Raises:
-        ValueError: a mask that is not the patch's, or fewer entries than pairs.
+        ValueError: batches of different shapes.
     """
-    first, second = batches
-    if not first.shape[2:] == second.shape[2:] == mask.shape:
-        raise ValueError(f"mask of {tuple(mask.shape)} for {tuple(first.shape[2:])} and {tuple(second.shape[2:])}")
-    if pairs > min(len(first), len(second)):
-        raise ValueError(f"{pairs} pairs in batches of {len(first)} and {len(second)}")
-    kept = first[:pairs, :, mask].clone()
-    first[:pairs, :, mask] = second[:pairs, :, mask]
-    second[:pairs, :, mask] = kept
+    if first.shape != second.shape:
+        raise ValueError(f"batches of {tuple(first.shape)} and {tuple(second.shape)}")
+    inside = (slice(None), slice(None), *box)
+    kept = first[inside].clone()
+    first[inside] = second[inside]
+    second[inside] = kept
 
 
 # nnU-Net's own range of contrast; brightness in standard deviations of the image.

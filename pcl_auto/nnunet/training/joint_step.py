@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, autocast
 
-from pcl_auto.method.augmentation import box_mask, intensity_view, nearest, swap_pairs
+from pcl_auto.method.augmentation import box_at, draw_box, intensity_view, swap_box
 from pcl_auto.method.contrastive_loss import ContrastHead, local_contrastive_loss
 from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
@@ -103,16 +103,19 @@ def join_patches(
 ) -> tuple[Tensor, list[Tensor]]:
     """Join two batches to one, labeled patches first, with boxes copied between them if the recipe says so.
 
+    All of it happens on ``device``: what the loader has pinned goes there by itself, and the processor is left to the
+    workers.
+
     Returns:
         Images (B, C, *patch) and targets, from full resolution down.
     """
-    images = [labeled["data"], unlabeled["data"]]
-    targets = [scales(labeled["target"]), scales(unlabeled["target"])]
-    pairs = min(len(images[0]), len(images[1]))
+    parts = zip(*([batch["data"], *scales(batch["target"])] for batch in (labeled, unlabeled)), strict=True)
+    images, *targets = [torch.cat([part.to(device, non_blocking=True) for part in both]) for both in parts]
     if mixing.copy_paste:
-        mask = box_mask(images[0].shape[2:], mixing.box_fraction)
-        swap_pairs(images, mask, pairs)
-        for scale in zip(*targets, strict=True):
-            swap_pairs(scale, nearest(mask, scale[0].shape[2:]), pairs)
-    joined = torch.cat(images).to(device, non_blocking=True)
-    return joined, [torch.cat(scale).to(device, non_blocking=True) for scale in zip(*targets, strict=True)]
+        count = len(labeled["data"])
+        pairs = min(count, len(images) - count)
+        box = draw_box(images.shape[2:], mixing.box_fraction)
+        for batch in (images, *targets):
+            place = box_at(box, images.shape[2:], batch.shape[2:])
+            swap_box(batch[:pairs], batch[count : count + pairs], place)
+    return images, targets

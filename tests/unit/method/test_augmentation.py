@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
-from pcl_auto.method.augmentation import BRIGHTNESS, CONTRAST, box_mask, intensity_view, nearest, swap_pairs
+from pcl_auto.method.augmentation import BRIGHTNESS, CONTRAST, Box, box_at, draw_box, intensity_view, swap_box
 
 
-def test_masks_and_pairs_that_do_not_fit_are_refused() -> None:
-    first, second = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
-    with pytest.raises(ValueError, match=r"\(4, 5\)"):
-        swap_pairs([first, second], torch.zeros(4, 5, dtype=torch.bool), 1)
-    with pytest.raises(ValueError, match="3 pairs"):
-        swap_pairs([first, second], torch.zeros(4, 4, dtype=torch.bool), 3)
+def voxels_in(box: Box, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the voxels of a patch that lie in ``box``, as a mask."""
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[box] = True
+    return mask
+
+
+def test_batches_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 1, 4, 4\) and \(3, 1, 4, 4\)"):
+        swap_box(torch.zeros(2, 1, 4, 4), torch.ones(3, 1, 4, 4), (slice(0, 1), slice(0, 1)))
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (6, 4, 5)])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_the_box_has_its_share_of_every_axis(shape: tuple[int, ...], share: float) -> None:
-    mask = box_mask(shape, share, torch.Generator().manual_seed(0))
+    mask = voxels_in(draw_box(shape, share, torch.Generator().manual_seed(0)), shape)
     expected = 1
     for size in shape:
         expected *= max(1, round(size * share))
     assert int(mask.sum()) == expected
-    places = {tuple(box_mask(shape, 0.5).nonzero()[0].tolist()) for _ in range(60)}
+    places = {tuple(side.start for side in draw_box(shape, 0.5)) for _ in range(60)}
     assert len(places) > 3, "the box stays where it is"
 
 
@@ -32,8 +37,9 @@ def test_swapping_moves_voxels_and_loses_none() -> None:
     first = torch.arange(2 * 2 * 16).reshape(2, 2, 4, 4).float()
     second = -first.clone() - 1
     before = first.clone(), second.clone()
-    mask = box_mask((4, 4), 0.5)
-    swap_pairs([first, second], mask, 1)
+    box = draw_box((4, 4), 0.5)
+    mask = voxels_in(box, (4, 4))
+    swap_box(first[:1], second[:1], box)
     for image in range(2):
         for y in range(4):
             for x in range(4):
@@ -42,25 +48,28 @@ def test_swapping_moves_voxels_and_loses_none() -> None:
                     place = (image, channel, y, x)
                     assert first[place] == before[1 if swapped else 0][place]
                     assert second[place] == before[0 if swapped else 1][place]
-    swap_pairs([first, second], mask, 1)
+    swap_box(first[:1], second[:1], box)
     assert torch.equal(first, before[0])
     assert torch.equal(second, before[1])
 
 
-def test_label_maps_of_unequal_batches() -> None:
-    first, second = torch.zeros(1, 1, 4, 4, 4, dtype=torch.int16), torch.full((3, 1, 4, 4, 4), 2, dtype=torch.int16)
-    mask = box_mask((4, 4, 4), 0.5)
-    swap_pairs([first, second], mask, 1)
-    assert int((first == 2).sum()) == int(mask.sum())
-    assert int((second[1:] == 0).sum()) == 0
+def test_label_maps_change_places_too() -> None:
+    first, second = torch.zeros(1, 1, 4, 4, 4, dtype=torch.int16), torch.full((1, 1, 4, 4, 4), 2, dtype=torch.int16)
+    box = draw_box((4, 4, 4), 0.5)
+    swap_box(first, second, box)
+    assert torch.equal(first[0, 0] == 2, voxels_in(box, (4, 4, 4)))
+    assert torch.equal(second[0, 0] == 0, voxels_in(box, (4, 4, 4)))
 
 
-def test_mask_at_a_lower_resolution() -> None:
-    mask = torch.zeros(8, 8, dtype=torch.bool)
-    mask[2:6, 4:8] = True
-    small = nearest(mask, (4, 4))
-    assert small.dtype == torch.bool
-    assert small.nonzero().tolist() == [[y, x] for y in (1, 2) for x in (2, 3)]
+@pytest.mark.parametrize(("shape", "resampled"), [((8, 8), (4, 2)), ((12, 24, 16), (12, 3, 4)), ((9, 5), (3, 5))])
+def test_a_box_at_a_lower_resolution(shape: tuple[int, ...], resampled: tuple[int, ...]) -> None:
+    """Reference: the mask of the box, resampled by torch as nnU-Net resamples its targets."""
+    torch.manual_seed(0)
+    for _ in range(40):
+        box = draw_box(shape, float(torch.empty(()).uniform_(0.05, 0.95)))
+        mask = voxels_in(box, shape)[None, None].float()
+        expected = functional.interpolate(mask, size=resampled, mode="nearest-exact")[0, 0].bool()
+        assert torch.equal(voxels_in(box_at(box, shape, resampled), resampled), expected)
 
 
 @pytest.mark.parametrize("patch", [(6, 7), (5, 6, 7)])

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
 # A box in a patch: where it lies along each axis.
 Box = tuple[slice, ...]
 

@@ -48,6 +48,7 @@ def test_f42_without_a_compiler_training_does_without(monkeypatch: pytest.Monkey
     said: list[str] = []
     trainer = nnUNetTrainerPCLSupervised.__new__(nnUNetTrainerPCLSupervised)
     trainer.device = torch.device("cuda")
+    monkeypatch.setattr(trainer, "settings", SimpleNamespace(deterministic=False), raising=False)
     monkeypatch.setattr(trainer, "print_to_log_file", said.append)
     for name in ("CC", "nnUNet_compile"):
         monkeypatch.delenv(name, raising=False)
@@ -69,6 +70,9 @@ def test_f42_without_a_compiler_training_does_without(monkeypatch: pytest.Monkey
     compiler.unlink()
     monkeypatch.setenv("CC", "cc")
     assert trainer._do_i_compile()
+    monkeypatch.setattr(trainer.settings, "deterministic", True)  # whose kernels are not chosen by time
+    assert not trainer._do_i_compile()
+    monkeypatch.setattr(trainer.settings, "deterministic", False)
     monkeypatch.setenv("nnUNet_compile", "f")
     assert not trainer._do_i_compile()
     assert len(said) == 2

@@ -64,6 +64,10 @@ class SlidingWindow:
             device=device,
             allow_tqdm=False,
         )
+        if torch.are_deterministic_algorithms_enabled():
+            # nnU-Net's predictor lets cuDNN choose its kernels by timing them, in the training around it too: two runs
+            # would choose, and round, differently.
+            torch.backends.cudnn.benchmark = False
         with variables_set(nnUNet_compile="f"):  # exported, it holds for the steps of a training
             self._nnunet.manual_initialization(
                 network, plans, configuration, fold_weights, dataset_json, "nnUNetTrainer", mirror_axes

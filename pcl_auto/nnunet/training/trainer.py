@@ -25,6 +25,7 @@ from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.network import half_precision, unwrapped
 from pcl_auto.nnunet.training import save_and_resume
+from pcl_auto.nnunet.training.cross_entropy import OrderedCrossEntropy
 from pcl_auto.nnunet.training.optimizers import backward_and_step, make_lr_scheduler, make_optimizer
 from pcl_auto.nnunet.training.run_settings import read_settings
 from pcl_auto.nnunet.trusted_plans import require_trusted
@@ -134,13 +135,23 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             self.loss = self._build_loss()
 
     def _do_i_compile(self) -> bool:
-        """Compile as nnU-Net does, but train without where the first step would fail."""
+        """Compile as nnU-Net does, but train without where the first step would fail, or runs are to be the same."""
         if not super()._do_i_compile():
+            return False
+        if self.settings.deterministic:  # compiled kernels are chosen by timing them
             return False
         missing = missing_for_compile()
         if missing:
             self.print_to_log_file(f"not compiled, which is slower: torch.compile needs {missing}")
         return not missing
+
+    def _build_loss(self) -> Any:
+        loss = super()._build_loss()
+        one_scale = loss.loss if self.enable_deep_supervision else loss
+        # On a CPU torch's own mean is the same in every run.
+        if self.settings.deterministic and self.device.type == "cuda" and not self.label_manager.has_regions:
+            one_scale.ce = OrderedCrossEntropy(one_scale.ce.ignore_index)
+        return loss
 
     # --- the training loop ------------------------------------------------------------------------------------
 

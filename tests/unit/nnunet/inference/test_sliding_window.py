@@ -57,6 +57,20 @@ def test_other_faults_stay_what_they_are(window: SlidingWindow, monkeypatch: pyt
             call()
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_kernels_of_a_deterministic_training_are_not_chosen_by_time(tmp_path: Path, *, deterministic: bool) -> None:
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    model = make_model(tmp_path / "model")
+    try:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = False
+        ModelPredictor(model, torch.device("cuda"))  # nothing is computed
+        assert torch.backends.cudnn.benchmark is not deterministic
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
 def test_a_confidence_is_the_mean_of_its_parts(window: SlidingWindow) -> None:
     sure, consistency = window.certainty_and_consistency(IMAGE, window.logits(torch.from_numpy(IMAGE)))
     assert window.confidence(IMAGE) == pytest.approx((sure + 2 * consistency) / 3)

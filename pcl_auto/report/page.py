@@ -14,12 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pcl_auto.recipe.time_budget import format_duration
+from pcl_auto.report.baseline import compare_to_baseline
 from pcl_auto.report.curves import run_curves
 from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, color
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
 from pcl_auto.report.tables import default_recipe, heading, recipe_lines
 from pcl_auto.report.validation import mean_over_folds, read_fold_scores
-from pcl_auto.report.verdict import compare_to_baseline
 from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import JUDGMENTS, RunFacts, read_confidences, read_run, run_folder
 from pcl_auto.workspace.files import printable, write_text
@@ -85,8 +85,8 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
     identity, recipe = run.identity, run.identity["recipe"]
     data = DatasetFolder(workspace.preprocessed / identity["dataset"])
     folds = read_fold_scores(run.folder.parent)
-    verdict = compare_to_baseline(run, workspace)
-    baseline = None if verdict.baseline is None else read_run(verdict.baseline / run.folder.name)
+    comparison = compare_to_baseline(run, workspace)
+    baseline = None if comparison.baseline is None else read_run(comparison.baseline / run.folder.name)
     shown_round, pseudo = pseudo_label_panels(run, extent.slices)
     environment = Environment(
         loader=PackageLoader("pcl_auto.report", "."),
@@ -110,12 +110,12 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         split_file=data.split_file(run.split.name),
         plan_file=data.plan_file,
         configuration=run.configuration,
-        verdict=verdict,
+        comparison=comparison,
         figures=run_curves(run, baseline),
         shown_round=shown_round,
         pseudo=pseudo,
         labeled=labeled_panels(run, data, extent.slices),
-        evaluated=evaluated_panels(run, verdict.scores, extent.slices),
+        evaluated=evaluated_panels(run, comparison.scores, extent.slices),
         # An evaluation has the name of a class, or its value where it was given no names.
         class_names={
             **{str(value): name for name, value in run.classes.items()},

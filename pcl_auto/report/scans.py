@@ -19,9 +19,9 @@ from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.data.pseudo_label_files import round_folder
 from pcl_auto.nnunet.data.store import is_stored
+from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
 from pcl_auto.report.tables import best_median_worst, heading
-from pcl_auto.report.verdict import case_dice
 from pcl_auto.training.run_facts import Round, RunFacts
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder

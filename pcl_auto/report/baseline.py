@@ -1,4 +1,7 @@
-"""Form the verdict of a report: find a run's supervised baseline and compare their evaluations."""
+"""Find the baseline of a run, nnU-Net alone on the same labels, and set their evaluations beside each other.
+
+A run is one draw of labeled cases, from which nothing can be concluded: see :mod:`pcl_auto.evaluation.statistics`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.evaluation.scores import SCORES
-from pcl_auto.evaluation.statistics import Comparison, compare, mean
+from pcl_auto.evaluation.statistics import mean, paired_differences
 from pcl_auto.recipe.settings import Schedule
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
@@ -20,15 +23,14 @@ from pcl_auto.workspace.run_record import RECORD, has_manifest
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The verdict on a run, by its baseline.
+class BaselineComparison:
+    """A run beside its baseline.
 
-    ``kind``: a word for the style sheet. ``sentence``: the verdict in plain words. ``command``: makes what is missing
-    for more. ``scores``: the run's evaluation that counts, as in ``scores_file``. ``baseline``: its model folder.
-    ``baseline_scores``: its evaluation on the same labels, if there is one.
+    ``sentence``: both in plain words, or what is missing. ``command``: makes what is missing. ``scores``: the run's
+    evaluation that counts, as in ``scores_file``. ``baseline``: its model folder. ``baseline_scores``: its evaluation
+    on the same labels, if there is one.
     """
 
-    kind: str
     sentence: str
     command: str | None = None
     scores: dict[str, Any] | None = None
@@ -71,29 +73,24 @@ def _terms(identity: Mapping[str, Any], steps: int) -> tuple[Any, ...]:
     )
 
 
-def compare_to_baseline(run: RunFacts, workspace: Workspace) -> Verdict:
-    """Form the verdict on ``run`` of ``workspace`` from the evaluations in its model folder and in its baseline's."""
+def compare_to_baseline(run: RunFacts, workspace: Workspace) -> BaselineComparison:
+    """Compare ``run`` of ``workspace`` with its baseline, by the evaluations in both model folders."""
     own = _evaluations(run.folder.parent)
     last: tuple[dict[str, Any] | None, Path | None] = own[-1] if own else (None, None)
     if run.identity["trainer"] == SUPERVISED_TRAINER:
-        return Verdict("none", "This run is a baseline: nnU-Net on the labeled cases alone.", None, *last)
+        return BaselineComparison("This run is a baseline: nnU-Net on the labeled cases alone.", None, *last)
     baseline = find_baseline(run)
     if baseline is None:
-        sentence = (
-            "There is no supervised baseline of this split, length and seed, "
-            "so nobody can say whether the unlabeled scans helped."
-        )
-        return Verdict("none", sentence, _baseline_command(run, workspace), *last)
+        sentence = "There is no supervised baseline of this split, length and seed to compare this run with."
+        return BaselineComparison(sentence, _baseline_command(run, workspace), *last)
     for scores, file in reversed(own):
         for other, _ in reversed(_evaluations(baseline)):
-            comparison = _compare(scores, other, run.identity["seed"])
-            if comparison is not None:
-                kind = comparison.verdict.replace(" ", "-")
-                return Verdict(kind, _sentence(comparison), None, scores, file, baseline, other)
+            sentence = _beside(scores, other)
+            if sentence:
+                return BaselineComparison(sentence, None, scores, file, baseline, other)
     missing, model = ("the baseline on the same labels", baseline) if own else ("this run", run.folder.parent)
-    return Verdict(
-        "none",
-        f"A supervised baseline was trained, but {missing} has not been evaluated: nobody can say whether it helped.",
+    return BaselineComparison(
+        f"A supervised baseline was trained, but {missing} has not been evaluated: there is nothing to compare.",
         f"pclauto predict SCANS -o OUT --model {shlex.quote(str(model))} && pclauto evaluate OUT LABELS",
         *last,
         baseline,
@@ -106,11 +103,23 @@ def _evaluations(model: Path) -> list[tuple[dict[str, Any], Path]]:
     return sorted(found, key=lambda entry: str(entry[0]["time"]))
 
 
-def _compare(scores: Mapping[str, Any], other: Mapping[str, Any], seed: int) -> Comparison | None:
-    """Compare two evaluations on their common cases; None if their labels or their way of predicting differ."""
+def _beside(scores: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Set two evaluations beside each other, on their common cases.
+
+    Empty if there are none, or if the evaluations differ in their labels or in their way of predicting.
+    """
     if any(scores[key] != other[key] for key in ("labels", "mirroring")):
-        return None
-    return compare({seed: case_dice(scores)}, {seed: case_dice(other)})
+        return ""
+    own, alone = case_dice(scores), case_dice(other)
+    cases = paired_differences({0: own}, {0: alone}).get(0, {})
+    if not cases:
+        return ""
+    here, there = mean(own[case] for case in cases), mean(alone[case] for case in cases)
+    number = "1 test case" if len(cases) == 1 else f"{len(cases)} test cases"
+    return (
+        f"Dice {here:.3f} here against {there:.3f} of nnU-Net alone on the same labels ({number}): "
+        "one draw of labeled cases, no verdict. pclauto benchmark compares over several draws."
+    )
 
 
 def case_dice(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -119,19 +128,6 @@ def case_dice(scores: Mapping[str, Any]) -> dict[str, float]:
         case["id"]: mean(math.nan if value is None else value for value in case["dice"].values())
         for case in scores["cases"]
     }
-
-
-def _sentence(comparison: Comparison) -> str:
-    words = {
-        "helped": "The unlabeled scans helped",
-        "did not help": "The unlabeled scans did not help",
-        "no clear difference": "No clear difference",
-    }[comparison.verdict]
-    return (
-        f"{words}: {comparison.difference:+.3f} mean Dice against nnU-Net on the same labels, "
-        f"over {comparison.cases} {'case' if comparison.cases == 1 else 'cases'} "
-        f"(p = {comparison.p:.2g}, Wilcoxon's test), with one seed."
-    )
 
 
 def _baseline_command(run: RunFacts, workspace: Workspace) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from report_files import RECIPE, write_run, write_scores
 
-from pcl_auto.report.verdict import compare_to_baseline, find_baseline, steps_of
+from pcl_auto.report.baseline import compare_to_baseline, find_baseline, steps_of
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import read_run
 from pcl_auto.workspace.folders import Workspace
@@ -17,11 +17,11 @@ WORKSPACE = Workspace.find(Path("/anywhere"), {})
 CASES = [f"t{index}" for index in range(12)]
 
 
-def test_without_a_baseline_the_verdict_says_so_and_how_to_get_one(tmp_path: Path) -> None:
-    verdict = compare_to_baseline(read_run(write_run(tmp_path) / "fold_all"), WORKSPACE)
-    assert verdict.kind == "none"
-    assert "no supervised baseline" in verdict.sentence
-    assert verdict.command == "pclauto train --labeled 2 --supervised-only"
+def test_without_a_baseline_the_page_says_so_and_how_to_get_one(tmp_path: Path) -> None:
+    found = compare_to_baseline(read_run(write_run(tmp_path) / "fold_all"), WORKSPACE)
+    assert found.baseline_scores is None
+    assert "no supervised baseline" in found.sentence
+    assert found.command == "pclauto train --labeled 2 --supervised-only"
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,19 @@ def test_a_baseline_may_divide_the_same_steps_in_another_way(tmp_path: Path) -> 
     assert find_baseline(run) == baseline
 
 
-@pytest.mark.parametrize(("gain", "kind"), [(0.1, "helped"), (-0.1, "did-not-help"), (0.0, "did-not-help")])
-def test_the_verdict_is_that_of_the_paired_cases(tmp_path: Path, gain: float, kind: str) -> None:
+@pytest.mark.parametrize("gain", [0.1, -0.1, 0.0])
+def test_a_run_is_set_beside_its_baseline_without_a_verdict(tmp_path: Path, gain: float) -> None:
     model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED_TRAINER)
-    write_scores(baseline, {case: 0.5 + index / 100 for index, case in enumerate(CASES)})
-    write_scores(model, {case: 0.5 + index / 100 + gain for index, case in enumerate(CASES)})
-    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
-    assert verdict.kind == kind
-    assert f"{gain:+.3f} mean Dice" in verdict.sentence
-    assert "12 cases" in verdict.sentence
-    assert verdict.baseline == baseline
+    # A case that one of both lacks counts in neither mean.
+    write_scores(baseline, {case: 0.5 + index / 100 for index, case in enumerate(CASES)} | {"only here": 0.0})
+    write_scores(model, {case: 0.5 + index / 100 + gain for index, case in enumerate(CASES)} | {"only there": 1.0})
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert f"Dice {0.555 + gain:.3f} here against 0.555 of nnU-Net alone" in found.sentence
+    assert "12 test cases" in found.sentence
+    assert "one draw of labeled cases, no verdict" in found.sentence
+    assert "helped" not in found.sentence
+    assert found.baseline == baseline
+    assert found.baseline_scores is not None
 
 
 def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path: Path) -> None:
@@ -64,26 +67,26 @@ def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path
     write_scores(model, {"a": 0.5}, labels="one")
     write_scores(baseline, {"a": 0.4}, labels="two")
     write_scores(baseline, {"a": 0.4}, labels="one", mirroring=False)
-    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
-    assert verdict.kind == "none"
-    assert "the baseline on the same labels" in verdict.sentence
-    assert str(baseline) in str(verdict.command)
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert found.baseline_scores is None
+    assert "the baseline on the same labels" in found.sentence
+    assert str(baseline) in str(found.command)
 
 
 def test_a_run_that_was_not_evaluated_says_which_is_missing(tmp_path: Path) -> None:
     model = write_run(tmp_path)
     write_run(tmp_path, trainer=SUPERVISED_TRAINER)
-    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
-    assert "this run has not been evaluated" in verdict.sentence
-    assert str(model) in str(verdict.command)
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert "this run has not been evaluated" in found.sentence
+    assert str(model) in str(found.command)
 
 
 def test_a_baseline_is_judged_by_nothing(tmp_path: Path) -> None:
     model = write_run(tmp_path, trainer=SUPERVISED_TRAINER)
     write_scores(model, {"a": 0.5})
-    verdict = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
-    assert "is a baseline" in verdict.sentence
-    assert verdict.scores is not None
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert "is a baseline" in found.sentence
+    assert found.scores is not None
 
 
 def continued(results: Path, **origin: Any) -> tuple[Path, dict[str, Any]]:

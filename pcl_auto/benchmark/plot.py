@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pcl_auto.benchmark.study import Study
-from pcl_auto.benchmark.table import Row, Runs, as_csv, as_json, make_rows
+from pcl_auto.benchmark.table import Row, Runs, as_csv, as_json, find_ceiling, make_rows
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import finite, write_json, write_text
 
@@ -30,7 +30,7 @@ def write_results(study: Study, runs: Runs) -> tuple[list[Row], dict[str, Any]]:
 
 
 def draw(rows: Sequence[Row], title: str, target: Path) -> None:
-    """Draw ``rows`` into the PNG ``target``: error bars are standard deviations over seeds, all labels are dashed."""
+    """Draw ``rows`` into the PNG ``target``: bars are 95 % t-intervals over draws, the ceiling is dashed."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -39,31 +39,37 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
     positions = {number: index for index, number in enumerate(numbers)}
     names = list(dict.fromkeys(row.arm for row in rows if not row.all_labels))
     for index, name in enumerate(names):
-        line = [row for row in rows if row.arm == name]
+        line = [row for row in rows if row.arm == name and not row.all_labels]
         # A little apart, so that bars of two arms do not cover one another.
         shift = 0.03 * (index - (len(names) - 1) / 2)
         axes.errorbar(
             [positions[row.labeled] + shift for row in line],
             [row.dice.mean for row in line],
-            yerr=[0.0 if math.isnan(row.dice.sd) else row.dice.sd for row in line],
+            yerr=[_reach(row) for row in line],
             marker="o",
             capsize=3,
             label=name,
         )
-    for row in rows:
-        if row.all_labels:
-            axes.axhline(row.dice.mean, linestyle="--", color="gray", label=f"{row.arm}, all {row.labeled} labels")
+    if ceiling := find_ceiling(rows):
+        label = f"{ceiling.arm}, all {ceiling.labeled} labels"
+        axes.axhline(ceiling.dice.mean, linestyle="--", color="gray", label=label)
     axes.set_xticks(list(positions.values()), [str(number) for number in numbers])
     axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
     _widen(axes)
     axes.set_xlabel("labeled cases")
-    axes.set_ylabel("mean Dice ± sd over draws")
+    axes.set_ylabel("mean Dice, 95 % interval over draws")
     axes.set_title(title)
     axes.grid(visible=True, alpha=0.3)
     if rows:
         axes.legend()
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def _reach(row: Row) -> float:
+    """Return half of the interval; 0, that is no bar, for a single draw."""
+    half = (row.dice.interval.high - row.dice.interval.low) / 2
+    return 0.0 if math.isnan(half) else half
 
 
 def _widen(axes: Any) -> None:

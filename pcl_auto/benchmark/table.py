@@ -1,4 +1,4 @@
-"""Sum up the runs of a benchmark: a row for each arm and number of labels, the curve over labels, JSON and CSV."""
+"""Sum up the runs of a benchmark: a row for each arm and number of labels, its verdict in words, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -7,167 +7,211 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
-from pcl_auto.benchmark.arms import BASELINE_ARMS
 from pcl_auto.benchmark.study import SCHEMA_VERSION, Study
-from pcl_auto.evaluation.statistics import MAX_P, Comparison, Scores, Spread, compare, least_p, mean, spread
+from pcl_auto.evaluation.statistics import (
+    CONFIDENCE,
+    MAX_P,
+    MIN_DRAWS,
+    RESAMPLES,
+    Comparison,
+    Scores,
+    Spread,
+    Verdict,
+    classify_against_all,
+    compare_arms,
+    explain_no_verdict,
+    gap_closed,
+    mean,
+    spread,
+)
 from pcl_auto.workspace.files import table_cell
 
 Runs = Mapping[str, Mapping[str, Any]]
 COLUMNS = ("arm", "labeled", "draw", "case", "dice", "hd95_mm")
+# In the order in which a sentence names them.
+_WORDS: dict[Verdict, str] = {
+    "better": "better than",
+    "no clear difference": "no clear difference to",
+    "worse": "worse than",
+}
 
 
 @dataclass(frozen=True)
-class Row:
-    """An arm with one number of labels, over the seeds that are there.
+class ArmResults:
+    """The scores of an arm with one number of labels, and what its runs cost.
 
-    ``hd95_undefined``: structures of cases without an HD95, as they are missing in one of the two masks or in both.
+    ``baseline``: nnU-Net alone. ``all_labels``: on all labels, as a ceiling. ``hd95_undefined``: structures of cases
+    without an HD95, as they are missing in one of the two masks or in both. ``seconds``: mean of a training.
     """
 
     arm: str
     labeled: int
+    dice: Scores
+    hd95_mm: Scores
+    baseline: bool = False
+    all_labels: bool = False
+    hd95_undefined: int = 0
+    seconds: float = math.nan
+    memory_mb: float = math.nan
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm with one number of labels, over the draws that are there.
+
+    ``comparisons``: with each baseline of as many labels, by its name; none for a baseline. ``best_baseline``: the one
+    of the highest mean Dice. ``gap_closed``: the share of the way from it to the ceiling, which is the best baseline
+    with all labels; NaN where there is no ceiling above it.
+    """
+
+    arm: str
+    labeled: int
+    baseline: bool
+    all_labels: bool
     dice: Spread
     hd95_mm: Spread
     hd95_undefined: int
     seconds: float
     memory_mb: float
-    comparison: Comparison | None
-    all_labels: bool = False
+    comparisons: Mapping[str, Comparison]
+    best_baseline: str | None
+    gap_closed: float
 
     @property
-    def verdict(self) -> str:
-        """One sentence on whether the arm helped; empty where there is nothing to compare it with."""
-        if self.comparison is None:
+    def to_best(self) -> Comparison | None:
+        """The comparison with the best baseline, if both have scores of one draw."""
+        return self.comparisons.get(self.best_baseline or "")
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict against all baselines; None where there is nothing to compare with."""
+        return classify_against_all(self.comparisons.values()) if self.comparisons else None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict against every baseline in words; empty where there is nothing to compare with."""
+        if not self.comparisons:
             return ""
-        found = self.comparison
-        text = (
-            f"{self.arm}, labels {self.labeled}: {found.verdict}. Mean Dice {found.difference:+.3f} against "
-            f"supervised, better on {found.seeds_better} of {found.seeds} seeds, "
-            f"p {p_text(found.p)} over {found.cases} test cases"
-        )
-        if least_p(found.cases) >= MAX_P:
-            text += f" (so few cases cannot give less than {p_text(least_p(found.cases))}: no gain would count)"
+        text = f"{self.arm}, {count_labels(self.labeled)}: {'; '.join(self._findings())}"
+        if self.gap_closed > 0:  # neither NaN nor on the other side of the baseline
+            text += f"; closes {100 * self.gap_closed:.0f} % of the gap from {self.best_baseline} to all labels"
         return text
+
+    def _findings(self) -> list[str]:
+        """Name the baselines by the verdict against them."""
+        by_verdict: dict[Verdict, list[str]] = {}
+        for name, found in self.comparisons.items():
+            p = "" if math.isnan(found.p_holm) else f", p {p_text(found.p_holm)}"
+            by_verdict.setdefault(found.verdict, []).append(f"{name} ({decimals(found.difference, '+')}{p})")
+        findings = [
+            f"{words} {'every baseline: ' if 1 < len(named) == len(self.comparisons) else ''}{', '.join(named)}"
+            for verdict, words in _WORDS.items()
+            if (named := by_verdict.get(verdict))
+        ]
+        if open_ones := by_verdict.get("no verdict"):
+            fewest = min(found.draws for found in self.comparisons.values())
+            findings.append(f"{explain_no_verdict(fewest)}, to {', '.join(open_ones)}")
+        return findings
+
+
+def decimals(value: float, sign: str = "") -> str:
+    """Format a Dice or a difference of two with three decimals and no leading zero, as ".833" or "+.053"."""
+    text = f"{value:{sign}.3f}"
+    return "n/a" if math.isnan(value) else text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
 
 
 def p_text(p: float) -> str:
     """Format a p value for readers."""
-    return "n/a" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "<.001" if p < 0.001 else decimals(p)
+
+
+def count_labels(number: int) -> str:
+    """Return a number of labels in words, as "1 label"."""
+    return f"{number} label{'s' * (number != 1)}"
 
 
 def make_rows(study: Study, runs: Runs) -> list[Row]:
     """Return the rows of the runs that are there, by number of labels and arm, all labels last."""
-    groups = {(run.arm.name, run.labeled): run.arm for run in study.runs if run.name in runs}
     order = [arm.name for arm in study.arms]
-    keys = sorted(groups, key=lambda key: (groups[key].all_labels, key[1], order.index(key[0])))
-    return [_row(arm, labeled, study, runs) for arm, labeled in keys]
+    with_all = {arm.name for arm in study.arms if arm.all_labels}
+    groups: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}
+    baselines = {arm.name for arm in study.arms if arm.baseline}
+    for run in study.runs:
+        if run.name in runs:
+            groups.setdefault((run.arm.name, run.labeled), {})[run.draw] = runs[run.name]
+    results = [
+        ArmResults(
+            arm=arm,
+            labeled=labeled,
+            dice=_scores(by_draw, "dice"),
+            hd95_mm=_scores(by_draw, "hd95_mm"),
+            baseline=arm in baselines,
+            all_labels=arm in with_all and labeled == study.all_labels,
+            hd95_undefined=sum(entry["undefined"]["hd95_mm"] for entry in by_draw.values()),
+            seconds=mean(_number(entry["seconds"]) for entry in by_draw.values()),
+            memory_mb=max(_number(entry["memory_mb"]) for entry in by_draw.values()),
+        )
+        for (arm, labeled), by_draw in groups.items()
+    ]
+    return summarize(sorted(results, key=lambda entry: (entry.all_labels, entry.labeled, order.index(entry.arm))))
 
 
-def _row(arm: str, labeled: int, study: Study, runs: Runs) -> Row:
-    own = _entries(arm, labeled, runs)
-    comparison = None
-    if arm not in BASELINE_ARMS:
-        ceiling = _scores("nnunet", study.all_labels, runs)
-        comparison = compare(_scores(arm, labeled, runs), _scores("nnunet", labeled, runs), ceiling)
-    return Row(
-        arm=arm,
-        labeled=labeled,
-        dice=spread(_scores(arm, labeled, runs)),
-        hd95_mm=spread(_scores(arm, labeled, runs, "hd95_mm")),
-        hd95_undefined=sum(entry["undefined"]["hd95_mm"] for entry in own),
-        seconds=mean(_number(entry["seconds"]) for entry in own),
-        memory_mb=max(map(_number, (entry["memory_mb"] for entry in own)), default=math.nan),
-        comparison=comparison,
-        all_labels=labeled == study.all_labels,
-    )
-
-
-def _entries(arm: str, labeled: int, runs: Runs) -> list[Mapping[str, Any]]:
-    settings = [(entry, entry["settings"]) for entry in runs.values()]
-    return [entry for entry, own in settings if (own["arm"], own["labeled"]) == (arm, labeled)]
+def _scores(by_draw: Mapping[int, Mapping[str, Any]], metric: str) -> Scores:
+    return {
+        draw: {case["id"]: _number(case[metric]) for case in entry["cases"]} for draw, entry in sorted(by_draw.items())
+    }
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _scores(arm: str, labeled: int, runs: Runs, metric: str = "dice") -> Scores:
-    return {
-        entry["settings"]["draw"]: {case["id"]: _number(case[metric]) for case in entry["cases"]}
-        for entry in _entries(arm, labeled, runs)
-    }
-
-
-@dataclass(frozen=True)
-class Point:
-    """A recipe with one number of labels.
-
-    ``worth``: the number of labels with which nnU-Net alone has the same mean Dice; infinite if it has not reached it
-    with any, None without a baseline.
-    """
-
-    arm: str
-    labeled: int
-    dice: float
-    baseline: float | None
-    worth: float | None
-
-
-def curve_points(rows: Sequence[Row]) -> list[Point]:
-    """Return the mean Dice of every recipe over the number of labels, without the baselines."""
-    alone = {row.labeled: row.dice.mean for row in rows if row.arm == "nnunet"}
-    return [
-        Point(
-            row.arm,
-            row.labeled,
-            row.dice.mean,
-            alone.get(row.labeled),
-            labels_needed(alone, row.dice.mean) if alone else None,
+def summarize(results: Sequence[ArmResults]) -> list[Row]:
+    """Compare every recipe with the baselines of as many labels; return a row of each result, in their order."""
+    ceiling = _best([entry for entry in results if entry.all_labels])
+    compared: dict[int, dict[str, dict[str, Comparison]]] = {}
+    best: dict[int, ArmResults | None] = {}
+    for labeled in {entry.labeled for entry in results}:
+        alone = [entry for entry in results if entry.labeled == labeled and entry.baseline]
+        recipes = {entry.arm: entry.dice for entry in results if entry.labeled == labeled and not entry.baseline}
+        # All recipes at once: p is adjusted for their number.
+        compared[labeled] = {baseline.arm: compare_arms(recipes, baseline.dice) for baseline in alone}
+        best[labeled] = _best(alone)
+    rows = []
+    for entry in results:
+        lower = None if entry.baseline else best[entry.labeled]
+        by_baseline = {} if entry.baseline else compared[entry.labeled]
+        rows.append(
+            Row(
+                arm=entry.arm,
+                labeled=entry.labeled,
+                baseline=entry.baseline,
+                all_labels=entry.all_labels,
+                dice=spread(entry.dice),
+                hd95_mm=spread(entry.hd95_mm),
+                hd95_undefined=entry.hd95_undefined,
+                seconds=entry.seconds,
+                memory_mb=entry.memory_mb,
+                comparisons={name: found[entry.arm] for name, found in by_baseline.items() if entry.arm in found},
+                best_baseline=lower.arm if lower else None,
+                gap_closed=gap_closed(entry.dice, lower.dice, ceiling.dice) if lower and ceiling else math.nan,
+            )
         )
-        for row in rows
-        if row.comparison is not None
-    ]
+    return rows
 
 
-def labels_needed(curve: Mapping[int, float], dice: float) -> float:
-    """Return the smallest number of labels at which ``curve`` (Dice by number of labels) reaches ``dice``.
-
-    Between two measured numbers Dice is taken to grow with the logarithm of the number. Below the smallest one nothing
-    is known, and that is returned. Infinite if no number reaches it.
-    """
-    known = sorted(curve.items())
-    if known[0][1] >= dice:
-        return float(known[0][0])
-    for (few, low), (many, high) in pairwise(known):
-        if low < dice <= high:
-            return float(few * (many / few) ** ((dice - low) / (high - low)))
-    return math.inf
+def _best(results: Sequence[ArmResults]) -> ArmResults | None:
+    """Return the result of the highest mean Dice; None if none has any."""
+    means = [(spread(entry.dice).mean, entry) for entry in results]
+    return max((pair for pair in means if not math.isnan(pair[0])), key=lambda pair: pair[0], default=(0, None))[1]
 
 
-def describe_curve(points: Sequence[Point], most: int) -> list[str]:
-    """Say in sentences how many labels a recipe is worth and what its last labels brought.
-
-    Args:
-        points: of one recipe, by number of labels.
-        most: the largest number of labels that the baseline was trained with.
-    """
-    lines = []
-    for point in points:
-        worth = point.labeled if point.worth is None else point.worth
-        if math.isinf(worth) or round(worth) > point.labeled:
-            number = f"more than {most}" if math.isinf(worth) else f"about {round(worth)}"
-            lines.append(f"{point.arm} with {_labels(point.labeled)} is worth nnU-Net alone with {number}")
-    if len(points) > 1:
-        before, last = points[-2:]
-        gain = f"{last.dice - before.dice:+.3f} Dice"
-        lines.append(f"from {before.labeled} to {_labels(last.labeled)} {last.arm} gains {gain}")
-    return lines
-
-
-def _labels(number: int) -> str:
-    return f"{number} label{'s' * (number != 1)}"
+def find_ceiling(rows: Sequence[Row]) -> Row | None:
+    """Return the best baseline with all labels, if one was run."""
+    known = [row for row in rows if row.all_labels and not math.isnan(row.dice.mean)]
+    return max(known, key=lambda row: row.dice.mean, default=None)
 
 
 def as_csv(runs: Runs) -> str:
@@ -184,16 +228,28 @@ def as_csv(runs: Runs) -> str:
 
 def as_json(study: Study, runs: Runs, rows: list[Row]) -> dict[str, Any]:
     """Return all results but the single cases, which lie with each run; NaN stands for no value."""
+    ceiling = find_ceiling(rows)
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": study.data.name,
         "configuration": study.configuration,
-        "budget": study.base_recipe.as_dict(),
+        "base_recipe": study.base_recipe.as_dict(),
         "mirroring": study.mirroring,
         "test_cases": [scan.id for scan in study.held_out.scans],
         "runs_done": len(runs),
         "runs_wanted": len(study.runs),
-        "rows": [{**asdict(row), "verdict": row.verdict} for row in rows],
+        "statistics": {
+            "sd": "over draws",
+            "confidence_of_intervals": CONFIDENCE,
+            "t_interval": "Student's t over draws",
+            "bootstrap_interval": f"percentiles of {RESAMPLES} resamples of draws and test cases",
+            "p": "paired t-test over draws",
+            "p_holm": "p adjusted by Holm for the recipes with as many labels that have the same baseline",
+            "verdict": f"at least {MIN_DRAWS} draws, p_holm below {MAX_P}, and 0 outside both intervals",
+            "wilcoxon_over_cases_p": "Wilcoxon over test cases, which says nothing about other draws",
+        },
+        "ceiling": None if ceiling is None else {"arm": ceiling.arm, "labeled": ceiling.labeled},
+        "rows": [{**asdict(row), "verdict": row.verdict, "sentence": row.sentence} for row in rows],
         "runs": [
             {
                 **{key: entry["settings"][key] for key in ("arm", "labeled", "draw")},

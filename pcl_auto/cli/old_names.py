@@ -9,7 +9,7 @@ from typing import Any
 from pcl_auto.errors import OldNameWarning
 
 VERBS = {"checks": "check"}
-_STUDY = {"--budget": "--base-recipe", "--hold-out": "--test-cases"}
+_STUDY = {"--budget": "--base-recipe", "--hold-out": "--test-cases", "--seeds": "--draws"}
 # By verb, under its current name.
 OPTIONS = {
     "train": {"--start-from": "--pretrained"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,11 +17,24 @@ if TYPE_CHECKING:
     from pcl_auto.benchmark.table import Row
 
 
+class Baseline(str, Enum):
+    """The baselines that a sweep can be given; those of :data:`pcl_auto.benchmark.arms.BASELINE_ARMS`."""
+
+    NNUNET = "nnunet"
+    NO_MIRRORING = "nnunet_no_mirroring"
+    SYMMETRIC = "nnunet_symmetric"
+
+
 def sweep(
     dataset: options.Planned = None,
     labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labeled cases.")] = "1,2,4,8",
     recipe: options.Recipe = "default",
-    seeds: options.Seeds = 1,
+    baseline: Annotated[
+        Baseline,
+        typer.Option(help="nnU-Net alone: as it is, never mirrored, or mirrored as the default recipe."),
+    ] = Baseline.NNUNET,
+    draws: options.Draws = 1,
+    every_class: options.EveryClass = True,
     test: options.Test = None,
     test_images: options.TestImages = None,
     test_cases: options.TestCases = 0,
@@ -36,7 +50,7 @@ def sweep(
 
     \b
       pclauto sweep Task05_Prostate --labeled 1,2,4,8
-      pclauto sweep --labeled 2,4 --seeds 3 --test-cases 4
+      pclauto sweep --labeled 2,4 --draws 6 --test-cases 4
 
     \b
     The cases of a smaller number are among those of a larger one.
@@ -46,30 +60,33 @@ def sweep(
     from pcl_auto.benchmark.study import BenchmarkRequest
 
     request = BenchmarkRequest(
-        labeled=labeled, draws=seeds, arms=f"nnunet,{recipe}", base_recipe=base_recipe, epochs=epochs,
-        test_labels=test, test_images=test_images, test_cases=test_cases, device=device, folder=folder,
+        labeled=labeled, draws=draws, every_class=every_class, arms=f"{baseline.value},{recipe}",
+        base_recipe=base_recipe, epochs=epochs, test_labels=test, test_images=test_images, test_cases=test_cases,
+        device=device, folder=folder,
     )  # fmt: skip
     carry_out(dataset, request, workspace_path, _render, more=_curve, dry_run=dry_run, json=json)
 
 
 def _curve(rows: list[Row]) -> dict[str, Any]:
-    from pcl_auto.benchmark.table import curve_points
+    from pcl_auto.benchmark.sweep_curve import curve_points
 
     return {"curve": [asdict(point) for point in curve_points(rows)]}
 
 
 def _render(terminal: Terminal, study: Study, rows: list[Row]) -> None:
-    from pcl_auto.benchmark.table import curve_points, describe_curve
+    from pcl_auto.benchmark.sweep_curve import curve_points, describe_curve
+    from pcl_auto.benchmark.table import decimals
+    from pcl_auto.evaluation.statistics import draws_in_words
 
     curve = curve_points(rows)
     lines = []
     for point in curve:
-        alone = point.baseline
-        known = ("", "") if alone is None else (f"{alone:.3f}", f"{point.dice - alone:+.3f}")
-        lines.append((str(point.labeled), known[0], f"{point.dice:.3f}", known[1]))
-    columns = ("labels", "nnU-Net alone", *{point.arm: None for point in curve}, "gain")
-    terminal.print_table([f">{name}" for name in columns], lines)
+        alone = point.baseline_dice
+        known = ("", "") if alone is None else (decimals(alone), decimals(point.dice - alone, "+"))
+        lines.append((str(point.labeled), known[0], decimals(point.dice), known[1]))
+    arms = dict.fromkeys(arm.name for arm in sorted(study.arms, key=lambda arm: not arm.baseline))
+    terminal.print_table([f">{name}" for name in ("labels", *arms, "Δ")], lines)
     terminal.print_result()
-    terminal.print_result(f"Mean Dice over test cases and {len(study.draws)} draw(s) of labeled cases.", style="dim")
-    for line in describe_curve(curve, max(point.labeled for point in curve)):
+    terminal.print_result(f"Mean Dice over test cases and {draws_in_words(len(study.draws))}.", style="dim")
+    for line in [*(row.sentence for row in rows if row.sentence), *describe_curve(curve, max(study.labeled))]:
         terminal.print_result(line)

@@ -72,7 +72,17 @@ Baseline = Annotated[bool, typer.Option("--supervised-only", help="Take the base
 Planned = Annotated[
     str | None, typer.Argument(help="A planned data set, or a decathlon folder. Default: the one planned last.")
 ]
-Seeds = Annotated[int, typer.Option(help="Seeds 0, 1, … of draw and training, so many.", min=1)]
+Draws = Annotated[
+    int,
+    typer.Option(
+        help="Draws of labeled cases, each with a training of its own: 0, 1, …, the same in every arm. Fewer than five "
+        "allow no verdict.",
+        min=1,
+    ),
+]
+EveryClass = Annotated[
+    bool, typer.Option("--every-class/--any-cases", help="Draw labeled cases that together show every class.")
+]
 Test = Annotated[
     Path | None, typer.Option(help="Folder of test labels. Default: labelsTs of the task.", file_okay=False)
 ]

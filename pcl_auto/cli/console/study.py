@@ -8,6 +8,7 @@ from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import TrainingProgress, counting
 from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.evaluation.statistics import MIN_DRAWS, explain_no_verdict
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -110,10 +111,15 @@ def _announce(terminal: Terminal, study: Study) -> None:
     for arm in study.arms:
         own = arm.recipe.schedule
         if arm.baseline:
-            what = f"nnU-Net on the labeled cases alone, mirroring: {arm.recipe.augmentation.mirroring}"
+            cases = "all labeled cases" if arm.all_labels else "the labeled cases alone"
+            what = f"nnU-Net on {cases}, mirroring: {arm.recipe.augmentation.mirroring}"
         else:
             what = f"{own.rounds} rounds of {own.epochs_per_round} epochs" if own.rounds else "no rounds"
         terminal.print_line(f"arm        {arm.name}: {what}")
+    shown = "that together show every class" if study.every_class else "whatever classes they show"
+    terminal.print_line(f"draws      {len(study.draws)} of labeled cases {shown}, each the same in every arm")
+    if len(study.draws) < MIN_DRAWS:
+        terminal.print_line(f"           {explain_no_verdict(len(study.draws))}")
     terminal.print_line(f"runs       {len(study.runs)}, test scans {'' if study.mirroring else 'not '}mirrored")
     terminal.print_line(f"folder     {study.folder}")
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 
 from pcl_auto.benchmark.plot import draw
-from pcl_auto.benchmark.table import Row
-from pcl_auto.evaluation.statistics import Spread
+from pcl_auto.benchmark.table import ArmResults, Row, summarize
+from pcl_auto.evaluation.statistics import t_interval
 
 
-def row(arm: str, labeled: int, mean: float, sd: float) -> Row:
-    nan = math.nan
-    return Row(arm, labeled, Spread(mean, sd, 3), Spread(nan, nan, 0), 0, nan, nan, None)
+def results(arm: str, labeled: int, *dice: float, baseline: bool = True) -> ArmResults:
+    scores = {draw: {"case": value} for draw, value in enumerate(dice)}
+    return ArmResults(arm, labeled, scores, {}, baseline=baseline, all_labels=labeled == 20)
 
 
-ROWS = [
-    row("supervised", 1, 0.3, 0.1), row("paper", 1, 0.4, math.nan), row("supervised", 8, math.nan, math.nan),
-    row("all-labels", 20, 0.8, 0.01),
-]  # fmt: skip
+ROWS = summarize([
+    results("nnunet", 1, 0.3, 0.4, 0.5), results("paper", 1, 0.4, baseline=False), results("nnunet", 8, math.nan),
+    results("nnunet", 20, 0.7), results("nnunet_symmetric", 20, 0.8),
+])  # fmt: skip
 
 
 @pytest.mark.parametrize("rows", [[], ROWS[:1], ROWS[3:], ROWS])
@@ -30,3 +32,17 @@ def test_a_png_is_drawn_and_replaced(tmp_path: Path, rows: list[Row]) -> None:
     draw(rows, "Dataset005_Toy", target)
     assert target.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_bars_are_intervals_over_draws_and_the_ceiling_is_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: dict[str, Any] = {}
+    dashed: list[float] = []
+    monkeypatch.setattr(Axes, "errorbar", lambda _self, _x, _y, yerr, label, **_more: bars.update({label: yerr}))
+    monkeypatch.setattr(Axes, "axhline", lambda _self, y, **_more: dashed.append(y))
+    monkeypatch.setattr(Axes, "legend", lambda _self: None)
+    draw(ROWS, "Dataset005_Toy", tmp_path / "results.png")
+    interval = t_interval([0.3, 0.4, 0.5])
+    assert bars == {"nnunet": pytest.approx([(interval.high - interval.low) / 2, 0.0]), "paper": [0.0]}
+    assert dashed == [0.8]

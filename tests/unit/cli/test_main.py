@@ -117,7 +117,7 @@ def test_benchmark_of_a_task_without_test_labels_lists_all_that_is_wrong(tmp_pat
     task = tmp_path / "Task05_Bad"
     (task / "imagesTs").mkdir(parents=True)
     (task / "dataset.json").write_text("{}")
-    done = pclauto(tmp_path, "benchmark", "Task05_Bad", "--labeled", "0,2", "--arms", "supervised,papr", "--json")
+    done = pclauto(tmp_path, "benchmark", "Task05_Bad", "--labeled", "0,2", "--arms", "nnunet,papr", "--json")
     assert done.returncode == 2
     assert codes_of(done) == [
         "benchmark.labeled-not-a-number",
@@ -135,7 +135,7 @@ def test_benchmark_of_a_missing_task(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert codes_of(done) == ["data.unknown-task", "benchmark.labeled-not-a-number"]
     assert pclauto(tmp_path, "benchmark").returncode == 4
-    assert pclauto(tmp_path, "benchmark", "--seeds", "0").returncode == 2
+    assert pclauto(tmp_path, "benchmark", "--draws", "0").returncode == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,7 +22,7 @@ REST = {
     "sweep": (("nowhere",), "data.unknown-task"),
     "check": (("nowhere",), "data.unknown-task"),
 }
-VALUES = {"--budget": "quick", "--hold-out": "3", "--start-from": "."}
+VALUES = {"--budget": "quick", "--hold-out": "3", "--start-from": ".", "--seeds": "3"}
 
 
 def ended(
@@ -97,7 +97,7 @@ def test_a_value_that_is_tied_to_its_option_stays_so() -> None:
 
 def test_an_old_key_of_a_recipe_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     Path("mine.toml").write_text("[mixing]\nbox = 0.5\n")
-    arms = ("--arms", "supervised,mine.toml", "--base-recipe", "mine.toml")
+    arms = ("--arms", "nnunet,mine.toml", "--base-recipe", "mine.toml")
     codes, lines = ended(monkeypatch, capfd, "benchmark", "nowhere", *arms)
     assert "data.unknown-task" in codes
     warned = [line for line in lines if line.startswith("warning: ")]

@@ -37,7 +37,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether all of the interval lies on one side of 0."""
+        """All of the interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
 
 

@@ -8,7 +8,6 @@ from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import TrainingProgress, counting
 from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.evaluation.statistics import MIN_DRAWS, explain_no_verdict
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -99,6 +98,8 @@ def _planned(
 
 
 def _announce(terminal: Terminal, study: Study) -> None:
+    from pcl_auto.evaluation.statistics import MIN_DRAWS, explain_no_verdict
+
     schedule = study.base_recipe.schedule
     terminal.print_line(
         f"data set   {study.data.name}, {study.configuration}; {len(study.held_out.scans)} test cases"

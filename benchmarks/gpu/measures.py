@@ -227,7 +227,7 @@ def features(settings: Settings) -> dict[str, Any]:
         for _ in range(2):
             images = torch.randn(trainer.configuration_manager.batch_size, trainer.num_input_channels, *patch)
             outputs = trainer.forward(images.to(trainer.device))
-            taken = trainer.joint_step.features.take()
+            taken = trainer.joint_step.contrast.features.take()
             with torch.no_grad(), half_precision(trainer.device):
                 logits = head(taken).float()
                 errors.append(float((logits - outputs[0].float()).abs().max() / logits.abs().max()))
@@ -240,7 +240,7 @@ def features(settings: Settings) -> dict[str, Any]:
             "compiled": isinstance(trainer.network, OptimizedModule),
             "error": max(errors),
             "gradient": norm if math.isfinite(norm) else None,
-            "width": trainer.joint_step.features.width,
+            "width": trainer.joint_step.contrast.features.width,
         }
 
 

@@ -216,8 +216,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         parts = {
             "network_weights": unwrapped(self.network),
             "optimizer": self.optimizer,
-            "head": self.joint_step.head,
-            "head_optimizer": self.joint_step.optimizer,
+            **self.joint_step.parts(),
             "teacher": self.teacher,
             "grad_scaler": self.grad_scaler,
         }
@@ -226,11 +225,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     # --- files ------------------------------------------------------------------------------------------------
 
     def own_state(self) -> dict[str, Any]:
-        """Return the state of head, teacher and guard beside what every trainer keeps."""
+        """Return the state of the joint step's parts, teacher and guard beside what every trainer keeps."""
         return {
             **super().own_state(),
-            "head": self.joint_step.head.state_dict(),
-            "head_optimizer": self.joint_step.optimizer.state_dict(),
+            **{name: part.state_dict() for name, part in self.joint_step.parts().items()},
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "collapsed": list(self.guard.collapsed),
         }
@@ -238,8 +236,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def load_own_state(self, state: dict[str, Any]) -> None:
         """Resume from what :meth:`own_state` returned."""
         super().load_own_state(state)
-        self.joint_step.head.load_state_dict(state["head"])
-        self.joint_step.optimizer.load_state_dict(state["head_optimizer"])
+        for name, part in self.joint_step.parts().items():
+            part.load_state_dict(state[name])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         self.guard.collapsed = list(state.get("collapsed", ()))

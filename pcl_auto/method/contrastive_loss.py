@@ -103,7 +103,7 @@ def local_contrastive_loss(
     means, present = class_means(embeddings, sample, n_images, n_classes)
     anchors = (sample.rank < n_anchors).nonzero().squeeze(1)  # (A,)
     image, cls = sample.image[anchors], sample.cls[anchors]
-    logits = cosine_logits(embeddings[anchors], means, temperature)
+    logits = cosine_logits(embeddings.index_select(0, anchors), means, temperature)
     losses = _MATCHINGS[matching](logits, present, image, cls)
     return (anchor_weights(image, cls, n_images, n_classes) * losses).sum()
 
@@ -159,9 +159,8 @@ def intra_matching(logits: Tensor, present: Tensor, image: Tensor, cls: Tensor) 
     Returns:
         Loss of each anchor, shape (A,); 0 where its image holds no other class.
     """
-    each = torch.arange(len(image), device=image.device)
-    own = logits[each, image].masked_fill(~present[image], _ABSENT)  # (A, C)
-    losses: Tensor = own.logsumexp(1) - own[each, cls]
+    own = _of_each(logits, image).masked_fill(~present[image], _ABSENT)  # (A, C)
+    losses: Tensor = own.logsumexp(1) - _of_each(own, cls)
     return losses
 
 
@@ -180,12 +179,11 @@ def inter_matching(logits: Tensor, present: Tensor, image: Tensor, cls: Tensor) 
     Returns:
         Loss of each anchor, shape (A,); 0 where no other image holds any class.
     """
-    each = torch.arange(len(image), device=image.device)
     logits = logits.masked_fill(~present, _ABSENT)
     sums = logits.logsumexp(2)  # (A, K): log of the sum over the class means of one image
-    denominators = torch.logaddexp(sums[each, image].unsqueeze(1), sums)  # (A, K): of both images of the pair
-    same_class = logits[each, :, cls]  # (A, K)
-    own = logits[each, image, cls].unsqueeze(1)  # (A, 1)
+    denominators = torch.logaddexp(_of_each(sums, image).unsqueeze(1), sums)  # (A, K): of both images of the pair
+    same_class = _of_each(logits.transpose(1, 2), cls)  # (A, K)
+    own = _of_each(same_class, image).unsqueeze(1)  # (A, 1)
     positives = torch.where(present[:, cls].T, (own + same_class) / 2, own)  # (A, K)
     images = torch.arange(len(present), device=image.device)
     partners = present.any(1) & (images != image.unsqueeze(1))  # (A, K)
@@ -218,6 +216,15 @@ _MATCHINGS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "intra": intra_matching,
     "inter": inter_matching,
 }
+
+
+def _of_each(values: Tensor, index: Tensor) -> Tensor:
+    """Take from each anchor's ``values`` (A, M, ...) the one with its ``index`` (A,), shape (A, ...).
+
+    On a GPU the backward pass of ``values[each, index]`` would sort, in many small steps.
+    """
+    place = index.view(-1, *[1] * (values.ndim - 1))
+    return values.take_along_dim(place, 1).squeeze(1)
 
 
 def _group_counts(image: Tensor, cls: Tensor, n_images: int, n_classes: int) -> Tensor:

@@ -138,7 +138,7 @@ class PseudoLabels:
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
     # The weights that segment, and that training goes on from: the "last" ones, or of the epochs since the round before
-    # those with the "best_validation" Dice, over patches of the validation cases. Without such cases: the last ones.
+    # began those with the "best_validation" Dice, over patches of the validation cases; the last ones without such.
     network: StageNetwork = "last"
     # Weight of the segmentation loss on pseudo-labeled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)

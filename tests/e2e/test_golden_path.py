@@ -15,19 +15,21 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK
 import torch
-from golden import TRAIN, events, fold, learned_from, ledgers, scramble, user, weights
+from golden import (
+    TRAIN,
+    events,
+    fold,
+    learned_from,
+    ledgers,
+    read_mask,
+    scramble,
+    stock_mask,
+    user,
+    weights,
+)
 from shared import PLAN_OPTIONS, made_once
 from shell import Shell
-
-# Stock prediction with our package out of reach.
-STOCK = """
-import sys
-sys.modules["pcl_auto"] = None
-from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
-predict_entry_point_modelfolder()
-"""
 
 
 @pytest.fixture(scope="session")
@@ -108,21 +110,8 @@ def test_predict_equals_stock_nnunet_and_is_scored_and_reported(unperturbed: Pat
     np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
     assert len(np.unique(np.asanyarray(mask.dataobj))) > 1
 
-    channels = tmp_path / "channels"
-    channels.mkdir()
-    whole = SimpleITK.ReadImage(str(scan))
-    for index in range(2):
-        channel = SimpleITK.Extract(whole, (*whole.GetSize()[:3], 0), (0, 0, 0, index))
-        SimpleITK.WriteImage(channel, str(channels / scan.name.replace(".nii.gz", f"_{index:04d}.nii.gz")))
-    stock = shell.python(
-        "-c", STOCK, "-i", channels, "-o", tmp_path / "stock", "-m", fold(unperturbed).parent, "-f", "all",
-        "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar", spawns=False,
-    )  # fmt: skip
-    assert stock.returncode == 0, stock.stderr
-    ours, theirs = (
-        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / who / scan.name))) for who in ("ours", "stock")
-    )
-    np.testing.assert_array_equal(ours, theirs)
+    theirs = stock_mask(shell, fold(unperturbed).parent, scan, tmp_path)
+    np.testing.assert_array_equal(read_mask(tmp_path / "ours" / scan.name), theirs)
 
     scores = json.loads(shell.pclauto("evaluate", tmp_path / "ours", test / "labelsTs", "--json").stdout)
     assert 0 <= scores["mean"]["dice"] <= 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import SimpleITK
 import torch
 from shared import TINY_RECIPE, copy_of, model_of, shell_in
 from shell import Shell
@@ -20,12 +21,19 @@ RECIPE = TINY_RECIPE.replace("[contrast]", "[contrast]\nrestart_head = true\nint
 TRAIN = ("train", "--labeled", "2", "--seed", "3", "--recipe", "tiny.toml", "--device", "cpu", "--deterministic")
 # What holds times, machine facts or what the checks found in label files; nothing of it is learned from.
 NOT_LEARNED_FROM = {"checks.json", "log.txt", "pclauto.json", "gt_segmentations", ".prepare.holder", ".prepare.lock"}
+# Stock prediction with our package out of reach.
+STOCK = """
+import sys
+sys.modules["pcl_auto"] = None
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+predict_entry_point_modelfolder()
+"""
 
 
-def user(folder: Path, task: Path) -> Shell:
+def user(folder: Path, task: Path, recipe: str = RECIPE) -> Shell:
     """A shell in a folder with the recipe, and a copy of the task whose files are as old as the original's."""
     shell = shell_in(folder)
-    (folder / "tiny.toml").write_text(RECIPE)
+    (folder / "tiny.toml").write_text(recipe)
     copy_of(task, folder / task.name)
     return shell
 
@@ -65,3 +73,24 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 def ledgers(folder: Path) -> list[str]:
     return [path.read_text() for path in sorted(fold(folder).rglob("ledger.csv"))]
+
+
+def read_mask(file: Path) -> np.ndarray:
+    mask: np.ndarray = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
+    return mask
+
+
+def stock_mask(shell: Shell, model: Path, scan: Path, folder: Path) -> np.ndarray:
+    """The mask that stock nnU-Net makes of a 4D ``scan`` with ``model``, as if our package were not installed."""
+    channels, name = folder / "channels", scan.name
+    channels.mkdir()
+    whole = SimpleITK.ReadImage(str(scan))
+    for index in range(whole.GetSize()[3]):
+        channel = SimpleITK.Extract(whole, (*whole.GetSize()[:3], 0), (0, 0, 0, index))
+        SimpleITK.WriteImage(channel, str(channels / name.replace(".nii.gz", f"_{index:04d}.nii.gz")))
+    stock = shell.python(
+        "-c", STOCK, "-i", channels, "-o", folder / "stock", "-m", model, "-f", "all",
+        "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar", spawns=False,
+    )  # fmt: skip
+    assert stock.returncode == 0, stock.stderr
+    return read_mask(folder / "stock" / name)

@@ -155,6 +155,16 @@ class TrainingProgress:
             left = format_duration(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
             self._print(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
 
+    def _on_last_weights(self) -> None:
+        self._print(
+            "weights    the last ones of a stage, not the best: no validation cases to choose by (--validation)"
+        )
+
+    def _on_best_of_stage(self, round: int, epoch: int, patch_dice: float) -> None:  # noqa: A002
+        self._print(
+            f"round {round}: from the weights of epoch {epoch}, with the best validation Dice ({patch_dice:.3f})"
+        )
+
     def _on_pseudo_labels(self, round: int, cases: int, **rest: Any) -> None:  # noqa: A002
         text = f"round {round}: {rest['used']} pseudo-labels used, {cases - rest['used']} dropped"
         if rest["dice_to_last_round"] is not None:

@@ -18,6 +18,7 @@ from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import patch_streams, pseudo_label_files
 from pcl_auto.nnunet.data.elastic import deform_elastically
 from pcl_auto.nnunet.network import restart_segmentation_head, unwrapped
+from pcl_auto.nnunet.training.best_of_stage import BestOfStage
 from pcl_auto.nnunet.training.joint_step import JointStep
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK, RoundGuard
@@ -45,6 +46,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.joint_step = JointStep(self)
         self.split = splits.from_dict(read_json(self.data.split_file(self.settings.split)))
         self.guard = RoundGuard(self.run_folder, self.recipe)
+        self.best_of_stage = BestOfStage()
         self.stage = PseudoLabelStage(self, self.split, self.guard)
         self.dataloader_unlabeled: Any = None
 
@@ -67,22 +69,56 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         with distributed.rank_zero_first() as first:
             for folder in folders if first else []:
                 shutil.rmtree(folder.path, ignore_errors=True)
+        if self.recipe.pseudo_labels.network == "best_validation" and not self._chooses_stages:
+            self.events.emit("last_weights")
         self_train(self, self.recipe.schedule)
 
     def on_train_end(self) -> None:
         """Write the model; there is no way back from it."""
         if self.local_rank == 0:
             self.guard.forget_starts()
+        self.best_of_stage.forget()
         super().on_train_end()
+
+    # --- the weights that a stage ends with -------------------------------------------------------------------
+
+    @property
+    def _chooses_stages(self) -> bool:
+        """True if a stage ends with its best weights, and there are cases to choose them by."""
+        return self.recipe.pseudo_labels.network == "best_validation" and self.chooses_best
+
+    def _keep_best(self) -> None:
+        super()._keep_best()
+        if self._chooses_stages:
+            if any(self.epoch == entry.first_epoch for entry in self.guard.rounds.values()):
+                self.best_of_stage.forget()
+            # Not smoothed: the curve of nnU-Net still rises or falls with the stage before.
+            dice = float(self.logger.get_value("mean_fg_dice", step=self.epoch))
+            self.best_of_stage.see(self.epoch + 1, dice, self._weighed())
+
+    def _end_stage(self, round_number: int) -> None:
+        """Return to the best weights of the stage before round ``round_number``, at whose start training is.
+
+        The optimizers go on: they know the slopes about there, too.
+        """
+        if self.epoch == self.guard.rounds[round_number].first_epoch:
+            found = self.best_of_stage.restore(self._weighed())
+            if found is not None:
+                self.events.emit("best_of_stage", round=round_number, **found)
+
+    def _weighed(self) -> dict[str, nn.Module]:
+        """Return the modules whose weights a stage chooses."""
+        return {name: part for name, part in self._parts().items() if name in ("network_weights", "head")}
 
     # --- pseudo-labels ----------------------------------------------------------------------------------------
 
     def pseudo_label(self, round_number: int) -> None:
         """Segment the unlabeled cases with the network of the moment, or after the first round its EMA teacher.
 
-        The network is that of the last checkpoint: what an interrupted try has finished is what it would be again.
+        The network follows from the last checkpoint: what an interrupted try has finished is what it would be again.
         """
         folder = pseudo_label_files.round_folder(self.run_folder, round_number)
+        self._end_stage(round_number)
         distributed.wait()
         if not folder.complete:
             network = self.network if self.teacher is None or round_number == 1 else self.teacher.network
@@ -207,6 +243,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
     def _roll_back(self, round_number: int, reasons: list[str]) -> None:
         """Return to the start of the round; epochs count on, so that every run is as long as its recipe says."""
         facts = self.guard.roll_back(round_number, self._parts(), self.device)
+        self.best_of_stage.forget()  # of the round that collapsed
         # On record before the checkpoint: what is interrupted here is decided, and put on record, again.
         self.events.emit("rolled_back", round=round_number, epoch=self.epoch, reasons=reasons, **facts)
         self._save_finished(self.run_folder / LATEST)
@@ -231,6 +268,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             **{name: part.state_dict() for name, part in self.joint_step.parts().items()},
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "collapsed": list(self.guard.collapsed),
+            "best_of_stage": self.best_of_stage.state_dict(),
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
@@ -241,6 +279,11 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         self.guard.collapsed = list(state.get("collapsed", ()))
+
+    def load_supervised_state(self, state: dict[str, Any]) -> None:
+        """Resume from that part of an :meth:`own_state` which a supervised start has."""
+        super().load_supervised_state(state)
+        self.best_of_stage.load_state_dict(state.get("best_of_stage"))
 
 
 # By the names that plans, records and nnU-Net's commands know them by.

@@ -80,6 +80,7 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},
         **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
         "head_convolutions": recipe["contrast"]["head_convolutions"],
+        "weights": recipe["pseudo_labels"]["network"],
         "steps_per_epoch": schedule.steps_per_epoch,
         "supervised_epochs": schedule.supervised_epochs,
         # The learning rate decays over all of them.

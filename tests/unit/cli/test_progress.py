@@ -53,6 +53,14 @@ def test_a_roll_back_is_plain(capfd: pytest.CaptureFixture[str], ends: bool, the
     ]
 
 
+def test_the_weights_that_a_stage_ends_with_are_said(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capfd, "best_of_stage", round=2, epoch=17, patch_dice=0.81249)
+    assert lines == ["round 2: from the weights of epoch 17, with the best validation Dice (0.812)"]
+    (line,) = printed(capfd, "last_weights")
+    assert "no validation cases" in line
+    assert "--validation" in line
+
+
 def test_the_last_check_has_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     rest = {key: value for key, value in LABELS.items() if key != "round"}
     assert printed(capfd, "last_check", **rest) == ["last check: 10 cases, Dice 0.917 to the last round's"]

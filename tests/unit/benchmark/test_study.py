@@ -69,8 +69,11 @@ def test_baselines_come_first_and_all_labels_after_the_first_comparison(workspac
     assert [run.name for run in only.runs][:2] == ["nnunet_L4_s0", "nnunet_L4_s1"]
 
 
-def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspace) -> None:
-    study = resolved(workspace, replace(REQUEST, arms="nnunet,paper,all-labels"))
+def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        "[contrast]\nweight = 0.5\n"
+    )  # another method than nnU-Net's in the rounds alone
+    study = resolved(workspace, replace(REQUEST, arms=f"nnunet,{tmp_path / 'mine.toml'},all-labels"))
     starts: dict[tuple[int, int], set[Path | None]] = {}
     for run in study.runs:
         start = study.shared_start(run)
@@ -88,6 +91,8 @@ def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspa
 def test_arms_of_another_augmentation_have_a_start_of_their_own(workspace: Workspace) -> None:
     study = resolved(workspace, replace(REQUEST, arms="nnunet,nnunet_no_mirroring,default"))
     assert len({study.shared_start(run) for run in study.runs}) == len(study.runs)
+    deeper = resolved(workspace, replace(REQUEST, arms="nnunet,paper"))  # its network has another head
+    assert len({deeper.shared_start(run) for run in deeper.runs}) == len(deeper.runs)
     alike = resolved(workspace, replace(REQUEST, arms="nnunet_symmetric,default"))
     assert len({alike.shared_start(run) for run in alike.runs}) == len(alike.runs) / 2
 
@@ -113,14 +118,14 @@ def test_a_study_goes_on_where_it_stopped(workspace: Workspace) -> None:
 
 
 def test_a_start_stays_until_all_its_arms_are_on_record(workspace: Workspace) -> None:
-    study = resolved(workspace)
+    study = resolved(workspace, replace(REQUEST, arms="nnunet_symmetric,default"))
     first = study.shared_start(study.runs[0])
     assert first is not None
     with pytest.raises(KeyboardInterrupt):
         run(study, workspace, Work(fails_after=1))
     assert list(first.parent.iterdir()) == [first]
     with pytest.raises(KeyboardInterrupt):
-        run(study, workspace, Work(fails_after=2))  # both arms of draw 0, and nnunet of draw 1
+        run(study, workspace, Work(fails_after=2))  # both arms of draw 0, and the baseline of draw 1
     second = study.shared_start(study.runs[2])
     assert list(first.parent.iterdir()) == [second]
     run(study, workspace, Work())

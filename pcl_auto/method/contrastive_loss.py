@@ -223,8 +223,8 @@ def _of_each(values: Tensor, index: Tensor) -> Tensor:
 
     On a GPU the backward pass of ``values[each, index]`` would sort, in many small steps.
     """
-    place = index.view(-1, *[1] * (values.ndim - 1))
-    return values.take_along_dim(place, 1).squeeze(1)
+    place = index.view(-1, *[1] * (values.ndim - 1)).expand(-1, 1, *values.shape[2:])
+    return values.gather(1, place).squeeze(1)
 
 
 def _group_counts(image: Tensor, cls: Tensor, n_images: int, n_classes: int) -> Tensor:

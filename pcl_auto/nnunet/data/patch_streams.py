@@ -13,7 +13,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from torch import Tensor
+from torch import Tensor, split_with_sizes
 
 from pcl_auto.errors import Problem, ResourceError
 from pcl_auto.nnunet.data.cases import StoredCases
@@ -139,6 +139,7 @@ def scales(value: Tensor | list[Tensor]) -> list[Tensor]:
     return value if isinstance(value, list) else [value]
 
 
-def patches_of(batches: list[Tensor], first: int, last: int | None) -> list[Tensor]:
-    """Select patches of a batch, at every scale."""
-    return [batch[first:last] for batch in batches]
+def split_patches(batches: list[Tensor], first: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Split the ``first`` patches of a batch from the others, at every scale."""
+    parts = [split_with_sizes(batch, [first, len(batch) - first]) for batch in batches]
+    return [part[0] for part in parts], [part[1] for part in parts]

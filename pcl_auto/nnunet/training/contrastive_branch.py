@@ -64,9 +64,9 @@ class ContrastiveBranch:
         labels = disjoint_classes(targets, self._patterns)  # (B, *patch)
         views = 2 if self.settings.intensity_views else 1
         voxels = sample_voxels(torch.cat([labels] * views), self._n_classes, self.settings.mean_voxels)
-        first, second = voxels.split(len(images))
+        first, *second = voxels.split(len(images)) if views == 2 else [voxels]
         self.optimizer.zero_grad(set_to_none=True)
-        seconds = [self._view_vectors(intensity_view(images), second)] if views == 2 else []
+        seconds = [self._view_vectors(intensity_view(images), sample) for sample in second]
         return Drawn(voxels, first, seconds, views * len(images))
 
     def loss(self, drawn: Drawn) -> Tensor:

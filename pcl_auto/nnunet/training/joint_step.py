@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pcl_auto.method.augmentation import box_at, draw_box, swap_box
-from pcl_auto.nnunet.data.patch_streams import patches_of, scales
+from pcl_auto.nnunet.data.patch_streams import scales, split_patches
 from pcl_auto.nnunet.training.contrastive_branch import ContrastiveBranch
 from pcl_auto.nnunet.training.optimizers import backward_and_step
 from pcl_auto.recipe.settings import Mixing
@@ -37,10 +37,11 @@ class JointStep:
         images, targets = join_patches(labeled, unlabeled, recipe.mixing, trainer.device)
         drawn = None if self.contrast is None else self.contrast.draw(images, targets[0])
         trainer.optimizer.zero_grad(set_to_none=True)
-        outputs = trainer.forward(images)
-        loss = segmentation = trainer.segmentation_loss(patches_of(outputs, 0, count), patches_of(targets, 0, count))
+        outputs, pseudo_outputs = split_patches(trainer.forward(images), count)
+        targets, pseudo_targets = split_patches(targets, count)
+        loss = segmentation = trainer.segmentation_loss(outputs, targets)
         if recipe.pseudo_labels.segmentation_weight:
-            pseudo = trainer.segmentation_loss(patches_of(outputs, count, None), patches_of(targets, count, None))
+            pseudo = trainer.segmentation_loss(pseudo_outputs, pseudo_targets)
             loss = loss + recipe.pseudo_labels.segmentation_weight * pseudo
         trained = [(trainer.optimizer, trainer.network)]
         losses = {"loss": segmentation}

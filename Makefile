@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all soak coverage test-lowest check clean
+.PHONY: demo test test-all soak coverage test-lowest check study table clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pclauto demo
@@ -39,6 +39,15 @@ LOWEST_PIP := $(LOWEST)/bin/python -m pip --quiet --disable-pip-version-check
 
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(OPTIONS) $(FAST)
+
+# The next missing runs of benchmarks/study.toml, for so long; their rows go to benchmarks/results. See benchmarks/README.md.
+TIME ?= 2h
+study: $(VENV)/.installed
+	$(BIN)/python benchmarks/study/study_run.py --time $(TIME) $(STUDY)
+
+# Every table and figure of README and docs, from benchmarks/results alone.
+table: $(VENV)/.installed
+	$(BIN)/python benchmarks/study/study_table.py --write
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

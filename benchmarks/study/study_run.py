@@ -1,0 +1,502 @@
+"""Do the study's next missing runs, in order of worth, and append their rows: see study.toml and benchmarks/README.md.
+
+    make study TIME=2h
+    python benchmarks/study/study_run.py --time 2h --data FOLDER_OF_TASKS
+
+Runs are processes of one thread, one at a time on a CPU, as many as fit on a CUDA device. They run from a frozen copy
+of the last commit, so that work can go on. What is cut off goes on from its last checkpoint with the next call, unless
+the code has changed. Several calls may share a work folder: each takes runs that no other one has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "benchmarks" / "gpu"), str(Path(__file__).resolve().parent)]
+
+from study_list import ALL, StudyList, StudyRun, read_list
+from study_rows import RowFiles, RunRows, refuse_changed_data
+from supervise import Child, Deadline, adopt_orphans, interrupt, kill_all, last_words, print_line, start_command
+
+from pcl_auto.errors import DataError, LockedError, PclautoError, Problem, StateError
+from pcl_auto.recipe.time_budget import format_duration, parse_budget
+from pcl_auto.workspace.files import finite, read_json, write_json
+from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.lock import sole_writer
+
+# Of every run: one thread, and no compilation, which takes a minute of each.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+VARIABLES = {**dict.fromkeys(THREADS, "1"), "nnUNet_compile": "f"}
+NICE = 10
+SECONDS_BETWEEN_LOOKS = 0.2
+# Of a CUDA device's memory for each run, and cores: one trains, one augments.
+GPU_GB_PER_RUN, CORES_PER_RUN = 4.0, 2
+# A run may take so much longer than others of its kind have; besides training it starts, segments and scores.
+MARGIN, BESIDES_S = 1.15, 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the study runs: folders, device, and what its rows say of them."""
+
+    listed: StudyList
+    rows: RowFiles
+    data: Path
+    work: Path
+    commit: str
+    device: str
+    machine: str
+    device_name: str
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace of the code at hand: models of other code are not gone on with."""
+        return Workspace.at(self.work / f"workspace-{code_digest(CHECKOUT)}", "--work")
+
+
+# --- the frozen copy ------------------------------------------------------------------------------------------
+
+
+def freeze(work: Path) -> tuple[Path, str]:
+    """Copy the last commit into the work folder, once; return the copy and the commit.
+
+    Raises:
+        StateError: this is no git checkout.
+    """
+    git = ["git", "-C", str(CHECKOUT)]
+    found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        fix = "say which commit this is: --commit"
+        raise StateError(Problem("study.no-commit", "no git checkout", str(CHECKOUT), fix, found=found.stderr.strip()))
+    commit = found.stdout.strip()
+    copy = work / "code" / commit
+    with sole_writer(copy, wait=True):
+        if not copy.is_dir():
+            staged = copy.with_name(f".{commit}")
+            shutil.rmtree(staged, ignore_errors=True)
+            with (
+                subprocess.Popen([*git, "archive", commit], stdout=subprocess.PIPE) as archive,
+                tarfile.open(fileobj=archive.stdout, mode="r|") as tar,
+            ):
+                tar.extractall(staged, filter="data")
+            staged.rename(copy)
+    return copy, commit
+
+
+def code_digest(folder: Path) -> str:
+    """Return a checksum of the code that trains: a change of it begins anew what was cut off."""
+    content = hashlib.sha256()
+    for file in sorted((folder / "pcl_auto").rglob("*.py")):
+        content.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return content.hexdigest()[:10]
+
+
+# --- data sets ------------------------------------------------------------------------------------------------
+
+
+def data_digest(task: Path) -> str:
+    """Return a checksum of all files of a task, wherever it lies and whenever it was written."""
+    content = hashlib.sha256()
+    names = [task / "dataset.json"]
+    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        names += sorted(file for file in (task / folder).glob("*") if file.is_file() and not file.name.startswith("."))
+    for file in names:
+        content.update(file.relative_to(task).as_posix().encode() + b"\0")
+        content.update(hashlib.sha256(file.read_bytes()).digest())
+    return content.hexdigest()[:10]
+
+
+def plan(place: Place, name: str, digest: str) -> None:
+    """Check and plan a data set in the workspace, once for its files as they are.
+
+    Raises:
+        DataError: a test scan that is a training scan, or what `pclauto plan` refuses.
+    """
+    dataset, done = place.listed.datasets[name], place.work / "planned" / f"{name}-{digest}-{code_digest(CHECKOUT)}"
+    with sole_writer(done, wait=True):
+        if done.is_file():
+            return
+        task = place.data / dataset.task
+        _refuse_twins(task)
+        log = place.work / "logs" / f"plan-{name}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pcl_auto", "plan", str(task), "--json"]
+        options = ["--workspace", str(place.workspace.results.parent), "--gpu-memory-gb", f"{dataset.gpu_memory_gb:g}"]
+        print_line(f"planning {dataset.task}")
+        with log.open("wb") as output:
+            code = subprocess.run(
+                [*command, *options], stdout=output, stderr=subprocess.STDOUT, env=_environment(), check=False
+            ).returncode
+        if code:
+            what, fix = f"{dataset.task} cannot be planned", f"look into {log}"
+            raise DataError(
+                Problem("study.not-planned", what, str(task), fix, found=f"exit code {code}: {last_words(log)}")
+            )
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+
+
+def _refuse_twins(task: Path) -> None:
+    """Refuse scans that are there twice: one of them may be scored on, and the other one learned from."""
+    from pcl_auto.data.checks.check_dataset import diagnose
+
+    found = diagnose(task, threads=1)
+    if twins := [problem for problem in (*found.wrong, *found.warnings) if "twin" in problem.code]:
+        raise DataError(twins)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+    path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, **VARIABLES, "PYTHONPATH": path}
+
+
+# --- one run, in a process of its own -------------------------------------------------------------------------
+
+
+def do_run(place: Place, run: StudyRun, workers: int | None) -> dict[str, Any]:
+    """Train, segment and score; return scores by case, and the seconds."""
+    from pcl_auto.benchmark.arms import ALL_LABELS
+    from pcl_auto.benchmark.study import BenchmarkRequest, resolve_study
+    from pcl_auto.benchmark.train_and_score import do_job
+    from pcl_auto.planning.plan import read_plan
+
+    dataset, all_labels = place.listed.datasets[run.dataset], run.labels == ALL
+    data = next(
+        found
+        for found in place.workspace.planned()
+        if read_plan(found).root.resolve() == (place.data / dataset.task).resolve()
+    )
+    request = BenchmarkRequest(
+        labeled="1" if all_labels else run.labels,
+        draws=run.draw + 1,
+        arms=f"{place.listed.arm_name(run.arm)},{ALL_LABELS}" if all_labels else place.listed.arm_name(run.arm),
+        base_recipe=place.listed.base_name(dataset),
+        test_cases=dataset.development if run.scans == "development" else 0,
+        configuration=dataset.configuration,
+        device=place.device,
+        workers=workers,
+        folder=place.work / "runs" / run.name,
+    )
+    study = resolve_study(request, data, place.workspace)
+    chosen = next(entry for entry in study.runs if entry.draw == run.draw and entry.arm.all_labels == all_labels)
+    job = study.job(chosen, place.workspace)
+    # A run is a unit of its own, on any machine.
+    job = replace(job, request=replace(job.request, shared_start=None))
+
+    def log(event: str, values: object) -> None:
+        if event in ("epoch", "pseudo_labels", "predicted", "rolled_back", "degenerate"):
+            print(event, str(values)[:300], flush=True)
+
+    outcome = do_job(job, log)
+    shutil.rmtree(outcome["model"], ignore_errors=True)
+    return {key: outcome[key] for key in ("cases", "seconds", "memory_mb")}
+
+
+def run_child(place: Place, given: argparse.Namespace) -> int:
+    """Do one run and leave its result in a file."""
+    _end_with_parent()
+    outcome = do_run(place, StudyRun(**json.loads(given.run)), given.workers)
+    write_json(Path(given.result), finite({**outcome, "commit": place.commit}))
+    return 0
+
+
+def _end_with_parent() -> None:
+    import threading
+
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# --- many runs ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Running:
+    """A run in its process, which holds its lock."""
+
+    run: StudyRun
+    child: Child
+    begun: float
+    log: Path
+    lock: ExitStack
+
+
+class Scheduler:
+    """Do the next missing runs until the time is over."""
+
+    def __init__(self, place: Place, given: argparse.Namespace, digests: dict[str, str], deadline: Deadline) -> None:
+        self.place, self.given, self.digests, self.deadline = place, given, digests, deadline
+        self.tried: set[StudyRun] = set()
+        self.running: list[Running] = []
+        self.failed: list[str] = []
+        self.done = 0
+        self.besides_s: list[float] = []
+
+    def missing(self, recorded: Mapping[StudyRun, RunRows]) -> list[StudyRun]:
+        """List the runs that are not on record, of data sets that are at hand."""
+        return [
+            run
+            for run in self.place.listed.runs(self.given.block)
+            if run not in recorded
+            and run.dataset in self.digests
+            and (not self.given.only or any(word in run.name for word in self.given.only))
+        ]
+
+    def expected_s(self, run: StudyRun, recorded: Mapping[StudyRun, RunRows]) -> float | None:
+        """Tell how long a run may take here, by runs of its kind on record; None if there are none."""
+        place = self.place
+        here = [
+            entry
+            for entry in recorded.values()
+            if (entry.machine, entry.device, entry.run.dataset) == (place.machine, place.device_name, run.dataset)
+        ]
+        alike = [entry for entry in here if entry.run.arm == run.arm] or here
+        if not alike:
+            return None
+        besides = statistics.median(self.besides_s) if self.besides_s else BESIDES_S
+        return MARGIN * (statistics.median(entry.seconds for entry in alike) + besides)
+
+    def do(self) -> None:
+        """Begin and watch runs; cut off what is running when the time is over."""
+        self.collect()
+        try:
+            while self.deadline.left():
+                while len(self.running) < self.given.parallel and self._begin_next():
+                    pass
+                if not self.running:
+                    return
+                before = len(self.running)
+                while len(self.running) == before and self.deadline.left():
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+                    self.running = [entry for entry in self.running if not self._ended(entry)]
+        finally:
+            for entry in self.running:
+                entry.child.kill()
+                entry.lock.close()
+                print_line(f"cut off {entry.run.name} after {time.monotonic() - entry.begun:.0f} s")
+
+    def _begin_next(self) -> bool:
+        recorded = self.place.rows.read()
+        for run in self.missing(recorded):
+            if run in self.tried or not self._fits(run, recorded):
+                continue
+            lock = ExitStack()
+            try:
+                lock.enter_context(sole_writer(self.place.work / "runs" / run.name))
+            except LockedError:  # another call has it
+                continue
+            self.tried.add(run)
+            self.running.append(self._start(run, lock))
+            return True
+        return False
+
+    def _fits(self, run: StudyRun, recorded: Mapping[StudyRun, RunRows]) -> bool:
+        expected = self.expected_s(run, recorded)
+        return not self.given.whole or expected is None or expected < self.deadline.left()
+
+    def _start(self, run: StudyRun, lock: ExitStack) -> Running:
+        log = self.place.work / "logs" / f"{run.name}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print_line(f"begun   {run.name} ({format_duration(self.deadline.left())} left)")
+        child = start_command([*self.given.child, "--run", json.dumps(asdict(run)), "--result", str(self._result(run))],
+                              log, VARIABLES)  # fmt: skip
+        return Running(run, child, time.monotonic(), log, lock)
+
+    def _result(self, run: StudyRun) -> Path:
+        return self.place.work / "results" / f"{run.name}.json"
+
+    def _ended(self, entry: Running) -> bool:
+        code = entry.child.poll()
+        if code is None:
+            return False
+        if code == 0 and self._result(entry.run).is_file():
+            trained_s, wall_s = self._keep(entry.run), time.monotonic() - entry.begun
+            self.besides_s.append(max(0.0, wall_s - trained_s))
+            print_line(f"done    {entry.run.name}: {wall_s:.0f} s, {trained_s:.0f} of them training")
+        else:
+            self.failed.append(f"{entry.run.name}: exit code {code}: {last_words(entry.log)}; see {entry.log}")
+            print_line(f"failed  {self.failed[-1]}")
+        entry.lock.close()
+        return True
+
+    def collect(self) -> None:
+        """Put on record what an earlier call has finished but not recorded."""
+        for run in self.missing(self.place.rows.read()):
+            if self._result(run).is_file():
+                with suppress(LockedError), sole_writer(self.place.work / "runs" / run.name):
+                    self._keep(run)
+
+    def _keep(self, run: StudyRun) -> float:
+        """Append the rows of a finished run; return the seconds of its training."""
+        result, place = read_json(self._result(run)), self.place
+        scores = {
+            metric: {case["id"]: math.nan if case[metric] is None else case[metric] for case in result["cases"]}
+            for metric in ("dice", "hd95_mm")
+        }
+        seconds = math.nan if result["seconds"] is None else result["seconds"]
+        rows = RunRows(
+            run, scores["dice"], scores["hd95_mm"], result.get("commit", place.commit), self.digests[run.dataset],
+            place.machine, place.device_name, seconds,
+        )  # fmt: skip
+        self.done += place.rows.append(rows)
+        self._result(run).unlink()
+        shutil.rmtree(place.work / "runs" / run.name, ignore_errors=True)
+        return seconds
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def machine_name() -> str:
+    """Name the processor, what it can do that matters here, and its cores; never the host."""
+    model, flags = platform.processor() or platform.machine(), ""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        model, flags = known.get("model name", model), known.get("flags", "")
+    fast = [name for name, flag in (("AMX", "amx_bf16"), ("AVX-512", "avx512f"), ("AVX2", "avx2")) if flag in flags]
+    return f"{' '.join(model.split())}; {fast[0] if fast else 'no AVX2'}; {len(os.sched_getaffinity(0))} cores"
+
+
+def choose_parallel(device: str) -> tuple[int, str]:
+    """Choose how many runs go at once, and name the device."""
+    if device != "cuda":
+        return 1, "cpu"
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    by_memory, by_cores = int(free / 2**30 / GPU_GB_PER_RUN), len(os.sched_getaffinity(0)) // CORES_PER_RUN
+    return max(1, min(by_memory, by_cores)), torch.cuda.get_device_name()
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--time", default="2h", help="2h | 90m: no run is begun after it, what still runs is cut off")
+    parser.add_argument("--data", type=Path, default=os.environ.get("PCLAUTO_TEST_DATA"), help="folder of the tasks")
+    parser.add_argument("--list", type=Path, help="default: benchmarks/study.toml of the commit")
+    parser.add_argument("--results", type=Path, default=CHECKOUT / "benchmarks" / "results", help="folder of the rows")
+    parser.add_argument("--work", type=Path, default=CHECKOUT / ".study", help="for plans, models and logs")
+    parser.add_argument("--block", action="append", default=[], help="also this block, which waits to be asked for")
+    parser.add_argument("--only", action="append", default=[], help="only runs with this in their name")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
+    parser.add_argument("--parallel", type=int, default=0, help="runs at once; default: 1, or what the GPU takes")
+    parser.add_argument("--workers", type=int, help="processes that augment data, of each run")
+    parser.add_argument("--whole", action="store_true", help="begin only what is expected to end in time")
+    parser.add_argument("--dry-run", action="store_true", help="list the missing runs")
+    parser.add_argument("--commit", default="", help="run this code as it is, and call it so")
+    for hidden in ("--run", "--result"):
+        parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.data is None:
+        parser.error("name the folder of the tasks with --data, or in PCLAUTO_TEST_DATA")
+    return given
+
+
+def settle(given: argparse.Namespace) -> Place:
+    """Settle folders, code and device."""
+    device = given.device
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    parallel, device_name = choose_parallel(device)
+    given.parallel = given.parallel or parallel
+    return Place(
+        read_list(given.list or CHECKOUT / "benchmarks" / "study.toml"), RowFiles(given.results.resolve()),
+        Path(given.data).resolve(), given.work.resolve(), given.commit, device, machine_name(), device_name,
+    )  # fmt: skip
+
+
+def in_frozen_copy(given: argparse.Namespace, words: Sequence[str]) -> int:
+    """Run this command from a copy of the last commit."""
+    copy, commit = freeze(given.work.resolve())
+    folders = ["--results", str(given.results.resolve()), "--work", str(given.work.resolve()), "--data",
+               str(Path(given.data).resolve())]  # fmt: skip
+    command = [
+        sys.executable,
+        str(copy / "benchmarks" / "study" / "study_run.py"),
+        *words,
+        *folders,
+        "--commit",
+        commit,
+    ]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.execv(sys.executable, command)
+
+
+def run_study(place: Place, given: argparse.Namespace, words: Sequence[str]) -> int:
+    """Do runs until the time is over; return 1 if one failed."""
+    deadline = Deadline(parse_budget(given.time))
+    there = {name: place.data / dataset.task for name, dataset in place.listed.datasets.items()}
+    for name, task in there.items():
+        if not (task / "dataset.json").is_file():
+            print_line(f"left out: data set {name}, no folder {task}")
+    digests = {name: data_digest(task) for name, task in there.items() if (task / "dataset.json").is_file()}
+    refuse_changed_data(place.rows.read().values(), digests, place.rows.folder)
+    given.child = [sys.executable, str(Path(__file__).resolve()), *words]
+    scheduler = Scheduler(place, given, digests, deadline)
+    missing = scheduler.missing(place.rows.read())
+    print_line(f"{len(missing)} runs are missing; {given.parallel} at once on {place.device_name}, {place.machine}")
+    if given.dry_run:
+        print("\n".join(run.name for run in missing))
+        return 0
+    for name in dict.fromkeys(run.dataset for run in missing):
+        plan(place, name, digests[name])
+    try:
+        scheduler.do()
+    except KeyboardInterrupt:
+        print_line("interrupted")
+    print_line(f"{scheduler.done} runs more on record, {len(scheduler.missing(place.rows.read()))} are missing")
+    return int(bool(scheduler.failed))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do a part of the study, or one of its runs."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = parse(words)
+    try:
+        if not given.commit:
+            return in_frozen_copy(given, words)
+        if given.run:
+            return run_child(settle(given), given)
+        os.nice(NICE)
+        adopt_orphans()
+        signal.signal(signal.SIGTERM, interrupt)
+        os.environ.update(_environment())
+        return run_study(settle(given), given, words)
+    except PclautoError as error:
+        for problem in error.problems:
+            print_line(f"error: {problem}")
+        return error.exit_code
+    finally:
+        kill_all()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""Print every table of the study from its rows alone; with --write, put tables and figures into README and docs too.
+
+    make table
+    python benchmarks/study/study_table.py --costs
+
+Rows of recipes that have changed since are left out, and counted. Figures on confirmation scans stand beside those of
+the same recipe alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(CHECKOUT), str(Path(__file__).resolve().parent)]
+
+from study_list import ALL, StudyList, StudyRun, read_list
+from study_rows import RowFiles, RunRows
+
+from pcl_auto.benchmark.arms import BASELINE_ARMS
+from pcl_auto.benchmark.table import ArmResults, Row, count_labels, decimals, find_ceiling, p_text, summarize
+from pcl_auto.errors import PclautoError
+from pcl_auto.evaluation.statistics import Interval, mean
+from pcl_auto.workspace.files import write_text
+
+TITLES = {"hippocampus": "hippocampus", "acdc": "ACDC, 2D", "left_atrium": "left atrium"}
+ARM_TITLES = {
+    "nnunet": "nnU-Net",
+    "nnunet_no_mirroring": "nnU-Net, not mirrored",
+    "nnunet_symmetric": "nnU-Net, mirrored along symmetric axes",
+    "default": "**pclauto, `default`**",
+    "self_training": "self-training",
+    "paper": "the paper's method",
+}
+README, DOCS = CHECKOUT / "README.md", CHECKOUT / "docs" / "benchmark.md"
+FIGURE = CHECKOUT / "docs" / "images" / "dice_two_labels.svg"
+# The comparison that README tells of, and more labels than any data set has.
+LABELED, ALL_LABELS = 2, 10**9
+
+
+@dataclass(frozen=True)
+class Table:
+    """All arms on one data set with every number of labels, scored on one kind of scans."""
+
+    dataset: str
+    scans: str
+    cases: int
+    rows: tuple[Row, ...]
+    by_draw: Mapping[tuple[str, int], Mapping[int, float]]
+
+    @property
+    def title(self) -> str:
+        """Title of the data set."""
+        return TITLES.get(self.dataset, self.dataset)
+
+    def with_labels(self, labeled: int) -> list[Row]:
+        """Return the rows of one number of labels."""
+        return [row for row in self.rows if row.labeled == labeled]
+
+
+def current(listed: StudyList, found: Mapping[StudyRun, RunRows]) -> tuple[list[RunRows], int]:
+    """Return the runs of recipes as they are now, and how many runs are of others."""
+    digests = listed.current_digests()
+    runs = [entry for run, entry in found.items() if digests.get((run.dataset, run.arm)) == run.recipe_digest]
+    return runs, len(found) - len(runs)
+
+
+def make_tables(runs: Sequence[RunRows], order: Sequence[str]) -> list[Table]:
+    """Sort the runs into tables; ``order``: the data sets."""
+    groups: dict[tuple[str, str], dict[tuple[str, int], dict[int, RunRows]]] = defaultdict(lambda: defaultdict(dict))
+    for entry in runs:
+        labeled = ALL_LABELS if entry.run.labels == ALL else int(entry.run.labels)
+        groups[entry.run.dataset, entry.run.scans][entry.run.arm, labeled][entry.run.draw] = entry
+    tables = []
+    for dataset, scans in sorted(groups, key=lambda key: (key[1] != "development", order.index(key[0]))):
+        arms = groups[dataset, scans]
+        results = [
+            ArmResults(
+                arm=arm,
+                labeled=labeled,
+                dice={draw: by_draw[draw].dice for draw in sorted(by_draw)},
+                hd95_mm={draw: by_draw[draw].hd95_mm for draw in sorted(by_draw)},
+                baseline=arm in BASELINE_ARMS,
+                all_labels=labeled == ALL_LABELS,
+                seconds=mean(entry.seconds for entry in by_draw.values()),
+            )
+            for (arm, labeled), by_draw in sorted(arms.items(), key=lambda item: (item[0][1], _place(item[0][0])))
+        ]
+        by_draw = {
+            (entry.arm, entry.labeled): {draw: mean(cases.values()) for draw, cases in entry.dice.items()}
+            for entry in results
+        }
+        cases = len(next(iter(next(iter(arms.values())).values())).dice)
+        tables.append(Table(dataset, scans, cases, tuple(summarize(results)), by_draw))
+    return tables
+
+
+def _place(arm: str) -> tuple[int, str]:
+    """Return what orders the arms: baselines, the default, then the others by name."""
+    return ([*BASELINE_ARMS, "default"].index(arm) if arm in (*BASELINE_ARMS, "default") else 9, arm)
+
+
+def labels_text(labeled: int) -> str:
+    """Return a number of labels in words."""
+    return "all labels" if labeled == ALL_LABELS else count_labels(labeled)
+
+
+def interval(found: Interval) -> str:
+    """Format an interval; empty where there is none."""
+    return "" if math.isnan(found.low) else f" [{decimals(found.low, '+')}, {decimals(found.high, '+')}]"
+
+
+def render(table: Table) -> list[str]:
+    """Render a table in Markdown, a part for each number of labels."""
+    lines = [f"## {table.title}: {table.cases} {table.scans} scans", ""]
+    for labeled in sorted({row.labeled for row in table.rows}):
+        rows = table.with_labels(labeled)
+        baselines = [row.arm for row in rows if row.baseline]
+        compared = any(row.comparisons for row in rows)
+        head = ["arm", "draws", "Dice ± sd", "HD95 mm"]
+        head += [*(f"Δ {base}" for base in baselines), "p", "gap closed"] if compared else []
+        lines += [f"**{labels_text(labeled)}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        for row in rows:
+            dice = f"{decimals(row.dice.mean)} ± {decimals(row.dice.sd)}"
+            cells = [f"`{row.arm}`", str(row.dice.draws), dice, f"{row.hd95_mm.mean:.2f}"]
+            if compared:
+                found = [row.comparisons.get(base) for base in baselines]
+                cells += [
+                    "" if entry is None else f"{decimals(entry.difference, '+')}{interval(entry.t_interval)}"
+                    for entry in found
+                ]
+                best = row.to_best
+                cells.append("" if best is None or math.isnan(best.p_holm) else p_text(best.p_holm))
+                cells.append("" if math.isnan(row.gap_closed) else f"{row.gap_closed:.0%}")
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *(f"- {row.sentence}" for row in rows if row.sentence), ""]
+    return lines
+
+
+def summary(tables: Sequence[Table]) -> list[str]:
+    """Render the table of README: arms over data sets at two labels, on development scans."""
+    chosen = [table for table in tables if table.scans == "development" and table.with_labels(LABELED)]
+    if not chosen:
+        return ["No runs yet."]
+    arms = sorted({row.arm for table in chosen for row in table.with_labels(LABELED)}, key=_place)
+    head = [f"{table.title} ({table.cases} scans)" for table in chosen]
+    lines = [
+        f"| {labels_text(LABELED)}: Dice ± sd over draws (draws) | {' | '.join(head)} |",
+        f"|---|{'---|' * len(head)}",
+    ]
+    for arm in arms:
+        found = [next((row for row in table.with_labels(LABELED) if row.arm == arm), None) for table in chosen]
+        lines.append(f"| {ARM_TITLES.get(arm, f'`{arm}`')} | {' | '.join(map(_cell, found))} |")
+    ceilings = [find_ceiling(table.rows) for table in chosen]
+    if any(ceilings):
+        lines.append(f"| the best nnU-Net with all labels | {' | '.join(map(_cell, ceilings))} |")
+    lines.append("")
+    for table in chosen:
+        for row in table.with_labels(LABELED):
+            if row.arm == "default" and row.to_best is not None:
+                gain = f"{decimals(row.to_best.difference, '+')}{interval(row.to_best.t_interval)}"
+                lines.append(f"- {table.title}: {gain} to the best baseline. {row.sentence}.")
+    return lines
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    sd = "" if math.isnan(row.dice.sd) else f" ± {decimals(row.dice.sd)}"
+    return f"{decimals(row.dice.mean)}{sd} ({row.dice.draws})"
+
+
+def costs(runs: Sequence[RunRows]) -> list[str]:
+    """Tell the hours of training by data set, arm and device."""
+    hours: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for entry in runs:
+        hours[entry.run.dataset, entry.run.arm, entry.device].append(entry.seconds / 3600)
+    lines = []
+    for (dataset, arm, device), found in sorted(hours.items()):
+        total = math.fsum(found)
+        each = f"{total:.2f} h, {60 * total / len(found):.1f} min each"
+        lines.append(f"{dataset}  {arm}  {device}: {len(found)} runs, {each}")
+    return lines
+
+
+def between(text: str, name: str, content: Sequence[str]) -> str:
+    """Put ``content`` between the marks of the table ``name`` in a Markdown file.
+
+    Raises:
+        ValueError: the file has no such marks.
+    """
+    begin, end = f"<!-- {name}: made by `make table` -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, found_too, after = rest.partition(end)
+    if not found or not found_too:
+        raise ValueError(f"no marks {begin} … {end}")
+    body = "\n".join(content).strip()
+    return f"{before}{begin}\n\n{body}\n\n{end}{after}"
+
+
+def documents(tables: Sequence[Table]) -> dict[Path, str]:
+    """Return README and the page on the benchmark with their tables as the rows have them."""
+    pages = {README: {"study": summary(tables)}, DOCS: {"tables": [line for table in tables for line in render(table)]}}
+    texts = {}
+    for file, parts in pages.items():
+        text = file.read_text(encoding="utf-8")
+        for name, content in parts.items():
+            text = between(text, name, content)
+        texts[file] = text
+    return texts
+
+
+def draw(tables: Sequence[Table], target: Path) -> None:
+    """Draw the Dice of every draw at two labels, a panel for each data set, to the SVG ``target``."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    from pcl_auto.workspace.atomic import atomic_path
+
+    chosen = [table for table in tables if table.scans == "development" and table.with_labels(LABELED)]
+    if not chosen:
+        return
+    arms = sorted({row.arm for table in chosen for row in table.with_labels(LABELED)}, key=_place)[::-1]
+    figure = Figure(figsize=(2.6 * len(chosen) + 1.8, 0.32 * len(arms) + 1.1), layout="constrained")
+    FigureCanvasSVG(figure)
+    panels = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for panel, table in zip(panels, chosen, strict=True):
+        rows = {row.arm: row for row in table.with_labels(LABELED)}
+        for height, arm in enumerate(arms):
+            if arm in rows:
+                color = "#c2410c" if arm == "default" else "#64748b" if arm in BASELINE_ARMS else "#0f766e"
+                dice = list(table.by_draw[arm, LABELED].values())
+                panel.plot(dice, [height] * len(dice), "o", color=color, alpha=0.35, markersize=4)
+                panel.plot([rows[arm].dice.mean], [height], "|", color=color, markersize=14, markeredgewidth=2.5)
+        panel.set_yticks(range(len(arms)), arms if panel is panels[0] else [""] * len(arms))
+        panel.set_ylim(-0.6, len(arms) - 0.4)
+        if (ceiling := find_ceiling(table.rows)) is not None:
+            panel.axvline(ceiling.dice.mean, linestyle="--", color="#94a3b8", linewidth=1)
+        panel.set_title(table.title, fontsize=10)
+        panel.set_xlabel("mean Dice of a draw")
+        panel.grid(visible=True, axis="x", alpha=0.3)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The same rows give the same file.
+    with mpl.rc_context({"svg.hashsalt": "pclauto"}), atomic_path(target) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=CHECKOUT / "benchmarks" / "results")
+    parser.add_argument("--list", type=Path, default=CHECKOUT / "benchmarks" / "study.toml")
+    parser.add_argument("--write", action="store_true", help="write tables and figures into README and docs")
+    parser.add_argument("--costs", action="store_true", help="tell what the runs took")
+    given = parser.parse_args(arguments)
+    try:
+        listed = read_list(given.list)
+        found = RowFiles(given.results).read()
+    except PclautoError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return error.exit_code
+    runs, others = current(listed, found)
+    tables = make_tables(runs, list(listed.datasets))
+    print("\n".join([*summary(tables), ""]))
+    print("\n".join(line for table in tables for line in render(table)))
+    if given.costs:
+        print("\n".join(costs(runs)))
+    missing = [run for run in listed.runs() if run not in found]
+    print(f"{len(runs)} runs; {len(missing)} are missing" + (f"; {others} of other recipes left out" if others else ""))
+    if given.write:
+        for file, text in documents(tables).items():
+            write_text(file, text)
+        draw(tables, FIGURE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -99,7 +99,7 @@ def with_recipe(configuration: dict[str, Any], recipe: Recipe) -> dict[str, Any]
     if recipe.contrast.head_convolutions:
         network = changed["architecture"]["arch_kwargs"]
         planned = network["n_conv_per_stage_decoder"]
-        stages = planned if isinstance(planned, list) else [planned] * (network["n_stages"] - 1)
+        stages = [planned] * (network["n_stages"] - 1) if isinstance(planned, int) else planned
         # What the plan has stays c_θ of the paper; the head comes after it, at the resolution of the last stage.
         network["n_conv_per_stage_decoder"] = [*stages[:-1], stages[-1] + recipe.contrast.head_convolutions]
     return changed

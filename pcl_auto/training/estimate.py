@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.training.run_settings import with_settings
+from pcl_auto.planning.split_plans import with_recipe
+from pcl_auto.recipe.settings import Contrast
 from pcl_auto.recipe.time_budget import Fitted, fit_recipe, format_duration, read_fit, write_fit
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run, TrainRequest
 from pcl_auto.workspace.atomic import staging_folder
@@ -122,13 +124,28 @@ def time_training(
 
 
 def step_memory_mb(run: Run) -> int | None:
-    """Estimate the GPU memory of a step, as nnU-Net does, for the recipe's patches and width; None where it cannot."""
+    """Estimate the GPU memory of a step, as nnU-Net does, for the recipe's batch and network; None where it cannot."""
     planned_gb: float | None = run.plan.content["step_memory_gb"][run.configuration]
     if planned_gb is None:
         return None
-    batch: int = run.plan.nnunet["configurations"][run.configuration]["batch_size"]
+    planned = run.plan.nnunet["configurations"][run.configuration]
+    batch: int = planned["batch_size"]
     patches = run.recipe.batch.patches or batch
-    return round(planned_gb * 1024 * patches / batch * run.recipe.network.width)
+    changed = run.recipe.network.width * _head_memory(run, planned)
+    return round(planned_gb * 1024 * patches / batch * changed)
+
+
+def _head_memory(run: Run, planned: dict[str, Any]) -> float:
+    """Return how many times the memory of the planned network the one with the recipe's segmentation head takes."""
+    if not run.recipe.contrast.head_convolutions:
+        return 1.0
+    from pcl_auto.nnunet.planning.planner import feature_map_size
+
+    plain = replace(run.recipe, contrast=Contrast())
+    deeper, without = (
+        feature_map_size(with_recipe(planned, recipe), run.plan.dataset_json) for recipe in (run.recipe, plain)
+    )
+    return deeper / without
 
 
 def expected(run: Run) -> dict[str, float | None]:

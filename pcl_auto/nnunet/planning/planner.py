@@ -19,6 +19,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
 )
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.labels import head_count
@@ -97,6 +98,21 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
 
     Budgeted.__name__ = planner.__name__
     return Budgeted
+
+
+def feature_map_size(configuration: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> int:
+    """Count the numbers in all feature maps of a planned network for one patch, nnU-Net's measure of its memory."""
+    network = configuration["architecture"]
+    with torch.device("meta"):  # its weights are never drawn
+        built = get_network_from_plans(
+            network["network_class_name"],
+            network["arch_kwargs"],
+            network["_kw_requires_import"],
+            len(dataset_json["channel_names"]),
+            head_count(dataset_json["labels"]),
+            allow_init=False,
+        )
+    return int(built.compute_conv_feature_map_size(configuration["patch_size"]))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from refusal import refused
+from tiny_model import PLANS
 
 from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.data.split import Correction, with_corrections
@@ -429,6 +430,20 @@ def test_the_forecast_of_a_baseline_has_no_pseudo_labels(workspace: Workspace) -
     half = replace(request, recipe="quick")  # half as wide, four patches
     assert forecast.expected(resolve_run(half, workspace))["gpu_memory_mb"] == 1024
     assert forecast.expected(resolve_run(replace(request, configuration="2d"), workspace))["gpu_memory_mb"] is None
+
+
+def test_a_deeper_head_takes_its_memory(workspace: Workspace) -> None:
+    content = {**resolve_run(TrainRequest(), workspace).plan.content, "step_memory_gb": {"3d_fullres": 2.0}}
+    content["nnunet_plans"]["configurations"]["3d_fullres"] |= PLANS["configurations"]["3d_fullres"]
+    content["dataset_json"] |= {"channel_names": {"0": "T2"}, "labels": {"background": 0, "gland": 1}}
+    write_plan(workspace.dataset(None), content)
+    request = TrainRequest(configuration="3d_fullres")
+    planned = forecast.expected(resolve_run(replace(request, recipe="default"), workspace))["gpu_memory_mb"]
+    deeper = forecast.expected(resolve_run(replace(request, recipe="paper"), workspace))["gpu_memory_mb"]
+    assert planned == 2048
+    # At 8 x 8 x 8 voxels the network has three maps of 4 features and one of 2 classes, at 4 x 4 x 4 one of 8 features.
+    numbers = 3 * 4 * 8**3 + 2 * 8**3 + 8 * 4**3
+    assert deeper == round(2048 * (numbers + 3 * 4 * 8**3) / numbers)
 
 
 # --- a model to start from ---

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
 
 from pcl_auto.nnunet.planning import planner
 from pcl_auto.planning.plan import MIN_PATCHES
@@ -73,3 +76,23 @@ def test_memory_is_that_of_the_networks_outputs(labels: dict[str, Any], monkeypa
     monkeypatch.setitem(DESCRIPTION, "labels", labels)
     monkeypatch.setitem(DESCRIPTION, "regions_class_order", [1, 2, 3])
     assert plan(8, MIN_PATCHES)[1] == expected
+
+
+def test_the_feature_maps_of_a_network_are_counted_as_they_are_computed() -> None:
+    """Reference: the outputs of all convolutions of a forward pass."""
+    configuration = plan(2, 2)[0]["configurations"]["2d"]
+    network = configuration["architecture"]["arch_kwargs"]
+    network["features_per_stage"] = [8 for _ in network["features_per_stage"]]
+    network["n_conv_per_stage_decoder"] = [*network["n_conv_per_stage_decoder"][:-1], 5]
+    configuration["patch_size"] = patch = [128, 128]
+    entry = configuration["architecture"]
+    model = get_network_from_plans(
+        entry["network_class_name"], network, entry["_kw_requires_import"], 2, 3, allow_init=False
+    )
+    numbers: list[int] = []
+    for module in {id(module): module for module in model.modules()}.values():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.register_forward_hook(lambda _module, _inputs, output: numbers.append(output[0].numel()))
+    with torch.no_grad():
+        model(torch.zeros(1, 2, *patch))
+    assert planner.feature_map_size(configuration, DESCRIPTION) == sum(numbers)

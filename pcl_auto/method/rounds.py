@@ -5,8 +5,8 @@ unlabeled cases, and step two (Eq. 2) learns from both: the segmentation loss on
 loss (Eq. 3 and 4) on labeled cases with their labels and on unlabeled cases with their pseudo-labels.
 
 A network may come out of a round collapsed. The round is then rolled back: network and pseudo-labels are those from
-before it, and the next round is a second try, with other patches and a lower learning rate. After a second collapse
-training ends, with the network from before it.
+before it, and the next round is a second try, with other patches and, where it decays, a lower learning rate. After a
+second collapse training ends, with the network from before it.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from pcl_auto.training.request import (
     resolve_split,
 )
 from pcl_auto.training.train import identity, train
+from pcl_auto.workspace.events import silent
 from pcl_auto.workspace.files import write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.run_record import compare_versions, refuse_changes, start_anew
@@ -514,6 +515,20 @@ def test_a_deterministic_run_wants_the_versions_that_it_began_with(tmp_path: Pat
         compare_versions(before, now, tmp_path, deterministic=True, listener=lambda _event, _values: None)
     assert (refusal.problem.expected, refusal.problem.found) == ("2", "3")
     assert "--restart" in refusal.problem.fix
+
+
+def test_a_run_goes_on_that_began_when_there_were_fewer_settings(workspace: Workspace) -> None:
+    run = resolve_run(TrainRequest(labeled=2), workspace)
+    record = {"identity": identity(run, {"patch": 1}), "versions": {}}
+    before = json.loads(json.dumps(record))
+    recipe = before["identity"]["recipe"]
+    for table, key in (("optimizer", "schedule"), ("contrast", "head_convolutions"), ("pseudo_labels", "network")):
+        del recipe[table][key]
+    training._refuse_another(before, record, run, silent)
+    recipe["optimizer"]["learning_rate"] = 0.5
+    with refused(StateError, "run.settings-changed") as refusal:
+        training._refuse_another(before, record, run, silent)
+    assert refusal.problem.what.endswith("recipe.optimizer.learning_rate")
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

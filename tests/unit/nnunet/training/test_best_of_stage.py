@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.training import joint_trainer
 from pcl_auto.nnunet.training.best_of_stage import BestOfStage
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.round_guard import RoundGuard
@@ -121,3 +122,14 @@ def test_what_is_kept_does_not_change_with_the_network() -> None:
     layer(torch.randn(4, 2))
     assert best.restore({"head": layer}) == {"epoch": 1, "patch_dice": 0.5}
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(("validation", "said"), [(True, []), (False, [{"event": "last_weights"}])])
+def test_without_validation_cases_a_training_says_that_it_cannot_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation: bool, said: list[dict[str, Any]]
+) -> None:
+    run = Trained(tmp_path, [], validation=validation)
+    run.trainer.run_folder = tmp_path
+    monkeypatch.setattr(joint_trainer, "self_train", lambda _learner, schedule: run.said.append({"rounds": schedule}))
+    run.trainer.learn()
+    assert run.said == [*said, {"rounds": run.trainer.recipe.schedule}]

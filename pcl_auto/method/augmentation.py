@@ -58,12 +58,29 @@ def swap_box(first: Tensor, second: Tensor, box: Box) -> None:
     second[inside] = kept
 
 
+def paste_both_ways(labeled: Tensor, unlabeled: Tensor, box: Box) -> Tensor:
+    """Return both batches (B, C, *patch), labeled patches first, each with the other's voxels in ``box``.
+
+    Bidirectional copy-paste (Bai et al., CVPR 2023, Eq. 2 and 3): x_l,j ⊙ M + x_u,p ⊙ (1 − M) and
+    x_u,q ⊙ M + x_l,i ⊙ (1 − M), where M is 0 in the box. A patch gets the box of the patch across, or of the one after
+    that: i ≠ j where there are two. Patches without one across stay as they are.
+    """
+    pairs = min(len(labeled), len(unlabeled))
+    first, second = labeled.clone(), unlabeled.clone()
+    inside = (slice(pairs), slice(None), *box)
+    first[inside] = unlabeled[inside]
+    second[inside] = labeled.roll(-1, 0)[inside]
+    return torch.cat([first, second])
+
+
 # nnU-Net's own range of contrast; brightness in standard deviations of the image.
 CONTRAST = (0.75, 1.25)
 BRIGHTNESS = (-0.25, 0.25)
 
 
-def intensity_view(images: Tensor) -> Tensor:
+def intensity_view(
+    images: Tensor, contrast_range: tuple[float, float] = CONTRAST, brightness_range: tuple[float, float] = BRIGHTNESS
+) -> Tensor:
     """Give each channel of ``images`` (B, C, *patch) a random contrast about its mean and a random brightness.
 
     The contrastive batch of Chaitanya et al. (MedIA 2023, Section 4.3) holds such views of its images.
@@ -72,7 +89,7 @@ def intensity_view(images: Tensor) -> Tensor:
     shape = (*images.shape[:2], *[1] * len(spatial))
     contrast, brightness = (
         torch.empty(shape, device=images.device, dtype=images.dtype).uniform_(*limits)
-        for limits in (CONTRAST, BRIGHTNESS)
+        for limits in (contrast_range, brightness_range)
     )
     mean = images.mean(spatial, keepdim=True)
     deviation = images.std(spatial, keepdim=True)

@@ -151,3 +151,47 @@ def _restart_norm(module: nn.Module) -> None:
     """Reset a normalization, which nnU-Net's rule leaves alone; nothing is drawn."""
     if isinstance(module, _NormBase):
         module.reset_parameters()
+
+
+def draw_anew(network: nn.Module, seed: int) -> None:
+    """Give ``network`` first weights by nnU-Net's rule; the same ``seed`` draws the same ones on every device."""
+    inner: Any = unwrapped(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = copy.deepcopy(inner).cpu().apply(_restart_norm).apply(type(inner).initialize)
+    inner.load_state_dict(fresh.state_dict())
+
+
+class FeatureDropout:
+    """Channel dropout on the encoder's features of chosen images; nnU-Net's networks have none of their own.
+
+    It is switched on for single forward passes, and is no part of the model.
+    """
+
+    def __init__(self, network: nn.Module, share: float, *, deepest_only: bool = False) -> None:
+        """Register a hook in ``network`` that drops each channel with probability ``share``."""
+        self._share, self._deepest_only = share, deepest_only
+        self._first: int | None = None
+        encoder: Any = unwrapped(network).encoder
+        encoder.register_forward_hook(self._drop)
+
+    @contextmanager
+    def from_image(self, first: int) -> Iterator[None]:
+        """Drop channels of the images of a batch from number ``first`` on."""
+        self._first = first
+        try:
+            yield
+        finally:
+            self._first = None
+
+    def _drop(self, _module: nn.Module, _inputs: Any, skips: list[Tensor]) -> list[Tensor] | None:
+        if self._first is None:
+            return None
+        kept = len(skips) - 1 if self._deepest_only else 0
+        return [*skips[:kept], *(self._dropped(features, self._first) for features in skips[kept:])]
+
+    def _dropped(self, features: Tensor, first: int) -> Tensor:
+        """Drop channels of ``features`` (B, F, *patch), scaled so that their mean stays."""
+        keep = torch.rand(len(features) - first, features.shape[1], device=features.device) >= self._share
+        factors = (keep / (1 - self._share)).to(features.dtype).view(*keep.shape, *[1] * (features.ndim - 2))
+        return torch.cat([features[:first], features[first:] * factors])

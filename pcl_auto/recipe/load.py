@@ -163,9 +163,36 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
                 recipe.pseudo_labels.network,
             )
         )
+    problems += _not_together(recipe)
     if problems:
         raise UsageError(problems)
     return recipe
+
+
+def _not_together(recipe: Recipe) -> list[Problem]:
+    """List the settings that learn from a round's pseudo-labels where a network of the moment is to teach."""
+    if recipe.unlabeled_loss.method == "pseudo_labels":
+        return []
+    settings = {
+        "contrast.weight": recipe.contrast.weight,
+        "pseudo_labels.segmentation_weight": recipe.pseudo_labels.segmentation_weight,
+        "pseudo_labels.restart_network": recipe.pseudo_labels.restart_network,
+        "pseudo_labels.student_noise": recipe.pseudo_labels.student_noise,
+        "mixing.copy_paste": recipe.mixing.copy_paste,
+    }
+    return [
+        Problem(
+            code="recipe.not-together",
+            what=f"{where} is for pseudo-labels, which unlabeled_loss.method = {recipe.unlabeled_loss.method!r} "
+            "does not learn from",
+            where=where,
+            fix="switch one of the two off",
+            expected="false" if value is True else "0",
+            found=repr(value),
+        )
+        for where, value in settings.items()
+        if value
+    ]
 
 
 def recipe_folder() -> Path:

@@ -16,6 +16,15 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 LearningRateSchedule = Literal["poly", "constant"]
 Mirroring = Literal["all", "symmetric", "none"]
 StageNetwork = Literal["last", "best_validation"]
+UnlabeledMethod = Literal[
+    "pseudo_labels",
+    "mean_teacher",
+    "uncertainty_mean_teacher",
+    "fixmatch",
+    "unimatch",
+    "cross_supervision",
+    "copy_paste_teacher",
+]
 
 Range = tuple[float, float]
 # nnU-Net's share of validation steps; on cases that were learned from a glance is enough.
@@ -142,6 +151,10 @@ class PseudoLabels:
     network: StageNetwork = "last"
     # Weight of the segmentation loss on pseudo-labeled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
+    # Noisy student: every round begins with a new network, and its learning rate anew,
+    restart_network: bool = False
+    # and learns from strongly perturbed patches, with channels of its deepest features dropped.
+    student_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,10 +188,15 @@ class CollapseGuard:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Bidirectional copy-paste between the labeled and the unlabeled patches of a joint step."""
+    """Mixtures of the patches of a step."""
 
+    # Bidirectional copy-paste between the labeled and the pseudo-labeled patches of a joint step.
     copy_paste: bool = False
     box_fraction: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis
+    # Copy-paste between the labeled patches of a step on labels alone.
+    labeled_copy_paste: bool = False
+    # Mixup of the labeled patches of a step on labels alone: λ of Beta(α, α); 0: none.
+    mixup_alpha: float = _setting(0.0, 0.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -192,6 +210,23 @@ class Teacher:
         """Return the share of the average that stays in a step."""
         steps = self.ema_rounds * schedule.steps_per_epoch * schedule.epochs_per_round
         return max(0.0, 1 - 1 / steps) if steps else 0.0
+
+
+@dataclass(frozen=True)
+class UnlabeledLoss:
+    """What the unlabeled patches of a joint step are taught by: docs/methods.md has the papers.
+
+    By the pseudo-labels of the round; or, patch by patch, by a network of the moment, and then not by those.
+    """
+
+    method: UnlabeledMethod = "pseudo_labels"
+    # All that follows is for a network of the moment.
+    weight: float = _setting(1.0, 0.0, 100.0)
+    ramp_up: float = _setting(0.0, 0.0, 1.0)  # share of the joint steps in which the weight grows to this
+    ema_decay: float = _setting(0.99, 0.0, 0.99999)  # what stays of an EMA teacher in a step
+    noise: float = _setting(0.1, 0.0, 10.0)  # on a teacher's images: standard deviation, where the image's is about 1
+    noisy_passes: int = _setting(8, 1, 64)  # T, that an uncertainty is the entropy of
+    min_confidence: float = _setting(0.95, 0.0, 1.0)  # τ, from which on FixMatch and UniMatch believe a prediction
 
 
 @dataclass(frozen=True)
@@ -211,6 +246,7 @@ class Recipe:
     collapse_guard: CollapseGuard = CollapseGuard()
     mixing: Mixing = Mixing()
     teacher: Teacher = Teacher()
+    unlabeled_loss: UnlabeledLoss = UnlabeledLoss()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values; :func:`from_dict` reads it back."""

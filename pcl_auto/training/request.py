@@ -257,10 +257,19 @@ def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
 
 def _refuse_what_regions_lack(recipe: Recipe) -> None:
     """Refuse settings that need classes that exclude each other."""
-    if recipe.pseudo_label_filter.largest_component:
-        fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
-        what = "pseudo_label_filter.largest_component is not possible with regions"
-        raise UsageError(Problem("recipe.not-with-regions", what, recipe.name, fix, "false", "true"))
+    method = recipe.unlabeled_loss.method
+    needing = {
+        "pseudo_label_filter.largest_component": (recipe.pseudo_label_filter.largest_component, "false", "true"),
+        "unlabeled_loss.method": (method != "pseudo_labels", repr("pseudo_labels"), repr(method)),
+    }
+    fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
+    problems = [
+        Problem("recipe.not-with-regions", f"{key} is not possible with regions", recipe.name, fix, expected, found)
+        for key, (wanted, expected, found) in needing.items()
+        if wanted
+    ]
+    if problems:
+        raise UsageError(problems)
 
 
 def find_start(given: Path) -> Path:

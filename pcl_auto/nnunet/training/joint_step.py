@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from pcl_auto.method.augmentation import box_at, draw_box, swap_box
+from pcl_auto.method.perturbation import DROPPED_CHANNELS, strong_view
 from pcl_auto.nnunet.data.patch_streams import scales, split_patches
+from pcl_auto.nnunet.network import FeatureDropout
 from pcl_auto.nnunet.training.contrastive_branch import ContrastiveBranch
 from pcl_auto.nnunet.training.optimizers import backward_and_step
 from pcl_auto.recipe.settings import Mixing
@@ -25,11 +27,22 @@ class JointStep:
         self._trainer = trainer
         self._recipe = trainer.recipe
         self.contrast = ContrastiveBranch(trainer) if trainer.recipe.contrast.weight else None
+        noise = trainer.recipe.pseudo_labels.student_noise
+        self._dropout = FeatureDropout(trainer.network, DROPPED_CHANNELS, deepest_only=True) if noise else None
 
     def begin_epoch(self, epoch: int) -> None:
         """Decay learning rates with the network's."""
         if self.contrast is not None:
             self.contrast.begin_epoch(epoch)
+
+    def begin_rounds(self) -> None:
+        """Do nothing: what a step trains beside the network begins with it."""
+
+    def learned_labels(self, batch: dict[str, Any]) -> None:
+        """Do nothing: what a step trains beside the network learns in the rounds alone."""
+
+    def load_start(self, state: dict[str, Any]) -> None:
+        """Take nothing from a supervised start."""
 
     def take(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
         """Train on a batch of each stream; return the losses."""
@@ -37,7 +50,7 @@ class JointStep:
         images, targets = join_patches(labeled, unlabeled, recipe.mixing, trainer.device)
         drawn = None if self.contrast is None else self.contrast.draw(images, targets[0])
         trainer.optimizer.zero_grad(set_to_none=True)
-        outputs, pseudo_outputs = split_patches(trainer.forward(images), count)
+        outputs, pseudo_outputs = split_patches(self._forward(images), count)
         targets, pseudo_targets = split_patches(targets, count)
         loss = segmentation = trainer.segmentation_loss(outputs, targets)
         if recipe.pseudo_labels.segmentation_weight:
@@ -51,6 +64,13 @@ class JointStep:
             trained.append((self.contrast.optimizer, self.contrast.head))
         backward_and_step(loss, trained, trainer.grad_scaler)
         return {name: value.detach().cpu().numpy() for name, value in losses.items()}
+
+    def _forward(self, images: Tensor) -> list[Tensor]:
+        """Return the logits, of a noisy student under noise (Xie et al., CVPR 2020, Algorithm 1)."""
+        if self._dropout is None:
+            return self._trainer.forward(images)
+        with self._dropout.from_image(0):
+            return self._trainer.forward(strong_view(images))
 
     def parts(self) -> dict[str, Any]:
         """Return what a step trains beside the network, by the names that it has in checkpoints."""

@@ -17,13 +17,17 @@ from pcl_auto.method.rounds import joint_rounds, self_train
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import patch_streams, pseudo_label_files
 from pcl_auto.nnunet.data.elastic import deform_elastically
-from pcl_auto.nnunet.network import restart_segmentation_head, unwrapped
+from pcl_auto.nnunet.network import draw_anew, restart_segmentation_head, unwrapped
 from pcl_auto.nnunet.training.best_of_stage import BestOfStage
+from pcl_auto.nnunet.training.copy_paste_step import CopyPasteStep
 from pcl_auto.nnunet.training.joint_step import JointStep
+from pcl_auto.nnunet.training.labeled_mixing import mixup_step, paste_between_labeled
+from pcl_auto.nnunet.training.online_step import OnlineStep
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.training.teacher import Teacher
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.recipe.settings import Recipe
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.run_record import LATEST
 
@@ -33,17 +37,14 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
     def initialize(self) -> None:
         """Build the network, and beside it the EMA teacher and the contrastive head."""
-        if self.is_ddp and self.recipe.contrast.intensity_views:
-            fix = "train on one GPU, or set contrast.intensity_views = false"
-            raise UsageError(
-                Problem("device.one-gpu-only", "a second view of every patch is for one GPU alone", "--gpus", fix)
-            )
+        if self.is_ddp:
+            _refuse_what_takes_one_gpu(self.recipe)
         # Now, not after the supervised start.
         distributed.share_of_patches(*self._patches_of_joint_step())
         super().initialize()
         decay = self.recipe.teacher.decay(self.recipe.schedule)
         self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.ema_rounds else None
-        self.joint_step = JointStep(self)
+        self.joint_step = _step_of(self)
         self.split = splits.from_dict(read_json(self.data.split_file(self.settings.split)))
         self.guard = RoundGuard(self.run_folder, self.recipe)
         self.best_of_stage = BestOfStage()
@@ -148,7 +149,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             self._begin_round(round_number)
         folder = self.guard.labels_of(round_number)
         used, unusable = self.stage.used(folder)
-        if unusable:
+        if unusable and self.recipe.unlabeled_loss.method == "pseudo_labels":
             self.events.emit("degenerate", round=round_number, reasons=unusable)
             self._open_streams(self.configuration_manager.batch_size)
             self._train_until(until_epoch, f"round {round_number}, labels alone")
@@ -167,6 +168,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 restart_segmentation_head(self.network, self.optimizer, self.settings.seed, convolutions)
             if self.teacher is not None:
                 self.teacher.restart(unwrapped(self.network))
+            self.joint_step.begin_rounds()
+        if self.recipe.pseudo_labels.restart_network:
+            draw_anew(self.network, self.settings.seed + round_number)
+            self.optimizer.state.clear()
 
     def open_joint_streams(self, folder: pseudo_label_files.RoundFolder, used: Sequence[str]) -> None:
         """Open the streams of labeled patches and of patches of the cases ``used`` with their pseudo-labels."""
@@ -195,20 +200,32 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.dataloader_unlabeled = None
 
     def on_train_epoch_start(self) -> None:
-        """Decay the head's learning rate with the network's."""
+        """Decay every learning rate with the network's; where each round has a new network, it begins anew too."""
         super().on_train_epoch_start()
         self.joint_step.begin_epoch(self.current_epoch)
+        for entry in self.guard.rounds.values() if self.recipe.pseudo_labels.restart_network else ():
+            if entry.first_epoch <= self.epoch < entry.last_epoch:
+                share = (self.epoch - entry.first_epoch) / (entry.last_epoch - entry.first_epoch)
+                self.lr_scheduler.step(share * self.num_epochs)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Take one step: on labeled patches alone, or in a round that has pseudo-labels a joint one."""
         if self.dataloader_unlabeled is None:
-            losses = super().train_step(batch)
+            losses = self._labeled_step(batch)
         else:
             unlabeled = patch_streams.next_batch(self.dataloader_unlabeled)
             self.cases_of_step += list(unlabeled["keys"])
             losses = self.joint_step.take(batch, unlabeled)
         if self.teacher is not None and self.epoch >= self.recipe.schedule.supervised_epochs:
             self.teacher.follow(unwrapped(self.network))
+        return losses
+
+    def _labeled_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Take a step on labeled patches alone, mixed as the recipe says."""
+        if self.recipe.mixing.labeled_copy_paste:
+            paste_between_labeled(batch, self.recipe.mixing.box_fraction)
+        losses = mixup_step(self, batch) if self.recipe.mixing.mixup_alpha else super().train_step(batch)
+        self.joint_step.learned_labels(batch)
         return losses
 
     # --- the collapse guard -----------------------------------------------------------------------------------
@@ -284,6 +301,26 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         """Resume from that part of an :meth:`own_state` which a supervised start has."""
         super().load_supervised_state(state)
         self.best_of_stage.load_state_dict(state.get("best_of_stage"))
+        self.joint_step.load_start(state)
+
+
+def _step_of(trainer: nnUNetTrainerPCLSupervised) -> JointStep | OnlineStep | CopyPasteStep:
+    """Make the joint step of the recipe of ``trainer``."""
+    method = trainer.recipe.unlabeled_loss.method
+    if method == "pseudo_labels":
+        return JointStep(trainer)
+    return CopyPasteStep(trainer) if method == "copy_paste_teacher" else OnlineStep(trainer)
+
+
+def _refuse_what_takes_one_gpu(recipe: Recipe) -> None:
+    if recipe.contrast.intensity_views:
+        fix = "train on one GPU, or set contrast.intensity_views = false"
+        raise UsageError(
+            Problem("device.one-gpu-only", "a second view of every patch is for one GPU alone", "--gpus", fix)
+        )
+    if recipe.unlabeled_loss.method != "pseudo_labels":
+        what = f"unlabeled_loss.method = {recipe.unlabeled_loss.method!r} is for one GPU alone"
+        raise UsageError(Problem("device.one-gpu-only", what, "--gpus", "train on one GPU"))
 
 
 # By the names that plans, records and nnU-Net's commands know them by.

@@ -37,10 +37,7 @@ def backward_and_step(
     scaler: torch.amp.GradScaler | None,
 ) -> None:
     """Take one step with every optimizer and the module that it trains, with the gradient clipped."""
-    if scaler is None:
-        torch.autograd.backward(loss)
-    else:
-        torch.autograd.backward(scaler.scale(loss))
+    add_gradients(loss, scaler)
     for optimizer, module in trained:
         if scaler is not None:
             scaler.unscale_(optimizer)
@@ -52,3 +49,8 @@ def backward_and_step(
             scaler.step(optimizer)
     if scaler is not None:
         scaler.update()
+
+
+def add_gradients(loss: Tensor, scaler: torch.amp.GradScaler | None) -> None:
+    """Add the gradients of ``loss`` to those that a step will be taken with, and let go of its activations."""
+    torch.autograd.backward(loss if scaler is None else scaler.scale(loss))

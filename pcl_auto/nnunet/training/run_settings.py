@@ -85,4 +85,6 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "supervised_epochs": schedule.supervised_epochs,
         # The learning rate decays over all of them.
         "epochs": schedule.epochs,
+        "mixing": {key: recipe["mixing"][key] for key in ("labeled_copy_paste", "mixup_alpha")},
+        "second_network": recipe["unlabeled_loss"]["method"] == "cross_supervision",
     }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import Tensor, autocast
+from torch import Tensor, autocast, nn
 
 from pcl_auto.data.split import cross_validation
 from pcl_auto.nnunet import distributed
@@ -245,10 +245,15 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         backward_and_step(loss, [(self.optimizer, self.network)], self.grad_scaler)
         return {"loss": loss.detach().cpu().numpy()}
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the logits of a batch, from full resolution down, shape (B, K, *patch); float32 on a CPU."""
+    def forward(self, images: Tensor, network: nn.Module | None = None) -> list[Tensor]:
+        """Return the logits of a batch, from full resolution down, shape (B, K, *patch); float32 on a CPU.
+
+        Args:
+            images: of the batch, shape (B, C, *patch).
+            network: another one than that which is trained.
+        """
         with half_precision(self.device):
-            outputs = patch_streams.scales(self.network(images))
+            outputs = patch_streams.scales((self.network if network is None else network)(images))
         # On CUDA autocast knows which parts of the loss need float32.
         return outputs if self.device.type == "cuda" else [output.float() for output in outputs]
 

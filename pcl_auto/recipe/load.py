@@ -170,7 +170,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def _not_together(recipe: Recipe) -> list[Problem]:
-    """List the settings that learn from a round's pseudo-labels where a network of the moment is to teach."""
+    """List the settings, most of them for a round's pseudo-labels, that do nothing where another method teaches."""
     if recipe.unlabeled_loss.method == "pseudo_labels":
         return []
     settings = {
@@ -179,12 +179,13 @@ def _not_together(recipe: Recipe) -> list[Problem]:
         "pseudo_labels.restart_network": recipe.pseudo_labels.restart_network,
         "pseudo_labels.student_noise": recipe.pseudo_labels.student_noise,
         "mixing.copy_paste": recipe.mixing.copy_paste,
+        # Its second network would see other patches than the first.
+        "mixing.mixup_alpha": recipe.unlabeled_loss.method == "cross_supervision" and recipe.mixing.mixup_alpha,
     }
     return [
         Problem(
             code="recipe.not-together",
-            what=f"{where} is for pseudo-labels, which unlabeled_loss.method = {recipe.unlabeled_loss.method!r} "
-            "does not learn from",
+            what=f"{where} beside unlabeled_loss.method = {recipe.unlabeled_loss.method!r}",
             where=where,
             fix="switch one of the two off",
             expected="false" if value is True else "0",

@@ -214,9 +214,9 @@ class Teacher:
 
 @dataclass(frozen=True)
 class UnlabeledLoss:
-    """What the unlabeled patches of a joint step are taught by: docs/methods.md has the papers.
+    """The teacher of unlabeled patches in joint steps; docs/methods.md has the papers.
 
-    By the pseudo-labels of the round; or, patch by patch, by a network of the moment, and then not by those.
+    The pseudo-labels of the round; or, patch by patch, a network of the moment, and then not those.
     """
 
     method: UnlabeledMethod = "pseudo_labels"

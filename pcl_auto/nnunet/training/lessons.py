@@ -186,7 +186,7 @@ class CrossSupervision(Lesson):
         self._lr_scheduler.step(epoch)
 
     def begin_rounds(self) -> None:
-        """Without a supervised start begin as the first network, but with a segmentation head of its own."""
+        """Begin as the first network where there was no supervised start, but with a segmentation head of its own."""
         if not self._trainer.recipe.schedule.supervised_epochs:
             self._second.load_state_dict(unwrapped(self._trainer.network).state_dict())
             restart_segmentation_head(self._second, self._optimizer, self._trainer.settings.seed + 1)

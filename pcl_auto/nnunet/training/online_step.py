@@ -78,7 +78,7 @@ def _losses(segmentation: Tensor, unlabeled: Tensor) -> dict[str, Tensor]:
 
 
 class JointClock:
-    """How far the joint rounds have come: a run that is resumed begins with an epoch."""
+    """The progress of the joint rounds, told from the epoch: a run that is resumed begins with one."""
 
     def __init__(self, recipe: Recipe) -> None:
         """Tell the time of ``recipe``."""

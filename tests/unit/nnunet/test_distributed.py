@@ -20,7 +20,7 @@ from pcl_auto.method.contrastive_loss import ContrastHead, local_contrastive_los
 from pcl_auto.method.sampling import VoxelSample, gather_features, sample_voxels
 from pcl_auto.nnunet import distributed as ranks
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
-from pcl_auto.recipe.load import from_dict
+from pcl_auto.recipe.load import from_dict, load_recipe
 
 PATCHES, CLASSES = 4, 2
 
@@ -138,3 +138,11 @@ def test_a_second_view_is_for_one_gpu_alone() -> None:
     with refused(UsageError, "device.one-gpu-only") as refusal:
         nnUNetTrainerPCL.initialize(trainer)
     assert "contrast.intensity_views" in refusal.problem.fix
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "cross_supervision", "copy_paste_teacher"])
+def test_a_network_of_the_moment_is_for_one_gpu_alone(name: str) -> None:
+    trainer: Any = SimpleNamespace(recipe=load_recipe(name), is_ddp=True)
+    with refused(UsageError, "device.one-gpu-only") as refusal:
+        nnUNetTrainerPCL.initialize(trainer)
+    assert "unlabeled_loss.method" in refusal.problem.what

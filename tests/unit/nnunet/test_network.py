@@ -15,7 +15,14 @@ from torch import nn
 from pcl_auto.errors import StateError
 from pcl_auto.method.sampling import gather_features, sample_voxels
 from pcl_auto.nnunet import network as precision
-from pcl_auto.nnunet.network import DecoderFeatures, restart_segmentation_head, segmentation_head, unwrapped
+from pcl_auto.nnunet.network import (
+    DecoderFeatures,
+    FeatureDropout,
+    draw_anew,
+    restart_segmentation_head,
+    segmentation_head,
+    unwrapped,
+)
 
 # The paper's head: three convolutions before the last layer.
 HEADS = [0, 3]
@@ -269,3 +276,52 @@ def test_other_devices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(precision, "fast_in_bfloat16", lambda: True)
     with precision.half_precision(torch.device("meta")):
         assert not torch.is_autocast_enabled()
+
+
+def test_a_network_drawn_anew_is_one_that_was_never_trained() -> None:
+    model, _ = trained()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(5.0)
+    state = torch.get_rng_state()
+    draw_anew(model, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    for layer in model.modules():
+        if isinstance(layer, nn.InstanceNorm2d):
+            assert (layer.weight == 1).all()
+            assert not layer.bias.any()
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            assert layer.bias is not None
+            assert not layer.bias.any()
+            assert abs(float(layer.weight.detach().mean())) < 1
+    again, _ = trained()
+    draw_anew(again, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    draw_anew(again, seed=4)
+    assert not torch.equal(
+        model.encoder.stages[0][0].convs[0].conv.weight, again.encoder.stages[0][0].convs[0].conv.weight
+    )
+
+
+@pytest.mark.parametrize("deepest_only", [False, True])
+def test_channels_are_dropped_from_the_images_that_are_named(deepest_only: bool) -> None:
+    model, _ = trained()
+    plain = copy.deepcopy(model)
+    dropout = FeatureDropout(model, 0.5, deepest_only=deepest_only)
+    images = torch.randn(4, 1, 16, 16)
+    assert torch.equal(model(images)[0], plain(images)[0])
+    skips = plain.encoder(images)
+    with dropout.from_image(1):
+        dropped = model.encoder(images)
+    for level, (found, features) in enumerate(zip(dropped, skips, strict=True)):
+        assert torch.equal(found[0], features[0])
+        factors = (found[1:] / features[1:]).nan_to_num()
+        if deepest_only and level < len(skips) - 1:
+            assert torch.equal(found, features)
+        else:
+            # Whole channels are 0, the others doubled.
+            first = factors.flatten(2)[:, :, :1].expand_as(factors.flatten(2))
+            torch.testing.assert_close(factors.flatten(2), first)
+            assert {round(float(value)) for value in factors[:, :, 0, 0].flatten()} == {0, 2}
+    assert torch.equal(model(images)[0], plain(images)[0])
+    assert list(model.state_dict()) == list(plain.state_dict())

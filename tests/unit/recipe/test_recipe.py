@@ -65,6 +65,24 @@ def test_weights_chosen_by_validation_and_a_teacher_are_refused_together() -> No
     assert refusal.problem.where == "pseudo_labels.network"
 
 
+def test_pseudo_labels_and_a_network_of_the_moment_do_not_teach_together() -> None:
+    settings = {
+        "contrast": {"weight": 0.1},
+        "pseudo_labels": {"segmentation_weight": 1.0, "restart_network": True, "student_noise": True},
+        "mixing": {"copy_paste": True, "mixup_alpha": 0.2},
+    }
+    from_dict(settings)
+    with pytest.raises(UsageError) as caught:
+        from_dict({**settings, "unlabeled_loss": {"method": "cross_supervision"}})
+    assert {problem.code for problem in caught.value.problems} == {"recipe.not-together"}
+    assert [problem.where for problem in caught.value.problems] == [
+        f"{table}.{key}" for table, keys in settings.items() for key in keys
+    ]
+    # Without a second network, which would not see them, mixtures of labeled patches are learned.
+    off = {"contrast": {"weight": 0.0}, "unlabeled_loss": {"method": "fixmatch"}, "mixing": {"mixup_alpha": 0.2}}
+    assert from_dict(off).mixing.mixup_alpha == 0.2
+
+
 def test_everything_wrong_is_reported_at_once() -> None:
     values: dict[str, Any] = {
         "schedul": {},

@@ -218,6 +218,9 @@ def test_what_regions_do_not_allow_is_refused_at_once(workspace: Workspace, plan
     assert refusal.problem.what.split()[0] == "pseudo_label_filter.largest_component"
     # Of pseudo-labels; there are none.
     resolve_run(TrainRequest(recipe=recipe, supervised_only=True), workspace)
+    with refused(UsageError, "recipe.not-with-regions") as refusal:
+        resolve_run(TrainRequest(recipe="mean_teacher"), workspace)
+    assert refusal.problem.what.split()[0] == "unlabeled_loss.method"
 
 
 def test_images_that_changed_since_the_plan_are_all_listed(workspace: Workspace, plan: Plan) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
-from torch import Tensor, nn
+from small_trainer import SmallTrainer, small_batch, small_network
+from torch import Tensor
 
+from pcl_auto.nnunet.network import FeatureDropout
+from pcl_auto.nnunet.training import joint_step
 from pcl_auto.nnunet.training.joint_step import JointStep, join_patches
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
+from pcl_auto.nnunet.training.optimizers import backward_and_step
 from pcl_auto.recipe.load import load_recipe
-from pcl_auto.recipe.settings import Mixing, Recipe
+from pcl_auto.recipe.settings import Mixing
 
 SCALES = (1, 0.5, 0.25)
 
@@ -59,42 +64,78 @@ def test_without_copy_paste_nothing_changes_places() -> None:
         assert torch.equal(scale, expected)
 
 
-class SmallTrainer:
-    """A trainer of one convolution, with the squared distance to the target as segmentation loss."""
-
-    grad_scaler = None
-    device = torch.device("cpu")
-
-    def __init__(self, recipe: Recipe) -> None:
-        torch.manual_seed(0)
-        self.recipe = recipe
-        self.network = nn.Conv2d(1, 1, 3, padding=1)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.1)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [self.network(images)]
-
-    def segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
-        return (outputs[0] - targets[0]).square().mean()
-
-
 @pytest.mark.parametrize("weight", [1.0, 0.25])
 def test_self_training_learns_from_the_segmentation_losses_and_draws_nothing(weight: float) -> None:
     recipe = load_recipe("self_training")
     recipe = replace(recipe, pseudo_labels=replace(recipe.pseudo_labels, segmentation_weight=weight))
     trainer, alone = SmallTrainer(recipe), SmallTrainer(recipe)
-    labeled, unlabeled = ({"data": torch.rand(n, 1, 6, 6), "target": torch.rand(n, 1, 6, 6)} for n in (2, 3))
-    step = JointStep(cast("nnUNetTrainerPCL", trainer))
+    labeled, unlabeled = small_batch(2, seed=1), small_batch(3, seed=2)
+    step = JointStep(trainer.trainer)
     state = torch.get_rng_state()
     losses = step.take(labeled, unlabeled)
     assert torch.equal(torch.get_rng_state(), state)
     assert step.parts() == {}
 
     supervised, pseudo = (
-        (alone.network(batch["data"]) - batch["target"]).square().mean() for batch in (labeled, unlabeled)
+        alone.segmentation_loss(alone.forward(batch["data"]), batch["target"]) for batch in (labeled, unlabeled)
     )
-    torch.autograd.backward(supervised + weight * pseudo)
-    alone.optimizer.step()
+    backward_and_step(supervised + weight * pseudo, [(alone.optimizer, alone.network)], None)
     assert losses == {"loss": pytest.approx(supervised.item())}
-    for found, expected in zip(trainer.network.parameters(), alone.network.parameters(), strict=True):
-        assert torch.allclose(found, expected)
+    require_same_weights(trainer, alone)
+
+
+def test_a_noisy_student_sees_strong_views_without_some_of_the_deepest_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joint_step, "strong_view", lambda images: images + 0.5)
+    trainer, alone = (SmallTrainer(load_recipe("noisy_student")) for _ in range(2))
+    labeled, unlabeled = small_batch(2, seed=1), small_batch(3, seed=2)
+    step = JointStep(trainer.trainer)
+    torch.manual_seed(3)
+    losses = step.take(labeled, unlabeled)
+
+    dropout = FeatureDropout(alone.network, 0.5, deepest_only=True)
+    torch.manual_seed(3)
+    with dropout.from_image(0):
+        outputs = alone.forward(torch.cat([labeled["data"], unlabeled["data"]]) + 0.5)
+    supervised = alone.segmentation_loss([output[:2] for output in outputs], labeled["target"])
+    pseudo = alone.segmentation_loss([output[2:] for output in outputs], unlabeled["target"])
+    backward_and_step(supervised + pseudo, [(alone.optimizer, alone.network)], None)
+    assert losses == {"loss": pytest.approx(supervised.item())}
+    require_same_weights(trainer, alone)
+
+
+def require_same_weights(first: SmallTrainer, second: SmallTrainer) -> None:
+    for found, expected in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_a_noisy_student_is_a_new_network_in_every_round() -> None:
+    trainer: Any = SmallTrainer(load_recipe("noisy_student"), seed=7)
+    trainer._guards, trainer.guard, trainer.teacher = False, SimpleNamespace(source=lambda number: number), None
+    trainer.joint_step = JointStep(trainer)
+    trainer.joint_step.take(small_batch(2, seed=1), small_batch(3, seed=2))
+    drawn = []
+    for number in (1, 2, 2):
+        trainer.optimizer.state[next(trainer.network.parameters())]["momentum_buffer"] = torch.ones(1)
+        nnUNetTrainerPCL._begin_round(trainer, number)
+        assert not trainer.optimizer.state
+        drawn.append([parameter.detach().clone() for parameter in trainer.network.parameters()])
+    convolutions = [number for number, weights in enumerate(drawn[0]) if weights.ndim > 1]
+    assert convolutions
+    assert not any(torch.equal(drawn[0][number], drawn[1][number]) for number in convolutions)
+    # A round that is begun again after an interruption begins with the same network.
+    assert all(torch.equal(*pair) for pair in zip(drawn[1], drawn[2], strict=True))
+    # Normalization and biases as nnU-Net begins with them.
+    network = small_network(seed=5)
+    fresh = list(network.apply(network.initialize).parameters())
+    assert all(torch.equal(*pair) for n, pair in enumerate(zip(drawn[2], fresh, strict=True)) if n not in convolutions)
+
+
+def test_a_self_trained_network_goes_on_in_every_round() -> None:
+    trainer: Any = SmallTrainer(load_recipe("self_training"))
+    trainer._guards, trainer.guard, trainer.teacher = False, SimpleNamespace(source=lambda number: number), None
+    trainer.joint_step = JointStep(trainer)
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    nnUNetTrainerPCL._begin_round(trainer, 1)
+    assert all(torch.equal(*pair) for pair in zip(before, trainer.network.parameters(), strict=True))

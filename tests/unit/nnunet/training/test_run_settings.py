@@ -10,7 +10,7 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.training.run_settings import KEY, RunSettings, read_settings, start_settings
-from pcl_auto.recipe.settings import Augmentation, Batch, Contrast, Optimizer, Recipe, Schedule
+from pcl_auto.recipe.settings import Augmentation, Batch, Contrast, Mixing, Optimizer, Recipe, Schedule, UnlabeledLoss
 
 SCHEDULE = Schedule(steps_per_epoch=10, supervised_epochs=4, rounds=4, epochs_per_round=3)
 RECIPE = Recipe("one", schedule=SCHEDULE)
@@ -22,6 +22,7 @@ SETTINGS = RunSettings(RECIPE, seed=0, split="L2_s0", store="store", determinist
     [
         replace(RECIPE, name="two", contrast=Contrast(weight=9.0)),
         replace(RECIPE, schedule=replace(SCHEDULE, rounds=2, epochs_per_round=6)),
+        replace(RECIPE, mixing=Mixing(copy_paste=True), unlabeled_loss=UnlabeledLoss("mean_teacher")),
     ],
 )
 def test_recipes_that_differ_in_the_rounds_share_a_start(recipe: Recipe) -> None:
@@ -35,6 +36,12 @@ def test_recipes_that_differ_in_the_rounds_share_a_start(recipe: Recipe) -> None
         (replace(SETTINGS, split="L3_s0"), "split"),
         (replace(SETTINGS, recipe=replace(RECIPE, optimizer=Optimizer(learning_rate=1e-3))), "optimizer"),
         (replace(SETTINGS, recipe=replace(RECIPE, batch=Batch(patches=8))), "batch"),
+        (replace(SETTINGS, recipe=replace(RECIPE, mixing=Mixing(mixup_alpha=0.2))), "mixing"),
+        (replace(SETTINGS, recipe=replace(RECIPE, mixing=Mixing(labeled_copy_paste=True))), "mixing"),
+        (
+            replace(SETTINGS, recipe=replace(RECIPE, unlabeled_loss=UnlabeledLoss("cross_supervision"))),
+            "second_network",
+        ),
         (replace(SETTINGS, recipe=replace(RECIPE, augmentation=Augmentation("symmetric"))), "augmentation"),
         (replace(SETTINGS, recipe=replace(RECIPE, contrast=Contrast(head_convolutions=3))), "head_convolutions"),
         (replace(SETTINGS, recipe=replace(RECIPE, schedule=replace(SCHEDULE, rounds=5))), "epochs"),

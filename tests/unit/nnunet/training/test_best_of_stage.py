@@ -32,7 +32,7 @@ class Trained:
         trainer: Any = nnUNetTrainerPCL.__new__(nnUNetTrainerPCL)
         trainer.settings = SimpleNamespace(recipe=from_dict(recipe or RECIPE))
         trainer.guard, trainer.best_of_stage = RoundGuard(folder, trainer.recipe), BestOfStage()
-        trainer.network, trainer.joint_step = nn.Linear(1, 1, bias=False), SimpleNamespace(parts=dict)
+        trainer.network, trainer.joint_step = nn.Linear(1, 1, bias=False), SimpleNamespace(parts=dict, load_start=list)
         trainer.chooses_best, trainer._best_ema, trainer._best_weights = validation, None, None
         curves = {"mean_fg_dice": dice, "ema_fg_dice": [0.0] * len(dice)}
         trainer.logger = SimpleNamespace(get_value=lambda name, step: curves[name][step])

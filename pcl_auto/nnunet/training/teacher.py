@@ -21,6 +21,7 @@ class Teacher:
         self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
         # It only ever segments: one output, at full resolution.
         self.network.decoder.deep_supervision = False  # type: ignore[union-attr]
+        self._averages = list(self.network.parameters())
         self._updates = 0
 
     def restart(self, network: nn.Module) -> None:
@@ -34,7 +35,7 @@ class Teacher:
         self._updates += 1
         keep = min(self.decay, self._updates / (self._updates + 9))
         # All at once: on a GPU a launch for each weight takes longer than the arithmetic.
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - keep)
+        torch._foreach_lerp_(self._averages, list(network.parameters()), 1 - keep)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that :meth:`load_state_dict` resumes."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.modules.batchnorm import _NormBase
@@ -24,6 +25,21 @@ def unwrapped(network: nn.Module) -> nn.Module:
     if isinstance(network, OptimizedModule):
         network = network._orig_mod
     return network
+
+
+def weight_count(configuration: Mapping[str, Any], channels: int, heads: int) -> int:
+    """Count the weights of the network of a planned ``configuration``, which are not made for it."""
+    network = configuration["architecture"]
+    with torch.device("meta"):
+        made = get_network_from_plans(
+            network["network_class_name"],
+            network["arch_kwargs"],
+            network["_kw_requires_import"],
+            channels,
+            heads,
+            deep_supervision=True,
+        )
+    return sum(parameter.numel() for parameter in made.parameters())
 
 
 def fast_in_bfloat16() -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.split_plans import is_preprocessed, with_recipe
 from pcl_auto.recipe.time_budget import Costs, fit_recipe
-from pcl_auto.training.estimate import REPORT_S, step_memory_mb, time_training
+from pcl_auto.training.estimate import REPORT_S, gpu_memory_mb, step_memory_mb, time_training
 from pcl_auto.training.request import Run, TrainRequest
 from pcl_auto.training.train import prepare, workers_of
 from pcl_auto.workspace.events import silent
@@ -36,7 +36,7 @@ class TrainingEstimate:
     """Estimate of what a training does and takes, memory and disk in MB (2^20 bytes); None where it is unknown.
 
     ``unknown``: why steps were not timed, empty where they were. ``gpu_memory_mb``: as seen here, or without a GPU
-    nnU-Net's estimate of a step. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
+    an estimate from nnU-Net's. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
     """
 
     patch_voxels: tuple[int, ...]
@@ -85,7 +85,7 @@ def estimate_training(request: TrainRequest, run: Run) -> TrainingEstimate:
         unlabeled_patches=unlabeled,
         features=tuple(configuration["architecture"]["arch_kwargs"]["features_per_stage"]),
         schedule=schedule,
-        gpu_memory_mb=(None if timing is None else timing.gpu_memory_mb) or step_memory_mb(run),
+        gpu_memory_mb=(None if timing is None else timing.gpu_memory_mb) or gpu_memory_mb(run),
         memory_mb=None if timing is None else timing.memory_mb,
         store_mb=round(size_mb(run.data.pclauto_dir / "store")),
         round_mb=None if timing is None else timing.round_mb,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.data.labels import head_count
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.training.run_settings import with_settings
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 TIMING_SHARE, MAX_TIMING_S = 0.02, 20.0
 # The report at the end of a run.
 REPORT_S = 3.0
+# Bytes that a weight takes on a GPU: itself, its gradient, its momentum, and its copy in half precision.
+WEIGHT_BYTES = 14
+# Of what is reserved on a GPU to what is counted here: cuDNN's workspace, and gaps. Measured were 1.0 to 1.15.
+GPU_MARGIN = 1.2
 
 
 def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], device: Any) -> Fitted:
@@ -148,6 +154,29 @@ def _head_memory(run: Run, planned: dict[str, Any]) -> float:
     return deeper / without
 
 
+def gpu_memory_mb(run: Run) -> int | None:
+    """Estimate the most GPU memory that a training reserves; None where :func:`step_memory_mb` is not known.
+
+    nnU-Net's estimate grows with the voxels of a step alone. Here the weights come to it, with Adam's second moments
+    and the teacher where the recipe has them, and in joint steps the gradient of the features at the drawn voxels,
+    which is held for all voxels.
+    """
+    from pcl_auto.nnunet.network import weight_count
+
+    step_mb = step_memory_mb(run)
+    if step_mb is None:
+        return None
+    configuration = with_recipe(run.plan.nnunet["configurations"][run.configuration], run.recipe)
+    dataset_json, recipe = run.plan.dataset_json, run.recipe
+    weights = weight_count(configuration, len(dataset_json["channel_names"]), head_count(dataset_json["labels"]))
+    teacher = run.joint and recipe.teacher.ema_rounds > 0
+    weight_bytes = WEIGHT_BYTES + 4 * (recipe.optimizer.name != "sgd") + 4 * teacher
+    features: int = configuration["architecture"]["arch_kwargs"]["features_per_stage"][0]
+    voxels: int = configuration["batch_size"] * math.prod(configuration["patch_size"])
+    feature_bytes = 4 * features * voxels if run.joint else 0
+    return round(GPU_MARGIN * (step_mb + (weights * weight_bytes + feature_bytes) / 2**20))
+
+
 def expected(run: Run) -> dict[str, float | None]:
     """Return what is forecast of a run before it begins; of a cross-validation's time and disk no fold has a share."""
     fitted = run.fitted if run.fold is None else None
@@ -158,7 +187,7 @@ def expected(run: Run) -> dict[str, float | None]:
     return {
         "wall_s": timed_s,
         "memory_mb": None if fitted is None else fitted.memory_mb,
-        "gpu_memory_mb": (None if fitted is None else fitted.gpu_memory_mb) or step_memory_mb(run),
+        "gpu_memory_mb": (None if fitted is None else fitted.gpu_memory_mb) or gpu_memory_mb(run),
         "disk_mb": None if fitted is None else fitted.disk_mb(joint=run.joint),
     }
 

@@ -56,7 +56,7 @@ def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
         f"patch      {'×'.join(map(str, forecast.patch_voxels))} voxels; {patches}",
         f"network    {len(forecast.features)} stages of {', '.join(map(str, forecast.features))} feature maps",
         f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds",
-        f"GPU memory {_mb(forecast.gpu_memory_mb)}" + ("" if on_gpu else ", by nnU-Net's estimate, on a GPU"),
+        f"GPU memory {_mb(forecast.gpu_memory_mb)}" + ("" if on_gpu else ", by an estimate, on a GPU"),
         f"memory     {_mb(forecast.memory_mb)}",
         f"disk       {_mb(forecast.disk_mb)}, and {_mb(forecast.disk_meanwhile_mb)} more until the end",
         f"           {_mb(forecast.store_mb)} of preprocessed images are there",

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Teacher:
@@ -21,7 +21,7 @@ class Teacher:
         self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
         # It only ever segments: one output, at full resolution.
         self.network.decoder.deep_supervision = False  # type: ignore[union-attr]
-        self._averages = list(self.network.parameters())
+        self._averages: list[Tensor] = list(self.network.parameters())
         self._updates = 0
 
     def restart(self, network: nn.Module) -> None:

@@ -22,6 +22,7 @@ from pcl_auto.nnunet.network import (
     restart_segmentation_head,
     segmentation_head,
     unwrapped,
+    weight_count,
 )
 
 # The paper's head: three convolutions before the last layer.
@@ -43,6 +44,28 @@ def compiled_by(backend: str, model: nn.Module) -> nn.Module:
     run = torch.compile(model, backend=backend)
     assert isinstance(run, nn.Module)
     return run
+
+
+def test_weights_are_counted_without_a_network() -> None:
+    planned = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 2,
+            "features_per_stage": [6, 8],
+            "conv_op": "torch.nn.Conv3d",
+            "kernel_sizes": [3, 3],
+            "strides": [1, 2],
+            "n_conv_per_stage": [1, 1],
+            "n_conv_per_stage_decoder": [1],
+            "conv_bias": True,
+            "norm_op": "torch.nn.InstanceNorm3d",
+            "norm_op_kwargs": {"affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+    made = network(3)
+    assert weight_count({"architecture": planned}, 2, 3) == sum(parameter.numel() for parameter in made.parameters())
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

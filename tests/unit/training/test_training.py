@@ -418,12 +418,13 @@ def test_steps_of_several_processes_are_not_timed(workspace: Workspace, monkeypa
     assert not run.budget_file.exists()
 
 
-def test_the_forecast_of_a_baseline_has_no_pseudo_labels(workspace: Workspace) -> None:
+def test_the_forecast_of_a_baseline_has_no_pseudo_labels(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     request = TrainRequest(budget="2h")
     fit_on_file(workspace, request)
     content = {**resolve_run(request, workspace).plan.content, "step_memory_gb": {"2d": None, "3d_fullres": 2.0}}
     content["nnunet_plans"]["configurations"]["3d_fullres"]["batch_size"] = 4
     write_plan(workspace.dataset(None), content)
+    monkeypatch.setattr(forecast, "gpu_memory_mb", forecast.step_memory_mb)
     joint = forecast.expected(resolve_run(request, workspace))
     alone = forecast.expected(resolve_run(replace(request, supervised_only=True), workspace))
     # 30 + 1 + 11 epochs of (7 steps, a validation step, a checkpoint) + 2 rounds + 4; the rounds' steps are 0.2 s.
@@ -442,12 +443,33 @@ def test_a_deeper_head_takes_its_memory(workspace: Workspace) -> None:
     content["dataset_json"] |= {"channel_names": {"0": "T2"}, "labels": {"background": 0, "gland": 1}}
     write_plan(workspace.dataset(None), content)
     request = TrainRequest(configuration="3d_fullres")
-    planned = forecast.expected(resolve_run(replace(request, recipe="default"), workspace))["gpu_memory_mb"]
-    deeper = forecast.expected(resolve_run(replace(request, recipe="paper"), workspace))["gpu_memory_mb"]
+    planned = forecast.step_memory_mb(resolve_run(replace(request, recipe="default"), workspace))
+    deeper = forecast.step_memory_mb(resolve_run(replace(request, recipe="paper"), workspace))
     assert planned == 2048
     # At 8 x 8 x 8 voxels the network has three maps of 4 features and one of 2 classes, at 4 x 4 x 4 one of 8 features.
     numbers = 3 * 4 * 8**3 + 2 * 8**3 + 8 * 4**3
     assert deeper == round(2048 * (numbers + 3 * 4 * 8**3) / numbers)
+
+
+def test_gpu_memory_is_that_of_a_step_and_of_the_weights(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {**read_plan(workspace.dataset(None)).content, "step_memory_gb": {"3d_fullres": 0.5}}
+    content["dataset_json"]["channel_names"] = {"0": "MRI"}
+    content["nnunet_plans"]["configurations"]["3d_fullres"] = {
+        "batch_size": 4,
+        "patch_size": [64, 64, 64],
+        "architecture": {"arch_kwargs": {"features_per_stage": [8, 16]}},
+    }
+    write_plan(workspace.dataset(None), content)
+    monkeypatch.setattr("pcl_auto.nnunet.network.weight_count", lambda *_: 10 * 2**20)
+
+    def estimated(**options: Any) -> int | None:
+        return forecast.gpu_memory_mb(resolve_run(TrainRequest(labeled=1, **options), workspace))
+
+    # Of a weight: itself, gradient, momentum, half of itself, teacher. Of a feature: its gradient.
+    assert estimated(supervised_only=True) == round(1.2 * (512 + 10 * (4 + 4 + 4 + 2)))
+    assert estimated() == round(1.2 * (512 + 10 * (4 + 4 + 4 + 2 + 4) + 4 * 8 * 4 * 64**3 / 2**20))
+    adam = from_dict({"optimizer": {"name": "adam"}})
+    assert estimated(recipe=adam, supervised_only=True) == round(1.2 * (512 + 10 * (4 + 4 + 4 + 2 + 4)))
 
 
 # --- a model to start from ---

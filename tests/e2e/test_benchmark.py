@@ -16,17 +16,18 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     # Rounds of which the paper's three make two: arms that differ in rounds share their start.
     (shell.folder / "bench.toml").write_text('extends = "tiny.toml"\n[schedule]\nrounds = 4\nepochs_per_round = 1\n')
     copy_of(planned_once, shell.folder / "bench-work")
-    command = ["benchmark", task, "--workspace", "bench-work", "--labeled", "2", "--seeds", "1", "--device", "cpu",
-               "--arms", "supervised,paper", "--base-recipe", "bench.toml"]  # fmt: skip
+    command = ["benchmark", task, "--workspace", "bench-work", "--labeled", "2", "--draws", "1", "--device", "cpu",
+               "--arms", "nnunet,paper", "--base-recipe", "bench.toml"]  # fmt: skip
     done = shell.pclauto(*command)
-    assert "paper, labels 2: " in done.stdout
+    assert "paper, 2 labels: no verdict: one draw, which has no interval" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.partition("\n\n")[0].splitlines())
     folder = shell.folder / "bench-work" / "benchmarks" / "Dataset099_Phantom"
     runs = {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()}
-    assert set(runs) == {"supervised_L2_s0.json", "paper_L2_s0.json"}
+    assert set(runs) == {"nnunet_L2_s0.json", "paper_L2_s0.json"}
     # The start that both arms shared is gone; the models stay.
     assert {path.name for path in folder.iterdir()} == {"runs", "results.json", "results.csv", "results.png"}
     paper = json.loads((folder / "runs" / "paper_L2_s0.json").read_text())
-    supervised = json.loads((folder / "runs" / "supervised_L2_s0.json").read_text())
+    supervised = json.loads((folder / "runs" / "nnunet_L2_s0.json").read_text())
     assert paper["settings"]["recipe"]["schedule"]["rounds"] == 2
     assert paper["settings"]["recipe"]["mixing"]["copy_paste"] is False
     events = (Path(paper["model"]) / "fold_all" / "events.jsonl").read_text()
@@ -44,13 +45,18 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
 
     again = shell.pclauto(*command, "--json")
     assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
-    assert json.loads(again.stdout)["runs_done"] == 2
+    results = json.loads(again.stdout)
+    assert results["runs_done"] == 2
+    gain = paper["mean"]["dice"] - supervised["mean"]["dice"]
+    (found,) = (row["comparisons"]["nnunet"] for row in results["rows"] if row["arm"] == "paper")
+    assert found["difference"] == pytest.approx(gain)
+    assert (found["draws"], found["p_holm"], found["verdict"]) == (1, None, "no verdict")
     problems = shell.refusal(*command, "--epochs", "7", code=4)
     assert set(codes(problems)) == {"run.settings-changed"}
     assert any("recipe.schedule" in problem["what"] for problem in problems)
 
-    held = ["benchmark", task, "--workspace", "bench-work", "--labeled", "1", "--seeds", "1", "--device", "cpu",
-            "--arms", "supervised", "--base-recipe", "bench.toml", "--test-cases", "1", "--folder", "held"]  # fmt: skip
+    held = ["benchmark", task, "--workspace", "bench-work", "--labeled", "1", "--draws", "1", "--device", "cpu",
+            "--arms", "nnunet", "--base-recipe", "bench.toml", "--test-cases", "1", "--folder", "held"]  # fmt: skip
     shell.pclauto(*held)
     (kept,) = (shell.folder / "held" / "runs").iterdir()
     only = json.loads(kept.read_text())
@@ -59,21 +65,21 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     assert not scored & {*only["split"]["labeled"], *only["split"]["unlabeled"]}
     assert scored <= {file.name.removesuffix(".nii.gz") for file in (task / "labelsTr").iterdir()}
 
-    sweep = ["sweep", task, "--workspace", "bench-work", "--seeds", "1", "--device", "cpu", "--recipe", "paper",
+    sweep = ["sweep", task, "--workspace", "bench-work", "--draws", "1", "--device", "cpu", "--recipe", "paper",
              "--base-recipe", "bench.toml"]  # fmt: skip
     planned = shell.pclauto(*sweep, "--labeled", "1,2", "--dry-run", "--json")
     listed = [line.split(maxsplit=1) for line in planned.stderr.splitlines() if line.startswith("  ")]
-    assert listed == [["supervised_L1_s0"], ["paper_L1_s0"], ["supervised_L2_s0", "done before"],
+    assert listed == [["nnunet_L1_s0"], ["paper_L1_s0"], ["nnunet_L2_s0", "done before"],
                       ["paper_L2_s0", "done before"]]  # fmt: skip
     content = json.loads(planned.stdout)
     assert content["folder"] == str(folder)
     assert [(run["name"], run["done"]) for run in content["runs"]] == [(name, bool(done)) for name, *done in listed]
-    assert content["runs"][3] == {"name": "paper_L2_s0", "arm": "paper", "labeled": 2, "seed": 0, "done": True}
+    assert content["runs"][3] == {"name": "paper_L2_s0", "arm": "paper", "labeled": 2, "draw": 0, "done": True}
     repeated = shell.pclauto(*sweep, "--labeled", "2", "--json")
     assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
     (point,) = json.loads(repeated.stdout)["curve"]
     assert (point["arm"], point["labeled"], point["dice"]) == ("paper", 2, paper["mean"]["dice"])
-    assert point["baseline"] == supervised["mean"]["dice"]
+    assert (point["baseline"], point["baseline_dice"]) == ("nnunet", supervised["mean"]["dice"])
     shown = shell.pclauto(*sweep, "--labeled", "2").stdout.splitlines()
-    assert shown[0].split() == ["labels", "nnU-Net", "alone", "paper", "gain"]
+    assert shown[0].split() == ["labels", "nnunet", "paper", "Δ"]
     assert shown[1].split()[0] == "2"

@@ -22,7 +22,7 @@ def report(
     workspace_path: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Write one HTML file that says what a run did: verdict, curves, pseudo-labels, scans, command, versions.
+    """Write one HTML file on a run: its baseline beside it, curves, pseudo-labels, scans, command, versions.
 
     \b
       pclauto report

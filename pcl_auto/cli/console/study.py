@@ -118,9 +118,8 @@ def _announce(terminal: Terminal, study: Study) -> None:
             what = f"{own.rounds} rounds of {own.epochs_per_round} epochs" if own.rounds else "no rounds"
         terminal.print_line(f"arm        {arm.name}: {what}")
     shown = "that together show every class" if study.every_class else "whatever classes they show"
-    terminal.print_line(f"draws      {len(study.draws)} of labeled cases {shown}, each the same in every arm")
-    if len(study.draws) < MIN_DRAWS:
-        terminal.print_line(f"           {explain_no_verdict(len(study.draws))}")
+    few = f"; {explain_no_verdict(len(study.draws))}" if len(study.draws) < MIN_DRAWS else ""
+    terminal.print_line(f"draws      {len(study.draws)} of labeled cases {shown}, each the same in every arm{few}")
     terminal.print_line(f"runs       {len(study.runs)}, test scans {'' if study.mirroring else 'not '}mirrored")
     terminal.print_line(f"folder     {study.folder}")
 

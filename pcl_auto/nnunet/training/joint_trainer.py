@@ -108,8 +108,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
                 self.events.emit("best_of_stage", round=round_number, **found)
 
     def _weighed(self) -> dict[str, nn.Module]:
-        """Return the modules whose weights a stage chooses."""
-        return {name: part for name, part in self._parts().items() if name in ("network_weights", "head")}
+        """Return the modules whose weights a stage chooses: all that are trained."""
+        return {name: part for name, part in self._parts().items() if isinstance(part, nn.Module)}
 
     # --- pseudo-labels ----------------------------------------------------------------------------------------
 

@@ -68,10 +68,10 @@ _ZERO_SQUARED_NORM = 1e-12
 def local_contrastive_loss(
     embeddings: Tensor,
     sample: VoxelSample,
+    anchors: Tensor,
     *,
     n_images: int,
     n_classes: int,
-    n_anchors: int,
     temperature: float,
     matching: Matching,
 ) -> Tensor:
@@ -84,9 +84,9 @@ def local_contrastive_loss(
     Args:
         embeddings: h_φ of the drawn voxels, z, shape (N, D), any floating dtype; computed on in float32.
         sample: The N drawn voxels, as `sample_voxels` returns them.
+        anchors: Positions of the anchors S̃_c among them, shape (A,), as ``sample.anchors`` returns them.
         n_images: Images in the batch, B.
         n_classes: Foreground classes, C.
-        n_anchors: Anchors per image and class, |S̃_c|; fewer where fewer voxels were drawn.
         temperature: τ of Eq. 4.
         matching: "intra" pairs an image with itself; "inter" pairs every two different images of the batch.
 
@@ -97,11 +97,10 @@ def local_contrastive_loss(
     Raises:
         ValueError: If the shapes do not fit or a setting is out of range.
     """
-    _check_arguments(embeddings, sample, n_images, n_classes, n_anchors, temperature, matching)
+    _check_arguments(embeddings, sample, n_images, n_classes, temperature, matching)
     # Once, so that the two gradients of an anchor (direct, and through its class mean) add up in float32.
     embeddings = embeddings.float()
     means, present = class_means(embeddings, sample, n_images, n_classes)
-    anchors = (sample.rank < n_anchors).nonzero().squeeze(1)  # (A,)
     image, cls = sample.image[anchors], sample.cls[anchors]
     logits = cosine_logits(embeddings.index_select(0, anchors), means, temperature)
     losses = _MATCHINGS[matching](logits, present, image, cls)
@@ -247,13 +246,12 @@ def _check_arguments(
     sample: VoxelSample,
     n_images: int,
     n_classes: int,
-    n_anchors: int,
     temperature: float,
     matching: str,
 ) -> None:
     if embeddings.ndim != 2 or len(embeddings) != len(sample):
         raise ValueError(f"embeddings must have shape ({len(sample)}, D), got {tuple(embeddings.shape)}")
-    for name, value in (("n_images", n_images), ("n_classes", n_classes), ("n_anchors", n_anchors)):
+    for name, value in (("n_images", n_images), ("n_classes", n_classes)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not temperature > 0:  # written so that NaN is refused too

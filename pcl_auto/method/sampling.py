@@ -34,6 +34,18 @@ class VoxelSample:
         """Count the drawn voxels, N."""
         return len(self.voxel)
 
+    def anchors(self, per_class: int) -> Tensor:
+        """Return the positions (A,) of up to ``per_class`` voxels of every class of every image: S̃_c of Eq. 3.
+
+        The host waits for a GPU.
+
+        Raises:
+            ValueError: ``per_class`` is below 1.
+        """
+        if per_class < 1:
+            raise ValueError(f"anchors per class must be at least 1, got {per_class}")
+        return (self.rank < per_class).nonzero().squeeze(1)
+
     def split(self, images: int) -> tuple[VoxelSample, VoxelSample]:
         """Split into the voxels of the first ``images`` images and the others, whose images count from 0 again."""
         first = int(torch.searchsorted(self.image, images))

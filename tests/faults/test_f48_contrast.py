@@ -20,9 +20,9 @@ def loss_and_gradient(
     loss = local_contrastive_loss(
         embeddings,
         sample,
+        sample.anchors(4),
         n_images=len(labels),
         n_classes=2,
-        n_anchors=4,
         temperature=0.1,
         matching=matching,
     )

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 class Drawn:
     """The voxels drawn for a step.
 
-    ``in_images`` are those of the step's images, ``second_view`` the features (N, F) of a second view, if there is one.
+    ``voxels`` and ``anchors`` among them are those of all processes, ``in_images`` those of this one's images,
+    ``second_view`` the features (N, F) of a second view, if there is one.
     """
 
     voxels: VoxelSample
+    anchors: Tensor
     in_images: VoxelSample
     second_view: list[Tensor]
     patches: int
@@ -65,9 +67,11 @@ class ContrastiveBranch:
         views = 2 if self.settings.intensity_views else 1
         voxels = sample_voxels(torch.cat([labels] * views), self._n_classes, self.settings.mean_voxels)
         first, *second = voxels.split(len(images)) if views == 2 else [voxels]
+        voxels = distributed.gather_sample(voxels, views * len(images))
+        anchors = voxels.anchors(self.settings.anchors)
         self.optimizer.zero_grad(set_to_none=True)
         seconds = [self._view_vectors(intensity_view(images), sample) for sample in second]
-        return Drawn(voxels, first, seconds, views * len(images))
+        return Drawn(voxels, anchors, first, seconds, views * len(images))
 
     def loss(self, drawn: Drawn) -> Tensor:
         """Return L_cont over the voxels ``drawn`` for a step, after its forward pass, whose features it takes."""
@@ -79,10 +83,10 @@ class ContrastiveBranch:
             )
             return local_contrastive_loss(
                 embeddings,
-                distributed.gather_sample(drawn.voxels, drawn.patches),
+                drawn.voxels,
+                drawn.anchors,
                 n_images=drawn.patches * distributed.ranks(),
                 n_classes=self._n_classes,
-                n_anchors=self.settings.anchors,
                 temperature=self.settings.temperature,
                 matching=self.settings.matching,
             )

@@ -63,7 +63,9 @@ class JointStep:
             loss = loss + recipe.contrast.weight * losses["contrast"]
             trained.append((self.contrast.optimizer, self.contrast.head))
         backward_and_step(loss, trained, trainer.grad_scaler)
-        return {name: value.detach().cpu().numpy() for name, value in losses.items()}
+        # Together: a GPU is waited for once.
+        values = torch.stack(list(losses.values())).detach().cpu()
+        return {name: value.numpy() for name, value in zip(losses, values, strict=True)}
 
     def _forward(self, images: Tensor) -> list[Tensor]:
         """Return the logits, of a noisy student under noise (Xie et al., CVPR 2020, Algorithm 1)."""

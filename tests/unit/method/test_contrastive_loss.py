@@ -48,7 +48,8 @@ def random_embeddings(sample: VoxelSample, channels: int = 6, seed: int = 0) -> 
 
 def loss_of(embeddings: Tensor, sample: VoxelSample, matching: Matching, **changes: Any) -> Tensor:
     settings: dict[str, Any] = {"n_images": 4, "n_classes": 4, "n_anchors": 3, "temperature": 0.1} | changes
-    return local_contrastive_loss(embeddings, sample, matching=matching, **settings)
+    anchors = sample.anchors(settings.pop("n_anchors"))
+    return local_contrastive_loss(embeddings, sample, anchors, matching=matching, **settings)
 
 
 def reference_of(
@@ -83,7 +84,7 @@ every_matching = pytest.mark.parametrize("matching", MATCHINGS)
     [
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"temperature": math.nan}, "temperature must be above 0, got nan"),
-        ({"n_anchors": 0}, "n_anchors must be at least 1, got 0"),
+        ({"n_anchors": 0}, "anchors per class must be at least 1, got 0"),
         ({"n_images": 0}, "n_images must be at least 1, got 0"),
         ({"n_classes": -1}, "n_classes must be at least 1, got -1"),
         ({"matching": "all"}, r"matching must be one of \['inter', 'intra'\], got 'all'"),

@@ -63,6 +63,17 @@ def test_is_ordered_by_image_class_and_rank(per_class: int) -> None:
         assert [rank for image, cls, rank in keys if (image, cls) == group] == list(range(len(voxels)))
 
 
+@pytest.mark.parametrize("anchors", [1, 2, 100])
+def test_anchors_are_the_first_of_every_class_of_every_image(anchors: int) -> None:
+    sample = sample_voxels(random_labels((5, 6, 4), 3, 2), 2, 3)
+    found, seen = [], dict[tuple[int, int], int]()
+    for position, group in enumerate(zip(sample.image.tolist(), sample.cls.tolist(), strict=True)):
+        seen[group] = seen.get(group, 0) + 1
+        if seen[group] <= anchors:
+            found.append(position)
+    assert sample.anchors(anchors).tolist() == found
+
+
 @pytest.mark.parametrize("per_class", [0, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_accepts_every_integer_type(dtype: torch.dtype, per_class: int) -> None:

@@ -61,9 +61,10 @@ def step(share: slice, batch_norm: bool) -> tuple[float, dict[str, Tensor]]:
     )  # fmt: skip
     logits, features = in_step[0](images[share])
     embeddings = ranks.gather_through(in_step[1], gather_features(features, sample), over_all_rows=batch_norm)
+    voxels = ranks.gather_sample(sample, number)
     contrast = local_contrastive_loss(
-        embeddings, ranks.gather_sample(sample, number), n_images=number * ranks.ranks(), n_classes=CLASSES,
-        n_anchors=3, temperature=0.1, matching="inter",
+        embeddings, voxels, voxels.anchors(3), n_images=number * ranks.ranks(), n_classes=CLASSES,
+        temperature=0.1, matching="inter",
     )  # fmt: skip
     torch.autograd.backward(segmentation(logits, labels[share]) + contrast)
     gradients = {

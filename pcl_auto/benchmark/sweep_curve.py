@@ -15,15 +15,15 @@ from pcl_auto.evaluation.statistics import draws_in_words
 class Point:
     """A recipe with one number of labels: means over ``draws``.
 
-    ``baseline``: the best baseline of as many labels, with ``baseline_dice``; None without any. ``worth``: the number
-    of labels with which the best baselines have the same mean Dice; infinite if they reach it with none that was run.
+    ``baseline_arm``: the best baseline of as many labels, with ``baseline_dice``; None without any. ``worth``: the
+    number of labels with which the best baselines have the same mean Dice; infinite if they reach it with none.
     """
 
     arm: str
     labeled: int
     draws: int
     dice: float
-    baseline: str | None = None
+    baseline_arm: str | None = None
     baseline_dice: float | None = None
     worth: float | None = None
 
@@ -41,7 +41,7 @@ def curve_points(rows: Sequence[Row]) -> list[Point]:
             point = Point(row.arm, row.labeled, row.dice.draws, row.dice.mean)
             if best := alone.get(row.labeled):
                 worth = labels_needed(curve, row.dice.mean)
-                point = replace(point, baseline=best.arm, baseline_dice=best.dice.mean, worth=worth)
+                point = replace(point, baseline_arm=best.arm, baseline_dice=best.dice.mean, worth=worth)
             points.append(point)
     return points
 
@@ -74,7 +74,9 @@ def describe_curve(points: Sequence[Point], most: int) -> list[str]:
         if math.isinf(worth) or round(worth) > point.labeled:
             number = f"more than {most}" if math.isinf(worth) else f"about {round(worth)}"
             who = f"{point.arm} with {count_labels(point.labeled)}"
-            lines.append(f"{who} is worth {point.baseline} with {number}, by means of {draws_in_words(point.draws)}")
+            lines.append(
+                f"{who} is worth {point.baseline_arm} with {number}, by means of {draws_in_words(point.draws)}"
+            )
     if len(points) > 1:
         before, last = points[-2:]
         gain = f"{decimals(last.dice - before.dice, '+')} Dice, by means of {draws_in_words(last.draws)}"

@@ -79,7 +79,7 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     assert {file.name: file.stat().st_mtime_ns for file in (folder / "runs").iterdir()} == runs
     (point,) = json.loads(repeated.stdout)["curve"]
     assert (point["arm"], point["labeled"], point["dice"]) == ("paper", 2, paper["mean"]["dice"])
-    assert (point["baseline"], point["baseline_dice"]) == ("nnunet", supervised["mean"]["dice"])
+    assert (point["baseline_arm"], point["baseline_dice"]) == ("nnunet", supervised["mean"]["dice"])
     shown = shell.pclauto(*sweep, "--labeled", "2").stdout.splitlines()
     assert shown[0].split() == ["labels", "nnunet", "paper", "Δ"]
     assert shown[1].split()[0] == "2"

@@ -33,7 +33,6 @@ class SmallTrainer:
     """A trainer of :func:`small_network` on a CPU."""
 
     device = torch.device("cpu")
-    grad_scaler = None
     enable_deep_supervision = True
     initial_lr = 0.05
     label_manager = SimpleNamespace(ignore_label=None, foreground_labels=[1, 2], has_regions=False)
@@ -43,6 +42,7 @@ class SmallTrainer:
         """Draw the network."""
         self.recipe = recipe
         self.settings = SimpleNamespace(seed=seed)
+        self.grad_scaler: torch.amp.GradScaler | None = None
         self.num_epochs = recipe.schedule.epochs
         self.network = small_network(seed)
         self.optimizer = torch.optim.SGD(self.network.parameters(), self.initial_lr)

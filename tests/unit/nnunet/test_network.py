@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
 from dataclasses import dataclass
@@ -345,6 +346,21 @@ def test_channels_are_dropped_from_the_images_that_are_named(deepest_only: bool)
             # Whole channels are 0, the others doubled.
             first = factors.flatten(2)[:, :, :1].expand_as(factors.flatten(2))
             torch.testing.assert_close(factors.flatten(2), first)
-            assert {round(float(value)) for value in factors[:, :, 0, 0].flatten()} == {0, 2}
+            assert {round(value) for value in factors[:, :, 0, 0].flatten().tolist()} == {0, 2}
     assert torch.equal(model(images)[0], plain(images)[0])
     assert list(model.state_dict()) == list(plain.state_dict())
+
+
+def test_channels_are_dropped_in_a_compiled_network_too() -> None:
+    plain, _ = trained()
+    model = copy.deepcopy(plain)
+    compiled = compiled_by("eager", model)
+    dropouts = [FeatureDropout(network, 0.5) for network in (plain, compiled)]
+    images = torch.randn(3, 1, 16, 16)
+    for first in (None, 0, 2, None, 1):
+        outputs = []
+        for network, dropout in zip((plain, compiled), dropouts, strict=True):
+            torch.manual_seed(1)
+            with contextlib.nullcontext() if first is None else dropout.from_image(first):
+                outputs.append(network(images)[0])
+        torch.testing.assert_close(*outputs)

@@ -61,7 +61,7 @@ def swap_box(first: Tensor, second: Tensor, box: Box) -> None:
 def paste_both_ways(labeled: Tensor, unlabeled: Tensor, box: Box) -> Tensor:
     """Return both batches (B, C, *patch), labeled patches first, each with the other's voxels in ``box``.
 
-    Bidirectional copy-paste (Bai et al., CVPR 2023, Eq. 2 and 3): x_l,j ⊙ M + x_u,p ⊙ (1 − M) and
+    Bidirectional copy-paste (Bai et al., CVPR 2023, Section 3): x_l,j ⊙ M + x_u,p ⊙ (1 − M) and
     x_u,q ⊙ M + x_l,i ⊙ (1 − M), where M is 0 in the box. A patch gets the box of the patch across, or of the one after
     that: i ≠ j where there are two. Patches without one across stay as they are.
     """

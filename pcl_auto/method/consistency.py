@@ -43,7 +43,7 @@ def mean_teacher_loss(logits: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy −Σ_c p_c ln p_c at each voxel, shape (B, *patch) (UA-MT, Eq. 2)."""
+    """Return the entropy −Σ_c p_c ln p_c at each voxel, shape (B, *patch) (UA-MT, Section 2.2)."""
     return -torch.xlogy(probabilities, probabilities).sum(1)
 
 
@@ -53,7 +53,9 @@ def entropy_limit(progress: float, classes: int) -> float:
 
 
 def uncertainty_aware_loss(logits: Tensor, probabilities: Tensor, uncertainty: Tensor, limit: float) -> Tensor:
-    """Return the mean of ‖f′ − f‖² over the voxels whose uncertainty is below ``limit`` (UA-MT, Eq. 3); 0 without any.
+    """Return the mean of ‖f′ − f‖² over the voxels whose uncertainty is below ``limit``; 0 without any.
+
+    UA-MT, Section 2.2: Σ_v 1(u_v < H) ‖f′_v − f_v‖² / Σ_v 1(u_v < H).
 
     Args:
         logits: of the student.
@@ -81,7 +83,7 @@ def confident_cross_entropy(logits: Tensor, probabilities: Tensor, min_confidenc
 
 
 def cross_supervision_loss(logits: Tensor, other_logits: Tensor) -> Tensor:
-    """Return the cross-entropy of one network with the other's hard labels (CPS, Eq. 2: one term of two)."""
+    """Return the cross-entropy of one network with the other's hard labels (CPS: one term of two)."""
     return functional.cross_entropy(logits, other_logits.detach().argmax(1))
 
 

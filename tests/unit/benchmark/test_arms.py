@@ -38,7 +38,7 @@ def test_every_number_of_rounds_gets_as_many_epochs(joint: int, wanted: int) -> 
     assert fitted.rounds == max(number for number in range(1, min(wanted, joint) + 1) if joint % number == 0)
 
 
-@pytest.mark.parametrize("name", ["paper", "default", "demo"])
+@pytest.mark.parametrize("name", ["paper", "default", "demo", "mixup", "noisy_student", "mean_teacher"])
 def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
     recipe = load_recipe(name)
     arm = fit_recipe(recipe, BASE)

@@ -124,7 +124,7 @@ def test_what_is_as_likely_as_the_threshold_teaches() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cross_supervision(shape: tuple[int, ...]) -> None:
-    """Eq. 2 of the paper has both networks; the trainer gives each its own term."""
+    """The paper's loss has both networks; the trainer gives each its own term."""
     first, _ = drawn(shape)
     second, _ = drawn(shape, seed=1)
     expected = mean(

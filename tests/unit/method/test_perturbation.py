@@ -84,7 +84,7 @@ def test_a_box_is_taken_from_the_next_image() -> None:
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(2, 2), (1, 3), (3, 1), (1, 1)])
 @pytest.mark.parametrize("shape", [(6, 8), (4, 6, 5)])
 def test_copy_paste_goes_both_ways(labeled: int, unlabeled: int, shape: tuple[int, ...]) -> None:
-    """Bai et al., Eq. 2 and 3, voxel by voxel; M is 0 in the box."""
+    """Bai et al., voxel by voxel; M is 0 in the box."""
     torch.manual_seed(0)
     first, second = torch.randn(labeled, 2, *shape), torch.randn(unlabeled, 2, *shape)
     box = draw_box(shape, 0.5)

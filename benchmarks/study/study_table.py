@@ -221,6 +221,7 @@ def draw(tables: Sequence[Table], target: Path) -> None:
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     from pcl_auto.workspace.atomic import atomic_path
 
@@ -246,9 +247,10 @@ def draw(tables: Sequence[Table], target: Path) -> None:
         panel.set_title(table.title, fontsize=10)
         panel.set_xlabel("mean Dice of a draw")
         panel.grid(visible=True, axis="x", alpha=0.3)
+        panel.xaxis.set_major_locator(MaxNLocator(4))
     target.parent.mkdir(parents=True, exist_ok=True)
     # The same rows give the same file.
-    with mpl.rc_context({"svg.hashsalt": "pclauto"}), atomic_path(target) as temporary:
+    with mpl.rc_context({"svg.hashsalt": "pclauto", "svg.fonttype": "none"}), atomic_path(target) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 

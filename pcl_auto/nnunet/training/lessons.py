@@ -105,7 +105,10 @@ class UncertaintyMeanTeacher(MeanTeacher):
     def prepare(self, images: Tensor, labeled: int, *, weight: float, progress: float) -> Tensor:
         """Ask the teacher, and measure its uncertainty over several noisy passes."""
         passes = self._settings.noisy_passes
-        mean = torch.stack([self._noisy_pass(images) for _ in range(passes)]).mean(0)
+        mean = self._noisy_pass(images)
+        for _ in range(passes - 1):  # one after the other: a GPU need not hold them all
+            mean += self._noisy_pass(images)
+        mean /= passes
         self._uncertainty = consistency.entropy(mean)
         self._limit = consistency.entropy_limit(progress, mean.shape[1])
         return super().prepare(images, labeled, weight=weight, progress=progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import study_table
 from study_list import Dataset, StudyList, StudyRun, read_list
-from study_rows import SCANS, RowFiles, RunRows
+from study_rows import RowFiles, RunRows
 
 CHECKOUT = Path(__file__).parents[3]
 LISTED = read_list(CHECKOUT / "benchmarks" / "study.toml")

@@ -26,7 +26,7 @@ from study_rows import RowFiles, RunRows
 from pcl_auto.benchmark.arms import BASELINE_ARMS
 from pcl_auto.benchmark.table import ArmResults, Row, count_labels, decimals, find_ceiling, p_text, summarize
 from pcl_auto.errors import PclautoError
-from pcl_auto.evaluation.statistics import Interval, mean
+from pcl_auto.evaluation.statistics import Interval, explain_no_verdict, mean
 from pcl_auto.workspace.files import write_text
 
 TITLES = {"hippocampus": "hippocampus", "acdc": "ACDC, 2D", "left_atrium": "left atrium"}
@@ -165,8 +165,17 @@ def summary(tables: Sequence[Table]) -> list[str]:
         for row in table.with_labels(LABELED):
             if row.arm == "default" and row.to_best is not None:
                 gain = f"{decimals(row.to_best.difference, '+')}{interval(row.to_best.t_interval)}"
-                lines.append(f"- {table.title}: {gain} to the best baseline. {row.sentence}.")
+                gain += f" to the best baseline, `{row.best_baseline}`"
+                lines.append(f"- {table.title}: `default` {gain}; {_verdict(row)}.")
     return lines
+
+
+def _verdict(row: Row) -> str:
+    """Say in a few words how a recipe stands against all baselines."""
+    if row.verdict == "no verdict":
+        return explain_no_verdict(min(found.draws for found in row.comparisons.values()))
+    words = {"better": "better than every baseline", "worse": "worse than a baseline"}
+    return words.get(str(row.verdict), str(row.verdict))
 
 
 def _cell(row: Row | None) -> str:

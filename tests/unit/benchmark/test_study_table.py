@@ -13,11 +13,12 @@ from study_rows import RowFiles, RunRows
 
 CHECKOUT = Path(__file__).parents[3]
 LISTED = read_list(CHECKOUT / "benchmarks" / "study.toml")
+DIGESTS = LISTED.current_digests()
 
 
 def result(arm: str, draw: int, dice: float, *, labels: str = "2", scans: str = "development") -> RunRows:
     """Return the result of a run with the recipe as it is now, a little better on the second of two cases."""
-    digest = LISTED.current_digests()["hippocampus", arm]
+    digest = DIGESTS["hippocampus", arm]
     run = StudyRun(
         "hippocampus", arm, labels, draw, "confirmation" if scans == "confirmation" else "development", digest
     )
@@ -68,8 +69,7 @@ def test_three_draws_have_no_verdict() -> None:
 
 def test_the_summary_has_a_column_for_each_data_set() -> None:
     acdc = [replace(entry, run=replace(entry.run, dataset="acdc")) for entry in study(2)]
-    digests = LISTED.current_digests()
-    acdc = [replace(entry, run=replace(entry.run, recipe_digest=digests["acdc", entry.run.arm])) for entry in acdc]
+    acdc = [replace(entry, run=replace(entry.run, recipe_digest=DIGESTS["acdc", entry.run.arm])) for entry in acdc]
     lines = study_table.summary(tables_of(*study(6), *acdc))
     assert lines[0].count("|") == 4
     assert lines[0].index("hippocampus") < lines[0].index("ACDC")

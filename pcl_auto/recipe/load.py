@@ -170,7 +170,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def _not_together(recipe: Recipe) -> list[Problem]:
-    """List the settings, most of them for a round's pseudo-labels, that do nothing where another method teaches."""
+    """List the settings, most of them for a round's pseudo-labels, that must be off where another method teaches."""
     if recipe.unlabeled_loss.method == "pseudo_labels":
         return []
     settings = {
@@ -178,6 +178,9 @@ def _not_together(recipe: Recipe) -> list[Problem]:
         "pseudo_labels.segmentation_weight": recipe.pseudo_labels.segmentation_weight,
         "pseudo_labels.restart_network": recipe.pseudo_labels.restart_network,
         "pseudo_labels.student_noise": recipe.pseudo_labels.student_noise,
+        # Cases would be left out for pseudo-labels that teach nothing.
+        "pseudo_label_filter.drop_outside_range": recipe.pseudo_label_filter.drop_outside_range,
+        "pseudo_label_filter.min_agreement": recipe.pseudo_label_filter.min_agreement,
         "mixing.copy_paste": recipe.mixing.copy_paste,
         # Its second network would see other patches than the first.
         "mixing.mixup_alpha": recipe.unlabeled_loss.method == "cross_supervision" and recipe.mixing.mixup_alpha,

@@ -16,6 +16,7 @@ from pcl_auto.method.augmentation import draw_box, paste_both_ways
 from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.nnunet.data.patch_streams import scales
 from pcl_auto.nnunet.network import unwrapped
+from pcl_auto.nnunet.training.joint_clock import JointClock
 from pcl_auto.nnunet.training.optimizers import backward_and_step
 from pcl_auto.nnunet.training.teacher import Teacher
 
@@ -35,13 +36,14 @@ class CopyPasteStep:
     def __init__(self, trainer: nnUNetTrainerPCLSupervised) -> None:
         """Make teacher and loss for ``trainer``, which has been initialized."""
         self._trainer = trainer
-        self._settings = trainer.recipe.unlabeled_loss
-        self._teacher = Teacher(unwrapped(trainer.network), self._settings.ema_decay)
+        self._clock = JointClock(trainer.recipe)
+        self._teacher = Teacher(unwrapped(trainer.network), trainer.recipe.unlabeled_loss.ema_decay)
         self._left_out: int = trainer.label_manager.ignore_label or LEFT_OUT
         self._loss = masked_loss(trainer, self._left_out)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Do nothing: the teacher has no learning rate."""
+        """Count the steps of the epoch from its start; the teacher has no learning rate."""
+        self._clock.begin_epoch(epoch)
 
     def begin_rounds(self) -> None:
         """Start the teacher where the network is."""
@@ -67,9 +69,10 @@ class CopyPasteStep:
         outputs = trainer.forward(paste_both_ways(first, second, box))
         with_labels = self._segmentation_loss(outputs, mixed, of_labeled)
         with_pseudo_labels = self._segmentation_loss(outputs, mixed, ~of_labeled)
-        loss = with_labels + self._settings.weight * with_pseudo_labels
+        loss = with_labels + self._clock.weight() * with_pseudo_labels
         backward_and_step(loss, [(trainer.optimizer, trainer.network)], trainer.grad_scaler)
         self._teacher.follow(unwrapped(trainer.network))
+        self._clock.step()
         return {
             "loss": with_labels.detach().cpu().numpy(),
             "unlabeled": with_pseudo_labels.detach().cpu().numpy(),

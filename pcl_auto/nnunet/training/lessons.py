@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Lesson:
-    """A lesson without a teacher; each method says what it has more."""
+    """What a joint step teaches with unlabeled patches; a published method overrides what it needs."""
 
     def __init__(self, trainer: nnUNetTrainerPCLSupervised) -> None:
         """Prepare lessons for the network of ``trainer``, which has been initialized."""
@@ -28,13 +28,13 @@ class Lesson:
         self._settings = trainer.recipe.unlabeled_loss
 
     def begin_epoch(self, epoch: int) -> None:
-        """Decay the learning rate of what learns beside the network."""
+        """Decay the learning rate of a second network."""
 
     def begin_rounds(self) -> None:
-        """Start what follows the network where the network is."""
+        """Begin a teacher or a second network anew, before the first joint step."""
 
     def learned_labels(self, batch: dict[str, Any]) -> None:
-        """Learn a batch of labels alone beside the network."""
+        """Train a second network on a batch of labels alone, which the network has been trained on."""
 
     def prepare(self, images: Tensor, labeled: int, *, weight: float, progress: float) -> Tensor:
         """Return what the network is to see of a step's images (B, C, *patch), of which the first are labeled."""
@@ -45,7 +45,7 @@ class Lesson:
         raise NotImplementedError
 
     def finish(self, images: Tensor, targets: list[Tensor], logits: Tensor, *, weight: float) -> None:
-        """Bring what follows the network up with its step, which began with these ``logits``."""
+        """Update a teacher or a second network after the network's step, whose forward pass gave ``logits``."""
 
     def parts(self) -> dict[str, Any]:
         """Return what is kept in checkpoints, by its name there."""
@@ -72,7 +72,7 @@ class MeanTeacher(Lesson):
         self._taught = torch.empty(0)
 
     def begin_rounds(self) -> None:
-        """Be the network."""
+        """Restart the teacher as a copy of the network."""
         self._teacher.restart(unwrapped(self._trainer.network))
 
     def prepare(self, images: Tensor, labeled: int, *, weight: float, progress: float) -> Tensor:
@@ -87,7 +87,7 @@ class MeanTeacher(Lesson):
         return consistency.mean_teacher_loss(logits, self._taught)
 
     def finish(self, images: Tensor, targets: list[Tensor], logits: Tensor, *, weight: float) -> None:
-        """Let the teacher follow."""
+        """Move the teacher towards the network."""
         del images, targets, logits, weight
         self._teacher.follow(unwrapped(self._trainer.network))
 
@@ -189,7 +189,7 @@ class CrossSupervision(Lesson):
         self._lr_scheduler.step(epoch)
 
     def begin_rounds(self) -> None:
-        """Begin as the first network where there was no supervised start, but with a segmentation head of its own."""
+        """Copy the first network where there was no supervised start, but draw another segmentation head."""
         if not self._trainer.recipe.schedule.supervised_epochs:
             self._second.load_state_dict(unwrapped(self._trainer.network).state_dict())
             restart_segmentation_head(self._second, self._optimizer, self._trainer.settings.seed + 1)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, autocast
 
-from pcl_auto.method.consistency import ramp_up
 from pcl_auto.nnunet.data.patch_streams import scales, split_patches
+from pcl_auto.nnunet.training.joint_clock import JointClock
 from pcl_auto.nnunet.training.lessons import Lesson, lesson_of
 from pcl_auto.nnunet.training.optimizers import backward_and_step
-from pcl_auto.recipe.settings import Recipe
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -38,11 +37,11 @@ class OnlineStep:
         self._lesson.begin_epoch(epoch)
 
     def begin_rounds(self) -> None:
-        """Start what follows the network where the network is."""
+        """Begin a teacher or a second network anew, before the first joint step."""
         self._lesson.begin_rounds()
 
     def learned_labels(self, batch: dict[str, Any]) -> None:
-        """Let what learns beside the network learn a batch that the network has learned: one of labels alone."""
+        """Train a second network on a batch of labels alone, which the network has been trained on."""
         self._lesson.learned_labels(batch)
 
     def take(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
@@ -75,31 +74,3 @@ class OnlineStep:
 
 def _losses(segmentation: Tensor, unlabeled: Tensor) -> dict[str, Tensor]:
     return {"loss": segmentation, "unlabeled": unlabeled}
-
-
-class JointClock:
-    """The progress of the joint rounds, told from the epoch: a run that is resumed begins with one."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        """Tell the time of ``recipe``."""
-        self._schedule, self._settings = recipe.schedule, recipe.unlabeled_loss
-        self._steps_done = 0
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Be at the start of ``epoch``, counted from 0 over the whole run."""
-        self._steps_done = (epoch - self._schedule.supervised_epochs) * self._schedule.steps_per_epoch
-
-    def step(self) -> None:
-        """Count a step."""
-        self._steps_done += 1
-
-    @property
-    def progress(self) -> float:
-        """Share of the joint steps that are done."""
-        epochs = self._schedule.epochs - self._schedule.supervised_epochs
-        return self._steps_done / max(1, epochs * self._schedule.steps_per_epoch)
-
-    def weight(self) -> float:
-        """Return the weight of the unlabeled loss at this step."""
-        share = self._settings.ramp_up
-        return self._settings.weight * (ramp_up(self.progress / share) if share else 1.0)

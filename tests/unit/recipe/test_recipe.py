@@ -69,6 +69,7 @@ def test_pseudo_labels_and_a_network_of_the_moment_do_not_teach_together() -> No
     settings = {
         "contrast": {"weight": 0.1},
         "pseudo_labels": {"segmentation_weight": 1.0, "restart_network": True, "student_noise": True},
+        "pseudo_label_filter": {"drop_outside_range": True, "min_agreement": 0.9},
         "mixing": {"copy_paste": True, "mixup_alpha": 0.2},
     }
     from_dict(settings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,23 @@ def test_a_step(monkeypatch: pytest.MonkeyPatch, n_labeled: int, n_unlabeled: in
     backward_and_step(total["loss"] + 0.5 * total["unlabeled"], [(expected.optimizer, expected.network)], None)
     for found_weights, weights in zip(trainer.network.parameters(), expected.network.parameters(), strict=True):
         assert torch.allclose(found_weights, weights, atol=1e-5)
+
+
+def test_the_weight_of_the_teachers_labels_grows_where_a_recipe_says_so() -> None:
+    shipped = load_recipe("copy_paste_teacher")
+    first = shipped.schedule.supervised_epochs
+    found = []
+    for weight, ramp_up in ((0.5, 0.25), (0.5 * math.exp(-5), 0.0), (0.5, 0.0)):
+        settings = replace(shipped.unlabeled_loss, weight=weight, ramp_up=ramp_up)
+        trainer = SmallTrainer(replace(shipped, unlabeled_loss=settings))
+        step = CopyPasteStep(trainer.trainer)
+        step.begin_epoch(first)
+        torch.manual_seed(3)
+        step.take(small_batch(2, seed=1), small_batch(2, seed=2))
+        found.append(torch.cat([weights.detach().flatten() for weights in trainer.network.parameters()]))
+    ramped, small, whole = found
+    assert torch.allclose(ramped, small, atol=1e-7)
+    assert not torch.allclose(ramped, whole, atol=1e-5)
 
 
 def test_the_teacher_follows_and_is_kept() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pcl_auto.method import consistency
 from pcl_auto.nnunet.network import FeatureDropout
 from pcl_auto.nnunet.training import lessons
-from pcl_auto.nnunet.training.online_step import JointClock, OnlineStep
+from pcl_auto.nnunet.training.online_step import OnlineStep
 from pcl_auto.nnunet.training.optimizers import backward_and_step
 from pcl_auto.recipe.load import from_dict, load_recipe
 from pcl_auto.recipe.settings import Recipe
@@ -245,24 +245,6 @@ def test_only_a_second_network_learns_labels_of_the_start(method: str) -> None:
     step.learned_labels(small_batch(LABELED, seed=1))
     step.load_start({})
     require_same(trainer.network, before)
-
-
-def test_time_goes_on_after_an_interruption() -> None:
-    recipe = recipe_of("mean_teacher", weight=2.0, ramp_up=0.5)
-    clock = JointClock(recipe)
-    clock.begin_epoch(1)
-    assert clock.progress == 0
-    assert clock.weight() == pytest.approx(2 * math.exp(-5))
-    found = []
-    for epoch in range(1, 5):
-        clock.begin_epoch(epoch)
-        for _ in range(2):
-            found.append((clock.progress, clock.weight()))
-            clock.step()
-    resumed = JointClock(recipe)
-    resumed.begin_epoch(3)
-    assert (resumed.progress, resumed.weight()) == found[4] == (0.5, 2.0)
-    assert [progress for progress, _ in found] == [number / 8 for number in range(8)]
 
 
 @pytest.mark.parametrize(

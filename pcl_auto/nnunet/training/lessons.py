@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Lesson:
-    """What a joint step teaches with unlabeled patches; a published method overrides what it needs."""
+    """Teach a network with the unlabeled patches of a joint step; a published method overrides what it needs."""
 
     def __init__(self, trainer: nnUNetTrainerPCLSupervised) -> None:
         """Prepare lessons for the network of ``trainer``, which has been initialized."""

@@ -11,8 +11,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pcl_auto.benchmark.arms import BASELINE_ARMS, Arm, load_base_recipe, make_arms
-from pcl_auto.errors import PclautoError, Problem, UsageError
+from pcl_auto.benchmark.arms import ALL_LABELS, BASELINE_ARMS, Arm, load_base_recipe, make_arms
+from pcl_auto.errors import PclautoError, Problem, StateError, UsageError
 from pcl_auto.recipe.settings import Recipe
 
 if sys.version_info >= (3, 11):
@@ -98,8 +98,32 @@ class StudyList:
         file = self.folder / arm
         return str(file) if file.suffix == ".toml" else arm
 
+    def name_arm(self, run: StudyRun) -> str:
+        """Return the name by which a benchmark makes the arm of ``run``.
+
+        Raises:
+            StateError: its recipe is no longer that of the run.
+        """
+        dataset = self.datasets[run.dataset]
+        listed = dict.fromkeys(name for block in self.blocks if run.dataset in block.datasets for name in block.arms)
+        changed = "no such arm"
+        for name in listed:
+            (arm,) = self._arms(dataset, [name])
+            if arm.name == run.arm and (changed := recipe_digest(arm, dataset)) == run.recipe_digest:
+                return self.arm_name(name)
+        what, fix = f"recipe of arm {run.arm!r} changed since the run was chosen", "repeat the command"
+        raise StateError(Problem("study.recipe-changed", what, run.dataset, fix, run.recipe_digest, changed))
+
     def runs(self, asked: Sequence[str] = ()) -> list[StudyRun]:
-        """List all runs in order of worth, each once; of a block that waits to be asked for only if it is."""
+        """List all runs in order of worth, each once; of a block that waits to be asked for only if it is.
+
+        Raises:
+            UsageError: no block has a name that was asked for, or a recipe is wrong now.
+        """
+        if unknown := {*asked} - {block.name for block in self.blocks}:
+            expected = " | ".join(block.name for block in self.blocks)
+            named, fix = ", ".join(sorted(unknown)), "name a block of the list"
+            raise UsageError(Problem("study.unknown-block", "no such block", "--block", fix, expected, named))
         found: dict[StudyRun, None] = {}
         for block in self.blocks:
             if block.asked and block.name not in asked:
@@ -146,6 +170,13 @@ def read_list(file: Path) -> StudyList:
     unknown = content.keys() - {"datasets", "blocks"}
     problems = [_wrong(file, f"unknown key {key!r}", "datasets | blocks") for key in sorted(unknown)]
     tables = content.get("datasets", {})
+    listed_blocks = content.get("blocks", [])
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        problems.append(_wrong(file, "datasets are no tables", "[datasets.NAME]"))
+        tables = {}
+    if not isinstance(listed_blocks, list):
+        problems.append(_wrong(file, "blocks are no list of tables", "[[blocks]]"))
+        listed_blocks = []
     datasets = {
         name: cast("Dataset", made)
         for name, table in tables.items()
@@ -153,14 +184,14 @@ def read_list(file: Path) -> StudyList:
     }
     blocks = [
         cast("Block", made)
-        for number, table in enumerate(content.get("blocks", []))
+        for number, table in enumerate(listed_blocks)
         if (made := _make(Block, table, f"blocks[{number}]", file, problems)) is not None
     ]
     for block in blocks:
         problems += _block_problems(block, datasets, file)
     listed = StudyList(file.parent.resolve(), datasets, tuple(blocks))
     if not problems:
-        problems += _recipe_problems(listed)
+        problems += _recipe_problems(listed, file)
     if problems:
         raise UsageError(problems)
     return listed
@@ -219,18 +250,32 @@ def _block_problems(block: Block, datasets: Mapping[str, Dataset], file: Path) -
         for name in block.datasets
         if name not in datasets
     ]
+    if ALL_LABELS in block.arms:
+        problems.append(
+            _wrong(file, f"block {block.name!r} has all labels as an arm", f'labels = ["{ALL}"]', ALL_LABELS)
+        )
     if ALL in block.labels and (others := [arm for arm in block.arms if arm not in BASELINE_ARMS]):
         what = f"block {block.name!r} gives all labels to arms that need unlabeled cases"
         problems.append(_wrong(file, what, " | ".join(BASELINE_ARMS), ", ".join(others)))
     return problems
 
 
-def _recipe_problems(listed: StudyList) -> list[Problem]:
+def _recipe_problems(listed: StudyList, file: Path) -> list[Problem]:
     problems: dict[str, Problem] = {}
+    sources: dict[str, set[str]] = {}
+    for source in dict.fromkeys(name for block in listed.blocks for name in block.arms):
+        if "," in (path := listed.arm_name(source)):
+            problems[source] = _wrong(file, "comma in the path of a recipe", "none", path)
     for block in listed.blocks:
         for name in block.datasets:
             with collected(problems):
-                listed._arms(listed.datasets[name], block.arms)
+                for source, arm in zip(block.arms, listed._arms(listed.datasets[name], block.arms), strict=True):
+                    sources.setdefault(arm.name, set()).add(source)
+    # Rows and tables know an arm by its name alone.
+    for name, of_name in sources.items():
+        if len(of_name) > 1 or (name in BASELINE_ARMS and of_name != {name}):
+            what, expected = f"another recipe is called {name!r} as well", "a name for each recipe, none a baseline's"
+            problems[name] = _wrong(file, what, expected, ", ".join(sorted(of_name)))
     return list(problems.values())
 
 

@@ -134,20 +134,40 @@ class RowFiles:
             problems.append(Problem("study.rows-edited", what, str(file), fix, "rows that fit their checksum", found))
         return runs
 
+    def refuse_unwritable(self) -> None:
+        """Make sure, before hours of training, that rows can be written.
+
+        Raises:
+            StateError: they cannot.
+        """
+        try:
+            with sole_writer(self.folder / "rows", wait=True):
+                pass
+        except OSError as error:
+            fix = "give yourself the right to write there, or name another folder with --results"
+            raise StateError(
+                Problem("study.rows-unwritable", "rows cannot be written", str(self.folder), fix, found=str(error))
+            ) from None
+
     def append(self, result: RunRows) -> bool:
         """Append the rows of a run, all of them or none; return False where the run is on record.
 
         Raises:
-            DataError: what is there cannot be read; nothing is written.
+            DataError: what is there cannot be read, or is of other data or cases; nothing is written.
         """
         file = self.folder / f"{result.run.dataset}_{result.run.scans}.csv"
         with sole_writer(self.folder / "rows", wait=True):
-            if result.run in self.read():
+            found = self.read()
+            if result.run in found:
                 return False
+            if problems := _data_problems([*found.values(), result], self.folder):
+                raise DataError(problems)
             text = io.StringIO()
             writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
             if file.is_file():
-                text.write(file.read_text(encoding="utf-8"))
+                before = file.read_text(encoding="utf-8")
+                # An editor may have left out the end of the last line.
+                text.write(before if before.endswith("\n") else f"{before}\n")
             else:
                 writer.writeheader()
             writer.writerows(result.rows())

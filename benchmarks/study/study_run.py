@@ -27,20 +27,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "benchmarks" / "gpu"), str(Path(__file__).resolve().parent)]
 
-from study_list import ALL, StudyList, StudyRun, read_list
+from study_list import ALL, StudyList, StudyRun, collected, read_list
 from study_rows import RowFiles, RunRows, refuse_changed_data
 from supervise import Child, Deadline, adopt_orphans, interrupt, kill_all, last_words, print_line, start_command
 
-from pcl_auto.errors import DataError, LockedError, PclautoError, Problem, StateError
+from pcl_auto.errors import DataError, LockedError, PclautoError, Problem, StateError, UsageError
 from pcl_auto.recipe.time_budget import format_duration, parse_budget
 from pcl_auto.workspace.files import finite, read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.resources import as_resource_error
+
+if TYPE_CHECKING:
+    from pcl_auto.benchmark.train_and_score import Job
 
 # Of every run: one thread, and no compilation, which takes a minute of each.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -51,6 +55,8 @@ SECONDS_BETWEEN_LOOKS = 0.2
 GPU_GB_PER_RUN, CORES_PER_RUN = 4.0, 2
 # A run may take so much longer than others of its kind have; besides training it starts, segments and scores.
 MARGIN, BESIDES_S = 1.15, 30.0
+# What a run is made of; the rows are not.
+FROZEN = ("pcl_auto", "plans", "benchmarks", ":!benchmarks/results")
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,15 @@ class Place:
     machine: str
     device_name: str
 
-    @property
-    def workspace(self) -> Workspace:
-        """The workspace of the code at hand: models of other code are not gone on with."""
-        return Workspace.at(self.work / f"workspace-{code_digest(CHECKOUT)}", "--work")
+    def workspace(self, name: str, digest: str) -> Workspace:
+        """Return the workspace of a data set as it is, planned as the list says, for the code at hand.
+
+        Plans and models of other files, other memory or other code are not gone on with.
+        """
+        dataset = self.listed.datasets[name]
+        facts = [code_digest(CHECKOUT), digest, str(self.data / dataset.task), f"{dataset.gpu_memory_gb:g}"]
+        key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:10]
+        return Workspace.at(self.work / f"workspace-{name}-{key}", "--work")
 
 
 # --- the frozen copy ------------------------------------------------------------------------------------------
@@ -82,11 +93,9 @@ def freeze(work: Path) -> tuple[Path, str]:
         StateError: this is no git checkout.
     """
     git = ["git", "-C", str(CHECKOUT)]
-    found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
-    if found.returncode:
-        fix = "say which commit this is: --commit"
-        raise StateError(Problem("study.no-commit", "no git checkout", str(CHECKOUT), fix, found=found.stderr.strip()))
-    commit = found.stdout.strip()
+    commit = _ask_git("rev-parse", "--short=10", "HEAD")
+    if changed := _ask_git("status", "--porcelain", "--", *FROZEN):
+        print_line(f"not committed, so not in these runs: {', '.join(line[3:] for line in changed.splitlines())}")
     copy = work / "code" / commit
     with sole_writer(copy, wait=True):
         if not copy.is_dir():
@@ -99,6 +108,19 @@ def freeze(work: Path) -> tuple[Path, str]:
                 tar.extractall(staged, filter="data")
             staged.rename(copy)
     return copy, commit
+
+
+def _ask_git(*words: str) -> str:
+    try:
+        command = ["git", "-C", str(CHECKOUT), *words]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        said, reason = found.stdout.rstrip(), found.stderr.strip() if found.returncode else ""
+    except OSError as error:
+        said, reason = "", str(error)
+    if reason:
+        fix = "say which commit this is: --commit"
+        raise StateError(Problem("study.no-commit", "no git checkout", str(CHECKOUT), fix, found=reason))
+    return said
 
 
 def code_digest(folder: Path) -> str:
@@ -130,7 +152,8 @@ def plan(place: Place, name: str, digest: str) -> None:
     Raises:
         DataError: a test scan that is a training scan, or what `pclauto plan` refuses.
     """
-    dataset, done = place.listed.datasets[name], place.work / "planned" / f"{name}-{digest}-{code_digest(CHECKOUT)}"
+    dataset, folder = place.listed.datasets[name], place.workspace(name, digest).results.parent
+    done = place.work / "planned" / folder.name
     with sole_writer(done, wait=True):
         if done.is_file():
             return
@@ -139,7 +162,7 @@ def plan(place: Place, name: str, digest: str) -> None:
         log = place.work / "logs" / f"plan-{name}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pcl_auto", "plan", str(task), "--json"]
-        options = ["--workspace", str(place.workspace.results.parent), "--gpu-memory-gb", f"{dataset.gpu_memory_gb:g}"]
+        options = ["--workspace", str(folder), "--gpu-memory-gb", f"{dataset.gpu_memory_gb:g}"]
         print_line(f"planning {dataset.task}")
         with log.open("wb") as output:
             code = subprocess.run(
@@ -172,23 +195,30 @@ def _environment() -> dict[str, str]:
 # --- one run, in a process of its own -------------------------------------------------------------------------
 
 
-def do_run(place: Place, run: StudyRun, workers: int | None) -> dict[str, Any]:
-    """Train, segment and score; return scores by case, and the seconds."""
+def make_job(place: Place, run: StudyRun, digest: str, workers: int | None) -> Job:
+    """Settle what a run trains on and is scored on; no label of a scan that it is scored on is opened.
+
+    Raises:
+        StateError: code, data set or recipe changed since the run was chosen.
+        UsageError: fewer labeled cases than the run needs.
+    """
     from pcl_auto.benchmark.arms import ALL_LABELS
     from pcl_auto.benchmark.study import BenchmarkRequest, resolve_study
-    from pcl_auto.benchmark.train_and_score import do_job
-    from pcl_auto.planning.plan import read_plan
 
     dataset, all_labels = place.listed.datasets[run.dataset], run.labels == ALL
-    data = next(
-        found
-        for found in place.workspace.planned()
-        if read_plan(found).root.resolve() == (place.data / dataset.task).resolve()
-    )
+    arm = place.listed.name_arm(run)
+    workspace = place.workspace(run.dataset, digest)
+    planned = workspace.planned()
+    if len(planned) != 1:
+        what, fix = (
+            f"{dataset.task} is not planned for this code",
+            "repeat the command: the code changed since it began",
+        )
+        raise StateError(Problem("study.not-planned", what, str(workspace.results.parent), fix))
     request = BenchmarkRequest(
         labeled="1" if all_labels else run.labels,
         draws=run.draw + 1,
-        arms=f"{place.listed.arm_name(run.arm)},{ALL_LABELS}" if all_labels else place.listed.arm_name(run.arm),
+        arms=f"{arm},{ALL_LABELS}" if all_labels else arm,
         base_recipe=place.listed.base_name(dataset),
         test_cases=dataset.development if run.scans == "development" else 0,
         configuration=dataset.configuration,
@@ -196,11 +226,16 @@ def do_run(place: Place, run: StudyRun, workers: int | None) -> dict[str, Any]:
         workers=workers,
         folder=place.work / "runs" / run.name,
     )
-    study = resolve_study(request, data, place.workspace)
+    study = resolve_study(request, planned[0], workspace)
     chosen = next(entry for entry in study.runs if entry.draw == run.draw and entry.arm.all_labels == all_labels)
-    job = study.job(chosen, place.workspace)
+    job = study.job(chosen, workspace)
     # A run is a unit of its own, on any machine.
-    job = replace(job, request=replace(job.request, shared_start=None))
+    return replace(job, request=replace(job.request, shared_start=None))
+
+
+def do_run(job: Job) -> dict[str, Any]:
+    """Train, segment and score; return scores by case, and the seconds."""
+    from pcl_auto.benchmark.train_and_score import do_job
 
     def log(event: str, values: object) -> None:
         if event in ("epoch", "pseudo_labels", "predicted", "rolled_back", "degenerate"):
@@ -212,17 +247,21 @@ def do_run(place: Place, run: StudyRun, workers: int | None) -> dict[str, Any]:
 
 
 def run_child(place: Place, given: argparse.Namespace) -> int:
-    """Do one run and leave its result in a file."""
-    _end_with_parent()
-    outcome = do_run(place, StudyRun(**json.loads(given.run)), given.workers)
-    write_json(Path(given.result), finite({**outcome, "commit": place.commit}))
+    """Do one run and leave its result in a file, with what made it."""
+    outcome = do_run(make_job(place, StudyRun(**json.loads(given.run)), given.digest, given.workers))
+    made_by = {
+        "commit": place.commit,
+        "data_digest": given.digest,
+        "machine": place.machine,
+        "device": place.device_name,
+    }
+    write_json(Path(given.result), finite({**outcome, **made_by}))
     return 0
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
+    """Kill this process and what it starts as soon as its parent is gone, which may be so already."""
     import threading
-
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -311,6 +350,10 @@ class Scheduler:
             except LockedError:  # another call has it
                 continue
             self.tried.add(run)
+            if run in self.place.rows.read() or self._result(run).is_file():  # another call was faster
+                lock.close()
+                self.collect()
+                continue
             self.running.append(self._start(run, lock))
             return True
         return False
@@ -323,8 +366,9 @@ class Scheduler:
         log = self.place.work / "logs" / f"{run.name}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         print_line(f"begun   {run.name} ({format_duration(self.deadline.left())} left)")
-        child = start_command([*self.given.child, "--run", json.dumps(asdict(run)), "--result", str(self._result(run))],
-                              log, VARIABLES)  # fmt: skip
+        words = ["--run", json.dumps(asdict(run)), "--result", str(self._result(run)), "--digest",
+                 self.digests[run.dataset], "--parent", str(os.getpid())]  # fmt: skip
+        child = start_command([*self.given.child, *words], log, VARIABLES)
         return Running(run, child, time.monotonic(), log, lock)
 
     def _result(self, run: StudyRun) -> Path:
@@ -349,7 +393,14 @@ class Scheduler:
         for run in self.missing(self.place.rows.read()):
             if self._result(run).is_file():
                 with suppress(LockedError), sole_writer(self.place.work / "runs" / run.name):
-                    self._keep(run)
+                    file = self._result(run)
+                    if not file.is_file():  # another call has kept it just now
+                        continue
+                    if read_json(file).get("data_digest", self.digests[run.dataset]) == self.digests[run.dataset]:
+                        self._keep(run)
+                    else:
+                        kept = file.rename(file.with_suffix(".other-data"))
+                        print_line(f"left out: a result of other files of {run.dataset}: {kept}")
 
     def _keep(self, run: StudyRun) -> float:
         """Append the rows of a finished run; return the seconds of its training."""
@@ -359,9 +410,11 @@ class Scheduler:
             for metric in ("dice", "hd95_mm")
         }
         seconds = math.nan if result["seconds"] is None else result["seconds"]
+        # Another call may have made it, of another commit and elsewhere; results of before say their commit alone.
         rows = RunRows(
-            run, scores["dice"], scores["hd95_mm"], result.get("commit", place.commit), self.digests[run.dataset],
-            place.machine, place.device_name, seconds,
+            run, scores["dice"], scores["hd95_mm"], result.get("commit", place.commit),
+            result.get("data_digest", self.digests[run.dataset]), result.get("machine", place.machine),
+            result.get("device", place.device_name), seconds,
         )  # fmt: skip
         self.done += place.rows.append(rows)
         self._result(run).unlink()
@@ -410,9 +463,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--whole", action="store_true", help="begin only what is expected to end in time")
     parser.add_argument("--dry-run", action="store_true", help="list the missing runs")
     parser.add_argument("--commit", default="", help="run this code as it is, and call it so")
-    for hidden in ("--run", "--result"):
+    for hidden in ("--run", "--result", "--digest"):
         parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if given.parallel < 0 or (given.workers or 0) < 0:
+        parser.error("--parallel and --workers take 0 or more")
     if given.data is None:
         parser.error("name the folder of the tasks with --data, or in PCLAUTO_TEST_DATA")
     return given
@@ -450,14 +506,55 @@ def in_frozen_copy(given: argparse.Namespace, words: Sequence[str]) -> int:
     os.execv(sys.executable, command)
 
 
+def refuse_unknown_words(place: Place, given: argparse.Namespace) -> None:
+    """Make sure that each word of --only is in the name of a run.
+
+    Raises:
+        UsageError: one is in none.
+    """
+    names = [run.name for run in place.listed.runs(given.block)]
+    if unknown := [word for word in given.only if not any(word in name for name in names)]:
+        fix, expected = "name a part of a run's name, as --dry-run lists them", names[0] if names else ""
+        what = f"no run has {unknown[0]!r} in its name"
+        raise UsageError(Problem("study.unknown-word", what, "--only", fix, expected, ", ".join(unknown)))
+
+
+def refuse_impossible(place: Place, missing: Sequence[StudyRun], digests: Mapping[str, str]) -> None:
+    """Make sure that there are the cases that the missing runs need, and that rows on record are of the same scans.
+
+    Raises:
+        UsageError: labeled cases are too few, or none shows some class, or other scans; everything at once.
+    """
+    problems: dict[str, Problem] = {}
+    recorded = {(run.dataset, run.scans): {*entry.dice} for run, entry in place.rows.read().items()}
+    # Every arm has the same cases.
+    for run in {(run.dataset, run.labels, run.draw, run.scans): run for run in missing}.values():
+        found: dict[str, Problem] = {}
+        with collected(found):
+            scored = {scan.id for scan in make_job(place, run, digests[run.dataset], 0).held_out.scans}
+            if scored != recorded.get((run.dataset, run.scans), scored):
+                what, expected = "rows on record are of other scans", f"{len(recorded[run.dataset, run.scans])} scans"
+                raise UsageError(Problem("study.other-cases", what, "", "", expected, f"{len(scored)} scans"))
+        where = f"{run.dataset} with {run.labels} labels, {run.scans} scans"
+        wrong = [replace(problem, where=where, fix="correct the list or the data set") for problem in found.values()]
+        problems |= {str(problem): problem for problem in wrong}
+    if problems:
+        raise UsageError(list(problems.values()))
+
+
 def run_study(place: Place, given: argparse.Namespace, words: Sequence[str]) -> int:
     """Do runs until the time is over; return 1 if one failed."""
-    deadline = Deadline(parse_budget(given.time))
+    deadline = Deadline(parse_budget(given.time, "--time"))
     there = {name: place.data / dataset.task for name, dataset in place.listed.datasets.items()}
     for name, task in there.items():
         if not (task / "dataset.json").is_file():
             print_line(f"left out: data set {name}, no folder {task}")
+    refuse_unknown_words(place, given)
     digests = {name: data_digest(task) for name, task in there.items() if (task / "dataset.json").is_file()}
+    if not digests:
+        fix = "name their folder with --data, or in PCLAUTO_TEST_DATA"
+        expected = " | ".join(dataset.task for dataset in place.listed.datasets.values())
+        raise DataError(Problem("study.no-data", "no data set of the list", str(place.data), fix, expected))
     refuse_changed_data(place.rows.read().values(), digests, place.rows.folder)
     given.child = [sys.executable, str(Path(__file__).resolve()), *words]
     scheduler = Scheduler(place, given, digests, deadline)
@@ -466,9 +563,11 @@ def run_study(place: Place, given: argparse.Namespace, words: Sequence[str]) -> 
     if given.dry_run:
         print("\n".join(run.name for run in missing))
         return 0
-    for name in dict.fromkeys(run.dataset for run in missing):
-        plan(place, name, digests[name])
     try:
+        place.rows.refuse_unwritable()
+        for name in dict.fromkeys(run.dataset for run in missing):
+            plan(place, name, digests[name])
+        refuse_impossible(place, missing, digests)
         scheduler.do()
     except KeyboardInterrupt:
         print_line("interrupted")
@@ -484,16 +583,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given.commit:
             return in_frozen_copy(given, words)
         if given.run:
+            _end_with(given.parent)
             return run_child(settle(given), given)
         os.nice(NICE)
         adopt_orphans()
         signal.signal(signal.SIGTERM, interrupt)
         os.environ.update(_environment())
         return run_study(settle(given), given, words)
-    except PclautoError as error:
-        for problem in error.problems:
+    except KeyboardInterrupt:
+        print_line("interrupted")
+        return 130
+    except (PclautoError, OSError) as error:
+        known = error if isinstance(error, PclautoError) else as_resource_error(error)
+        if known is None:
+            raise
+        for problem in known.problems:
             print_line(f"error: {problem}")
-        return error.exit_code
+        return known.exit_code
     finally:
         kill_all()
 

@@ -28,7 +28,7 @@ MAX_EPOCHS, MAX_STEPS = 10_000, 100_000
 _BUDGET = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?", re.ASCII)
 
 
-def parse_budget(text: str) -> int:
+def parse_budget(text: str, where: str = "--budget") -> int:
     """Return the seconds of a time budget like ``2h``, ``90m``, ``1h30m`` or ``45s``.
 
     Raises:
@@ -41,7 +41,7 @@ def parse_budget(text: str) -> int:
         return total
     fix = "write it like one of these, in this order and without spaces"
     raise UsageError(
-        Problem("budget.not-a-time", "not a budget of time", "--budget", fix, "2h | 90m | 1h30m | 45s", repr(text))
+        Problem("budget.not-a-time", "not a budget of time", where, fix, "2h | 90m | 1h30m | 45s", repr(text))
     )
 
 

@@ -10,7 +10,7 @@ from refusal import refused
 from study_list import ALL, Dataset, StudyList, read_list, recipe_digest, without_defaults
 
 from pcl_auto.benchmark.arms import make_arms
-from pcl_auto.errors import UsageError
+from pcl_auto.errors import StateError, UsageError
 from pcl_auto.recipe.load import load_recipe
 
 STUDY = Path(__file__).parents[3] / "benchmarks" / "study.toml"
@@ -91,10 +91,24 @@ def test_the_list_of_the_repository() -> None:
         ("[datasets.toy]", "[other]\n[datasets.toy]", ["study.wrong-list"]),
         ("[[blocks]]", "[[blocks", ["study.unreadable-list"]),
         ("draws = 2", "draws = 0\ndraw = 1", ["study.wrong-list"] * 2),
+        ('"nnunet", "default"', '"nnunet", "all-labels"', ["study.wrong-list"]),
+        # Recipes that rows and tables would take for others.
+        ('"nnunet", "default"', '"nnunet.toml", "default"', ["study.wrong-list"]),
+        ('"nnunet", "default"', '"nnunet", "com,ma/mine.toml"', ["study.wrong-list"]),
+        (
+            "draws = 2",
+            f"draws = 2\n{BLOCK.replace('default', 'com_ma/default.toml')}",
+            ["study.wrong-list"],
+        ),
+        ("[[blocks]]", "[blocks]", ["study.wrong-list"]),
+        ("[datasets.toy]", "[datasets]\ntoy = 1\n[other]", ["study.wrong-list"] * 3),
     ],
 )
 def test_wrong_lists(tmp_path: Path, before: str, after: str, expected: list[str]) -> None:
     (tmp_path / "wrong.toml").write_text('extends = "paper"\n[contrast]\nwieght = 1\n')
+    for name in ("nnunet.toml", "com,ma/mine.toml", "com_ma/default.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('extends = "default"\n[contrast]\nweight = 0.5\n')
     text = DATASET + BLOCK
     assert before in text
     with refused(UsageError, *expected):
@@ -111,7 +125,13 @@ def test_arms_and_base_recipes_may_lie_beside_the_list(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text('extends = "quick"\n[batch]\npatches = 6\n')
     text = (DATASET + BLOCK).replace('"quick"', '"base.toml"').replace('"default"]', '"mine.toml"]')
     listed = written(tmp_path, text)
-    assert [run.arm for run in listed.runs()][:2] == ["nnunet", "mine"]
+    runs = listed.runs()
+    assert [run.arm for run in runs][:2] == ["nnunet", "mine"]
+    # As a benchmark makes them, in the process of a run.
+    assert [listed.name_arm(run) for run in runs[:2]] == ["nnunet", str(tmp_path / "mine.toml")]
+    (tmp_path / "mine.toml").write_text('extends = "default"\n[contrast]\nweight = 0.25\n')
+    with refused(StateError, "study.recipe-changed"):
+        listed.name_arm(runs[1])
     assert listed.base_recipe(listed.datasets["toy"]).batch.patches == 6
 
 

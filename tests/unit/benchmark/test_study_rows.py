@@ -133,15 +133,39 @@ def test_other_columns_and_no_text(rows: RowFiles) -> None:
 
 
 def test_runs_of_other_cases(rows: RowFiles) -> None:
-    rows.append(replace(RESULT, run=replace(RUN, draw=5), dice={"a": 0.1}, hd95_mm={"a": 0.1}))
+    before = file_of(rows).read_bytes()
+    with refused(DataError, "study.other-cases"):
+        rows.append(replace(RESULT, run=replace(RUN, draw=5), dice={"a": 0.1}, hd95_mm={"a": 0.1}))
+    assert file_of(rows).read_bytes() == before
+    other = RowFiles(rows.folder.parent / "other")
+    other.append(replace(RESULT, run=replace(RUN, draw=5), dice={"a": 0.1}, hd95_mm={"a": 0.1}))
+    file_of(other).rename(rows.folder / "copy.csv")
     with refused(DataError, "study.other-cases"):
         rows.read()
+
+
+def test_rows_are_appended_behind_a_last_line_without_its_end(rows: RowFiles) -> None:
+    file_of(rows).write_text(file_of(rows).read_text().rstrip("\n"))
+    assert rows.append(replace(RESULT, run=replace(RUN, draw=5)))
+    assert len(rows.read()) == 6
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_a_training(tmp_path: Path) -> None:
+    RowFiles(tmp_path / "rows").refuse_unwritable()
+    (tmp_path / "file").touch()
+    with refused(StateError, "study.rows-unwritable"):
+        RowFiles(tmp_path / "file").refuse_unwritable()
 
 
 def test_rows_of_data_that_changed(rows: RowFiles) -> None:
     refuse_changed_data(rows.read().values(), {"toy": RESULT.data_digest, "other": "x"}, rows.folder)
     with refused(StateError, "study.data-changed"):
         refuse_changed_data(rows.read().values(), {"toy": "changed"}, rows.folder)
-    rows.append(replace(RESULT, run=replace(RUN, draw=5), data_digest="changed"))
+    changed, other = replace(RESULT, run=replace(RUN, draw=5), data_digest="changed"), RowFiles(rows.folder / "other")
+    with refused(DataError, "study.data-changed"):
+        rows.append(changed)
+    assert len(rows.read()) == 5
+    other.append(changed)
+    file_of(other).rename(rows.folder / "copy.csv")
     with refused(DataError, "study.data-changed"):
         rows.read()

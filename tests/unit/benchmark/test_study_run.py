@@ -21,7 +21,7 @@ from study_list import StudyRun, read_list
 from study_rows import RowFiles, RunRows
 from supervise import Deadline, adopt_orphans
 
-from pcl_auto.errors import DataError, StateError
+from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.workspace.lock import sole_writer
 
 LIST = """
@@ -52,7 +52,8 @@ if run["arm"] == "default" and run["draw"] == 2 and pathlib.Path("broken").exist
 cases = [{"id": case, "dice": 0.5, "hd95_mm": None} for case in "ab"]
 result.parent.mkdir(parents=True, exist_ok=True)
 part = result.with_suffix(".part")
-part.write_text(json.dumps({"cases": cases, "seconds": 1.0, "memory_mb": 1, "commit": "c0ffee"}))
+made_by = {"commit": "c0ffee", "data_digest": "data", "machine": "a machine", "device": "cpu"}
+part.write_text(json.dumps({"cases": cases, "seconds": 1.0, "memory_mb": 1, **made_by}))
 part.rename(result)
 """
 # A call of the command, without planning.
@@ -147,6 +148,23 @@ def test_a_result_that_was_not_recorded_is_collected(here: Path) -> None:
     (entry,) = scheduler.place.rows.read().values()
     assert (entry.run, entry.commit, entry.dice["a"]) == (run, "before", 0.25)
     assert not file.exists()
+
+
+def test_a_result_says_itself_what_made_it(here: Path) -> None:
+    scheduler = scheduler_in(here, 60)
+    first, second = scheduler.place.listed.runs()[:2]
+    result = {"cases": [{"id": "a", "dice": 0.25, "hd95_mm": 1.0}], "seconds": 1.0, "memory_mb": 1,
+              "commit": "before", "data_digest": "data", "machine": "elsewhere", "device": "a GPU"}  # fmt: skip
+    results = here / "work" / "results"
+    results.mkdir(parents=True)
+    (results / f"{first.name}.json").write_text(json.dumps(result))
+    # The data set changed before its rows were written.
+    (results / f"{second.name}.json").write_text(json.dumps({**result, "data_digest": "of other files"}))
+    scheduler.collect()
+    (entry,) = scheduler.place.rows.read().values()
+    assert (entry.run, entry.machine, entry.device, entry.data_digest) == (first, "elsewhere", "a GPU", "data")
+    assert [file.name for file in results.iterdir()] == [f"{second.name}.other-data"]
+    assert second in scheduler.missing(scheduler.place.rows.read())
 
 
 def test_two_calls_share_the_list(here: Path) -> None:
@@ -244,6 +262,63 @@ def test_the_frozen_copy_is_the_last_commit(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(study_run, "CHECKOUT", tmp_path / "work")
     with refused(StateError, "study.no-commit"):
         study_run.freeze(tmp_path / "elsewhere")
+
+
+def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with refused(StateError, "study.no-commit"):
+        study_run.freeze(tmp_path / "work")
+
+
+def test_what_is_not_committed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("benchmarks/study.toml", "benchmarks/results/rows.csv", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(study_run, "CHECKOUT", tmp_path)
+    study_run.freeze(tmp_path.parent / f"{tmp_path.name}-work")
+    assert capsys.readouterr().err == ""
+    for name in ("benchmarks/study.toml", "benchmarks/results/rows.csv", "README.md"):
+        (tmp_path / name).write_text("after")
+    study_run.freeze(tmp_path.parent / f"{tmp_path.name}-work")
+    assert capsys.readouterr().err == "not committed, so not in these runs: benchmarks/study.toml\n"
+
+
+def test_a_plan_is_of_its_files_its_memory_and_its_code(here: Path) -> None:
+    place = place_in(here)
+    folders = {place.workspace("toy", digest).results for digest in ("one", "other")}
+    (here / "study.toml").write_text(LIST.replace("gpu_memory_gb = 1", "gpu_memory_gb = 2"))
+    folders.add(replace(place, listed=read_list(here / "study.toml")).workspace("toy", "one").results)
+    assert len(folders) == 3
+
+
+def test_words_that_mean_no_run_are_refused(here: Path) -> None:
+    place = place_in(here)
+    study_run.refuse_unknown_words(place, Namespace(block=[], only=["default", "L2"]))
+    with refused(UsageError, "study.unknown-word"):
+        study_run.refuse_unknown_words(place, Namespace(block=[], only=["default", "defult"]))
+    with refused(UsageError, "study.unknown-block"):
+        place.listed.runs(["second"])
+
+
+@pytest.mark.parametrize("words", [["--parallel", "-1"], ["--workers", "-1"]])
+def test_numbers_below_none_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        study_run.parse(["--data", ".", *words])
+    assert "take 0 or more" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_a_parent_that_is_gone_already(here: Path) -> None:
+    """The parent may be killed while the child still imports."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    code = f"import sys, time; sys.path[:0] = {sys.path!r}; import study_run as run; run._end_with({gone.pid})"
+    child = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(60)"], start_new_session=True)
+    assert child.wait(timeout=50) == -signal.SIGKILL
 
 
 def test_the_machine_is_described_without_its_name() -> None:

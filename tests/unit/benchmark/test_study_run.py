@@ -180,7 +180,8 @@ def test_two_calls_share_the_list(here: Path) -> None:
     for each in (first, second, third):
         each.deadline = Deadline(0)
         each.do()
-    assert RowFiles(here / "results").read() == {}
+    # Cut off, unless it was faster.
+    assert {*RowFiles(here / "results").read()} <= {runs[0], runs[1], runs[3]}
 
 
 def test_what_runs_at_the_end_is_cut_off(here: Path) -> None:

@@ -25,6 +25,8 @@ UnlabeledMethod = Literal[
     "cross_supervision",
     "copy_paste_teacher",
 ]
+# Those with an exponential moving average of the network.
+EMA_TEACHER_METHODS: tuple[UnlabeledMethod, ...] = ("mean_teacher", "uncertainty_mean_teacher", "copy_paste_teacher")
 
 Range = tuple[float, float]
 # nnU-Net's share of validation steps; on cases that were learned from a glance is enough.

@@ -14,7 +14,7 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.split_plans import with_recipe
-from pcl_auto.recipe.settings import Contrast
+from pcl_auto.recipe.settings import EMA_TEACHER_METHODS, Contrast
 from pcl_auto.recipe.time_budget import Fitted, fit_recipe, format_duration, read_fit, write_fit
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run, TrainRequest
 from pcl_auto.workspace.atomic import staging_folder
@@ -157,9 +157,9 @@ def _head_memory(run: Run, planned: dict[str, Any]) -> float:
 def gpu_memory_mb(run: Run) -> int | None:
     """Estimate the most GPU memory that a training reserves; None where :func:`step_memory_mb` is not known.
 
-    nnU-Net's estimate grows with the voxels of a step alone. Here the weights come to it, with Adam's second moments
-    and the teacher where the recipe has them, and in joint steps the gradient of the features at the drawn voxels,
-    which is held for all voxels.
+    nnU-Net's estimate grows with the voxels of a step alone. Here the weights come to it, with Adam's second moments,
+    teachers and a second network where the recipe has them, and in joint steps with the contrastive loss the gradient
+    of the features at the drawn voxels, which is held for all voxels.
     """
     from pcl_auto.nnunet.network import weight_count
 
@@ -169,11 +169,12 @@ def gpu_memory_mb(run: Run) -> int | None:
     configuration = with_recipe(run.plan.nnunet["configurations"][run.configuration], run.recipe)
     dataset_json, recipe = run.plan.dataset_json, run.recipe
     weights = weight_count(configuration, len(dataset_json["channel_names"]), head_count(dataset_json["labels"]))
-    teacher = run.joint and recipe.teacher.ema_rounds > 0
-    weight_bytes = WEIGHT_BYTES + 4 * (recipe.optimizer.name != "sgd") + 4 * teacher
+    teachers = (recipe.teacher.ema_rounds > 0) + (recipe.unlabeled_loss.method in EMA_TEACHER_METHODS)
+    networks = 2 if run.joint and recipe.unlabeled_loss.method == "cross_supervision" else 1
+    weight_bytes = networks * (WEIGHT_BYTES + 4 * (recipe.optimizer.name != "sgd")) + 4 * teachers * run.joint
     features: int = configuration["architecture"]["arch_kwargs"]["features_per_stage"][0]
     voxels: int = configuration["batch_size"] * math.prod(configuration["patch_size"])
-    feature_bytes = 4 * features * voxels if run.joint else 0
+    feature_bytes = 4 * features * voxels if run.joint and recipe.contrast.weight else 0
     return round(GPU_MARGIN * (step_mb + (weights * weight_bytes + feature_bytes) / 2**20))
 
 

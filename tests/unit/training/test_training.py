@@ -470,6 +470,11 @@ def test_gpu_memory_is_that_of_a_step_and_of_the_weights(workspace: Workspace, m
     assert estimated() == round(1.2 * (512 + 10 * (4 + 4 + 4 + 2 + 4) + 4 * 8 * 4 * 64**3 / 2**20))
     adam = from_dict({"optimizer": {"name": "adam"}})
     assert estimated(recipe=adam, supervised_only=True) == round(1.2 * (512 + 10 * (4 + 4 + 4 + 2 + 4)))
+    # Without the contrastive loss there are no such features.
+    assert estimated(recipe="self_training") == round(1.2 * (512 + 10 * 14))
+    for method in ("mean_teacher", "uncertainty_mean_teacher", "copy_paste_teacher"):
+        assert estimated(recipe=method) == round(1.2 * (512 + 10 * (14 + 4)))
+    assert estimated(recipe="cross_supervision") == round(1.2 * (512 + 10 * (14 + 14)))
 
 
 # --- a model to start from ---

@@ -172,6 +172,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         if self.recipe.pseudo_labels.restart_network:
             draw_anew(self.network, self.settings.seed + round_number)
             self.optimizer.state.clear()
+            if self.teacher is not None:  # an average with the network before would be neither of the two
+                self.teacher.restart(unwrapped(self.network))
 
     def open_joint_streams(self, folder: pseudo_label_files.RoundFolder, used: Sequence[str]) -> None:
         """Open the streams of labeled patches and of patches of the cases ``used`` with their pseudo-labels."""

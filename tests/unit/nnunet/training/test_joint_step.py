@@ -17,6 +17,7 @@ from pcl_auto.nnunet.training import joint_step
 from pcl_auto.nnunet.training.joint_step import JointStep, join_patches
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.optimizers import backward_and_step
+from pcl_auto.nnunet.training.teacher import Teacher
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Mixing
 
@@ -130,6 +131,15 @@ def test_a_noisy_student_is_a_new_network_in_every_round() -> None:
     network = small_network(seed=5)
     fresh = list(network.apply(network.initialize).parameters())
     assert all(torch.equal(*pair) for n, pair in enumerate(zip(drawn[2], fresh, strict=True)) if n not in convolutions)
+
+
+def test_the_average_of_a_new_network_begins_with_it() -> None:
+    trainer: Any = SmallTrainer(load_recipe("noisy_student"))
+    trainer._guards, trainer.guard, trainer.joint_step = False, SimpleNamespace(source=lambda number: number), None
+    trainer.teacher = Teacher(trainer.network, 0.9)
+    nnUNetTrainerPCL._begin_round(trainer, 2)
+    pairs = zip(trainer.teacher.network.parameters(), trainer.network.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
 
 
 def test_a_self_trained_network_goes_on_in_every_round() -> None:

@@ -81,7 +81,7 @@ def test_the_list_of_the_repository() -> None:
         ("labels = [2, 1]", 'labels = ["all"]', ["study.wrong-list"]),
         ("labels = [2, 1]", "labels = []", ["study.wrong-list"]),
         ('["toy"]', '["toys"]', ["study.wrong-list"]),
-        ('"nnunet", "default"', '"nnunet", "defult"', ["benchmark.unknown-arm"]),
+        ('"nnunet", "default"', '"nnunet", "other"', ["benchmark.unknown-arm"]),
         ('"nnunet", "default"', '"nnunet", "wrong.toml"', ["recipe.unknown-key"]),
         ("development = 2", "development = 0", ["study.wrong-list"]),
         ("gpu_memory_gb = 1", "gpu_memory_gb = -1", ["study.wrong-list"]),

@@ -301,7 +301,7 @@ def test_words_that_mean_no_run_are_refused(here: Path) -> None:
     place = place_in(here)
     study_run.refuse_unknown_words(place, Namespace(block=[], only=["default", "L2"]))
     with refused(UsageError, "study.unknown-word"):
-        study_run.refuse_unknown_words(place, Namespace(block=[], only=["default", "defult"]))
+        study_run.refuse_unknown_words(place, Namespace(block=[], only=["default", "other"]))
     with refused(UsageError, "study.unknown-block"):
         place.listed.runs(["second"])
 

@@ -41,6 +41,7 @@ from pcl_auto.recipe.time_budget import format_duration, parse_budget
 from pcl_auto.workspace.files import finite, read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.processes import reaching_caller
 from pcl_auto.workspace.resources import as_resource_error
 
 if TYPE_CHECKING:
@@ -241,7 +242,8 @@ def do_run(job: Job) -> dict[str, Any]:
         if event in ("epoch", "pseudo_labels", "predicted", "rolled_back", "degenerate"):
             print(event, str(values)[:300], flush=True)
 
-    outcome = do_job(job, log)
+    with reaching_caller(log) as listener:
+        outcome = do_job(job, listener)
     shutil.rmtree(outcome["model"], ignore_errors=True)
     return {key: outcome[key] for key in ("cases", "seconds", "memory_mb")}
 

@@ -166,14 +166,15 @@ def plan(place: Place, name: str, digest: str) -> None:
         options = ["--workspace", str(folder), "--gpu-memory-gb", f"{dataset.gpu_memory_gb:g}"]
         print_line(f"planning {dataset.task}")
         with log.open("wb") as output:
-            code = subprocess.run(
-                [*command, *options], stdout=output, stderr=subprocess.STDOUT, env=_environment(), check=False
-            ).returncode
-        if code:
-            what, fix = f"{dataset.task} cannot be planned", f"look into {log}"
-            raise DataError(
-                Problem("study.not-planned", what, str(task), fix, found=f"exit code {code}: {last_words(log)}")
+            ended = subprocess.run(
+                [*command, *options], stdout=subprocess.PIPE, stderr=output, env=_environment(), check=False
             )
+        if ended.returncode:
+            with suppress(ValueError, KeyError, TypeError):
+                raise DataError([Problem(**problem) for problem in json.loads(ended.stdout)["problems"]])
+            what, fix = f"{dataset.task} cannot be planned", f"look into {log}"
+            found = f"exit code {ended.returncode}: {last_words(log)}"
+            raise DataError(Problem("study.not-planned", what, str(task), fix, found=found))
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,21 @@ def test_a_scan_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         study_run._refuse_twins(task)
     assert "data.labeled-twin-in-test" in [problem.code for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [('{"problems": [{"code": "data.x", "what": "w", "where": "", "fix": "f"}]}', "data.x"),
+                       ("Killed", "study.not-planned")],
+)  # fmt: skip
+def test_what_the_plan_refuses_is_told_as_it_tells_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, said: str, code: str
+) -> None:
+    shutil.move(small_task(here), here / "Task05_Toy")
+    (here / "python").write_text(f"#!/bin/sh\necho '{said}'\necho 'it ends' >&2\nexit 3\n")
+    (here / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(here / "python"))
+    with refused(DataError, code):
+        study_run.plan(place_in(here), "toy", "digest")
 
 
 def test_the_frozen_copy_is_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

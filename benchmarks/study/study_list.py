@@ -273,9 +273,9 @@ def _recipe_problems(listed: StudyList, file: Path) -> list[Problem]:
                     sources.setdefault(arm.name, set()).add(source)
     # Rows and tables know an arm by its name alone.
     for name, of_name in sources.items():
-        if len(of_name) > 1 or (name in BASELINE_ARMS and of_name != {name}):
-            what, expected = f"another recipe is called {name!r} as well", "a name for each recipe, none a baseline's"
-            problems[name] = _wrong(file, what, expected, ", ".join(sorted(of_name)))
+        if len(of_name) > 1:
+            what, found = f"two recipes are called {name!r}", ", ".join(sorted(of_name))
+            problems[name] = _wrong(file, what, "a name for each recipe", found)
     return list(problems.values())
 
 

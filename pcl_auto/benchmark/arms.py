@@ -95,6 +95,9 @@ def _make_arm(name: str, base: Recipe) -> Arm:
         fix = "take some of these, or give the path of a recipe's TOML file"
         raise UsageError(Problem("benchmark.unknown-arm", f"no arm {name!r}", "--arms", fix, expected))
     recipe = load_recipe(name)
+    if recipe.name in (*BASELINE_ARMS, ALL_LABELS):
+        what, fix = f"recipe called {recipe.name!r} as an arm that is none", "give its file, or its name, another name"
+        raise UsageError(Problem("benchmark.arm-named-as-baseline", what, name, fix))
     return Arm(recipe.name, _named(fit_recipe(recipe, base), recipe.name))
 
 

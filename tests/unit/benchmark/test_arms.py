@@ -123,6 +123,17 @@ def test_an_arm_from_a_file(tmp_path: Path) -> None:
     assert arm.recipe.contrast.weight == 0.5
 
 
+@pytest.mark.parametrize("name", ["nnunet", "nnunet_symmetric", "all-labels"])
+def test_a_recipe_is_not_called_as_a_baseline(tmp_path: Path, name: str) -> None:
+    """Its line in a table would be taken for the baseline's."""
+    own, renamed = tmp_path / f"{name}.toml", tmp_path / "mine.toml"
+    own.write_text('extends = "default"\n')
+    renamed.write_text(f'extends = "default"\nname = "{name}"\n')
+    arms, problems = make_arms([str(own), str(renamed)], BASE)
+    assert arms == []
+    assert codes(problems) == ["benchmark.arm-named-as-baseline"] * 2
+
+
 def test_every_wrong_arm_is_listed(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[contrast]\nweight = -1\nnope = 1\n")

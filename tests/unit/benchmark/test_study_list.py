@@ -93,7 +93,7 @@ def test_the_list_of_the_repository() -> None:
         ("draws = 2", "draws = 0\ndraw = 1", ["study.wrong-list"] * 2),
         ('"nnunet", "default"', '"nnunet", "all-labels"', ["study.wrong-list"]),
         # Recipes that rows and tables would take for others.
-        ('"nnunet", "default"', '"nnunet.toml", "default"', ["study.wrong-list"]),
+        ('"nnunet", "default"', '"nnunet.toml", "default"', ["benchmark.arm-named-as-baseline"]),
         ('"nnunet", "default"', '"nnunet", "com,ma/mine.toml"', ["study.wrong-list"]),
         (
             "draws = 2",

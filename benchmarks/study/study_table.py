@@ -20,7 +20,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CHECKOUT), str(Path(__file__).resolve().parent)]
 
-from study_list import ALL, StudyList, StudyRun, read_list
+from study_list import ALL, Dataset, StudyList, StudyRun, read_list
 from study_rows import RowFiles, RunRows
 
 from pcl_auto.benchmark.arms import BASELINE_ARMS
@@ -46,13 +46,17 @@ LABELED, ALL_LABELS = 2, 10**9
 
 @dataclass(frozen=True)
 class Table:
-    """All arms on one data set with every number of labels, scored on one kind of scans."""
+    """All arms on one data set with every number of labels, scored on one kind of scans.
+
+    ``note``: what the list says of the data set's confirmation scans.
+    """
 
     dataset: str
     scans: str
     cases: int
     rows: tuple[Row, ...]
     by_draw: Mapping[tuple[str, int], Mapping[int, float]]
+    note: str = ""
 
     @property
     def title(self) -> str:
@@ -71,8 +75,9 @@ def current(listed: StudyList, found: Mapping[StudyRun, RunRows]) -> tuple[list[
     return runs, len(found) - len(runs)
 
 
-def make_tables(runs: Sequence[RunRows], order: Sequence[str]) -> list[Table]:
-    """Sort the runs into tables; ``order``: the data sets."""
+def make_tables(runs: Sequence[RunRows], datasets: Mapping[str, Dataset]) -> list[Table]:
+    """Sort the runs into tables, in the order of the data sets."""
+    order = list(datasets)
     groups: dict[tuple[str, str], dict[tuple[str, int], dict[int, RunRows]]] = defaultdict(lambda: defaultdict(dict))
     for entry in runs:
         labeled = ALL_LABELS if entry.run.labels == ALL else int(entry.run.labels)
@@ -97,7 +102,8 @@ def make_tables(runs: Sequence[RunRows], order: Sequence[str]) -> list[Table]:
             for entry in results
         }
         cases = len(next(iter(next(iter(arms.values())).values())).dice)
-        tables.append(Table(dataset, scans, cases, tuple(summarize(results)), by_draw))
+        note = datasets[dataset].note if scans == "confirmation" else ""
+        tables.append(Table(dataset, scans, cases, tuple(summarize(results)), by_draw, note))
     return tables
 
 
@@ -118,7 +124,7 @@ def interval(found: Interval) -> str:
 
 def render(table: Table) -> list[str]:
     """Render a table in Markdown, a part for each number of labels."""
-    lines = [f"## {table.title}: {table.cases} {table.scans} scans", ""]
+    lines = [f"## {table.title}: {table.cases} {table.scans} scans", "", *([table.note, ""] if table.note else [])]
     for labeled in sorted({row.labeled for row in table.rows}):
         rows = table.with_labels(labeled)
         baselines = [row.arm for row in rows if row.baseline]
@@ -174,7 +180,9 @@ def _verdict(row: Row) -> str:
     """Say in a few words how a recipe stands against all baselines."""
     if row.verdict == "no verdict":
         return explain_no_verdict(min(found.draws for found in row.comparisons.values()))
-    words = {"better": "better than every baseline", "worse": "worse than a baseline"}
+    # Some baseline may not have been run.
+    better = "every baseline" if row.comparisons.keys() == BASELINE_ARMS.keys() else ", ".join(row.comparisons)
+    words = {"better": f"better than {better}", "worse": "worse than a baseline"}
     return words.get(str(row.verdict), str(row.verdict))
 
 
@@ -279,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {problem}", file=sys.stderr)
         return error.exit_code
     runs, others = current(listed, found)
-    tables = make_tables(runs, list(listed.datasets))
+    tables = make_tables(runs, listed.datasets)
     print("\n".join([*summary(tables), ""]))
     print("\n".join(line for table in tables for line in render(table)))
     if given.costs:

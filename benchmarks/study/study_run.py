@@ -56,6 +56,8 @@ SECONDS_BETWEEN_LOOKS = 0.2
 GPU_GB_PER_RUN, CORES_PER_RUN = 4.0, 2
 # A run may take so much longer than others of its kind have; besides training it starts, segments and scores.
 MARGIN, BESIDES_S = 1.15, 30.0
+# The exit code, as a shell has it.
+INTERRUPTED = 130
 # What a run is made of; the rows are not.
 FROZEN = ("pcl_auto", "plans", "benchmarks", ":!benchmarks/results")
 
@@ -546,7 +548,7 @@ def refuse_impossible(place: Place, missing: Sequence[StudyRun], digests: Mappin
 
 
 def run_study(place: Place, given: argparse.Namespace, words: Sequence[str]) -> int:
-    """Do runs until the time is over; return 1 if one failed."""
+    """Do runs until the time is over; return 1 if one failed, another code if interrupted."""
     deadline = Deadline(parse_budget(given.time, "--time"))
     there = {name: place.data / dataset.task for name, dataset in place.listed.datasets.items()}
     for name, task in there.items():
@@ -566,6 +568,7 @@ def run_study(place: Place, given: argparse.Namespace, words: Sequence[str]) -> 
     if given.dry_run:
         print("\n".join(run.name for run in missing))
         return 0
+    interrupted = False
     try:
         place.rows.refuse_unwritable()
         for name in dict.fromkeys(run.dataset for run in missing):
@@ -573,9 +576,10 @@ def run_study(place: Place, given: argparse.Namespace, words: Sequence[str]) -> 
         refuse_impossible(place, missing, digests)
         scheduler.do()
     except KeyboardInterrupt:
+        interrupted = True
         print_line("interrupted")
     print_line(f"{scheduler.done} runs more on record, {len(scheduler.missing(place.rows.read()))} are missing")
-    return int(bool(scheduler.failed))
+    return INTERRUPTED if interrupted else int(bool(scheduler.failed))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -595,7 +599,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_study(settle(given), given, words)
     except KeyboardInterrupt:
         print_line("interrupted")
-        return 130
+        return INTERRUPTED
     except (PclautoError, OSError) as error:
         known = error if isinstance(error, PclautoError) else as_resource_error(error)
         if known is None:

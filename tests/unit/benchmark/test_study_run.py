@@ -343,6 +343,25 @@ def test_a_run_ends_with_a_parent_that_is_gone_already(here: Path) -> None:
     assert child.wait(timeout=50) == -signal.SIGKILL
 
 
+def test_an_interrupted_study_does_not_end_as_one_that_is_through(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shutil.move(small_task(here), here / "Task05_Toy")
+    monkeypatch.setattr(study_run, "plan", interrupted)
+    given = Namespace(time="1m", block=[], only=[], parallel=1, whole=False, dry_run=False)
+    assert study_run.run_study(place_in(here), given, []) == study_run.INTERRUPTED
+    assert "0 runs more on record, 12 are missing" in capsys.readouterr().err
+
+
+def test_no_data_set_of_the_list(here: Path) -> None:
+    given = Namespace(time="1m", block=[], only=[])
+    with refused(DataError, "study.no-data"):
+        study_run.run_study(place_in(here), given, [])
+
+
 def test_the_machine_is_described_without_its_name() -> None:
     text = study_run.machine_name()
     assert "cores" in text

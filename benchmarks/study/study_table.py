@@ -130,7 +130,7 @@ def render(table: Table) -> list[str]:
         baselines = [row.arm for row in rows if row.baseline]
         compared = any(row.comparisons for row in rows)
         head = ["arm", "draws", "Dice ± sd", "HD95 mm"]
-        head += [*(f"Δ {base}" for base in baselines), "p", "gap closed"] if compared else []
+        head += [*(f"Δ {base}" for base in baselines), "p to the best", "gap closed"] if compared else []
         lines += [f"**{labels_text(labeled)}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in rows:
             dice = f"{decimals(row.dice.mean)} ± {decimals(row.dice.sd)}"

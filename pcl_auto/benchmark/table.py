@@ -62,7 +62,7 @@ class Row:
     """An arm with one number of labels, over the draws that are there.
 
     ``comparisons``: with each baseline of as many labels, by its name; none for a baseline. ``best_baseline``: the one
-    of the highest mean Dice. ``gap_closed``: the share of the way from it to the ceiling, which is the best baseline
+    of the highest mean Dice over the draws that it shares with the arm, so that the gain over it is the smallest. ``gap_closed``: the share of the way from it to the ceiling, which is the best baseline
     with all labels; NaN where there is no ceiling above it.
     """
 
@@ -172,17 +172,18 @@ def summarize(results: Sequence[ArmResults]) -> list[Row]:
     """Compare every recipe with the baselines of as many labels; return a row of each result, in their order."""
     ceiling = _best([entry for entry in results if entry.all_labels])
     compared: dict[int, dict[str, dict[str, Comparison]]] = {}
-    best: dict[int, ArmResults | None] = {}
     for labeled in {entry.labeled for entry in results}:
         alone = [entry for entry in results if entry.labeled == labeled and entry.baseline]
         recipes = {entry.arm: entry.dice for entry in results if entry.labeled == labeled and not entry.baseline}
         # All recipes at once: p is adjusted for their number.
         compared[labeled] = {baseline.arm: compare_arms(recipes, baseline.dice) for baseline in alone}
-        best[labeled] = _best(alone)
+    baselines = {(entry.labeled, entry.arm): entry for entry in results if entry.baseline}
     rows = []
     for entry in results:
-        lower = None if entry.baseline else best[entry.labeled]
         by_baseline = {} if entry.baseline else compared[entry.labeled]
+        comparisons = {name: found[entry.arm] for name, found in by_baseline.items() if entry.arm in found}
+        best = min(comparisons, key=lambda name: comparisons[name].difference, default=None)
+        lower = None if best is None else baselines[entry.labeled, best]
         rows.append(
             Row(
                 arm=entry.arm,
@@ -194,8 +195,8 @@ def summarize(results: Sequence[ArmResults]) -> list[Row]:
                 hd95_undefined=entry.hd95_undefined,
                 seconds=entry.seconds,
                 memory_mb=entry.memory_mb,
-                comparisons={name: found[entry.arm] for name, found in by_baseline.items() if entry.arm in found},
-                best_baseline=lower.arm if lower else None,
+                comparisons=comparisons,
+                best_baseline=best,
                 gap_closed=gap_closed(entry.dice, lower.dice, ceiling.dice) if lower and ceiling else math.nan,
             )
         )

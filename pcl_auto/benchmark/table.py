@@ -62,8 +62,8 @@ class Row:
     """An arm with one number of labels, over the draws that are there.
 
     ``comparisons``: with each baseline of as many labels, by its name; none for a baseline. ``best_baseline``: the one
-    of the highest mean Dice over the draws that it shares with the arm, so that the gain over it is the smallest. ``gap_closed``: the share of the way from it to the ceiling, which is the best baseline
-    with all labels; NaN where there is no ceiling above it.
+    over which the arm gains the least, on the draws that both have. ``gap_closed``: the share of the way from it to the
+    ceiling, which is the best baseline with all labels; NaN where there is no ceiling above it.
     """
 
     arm: str

@@ -83,7 +83,6 @@ class Run:
 
     ``settings``: what its trainer reads. ``start``: the checkpoint that it begins with, if any. ``fitted``: the
     schedule that fits the time budget ``budget_s``; until there is one, the settings have the recipe's own.
-    ``stock_mirroring``: mirrored as stock nnU-Net does, whatever the recipe says.
     """
 
     data: DatasetFolder
@@ -98,7 +97,6 @@ class Run:
     start: Path | None = None
     budget_s: int | None = None
     fitted: Fitted | None = None
-    stock_mirroring: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -205,12 +203,10 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     configuration = plan.configuration_named(request.configuration)
     model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
     settings = RunSettings(
-        recipe, request.seed, split.name, deterministic=request.deterministic, folds=request.folds or NNUNET_FOLDS
-    )
-    run = Run(
-        data, plan, split, settings, configuration, trainer, plans_name, model,
-        start=start, budget_s=budget_s, stock_mirroring=request.supervised_only and not request.recipe_mirroring,
+        recipe, request.seed, split.name, deterministic=request.deterministic, folds=request.folds or NNUNET_FOLDS,
+        recipe_mirroring=request.recipe_mirroring or not request.supervised_only,
     )  # fmt: skip
+    run = Run(data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
     if budget_s is None or not run.budget_file.is_file():
         return run
     return run.with_fit(read_fit(run.budget_file, recipe))

@@ -107,7 +107,7 @@ def prepare(run: Run, listener: Listener) -> tuple[Run, dict[str, Any]]:
 def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:
     """Measure the axes to mirror along on the stored scans; None where they are left to nnU-Net."""
     mirroring = run.recipe.augmentation.mirroring
-    if run.stock_mirroring or mirroring == "all":
+    if mirroring == "all":
         return None
     if mirroring == "none":
         return ()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from shared import copy_of
 from shell import Shell, codes
 
@@ -83,3 +84,19 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     shown = shell.pclauto(*sweep, "--labeled", "2").stdout.splitlines()
     assert shown[0].split() == ["labels", "nnunet", "paper", "Δ"]
     assert shown[1].split()[0] == "2"
+
+
+def test_baselines_mirror_as_their_names_say_with_all_labels_too(shell: Shell, task: Path, planned_once: Path) -> None:
+    (shell.folder / "short.toml").write_text('extends = "tiny.toml"\n[schedule]\nrounds = 1\nepochs_per_round = 1\n')
+    copy_of(planned_once, shell.folder / "bench-work")
+    done = shell.pclauto(
+        "benchmark", task, "--workspace", "bench-work", "--labeled", "1", "--draws", "1", "--device", "cpu",
+        "--arms", "nnunet,nnunet_no_mirroring,all-labels", "--base-recipe", "short.toml", "--json",
+    )  # fmt: skip
+    axes = {}
+    for run in json.loads(done.stdout)["runs"]:
+        content = torch.load(Path(run["model"]) / "fold_all" / "checkpoint_final.pth", weights_only=True)
+        axes[run["arm"], run["labeled"]] = list(content["inference_allowed_mirroring_axes"] or ())
+    assert len(axes) == 4
+    for (arm, _), found in axes.items():
+        assert found == ([0, 1, 2] if arm == "nnunet" else [])

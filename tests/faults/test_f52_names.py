@@ -61,7 +61,7 @@ def test_f52_json_files_and_events(tmp_path: Path, name: str) -> None:
 @every_name
 def test_f52_a_table_of_results_computes_nothing(name: str) -> None:
     entry = {
-        "settings": {"arm": name, "labeled": 2, "seed": 0},
+        "settings": {"arm": name, "labeled": 2, "draw": 0},
         "cases": [{"id": name, "dice": -0.5, "hd95_mm": 2.0}],
     }
     text = as_csv({"run": entry})

@@ -58,6 +58,10 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             deform_elastically(transforms, self.recipe.augmentation.elastic)
         return transforms
 
+    @property
+    def _mirrors_as_recipe(self) -> bool:
+        return True
+
     def learn(self) -> None:
         """Train the supervised start, then the rounds.
 

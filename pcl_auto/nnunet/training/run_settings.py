@@ -21,7 +21,8 @@ class RunSettings:
 
     ``split``: its name. ``store``: the key of the case store that the split reads, empty until the split is prepared.
     ``folds``: of a cross-validation over the labeled cases, if a fold is trained. ``mirror_axes``: axes of the patch to
-    mirror along; None leaves the choice to nnU-Net.
+    mirror along; None leaves the choice to nnU-Net. ``recipe_mirroring``: a training without rounds mirrors along them
+    too, not as stock nnU-Net does.
     """
 
     recipe: Recipe
@@ -31,6 +32,7 @@ class RunSettings:
     deterministic: bool = False
     mirror_axes: tuple[int, ...] | None = None
     folds: int = NNUNET_FOLDS
+    recipe_mirroring: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for a plans file."""

@@ -168,10 +168,15 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:  # noqa: N802
         """Configure nnU-Net's augmentation, mirrored along the axes that the run was given."""
         rotation, dummy_2d, initial_patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if self.settings.mirror_axes is not None:
+        if self.settings.mirror_axes is not None and self._mirrors_as_recipe:
             # Prediction too: what was never seen mirrored cannot be averaged over mirrored copies.
             axes = self.inference_allowed_mirroring_axes = self.settings.mirror_axes or None
         return rotation, dummy_2d, initial_patch, axes
+
+    @property
+    def _mirrors_as_recipe(self) -> bool:
+        # A baseline shares its plans with the run beside it, whose axes they hold.
+        return self.settings.recipe_mirroring
 
     def learn(self) -> None:
         """Train all epochs on labeled cases alone."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import study_run
+import study_setup
 from refusal import refused
 from refusals import small_task
 from study_list import StudyRun, read_list
@@ -66,9 +67,9 @@ test_study_run.do_all(float(sys.argv[1]))
 """
 
 
-def place_in(folder: Path) -> study_run.Place:
+def place_in(folder: Path) -> study_setup.Place:
     (folder / "study.toml").write_text(LIST)
-    return study_run.Place(
+    return study_setup.Place(
         listed=read_list(folder / "study.toml"), rows=RowFiles(folder / "results"), data=folder, work=folder / "work",
         commit="c0ffee", device="cpu", machine="a machine", device_name="cpu",
     )  # fmt: skip
@@ -230,16 +231,16 @@ def test_the_data_set_is_known_by_its_content(tmp_path: Path) -> None:
         small_task(tmp_path / folder)
     first, second = (next((tmp_path / folder).glob("Task*")) for folder in ("a", "b"))
     os.utime(first / "dataset.json", (1, 1))
-    assert study_run.data_digest(first) == study_run.data_digest(second)
+    assert study_setup.data_digest(first) == study_setup.data_digest(second)
     label = next((first / "labelsTr").iterdir())
     label.write_bytes(label.read_bytes()[:-1] + b"?")
-    assert study_run.data_digest(first) != study_run.data_digest(second)
+    assert study_setup.data_digest(first) != study_setup.data_digest(second)
 
 
 def test_a_scan_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     small_task(tmp_path)
     task = next(tmp_path.glob("Task*"))
-    study_run._refuse_twins(task)
+    study_setup._refuse_twins(task)
     scan = next((task / "imagesTr").iterdir())
     (task / "imagesTs").mkdir(exist_ok=True)
     description = json.loads((task / "dataset.json").read_text())
@@ -247,7 +248,7 @@ def test_a_scan_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     description["test"] = [*description.get("test", []), f"./imagesTs/twin{''.join(scan.suffixes)}"]
     (task / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(DataError) as caught:
-        study_run._refuse_twins(task)
+        study_setup._refuse_twins(task)
     assert "data.labeled-twin-in-test" in [problem.code for problem in caught.value.problems]
 
 
@@ -263,7 +264,7 @@ def test_what_the_plan_refuses_is_told_as_it_tells_it(
     (here / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(here / "python"))
     with refused(DataError, code):
-        study_run.plan(place_in(here), "toy", "digest")
+        study_setup.plan(place_in(here), "toy", "digest")
 
 
 def test_the_frozen_copy_is_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,21 +276,21 @@ def test_the_frozen_copy_is_the_last_commit(tmp_path: Path, monkeypatch: pytest.
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
     code.write_text("changed = 2\n")
-    monkeypatch.setattr(study_run, "CHECKOUT", checkout)
-    copy, commit = study_run.freeze(tmp_path / "work")
+    monkeypatch.setattr(study_setup, "CHECKOUT", checkout)
+    copy, commit = study_setup.freeze(tmp_path / "work")
     assert (copy / "pcl_auto" / "code.py").read_text() == "committed = 1\n"
     assert copy.name == commit
-    assert study_run.code_digest(copy) != study_run.code_digest(checkout)
-    assert study_run.freeze(tmp_path / "work") == (copy, commit)
-    monkeypatch.setattr(study_run, "CHECKOUT", tmp_path / "work")
+    assert study_setup.code_digest(copy) != study_setup.code_digest(checkout)
+    assert study_setup.freeze(tmp_path / "work") == (copy, commit)
+    monkeypatch.setattr(study_setup, "CHECKOUT", tmp_path / "work")
     with refused(StateError, "study.no-commit"):
-        study_run.freeze(tmp_path / "elsewhere")
+        study_setup.freeze(tmp_path / "elsewhere")
 
 
 def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused(StateError, "study.no-commit"):
-        study_run.freeze(tmp_path / "work")
+        study_setup.freeze(tmp_path / "work")
 
 
 def test_what_is_not_committed_is_told(
@@ -301,12 +302,12 @@ def test_what_is_not_committed_is_told(
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
-    monkeypatch.setattr(study_run, "CHECKOUT", tmp_path)
-    study_run.freeze(tmp_path.parent / f"{tmp_path.name}-work")
+    monkeypatch.setattr(study_setup, "CHECKOUT", tmp_path)
+    study_setup.freeze(tmp_path.parent / f"{tmp_path.name}-work")
     assert capsys.readouterr().err == ""
     for name in ("benchmarks/study.toml", "benchmarks/results/rows.csv", "README.md"):
         (tmp_path / name).write_text("after")
-    study_run.freeze(tmp_path.parent / f"{tmp_path.name}-work")
+    study_setup.freeze(tmp_path.parent / f"{tmp_path.name}-work")
     assert capsys.readouterr().err == "not committed, so not in these runs: benchmarks/study.toml\n"
 
 
@@ -363,7 +364,7 @@ def test_no_data_set_of_the_list(here: Path) -> None:
 
 
 def test_the_machine_is_described_without_its_name() -> None:
-    text = study_run.machine_name()
+    text = study_setup.machine_name()
     assert "cores" in text
     assert os.uname().nodename not in text
 

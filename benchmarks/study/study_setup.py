@@ -34,7 +34,7 @@ FROZEN = ("pcl_auto", "plans", "benchmarks", ":!benchmarks/results")
 
 @dataclass(frozen=True)
 class Place:
-    """Where the study runs: folders, device, and what its rows say of them."""
+    """Folders and device of a study, and the names that its rows have for them."""
 
     listed: StudyList
     rows: RowFiles

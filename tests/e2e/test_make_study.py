@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from shared import copy_of, shell_in
 from shell import Shell
+from study_lists import toy_block, toy_dataset
 
 from pcl_auto.benchmark.test_cases import hold_out
 from pcl_auto.planning.plan import read_plan
@@ -24,21 +25,7 @@ from pcl_auto.workspace.folders import Workspace
 pytestmark = pytest.mark.slow
 
 STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
-LIST = """
-[datasets.toy]
-task = "Task99_Phantom"
-configuration = "3d_fullres"
-gpu_memory_gb = 1
-base = "tiny.toml"
-development = 2
-
-[[blocks]]
-name = "first"
-datasets = ["toy"]
-arms = ["nnunet", "mine.toml"]
-labels = [2]
-draws = 1
-"""
+LIST = toy_dataset("Task99_Phantom", "tiny.toml") + toy_block("[2]", 1, "mine.toml")
 DEVELOPMENT = 2
 # Imports and a plan on a slow core.
 MAX_SECONDS = 600

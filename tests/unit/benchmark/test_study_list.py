@@ -8,28 +8,14 @@ from pathlib import Path
 import pytest
 from refusal import refused
 from study_list import ALL, Dataset, StudyList, read_list, recipe_digest, without_defaults
+from study_lists import toy_block, toy_dataset
 
 from pcl_auto.benchmark.arms import make_arms
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.recipe.load import load_recipe
 
 STUDY = Path(__file__).parents[3] / "benchmarks" / "study.toml"
-DATASET = """
-[datasets.toy]
-task = "Task05_Toy"
-configuration = "3d_fullres"
-gpu_memory_gb = 1
-base = "quick"
-development = 2
-"""
-BLOCK = """
-[[blocks]]
-name = "first"
-datasets = ["toy"]
-arms = ["nnunet", "default"]
-labels = [2, 1]
-draws = 2
-"""
+DATASET, BLOCK = toy_dataset(), toy_block()
 
 
 def written(folder: Path, text: str) -> StudyList:

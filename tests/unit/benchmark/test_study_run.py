@@ -20,27 +20,14 @@ import study_setup
 from refusal import refused
 from refusals import small_task
 from study_list import StudyRun, read_list
+from study_lists import toy_block, toy_dataset
 from study_rows import RowFiles, RunRows
 from supervise import Deadline, adopt_orphans
 
 from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.workspace.lock import sole_writer
 
-LIST = """
-[datasets.toy]
-task = "Task05_Toy"
-configuration = "3d_fullres"
-gpu_memory_gb = 1
-base = "quick"
-development = 2
-
-[[blocks]]
-name = "first"
-datasets = ["toy"]
-arms = ["nnunet", "default"]
-labels = [1, 2]
-draws = 3
-"""
+LIST = toy_dataset() + toy_block(labels="[1, 2]", draws=3)
 # In place of a training: takes a moment, notes that it was begun, and leaves a result.
 CHILD = """
 import json, pathlib, sys, time

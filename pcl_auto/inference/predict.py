@@ -228,7 +228,8 @@ def predict_array(
         image: shape (z, y, x), or (C, z, y, x) with the channels in the order of the model's.
         spacing_mm: of the voxels along z, y and x.
         model: a model folder.
-        affine: where the scan's header has one (x, y, z to mm, shape (4, 4)), to check the order of axes by.
+        affine: where the scan's header has one (x, y, z to mm in RAS, shape (4, 4)), to check the order of axes by, and
+            to turn the scan by where the model's reader does.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         mirroring: as of :func:`predict`.
 
@@ -262,7 +263,14 @@ def predict_array(
         from pcl_auto.nnunet.inference.predictor import ModelPredictor
 
         predictor = ModelPredictor(model, chosen, mirroring=mirroring)
-        return predictor.segment_image(finite_voxels(volume, "image"), {"spacing": spacing}, "image").mask
+        properties = {"spacing": spacing, **({} if affine is None else {"sitk_stuff": _direction(affine)})}
+        return predictor.segment_image(finite_voxels(volume, "image"), properties, "image").mask
+
+
+def _direction(affine: np.ndarray) -> dict[str, Any]:
+    """Return the direction cosines of an affine as ITK has them: row by row, in LPS."""
+    to_mm = np.asarray(affine, dtype=float)[:3, :3] * [[-1], [-1], [1]]
+    return {"direction": tuple((to_mm / np.linalg.norm(to_mm, axis=0)).flatten())}
 
 
 def _require_spacing(spacing_mm: Sequence[float], affine: np.ndarray | None) -> None:

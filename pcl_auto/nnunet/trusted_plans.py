@@ -15,7 +15,11 @@ from typing import Any
 
 from pcl_auto.errors import Problem, StateError
 
-READERS = frozenset({"SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "Tiff3DIO", "NaturalImage2DIO"})
+READERS = frozenset(
+    {
+        "SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient", "Tiff3DIO", "NaturalImage2DIO",
+    }
+)  # fmt: skip
 # The second is ours (pcl_auto.nnunet.data.bias_field).
 PREPROCESSORS = frozenset({"DefaultPreprocessor", "BiasCorrectingPreprocessor"})
 NORMALIZATIONS = frozenset(

@@ -203,11 +203,9 @@ def test_f51_what_nnunets_planners_write_is_accepted(name: str, monkeypatch: pyt
 
 
 def test_f51_every_name_of_nnunet_that_is_accepted_exists_and_none_is_missing() -> None:
-    import nnunetv2.imageio.reader_writer_registry as readers
     import nnunetv2.preprocessing.normalization.map_channel_name_to_normalization as schemes
     from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 
-    assert {reader.__name__ for reader in readers.LIST_OF_IO_CLASSES} == trusted_plans.READERS
     known = {scheme.__name__ for scheme in schemes.channel_name_to_normalization_mapping.values()}
     assert known == trusted_plans.NORMALIZATIONS
     assert all(map(recursive_find_resampling_fn_by_name, trusted_plans.RESAMPLINGS))

@@ -22,6 +22,8 @@ from pcl_auto.data.labels import (
 )
 from pcl_auto.errors import DataError, Problem
 
+# Readers of nnU-Net that leave an image as it is stored, as ours does; "None" leaves the choice to nnU-Net.
+READERS_AS_STORED = ("None", "SimpleITKIO", "NibabelIO")
 # The largest decathlon file is below 100 kB; a file beyond this is no list of scans.
 _MAX_BYTES = 1 << 26
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
@@ -130,6 +132,7 @@ class _Parser:
         """
         channels, labels = self._channels(content), self._labels(content.get("labels"))
         order = self._order(content.get("regions_class_order"), labels)
+        self._refuse_reader(content.get("overwrite_image_reader_writer", "None"))
         if "training" not in content and isinstance(content.get("channel_names"), dict) and "file_ending" in content:
             return Description(channels, labels, (), (), order, raw=content)
         if not isinstance(content.get("training"), list):
@@ -165,6 +168,12 @@ class _Parser:
             self._refuse(code, what, "keep one of them", "one list", found)
             return None
         return None if wrong else parsed[spellings[0]]
+
+    def _refuse_reader(self, name: Any) -> None:
+        if name not in READERS_AS_STORED:
+            code, what = "dataset-json.reader", "overwrite_image_reader_writer asks for a reader that is not used"
+            fix = "take the key out, and save images that are to be turned to RAS so, with their labels"
+            self._refuse(code, what, fix, " | ".join(READERS_AS_STORED), _shown(name))
 
     def _labels(self, raw: Any) -> Labels | None:
         """Return classes and regions with their values, from ``{"0": name}`` or ``{name: 0}``, classes by value."""

@@ -21,6 +21,7 @@ from pcl_auto.method.confidence import PASSES
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
+from pcl_auto.nnunet.data.orientation import require_nibabels_view, require_reader, turn_for
 from pcl_auto.nnunet.errors import memory_errors
 from pcl_auto.nnunet.inference.confidence import read_reference
 from pcl_auto.nnunet.inference.export import dtype_of_masks, mask_inside, mask_of, on_scan
@@ -77,6 +78,8 @@ class ModelPredictor:
         self.reference = read_reference(checkpoints[0].parent)
         plans, self.dataset_json = read_json(model / "plans.json"), read_json(model / "dataset.json")
         require_trusted(plans, self.dataset_json, model)
+        self._reader: str = plans["image_reader_writer"]
+        require_reader(self._reader, model)
         self.plans = PlansManager(plans)
         self.configuration = self.plans.get_configuration(_configuration_name(folds[0], plans, checkpoints[0]))
         self.channels: int = determine_num_input_channels(self.plans, self.configuration, self.dataset_json)
@@ -121,46 +124,51 @@ class ModelPredictor:
         """Segment one scan: one 4D volume, or one 3D volume per channel; its ``confidence`` takes longer.
 
         Raises:
-            DataError: the scan cannot be read.
+            DataError: the scan cannot be read, or not as the model's reader does.
             StateError, ResourceError, NumericalError: see :meth:`segment_image`.
         """
-        return self.segment_image(*read_image(files), str(files[0]), confidence=confidence)
+        image, properties = read_image(files)
+        require_nibabels_view(self._reader, files, image.shape[1:], properties)
+        return self.segment_image(image, properties, str(files[0]), confidence=confidence)
 
     def segment_image(
         self, image: np.ndarray, properties: Properties, where: str, *, confidence: bool = False
     ) -> Segmentation:
-        """Segment an image.
+        """Segment an image, turned for the network as the model's reader turns it.
 
         Args:
             image: shape (C, z, y, x), finite.
-            properties: with its ``spacing`` along z, y and x in mm, as nnU-Net has it.
+            properties: with its ``spacing`` along z, y and x in mm, as nnU-Net has it, and the geometry of its grid.
             where: the scan's name in messages.
             confidence: whether to say how sure the network is, which takes longer.
 
         Raises:
+            DataError: the model's reader turns scans, and nothing says how this one lies in space.
             StateError: the model wants another number of channels.
             ResourceError: the scan would need more memory than is free, in slabs too.
             NumericalError: the network's output is not finite.
         """
         demand = self.demand(image, properties, where)
         count = demand.slabs_that_fit(where)
+        turn, grid = turn_for(self._reader, properties, where), properties
+        image, properties = turn.forth(image), {**grid, "spacing": turn.of_lengths(grid["spacing"])}
         # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
         with memory_errors(lambda: where, "free memory, or predict with --device cpu, or with --no-mirroring"):
             if count > 1:
-                mask, properties = self._in_slabs(image, properties, count, demand.margin_rows, where)
-                return Segmentation(mask, properties, None, count)
+                mask = self._in_slabs(image, properties, count, demand.margin_rows, where)
+                return Segmentation(turn.back(mask), grid, None, count)
             data, properties = self._preprocessed(image, properties, self.configuration)
             logits = self._window.logits(torch.from_numpy(data), where)
             mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
             del logits
             sure = self.first_fold().confidence(data) if confidence else None
-        return Segmentation(mask, properties, sure)
+        return Segmentation(turn.back(mask), grid, sure)
 
     def demand(self, image: np.ndarray, properties: Properties, where: str) -> InferenceDemand:
         """Return what segmenting an image takes; the arguments are those of :meth:`segment_image`.
 
         Raises:
-            StateError: the model wants another number of channels.
+            DataError, StateError: see :meth:`segment_image`.
         """
         if len(image) != self.channels:
             raise StateError(
@@ -174,7 +182,9 @@ class ModelPredictor:
                 )
             )
         heads = self._labels.num_segmentation_heads
-        return InferenceDemand(image, properties["spacing"], self.plans, self.configuration, heads)
+        turn = turn_for(self._reader, properties, where)
+        spacing_mm = turn.of_lengths(properties["spacing"])
+        return InferenceDemand(turn.forth(image), spacing_mm, self.plans, self.configuration, heads)
 
     def first_fold(self) -> SlidingWindow:
         """Return the sliding window of the first fold, without mirroring, as a training looks at its cases."""
@@ -200,9 +210,7 @@ class ModelPredictor:
         )
         return data, properties
 
-    def _in_slabs(
-        self, image: np.ndarray, properties: Properties, count: int, margin: int, where: str
-    ) -> tuple[np.ndarray, Properties]:
+    def _in_slabs(self, image: np.ndarray, properties: Properties, count: int, margin: int, where: str) -> np.ndarray:
         """Segment an image whose slabs are brought to the network's grid and back one after the other.
 
         Its intensities are normalized as a whole, as those of the training were.
@@ -222,7 +230,7 @@ class ModelPredictor:
             logits = self._window.logits(torch.from_numpy(np.ascontiguousarray(resampled)), where)
             found = mask_inside(logits, shape, spacing_mm, self.configuration, self._labels)
             inside[slab.first : slab.last] = found[slab.first - slab.begin : slab.last - slab.begin]
-        return on_scan(inside, self.plans, properties), properties
+        return on_scan(inside, self.plans, properties)
 
 
 def _configuration_name(checkpoint: dict[str, Any], plans: dict[str, Any], file: Path) -> str:

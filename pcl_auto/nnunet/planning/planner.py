@@ -24,6 +24,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.labels import head_count
 from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.nnunet.data.orientation import AS_STORED
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import write_json
@@ -190,6 +191,10 @@ def read_plans(file: Path, dataset_name: str, dataset_json: Mapping[str, Any]) -
         raise StateError(_unfit(file, "JSON", str(error))) from error
     require_trusted(plans, dataset_json, file)
     channels, manager = len(dataset_json["channel_names"]), PlansManager(plans)
+    # A patch, a spacing and an order of axes of scans that were turned are not those of scans as they are stored.
+    if plans["image_reader_writer"] not in AS_STORED:
+        expected = f"image_reader_writer {' | '.join(sorted(AS_STORED))}"
+        raise StateError(_unfit(file, expected, plans["image_reader_writer"]))
     plans["configurations"] = {
         name: {
             key: value
@@ -197,7 +202,8 @@ def read_plans(file: Path, dataset_name: str, dataset_json: Mapping[str, Any]) -
             if key not in ("inherits_from", "previous_stage", "next_stage")
         }
         for name in CONFIGURATIONS
-        if name in plans["configurations"]
+        # One that learns from another one's masks too is of a cascade, whatever its name.
+        if name in plans["configurations"] and manager.get_configuration(name).previous_stage_name is None
     }
     if not plans["configurations"]:
         raise StateError(_unfit(file, " | ".join(CONFIGURATIONS), "none of them"))

@@ -70,6 +70,16 @@ def test_plans_are_taken_as_they_are_without_cascades(data: DatasetFolder, tmp_p
             "model.untrusted",
             "os.system",
         ),
+        (
+            lambda made: made.update(image_reader_writer="NibabelIOWithReorient"),
+            "plan.unfit",
+            "image_reader_writer NibabelIO | SimpleITKIO, NibabelIOWithReorient",
+        ),
+        (
+            lambda made: made["configurations"]["3d_fullres"].update(previous_stage="3d_fullres"),
+            "plan.unfit",
+            "none of them",
+        ),
     ],
 )
 def test_plans_that_do_not_fit(data: DatasetFolder, tmp_path: Path, change: Any, code: str, message: str) -> None:

@@ -128,6 +128,9 @@ def test_no_label_at_all(raw: Path) -> None:
     [
         ({"file_ending": ".nrrd"}, "dataset-json.file-ending"),
         ({"dataset": {}}, "dataset-json.file-list"),
+        ({"overwrite_image_reader_writer": "NibabelIOWithReorient"}, "dataset-json.reader"),
+        ({"overwrite_image_reader_writer": "Tiff3DIO"}, "dataset-json.reader"),
+        ({"overwrite_image_reader_writer": ["SimpleITKIO"]}, "dataset-json.reader"),
     ],
 )
 def test_what_is_not_read_is_said(raw: Path, change: dict[str, Any], code: str) -> None:

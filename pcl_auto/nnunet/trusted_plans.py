@@ -15,11 +15,10 @@ from typing import Any
 
 from pcl_auto.errors import Problem, StateError
 
-READERS = frozenset(
-    {
-        "SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient", "Tiff3DIO", "NaturalImage2DIO",
-    }
-)  # fmt: skip
+# Readers that leave the axes of a scan as they are stored, those that turn them to RAS, and those of pictures.
+READERS_AS_STORED = frozenset({"SimpleITKIO", "NibabelIO"})
+READERS_TO_RAS = frozenset({"NibabelIOWithReorient", "SimpleITKIOWithReorient"})
+READERS = READERS_AS_STORED | READERS_TO_RAS | {"Tiff3DIO", "NaturalImage2DIO"}
 # The second is ours (pcl_auto.nnunet.data.bias_field).
 PREPROCESSORS = frozenset({"DefaultPreprocessor", "BiasCorrectingPreprocessor"})
 NORMALIZATIONS = frozenset(

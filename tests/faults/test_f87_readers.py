@@ -18,7 +18,8 @@ from tiny_model import PLANS, make_model
 
 from pcl_auto.errors import DataError, StateError
 from pcl_auto.inference.predict import predict, predict_array
-from pcl_auto.nnunet.data.orientation import AS_STORED, TURNED_TO_RAS, Turn, turn_for
+from pcl_auto.nnunet import trusted_plans
+from pcl_auto.nnunet.data.orientation import Turn, turn_for
 from pcl_auto.nnunet.inference import memory_demand
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
 from pcl_auto.nnunet.training.pretrained import refuse_other_model
@@ -176,15 +177,13 @@ def test_f87_every_reader_of_nnunet_is_known() -> None:
     from nnunetv2.imageio import reader_writer_registry, simpleitk_reader_writer  # noqa: F401
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-    from pcl_auto.nnunet.trusted_plans import READERS as TRUSTED
-
     def below(kind: type) -> set[str]:
         subclasses: list[type] = kind.__subclasses__()
         return {name for subclass in subclasses for name in (subclass.__name__, *below(subclass))}
 
     theirs = {name for name in below(BaseReaderWriter) if "IO" in name}
-    assert theirs == TRUSTED
-    assert theirs > AS_STORED | TURNED_TO_RAS == set(READERS)
+    assert theirs == trusted_plans.READERS
+    assert theirs > trusted_plans.READERS_AS_STORED | trusted_plans.READERS_TO_RAS == set(READERS)
 
 
 def test_f87_a_turn_is_nibabels_and_goes_back() -> None:
@@ -194,7 +193,7 @@ def test_f87_a_turn_is_nibabels_and_goes_back() -> None:
         stored: Any = image.as_reoriented(ornt_transform(io_orientation(np.eye(4)), axcodes2ornt(tuple(axes))))
         to_lps = np.diag([-1, -1, 1]) @ stored.affine[:3, :3]
         voxels = np.asarray(stored.dataobj).transpose()
-        for reader in TURNED_TO_RAS:
+        for reader in trusted_plans.READERS_TO_RAS:
             turn = turn_for(reader, {"sitk_stuff": {"direction": tuple(to_lps.flatten())}}, "a")
             np.testing.assert_array_equal(turn.forth(voxels), array.transpose())
             np.testing.assert_array_equal(turn.forth(voxels[None])[0], array.transpose())

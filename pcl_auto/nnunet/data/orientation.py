@@ -20,10 +20,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation
 from pcl_auto.data.formats.grid import CHANNEL_TOLERANCE_VOXELS, Grid
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
 from pcl_auto.errors import DataError, Problem, StateError
+from pcl_auto.nnunet.trusted_plans import READERS_AS_STORED, READERS_TO_RAS
 
-# Readers that leave the axes of a scan as they are stored, and those that turn them to RAS.
-AS_STORED = frozenset({"SimpleITKIO", "NibabelIO"})
-TURNED_TO_RAS = frozenset({"NibabelIOWithReorient", "SimpleITKIOWithReorient"})
 _OF_NIBABEL = frozenset({"NibabelIO", "NibabelIOWithReorient"})
 # As far as the headers of NIfTI keep a length.
 _SPACING_TOLERANCE = 1e-3
@@ -68,7 +66,7 @@ def turn_for(reader: str, properties: dict[str, Any], where: str) -> Turn:
     Raises:
         DataError: nothing says how the scan lies in space.
     """
-    if reader not in TURNED_TO_RAS:
+    if reader not in READERS_TO_RAS:
         return Turn()
     direction = properties.get("sitk_stuff", {}).get("direction")
     if direction is None:
@@ -103,14 +101,14 @@ def require_reader(reader: str, owner: object) -> None:
     Raises:
         StateError: a model of 2D pictures, or of TIFF volumes, whose spacing is in a file beside them or nowhere.
     """
-    if reader in AS_STORED | TURNED_TO_RAS:
+    if reader in READERS_AS_STORED | READERS_TO_RAS:
         return
     raise StateError(
         Problem(
             code="model.reader",
             what="a model of pictures without a place in space",
             where=f"the plans of {owner}: image_reader_writer",
-            expected=" | ".join(sorted(AS_STORED | TURNED_TO_RAS)),
+            expected=" | ".join(sorted(READERS_AS_STORED | READERS_TO_RAS)),
             found=reader,
             fix="segment with nnUNetv2_predict, or train on scans in NIfTI",
         )

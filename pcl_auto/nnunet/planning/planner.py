@@ -24,9 +24,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.labels import head_count
 from pcl_auto.errors import Problem, StateError, UsageError
-from pcl_auto.nnunet.data.orientation import AS_STORED
 from pcl_auto.nnunet.environment import variables_set
-from pcl_auto.nnunet.trusted_plans import require_trusted
+from pcl_auto.nnunet.trusted_plans import READERS_AS_STORED, require_trusted
 from pcl_auto.workspace.files import write_json
 
 PLANNERS: dict[str, type[Any]] = {
@@ -192,8 +191,8 @@ def read_plans(file: Path, dataset_name: str, dataset_json: Mapping[str, Any]) -
     require_trusted(plans, dataset_json, file)
     channels, manager = len(dataset_json["channel_names"]), PlansManager(plans)
     # A patch, a spacing and an order of axes of scans that were turned are not those of scans as they are stored.
-    if plans["image_reader_writer"] not in AS_STORED:
-        expected = f"image_reader_writer {' | '.join(sorted(AS_STORED))}"
+    if plans["image_reader_writer"] not in READERS_AS_STORED:
+        expected = f"image_reader_writer {' | '.join(sorted(READERS_AS_STORED))}"
         raise StateError(_unfit(file, expected, plans["image_reader_writer"]))
     plans["configurations"] = {
         name: {

@@ -10,9 +10,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
-from pcl_auto.nnunet.data.orientation import TURNED_TO_RAS
 from pcl_auto.nnunet.network import unwrapped
-from pcl_auto.nnunet.trusted_plans import require_trusted
+from pcl_auto.nnunet.trusted_plans import READERS_TO_RAS, require_trusted
 from pcl_auto.workspace.files import read_json
 
 # What has to be alike, or the weights mean something else.
@@ -37,7 +36,7 @@ def refuse_other_model(
         **{key: (ours[key], other[key]) for key in _ALIKE},
         "transpose_forward": (plans["transpose_forward"], theirs["transpose_forward"]),
         "orientation of scans": tuple(
-            "to RAS" if reader in TURNED_TO_RAS else "as stored"
+            "to RAS" if reader in READERS_TO_RAS else "as stored"
             for reader in (plans["image_reader_writer"], theirs["image_reader_writer"])
         ),
         "labels": (dict(dataset_json["labels"]), their_json["labels"]),

@@ -87,14 +87,16 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
     if problems:
         return None, problems
     try:
-        scans = {scan.id: scan for scan in list_scans([images], len(plan.dataset_json["channel_names"]))}
+        listed = list_scans([images], len(plan.dataset_json["channel_names"]))
     except UsageError as error:
         return None, list(error.problems)
+    scans = {scan.id: scan for scan in listed}
     files = [file.name for file in sorted(labels.iterdir()) if not file.name.startswith(".")]
     cases = [stem for name in files if (stem := nifti_stem(name)) is not None]
     if not cases:
         fix, expected = "name another folder with --test", "files .nii.gz .nii"
         problems.append(Problem("benchmark.no-test-label", "no test label", str(labels), fix, expected))
+    problems += [scan.problem for scan in listed if scan.problem and scan.id in cases]
     fix = "add the scan, or remove its label"
     problems += [
         Problem("benchmark.test-label-without-scan", f"test label {case!r} without a scan", str(images), fix)

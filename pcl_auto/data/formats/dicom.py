@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from pcl_auto.errors import Problem
+from pcl_auto.data.formats.dicom_pixels import holds_voxels
+from pcl_auto.errors import Problem, format_names
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _PREAMBLE = 128
@@ -25,6 +27,14 @@ _UNEVEN = 0.1
 # Positions may stray from the normal by so much of a pixel over the whole scan before voxels are sheared.
 _STRAY_PIXELS = 0.5
 _ORIENTATION_TOLERANCE = 1e-3
+# Beyond these nothing is a scan of a body: pixels, the distance of slices, the way from the scanner's origin.
+MIN_SPACING_MM, MAX_SPACING_MM = 1e-4, 100.0
+MAX_POSITION_MM = 1e6
+# How far what ITK makes of a header may be from what stands there, in mm or as a share: the rounding of float32.
+_ITK_ROUNDING = 1e-4
+_EXPORT_AGAIN = "export the whole series again"
+# The longest description in DICOM is 64.
+_MAX_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -57,18 +67,28 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Slice:
+    """The header of a slice, and in ``read_as`` the geometry that ITK makes of it: see :meth:`is_read_as_written`."""
+
     file: Path
     tags: dict[str, str]
     components: int
+    read_as: tuple[float, ...]
 
     def text(self, tag: str) -> str:
         return self.tags.get(tag, "").strip(" \0")
 
     def numbers(self, tag: str) -> tuple[float, ...]:
+        """Return the finite numbers of a tag; none at all if one of them is something else."""
         try:
-            return tuple(float(value) for value in self.text(tag).split("\\"))
+            values = tuple(float(value) for value in self.text(tag).split("\\"))
         except ValueError:
             return ()
+        return values if all(map(math.isfinite, values)) else ()
+
+    def number(self, tag: str) -> int:
+        """Return a whole number above 0, or 0 where there is none."""
+        (value, *more) = self.numbers(tag) or (0.0,)
+        return int(value) if value > 0 and value.is_integer() and not more else 0
 
     @property
     def position_mm(self) -> tuple[float, ...]:
@@ -82,11 +102,54 @@ class _Slice:
     def grid(self) -> tuple[str, str, tuple[float, ...]]:
         return self.text("0028|0010"), self.text("0028|0011"), self.numbers("0028|0030")
 
+    @property
+    def is_placed(self) -> bool:
+        """True if position, direction and spacing are there, and are such of a scan of a body."""
+        orientation, spacing_mm = self.orientation, self.grid[2]
+        if (len(self.position_mm), len(orientation), len(spacing_mm)) != (3, 6, 2):
+            return False
+        axes = np.reshape(orientation, (2, 3))
+        return (
+            max(map(abs, self.position_mm)) <= MAX_POSITION_MM
+            and all(MIN_SPACING_MM <= step <= MAX_SPACING_MM for step in spacing_mm)
+            # Unit vectors at right angles.
+            and bool(np.abs(axes @ axes.T - np.eye(2)).max() <= 2 * _ORIENTATION_TOLERANCE)
+        )
+
+    @property
+    def is_read_as_written(self) -> bool:
+        """True if ITK takes size, spacing, position and direction as they stand: for odd ones it takes others."""
+        rows, columns = self.number("0028|0010"), self.number("0028|0011")
+        written = np.array((columns, rows, *self.grid[2][::-1], *self.position_mm, *self.orientation))
+        apart = np.abs(written - self.read_as)
+        # ITK makes the axes unit vectors.
+        lengths, axes = apart[:-6] <= _ITK_ROUNDING * np.maximum(1, np.abs(written[:-6])), apart[-6:]
+        return bool(lengths.all() and axes.max() <= _ORIENTATION_TOLERANCE)
+
+    @property
+    def is_scaled_soundly(self) -> bool:
+        """True if slope and intercept of the values, where they are there, are numbers, and the slope is not 0."""
+        slope, intercept = (self.numbers(tag) if self.text(tag) else (1.0,) for tag in ("0028|1053", "0028|1052"))
+        return len(slope) == 1 and slope[0] != 0 and len(intercept) == 1
+
+    def holds_voxels(self) -> bool:
+        """Tell whether the file holds as many voxels as its header says."""
+        bits = self.number("0028|0100")
+        try:
+            return self.components == 1 and holds_voxels(
+                self.file, self.number("0028|0010"), self.number("0028|0011"), bits
+            )
+        except OSError:
+            return False
+
 
 def is_dicom(file: Path) -> bool:
-    """Tell whether a file is DICOM, by its content or its name."""
-    with file.open("rb") as handle:
-        start = handle.read(_PREAMBLE + 4)
+    """Tell whether a file is DICOM, by its content or its name, or may be, where it cannot be read."""
+    try:
+        with file.open("rb") as handle:
+            start = handle.read(_PREAMBLE + 4)
+    except OSError:
+        return True
     return start[_PREAMBLE:] == b"DICM" or file.suffix.lower() in _SUFFIXES
 
 
@@ -138,12 +201,18 @@ def _read_header(file: Path) -> _Slice | None:
     except RuntimeError:
         return None
     tags = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    return _Slice(file, tags, reader.GetNumberOfComponents())
+    # By columns: the axes of the pixels; the third one is that of the slices.
+    axes = np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :2].T.ravel()
+    read_as = (*reader.GetSize()[:2], *reader.GetSpacing()[:2], *reader.GetOrigin()[:3], *map(float, axes))
+    return _Slice(file, tags, reader.GetNumberOfComponents(), read_as)
 
 
 def _holds_no_image(file: Path) -> bool:
-    with file.open("rb") as handle:
-        kind = _KIND.search(handle.read(1024))
+    try:
+        with file.open("rb") as handle:
+            kind = _KIND.search(handle.read(1024))
+    except OSError:
+        return False
     return file.name.upper() == "DICOMDIR" or bool(kind and _NO_IMAGE.match(kind[1].decode("ascii")))
 
 
@@ -151,6 +220,8 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
     first = slices[0]
     number, description = first.text("0020|0011"), first.text("0008|103e")
     name = " ".join(part for part in (number, description) if part) or (uid.rsplit(".", 1)[-1] or "without a UID")
+    # What was typed at a scanner is for a person to read.
+    name = "".join(letter if letter.isprintable() else " " for letter in name)[:_MAX_NAME].strip() or "without a name"
     unsorted = Series(uid, name, tuple(each.file for each in slices))
     problem = _no_scan(slices, str(unsorted))
     if problem:
@@ -172,7 +243,7 @@ def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
     modalities = {each.text("0008|0060") for each in slices}
     if any("LOCALIZER" in each.text("0008|0008").upper() for each in slices):
         return Problem("dicom.localizer", "a localizer (scout)", where, fix)
-    if any(each.components > 1 for each in slices):
+    if all(each.components > 1 for each in slices):
         return Problem("dicom.color-pictures", "color pictures, no scan", where, fix)
     if modalities & {"SEG", "RTDOSE"}:
         return Problem("dicom.derived", "no scan but what was made from one", where, fix)
@@ -183,8 +254,8 @@ def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
 
 def _frames(header: _Slice) -> int:
     """Return the number of frames of a multi-frame file, 0 where a file is one slice."""
-    frames = header.text("0028|0008")
-    return int(frames) if frames.isdecimal() and int(frames) > 1 else 0
+    frames = header.number("0028|0008")
+    return frames if frames > 1 else 0
 
 
 def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
@@ -193,9 +264,11 @@ def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
     if frames:
         fix = "convert it to NIfTI, for example with dcm2niix"
         return Problem("dicom.multi-frame", "a multi-frame file", where, fix, "one file per slice", f"{frames} frames")
-    if any(len(each.position_mm) != 3 or len(each.orientation) != 6 or len(each.grid[2]) != 2 for each in slices):
+    if nowhere := [each for each in slices if not each.is_placed]:
         fix = "export the series with ImagePositionPatient, ImageOrientationPatient and PixelSpacing"
-        return Problem("dicom.no-position", "slices without a place in space", where, fix)
+        expected = "positions, directions (unit vectors at right angles) and pixels of a scan of a body"
+        found = _place(nowhere)
+        return Problem("dicom.no-position", "slices without a place in space", where, fix, expected, found)
     fix = "export the stacks as series of their own"
     orientations = np.array([each.orientation for each in slices])
     apart = np.abs(orientations - orientations[0]).max(axis=1) > _ORIENTATION_TOLERANCE
@@ -210,6 +283,31 @@ def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
         )
         what, expected = "slices of mixed size or spacing", "one size and one spacing"
         return Problem("dicom.mixed-grid", what, where, fix, expected, found)
+    return _no_voxels(slices, where)
+
+
+def _place(slices: Sequence[_Slice]) -> str:
+    """Describe the first of some slices that lie nowhere."""
+    tags = {"ImagePositionPatient": "0020|0032", "ImageOrientationPatient": "0020|0037", "PixelSpacing": "0028|0030"}
+    first = slices[0]
+    texts = {name: ascii(first.text(tag).replace("\\", " ")[:_MAX_NAME]) for name, tag in tags.items()}
+    written = ", ".join(f"{name} {text}" for name, text in texts.items())
+    return f"{len(slices)}, the first {first.file.name} with {written}"
+
+
+def _no_voxels(slices: Sequence[_Slice], where: str) -> Problem | None:
+    """Return what keeps the slices from being read as their headers say."""
+    if wrong := [each.file.name for each in slices if not each.is_scaled_soundly]:
+        fix, expected = _EXPORT_AGAIN, "RescaleSlope and RescaleIntercept that are numbers, the slope not 0"
+        return Problem("dicom.rescale", "values without a scale", where, fix, expected, format_names(wrong, 3))
+    if wrong := [each.file.name for each in slices if not each.holds_voxels()]:
+        expected = f"{slices[0].grid[1]} x {slices[0].grid[0]} of {slices[0].text('0028|0100')} bits in every slice"
+        what, found = "more or fewer voxels than the header says", format_names(wrong, 3)
+        return Problem("dicom.voxel-count", what, where, _EXPORT_AGAIN, expected, found)
+    if wrong := [each.file.name for each in slices if not each.is_read_as_written]:
+        fix = "convert it to NIfTI, for example with dcm2niix, and look where it lies"
+        what, expected = "slices that ITK places otherwise", "size, spacing, position and direction as written"
+        return Problem("dicom.read-otherwise", what, where, fix, expected, format_names(wrong, 3))
     return None
 
 
@@ -232,6 +330,9 @@ def _no_volume(
         fix = "keep one copy of each slice; export time points, echoes or b-values as series of their own"
         found = f"{same} slices in the place of another, {len(positions_mm)} slices in all"
         return Problem("dicom.duplicate-slices", "duplicate slices", where, fix, "one slice per position", found)
+    if usual_mm > MAX_SPACING_MM:
+        what, expected, found = "slices far apart", f"at most {MAX_SPACING_MM:g} mm", f"a slice every {usual_mm:g} mm"
+        return Problem("dicom.far-apart", what, where, _EXPORT_AGAIN, expected, found)
     stray_mm = positions_mm - positions_mm[0] - np.outer(depth_mm - depth_mm[0], normal)
     if np.linalg.norm(stray_mm, axis=1).max() > _STRAY_PIXELS * pixel_mm:
         angle = np.degrees(np.arctan2(np.linalg.norm(stray_mm[-1]), depth_mm[-1] - depth_mm[0]))
@@ -244,6 +345,5 @@ def _no_volume(
         missing = int(np.rint(steps_mm[wide] / usual_mm - 1).clip(min=0).sum())
         what = f"missing slices ({missing})" if missing else "unevenly spaced slices"
         code = "dicom.missing-slices" if missing else "dicom.uneven-slices"
-        fix = "export the whole series again"
-        return Problem(code, what, where, fix, f"a slice every {usual_mm:g} mm", f"none between {between}")
+        return Problem(code, what, where, _EXPORT_AGAIN, f"a slice every {usual_mm:g} mm", f"none between {between}")
     return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from pcl_auto.errors import Problem, UsageError
 # Voxels that a header of its own names.
 _DATA_SUFFIXES = (".raw", ".zraw", ".raw.gz")
 _CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>\d{4})$")
+
+# File systems end at 255 bytes, and masks, pictures and their temporary files have endings.
+_MAX_NAME_BYTES = 150
 
 Source = Path | Series
 
@@ -70,7 +74,7 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
     series each, or such files and folders that are called ``_0000``, ``_0001``, … in a folder ``name``.
 
     Raises:
-        UsageError: nothing to segment, or two scans whose masks would have the same name.
+        UsageError: nothing to segment.
     """
     problems: list[Problem] = []
     items: list[Scan] = []
@@ -84,12 +88,13 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
         elif not path.exists():
             problems.append(_missing(path))
         elif not split_suffix(path.name)[1] and is_dicom(path):
-            slices.append(path)
+            slices.append(path.absolute())
         else:
             items.append(_of_file(path))
     items += _name_series(find_series(slices), None)
-    scans = _group_channels(items, channels)
-    problems += _one_mask_each(scan for scan in scans if not scan.is_auxiliary)
+    # What is named twice, as by a folder and a file in it, is one scan; links of other names are scans of their own.
+    items = list({tuple(path.parent.resolve() / path.name for path in each.paths): each for each in items}.values())
+    scans = _one_mask_each(_group_channels(items, channels))
     if scans and all(scan.is_auxiliary for scan in scans):
         problems += [scan.problem for scan in scans if scan.problem]
     if problems:
@@ -102,18 +107,21 @@ def _nothing_in(folder: Path) -> Problem:
     return Problem("predict.no-scan", "no scan", str(folder), "name another folder", expected)
 
 
-def _one_mask_each(scans: Iterable[Scan]) -> Iterator[Problem]:
+def _one_mask_each(scans: Sequence[Scan]) -> list[Scan]:
+    """Refuse scans that would write one mask, each by itself; the others go on."""
     groups: dict[str, list[Scan]] = {}
     for scan in scans:
-        groups.setdefault(scan.id, []).append(scan)
-    for case, same in sorted(groups.items()):
-        if len(same) > 1:
-            what, where = (
-                f"{len(same)} scans would write the mask {case}",
-                ", ".join(str(scan.files[0]) for scan in same),
-            )
-            fix = "predict them into different folders, or rename them"
-            yield Problem("predict.mask-twice", what, where, fix)
+        if scan.problem is None:
+            groups.setdefault(scan.id, []).append(scan)
+    return [_refuse_namesakes(scan, groups[scan.id]) if len(groups.get(scan.id, ())) > 1 else scan for scan in scans]
+
+
+def _refuse_namesakes(scan: Scan, same: Sequence[Scan]) -> Scan:
+    if scan.problem is not None:
+        return scan
+    what, where = f"{len(same)} scans would write the mask {scan.id}", ", ".join(str(each.files[0]) for each in same)
+    fix = "predict them into different folders, or rename them"
+    return replace(scan, problem=Problem("predict.mask-twice", what, where, fix))
 
 
 def _of_folder(folder: Path) -> list[Scan]:
@@ -165,21 +173,35 @@ def _name_series(findings: Sequence[Finding], root: Path | None) -> list[Scan]:
         is_only = not finding.is_auxiliary and main[folder] == 1
         parts = (inside or (folder.resolve().name,)) if is_only else (*inside, finding.series.name)
         scans.append(Scan(_file_name("_".join(parts)), (finding.series,), finding.problem, finding.is_auxiliary))
-    # Series of the same number and description get the end of their UID.
-    names = Counter(scan.id for scan in scans)
-    return [
-        replace(scan, id=f"{scan.id}_{_uid_end(scan)}") if names[scan.id] > 1 and _uid_end(scan) else scan
-        for scan in scans
-    ]
+    return [_apart(scan, scans) for scan in scans]
 
 
-def _uid_end(scan: Scan) -> str:
-    return scan.files[0].uid.rsplit(".", 1)[-1] if isinstance(scan.files[0], Series) else ""
+def _apart(scan: Scan, scans: Sequence[Scan]) -> Scan:
+    """Give a series whose name others have, in upper or lower case, the end of its UID, or where that is alike a hash.
+
+    A name depends on the series beside it, not on their order.
+    """
+    same = [other for other in scans if other.id.lower() == scan.id.lower()]
+    uids = {_uid(other): _file_name(_uid(other).rsplit(".", 1)[-1]) for other in same}
+    uid = _uid(scan)
+    if len(same) == 1 or not uid:
+        return scan
+    is_alike = sum(end.lower() == uids[uid].lower() for end in uids.values()) > 1
+    end = hashlib.sha256(uid.encode()).hexdigest()[:8] if is_alike else uids[uid]
+    return replace(scan, id=_file_name(f"{scan.id}_{end}"))
+
+
+def _uid(scan: Scan) -> str:
+    return scan.files[0].uid if isinstance(scan.files[0], Series) else ""
 
 
 def _file_name(name: str) -> str:
-    """Make a name that was typed at a scanner one for a file."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip(".") or "scan"
+    """Make a name that was typed at a scanner, or is a UID, one for a file: no path, no option, not too long."""
+    plain = re.sub(r"[^\w.+-]+", "_", name).strip(".").lstrip("-.") or "scan"
+    if len(plain.encode()) <= _MAX_NAME_BYTES:
+        return plain
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:8]
+    return f"{plain.encode()[: _MAX_NAME_BYTES - 9].decode(errors='ignore')}_{digest}"
 
 
 def _channel_of(item: Scan) -> tuple[tuple[Path, str], int] | None:

@@ -49,15 +49,29 @@ def test_all_missing_paths_are_listed_at_once(tmp_path: Path) -> None:
         ("a/x.nii.gz", "a/x.nii"),
         ("a/x.nii.gz", "b/x.nrrd"),
         ("a/x_0000.nii.gz", "b/x.nii.gz"),
-        ("a/x.nii.gz", "a/x.nii.gz"),
     ],
 )
-def test_two_scans_for_one_mask(tmp_path: Path, names: tuple[str, str]) -> None:
-    given = [files((tmp_path / name).parent, Path(name).name)[0] for name in names]
-    with refused(UsageError, "predict.mask-twice") as refusal:
-        list_scans(given, 1)
-    assert refusal.problem.what.endswith(" x")
-    assert set(refusal.problem.where.split(", ")) == {str(path) for path in given}
+def test_two_scans_for_one_mask_are_refused_and_the_others_are_not(tmp_path: Path, names: tuple[str, str]) -> None:
+    given = [files((tmp_path / name).parent, Path(name).name)[0] for name in ("c/other.nii.gz", *names)]
+    other, *both = list_scans(given, 1)
+    assert (other.id, other.problem) == ("other", None)
+    for scan in both:
+        assert scan.problem is not None
+        assert (scan.id, scan.problem.code) == ("x", "predict.mask-twice")
+        assert set(scan.problem.where.split(", ")) == {str(path) for path in given[1:]}
+
+
+def test_a_scan_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    (file,) = files(tmp_path, "x.nii.gz")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link.nii.gz").symlink_to(file)
+    assert scans([file, tmp_path, file, tmp_path / "a" / ".." / "x.nii.gz"]) == {
+        "link": ["link.nii.gz"],
+        "x": ["x.nii.gz"],
+    }
+    series = write_series(tmp_path / "anna", volume())
+    assert [scan.id for scan in list_scans([tmp_path / "anna", tmp_path / "anna" / "."], 1)] == ["anna"]
+    assert len(list_scans([*series, *series], 1)) == 1
 
 
 def test_a_folder_of_every_format(tmp_path: Path) -> None:
@@ -235,7 +249,7 @@ def test_a_multi_frame_file(tmp_path: Path) -> None:
 
 def test_slices_without_a_place(tmp_path: Path) -> None:
     write_series(tmp_path, volume(), ImagePositionPatient=None)
-    assert refusal_of(tmp_path) == ("dicom.no-position", "")
+    assert refusal_of(tmp_path)[0] == "dicom.no-position"
 
 
 def test_a_damaged_slice_is_named(tmp_path: Path) -> None:

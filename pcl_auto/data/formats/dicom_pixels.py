@@ -1,0 +1,53 @@
+"""The voxels of a DICOM slice: whether the file holds as many as its header says.
+
+GDCM reads on beyond voxels that are too few, and takes the first of too many, without a word.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Literal
+
+# The encoding of a file (TransferSyntaxUID) as it stands in its first group.
+_ENCODING = re.compile(rb"\x02\x00\x10\x00UI..([\d.]+)", re.DOTALL)
+_HEAD = 4096
+# Voxels as they are, in little or big endian; whatever else has a decoder, which counts them.
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN}
+_VOXELS = b"\xe0\x7f\x10\x00"
+
+
+def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
+    """Tell whether a slice holds ``rows`` x ``columns`` voxels of ``bits`` bits, which compressed ones are trusted to.
+
+    Less than a row more is padding.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = file.read_bytes()
+    match = _ENCODING.search(content[:_HEAD])
+    encoding = match[1].decode("ascii") if match else ""
+    if encoding and encoding not in _PLAIN:
+        return True
+    wanted = math.ceil(rows * columns * bits / 8)
+    most = wanted + max(2, math.ceil(columns * bits / 8))
+    order: Literal["big", "little"] = "big" if encoding == _BIG_ENDIAN else "little"
+    tag = _VOXELS if order == "little" else _swapped(_VOXELS)
+    place = content.rfind(tag)
+    # An icon has voxels of its own, and voxels may look like the tag: any place that fits will do.
+    while place >= 0:
+        for length_at in (place + 8, place + 4):  # with the type of the value, or without
+            begin = length_at + 4
+            length = int.from_bytes(content[length_at:begin], order)
+            if wanted <= length < most and begin + length <= len(content):
+                return True
+        place = content.rfind(tag, 0, place)
+    return False
+
+
+def _swapped(tag: bytes) -> bytes:
+    """Return group and element with the larger byte first."""
+    return bytes((tag[1], tag[0], tag[3], tag[2]))

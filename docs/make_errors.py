@@ -37,6 +37,7 @@ AREAS = {
     "model": "Trained models.",
     "nifti": "NIfTI files and their headers.",
     "number": "Numbers that are none any more.",
+    "output": "Folders and files that outputs may not go into.",
     "plan": "Plans, and what is planned with them.",
     "predict": "Scans to segment, and folders for their masks.",
     "recipe": "Recipes.",

@@ -351,7 +351,7 @@ def predict(
         preview: draw three planes through the largest structure of each scan.
         keep_format: write masks of NRRD and MHA scans in that format, instead of NIfTI.
         dicom_seg: write a DICOM SEG too for each DICOM series (needs the extra ``dicom``).
-        overwrite: replace masks that are there.
+        overwrite: replace masks that are there, each when the new one is; one that a person has changed stays.
         listener: hears ``predict`` with ``done`` and ``total`` after each scan.
 
     Returns:
@@ -360,9 +360,10 @@ def predict(
 
     Raises:
         UsageError: no scans, a device or package that is not there, or an output folder that scans lie in; files
-            without ``output``, or an array without ``spacing_mm``.
+            without ``output``, or an array without ``spacing_mm``; an output folder of a data set, plan or model.
         DataError: an array that is no image, or whose spacing is not that of the affine.
         StateError: no usable model, or masks of another model in the output folder.
+        LockedError: another process writes into the output folder.
         ResourceError: there is no room on the disk, where the masks made before are whole; or in memory for an array.
         NumericalError: the network gives NaN for an array.
     """

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.labels import foreground, has_regions, ignore_value
+from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.evaluation.metrics import Evaluation, evaluate
-from pcl_auto.inference.masks import RECORD, checkpoint_states
+from pcl_auto.inference.mask_record import MaskRecord, model_of, read_record
 from pcl_auto.method.label_maps import Classes
 from pcl_auto.workspace.files import read_json, write_json
 
@@ -28,25 +29,26 @@ def evaluate_on_record(
 ) -> tuple[Evaluation, Path | None]:
     """Score masks by :func:`pcl_auto.evaluation.metrics.evaluate`; return also the file of scores beside the model.
 
-    There is one if ``pclauto predict`` made the masks in the folder ``predictions`` and their model is unchanged, else
-    None. Scores on the same labels replace earlier ones. ``classes`` and ``ignored`` default to the regions and the
-    ignore label of that model.
+    There is one if ``pclauto predict`` made the masks in the folder ``predictions`` and their model is unchanged and of
+    a training of pclauto, else None: a record can name any folder. Scores on the same labels replace earlier ones.
+    ``classes`` and ``ignored`` default to the regions and the ignore label of that model.
 
     Raises:
         UsageError, DataError: see :func:`pcl_auto.evaluation.metrics.evaluate`.
+        StateError: the record of the masks is damaged, or some are still those of another model.
     """
-    record = read_json(predictions / RECORD) if (predictions / RECORD).is_file() else {}
-    model = Path(record.get("model", ""))
-    description = model / "dataset.json"
-    named = read_json(description).get("labels", {}) if record and description.is_file() else {}
+    record = read_record(predictions)
+    model = None if record is None else model_of(record.made_by)
+    if record is not None:
+        _refuse_two_models(record, predictions)
+    named = {} if model is None else read_json(model / "dataset.json").get("labels", {})
     if classes is None and has_regions(named):
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored
     evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
-    made_by, states = record.get("checkpoints", {}), checkpoint_states(model)
-    if not made_by or any(states.get(name) != state for name, state in made_by.items()):
+    if record is None or model is None or (model / SCORES).is_symlink():
         return evaluation, None
-    settings = {"labels": str(labels.resolve()), "mirroring": record.get("mirroring")}
+    settings = {"labels": str(labels.resolve()), "mirroring": record.made_by.mirroring}
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -60,3 +62,18 @@ def evaluate_on_record(
     except OSError:  # somebody else's model
         return evaluation, None
     return evaluation, model / SCORES / f"{digest}.json"
+
+
+def _refuse_two_models(record: MaskRecord, predictions: Path) -> None:
+    """Refuse to score masks of two models as those of one: a prediction that was to replace them has not come so far.
+
+    Raises:
+        StateError: masks that are still the old ones.
+    """
+    left = [entry.mask for entry in record.old.values() if (predictions / entry.mask).is_file()]
+    if left:
+        fix = "repeat `pclauto predict` with --overwrite, or move these masks away"
+        what, expected = "masks of another model are still there", f"masks of {record.made_by.model} alone"
+        raise StateError(
+            Problem("score.masks-of-two-models", what, str(predictions), fix, expected, format_names(left))
+        )

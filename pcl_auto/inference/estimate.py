@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.formats.scans import Scan
-from pcl_auto.inference.masks import checkpoint_states
+from pcl_auto.inference.mask_record import checkpoint_states
 from pcl_auto.inference.predict import NOWHERE, Outputs, Prediction, PredictionJob, attempt
 from pcl_auto.workspace.processes import output_to
 

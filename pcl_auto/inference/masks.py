@@ -1,160 +1,272 @@
-"""Keep a folder of masks on record, by model and scan, so that masks of two models never mix."""
+"""Keep a folder of masks on record, by model and scan, so that masks of two models never mix.
+
+A mask is replaced when the new one is there, and only where the file is the one that was written here: what a person
+has put or corrected in the folder stays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import SimpleITK
 
-from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.nifti import probe_image
-from pcl_auto.data.formats.scans import Scan, Source, paths_of
-from pcl_auto.data.formats.suffixes import split_suffix
+from pcl_auto.data.formats.scans import Scan, paths_of
+from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, split_suffix
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.inference.mask_record import (
+    DICOM_SEG,
+    PREVIEW,
+    RECORD,
+    UNKNOWN_BYTES,
+    MadeBy,
+    MaskEntry,
+    MaskRecord,
+    file_state,
+    read_record,
+)
 from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.files import read_json, write_json
-from pcl_auto.workspace.run_record import FINAL
+from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.output import sole_writer_in, visible
 
-RECORD = "predictions.json"
-# What masks are written as.
-MASK_SUFFIXES = (".nii.gz", ".nrrd", ".mha")
+# Of files that say who wrote them; records of version 0.2 and before do not name them.
+_MAX_SIGNED_BYTES = 2**16
+_SIGNATURES = {PREVIEW: b"Matplotlib", DICOM_SEG: b"pclauto"}
 
 
 class MaskFolder:
-    """Masks of one model in a folder, on record in :data:`RECORD`; nothing is written before :meth:`begin`.
+    """Masks of one model in a folder, on record in ``predictions.json``; nothing is written before :meth:`writing`.
 
     Args:
         folder: for the masks.
         made_by: the model, and how it predicts.
-        replaced: names of scans whose masks are removed, to be made anew.
+        cases: the ids of the scans to segment.
+        overwrite: whether their masks are made anew.
 
     Raises:
-        StateError: the folder holds other masks, that another model, or nobody knows which, has made.
+        StateError: the folder holds other masks, that another model, or nobody knows which, has made; or a damaged
+            record.
     """
 
-    def __init__(self, folder: Path, made_by: dict[str, Any], replaced: set[str]) -> None:
+    def __init__(self, folder: Path, made_by: MadeBy, cases: Collection[str], *, overwrite: bool) -> None:
         self.folder, self.made_by = folder, made_by
-        file = folder / RECORD
-        recorded = read_json(file) if file.is_file() else {}
-        entries: dict[str, Any] = recorded.pop("scans", {})
-        masks = [mask for ending in MASK_SUFFIXES for mask in sorted(folder.glob(f"*{ending}"))]
-        staying = [mask for mask in masks if split_suffix(mask.name)[0] not in replaced]
-        if recorded != made_by and staying:
-            found = f"{len(staying)} ({staying[0].name}, …) of " + recorded.get("model", "an unknown one")
-            raise StateError(_of_others(recorded, made_by, str(folder), found))
-        self._replaced = set(masks) - set(staying)
-        self._stale = replaced & entries.keys()
-        there = {mask.name for mask in staying}
-        self._entries = {case: entry for case, entry in entries.items() if entry["mask"] in there}
+        self._cases, self._replaced = set(cases), set(cases) if overwrite else set()
+        self._entries: dict[str, MaskEntry]
+        self._old: dict[str, MaskEntry]
+        self._left: list[tuple[str, MaskEntry, MaskEntry]]
+        self._read()
 
-    def begin(self) -> None:
-        """Make the folder, and remove what is to be made anew."""
-        for mask in self._replaced:
-            mask.unlink()
-        for case in self._stale:
-            self._remove_beside(case)
-        self._replaced = set()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_record()
-
-    def kept(self, scan: Scan, name: str) -> dict[str, Any] | None:
-        """Return the facts of the mask ``name`` if it was made from this scan and is whole, else None.
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Make the folder, and hold it for this process.
 
         Raises:
-            StateError: there is a mask of another scan under this name, or one of this scan in another format.
+            LockedError: another process writes masks there.
+            StateError: see above; another process may have been there meanwhile.
+        """
+        with sole_writer_in(self.folder):
+            self._read()
+            for left in self._left:  # a process was killed before it did
+                self._remove(*left)
+            self._write_record()
+            yield
+
+    def kept(self, scan: Scan, name: str) -> tuple[dict[str, Any], Problem | None] | None:
+        """Return the facts of the mask ``name`` if it was made from this scan and is whole, else None.
+
+        With a problem, and no facts, where a person has changed the mask since it was written.
+
+        Raises:
+            StateError: there is a mask of another scan under this name, one of this scan in another format, or one to
+                be replaced that a person has changed.
         """
         entry = self._entries.get(scan.id)
-        if entry is None or entry["mask"] != name or entry["files"] != _files(scan):
-            self._refuse_another(scan.id)
+        if scan.id in self._replaced or entry is None or entry.mask != name or entry.files != _files(scan):
+            self._refuse_others(scan.id)
             return None
-        facts: dict[str, Any] = {key: value for key, value in entry.items() if key not in ("mask", "files")}
-        if facts.get("quality"):  # of a mask of version 0.1
-            facts["quality"] = {"confidence": facts["quality"].get("certainty"), **facts["quality"]}
-        return facts if _is_whole(self.folder / name) else None
+        mask = self.folder / name
+        if self._is_written(entry):
+            return dict(entry.facts), None
+        if not _is_whole(mask):
+            return None
+        what = "the mask was changed since it was written; it is kept, without what was known of the one before"
+        return {}, _edited(mask, what)
 
     def add(self, scan: Scan, name: str, facts: dict[str, Any], write: Callable[[Path], None]) -> None:
         """Let ``write`` make the mask ``name`` of a scan, and put ``facts`` on record."""
-        if scan.id in self._entries:
-            self._remove_beside(scan.id)
+        former = self._entries.get(scan.id) or self._old.get(scan.id)
+        made = MaskEntry(name, None, _files(scan), self.made_by, facts)
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
+            if former is not None:
+                self._old[scan.id] = former
             # Before the mask has its name: a mask that nobody has on record is somebody else's.
-            self._entries[scan.id] = {"mask": name, **facts, "files": _files(scan)}
+            made = replace(made, sha256=file_digest(temporary))
+            self._entries[scan.id] = made
+            self._write_record()
+        if former is not None:
+            self._remove(scan.id, self._old.pop(scan.id), made)
             self._write_record()
 
-    def preview(self, case: str) -> Path:
-        """Return where the picture of a mask is, if there is one."""
-        return self.folder / f"{case}.png"
+    def beside(self, case: str, ending: str, write: Callable[[Path], None]) -> Path:
+        """Return the picture (:data:`PREVIEW`) or DICOM SEG of a mask, which ``write`` makes where it is not there.
 
-    def dicom_seg(self, case: str) -> Path:
-        """Return where the DICOM SEG of a mask is, if there is one."""
-        return self.folder / f"{case}.dcm"
+        Raises:
+            StateError: a file of that name is there that was not written here.
+        """
+        entry, target = self._entries[case], self.folder / f"{case}{ending}"
+        if os.path.lexists(target):
+            if target.name not in (entry.beside or {}) and not self._is_beside(target, entry):
+                fix = "move the file away, or choose another folder with -o"
+                what = "a file that pclauto did not write has the name of one that it is to write"
+                raise StateError(Problem("predict.file-in-the-way", what, str(target), fix))
+            return target
+        with atomic_path(target) as temporary:
+            write(temporary)
+            beside = {**(entry.beside or {}), target.name: file_digest(temporary)}
+            self._entries[case] = replace(entry, beside=beside)
+            self._write_record()
+        return target
 
-    def _remove_beside(self, case: str) -> None:
-        """Remove picture and DICOM SEG: they do not outlive the mask that they show."""
-        for file in (self.preview(case), self.dicom_seg(case)):
-            file.unlink(missing_ok=True)
+    def _read(self) -> None:
+        """Find out whose the masks in the folder are.
+
+        Raises:
+            StateError: see the class.
+        """
+        record = read_record(self.folder)
+        # Of this model; of others that are still there; and what a process did not come to remove.
+        self._entries, self._old, self._left = {}, {}, []
+        if record is not None:
+            scans, old = (
+                {case: self._signed(entry) for case, entry in entries.items()} for entries in (record.scans, record.old)
+            )
+            for case in {**scans, **old}:
+                entry = self._there(case, scans.get(case), old.get(case))
+                if entry is not None:
+                    (self._entries if entry.made_by == self.made_by else self._old)[case] = entry
+        self._refuse_mixing(signed=record is not None and record.made_by == self.made_by)
+
+    def _signed(self, entry: MaskEntry) -> MaskEntry:
+        """Give an entry of version 0.2 or before a digest: of the mask, unless it is younger than its record."""
+        mask, record = self.folder / entry.mask, self.folder / RECORD
+        if entry.sha256 is not None or not mask.is_file():
+            return entry
+        is_younger = mask.stat().st_mtime_ns > record.stat().st_mtime_ns
+        return replace(entry, sha256=UNKNOWN_BYTES if is_younger else file_digest(mask))
+
+    def _there(self, case: str, new: MaskEntry | None, old: MaskEntry | None) -> MaskEntry | None:
+        """Return the entry of the mask that is there: while one is replaced, the new and the old one are on record."""
+        if new is None or old is None:
+            entry = new or old
+            return entry if entry is not None and (self.folder / entry.mask).is_file() else None
+        is_new = (self.folder / new.mask).is_file() and (
+            new.mask != old.mask or not self._is_written(old) or self._is_written(new)
+        )
+        if not is_new:
+            return self._there(case, None, old)
+        self._left.append((case, old, new))
+        return new
+
+    def _refuse_mixing(self, *, signed: bool) -> None:
+        """Refuse to add masks to those of others that stay; a file that nobody wrote may lie in a ``signed`` folder."""
+        owners = {
+            entry.mask: (case, entry) for entries in (self._old, self._entries) for case, entry in entries.items()
+        }
+        files = [path for path in visible(self.folder) if split_suffix(path.name)[1]]
+        mixed, can_replace = [], True
+        for file in files:
+            case, owner = owners.get(file.name, ("", None))
+            if owner is None:
+                is_other, is_ours = not signed, False
+            else:
+                is_other, is_ours = owner.made_by != self.made_by, self._is_written(owner) or not _is_whole(file)
+            if is_other and not (is_ours and case in self._replaced):
+                mixed.append((file, owner))
+                can_replace &= is_ours and case in self._cases
+        if mixed:
+            raise StateError(_of_others(mixed, self.made_by, self.folder, can_replace=can_replace))
+
+    def _refuse_others(self, case: str) -> None:
+        """Refuse to write where a file is that is not to be replaced."""
+        entry = self._entries.get(case) or self._old.get(case)
+        for target in (self.folder / f"{case}{ending}" for ending in VOLUME_SUFFIXES):
+            if not os.path.lexists(target):
+                continue
+            is_ours = entry is not None and entry.mask == target.name
+            is_written = is_ours and entry is not None and (self._is_written(entry) or not _is_whole(target))
+            if is_written and case in self._replaced:
+                continue
+            if is_ours and not is_written:
+                raise StateError(_edited(target, "the mask was changed since it was written"))
+            what = "there is a mask of another scan, of this scan as it was before, or in another format"
+            if not is_ours:
+                what = "there is a file in the place of the mask that pclauto has not on record"
+            fix = "choose another folder with -o" + (", or --overwrite" if is_written else ", or move the file away")
+            raise StateError(Problem("predict.mask-of-other-scan", what, str(target), fix))
+
+    def _is_written(self, entry: MaskEntry) -> bool:
+        """Tell whether a mask is the one that was written."""
+        mask = self.folder / entry.mask
+        return mask.is_file() and file_digest(mask) == entry.sha256
+
+    def _is_beside(self, file: Path, entry: MaskEntry) -> bool:
+        """Tell whether a picture or a DICOM SEG is the one that was written with a mask."""
+        if not file.is_file():
+            return False
+        if entry.beside is not None:
+            return entry.beside.get(file.name) == file_digest(file)
+        with file.open("rb") as handle:
+            return _SIGNATURES[file.suffix] in handle.read(_MAX_SIGNED_BYTES)
+
+    def _remove(self, case: str, old: MaskEntry, new: MaskEntry) -> None:
+        """Remove what a new mask replaces: its picture and DICOM SEG too do not outlive the mask that they show."""
+        if old.mask != new.mask and (self._is_written(old) or not _is_whole(self.folder / old.mask)):
+            (self.folder / old.mask).unlink(missing_ok=True)
+        for file in (self.folder / f"{case}{ending}" for ending in (PREVIEW, DICOM_SEG)):
+            if self._is_beside(file, old):
+                file.unlink()
 
     def _write_record(self) -> None:
-        write_json(self.folder / RECORD, {**self.made_by, "scans": self._entries})
-
-    def _refuse_another(self, case: str) -> None:
-        for target in (self.folder / f"{case}{ending}" for ending in MASK_SUFFIXES):
-            if target.is_file() and target not in self._replaced:
-                raise StateError(
-                    Problem(
-                        code="predict.mask-of-other-scan",
-                        what="there is a mask of another scan, of this scan as it was before, or in another format",
-                        where=str(target),
-                        fix="choose another folder with -o, or --overwrite",
-                    )
-                )
+        MaskRecord(self.made_by, self._entries, self._old).write(self.folder)
 
 
-def _of_others(recorded: Mapping[str, Any], made_by: Mapping[str, Any], where: str, found: str) -> Problem:
-    """Describe in what the masks on record differ from those that ``made_by`` would make."""
-    if recorded.get("model") != made_by["model"]:
+def _edited(mask: Path, what: str) -> Problem:
+    return Problem("predict.mask-edited", what, str(mask), "to have it made anew, move the file away")
+
+
+def _of_others(
+    mixed: Sequence[tuple[Path, MaskEntry | None]], made_by: MadeBy, folder: Path, *, can_replace: bool
+) -> Problem:
+    """Describe in what the masks that are there differ from those that ``made_by`` would make."""
+    file, entry = next(((file, entry) for file, entry in mixed if entry is None), mixed[0])
+    if entry is None or entry.made_by.model != made_by.model:
         code, difference = "predict.masks-of-another-model", "of another model"
-    elif recorded.get("mirroring") != made_by["mirroring"]:
-        mirroring = "with" if recorded.get("mirroring") else "without"
+    elif entry.made_by.mirroring != made_by.mirroring:
+        mirroring = "with" if entry.made_by.mirroring else "without"
         code, difference = "predict.masks-mirrored-otherwise", f"of this model {mirroring} mirroring"
     else:
         code, difference = "predict.masks-of-older-model", "of this model as it was before it was trained again"
-    fix = "choose an empty folder with -o, or replace all of its masks with --overwrite"
-    return Problem(code, f"the folder holds masks {difference}", where, fix, made_by["model"], found)
-
-
-def recorded_sources(entry: Mapping[str, Any]) -> list[Source]:
-    """Return the volumes that a mask was made from, as its entry in :data:`RECORD` names them."""
-    sources: list[Source] = []
-    for files in entry["files"]:
-        paths = tuple(Path(path) for path, _size, _time in files)
-        sources.append(paths[0] if len(paths) == 1 else Series("", "", paths))
-    return sources
-
-
-def checkpoint_states(model: Path) -> dict[str, list[int]]:
-    """Return size and time of the checkpoints of a model's finished folds, by their paths in its folder."""
-    return {f"{file.parent.name}/{file.name}": _state(file) for file in sorted(model.glob(f"fold_*/{FINAL}"))}
-
-
-def _state(file: Path) -> list[int]:
-    found = file.stat()
-    return [found.st_size, found.st_mtime_ns]
+    fix = "choose an empty folder with -o" + (", or replace all of its masks with --overwrite" if can_replace else "")
+    found = f"{len(mixed)} ({file.name}, …) of {entry.made_by.model if entry else 'an unknown one'}"
+    return Problem(code, f"the folder holds masks {difference}", str(folder), fix, made_by.model, found)
 
 
 def _files(scan: Scan) -> list[list[list[Any]]]:
     """Return the files of a scan by volume, each with its size and time."""
-    return [[[str(path.resolve()), *_state(path)] for path in paths_of(source)] for source in scan.files]
+    return [[[str(path.resolve()), *file_state(path)] for path in paths_of(source)] for source in scan.files]
 
 
 def _is_whole(mask: Path) -> bool:
-    """Return whether a mask that was written here is there and still readable."""
+    """Return whether a mask is there and still readable."""
     if not mask.is_file():
         return False
-    if mask.name.endswith(".nii.gz"):  # SimpleITK reads what is missing of a NIfTI as zeros
+    if split_suffix(mask.name)[1] in NIFTI_SUFFIXES:  # SimpleITK reads what is missing of a NIfTI as zeros
         return not probe_image(mask)[1]
     try:
         SimpleITK.ReadImage(str(mask))

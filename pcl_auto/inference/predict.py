@@ -14,10 +14,12 @@ from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
-from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, UsageError
-from pcl_auto.inference.masks import MaskFolder, checkpoint_states
+from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
+from pcl_auto.inference.mask_record import DICOM_SEG, PREVIEW, MadeBy, checkpoint_states
+from pcl_auto.inference.masks import MaskFolder
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.output import contains, refuse_input_folder, same_file
 from pcl_auto.workspace.processes import output_to
 from pcl_auto.workspace.resources import as_resource_error, require
 
@@ -68,7 +70,7 @@ class Prediction:
 
 
 class PredictionJob:
-    """A model, the scans to segment with it, and the folder for their masks; nothing is written before ``masks.begin``.
+    """A model, the scans to segment with it, and the folder for their masks; ``masks.writing`` is the first to write.
 
     Raises:
         StateError: no usable model, or masks of another model in ``output``.
@@ -92,11 +94,10 @@ class PredictionJob:
             from pcl_auto.nnunet.inference.predictor import ModelPredictor
 
             self.predictor = ModelPredictor(model, chosen, mirroring=mirroring)
-            self.scans = list_scans(inputs, self.predictor.channels)
-        _refuse_scan_folder(inputs, self.scans, output)
+            self.scans = _apart(inputs, list_scans(inputs, self.predictor.channels), output)
         self.outputs, self.model = outputs, model
-        made_by = {"model": str(model), "checkpoints": checkpoint_states(model), "mirroring": mirroring}
-        self.masks = MaskFolder(output, made_by, {scan.id for scan in self.scans} if overwrite else set())
+        made_by = MadeBy(str(model), checkpoint_states(model), mirroring)
+        self.masks = MaskFolder(output, made_by, [scan.id for scan in self.scans], overwrite=overwrite)
 
     def decide(self, scan: Scan, segment: Callable[[Scan, str], Outcome]) -> Prediction | Outcome:
         """Skip a scan or keep its mask; else return what ``segment`` makes of it and of the name for its mask.
@@ -110,9 +111,11 @@ class PredictionJob:
         if scan.problem:
             raise DataError(scan.problem)
         name = scan.id + (_LIKE.get(scan.suffix, _PLAIN) if self.outputs.keep_format else _PLAIN)
-        facts = self.masks.kept(scan, name)
-        if facts is not None:
-            return Prediction(scan.id, str(self.masks.folder / name), "kept", **facts)
+        kept = self.masks.kept(scan, name)
+        if kept is not None:
+            facts, problem = kept
+            told: dict[str, Any] = {} if problem is None else {"error": str(problem), "problems": (problem,)}
+            return Prediction(scan.id, str(self.masks.folder / name), "kept", **facts, **told)
         _refuse_damaged(scan)
         return segment(scan, name)
 
@@ -139,15 +142,14 @@ class PredictionJob:
                 result = replace(result, preview=str(self._preview(scan, mask)))
             if self.outputs.dicom_seg and isinstance(scan.files[0], Series):
                 result = replace(result, dicom_seg=str(self._dicom_seg(scan.id, scan.files[0], mask)))
-        except DataError as error:  # the mask is there all the same
+        except (DataError, StateError) as error:  # the mask is there all the same
             return replace(
                 result, status="failed", error=str(error), exit_code=error.exit_code, problems=error.problems
             )
         return result
 
     def _preview(self, scan: Scan, mask: Path) -> Path:
-        target = self.masks.preview(scan.id)
-        if not target.is_file():
+        def write(target: Path) -> None:
             from pcl_auto.inference.preview import draw
             from pcl_auto.nnunet.data.images import read_image
 
@@ -155,15 +157,16 @@ class PredictionJob:
             grid = properties["sitk_stuff"]
             classes = self.predictor.classes
             draw(image[0], _read_mask(mask), grid["spacing"], grid["direction"], classes, scan.id, target)
-        return target
+
+        return self.masks.beside(scan.id, PREVIEW, write)
 
     def _dicom_seg(self, case: str, series: Series, mask: Path) -> Path:
-        target = self.masks.dicom_seg(case)
-        if not target.is_file():
+        def write(target: Path) -> None:
             from pcl_auto.data.formats.dicom_seg import write_dicom_seg
 
             write_dicom_seg(_read_mask(mask), series, self.predictor.classes, self.model.name, target)
-        return target
+
+        return self.masks.beside(case, DICOM_SEG, write)
 
 
 def attempt(scan: Scan, action: Callable[[Scan], Outcome]) -> Prediction | Outcome:
@@ -195,21 +198,23 @@ def predict(
 ) -> list[Prediction]:
     """Segment every scan in ``inputs`` into ``output``, each mask on its scan's grid and named after it.
 
-    Masks of the same model that are there already are kept, unless ``overwrite``.
+    Masks of the same model that are there already are kept, unless ``overwrite``: then each is replaced when the new
+    one is there, and where a scan fails, its old mask stays, on record as old.
 
     Raises:
         StateError, UsageError: see :class:`PredictionJob`; and a package that is not there.
+        LockedError: another process writes masks there.
         ResourceError: no room on the disk; the masks made before are whole.
     """
     if outputs.dicom_seg:
         require("highdicom", "dicom", "--dicom-seg")
     job = PredictionJob(inputs, output, model, outputs, device=device, mirroring=mirroring, overwrite=overwrite)
-    job.masks.begin()
     results: list[Prediction] = []
-    for scan in job.scans:
-        with output_to(NOWHERE):
-            results.append(attempt(scan, job.finish))
-        listener("predict", {"done": len(results), "total": len(job.scans)})
+    with job.masks.writing():
+        for scan in job.scans:
+            with output_to(NOWHERE):
+                results.append(attempt(scan, job.finish))
+            listener("predict", {"done": len(results), "total": len(job.scans)})
     return results
 
 
@@ -315,10 +320,20 @@ def _read_mask(file: Path) -> np.ndarray:
     return mask
 
 
-def _refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> None:
-    """Refuse to write masks where scans lie, also where a mask would have another name than its scan."""
-    folders = {path.resolve() for path in inputs if path.is_dir()}
-    if output.resolve() in folders | {path.parent.resolve() for scan in scans for path in scan.paths}:
+def _apart(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> list[Scan]:
+    """Return the scans without what lies in ``output`` itself, where that is a folder below one of ``inputs``.
+
+    Raises:
+        UsageError: masks would be written where scans lie, also where a mask would have another name than its scan.
+    """
+    refuse_input_folder(output)
+    folders = [path for path in inputs if path.is_dir()]
+    if any(contains(folder, output) for folder in folders):
+        given = set(inputs)
+        scans = [scan for scan in scans if given & {*scan.paths} or not any(contains(output, p) for p in scan.paths)]
+    # A link may stand among the scans, or the scan among the masks that the link leads to.
+    places = {place for scan in scans for path in scan.paths for place in (path.parent, path.resolve().parent)}
+    if any(same_file(output, place) for place in [*folders, *places]):
         raise UsageError(
             Problem(
                 code="predict.masks-among-scans",
@@ -327,6 +342,7 @@ def _refuse_scan_folder(inputs: Iterable[Path], scans: Sequence[Scan], output: P
                 fix="choose another folder with -o",
             )
         )
+    return list(scans)
 
 
 def _refuse_damaged(scan: Scan) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pcl_auto.data.formats.suffixes import find_nifti
 from pcl_auto.errors import PclautoError
-from pcl_auto.inference.masks import RECORD, recorded_sources
+from pcl_auto.inference.mask_record import MaskEntry, read_record, recorded_sources
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
@@ -23,7 +23,6 @@ from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
 from pcl_auto.report.tables import best_median_worst, heading
 from pcl_auto.training.run_facts import Round, RunFacts
-from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder
 
 MAX_LABELED = 2
@@ -75,9 +74,10 @@ def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None, max_slices
         return []
     masks, labels = Path(scores["predictions"]), Path(scores["labels"])
     try:
-        scans = read_json(masks / RECORD).get("scans", {})
+        record = read_record(masks)
     except PclautoError:
         return []
+    scans = {} if record is None else record.scans
     # A hidden label stays closed here even after somebody has scored by it.
     dice = {case: value for case, value in case_dice(scores).items() if case not in run.split.hidden}
     ranked = sorted((-value, case) for case, value in dice.items() if not math.isnan(value))
@@ -117,10 +117,10 @@ def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int,
     return Volume(image[:].transpose(0, *(back + 1)), labels, spacing.tolist(), direction)
 
 
-def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, Any]) -> Volume:
+def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, MaskEntry]) -> Volume:
     import SimpleITK
 
-    mask = SimpleITK.ReadImage(str(masks / scans[case]["mask"]))
+    mask = SimpleITK.ReadImage(str(masks / scans[case].mask))
     image, _ = read_image(recorded_sources(scans[case]))
     arrays = {PREDICTION: SimpleITK.GetArrayFromImage(mask)}
     arrays[LABEL] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(find_nifti(labels, case))))

@@ -47,7 +47,7 @@ def predict(
     no_quality: Annotated[
         bool, typer.Option("--no-quality", help="Do not estimate how far each mask is to be trusted: saves time.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that pclauto wrote there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the scans and the masks that would be written, write nothing.")
     ] = False,
@@ -150,8 +150,11 @@ def _confidence(result: Prediction) -> str:
 
 def _show_volumes(terminal: Terminal, made: Sequence[Prediction]) -> None:
     """Print a column per class where they fit, else all classes of a scan in one."""
-    names = [printable(name) for name in made[0].volumes_ml or {}]
-    rows = [[f"{volume:.1f}" for volume in (result.volumes_ml or {}).values()] for result in made]
+    names = list(next((result.volumes_ml for result in made if result.volumes_ml), {}))
+    # Of a mask that a person has changed, none is known.
+    known = [result.volumes_ml or {} for result in made]
+    rows = [[f"{volumes[name]:.1f}" if name in volumes else "–" for name in names] for volumes in known]
+    names = [printable(name) for name in names]
     longest = max(len(printable(result.id)) for result in made)
     wide = longest + 18 + sum(2 + max(len(name), *(len(row[i]) for row in rows)) for i, name in enumerate(names))
     columns = [f">{name}" for name in names]

@@ -6,10 +6,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from refusal import refused
 
 from pcl_auto.cli.commands import evaluate as command
+from pcl_auto.errors import StateError
 from pcl_auto.evaluation.scores import SCORES, evaluate_on_record
-from pcl_auto.inference.masks import RECORD
+from pcl_auto.inference.mask_record import RECORD
 
 
 @pytest.fixture
@@ -18,6 +20,8 @@ def predicted(tmp_path: Path) -> Path:
     checkpoint = tmp_path / "model" / "fold_all" / "checkpoint_final.pth"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"weights")
+    for name in ("plans.json", "dataset.json", "fold_all/run.json"):
+        (tmp_path / "model" / name).write_text("{}")
     for folder in ("out", "labels"):
         (tmp_path / folder).mkdir()
         mask = np.zeros((4, 4, 4), np.uint8)
@@ -48,6 +52,33 @@ def test_masks_of_a_model_that_was_trained_again_are_not_its_own(predicted: Path
 def test_masks_from_elsewhere_leave_no_record(predicted: Path) -> None:
     (predicted / "out" / RECORD).unlink()
     assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+
+
+@pytest.mark.parametrize("lacking", ["plans.json", "dataset.json", "fold_all/run.json"])
+def test_scores_go_into_no_folder_that_no_training_left(predicted: Path, lacking: str) -> None:
+    (predicted / "model" / lacking).unlink()
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+    assert not (predicted / "model" / SCORES).exists()
+
+
+def test_scores_are_not_written_through_a_link(predicted: Path) -> None:
+    (predicted / "elsewhere").mkdir()
+    (predicted / "model" / SCORES).symlink_to(predicted / "elsewhere")
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+    assert list((predicted / "elsewhere").iterdir()) == []
+
+
+def test_masks_of_two_models_are_not_scored_as_those_of_one(predicted: Path) -> None:
+    record = json.loads((predicted / "out" / RECORD).read_text())
+    files = [[["/scans/a.nii.gz", 1, 2]]]
+    record["old"] = {"a": {"mask": "a.nii.gz", "files": files, "model": "/other", "checkpoints": {}}}
+    (predicted / "out" / RECORD).write_text(json.dumps(record))
+    with refused(StateError, "score.masks-of-two-models") as refusal:
+        evaluate_on_record(predicted / "out", predicted / "labels")
+    assert refusal.problem.found == "a.nii.gz"
+    (predicted / "out" / "a.nii.gz").rename(predicted / "out" / "b.nii.gz")
+    (predicted / "labels" / "a.nii.gz").rename(predicted / "labels" / "b.nii.gz")
+    evaluate_on_record(predicted / "out", predicted / "labels")
 
 
 def test_the_model_says_what_its_regions_are_and_what_is_ignored(predicted: Path) -> None:

@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 from pcl_auto.cli.main import app
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
 from pcl_auto.inference import predict as module
-from pcl_auto.inference.masks import RECORD
+from pcl_auto.inference.mask_record import RECORD
 from pcl_auto.inference.predict import Outputs, Prediction, predict
 from pcl_auto.method.confidence import Reference
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.output import visible
 
 
 @pytest.fixture
@@ -111,6 +112,38 @@ def test_scans_are_never_written_over(tmp_path: Path, model: Path) -> None:
     assert {path.read_bytes() for path in given} == {b"voxels"}
 
 
+def test_a_scan_that_a_link_leads_to_is_not_written_over(tmp_path: Path, model: Path) -> None:
+    (scan,) = files(tmp_path / "out", "a.nrrd")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "b.nrrd").symlink_to(scan)
+    with refused(UsageError, "predict.masks-among-scans"):
+        segment([tmp_path / "scans"], tmp_path / "out", model, overwrite=True)
+    assert scan.read_bytes() == b"voxels"
+
+
+def test_masks_in_a_folder_among_the_scans_are_no_scans(tmp_path: Path, model: Path) -> None:
+    files(tmp_path / "scans", "a.nrrd")
+    for status in ("done", "kept"):
+        # As in `predict . -o out`.
+        assert segment([tmp_path / "scans"], tmp_path / "scans" / "out", model) == {"a": status}
+        files(tmp_path / "scans" / "out", "_0000.nrrd")  # would be a channel of a scan
+    with refused(UsageError, "predict.masks-among-scans"):
+        segment(files(tmp_path / "scans" / "out", "z.nrrd"), tmp_path / "scans" / "out", model)
+
+
+@pytest.mark.parametrize("folder", ["Task01_A/labelsTs", "Task01_A", "model/masks"])
+def test_inputs_of_others_are_no_output(tmp_path: Path, model: Path, folder: str) -> None:
+    for file in ("Task01_A/dataset.json", "model/dataset.json", "model/plans.json"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    (label,) = files(tmp_path / "Task01_A" / "labelsTs", "a.nii.gz")
+    given = files(tmp_path / "Task01_A" / "imagesTs", "a.nrrd")
+    for overwrite in (False, True):
+        with refused(UsageError, "output.input-folder"):
+            segment(given, tmp_path / folder, model, overwrite=overwrite)
+    assert label.read_bytes() == b"voxels"
+
+
 def test_masks_of_another_model_are_not_mixed_with(tmp_path: Path, model: Path) -> None:
     given, output = files(tmp_path / "scans", "a.nrrd"), tmp_path / "out"
     segment(given, output, model)
@@ -139,7 +172,7 @@ def test_masks_that_nobody_signed_are_not_mixed_with(tmp_path: Path, model: Path
     with refused(StateError, "predict.masks-of-another-model") as refusal:
         segment(files(tmp_path / "scans", "b.nrrd"), tmp_path / "out", model)
     assert refusal.problem.found.endswith("of an unknown one")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+    assert [path.name for path in visible(tmp_path / "out")] == ["a.nii.gz"]
 
 
 @pytest.mark.parametrize("change", ["trained again", "without mirroring"])
@@ -170,7 +203,7 @@ def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: Path) -> Non
     # A fault of the program is no problem of the user's.
     assert results[1] == Prediction("bad", None, "failed", "cannot read this", exit_code=1, problems=())
     assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
-    assert sorted(path.name for path in output.iterdir()) == ["a.nii.gz", "c.nii.gz", RECORD]
+    assert sorted(path.name for path in visible(output)) == ["a.nii.gz", "c.nii.gz", RECORD]
     assert heard == [{"done": done, "total": 3} for done in (1, 2, 3)]
 
 
@@ -267,8 +300,19 @@ def test_masks_of_the_same_model_are_kept(tmp_path: Path, model: Path) -> None:
     write_stub_mask(np.ones((2, 2, 2), np.uint8), output / "a.nii.gz", {"of": "corrected by hand"})
     assert segment(given, output, model) == {"a": "kept", "b": "done"}
     assert read_stub_mask(output / "a.nii.gz") == "corrected by hand"
-    assert segment(given, output, model, overwrite=True) == {"a": "done", "b": "done"}
-    assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
+
+
+def test_a_mask_that_was_corrected_by_hand_is_not_replaced_and_told(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd", "b.nrrd"), tmp_path / "out"
+    segment(given, output, model)
+    write_stub_mask(np.ones((2, 2, 2), np.uint8), output / "a.nii.gz", {"of": "corrected by hand"})
+    for overwrite, statuses, exit_code in ((False, ["kept", "kept"], 0), (True, ["failed", "done"], 4)):
+        results = predict(given, output, model, overwrite=overwrite, listener=lambda _event, _values: None)
+        assert [result.status for result in results] == statuses
+        assert (codes(results[0].problems), results[0].exit_code) == (["predict.mask-edited"], exit_code)
+        # What was known of the mask before is not known of this one.
+        assert (results[0].volumes_ml, results[0].quality) == (None, None)
+        assert read_stub_mask(output / "a.nii.gz") == "corrected by hand"
 
 
 @pytest.mark.parametrize("left", [0, 30])
@@ -291,4 +335,4 @@ def test_a_full_disk_ends_a_prediction(tmp_path: Path, model: Path, monkeypatch:
     with refused(ResourceError, "disk.full") as refusal:
         segment(given, tmp_path / "out", model)
     assert refusal.problem.where.endswith("a.nii.gz")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [RECORD]
+    assert [path.name for path in visible(tmp_path / "out")] == [RECORD]

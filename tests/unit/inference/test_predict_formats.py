@@ -23,6 +23,7 @@ from pcl_auto.inference import predict as module
 from pcl_auto.inference.predict import Outputs, Prediction, predict
 from pcl_auto.method.confidence import Reference
 from pcl_auto.nnunet.data.images import Properties, read_image
+from pcl_auto.workspace.output import visible
 
 # A box of 3 x 5 x 5 voxels is brighter than this.
 BRIGHT = 500
@@ -251,7 +252,7 @@ def test_a_picture_does_not_outlive_its_mask(tmp_path: Path, why: str) -> None:
         run(tmp_path / "scans", tmp_path / "out")
     else:
         predict([tmp_path / "scans"], tmp_path / "out", tmp_path / "model", overwrite=True, listener=lambda *_: None)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "predictions.json"]
+    assert sorted(path.name for path in visible(tmp_path / "out")) == ["a.nii.gz", "predictions.json"]
 
 
 def test_a_picture_of_nothing_found(tmp_path: Path) -> None:

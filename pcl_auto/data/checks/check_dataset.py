@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.case import Task
-from pcl_auto.data.checks.check_files import check_cases
+from pcl_auto.data.checks.check_files import check_cases, constant_channels
 from pcl_auto.data.checks.oddities import examine
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.formats.nifti import Volume, probe_channels
@@ -77,7 +77,7 @@ def diagnose(
         for case, (volume, found) in zip(testing, probed, strict=True):
             advance()
             # `plan` does not open test images; `predict` will.
-            warnings += found
+            warnings += found or (constant_channels(volume, "a test case") if volume else [])
             if volume is not None and not found:
                 tests[case.id] = volume
     ct = any(channel.strip().upper() == "CT" for channel in task.channels)

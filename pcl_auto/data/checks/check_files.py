@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pcl_auto.data.case import Case, Task
 
 # To be raised whenever probes judge differently, so that no earlier result is believed.
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -193,16 +193,21 @@ def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int
         fix = "store all channels of a case in one file, along the fourth dimension, or correct dataset.json"
         what, expected = "wrong number of channels", f"{channels}, as in dataset.json"
         yield Problem("data.channel-count", what, where, fix, expected, str(found))
-    constant = image.volume.constant_channels
     # A channel of NaN alone has been reported for what it is.
-    if constant and not image.problems:
-        kind = "a labeled" if case.label else "an unlabeled"
-        named = "" if found == 1 else f" in channel {', '.join(map(str, constant))}"
-        fix = "restore the image from its source, or take the case out of the data set"
-        what = f"image of {kind} case is constant{named}"
-        yield Problem("data.constant", what, where, fix, "more than one value", "one value")
+    if not image.problems:
+        yield from constant_channels(image.volume, f"{'a labeled' if case.label else 'an unlabeled'} case")
     if label and label.volume:
         yield from compare_grids(image.volume, label.volume)
+
+
+def constant_channels(volume: Volume, whose: str) -> list[Problem]:
+    """Return the problem of channels with one value, in which nothing is to be seen; ``whose`` they are, in words."""
+    if not volume.constant_channels:
+        return []
+    named = "" if volume.channels == 1 else f" in channel {', '.join(map(str, volume.constant_channels))}"
+    fix = "restore the image from its source, or take the case out of the data set"
+    what, where = f"image of {whose} is constant{named}", str(volume.path)
+    return [Problem("data.constant", what, where, fix, "more than one value", "one value")]
 
 
 def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Problem], list[Problem]]:

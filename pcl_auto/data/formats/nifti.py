@@ -72,8 +72,8 @@ def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
     """Read an image to its last byte; problems are returned, never raised.
 
     Returns:
-        The facts, or None where the voxels cannot be read, and the problems. NaN and infinite voxels are a problem
-        that comes together with the facts.
+        The facts, or None where the voxels cannot be read, and the problems. NaN and infinite voxels, and intensities
+        that nnU-Net cannot normalize, are problems that come together with the facts.
     """
     content, problems = read_volume(path)
     if content is None:
@@ -81,7 +81,7 @@ def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
     header, voxels = content
     survey = Survey.of(header, voxels)
     volume = replace(_volume(path, header, survey), digest=survey.digest.hexdigest(), quartiles=survey.quartiles())
-    return volume, survey.not_finite(str(path))
+    return volume, survey.not_finite(str(path)) or survey.out_of_range(str(path))
 
 
 def probe_channels(files: Sequence[Path]) -> tuple[Volume | None, list[Problem]]:

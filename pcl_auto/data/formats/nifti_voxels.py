@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pcl_auto.data.formats.nifti_bytes import Voxels
 from pcl_auto.data.formats.nifti_header import Header
+from pcl_auto.data.formats.usable_voxels import Spread
 from pcl_auto.errors import Problem
 
 Index = tuple[int, ...]
@@ -28,8 +29,7 @@ class Survey:
     """Facts that one pass over the voxels gathers, in the order of the file: x first, channels last."""
 
     occupied: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
-    low: list[float]
-    high: list[float]
+    spreads: list[Spread]
     samples: list[list[npt.NDArray[np.float32]]]
     every: int
     bad_count: int = 0
@@ -43,7 +43,7 @@ class Survey:
         x, y, z = (np.zeros(size, dtype=np.bool_) for size in header.shape)
         channels = range(header.channels)
         every = max(1, int(np.prod(header.shape)) // _SAMPLE)
-        survey = cls((x, y, z), [np.inf for _ in channels], [-np.inf for _ in channels], [[] for _ in channels], every)
+        survey = cls((x, y, z), [Spread() for _ in channels], [[] for _ in channels], every)
         survey.digest.update(repr((header.shape, header.channels)).encode())
         for start, channel, values in iter_chunks(header, voxels):
             survey.add(start, channel, values)
@@ -62,15 +62,13 @@ class Survey:
             if not finite.all():
                 self._note_bad(start, channel, finite)
                 nonzero &= finite
-                values = values[finite]
+                as_read = as_read[finite]
         plane = nonzero.any(axis=2)
         x, y, z = self.occupied
         x |= plane.any(axis=1)
         y |= plane.any(axis=0)
         z[start : start + nonzero.shape[2]] |= nonzero.any(axis=(0, 1))
-        if values.size:
-            self.low[channel] = min(self.low[channel], values.min().item())
-            self.high[channel] = max(self.high[channel], values.max().item())
+        self.spreads[channel].add(as_read)
         drawn = plain[:: self.every]
         self.samples[channel].append(drawn[np.isfinite(drawn) & (drawn != 0)])
 
@@ -93,13 +91,22 @@ class Survey:
             return []
         *voxel, channel = self.first_bad
         found = f"{self.bad_count}, the first at voxel ({', '.join(map(str, voxel))})"
-        found += f" of channel {channel}" if len(self.low) > 1 else ""
+        found += f" of channel {channel}" if len(self.spreads) > 1 else ""
         fix = "restore the volume from its source, or replace these voxels by a value that means nothing there"
         return [Problem("data.not-finite", "NaN or infinite voxels", where, fix, "finite values in 32 bits", found)]
 
+    def out_of_range(self, where: str) -> list[Problem]:
+        """Return the problems of channels that nnU-Net cannot normalize."""
+        named = [f"channel {channel}" if len(self.spreads) > 1 else "" for channel in range(len(self.spreads))]
+        return [
+            problem
+            for spread, name in zip(self.spreads, named, strict=True)
+            for problem in spread.out_of_range(where, name)
+        ]
+
     def constant_channels(self) -> tuple[int, ...]:
-        """Return the channels that hold one value."""
-        return tuple(channel for channel, low in enumerate(self.low) if low >= self.high[channel])
+        """Return the channels that hold one value, as nnU-Net reads them, in 32 bits."""
+        return tuple(channel for channel, spread in enumerate(self.spreads) if spread.is_constant)
 
 
 def iter_chunks(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxels]]:

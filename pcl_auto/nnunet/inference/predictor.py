@@ -15,6 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from pcl_auto.data.formats.scans import Source
+from pcl_auto.data.formats.usable_voxels import refuse_unusable
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import PASSES
@@ -143,7 +144,8 @@ class ModelPredictor:
             confidence: whether to say how sure the network is, which takes longer.
 
         Raises:
-            DataError: the model's reader turns scans, and nothing says how this one lies in space.
+            DataError: nothing is to be seen in a channel, or nothing that nnU-Net can normalize; or the model's reader
+                turns scans, and nothing says how this one lies in space.
             StateError: the model wants another number of channels.
             ResourceError: the scan would need more memory than is free, in slabs too.
             NumericalError: the network's output is not finite.
@@ -181,6 +183,7 @@ class ModelPredictor:
                     fix="give one 4D file, or files or folders of one DICOM series that end in _0000, _0001, …",
                 )
             )
+        refuse_unusable(image, where)
         heads = self._labels.num_segmentation_heads
         turn = turn_for(self._reader, properties, where)
         spacing_mm = turn.of_lengths(properties["spacing"])

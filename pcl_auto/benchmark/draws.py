@@ -10,11 +10,10 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import SimpleITK
-
+from pcl_auto.data.formats.nifti import probe_label
 from pcl_auto.data.labels import all_values, foreground, values_of
 from pcl_auto.data.split import Split, choose_split, draw_split, order_of_draw
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.planning.plan import Plan
 
 
@@ -32,6 +31,7 @@ def draw_labeled(
 
     Raises:
         UsageError: fewer labels than asked for, or than it takes to show every class.
+        DataError: a label that cannot be read.
     """
     pool = [case for case in plan.cases.values() if case.id not in kept_out]
     with_label, without_label = ([case.id for case in pool if (case.label is not None) is has] for has in (True, False))
@@ -85,13 +85,20 @@ def _refuse_missing(plan: Plan, split: Split) -> None:
 
 def _shown(plan: Plan, case: str) -> frozenset[str]:
     label = plan.cases[case].label
-    values = frozenset() if label is None else _values(label, tuple(all_values(plan.dataset_json["labels"])))
+    values = frozenset() if label is None else values_in(label, tuple(all_values(plan.dataset_json["labels"])))
     return frozenset(
         name for name, value in foreground(plan.dataset_json["labels"]).items() if values & {*values_of(value)}
     )
 
 
 @lru_cache(maxsize=4096)
-def _values(label: Path, known: tuple[int, ...]) -> frozenset[int]:
-    voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(label)))
-    return frozenset(value for value in known if (voxels == value).any())
+def values_in(label: Path, allowed: tuple[int, ...]) -> frozenset[int]:
+    """Return the values that a label shows, which is read to its end.
+
+    Raises:
+        DataError: it is damaged, or no label map of the ``allowed`` values.
+    """
+    volume, problems = probe_label(label, allowed)
+    if problems or volume is None:
+        raise DataError(problems)
+    return frozenset(value for value, voxels in (volume.label_values or {}).items() if voxels)

@@ -15,16 +15,20 @@ from typing import Any
 import numpy as np
 
 from pcl_auto.data.case import Task
-from pcl_auto.data.checks.check_files import Checks, check_cases, image_stats
+from pcl_auto.data.checks.check_files import Checks, check_cases, known_image
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.formats.nifti import Volume
+from pcl_auto.data.identity import Identity, identify
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
+from pcl_auto.planning.inputs import known_checks
+from pcl_auto.planning.moved import accept_moved, differing_at_a_glance, number_taken
 from pcl_auto.planning.plan import (
     LABEL_DEPENDENT_SCHEMES,
     MIN_PATCHES,
     SCHEMA_VERSION,
     Plan,
+    PlannedCase,
     PlanSettings,
     read_plan,
     store_key,
@@ -82,24 +86,26 @@ def plan_task(
     data = dataset_folder(task, workspace, dataset_id)
     previous = read_plan(data) if data.plan_file.is_file() else None
     shared = _is_foreign(data) if previous is None else previous.content.get("shared", False)
-    task, checks, warnings = _check(task, problems, data, settings, listener)
+    known = known_checks(data)
+    task, checks, warnings = _check(task, problems, known, settings, listener)
+    if previous is not None and previous.root != task.root:
+        warnings = [*warnings, accept_moved(previous, task, checks, known, data)]
     if not dry_run:
         workspace.activate()
         write_json(data.checks_file, checks.as_dict())
     if settings.plans_file is not None:
         settings = replace(settings, plans_file=str(find_plans(settings.plans_file, data)))
-    inputs = _describe_inputs(task, checks, data, settings)
-    plan = previous if previous is not None and not force and previous.is_made_from(inputs) else None
-    up_to_date = plan is not None
-    if plan is None:
+    inputs = _describe_inputs(task, checks, data, settings, previous)
+    up_to_date = previous is not None and not force and previous.is_made_from(inputs)
+    if previous is not None and up_to_date:
+        plan = Plan({**previous.content, **inputs})
+    else:
         chosen = _choose_network(task, checks, data, settings, inputs["dataset_json"])
         plan = Plan({**inputs, **chosen, "shared": shared})
     if not dry_run:
-        if previous is not None:
-            _forget_changed_images(previous, plan, data)
         if not plan.depends_on_labels(plan.configuration):
             preprocess_images(plan, plan.nnunet, plan.configuration, data, listener)
-        if not up_to_date:
+        if previous is None or plan.content != previous.content:
             write_plan(data, plan.content)
         workspace.remember(last_dataset=data.name)
     return PlanOutcome(plan, data, up_to_date, warnings)
@@ -126,21 +132,14 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     taken = existing.get(folder.id)
     if taken is None:
         return folder
+    read_from = Path(read_json(taken.plan_file)["task"]["root"]) if taken.plan_file.is_file() else task.root
     # Results alone are ours to add to: a data set's preprocessed folder can be made again. What nnU-Net has made of the
     # same raw folder is shared.
     foreign = _is_foreign(taken) and task.root != (workspace.raw / folder.name).resolve()
-    other_source = taken.plan_file.is_file() and read_json(taken.plan_file)["task"]["root"] != str(task.root)
-    if taken.name != folder.name or foreign or other_source:
-        raise UsageError(
-            Problem(
-                code="plan.number-taken",
-                what=f"number {folder.id} belongs to another data set",
-                where=str(taken.path),
-                expected=f"{folder.name} made from {task.root}",
-                found=f"{taken.name} made from another folder" if other_source else taken.name,
-                fix="choose a free number with --dataset-id, or another folder with --workspace",
-            )
-        )
+    if taken.name != folder.name or foreign:
+        raise UsageError(number_taken(taken, folder.name, task, taken.name))
+    if read_from != task.root and (found := differing_at_a_glance(read_plan(taken), task)):
+        raise UsageError(number_taken(taken, folder.name, task, f"{taken.name} made from {read_from}: {found}"))
     return folder
 
 
@@ -150,7 +149,11 @@ def _is_foreign(data: DatasetFolder) -> bool:
 
 
 def _check(
-    task: Task, problems: list[Problem], data: DatasetFolder, settings: PlanSettings, listener: Listener
+    task: Task,
+    problems: list[Problem],
+    known: Mapping[str, Any] | None,
+    settings: PlanSettings,
+    listener: Listener,
 ) -> tuple[Task, Checks, list[Problem]]:
     """Check every file of the training pool.
 
@@ -164,7 +167,7 @@ def _check(
     checks = check_cases(
         task,
         threads=available_cores(),
-        known=read_json(data.checks_file) if data.checks_file.is_file() else None,
+        known=known,
         progress=lambda: listener("check", {"done": next(done), "total": total}),
     )
     problems, warnings = [*problems, *checks.problems], checks.warnings
@@ -203,8 +206,14 @@ def find_plans(name: str, data: DatasetFolder) -> Path:
     )
 
 
-def _describe_inputs(task: Task, checks: Checks, data: DatasetFolder, settings: PlanSettings) -> dict[str, Any]:
-    """Describe everything that a plan depends on; no label's content is in it."""
+def _describe_inputs(
+    task: Task, checks: Checks, data: DatasetFolder, settings: PlanSettings, previous: Plan | None
+) -> dict[str, Any]:
+    """Describe everything that a plan depends on; no label's content is in it.
+
+    Images that have the bytes of a ``previous`` plan keep its times: runs are known by them.
+    """
+    planned = {} if previous is None else previous.cases
 
     def relative(file: Path) -> str:
         return str(file.relative_to(task.root))
@@ -216,7 +225,7 @@ def _describe_inputs(task: Task, checks: Checks, data: DatasetFolder, settings: 
             "label": None if case.label is None else relative(case.label),
             "source": case.source,
             "shape": list(checks.images[case.id].shape),
-            **image_stats(*case.files),
+            **_image_facts(checks.image_identity(case.id), planned.get(case.id)),
         }
         for case in task.cases
     }
@@ -238,6 +247,12 @@ def _describe_inputs(task: Task, checks: Checks, data: DatasetFolder, settings: 
             "overwrite_image_reader_writer": "SimpleITKIO",
         },
     }
+
+
+def _image_facts(image: Identity, planned: PlannedCase | None) -> dict[str, Any]:
+    same = planned is not None and planned.digest == image.digest
+    mtime_ns = planned.mtime_ns if planned is not None and same else image.state.mtime_ns
+    return {"size": image.state.size, "mtime_ns": mtime_ns, "digest": image.digest}
 
 
 def _choose_network(
@@ -394,16 +409,16 @@ def _thinnest(configuration: Mapping[str, Any]) -> int:
     return shortest if shortest < MIN_PATCH_VOXELS else 0
 
 
-def _forget_changed_images(previous: Plan, plan: Plan, data: DatasetFolder) -> None:
-    """Drop the stored form of images that are not what they were when they were stored."""
-    stores, now = data.pclauto_dir / "store", plan.cases
-    changed = [case for case, before in previous.cases.items() if now.get(case) != before]
-    if not changed or not stores.is_dir():
-        return
-    from pcl_auto.nnunet.data.store import remove_case
+def image_digests(plan: Plan, known: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the digest of each case's image as it was planned; of a plan of version 0.2, as it is now."""
 
-    for store, case in itertools.product(list(stores.iterdir()), changed):
-        remove_case(store, case)
+    def now(case: PlannedCase) -> str:
+        try:
+            return identify(case.files, known_image(known, case.id)).digest
+        except OSError:
+            return ""  # of no image
+
+    return {case.id: case.digest or now(case) for case in plan.cases.values()}
 
 
 def preprocess_images(
@@ -411,12 +426,17 @@ def preprocess_images(
 ) -> str:
     """Preprocess every image of the pool that is not in its case store yet, and return the name of the store.
 
+    Stored cases of another image, or with damaged files, are made anew.
+
     Args:
         plan: the plan, whose cases are taken.
         plans: nnU-Net's plans, those of ``plan`` or of a split of it.
         configuration: one of ``plans``.
         data: where the store lies.
         listener: hears of every case (``preprocess``).
+
+    Raises:
+        StateError: an image is not the one that was planned.
     """
     prepare_environment()
     from pcl_auto.nnunet.data.store import Preprocessing, fill_store
@@ -426,6 +446,7 @@ def preprocess_images(
         fill_store(
             Preprocessing(plans, configuration, plan.dataset_json),
             list(cases),
+            image_digests(plan, known_checks(data)),
             data.store(key),
             voxels=sum(math.prod(case.shape) for case in cases) * len(plan.dataset_json["channel_names"]),
             processes=available_cores(),

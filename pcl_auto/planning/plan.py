@@ -61,11 +61,15 @@ class PlanSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCase(Case):
-    """A case of the training pool with the size (bytes), time and shape (x, y, z) that its image was planned with."""
+    """A case of the training pool with the size (bytes), time and shape (x, y, z) that its image was planned with.
+
+    ``digest``: of the image, as :class:`pcl_auto.data.identity.Identity` has it; empty in a plan of version 0.2.
+    """
 
     size: int
     mtime_ns: int
     shape: tuple[int, ...]
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Plan:
                 size=entry["size"],
                 mtime_ns=entry["mtime_ns"],
                 shape=tuple(entry["shape"]),
+                digest=entry.get("digest", ""),
                 further=tuple(self.root / file for file in entry.get("further", ())),
             )
             for case, entry in self.content["cases"].items()
@@ -142,13 +147,32 @@ class Plan:
         return str(name)
 
     def is_made_from(self, inputs: Mapping[str, Any]) -> bool:
-        """Tell whether the plan was made from these inputs, so that planning again would change nothing."""
-        return all(self.content.get(key) == value for key, value in inputs.items())
+        """Tell whether the plan was made from these inputs, so that planning again would choose the same.
+
+        Wherever the data set lies now; and a plan of version 0.2 has no digests.
+        """
+        return all(
+            _comparable(key, self.content.get(key), inputs) == _comparable(key, value, self.content)
+            for key, value in inputs.items()
+        )
 
     def depends_on_labels(self, configuration: str) -> bool:
         """Tell whether preprocessing needs intensity statistics of labeled foreground (CT)."""
         schemes = self.nnunet["configurations"][configuration]["normalization_schemes"]
         return bool(LABEL_DEPENDENT_SCHEMES & set(schemes))
+
+
+def _comparable(key: str, value: Any, other: Mapping[str, Any]) -> Any:
+    """Return a part of a plan as it is compared with that of ``other``."""
+    if key == "task" and isinstance(value, dict):
+        return {**value, "root": None}
+    if key == "cases" and isinstance(value, dict):
+        undigested = {case for case, entry in other.get("cases", {}).items() if "digest" not in entry}
+        return {
+            case: {**entry, "digest": ""} if case in undigested else {"digest": "", **entry}
+            for case, entry in value.items()
+        }
+    return value
 
 
 def read_plan(data: DatasetFolder) -> Plan:

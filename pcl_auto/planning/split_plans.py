@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.data.labels import ignore_value
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import prepare_environment
-from pcl_auto.planning.make_plan import preprocess_images
+from pcl_auto.planning.ground_truth import keep_ground_truth
+from pcl_auto.planning.inputs import check_inputs, known_checks, untouched
+from pcl_auto.planning.make_plan import image_digests, preprocess_images
 from pcl_auto.planning.plan import Plan, PlannedCase, store_key
 from pcl_auto.recipe.settings import Network, Recipe
-from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import DatasetFolder
@@ -23,6 +24,19 @@ from pcl_auto.workspace.processes import output_to
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.data.store import Preprocessing
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """A split that can be trained on.
+
+    ``plans``: nnU-Net's, without a name and our settings. ``store``: the name of the case store. ``labels``: the
+    digest of each labeled and validation case's label.
+    """
+
+    plans: dict[str, Any]
+    store: str
+    labels: dict[str, str]
 
 
 def record_split(split: Split, data: DatasetFolder) -> Path:
@@ -44,45 +58,6 @@ def record_split(split: Split, data: DatasetFolder) -> Path:
             )
         )
     return file
-
-
-def check_inputs_unchanged(plan: Plan, split: Split) -> None:
-    """Make sure that the images are those that were planned; the labels of hidden cases are not looked at.
-
-    Raises:
-        StateError: images that are gone or differ in size or time, all of them listed.
-    """
-    problems = []
-    cases = plan.cases
-    for case in (*split.labeled, *split.validation, *split.unlabeled):
-        planned = cases[case]
-        if not all(file.is_file() for file in planned.files):
-            finding = "the file is gone"
-        elif image_stats(*planned.files) != {"size": planned.size, "mtime_ns": planned.mtime_ns}:
-            finding = "another size or time"
-        else:
-            continue
-        problems.append(
-            Problem(
-                code="plan.image-changed",
-                what="image changed since it was planned",
-                where=str(planned.image),
-                found=finding,
-                fix="restore the file, or run `pclauto plan` again",
-            )
-        )
-    problems += [
-        Problem(
-            code="plan.label-gone",
-            what="label is gone",
-            where=str(label),
-            fix="restore the file, or run `pclauto plan` again",
-        )
-        for label in (cases[case].label for case in (*split.labeled, *split.validation))
-        if label is not None and not label.is_file()
-    ]
-    if problems:
-        raise StateError(problems)
 
 
 def with_recipe(configuration: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -113,33 +88,39 @@ def prepare_split(
     *,
     configuration: str,
     listener: Listener,
-) -> tuple[dict[str, Any], str]:
+) -> PreparedSplit:
     """Make the case store and the views of a split.
 
     Between the checks of planning and an evaluation this alone opens labels: those of labeled and validation cases.
 
-    Returns:
-        the split's plans, without a name and our settings, and the name of the case store.
+    Raises:
+        StateError, DataError: see :func:`pcl_auto.planning.inputs.check_inputs`.
     """
     prepare_environment()
     from pcl_auto.nnunet.data import store
 
-    with output_to(data.log_file):
-        plans = _with_intensities(plan, split)
-    key = preprocess_images(plan, plans, configuration, data, listener)
-    prepared = store.Preprocessing(plans, configuration, plan.dataset_json), data.store(key)
-    labeled_view = data.labeled_view(split.name, configuration)
-    with output_to(data.log_file):
-        _fill_view(labeled_view, _open(plan, split, split.labeled), *prepared)
-        if split.validation:
-            view = data.validation_view(split.name, configuration)
-            _fill_view(view, _open(plan, split, split.validation), *prepared)
-    for case in _open(plan, split, [*split.labeled, *split.validation]):
-        if case.id not in split.corrected:
-            _keep_ground_truth(case.label, data.path / "gt_segmentations" / f"{case.id}.nii.gz")
+    opened = _open(plan, split, [*split.labeled, *split.validation])
+    with untouched(opened):
+        # Once more: whoever prepared another run just now may have taken an hour.
+        labels = check_inputs(plan, split, data)
+        with output_to(data.log_file):
+            plans = _with_intensities(plan, split)
+        key = preprocess_images(plan, plans, configuration, data, listener)
+        how, folder = store.Preprocessing(plans, configuration, plan.dataset_json), data.store(key)
+        images = image_digests(plan, known_checks(data))
+        labeled_view = data.labeled_view(split.name, configuration)
+        views = {labeled_view: split.labeled, data.validation_view(split.name, configuration): split.validation}
+        with output_to(data.log_file):
+            for view, cases in views.items():
+                made_from = {case: {"image": images[case], "label": labels[case].digest} for case in cases}
+                if cases:
+                    _fill_view(view, _open(plan, split, cases), made_from, how, folder)
+        keep_ground_truth(
+            data, {case.id: case.label for case in opened if case.id not in split.corrected and case.label}
+        )
     chosen = with_recipe(plans["configurations"][configuration], recipe)
     plans["configurations"] = {configuration: {**chosen, "data_identifier": str(labeled_view.relative_to(data.path))}}
-    return plans, key
+    return PreparedSplit(plans, key, {case: labels[case].digest for case in labels})
 
 
 def is_preprocessed(plan: Plan, split: Split, data: DatasetFolder, configuration: str) -> bool:
@@ -149,7 +130,8 @@ def is_preprocessed(plan: Plan, split: Split, data: DatasetFolder, configuration
 
     plans = _with_intensities(plan, split) if plan.depends_on_labels(configuration) else plan.nnunet
     folder = data.store(store_key(plans, configuration))
-    return all(store.is_stored(folder, case) for case in plan.cases)
+    images = image_digests(plan, known_checks(data))
+    return all(store.is_made_from(folder, case, image) for case, image in images.items())
 
 
 def _open(plan: Plan, split: Split, ids: Sequence[str]) -> list[PlannedCase]:
@@ -172,27 +154,29 @@ def _with_intensities(plan: Plan, split: Split) -> dict[str, Any]:
     return plans
 
 
-def _fill_view(view: Path, cases: Sequence[PlannedCase], how: Preprocessing, folder: Path) -> None:
-    """Fill a view of the case store in ``folder`` with labeled cases, unless its record says that it holds them."""
+def _fill_view(
+    view: Path, cases: Sequence[PlannedCase], made_from: Mapping[str, Any], how: Preprocessing, folder: Path
+) -> None:
+    """Fill a view of the case store in ``folder`` with labeled cases, unless its record says that it holds them.
+
+    ``made_from``: digest of image and label of each case.
+    """
     from pcl_auto.nnunet.data import store
 
     record_file = view.with_name(f"{view.name}.json")
-    record = {
-        "store": folder.name,
-        "images": {case.id: image_stats(*case.files) for case in cases},
-        "labels": {case.id: image_stats(case.label) for case in cases if case.label is not None},
-    }
-    whole = store.holds_exactly(view, [case.id for case in cases])
-    if not whole or not record_file.is_file() or read_json(record_file) != record:
-        store.fill_labeled_view(how, cases, folder, view)
-        write_json(record_file, record)
+    record = {"store": folder.name, "cases": dict(made_from)}
+    recorded = _record_of(record_file)
+    files = recorded.pop("files", None)
+    if recorded != record or not store.is_whole_view(view, [case.id for case in cases], folder, files):
+        record_file.unlink(missing_ok=True)
+        files = store.fill_labeled_view(how, cases, folder, view)
+        write_json(record_file, {**record, "files": files})
 
 
-def _keep_ground_truth(label: Path | None, target: Path) -> None:
-    """Copy a label to where nnU-Net's validation looks for it, in the format it expects."""
-    import SimpleITK
-
-    if label is None or (target.is_file() and target.stat().st_mtime_ns >= label.stat().st_mtime_ns):
-        return
-    with atomic_path(target) as temporary:
-        SimpleITK.WriteImage(SimpleITK.ReadImage(str(label)), str(temporary))
+def _record_of(file: Path) -> dict[str, Any]:
+    """Read the record of a view; empty where there is none, or none that can be read: the view is made anew."""
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except StateError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.split_plans import is_preprocessed, with_recipe
 from pcl_auto.recipe.time_budget import Costs, fit_recipe
@@ -130,7 +131,8 @@ def _timing(run: Run, request: TrainRequest) -> Timing:
         scratch = Path(folder)
         data = DatasetFolder(scratch / "nnUNet_preprocessed" / run.data.name)
         data.pclauto_dir.mkdir(parents=True)
-        (data.pclauto_dir / "store").symlink_to(run.data.pclauto_dir / "store")
+        for name in ("store", store_records.FOLDER, run.data.checks_file.name):
+            (data.pclauto_dir / name).symlink_to(run.data.pclauto_dir / name)
         for name in ("dataset.json", "dataset_fingerprint.json"):
             (data.path / name).symlink_to(run.data.path / name)
         apart, plans = prepare(replace(run, data=data), silent)

@@ -21,8 +21,8 @@ from pcl_auto.data.split import (
 )
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
+from pcl_auto.planning.inputs import check_inputs
 from pcl_auto.planning.plan import Plan, read_plan
-from pcl_auto.planning.split_plans import check_inputs_unchanged
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
@@ -97,6 +97,8 @@ class Run:
     start: Path | None = None
     budget_s: int | None = None
     fitted: Fitted | None = None
+    # The digest of each label that it learns or chooses with.
+    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -169,13 +171,14 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
 
     Raises:
         StateError: nothing was planned, or the input changed since.
+        DataError: labels that cannot be learned from.
         UsageError: cases, numbers, recipe or configuration that do not exist.
     """
     data = workspace.dataset(request.dataset)
     plan = read_plan(data)
     split = apart_from_recorded(resolve_split(request, plan), data)
     plan = replace(plan, corrected={case: data.correction_file(case, mask) for case, mask in split.corrected.items()})
-    check_inputs_unchanged(plan, split)
+    labels = {case: label.digest for case, label in check_inputs(plan, split, data).items()}
     recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
     budget_s = _budget_s(request)
     if request.epochs is not None:
@@ -206,7 +209,10 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
         recipe, request.seed, split.name, deterministic=request.deterministic, folds=request.folds or NNUNET_FOLDS,
         recipe_mirroring=request.recipe_mirroring or not request.supervised_only,
     )  # fmt: skip
-    run = Run(data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s)
+    run = Run(
+        data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s,
+        labels=labels,
+    )  # fmt: skip
     if budget_s is None or not run.budget_file.is_file():
         return run
     return run.with_fit(read_fit(run.budget_file, recipe))

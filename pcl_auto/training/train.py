@@ -20,6 +20,7 @@ from pcl_auto import __version__
 from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import with_settings
+from pcl_auto.planning.ground_truth import require_ground_truth
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.training.estimate import expected, fit_budget, measured
@@ -82,7 +83,7 @@ def train_runs(runs: Sequence[Run], request: TrainRequest, workspace: Workspace,
             if first and request.restart and model.is_dir():
                 start_anew(model)
         run, plans = prepare(runs[0], listener)
-        runs = [replace(each, settings=run.settings) for each in runs]
+        runs = [replace(each, settings=run.settings, labels=run.labels) for each in runs]
         runs = _fit_budget(runs, request, plans, device, listener)
         for run in runs:
             if run.fold is not None:
@@ -97,11 +98,12 @@ def prepare(run: Run, listener: Listener) -> tuple[Run, dict[str, Any]]:
     """Put the split of a run on record and make what lacks of its data; return the run with all settings, and plans."""
     with sole_writer(run.data.pclauto_dir / "prepare", wait=True):
         listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
-        plans, store = prepare_split(
+        prepared = prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
         )
-    axes = _mirror_axes(run, plans, store, listener)
-    return replace(run, settings=replace(run.settings, store=store, mirror_axes=axes)), plans
+    axes = _mirror_axes(run, prepared.plans, prepared.store, listener)
+    settings = replace(run.settings, store=prepared.store, mirror_axes=axes)
+    return replace(run, settings=settings, labels=prepared.labels), prepared.plans
 
 
 def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:
@@ -187,11 +189,15 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
 
 def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, listener: Listener) -> None:
     """Make sure that the record ``before`` in the folder of ``run`` is of this run."""
+    now = dict(record["identity"])
     recorded = {**before["identity"], "recipe": recorded_recipe(before["identity"]["recipe"])}
-    refuse_changes(recorded, record["identity"], run.folder)
+    if recorded.setdefault("bytes", now["bytes"]) == before["identity"].get("bytes"):
+        # The same images and labels, whatever times a copy of them has.
+        now["input"] = recorded["input"]
+    refuse_changes(recorded, now, run.folder)
     if not run.finished:
-        now, strict = record["versions"], run.settings.deterministic
-        compare_versions(before["versions"], now, run.folder, deterministic=strict, listener=listener)
+        versions, strict = record["versions"], run.settings.deterministic
+        compare_versions(before["versions"], versions, run.folder, deterministic=strict, listener=listener)
 
 
 def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +214,7 @@ def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
         "start": None if run.start is None else file_digest(run.start),
         "plan": _digest(plans),
         "input": _input_digest(run),
+        "bytes": _bytes_digest(run),
         **({} if run.budget_s is None else {"budget_s": run.budget_s}),
     }
 
@@ -224,6 +231,16 @@ def _input_digest(run: Run) -> str:
         *(image_stats(label) for label in labels if label is not None),
     ]
     return _digest(stats)
+
+
+def _bytes_digest(run: Run) -> str:
+    """Return one value for what is in the files of :func:`_input_digest`, wherever and since when they lie there."""
+    cases = run.plan.cases
+    images = [
+        (case, cases[case].digest or [cases[case].size, cases[case].mtime_ns])
+        for case in sorted({*run.split.labeled, *run.split.validation, *run.split.unlabeled})
+    ]
+    return _digest([images, sorted(run.labels.items())])
 
 
 def _digest(values: Any) -> str:
@@ -283,6 +300,10 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         with rank_zero_first() as first:
             if first:
                 write_reference(trainer)
+        # nnU-Net scores by copies that all runs share, and another one may have been prepared since.
+        require_ground_truth(
+            run.data, {case: run.labels[case] for case in run.labels if case not in run.split.corrected}
+        )
         trainer.validate()
 
 

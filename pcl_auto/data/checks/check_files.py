@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
-from pcl_auto.data.labels import all_values, foreground, format_values, ignore_value, values_of
+from pcl_auto.data.identity import FileState, Identity, identify
+from pcl_auto.data.labels import Labels, all_values, foreground, format_values, ignore_value, values_of
 from pcl_auto.errors import Problem, format_names
 
 if TYPE_CHECKING:
@@ -23,20 +24,23 @@ _SCHEMA = 3
 
 @dataclass(frozen=True)
 class _Record:
-    """The result of probing one image or label, and the state of its files at that time."""
+    """The result of probing one image or label, and what its files were at that time; None where they are not there."""
 
     path: Path
-    stats: dict[str, int]
+    identity: Identity | None
     volume: Volume | None
     problems: tuple[Problem, ...]
     # The values that were allowed, for labels: other values would give other problems.
     allowed: tuple[int, ...] | None = None
 
+    def has_digest(self, digest: str) -> bool:
+        return self.identity is not None and self.identity.digest == digest
+
     def as_dict(self) -> dict[str, Any]:
         values = self.volume.label_values if self.volume else None
         facts: dict[str, Any] = {
             "path": str(self.path),
-            **self.stats,
+            **(self.identity.as_dict() if self.identity else {}),
             "volume": self.volume.as_dict() if self.volume else None,
             "problems": [problem.as_dict() for problem in self.problems],
         }
@@ -52,7 +56,7 @@ class _Record:
         counts = None if values is None else {int(value): int(number) for value, number in values.items()}
         return cls(
             path,
-            {"size": int(facts["size"]), "mtime_ns": int(facts["mtime_ns"])},
+            Identity.recall(facts),
             None if volume is None else Volume.from_dict(path, volume, counts),
             tuple(Problem(**problem) for problem in facts["problems"]),
             None if allowed is None else tuple(map(int, allowed)),
@@ -73,6 +77,21 @@ class Checks:
     _image_records: dict[str, _Record] = field(repr=False)
     _label_records: dict[str, _Record] = field(repr=False)
 
+    def image_identity(self, case: str) -> Identity:
+        """Return what the image of a case was when it was read."""
+        identity = self._image_records[case].identity
+        if identity is None:
+            raise KeyError(case)
+        return identity
+
+    def has_image_of(self, case: str, facts: Any) -> bool:
+        """Tell whether the image of ``case`` is that of ``facts``: by its digest, or without one by size and time."""
+        return _is_same(self._image_records[case], facts)
+
+    def has_label_of(self, case: str, facts: Any) -> bool:
+        """Tell whether the label of ``case`` is the one of these facts, as :meth:`has_image_of` does."""
+        return _is_same(self._label_records[case], facts)
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON and as ``known`` of a later `check_cases`.
 
@@ -85,6 +104,25 @@ class Checks:
             "problems": [problem.as_dict() for problem in self.problems],
             "warnings": [problem.as_dict() for problem in self.warnings],
         }
+
+
+def known_image(known: Mapping[str, Any] | None, case: str) -> Any:
+    """Return what ``known`` (`Checks.as_dict`) says of the image of ``case``, for :func:`identify`."""
+    return _known_section(known or {}, "images").get(case)
+
+
+def known_label(known: Mapping[str, Any] | None, case: str) -> Any:
+    """Return what ``known`` (`Checks.as_dict`) says of the label of ``case``."""
+    return _known_section(known or {}, "labels").get(case)
+
+
+def _is_same(record: _Record, facts: Any) -> bool:
+    identity = record.identity
+    if identity is None or not isinstance(facts, Mapping):
+        return False
+    if facts.get("digest"):
+        return bool(facts["digest"] == identity.digest)
+    return (facts.get("size"), facts.get("mtime_ns")) == (identity.state.size, identity.state.mtime_ns)
 
 
 def image_stats(*files: Path) -> dict[str, int]:
@@ -109,7 +147,7 @@ def check_cases(
     Args:
         task: the task; its test cases are not looked at.
         threads: files read at once; each takes the memory of its volume.
-        known: `Checks.as_dict` of an earlier call; files of unchanged size and time are not read again.
+        known: `Checks.as_dict` of an earlier call; files that have still the same bytes are not probed again.
         progress: called in this thread after every file.
     """
     allowed = tuple(all_values(task.labels))
@@ -122,6 +160,26 @@ def check_cases(
     of_labels, warnings = _judge_classes(task, labels)
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
     return Checks(readable, problems + of_labels, warnings, images, labels)
+
+
+def check_labels(
+    cases: Collection[Case], labels: Labels, channels: int, *, threads: int, known: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Identity], list[Problem]]:
+    """Check again, before they are used, labels and how they fit their images.
+
+    Args:
+        cases: whose labels are about to be read.
+        labels: of the data set.
+        channels: of its images.
+        threads: as of `check_cases`.
+        known: `Checks.as_dict` of `check_cases`; files that have still the same bytes are not probed again.
+
+    Returns:
+        what the label of each case is, and all problems.
+    """
+    images, found = _probe_all(cases, tuple(all_values(labels)), threads, known or {}, lambda: None)
+    problems = [each for case in cases for each in _judge_case(case, images[case.id], found.get(case.id), channels)]
+    return {case: record.identity for case, record in found.items() if record.identity}, problems
 
 
 def _probe_all(
@@ -158,17 +216,27 @@ def _known_section(known: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _probe(files: tuple[Path, ...], allowed: tuple[int, ...] | None, facts: Any) -> _Record:
-    """Return the record in ``facts`` if the files are still the same, else read them."""
+    """Return the record in ``facts`` if the files have still the same bytes, else read them."""
     path = files[0]
     try:
-        stats = image_stats(*files)
+        identity = identify(files, facts)
     except OSError:
-        stats = {"size": -1, "mtime_ns": -1}  # the probe says what is wrong; this matches no file
+        identity = None  # the probe says what is wrong
     earlier = _recall(path, facts)
-    if earlier and earlier.stats == stats and earlier.allowed == allowed and stats["size"] >= 0:
-        return earlier
+    if earlier and identity and earlier.allowed == allowed and earlier.has_digest(identity.digest):
+        return replace(earlier, identity=identity)
     volume, problems = probe_channels(files) if allowed is None else probe_label(path, allowed)
-    return _Record(path, stats, volume, tuple(problems), allowed)
+    if identity is not None and _state(files) != identity.state:
+        fix = "wait until nothing writes it any more, and repeat the command"
+        problems = [*problems, Problem("data.changed-meanwhile", "file changed while it was read", str(path), fix)]
+    return _Record(path, identity, volume, tuple(problems), allowed)
+
+
+def _state(files: Sequence[Path]) -> FileState | None:
+    try:
+        return FileState.of(files)
+    except OSError:
+        return None
 
 
 def _recall(path: Path, facts: Any) -> _Record | None:

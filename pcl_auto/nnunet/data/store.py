@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.case import Case
+from pcl_auto.data.identity import FileState, Identity, identify
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import read_image, read_label
 from pcl_auto.nnunet.trusted_plans import require_trusted
@@ -110,16 +113,21 @@ def is_stored(folder: Path, case: str) -> bool:
     return all(file.is_file() for file in case_files(folder, case))
 
 
+def is_made_from(folder: Path, case: str, image: str) -> bool:
+    """Tell whether ``case`` lies in the case store ``folder``, made from the image of that digest."""
+    return is_stored(folder, case) and store_records.read_record(folder, case).get("image") == image
+
+
+def is_sound(folder: Path, case: str, image: str) -> bool:
+    """Tell whether ``case`` lies in the case store ``folder``, made from the image of that digest and undamaged."""
+    record = store_records.read_record(folder, case)
+    return record.get("image") == image and store_records.hold(case_files(folder, case), record.get("files"))
+
+
 def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:
     """Tell whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
     wanted = {file.name for case in cases for file in case_files(folder, case)}
     return folder.is_dir() and {path.name for path in folder.iterdir()} == wanted
-
-
-def remove_case(folder: Path, case: str) -> None:
-    """Remove ``case`` from ``folder``, its last file first."""
-    for file in reversed(case_files(folder, case)):
-        file.unlink(missing_ok=True)
 
 
 def publish_case(staged: Path, folder: Path, case: str) -> None:
@@ -132,49 +140,83 @@ def publish_case(staged: Path, folder: Path, case: str) -> None:
             publish(source, target)
 
 
-def _store_image(how: Preprocessing, case: Case, folder: Path) -> None:
+def _store_image(how: Preprocessing, case: Case, folder: Path, image: str) -> None:
+    before = _identity_of(case)
+    if before.digest != image:
+        raise _image_changed(case, "other bytes")
+    preprocessed = how.run(case.files, None)
+    if FileState.of(case.files) != before.state:
+        raise _image_changed(case, "changed while it was read")
     with staging_folder(folder) as staged:
-        how.save(staged, case.id, *how.run(case.files, None))
+        how.save(staged, case.id, *preprocessed)
+        files = store_records.checksums(case_files(staged, case.id))
+        # No record while the files are of two makes: a case without one is made anew.
+        store_records.record_file(folder, case.id).unlink(missing_ok=True)
         publish_case(staged, folder, case.id)
+    store_records.write_record(folder, case.id, image, files)
+
+
+def _identity_of(case: Case) -> Identity:
+    try:
+        return identify(case.files)
+    except OSError as error:
+        raise _image_changed(case, "the file is gone") from error
+
+
+def _image_changed(case: Case, found: str) -> StateError:
+    fix = "restore the file, or run `pclauto plan` again"
+    return StateError(
+        Problem("plan.image-changed", "image changed since it was planned", str(case.image), fix, found=found)
+    )
 
 
 def fill_store(
     how: Preprocessing,
     cases: Sequence[Case],
+    images: Mapping[str, str],
     folder: Path,
     *,
     voxels: float,
     processes: int,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Preprocess the images of ``cases`` into ``folder``; leave cases alone that are there already.
+    """Preprocess the images of ``cases`` into ``folder``; leave cases alone that are there already and sound.
 
     Args:
         how: the preprocessing.
         cases: whose images; labels are not opened.
+        images: the digest of the image of each case, as it was planned.
         folder: the case store.
         voxels: voxels of all images together, to judge whether worker processes pay.
         processes: how many worker processes at most.
         progress: told after each case how many are done, and of how many that were not there.
+
+    Raises:
+        StateError: an image is not the one that was planned.
     """
-    missing = [case for case in cases if not is_stored(folder, case.id)]
+    with ThreadPoolExecutor(max(1, processes)) as pool:
+        sound = list(pool.map(lambda case: is_sound(folder, case.id, images[case.id]), cases))
+    missing = [case for case, is_there in zip(cases, sound, strict=True) if not is_there]
     if processes < 2 or voxels < VOXELS_WORTH_A_WORKER or len(missing) < 2:
         for done, case in enumerate(missing, start=1):
-            _store_image(how, case, folder)
+            _store_image(how, case, folder, images[case.id])
             progress(done, len(missing))
         return
     # Spawned, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_store_image, how, case, folder) for case in missing]
+        futures = [pool.submit(_store_image, how, case, folder, images[case.id]) for case in missing]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             progress(done, len(missing))
 
 
-def fill_labeled_view(how: Preprocessing, cases: Sequence[Case], store: Path, view: Path) -> None:
+def fill_labeled_view(how: Preprocessing, cases: Sequence[Case], store: Path, view: Path) -> dict[str, Any]:
     """Make ``view`` a folder that holds exactly these labeled cases: links to the stored images, labels beside them.
 
     The view appears as a whole; one that is there is replaced.
+
+    Returns:
+        size and checksum of the files beside the links, for :func:`is_whole_view`.
     """
     with staging_folder(view) as staged:
         whole = staged / view.name
@@ -185,7 +227,20 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[Case], store: Path, vi
             # Relative to where the view will be, not to where it is made.
             image_target.symlink_to(os.path.relpath(stored.resolve(), view.parent.resolve() / view.name))
             save_label(whole, case.id, seg, properties, how.patch_voxels)
+        files = store_records.checksums(file for case in cases for file in case_files(whole, case.id)[1:])
         publish(whole, view)
+    return files
+
+
+def is_whole_view(view: Path, cases: Sequence[str], store: Path, files: Any) -> bool:
+    """Tell whether ``view`` holds exactly ``cases``, linked to ``store``, and ``files`` as they were made."""
+    if not holds_exactly(view, cases):
+        return False
+    for case in cases:
+        image, *beside = case_files(view, case)
+        if image.resolve() != case_files(store, case)[0].resolve() or not store_records.hold(beside, files):
+            return False
+    return True
 
 
 def foreground_intensities(

@@ -11,7 +11,8 @@ import pytest
 from pcl_auto.data.case import Case
 from pcl_auto.data.split import Correction, Split
 from pcl_auto.nnunet.data import store
-from pcl_auto.planning.make_plan import neutral_intensities
+from pcl_auto.nnunet.data.store_records import write_record
+from pcl_auto.planning.make_plan import image_digests, neutral_intensities
 from pcl_auto.planning.plan import Plan, store_key
 from pcl_auto.planning.split_plans import is_preprocessed, with_recipe
 from pcl_auto.recipe.settings import Contrast, Recipe
@@ -57,8 +58,10 @@ def test_a_corrected_case_does_not_decide_which_store_is_looked_into(
     plans = {**plan.nnunet, "foreground_intensity_properties_per_channel": neutral_intensities(1)}
     folder = data.store(store_key(plans, "3d_fullres"))
     folder.mkdir(parents=True)
-    for file in (*store.case_files(folder, "a"), *store.case_files(folder, "b")):
-        file.touch()
+    for case, image in image_digests(plan, None).items():
+        for file in store.case_files(folder, case):
+            file.touch()
+        write_record(folder, case, image, {})
     assert is_preprocessed(plan, split, data, "3d_fullres")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from refusal import refused
 from tiny_model import PLANS
+from toys import label_map, ramp, save
 
 from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.data.split import Correction, with_corrections
@@ -35,7 +36,7 @@ from pcl_auto.training.request import (
 )
 from pcl_auto.training.train import identity, train
 from pcl_auto.workspace.events import silent
-from pcl_auto.workspace.files import write_json, write_text
+from pcl_auto.workspace.files import file_digest, write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.run_record import compare_versions, refuse_changes, start_anew
 
@@ -44,16 +45,12 @@ LABELED = ("a", "b", "c", "d")
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A planned task of four labeled cases and one without a label; its images are a few bytes."""
+    """A planned task of four labeled cases and one without a label; its images are of a few voxels."""
     root, place = tmp_path / "Task05_Toy", Workspace.at(tmp_path / "work", "test")
     cases = {}
     for case in (*LABELED, "u"):
-        image = root / "imagesTr" / f"{case}.nii.gz"
-        image.parent.mkdir(parents=True, exist_ok=True)
-        image.write_bytes(b"voxels")
-        label = root / "labelsTr" / f"{case}.nii.gz"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_bytes(b"labels")
+        image = save(root / "imagesTr" / f"{case}.nii.gz", ramp())
+        save(root / "labelsTr" / f"{case}.nii.gz", label_map() % 2)
         cases[case] = {
             "image": str(image.relative_to(root)),
             "label": None if case == "u" else f"labelsTr/{case}.nii.gz",
@@ -67,7 +64,7 @@ def workspace(tmp_path: Path) -> Workspace:
         "settings": PlanSettings().as_dict(),
         "configuration": "3d_fullres",
         "cases": cases,
-        "dataset_json": {"labels": {"background": 0, "core": 1}},
+        "dataset_json": {"channel_names": {"0": "MR"}, "labels": {"background": 0, "core": 1}},
         "fingerprint": {},
         "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
     }
@@ -212,7 +209,7 @@ def test_what_regions_do_not_allow_is_refused_at_once(workspace: Workspace, plan
     recipe = from_dict({"name": "mine", "pseudo_label_filter": {"largest_component": True}})
     resolve_run(TrainRequest(recipe=recipe), workspace)
     labels = {"background": 0, "whole": [1, 2], "core": 2}
-    write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {"labels": labels}})
+    write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {**plan.dataset_json, "labels": labels}})
     with refused(UsageError, "recipe.not-with-regions") as refusal:
         resolve_run(TrainRequest(recipe=recipe), workspace)
     assert refusal.problem.what.split()[0] == "pseudo_label_filter.largest_component"
@@ -299,12 +296,23 @@ def test_folds_are_runs_of_one_model(workspace: Workspace) -> None:
 
 def test_folds_are_not_scored_by_corrections(workspace: Workspace, plan: Plan) -> None:
     drawn = resolve_split(TrainRequest(labeled=2), plan)
-    corrected = with_corrections(drawn, [Correction("u", "digest", drawn.name, "model", 1)])
-    mask = workspace.dataset(None).correction_file("u", "digest")
-    mask.parent.mkdir(parents=True)
-    mask.touch()
+    mask = save(workspace.preprocessed / "mask.nii.gz", label_map() % 2)
+    digest = file_digest(mask)
+    corrected = with_corrections(drawn, [Correction("u", digest, drawn.name, "model", 1)])
+    taken_up = workspace.dataset(None).correction_file("u", digest)
+    taken_up.parent.mkdir(parents=True)
+    mask.rename(taken_up)
     with refused(UsageError, "split.folds-and-corrections"):
         resolve_runs(TrainRequest(split=corrected, folds=2), workspace)
+
+
+def test_a_corrected_mask_is_the_one_that_was_taken_up(workspace: Workspace, plan: Plan) -> None:
+    drawn = resolve_split(TrainRequest(labeled=2), plan)
+    corrected = with_corrections(drawn, [Correction("u", "a" * 64, drawn.name, "model", 1)])
+    mask = save(workspace.dataset(None).correction_file("u", "a" * 64), label_map() % 2)
+    with refused(StateError, "split.correction-changed") as refusal:
+        resolve_run(TrainRequest(split=corrected), workspace)
+    assert refusal.problem.where == str(mask)
 
 
 @pytest.mark.parametrize(

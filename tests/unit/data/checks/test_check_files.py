@@ -162,7 +162,19 @@ def test_unchanged_files_are_not_read_again(make_task: MakeTask, monkeypatch: py
     save(label(root, "l0"), label_map())
     os.utime(image(root, "u0"), ns=(1, 1))
     assert check(root, known=known).problems == []
-    assert sorted(read) == [image(root, "u0"), label(root, "l0")]
+    assert read == [label(root, "l0")]
+
+
+def test_a_file_that_is_written_while_it_is_read(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_task(labeled=2)
+
+    def slow_probe(path: Path, allowed: Sequence[int]) -> Any:
+        found = probe_label(path, allowed)
+        save(path, label_map())
+        return found
+
+    monkeypatch.setattr(checks, "probe_label", slow_probe)
+    assert {problem.code for problem in check(root).problems} == {"data.changed-meanwhile"}
 
 
 def test_other_classes_make_labels_be_read_again(make_task: MakeTask) -> None:

@@ -1,0 +1,55 @@
+"""Remember of which image a stored case was made and what its files hold, so that no other is taken for it.
+
+The records lie beside the store, since nnU-Net takes every file in its folders for a case. A case without a record, as
+in a store of version 0.2, is made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import StateError
+from pcl_auto.workspace.files import file_digest, read_json, write_json
+
+FOLDER = "store_records"
+SCHEMA_VERSION = 1
+
+
+def record_file(store: Path, case: str) -> Path:
+    """Return the file of the record of ``case`` in the case store ``store``."""
+    return store.parent.with_name(FOLDER) / store.name / f"{case}.json"
+
+
+def checksums(files: Iterable[Path]) -> dict[str, list[Any]]:
+    """Return size in bytes and checksum of each file, by its name."""
+    return {file.name: [file.stat().st_size, file_digest(file, "blake2b")] for file in files}
+
+
+def hold(files: Iterable[Path], recorded: Any) -> bool:
+    """Tell whether ``files`` are there and hold what :func:`checksums` recorded of them."""
+    if not isinstance(recorded, Mapping):
+        return False
+    for file in files:
+        if not file.is_file():
+            return False
+        size, digest = (recorded.get(file.name) or [-1, ""])[:2]
+        if file.stat().st_size != size or file_digest(file, "blake2b") != digest:
+            return False
+    return True
+
+
+def write_record(store: Path, case: str, image: str, files: Mapping[str, Any]) -> None:
+    """Put on record that the ``files`` (as of :func:`checksums`) of a case were made from the image of that digest."""
+    write_json(record_file(store, case), {"schema_version": SCHEMA_VERSION, "image": image, "files": files})
+
+
+def read_record(store: Path, case: str) -> dict[str, Any]:
+    """Read the record of a stored case; empty where there is none, or none that can be read."""
+    file = record_file(store, case)
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except StateError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,73 @@
+"""Keep copies of labels where nnU-Net's validation looks for them, and see that it finds the labels that are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.files import file_digest, read_json, write_json
+from pcl_auto.workspace.folders import DatasetFolder
+
+FOLDER = "gt_segmentations"
+# In our own folder: nnU-Net takes every file in its folders for a case.
+RECORD = "gt_segmentations.json"
+
+
+def keep_ground_truth(data: DatasetFolder, labels: Mapping[str, Path]) -> None:
+    """Copy the labels of cases in the format that nnU-Net expects; a copy of the same bytes is left as it is."""
+    import SimpleITK
+
+    recorded = _recorded(data)
+    for case, label in labels.items():
+        target, digest = copy_of(data, case), file_digest(label)
+        if _is_copy(recorded.get(case), digest, target):
+            continue
+        # nnU-Net's own copies, in a folder that it shares with us, have the label's bytes.
+        if not target.is_file() or file_digest(target) != digest:
+            with atomic_path(target) as temporary:
+                SimpleITK.WriteImage(SimpleITK.ReadImage(str(label)), str(temporary))
+        recorded[case] = {"label": digest, "copy": file_digest(target)}
+        write_json(data.pclauto_dir / RECORD, recorded)
+
+
+def require_ground_truth(data: DatasetFolder, labels: Mapping[str, str]) -> None:
+    """Make sure that the copies are those of these labels, by the digest of each case's.
+
+    Another run may have been prepared since, with labels that were corrected meanwhile.
+
+    Raises:
+        StateError: copies of other labels, or none, all of them.
+    """
+    recorded = _recorded(data)
+    other = [case for case, label in labels.items() if not _is_copy(recorded.get(case), label, copy_of(data, case))]
+    fix = "put the label back that the run was trained with and repeat the command, or train again with --restart"
+    if other:
+        raise StateError(
+            [
+                Problem("run.label-changed", "the label is not the one that the run was started with", str(file), fix)
+                for file in (copy_of(data, case) for case in other)
+            ]
+        )
+
+
+def copy_of(data: DatasetFolder, case: str) -> Path:
+    """Return where the copy of a case's label lies."""
+    return data.path / FOLDER / f"{case}.nii.gz"
+
+
+def _recorded(data: DatasetFolder) -> dict[str, Any]:
+    file = data.pclauto_dir / RECORD
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except StateError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_copy(entry: Any, label: str, target: Path) -> bool:
+    if not isinstance(entry, Mapping) or entry.get("label") != label:
+        return False
+    return target.is_file() and file_digest(target) == entry.get("copy")

@@ -20,7 +20,8 @@ def keep_ground_truth(data: DatasetFolder, labels: Mapping[str, Path]) -> None:
     """Copy the labels of cases in the format that nnU-Net expects; a copy of the same bytes is left as it is."""
     import SimpleITK
 
-    recorded = _recorded(data)
+    before = _recorded(data)
+    recorded = dict(before)
     for case, label in labels.items():
         target, digest = copy_of(data, case), file_digest(label)
         if _is_copy(recorded.get(case), digest, target):
@@ -30,6 +31,7 @@ def keep_ground_truth(data: DatasetFolder, labels: Mapping[str, Path]) -> None:
             with atomic_path(target) as temporary:
                 SimpleITK.WriteImage(SimpleITK.ReadImage(str(label)), str(temporary))
         recorded[case] = {"label": digest, "copy": file_digest(target)}
+    if recorded != before:
         write_json(data.pclauto_dir / RECORD, recorded)
 
 

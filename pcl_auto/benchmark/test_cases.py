@@ -10,8 +10,9 @@ import numpy as np
 
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.data.formats.suffixes import find_nifti, nifti_stem
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.planning.plan import Plan
+from pcl_auto.workspace.files import refuse_irregular
 
 # The draw of test cases is the same for every benchmark, whatever its own seeds.
 SEED = 2023
@@ -35,6 +36,7 @@ class HeldOut:
             content.update(f"{scan.id} {[file.stat().st_size for file in scan.paths]} ".encode())
             label = find_nifti(self.labels, scan.id)
             # No label of the pool is opened before it is scored by.
+            refuse_irregular(label, DataError)
             stats = label.stat()
             content.update(f"{stats.st_size} {stats.st_mtime_ns}".encode() if self.of_pool else label.read_bytes())
         return content.hexdigest()[:16]

@@ -162,7 +162,9 @@ def recorded_sources(entry: MaskEntry) -> list[Source]:
                 raise StateError(
                     Problem("predict.scan-changed", "the scan is not the one that was segmented", str(path), fix)
                 )
-        sources.append(paths[0] if len(paths) == 1 else Series("", "", paths))
+        # A volume with files of voxels beside it is named by its header, which comes first.
+        is_volume = len(paths) == 1 or split_suffix(paths[0].name)[1]
+        sources.append(paths[0] if is_volume else Series("", "", paths))
     return sources
 
 

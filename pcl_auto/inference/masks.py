@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import SimpleITK
-
+from pcl_auto.data.formats.itk_files import read_by_itk
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.scans import Scan, paths_of
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, split_suffix
-from pcl_auto.errors import Problem, StateError
+from pcl_auto.errors import DataError, Problem, StateError
 from pcl_auto.inference.mask_record import (
     DICOM_SEG,
     PREVIEW,
@@ -269,7 +268,7 @@ def _is_whole(mask: Path) -> bool:
     if split_suffix(mask.name)[1] in NIFTI_SUFFIXES:  # SimpleITK reads what is missing of a NIfTI as zeros
         return not probe_image(mask)[1]
     try:
-        SimpleITK.ReadImage(str(mask))
-    except RuntimeError:
+        read_by_itk(mask)
+    except (RuntimeError, DataError):
         return False
     return True

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.itk_files import require_sound
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
@@ -19,6 +20,7 @@ from pcl_auto.inference.mask_record import DICOM_SEG, PREVIEW, MadeBy, checkpoin
 from pcl_auto.inference.masks import MaskFolder
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.files import refuse_irregular
 from pcl_auto.workspace.output import contains, refuse_input_folder, same_file
 from pcl_auto.workspace.processes import output_to
 from pcl_auto.workspace.resources import as_resource_error, require
@@ -346,7 +348,12 @@ def _apart(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> list[
 
 
 def _refuse_damaged(scan: Scan) -> None:
-    """Refuse a damaged NIfTI file: SimpleITK would read what is missing as zeros, and NaN as 0."""
-    files = [path for path in scan.paths if split_suffix(path.name)[1] in NIFTI_SUFFIXES]
-    if problems := [problem for file in files for problem in probe_image(file)[1]]:
+    """Refuse what is no file, and damaged files: SimpleITK would read what is missing as zeros, and NaN as 0."""
+    for path in scan.paths:
+        refuse_irregular(path, DataError, "put the scan itself in this place")
+    files = [source for source in scan.files if isinstance(source, Path)]
+    nifti = [file for file in files if split_suffix(file.name)[1] in NIFTI_SUFFIXES]
+    if problems := [problem for file in nifti for problem in probe_image(file)[1]]:
         raise DataError(problems)
+    for file in files:
+        require_sound(file)

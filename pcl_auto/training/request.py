@@ -26,7 +26,7 @@ from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
-from pcl_auto.workspace.files import file_digest, read_json
+from pcl_auto.workspace.files import file_digest, read_json, refuse_irregular
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.run_record import FINAL, is_trained
 
@@ -366,6 +366,7 @@ def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
 
 
 def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str], Sequence[Correction]]:
+    refuse_irregular(path, UsageError, "name a file with a split")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         labeled, validation = content["labeled"], content.get("validation", [])

@@ -8,11 +8,12 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.errors import Problem, StateError
+from pcl_auto.errors import PclautoError, Problem, StateError
 from pcl_auto.workspace.atomic import atomic_path
 
 # Anyone may have chosen the names of files, cases and classes. JSON leaves these characters of them as they are:
@@ -56,12 +57,39 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def find_irregular(path: Path, fix: str = "put the file itself in this place") -> Problem | None:
+    """Return the problem with a folder, pipe, device or socket in the place of a file; none where nothing is there.
+
+    Nothing is opened: to open a pipe can take forever, and to open a device can do anything.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe (FIFO)"), (stat.S_ISSOCK, "a socket"))
+    found = next((kind for is_kind, kind in kinds if is_kind(mode)), "a device")
+    return Problem("data.not-a-file", "not a file", str(path), fix, "a file", found)
+
+
+def refuse_irregular(path: Path, error: type[PclautoError], fix: str = "put the file itself in this place") -> None:
+    """Refuse what :func:`find_irregular` finds.
+
+    Raises:
+        PclautoError: of the type ``error``.
+    """
+    if problem := find_irregular(path, fix):
+        raise error(problem)
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file that this package wrote.
 
     Raises:
         StateError: the file is missing or damaged.
     """
+    refuse_irregular(path, StateError)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -78,7 +106,12 @@ def read_json(path: Path) -> Any:
 
 
 def file_digest(file: Path, algorithm: str = "sha256") -> str:
-    """Return the digest of a file, in hexadecimal."""
+    """Return the digest of a file, in hexadecimal.
+
+    Raises:
+        StateError: it is a folder, pipe or device.
+    """
+    refuse_irregular(file, StateError)
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with file.open("rb") as handle:
         while block := handle.read(2**20):

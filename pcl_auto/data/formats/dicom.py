@@ -144,13 +144,19 @@ class _Slice:
 
 
 def is_dicom(file: Path) -> bool:
-    """Tell whether a file is DICOM, by its content or its name, or may be, where it cannot be read."""
+    """Tell whether a file is DICOM, by its content or its name, or may be, where it cannot be read.
+
+    What is no file is not opened.
+    """
+    is_named = file.suffix.lower() in _SUFFIXES
+    if not file.is_file():
+        return is_named
     try:
         with file.open("rb") as handle:
             start = handle.read(_PREAMBLE + 4)
     except OSError:
         return True
-    return start[_PREAMBLE:] == b"DICM" or file.suffix.lower() in _SUFFIXES
+    return is_named or start[_PREAMBLE:] == b"DICM"
 
 
 def find_series(files: Iterable[Path]) -> list[Finding]:
@@ -163,10 +169,10 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
     spoilt: set[Path] = set()
     findings = []
     for file in files:
-        header = _read_header(file)
+        header = _read_header(file) if file.is_file() else None
         if header is not None:
             groups.setdefault(header.text("0020|000e"), []).append(header)
-        elif _holds_no_image(file):
+        elif file.is_file() and _holds_no_image(file):
             problem = Problem("dicom.no-image", "a DICOM file without an image", str(file), "leave it")
             findings.append(Finding(Series("", file.name, (file,)), problem, is_auxiliary=True))
         else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import stat
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from pcl_auto.data.formats.nifti_header import NIFTI1_BYTES, NIFTI2_BYTES, Header, header_length, judge_header
 from pcl_auto.errors import DataError, Problem
+from pcl_auto.workspace.files import refuse_irregular
 
 Voxels = npt.NDArray[Any]
 
@@ -86,15 +86,12 @@ def read_volume(path: Path) -> tuple[tuple[Header, Voxels] | None, list[Problem]
 def _require_file(path: Path) -> None:
     """Refuse what is not a file with content; nothing but a regular file is ever opened."""
     where = str(path)
+    refuse_irregular(path, DataError, "put the NIfTI file itself in this place")
     try:
         status = path.stat()
     except FileNotFoundError as error:
         fix = "restore the file, or take it out of dataset.json"
         raise DataError(Problem("data.missing", "file does not exist", where, fix)) from error
-    if not stat.S_ISREG(status.st_mode):
-        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-        fix = "put the NIfTI file itself in this place"
-        raise DataError(Problem("data.not-a-file", "not a file", where, fix, "a NIfTI file", found))
     if status.st_size == 0:
         raise DataError(Problem("data.empty", "empty file", where, _COPY_AGAIN, "a NIfTI file", "0 bytes"))
 

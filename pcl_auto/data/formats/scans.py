@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcl_auto.data.formats.dicom import Finding, Series, find_series, is_dicom
+from pcl_auto.data.formats.itk_files import data_files
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
 from pcl_auto.errors import Problem, UsageError
+from pcl_auto.workspace.files import find_irregular
 
 # Voxels that a header of its own names.
 _DATA_SUFFIXES = (".raw", ".zraw", ".raw.gz")
@@ -48,8 +50,8 @@ class Scan:
 
 
 def paths_of(source: Source) -> tuple[Path, ...]:
-    """Return the files of a volume: one, or the slices of a DICOM series."""
-    return source.files if isinstance(source, Series) else (source,)
+    """Return the files of a volume: one, one with the files that its header names, or the slices of a DICOM series."""
+    return source.files if isinstance(source, Series) else (source, *data_files(source))
 
 
 def refuse_missing(inputs: Iterable[Path]) -> None:
@@ -136,6 +138,8 @@ def _of_folder(folder: Path) -> list[Scan]:
                 items.append(_of_file(file))
             elif _may_be_slice(file) and is_dicom(file):
                 slices.append(file)
+            elif _may_be_slice(file) and (problem := find_irregular(file)):
+                items.append(Scan(file.name, (file,), problem, is_auxiliary=True))
     return items + _name_series(find_series(slices), folder)
 
 
@@ -158,7 +162,7 @@ def _may_be_slice(file: Path) -> bool:
         not hidden
         and not split_suffix(file.name)[1]
         and not file.name.lower().endswith(_DATA_SUFFIXES)
-        and file.is_file()
+        and not file.is_dir()
     )
 
 

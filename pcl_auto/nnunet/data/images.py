@@ -12,6 +12,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.grid import CHANNEL_TOLERANCE_VOXELS, Grid
+from pcl_auto.data.formats.itk_files import read_by_itk
 from pcl_auto.data.formats.scans import Source
 from pcl_auto.errors import DataError, Problem
 
@@ -50,7 +51,7 @@ def read_image(files: Sequence[Source]) -> tuple[np.ndarray, Properties]:
 def _read_volume(source: Source) -> tuple[np.ndarray, Properties]:
     """Read the voxels (C, z, y, x) of a file or series, and origin, spacing and direction in ITK's words."""
     try:
-        image = _read_series(source) if isinstance(source, Series) else SimpleITK.ReadImage(str(source))
+        image = _read_series(source) if isinstance(source, Series) else read_by_itk(source)
     except RuntimeError as error:
         # The last line is ITK's reason; for what is cut it says that there is no such file.
         found = str(error).strip().splitlines()[-1]

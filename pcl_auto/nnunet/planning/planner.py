@@ -26,7 +26,7 @@ from pcl_auto.data.labels import head_count
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.trusted_plans import READERS_AS_STORED, require_trusted
-from pcl_auto.workspace.files import write_json
+from pcl_auto.workspace.files import refuse_irregular, write_json
 
 PLANNERS: dict[str, type[Any]] = {
     "default": ExperimentPlanner,
@@ -184,6 +184,7 @@ def read_plans(file: Path, dataset_name: str, dataset_json: Mapping[str, Any]) -
     Raises:
         StateError: no plans of nnU-Net, or for images of other channels.
     """
+    refuse_irregular(file, StateError, "name a file with nnU-Net's plans")
     try:
         plans: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

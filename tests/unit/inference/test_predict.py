@@ -33,10 +33,14 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path / "work", "test")
 
 
+# The smallest file that is sound.
+NRRD = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 1 1 1\nencoding: raw\n\n\x07"
+
+
 def files(folder: Path, *names: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / name).write_bytes(b"voxels")
+        (folder / name).write_bytes(NRRD if name.endswith(".nrrd") else b"voxels")
     return [folder / name for name in names]
 
 
@@ -109,7 +113,7 @@ def test_scans_are_never_written_over(tmp_path: Path, model: Path) -> None:
             with refused(UsageError, "predict.masks-among-scans"):
                 segment([tmp_path / "scans"], output, model, overwrite=overwrite)
     assert sorted((tmp_path / "scans").iterdir()) == given
-    assert {path.read_bytes() for path in given} == {b"voxels"}
+    assert [path.read_bytes() for path in given] == [b"voxels", NRRD]
 
 
 def test_a_scan_that_a_link_leads_to_is_not_written_over(tmp_path: Path, model: Path) -> None:

@@ -31,6 +31,7 @@ AREAS = {
     "device": "GPUs, and trainings on several of them.",
     "dicom": "Series of DICOM files.",
     "disk": "Room on the disk, and the right to use it.",
+    "header": "Headers of MetaImage and NRRD files, and the voxels that they promise.",
     "label": "Label maps.",
     "lock": "Other processes.",
     "memory": "Memory.",

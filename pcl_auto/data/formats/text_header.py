@@ -109,14 +109,14 @@ class TextHeader:
         spacing, found = np.array(self.spacing_mm), " x ".join(f"{step:g}" for step in self.spacing_mm) + " mm"
         if not np.all((spacing >= _MIN_SPACING_MM) & (spacing <= _MAX_SPACING_MM)):
             expected = "lengths above 0 mm"
-            raise self.error("header.spacing", "impossible voxel spacing", fix, expected, found)
+            raise self._refusal("header.spacing", "impossible voxel spacing", fix, expected, found)
         cosines = np.array(self.directions) @ np.array(self.directions).T
         if not np.all(np.abs(cosines - np.eye(len(cosines))) <= _MAX_SKEW):
             text = "; ".join(" ".join(f"{value:.4g}" for value in row) for row in self.directions)
             expected = "axes of length 1 at right angles"
-            raise self.error("header.orientation", "impossible orientation", fix, expected, f"[{text}]")
+            raise self._refusal("header.orientation", "impossible orientation", fix, expected, f"[{text}]")
         if self.origin_mm is not None and not np.all(np.abs(self.origin_mm) <= _FARTHEST_MM):
-            raise self.error("header.origin", "impossible origin", fix, "a position in mm", str(self.origin_mm))
+            raise self._refusal("header.origin", "impossible origin", fix, "a position in mm", str(self.origin_mm))
 
     def refuse_other_data(self) -> None:
         """Refuse data that are not the bytes that the header promises, to the last one and its checksum.
@@ -139,7 +139,7 @@ class TextHeader:
             packed = size - piece.start if piece.packed_bytes is None else piece.packed_bytes
             if piece.start + packed > size:
                 expected, found = f"{piece.start + packed} bytes", str(size)
-                raise self.error("data.truncated", "truncated file", COPY_AGAIN, expected, found, piece.file)
+                raise self._refusal("data.truncated", "truncated file", COPY_AGAIN, expected, found, piece.file)
             self._refuse_short(piece.file, packed * _DEFLATE_LIMIT)
             file.seek(piece.start)
             self._unpack(piece, file, packed)
@@ -152,7 +152,7 @@ class TextHeader:
         if most_bytes < self.piece_bytes:
             code, what, fix = "data.truncated", "truncated file", f"{COPY_AGAIN}; if they agree, {SAVE_AGAIN}"
             expected, found = f"{self.piece_bytes} bytes of voxels", f"{most_bytes} at most"
-            raise self.error(code, what, fix, expected, found, file)
+            raise self._refusal(code, what, fix, expected, found, file)
 
     def _unpack(self, piece: Piece, file: BinaryIO, packed_bytes: int) -> None:
         """Decompress a piece and leave the file behind it; memory holds one chunk at a time."""
@@ -171,21 +171,21 @@ class TextHeader:
                 data = unpacker.unconsumed_tail
         except zlib.error as error:
             what, expected = "damaged compressed data", "the bytes that were once compressed"
-            raise self.error("header.damaged-data", what, COPY_AGAIN, expected, str(error), piece.file) from error
+            raise self._refusal("header.damaged-data", what, COPY_AGAIN, expected, str(error), piece.file) from error
         if count > promised or (unpacker.eof and count < promised):
             what, expected = "other voxels than the header says", f"{promised} bytes"
             found = f"more than {promised}" if count > promised else str(count)
-            raise self.error("header.other-length", what, SAVE_AGAIN, expected, found, piece.file)
+            raise self._refusal("header.other-length", what, SAVE_AGAIN, expected, found, piece.file)
         if not unpacker.eof:
             expected, found = "compressed data with an end and a checksum", "data that stop in the middle"
-            raise self.error("data.truncated", "truncated file", COPY_AGAIN, expected, found, piece.file)
+            raise self._refusal("data.truncated", "truncated file", COPY_AGAIN, expected, found, piece.file)
         self._refuse_rest(piece.file, unpacker.unused_data)
         self._refuse_rest(piece.file, file.read(min(left, _PADDING + 1)))
 
     def _refuse_rest(self, file: Path, rest: bytes) -> None:
         if len(rest) > _PADDING or any(rest):
             expected, found = "the end of the file after the last voxel", "more data"
-            raise self.error("header.trailing-data", "data after the last voxel", SAVE_AGAIN, expected, found, file)
+            raise self._refusal("header.trailing-data", "data after the last voxel", SAVE_AGAIN, expected, found, file)
 
     def refuse_other_reading(self, image: SimpleITK.Image) -> None:
         """Refuse a file that ITK reads otherwise than its header says: which of the two is right, nobody knows.
@@ -209,9 +209,9 @@ class TextHeader:
         expected = f"sizes {sizes}, {values} x {self.dtype.name}, spacing {self.spacing_mm}, origin {self.origin_mm}"
         found = f"{read[0]}, {read[1]} x {read[2].name}, {spacing}, {origin}, directions {direction.tolist()}"
         what = "ITK reads the file otherwise than its header says"
-        raise self.error("header.read-otherwise", what, SAVE_AGAIN, expected, found)
+        raise self._refusal("header.read-otherwise", what, SAVE_AGAIN, expected, found)
 
-    def error(
+    def _refusal(
         self, code: str, what: str, fix: str, expected: str = "", found: str = "", where: Path | None = None
     ) -> DataError:
         """Return an error about this file, or about one with its data."""

@@ -1,4 +1,4 @@
-"""What the text header of a MetaImage or NRRD file states, and if its files hold just the bytes that it promises.
+"""Hold MetaImage and NRRD files to what the text of their headers promises.
 
 ITK reads these formats, but it trusts them: it goes on after data that do not decompress, follows names of data files
 to wherever they lead, and takes its own defaults for numbers that are none. So the header is read here first, strictly,

@@ -122,7 +122,7 @@ def test_a_scan_that_a_link_leads_to_is_not_written_over(tmp_path: Path, model: 
     (tmp_path / "scans" / "b.nrrd").symlink_to(scan)
     with refused(UsageError, "predict.masks-among-scans"):
         segment([tmp_path / "scans"], tmp_path / "out", model, overwrite=True)
-    assert scan.read_bytes() == b"voxels"
+    assert scan.read_bytes() == NRRD
 
 
 def test_masks_in_a_folder_among_the_scans_are_no_scans(tmp_path: Path, model: Path) -> None:

@@ -202,7 +202,8 @@ def train(
         supervised_only: train the baseline, nnU-Net on the labeled cases with as many steps.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         workers: processes that augment data, 0 for none. Default: one per core, none on a CPU.
-        deterministic: give the same bytes for the same call, on a CPU; slower.
+        deterministic: give the same bytes for the same call, on a machine of one kind with the same versions and
+            number of threads; slower.
         restart: throw away an earlier run of these settings.
         tensorboard: write the curves for TensorBoard too.
         prepare_only: write split, plans and data for stock nnU-Net; train nothing.

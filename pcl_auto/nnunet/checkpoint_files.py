@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,22 @@ _ALLOWED = [
 ]
 
 
+class _EqualBytes(pickle.Pickler):
+    """Pickle equal values to equal bytes.
+
+    Python's own way writes a value once and refers to it where the same object comes again, so that a training that was
+    resumed, whose words are others of the same letters, would leave other bytes.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fast = True
+
+
+# What torch.save asks of a module.
+_PICKLE = SimpleNamespace(Pickler=_EqualBytes, __name__="pickle")
+
+
 def plain(value: Any) -> Any:
     """Turn numpy scalars and arrays in ``value`` into Python's own, all the way down."""
     if isinstance(value, Mapping):
@@ -44,12 +61,14 @@ def plain(value: Any) -> Any:
 def write_checkpoint(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
     """Write a checkpoint; an earlier one of that name stays until the new one is complete, then as ``previous``.
 
+    Equal content under one name gives equal bytes.
+
     Raises:
         ResourceError: there is no room for it on the disk.
     """
     with staging_folder(path) as staged:
         whole = staged / path.name
-        torch.save(content, whole)
+        torch.save(content, whole, pickle_module=_PICKLE)
         if previous is not None and path.is_file():
             _keep_as(previous, path, staged)
         publish(whole, path)

@@ -165,7 +165,7 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
     record = {**_record(run, plans, device), "steps_before": request.steps_before, "forecast": expected(run)}
     unbroken = not record_file.is_file()
     if record_file.is_file():
-        _refuse_another(read_json(record_file), record, run, listener)
+        record["threads"] = _refuse_another(read_json(record_file), record, run, listener)
     with rank_zero_first() as first:
         if first:
             _write_plans(run, plans)
@@ -177,7 +177,7 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
                 write_json(record_file, record)
         if request.tensorboard and first:
             listener = with_tensorboard(listener, run.folder / "tensorboard")
-        _drive(run, device, listener, request.shared_start)
+        _drive(run, device, record["threads"], listener, request.shared_start)
     with rank_zero_first() as first:
         if first and has_manifest(run.folder):
             check_manifest(run.folder)
@@ -187,8 +187,12 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
             write_manifest(run.folder)
 
 
-def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, listener: Listener) -> None:
-    """Make sure that the record ``before`` in the folder of ``run`` is of this run."""
+def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, listener: Listener) -> int:
+    """Make sure that the record ``before`` in the folder of ``run`` is of this run.
+
+    Returns:
+        the number of threads to go on with: sums are added up in another order where there are more or fewer.
+    """
     now = dict(record["identity"])
     recorded = {**before["identity"], "recipe": recorded_recipe(before["identity"]["recipe"])}
     if recorded.setdefault("bytes", now["bytes"]) == before["identity"].get("bytes"):
@@ -196,8 +200,18 @@ def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, li
         now["input"] = recorded["input"]
     refuse_changes(recorded, now, run.folder)
     if not run.finished:
-        versions, strict = record["versions"], run.settings.deterministic
-        compare_versions(before["versions"], versions, run.folder, deterministic=strict, listener=listener)
+        strict = run.settings.deterministic
+        # Another device gives other bytes, and other versions may.
+        versions, versions_now = (
+            {**entry["versions"], **({"device": entry["device"]} if strict and "device" in before else {})}
+            for entry in (before, record)
+        )
+        compare_versions(versions, versions_now, run.folder, deterministic=strict, listener=listener)
+        threads = int(before.get("threads", record["threads"]))
+        if strict and threads != record["threads"]:
+            listener("threads", {"threads": threads, "here": record["threads"]})
+            return threads
+    return int(record["threads"])
 
 
 def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
@@ -248,6 +262,8 @@ def _digest(values: Any) -> str:
 
 
 def _record(run: Run, plans: dict[str, Any], device: Any) -> dict[str, Any]:
+    import torch
+
     packages = ("nnunetv2", "torch", "batchgenerators", "SimpleITK", "numpy")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -255,6 +271,8 @@ def _record(run: Run, plans: dict[str, Any], device: Any) -> dict[str, Any]:
         "command": sys.argv,
         "versions": {"pclauto": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
         "device": str(device),
+        # Of a step on a CPU; a repetition with another number need not give the same bytes.
+        "threads": torch.get_num_threads(),
         "last_start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -270,7 +288,7 @@ def _write_plans(run: Run, plans: dict[str, Any]) -> None:
 # --- nnU-Net's trainer ----------------------------------------------------------------------------------------
 
 
-def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None) -> None:
+def _drive(run: Run, device: Any, threads: int, listener: Listener, shared_start: Path | None) -> None:
     """Build the trainer of a run as nnU-Net would, let it train to its end, and validate."""
     with output_to(run.folder / "log.txt"):
         import torch
@@ -280,6 +298,8 @@ def _drive(run: Run, device: Any, listener: Listener, shared_start: Path | None)
         from pcl_auto.nnunet.training.joint_trainer import TRAINERS
         from pcl_auto.nnunet.training.save_and_resume import checkpoint_to_resume
 
+        if run.settings.deterministic:
+            torch.set_num_threads(threads)
         if device.type == "cpu":
             keep_freed_memory()
             forget_peak_memory()

@@ -7,7 +7,7 @@ from kills import kill_everything
 
 
 @pytest.mark.slow
-def test_f30_f31_killed_commands_end_like_unbroken_ones() -> None:
+def test_f30_f31_f88_killed_commands_end_like_unbroken_ones() -> None:
     # The long form is `make soak`.
     account = kill_everything(kills=3, stride=90, seed=0)
     assert account.wrong == []

@@ -85,8 +85,8 @@ class Place:
         return ["predict", str(scans), "-o", str(self.masks), "--workspace", str(self.work), "--device", "cpu"]
 
     def trained(self) -> dict[str, str]:
-        """Digests of what a training leaves, without its times."""
-        return {**weights(self.model), **digests(self.model / "fold_all", ["pseudo_labels/**/*"])}
+        """Digests of what a training leaves, but for the records that hold times."""
+        return digests(self.model / "fold_all", ["checkpoint_final.pth", "pseudo_labels/**/*"])
 
     def attempt(
         self, arguments: Sequence[str], *, fault: str | None = None, seconds: float | None = None, code: str = ""
@@ -131,13 +131,3 @@ def digests(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
         for file in sorted(folder.glob(pattern))
         if file.is_file()
     }
-
-
-def weights(model: Path) -> dict[str, str]:
-    """A digest of the final weights; the file also holds times."""
-    from pcl_auto.nnunet.checkpoint_files import read_checkpoint
-
-    digest = hashlib.sha256()
-    for name, tensor in read_checkpoint(model / "fold_all" / "checkpoint_final.pth")["network_weights"].items():
-        digest.update(name.encode() + tensor.numpy().tobytes())
-    return {"weights": digest.hexdigest()}

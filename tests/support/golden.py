@@ -66,9 +66,10 @@ def learned_from(folder: Path) -> dict[str, bytes]:
 
 
 def weights(folder: Path) -> dict[str, bytes]:
-    content = torch.load(fold(folder) / "checkpoint_final.pth", weights_only=True)
+    file = fold(folder) / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=True)
     tensors = {**content["network_weights"], **{f"head.{k}": v for k, v in content["pclauto"]["head"].items()}}
-    return {name: value.numpy().tobytes() for name, value in tensors.items()}
+    return {**{name: value.numpy().tobytes() for name, value in tensors.items()}, file.name: file.read_bytes()}
 
 
 def ledgers(folder: Path) -> list[str]:

@@ -68,7 +68,11 @@ def train(
     gpus: options.Gpus = 1,
     workers: options.Workers = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Same command, same bytes, on a CPU; slower.")
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Same command, same bytes: on a machine of one kind, with the same versions and threads; slower.",
+        ),
     ] = False,
     restart: options.Restart = False,
     tensorboard: options.Tensorboard = False,

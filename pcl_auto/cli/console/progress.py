@@ -196,6 +196,9 @@ class TrainingProgress:
         text = ", ".join(f"{name} {before or 'none'} → {now}" for name, (before, now) in changed.items())
         self._print(f"warning: the run goes on with other versions than it was started with: {text}")
 
+    def _on_threads(self, threads: int, here: int) -> None:
+        self._print(f"going on with {threads} threads, as the run was started; here it would be {here}")
+
     def _on_checkpoint_damaged(self, problem: dict[str, str], epoch: int) -> None:
         self._print(f"warning: {problem['what']} in {problem['where']}: {problem['found']}")
         self._print(f"the checkpoint before it is whole: that of epoch {epoch}")

@@ -15,19 +15,29 @@ from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.checkpoint_files import FORMAT, OWN_KEY, plain, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.network import unwrapped
 from pcl_auto.nnunet.training.run_settings import start_settings
-from pcl_auto.workspace.run_record import LATEST, PREVIOUS
+from pcl_auto.workspace.run_record import FINAL, LATEST, PREVIOUS
+
+# Of nnU-Net's training curves those that are no curves: the time of day at which an epoch began and ended.
+_TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
 def save(trainer: nnUNetTrainer, path: Path, epochs_done: int) -> None:
-    """Write the state of ``trainer`` whole, in nnU-Net's format and under the name of nnU-Net's own trainer."""
-    scaler = trainer.grad_scaler
+    """Write the state of ``trainer`` whole, in nnU-Net's format and under the name of nnU-Net's own trainer.
+
+    The checkpoint of a finished training holds no times, so that equal trainings leave equal files: how long its epochs
+    took stands in ``events.jsonl``.
+    """
+    scaler, curves, own = trainer.grad_scaler, plain(trainer.logger.get_checkpoint()), trainer.own_state()
+    if path.name == FINAL:
+        curves = {name: [0.0] * len(curve) if name in _TIMES else curve for name, curve in curves.items()}
+        own = {**own, "seconds": 0.0}
     write_checkpoint(
         path,
         {
             "network_weights": unwrapped(trainer.network).state_dict(),
             "optimizer_state": trainer.optimizer.state_dict(),
             "grad_scaler_state": None if scaler is None else scaler.state_dict(),
-            "logging": plain(trainer.logger.get_checkpoint()),
+            "logging": curves,
             "_best_ema": plain(trainer._best_ema),
             "current_epoch": epochs_done,
             "init_args": plain({**trainer.my_init_kwargs, "device": str(trainer.device)}),
@@ -39,7 +49,7 @@ def save(trainer: nnUNetTrainer, path: Path, epochs_done: int) -> None:
                 "trainer": type(trainer).__name__,
                 "version": __version__,
                 "settings": trainer.settings.as_dict(),
-                **trainer.own_state(),
+                **own,
             },
         },
         previous=path.with_name(PREVIOUS) if path.name == LATEST else None,

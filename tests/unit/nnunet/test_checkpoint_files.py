@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,26 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with refused(StateError, "checkpoint.not-nnunet") as refusal:
         read_checkpoint(tmp_path / "other.pth")
     assert refusal.problem.expected == "network_weights"
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    """Also where the words of it are other objects, as of a training that was resumed."""
+
+    word = "a word"
+    contents = [
+        {"network_weights": {"w": torch.ones(3)}, "name": word, "pair": (other, [word, 1.5])}
+        for other in (word, json.loads(json.dumps(word)))
+    ]
+    files = [tmp_path / str(number) / "checkpoint.pth" for number in range(2)]
+    for file, values in zip(files, contents, strict=True):
+        write_checkpoint(file, values)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    for weights_only in (True, False):
+        assert torch.load(files[0], weights_only=weights_only)["pair"] == (word, [word, 1.5])
+    # Python's own way tells them apart.
+    for file, values in zip(files, contents, strict=True):
+        torch.save(values, file)
+    assert files[0].read_bytes() != files[1].read_bytes()
 
 
 def test_failed_write_keeps_the_old_checkpoint(tmp_path: Path) -> None:

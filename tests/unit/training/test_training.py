@@ -557,7 +557,7 @@ def test_a_deterministic_run_wants_the_versions_that_it_began_with(tmp_path: Pat
 
 def test_a_run_goes_on_that_began_when_there_were_fewer_settings(workspace: Workspace) -> None:
     run = resolve_run(TrainRequest(labeled=2), workspace)
-    record = {"identity": identity(run, {"patch": 1}), "versions": {}}
+    record = {"identity": identity(run, {"patch": 1}), "versions": {}, "threads": 2}
     before = json.loads(json.dumps(record))
     recipe = before["identity"]["recipe"]
     for table, key in (("optimizer", "schedule"), ("contrast", "head_convolutions"), ("pseudo_labels", "network")):
@@ -567,6 +567,31 @@ def test_a_run_goes_on_that_began_when_there_were_fewer_settings(workspace: Work
     with refused(StateError, "run.settings-changed") as refusal:
         training._refuse_another(before, record, run, silent)
     assert refusal.problem.what.endswith("recipe.optimizer.learning_rate")
+
+
+def test_f88_a_deterministic_run_goes_on_with_its_threads_on_its_device(workspace: Workspace) -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    for deterministic in (False, True):
+        run = resolve_run(TrainRequest(labeled=2, deterministic=deterministic), workspace)
+        now = {"identity": identity(run, {"patch": 1}), "versions": {}, "device": "cpu", "threads": 8}
+
+        def go_on(before: dict[str, Any], run: Any = run, now: dict[str, Any] = now) -> int:
+            return training._refuse_another({**now, **before}, now, run, lambda *event: heard.append(event))
+
+        assert go_on({}) == 8
+        assert heard == []
+        assert go_on({"threads": 2}) == (2 if deterministic else 8)
+        assert heard == ([("threads", {"threads": 2, "here": 8})] if deterministic else [])
+        heard.clear()
+        if not deterministic:
+            assert go_on({"device": "cuda"}) == 8
+            continue
+        with refused(StateError, "run.versions-changed") as refusal:
+            go_on({"device": "cuda"})
+        assert (refusal.problem.expected, refusal.problem.found) == ("cuda", "cpu")
+        # A record of an earlier version tells neither.
+        earlier = {key: now[key] for key in ("identity", "versions")}
+        assert training._refuse_another(earlier, now, run, silent) == 8
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

@@ -18,7 +18,7 @@ from pcl_auto.data.formats.scans import Source
 from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.files import finite, read_json, write_json
-from pcl_auto.workspace.run_record import FINAL
+from pcl_auto.workspace.run_record import FINAL, finished_folds
 from pcl_auto.workspace.run_record import RECORD as RUN_RECORD
 
 RECORD = "predictions.json"
@@ -123,7 +123,7 @@ def read_record(folder: Path) -> MaskRecord | None:
 
 def checkpoint_states(model: Path) -> dict[str, list[int]]:
     """Return size and time of the checkpoints of a model's finished folds, by their paths in its folder."""
-    return {f"{file.parent.name}/{file.name}": file_state(file) for file in sorted(model.glob(f"fold_*/{FINAL}"))}
+    return {f"{file.parent.name}/{file.name}": file_state(file) for file in finished_folds(model)}
 
 
 def file_state(file: Path) -> list[int]:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any
 
+from pcl_auto.data.labels import IGNORE, foreground, has_regions, values_of
 from pcl_auto.errors import Problem, StateError
 
 # Readers that leave the axes of a scan as they are stored, those that turn them to RAS, and those of pictures.
@@ -24,15 +25,30 @@ PREPROCESSORS = frozenset({"DefaultPreprocessor", "BiasCorrectingPreprocessor"})
 NORMALIZATIONS = frozenset(
     {"ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"}
 )
-RESAMPLINGS = frozenset(
-    {"resample_data_or_seg_to_shape", "resample_torch_simple", "resample_torch_fornnunet", "no_resampling_hack"}
-)
-RESAMPLING_OPTIONS = frozenset(
-    {
-        "is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold", "num_threads", "device",
-        "memefficient_seg_resampling", "mode", "aniso_axis_mode",
-    }
-)  # fmt: skip
+# The functions that plans can name and nnU-Net can call, with their options. resample_torch_simple takes no spacings,
+# which nnU-Net gives it; "device" is chosen by --device.
+_SPLINE_ORDERS, _MODES = range(6), ("linear", "nearest", "nearest-exact", "area")
+_SWITCH, _SWITCH_OR_NONE, _RATIO, _THREADS = (False, True), (None, False, True), (0.0, 1e6), range(1, 1025)
+RESAMPLINGS: Mapping[str, Mapping[str, Any]] = {
+    "resample_data_or_seg_to_shape": {
+        "is_seg": _SWITCH,
+        "order": _SPLINE_ORDERS,
+        "order_z": _SPLINE_ORDERS,
+        "force_separate_z": _SWITCH_OR_NONE,
+        "separate_z_anisotropy_threshold": _RATIO,
+    },
+    "resample_torch_fornnunet": {
+        "is_seg": _SWITCH,
+        "num_threads": _THREADS,
+        "device": ("cpu",),
+        "memefficient_seg_resampling": _SWITCH,
+        "force_separate_z": _SWITCH_OR_NONE,
+        "separate_z_anisotropy_threshold": _RATIO,
+        "mode": _MODES,
+        "aniso_axis_mode": _MODES,
+    },
+    "no_resampling_hack": {},
+}
 _ARCHITECTURES = "dynamic_network_architectures.architectures"
 NETWORKS = frozenset(
     {
@@ -72,6 +88,9 @@ MAX_WEIGHTS = 2_000_000_000
 MAX_PATCH_AXIS, MAX_PATCH_VOXELS, MAX_PATCHES = 16384, 2**28, 4096
 MAX_CHANNELS, MAX_CLASSES, LARGEST_LABEL = 256, 1024, 32767
 SPACING_MM = (1e-6, 1e6)
+INTENSITIES = ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality")
+MAX_INTENSITY = 1e30
+_OF_CT = ("mean", "std", "percentile_00_5", "percentile_99_5")
 _FILE_NAME = re.compile(r"(?!\.)[\w .+-]{1,200}")
 
 # The whole numbers of a network: one for all stages, or one per stage, or one per stage and axis (the second group).
@@ -87,6 +106,10 @@ _PER_AXIS = {"kernel_sizes": MAX_KERNEL, "strides": MAX_KERNEL}
 _NEEDED = ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder", "conv_op")
 _MAY_BE_NONE = ("bottleneck_channels", "stem_channels")
 _SWITCHES = ("conv_bias", "deep_supervision", "nonlin_first")
+# Arguments that one kind of network has and the other has not.
+_OF_PLAIN, _OF_RESIDUAL = (
+    {"n_conv_per_stage", "nonlin_first"}, {"n_blocks_per_stage", "block", "bottleneck_channels", "stem_channels"},
+)  # fmt: skip
 _OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
 
 
@@ -163,6 +186,24 @@ class _Findings:
     def is_switch(self, key: str, value: Any) -> bool:
         return isinstance(value, bool) or self.refuse(key, "true or false", value)
 
+    def are_lengths(self, key: str, value: Any, low: float, high: float, axes: int) -> bool:
+        """Require a list of numbers, one for each of the ``axes``."""
+        fits = (
+            isinstance(value, (list, tuple))
+            and len(value) == axes
+            and all(isinstance(step, (int, float)) and low <= step <= high for step in value)
+        )
+        return fits or self.refuse(key, f"{axes} numbers from {low:g} to {high:g}", value)
+
+    def is_option(self, key: str, value: Any, allowed: Any) -> bool:
+        """Require one of some values, of the same type, or a number of a range."""
+        if allowed is _RATIO:
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and allowed[0] < value <= allowed[1]
+            return fits or self.refuse(key, "a ratio", value)
+        fits = any(type(value) is type(each) and value == each for each in allowed)
+        listed = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " | ".join(map(str, allowed))
+        return fits or self.refuse(key, listed, value)
+
     def are_options(self, key: str, value: Any, allowed: Collection[str]) -> None:
         """Check named plain values."""
         for name, entry in (self.table(key, value) or {}).items():
@@ -175,12 +216,8 @@ def _plans(findings: _Findings, plans: Mapping[str, Any]) -> None:
         findings.is_file_name(key, plans.get(key))
     findings.is_one_of("image_reader_writer", plans.get("image_reader_writer"), READERS)
     findings.is_one_of("label_manager", plans.get("label_manager", "LabelManager"), {"LabelManager"})
-    for key in ("transpose_forward", "transpose_backward"):
-        if not isinstance(plans.get(key), (list, tuple)) or sorted(map(str, plans[key])) not in (
-            ["0", "1"],
-            ["0", "1", "2"],
-        ):
-            findings.refuse(key, "an order of the axes 0, 1 and 2", plans.get(key))
+    _order_of_axes(findings, plans)
+    intensities = _intensities(findings, plans)
     configurations = findings.table("configurations", plans.get("configurations")) or {}
     for name, entry in configurations.items():
         key = f"configurations.{name}"
@@ -188,6 +225,24 @@ def _plans(findings: _Findings, plans: Mapping[str, Any]) -> None:
             resolved = _with_inherited(findings, configurations, name)
             if resolved is not None:
                 _configuration(findings, key, resolved, configurations)
+                _normalization(findings, key, resolved, intensities)
+
+
+def _order_of_axes(findings: _Findings, plans: Mapping[str, Any]) -> None:
+    forward, backward = (plans.get(key) for key in ("transpose_forward", "transpose_backward"))
+    if (
+        findings.are_whole("transpose_forward", forward, 0, 2, (3,))
+        and findings.are_whole("transpose_backward", backward, 0, 2, (3,))
+        and [list(forward)[axis] for axis in backward] != [0, 1, 2]  # type: ignore[arg-type, union-attr]
+    ):
+        findings.refuse("transpose_backward", f"the way back from transpose_forward {forward}", backward)
+
+
+def _intensities(findings: _Findings, plans: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the statistics that CT is normalized by, per channel, under the name of today or of nnU-Net 2.0."""
+    key = next((key for key in INTENSITIES if key in plans), INTENSITIES[0])
+    found = findings.table(key, plans.get(key)) or {}
+    return {channel: findings.table(f"{key}.{channel}", values) or {} for channel, values in found.items()}
 
 
 def _with_inherited(findings: _Findings, configurations: Mapping[str, Any], name: str) -> dict[str, Any] | None:
@@ -208,23 +263,20 @@ def _with_inherited(findings: _Findings, configurations: Mapping[str, Any], name
 
 def _configuration(findings: _Findings, key: str, entry: Mapping[str, Any], configurations: Mapping[str, Any]) -> None:
     findings.is_one_of(f"{key}.preprocessor_name", entry.get("preprocessor_name"), PREPROCESSORS)
-    _normalization(findings, key, entry)
     for purpose in ("data", "seg", "probabilities"):
-        name = f"resampling_fn_{purpose}"
-        findings.is_one_of(f"{key}.{name}", entry.get(name), RESAMPLINGS)
-        findings.are_options(f"{key}.{name}_kwargs", entry.get(f"{name}_kwargs"), RESAMPLING_OPTIONS)
+        _resampling(findings, key, entry, purpose)
     findings.is_whole(f"{key}.batch_size", entry.get("batch_size"), 1, MAX_PATCHES)
+    findings.is_switch(f"{key}.batch_dice", entry.get("batch_dice"))
     patch, spacing = entry.get("patch_size"), entry.get("spacing")
     if (
         findings.are_whole(f"{key}.patch_size", patch, 1, MAX_PATCH_AXIS, (2, 3))
         and math.prod(patch or ()) > MAX_PATCH_VOXELS
     ):
         findings.refuse(f"{key}.patch_size", f"at most {MAX_PATCH_VOXELS} voxels", patch)
-    low, high = SPACING_MM
-    if not isinstance(spacing, (list, tuple)) or not all(
-        isinstance(step, (int, float)) and low <= step <= high for step in spacing
-    ):
-        findings.refuse(f"{key}.spacing", f"numbers from {low:g} to {high:g}", spacing)
+    axes = len(patch) if isinstance(patch, (list, tuple)) else 3
+    findings.are_lengths(f"{key}.spacing", spacing, *SPACING_MM, axes)
+    median = entry.get("median_image_size_in_voxels", patch)
+    findings.are_lengths(f"{key}.median_image_size_in_voxels", median, 1e-3, 1e9, axes)
     identifier = entry.get("data_identifier", "none")
     if not isinstance(identifier, str) or not all(_FILE_NAME.fullmatch(part) for part in identifier.split("/")):
         findings.refuse(f"{key}.data_identifier", "a folder in that of the data set", identifier)
@@ -233,12 +285,28 @@ def _configuration(findings: _Findings, key: str, entry: Mapping[str, Any], conf
         for other in named if isinstance(named, list) else [named] if named is not None else []:
             findings.is_one_of(f"{key}.{stage}", other, configurations)
     if "architecture" in entry or "UNet_class_name" not in entry:
-        _architecture(findings, f"{key}.architecture", entry.get("architecture"))
+        _architecture(findings, f"{key}.architecture", entry.get("architecture"), axes)
     else:
-        _old_architecture(findings, key, entry)
+        _old_architecture(findings, key, entry, axes)
 
 
-def _normalization(findings: _Findings, key: str, entry: Mapping[str, Any]) -> None:
+def _resampling(findings: _Findings, key: str, entry: Mapping[str, Any], purpose: str) -> None:
+    """Check a function of resampling and its options, of which one says whether labels are resampled."""
+    key = f"{key}.resampling_fn_{purpose}"
+    name = entry.get(f"resampling_fn_{purpose}")
+    if not findings.is_one_of(key, name, RESAMPLINGS):
+        return
+    options, given = RESAMPLINGS[str(name)], entry.get(f"resampling_fn_{purpose}_kwargs")
+    for option, value in (findings.table(f"{key}_kwargs", given) or {}).items():
+        if findings.is_one_of(f"{key}_kwargs", option, options):
+            findings.is_option(f"{key}_kwargs.{option}", value, options[option])
+    if isinstance(given, Mapping) and "is_seg" in options and given.get("is_seg", False) is not (purpose == "seg"):
+        findings.refuse(f"{key}_kwargs.is_seg", str(purpose == "seg").lower(), given.get("is_seg"))
+
+
+def _normalization(
+    findings: _Findings, key: str, entry: Mapping[str, Any], intensities: Mapping[str, Mapping[str, Any]]
+) -> None:
     schemes, masked = (entry.get(name) for name in ("normalization_schemes", "use_mask_for_norm"))
     if not isinstance(schemes, (list, tuple)) or not isinstance(masked, (list, tuple)) or len(schemes) != len(masked):
         findings.refuse(f"{key}.normalization_schemes", "one scheme, and one use_mask_for_norm, per channel", schemes)
@@ -246,13 +314,24 @@ def _normalization(findings: _Findings, key: str, entry: Mapping[str, Any]) -> N
     for index, (scheme, mask) in enumerate(zip(schemes, masked, strict=True)):
         findings.is_one_of(f"{key}.normalization_schemes[{index}]", scheme, NORMALIZATIONS)
         findings.is_switch(f"{key}.use_mask_for_norm[{index}]", mask)
+        values = intensities.get(str(index))
+        if values is None or (scheme == "CTNormalization" and not _are_intensities(values)):
+            expected = f"finite {', '.join(_OF_CT)}" if scheme == "CTNormalization" else "an entry"
+            findings.refuse(f"{INTENSITIES[0]}.{index}", expected, values)
 
 
-def _architecture(findings: _Findings, key: str, value: Any) -> None:
+def _are_intensities(values: Mapping[str, Any]) -> bool:
+    numbers = [values.get(name) for name in _OF_CT]
+    finite = all(isinstance(number, (int, float)) and abs(number) < MAX_INTENSITY for number in numbers)
+    return finite and values["std"] >= 0 and values["percentile_00_5"] <= values["percentile_99_5"]
+
+
+def _architecture(findings: _Findings, key: str, value: Any, axes: int) -> None:
     entry = findings.table(key, value)
     if entry is None:
         return
-    findings.is_one_of(f"{key}.network_class_name", entry.get("network_class_name"), NETWORKS)
+    if not findings.is_one_of(f"{key}.network_class_name", entry.get("network_class_name"), NETWORKS):
+        return
     imported = entry.get("_kw_requires_import")
     if not isinstance(imported, (list, tuple)):
         findings.refuse(f"{key}._kw_requires_import", "a list", imported)
@@ -267,18 +346,28 @@ def _architecture(findings: _Findings, key: str, value: Any) -> None:
     if not findings.is_whole(f"{key}.n_stages", stages, 1, MAX_STAGES):
         return
     before = len(findings.problems)
-    for name in {**dict.fromkeys(_NEEDED), **given}:
-        _argument(findings, f"{key}.{name}", name, given.get(name), stages, imported)
+    plain = str(entry.get("network_class_name")).endswith("PlainConvUNet")
+    needed = [*_NEEDED, "n_conv_per_stage" if plain else "n_blocks_per_stage"]
+    for name in {**dict.fromkeys(needed), **given}:
+        if name in (_OF_RESIDUAL if plain else _OF_PLAIN):
+            findings.refuse(f"{key}.{name}", "no such argument of this network", given[name])
+        else:
+            _argument(findings, f"{key}.{name}", name, given.get(name), stages, imported, axes)
     if len(findings.problems) == before and _weights(given, stages) > MAX_WEIGHTS:
         findings.refuse(key, f"at most {MAX_WEIGHTS:.0e} weights", f"{_weights(given, stages):.0e}")
 
 
-def _argument(findings: _Findings, key: str, name: str, value: Any, stages: int, imported: Collection[str]) -> None:
+def _argument(
+    findings: _Findings, key: str, name: str, value: Any, stages: int, imported: Collection[str], axes: int
+) -> None:
     """Refuse an argument of a network that nnU-Net does not write."""
     if name in LAYERS:
         needed = name in _NEEDED or value is not None
-        if needed and findings.is_one_of(key, value, LAYERS[name]) and name not in imported:
-            findings.refuse(key, "mentioned in _kw_requires_import", value)
+        if needed and findings.is_one_of(key, value, LAYERS[name]):
+            if name not in imported:
+                findings.refuse(key, "mentioned in _kw_requires_import", value)
+            if name in ("conv_op", "norm_op") and not value.endswith(f"{axes}d"):
+                findings.refuse(key, f"layers of {axes} axes, as the patch has", value)
     elif name in _PER_STAGE or name in _PER_AXIS:
         length = stages - 1 if name.endswith("_decoder") else stages
         entries = _by_stage(value, length)
@@ -287,7 +376,7 @@ def _argument(findings: _Findings, key: str, name: str, value: Any, stages: int,
         elif value is not None or name not in _MAY_BE_NONE:
             for index, entry in enumerate(entries):
                 if name in _PER_AXIS and isinstance(entry, (list, tuple)):
-                    findings.are_whole(f"{key}[{index}]", entry, 1, _PER_AXIS[name], (1, 2, 3))
+                    findings.are_whole(f"{key}[{index}]", entry, 1, _PER_AXIS[name], (axes,))
                 else:
                     findings.is_whole(f"{key}[{index}]", entry, 1, {**_PER_STAGE, **_PER_AXIS}[name])
     elif name in _OPTIONS:
@@ -319,7 +408,7 @@ def _weights(given: Mapping[str, Any], stages: int) -> int:
     return 2 * total
 
 
-def _old_architecture(findings: _Findings, key: str, entry: Mapping[str, Any]) -> None:
+def _old_architecture(findings: _Findings, key: str, entry: Mapping[str, Any], axes: int) -> None:
     """Check the network of plans from before nnU-Net 2.3."""
     findings.is_one_of(f"{key}.UNet_class_name", entry["UNet_class_name"], OLD_NETWORKS)
     stages = range(1, MAX_STAGES + 1)
@@ -334,25 +423,59 @@ def _old_architecture(findings: _Findings, key: str, entry: Mapping[str, Any]) -
             findings.refuse(f"{key}.{name}", f"at most {MAX_STAGES} lists", sizes)
             continue
         for index, size in enumerate(sizes):
-            findings.are_whole(f"{key}.{name}[{index}]", size, 1, MAX_KERNEL, (2, 3))
+            findings.are_whole(f"{key}.{name}[{index}]", size, 1, MAX_KERNEL, (axes,))
 
 
 def _dataset(findings: _Findings, content: Mapping[str, Any]) -> None:
     findings.is_one_of(
         "overwrite_image_reader_writer", content.get("overwrite_image_reader_writer", "None"), READERS | {"None"}
     )
-    channels = findings.table("channel_names", content.get("channel_names", content.get("modality")))
-    if channels is not None and not 1 <= len(channels) <= MAX_CHANNELS:
-        findings.refuse("channel_names", f"1 to {MAX_CHANNELS} channels", len(channels))
+    _channels(findings, content)
     labels = findings.table("labels", content.get("labels"))
     if labels is None:
         return
     if len(labels) > MAX_CLASSES or labels.get("background") != 0:
         findings.refuse("labels", f"background 0 and at most {MAX_CLASSES} others", labels)
         return
+    fits = []
     for name, value in labels.items():
         values = value if isinstance(value, (list, tuple)) else [value]
-        findings.are_whole(f"labels.{name}", values, 0, LARGEST_LABEL, range(1, MAX_CLASSES))
-    order = content.get("regions_class_order")
-    if order is not None:
+        fits.append(findings.are_whole(f"labels.{name}", values, 0, LARGEST_LABEL, range(1, MAX_CLASSES)))
+    if all(fits):
+        _values(findings, labels, content.get("regions_class_order"))
+
+
+def _channels(findings: _Findings, content: Mapping[str, Any]) -> None:
+    """Check the names of the channels; nnU-Net counts those under the older key, where both are there."""
+    counts = set()
+    for key in ("channel_names", "modality"):
+        if key in content or (key == "channel_names" and "modality" not in content):
+            named = findings.table(key, content.get(key))
+            counts.add(-1 if named is None else len(named))
+            if named is not None and not 1 <= len(named) <= MAX_CHANNELS:
+                findings.refuse(key, f"1 to {MAX_CHANNELS} channels", len(named))
+            for number, name in (named or {}).items():
+                if not isinstance(name, str):
+                    findings.refuse(f"{key}.{number}", "a name", name)
+    if len(counts) > 1:
+        findings.refuse("modality", "as many channels as channel_names has", content["modality"])
+
+
+def _values(findings: _Findings, labels: Mapping[str, Any], order: Any) -> None:
+    """Check that the values of labels, the ignore label and ``regions_class_order`` make sense together."""
+    sets = {name: values_of(value) for name, value in labels.items() if name != IGNORE}
+    values = sorted({value for each in sets.values() for value in each})
+    if not has_regions(sets) and order is not None:
         findings.are_whole("regions_class_order", order, 0, LARGEST_LABEL, range(1, MAX_CLASSES))
+    if has_regions(sets):
+        for name, each in foreground(sets).items():
+            if set(values_of(each)) == {0}:
+                findings.refuse(f"labels.{name}", "other values than that of the background", each)
+        regions = len(foreground(labels))
+        if findings.are_whole("regions_class_order", order, 0, LARGEST_LABEL, (regions,)) and not {*order} <= {*values}:
+            findings.refuse("regions_class_order", f"values of labels: {values}", order)
+    elif values != list(range(len(sets))):
+        # A network has an output for each, and its number is the value that a mask gets.
+        findings.refuse("labels", f"the values 0 to {len(sets) - 1}, each once", labels)
+    if IGNORE in labels and labels[IGNORE] != values[-1] + 1:
+        findings.refuse(f"labels.{IGNORE}", f"{values[-1] + 1}, after the last class", labels[IGNORE])

@@ -22,6 +22,10 @@ SCHEMA_VERSION = 1
 MIN_PATCHES = 4
 # Schemes that take their statistics from labeled foreground, so that a store with them belongs to a split.
 LABEL_DEPENDENT_SCHEMES = frozenset({"CTNormalization"})
+# As nnU-Net's planners resample labels, and the region that is not zero.
+_RESAMPLED_LABELS = [
+    "resample_data_or_seg_to_shape", {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
+]  # fmt: skip
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
 # nnU-Net's own targets on a GPU; a CPU trains smaller patches.
 GPU_MEMORY_GB = {"default": 8.0, "resenc-m": 8.0, "resenc-l": 24.0}
@@ -224,6 +228,9 @@ def store_key(plans: Mapping[str, Any], configuration: str) -> str:
             if scheme in LABEL_DEPENDENT_SCHEMES
         ],
     }
+    of_labels = [chosen.get("resampling_fn_seg"), chosen.get("resampling_fn_seg_kwargs")]
+    if of_labels not in (_RESAMPLED_LABELS, [None, None]):
+        decisive["resampling of labels"] = of_labels
     if chosen.get("preprocessor_name", STOCK_PREPROCESSOR) != STOCK_PREPROCESSOR:
         decisive["preprocessor"] = chosen["preprocessor_name"]
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -17,6 +18,7 @@ RECORD = "run.json"
 FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
 # Of a run folder, which is a fold of a model folder.
 _OUTPUTS = (FINAL, "../plans.json", "../dataset.json", "../dataset_fingerprint.json")
+_FOLD = re.compile(r"fold_(\d{1,9})", re.ASCII)
 _LEDGERS = "pseudo_labels/*/ledger.csv"
 # In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
 REVIEW, REVIEWS = "review", "reviews.json"
@@ -25,6 +27,17 @@ REVIEW, REVIEWS = "review", "reviews.json"
 def is_trained(run: Path) -> bool:
     """Tell whether the run in folder ``run`` is trained to the end, and validated."""
     return all((run / name).is_file() for name in (FINAL, "validation/summary.json"))
+
+
+def finished_folds(model: Path) -> list[Path]:
+    """Return the checkpoints of the finished folds of a model, which predict together.
+
+    As in nnU-Net, the one that was trained on all cases speaks only where no fold of a cross-validation does.
+    """
+    folds = {
+        int(match[1]): file for file in model.glob(f"fold_*/{FINAL}") if (match := _FOLD.fullmatch(file.parent.name))
+    }
+    return [folds[number] for number in sorted(folds)] or list(model.glob(f"fold_all/{FINAL}"))
 
 
 def write_manifest(run: Path) -> None:

@@ -135,7 +135,7 @@ def test_f50_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({**content, "network_weights": dict(list(content["network_weights"].items())[1:])}, file)
     with refused(StateError, "checkpoint.other-network") as refusal:
         ModelPredictor(model, torch.device("cpu"))
-    assert refusal.problem.where == str(model)
+    assert refusal.problem.where == str(file)
 
 
 # --- the case store -------------------------------------------------------------------------------------------

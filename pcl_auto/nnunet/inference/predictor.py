@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -20,6 +19,7 @@ from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import PASSES
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
+from pcl_auto.nnunet.checkpoint_settings import CheckpointSettings, checkpoint_settings, refuse_other_weights
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
 from pcl_auto.nnunet.data.orientation import require_nibabels_view, require_reader, turn_for
@@ -30,7 +30,7 @@ from pcl_auto.nnunet.inference.memory_demand import InferenceDemand, split_into_
 from pcl_auto.nnunet.inference.sliding_window import SlidingWindow
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.run_record import FINAL
+from pcl_auto.workspace.run_record import FINAL, finished_folds
 
 
 class Segmentation(NamedTuple):
@@ -63,7 +63,7 @@ class ModelPredictor:
         Raises:
             StateError: the folder holds no trained model, or one whose weights do not fit its plans.
         """
-        checkpoints = [checkpoint] if checkpoint is not None else sorted(model.glob(f"fold_*/{FINAL}"))
+        checkpoints = [checkpoint] if checkpoint is not None else finished_folds(model)
         if not checkpoints:
             raise StateError(
                 Problem(
@@ -82,39 +82,44 @@ class ModelPredictor:
         self._reader: str = plans["image_reader_writer"]
         require_reader(self._reader, model)
         self.plans = PlansManager(plans)
-        self.configuration = self.plans.get_configuration(_configuration_name(folds[0], plans, checkpoints[0]))
+        chosen = checkpoint_settings(dict(zip(checkpoints, folds, strict=True)), self.plans)
+        self.configuration = self.plans.get_configuration(chosen.configuration)
         self.channels: int = determine_num_input_channels(self.plans, self.configuration, self.dataset_json)
+        _refuse_unfit(self.configuration, self.channels, model)
         self._labels = self.plans.get_label_manager(self.dataset_json)
-        network = nnUNetTrainer.build_network_architecture(
-            self.plans,
-            self.configuration,
-            self.channels,
-            self._labels.num_segmentation_heads,
-            enable_deep_supervision=False,
-        )
-        try:
-            network.load_state_dict(folds[0]["network_weights"])
-        except RuntimeError as error:
-            raise StateError(
-                Problem(
-                    code="checkpoint.other-network",
-                    what="the weights do not fit the plans",
-                    where=str(model),
-                    found=str(error).splitlines()[0],
-                    fix="name a model whose network is nnU-Net's own",
-                )
-            ) from error
+        network = self._network_of(chosen, model)
+        refuse_other_weights(folds, checkpoints, network)
+        network.load_state_dict(folds[0]["network_weights"])
         self._network, self._weights = network, [fold["network_weights"] for fold in folds]
-        settings = (
-            network,
-            self.plans,
-            self.configuration,
-            self.dataset_json,
-            device,
-            folds[0]["inference_allowed_mirroring_axes"],
-        )
+        settings = (network, self.plans, self.configuration, self.dataset_json, device, chosen.mirror_axes)
         self._window = SlidingWindow(*settings, mirroring=mirroring, fold_weights=self._weights)
         self._unmirrored = SlidingWindow(*settings, mirroring=False)
+
+    def _network_of(self, chosen: CheckpointSettings, model: Path) -> torch.nn.Module:
+        """Build the network as the model's trainer does.
+
+        Raises:
+            StateError: the plans describe none that can be built.
+        """
+        try:
+            network: torch.nn.Module = chosen.trainer.build_network_architecture(
+                self.plans,
+                self.configuration,
+                self.channels,
+                self._labels.num_segmentation_heads,
+                enable_deep_supervision=False,
+            )
+        except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StateError(
+                Problem(
+                    code="model.no-network",
+                    what="the plans describe no network that can be built",
+                    where=str(model),
+                    found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+                    fix="restore plans.json from the model's source",
+                )
+            ) from error
+        return network
 
     @property
     def classes(self) -> dict[str, tuple[int, ...]]:
@@ -173,12 +178,13 @@ class ModelPredictor:
             DataError, StateError: see :meth:`segment_image`.
         """
         if len(image) != self.channels:
+            names = self.dataset_json.get("modality", self.dataset_json.get("channel_names", {}))
             raise StateError(
                 Problem(
                     code="data.channel-count",
                     what="wrong number of channels",
                     where=where,
-                    expected=f"{self.channels} ({', '.join(self.dataset_json['channel_names'].values())})",
+                    expected=f"{self.channels} ({', '.join(names.values())})",
                     found=str(len(image)),
                     fix="give one 4D file, or files or folders of one DICOM series that end in _0000, _0001, …",
                 )
@@ -236,23 +242,31 @@ class ModelPredictor:
         return on_scan(inside, self.plans, properties)
 
 
-def _configuration_name(checkpoint: dict[str, Any], plans: dict[str, Any], file: Path) -> str:
-    """Return the configuration that a checkpoint was trained in.
+def _refuse_unfit(configuration: ConfigurationManager, channels: int, model: Path) -> None:
+    """Refuse the second stage of a cascade, and normalization for other channels than the model has.
 
     Raises:
-        StateError: the plans beside it do not know that configuration.
+        StateError: see above.
     """
-    arguments = checkpoint.get("init_args")
-    name = arguments.get("configuration") if isinstance(arguments, dict) else None
-    if not isinstance(name, str) or name not in plans["configurations"]:
+    if configuration.previous_stage_name is not None:
         raise StateError(
             Problem(
-                code="checkpoint.other-configuration",
-                what="checkpoint of another configuration",
-                where=str(file),
-                expected=" | ".join(plans["configurations"]),
-                found=str(name),
-                fix="restore the plans.json that belongs to it",
+                code="model.cascade",
+                what="the second stage of a cascade, which takes the masks of the first one too",
+                where=str(model),
+                found=f"previous_stage {configuration.previous_stage_name}",
+                fix="segment with nnUNetv2_predict and -prev_stage_predictions, or name a model of one stage",
             )
         )
-    return name
+    schemes = configuration.normalization_schemes
+    if len(schemes) != channels:
+        raise StateError(
+            Problem(
+                code="model.channels",
+                what="plans and dataset.json of the model name other channels",
+                where=str(model),
+                expected=f"{channels}, as dataset.json has",
+                found=f"{len(schemes)} normalization_schemes",
+                fix="restore both files from the model's source",
+            )
+        )

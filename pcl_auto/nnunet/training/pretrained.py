@@ -10,6 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
+from pcl_auto.nnunet.checkpoint_settings import checkpoint_settings, refuse_other_weights
 from pcl_auto.nnunet.network import unwrapped
 from pcl_auto.nnunet.trusted_plans import READERS_TO_RAS, require_trusted
 from pcl_auto.workspace.files import read_json
@@ -29,9 +30,9 @@ def refuse_other_model(
     folder = checkpoint.parent.parent
     theirs, their_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     require_trusted(theirs, their_json, folder)
-    name = read_checkpoint(checkpoint)["init_args"]["configuration"]
-    ours = plans["configurations"][configuration]
-    other = PlansManager(theirs).get_configuration(name).configuration
+    manager = PlansManager(theirs)
+    name = checkpoint_settings({checkpoint: read_checkpoint(checkpoint)}, manager).configuration
+    ours, other = plans["configurations"][configuration], manager.get_configuration(name).configuration
     pairs = {
         **{key: (ours[key], other[key]) for key in _ALIKE},
         "transpose_forward": (plans["transpose_forward"], theirs["transpose_forward"]),
@@ -66,7 +67,13 @@ def _short(value: Any) -> str:
 
 
 def load_weights(trainer: Any, checkpoint: Path) -> None:
-    """Give the network of ``trainer`` the weights of ``checkpoint``."""
+    """Give the network of ``trainer`` the weights of ``checkpoint``.
+
+    Raises:
+        StateError: they are those of another network.
+    """
     if not trainer.was_initialized:
         trainer.initialize()
-    unwrapped(trainer.network).load_state_dict(read_checkpoint(checkpoint, trainer.device)["network_weights"])
+    network, content = unwrapped(trainer.network), read_checkpoint(checkpoint, trainer.device)
+    refuse_other_weights([content], [checkpoint], network)
+    network.load_state_dict(content["network_weights"])

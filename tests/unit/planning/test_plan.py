@@ -207,6 +207,7 @@ def test_the_store_is_shared_whatever_the_network(key: str) -> None:
         ("use_mask_for_norm", [True, False]),
         ("resampling_fn_data", "other"),
         ("resampling_fn_data_kwargs", {"order": 1}),
+        ("resampling_fn_seg", "resample_torch_fornnunet"),
     ],
 )
 def test_the_store_changes_with_the_preprocessing(key: str, value: Any) -> None:

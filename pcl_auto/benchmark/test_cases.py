@@ -92,9 +92,14 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
         listed = list_scans([images], len(plan.dataset_json["channel_names"]))
     except UsageError as error:
         return None, list(error.problems)
+    listed = [scan for scan in listed if not scan.is_auxiliary]
     scans = {scan.id: scan for scan in listed}
     files = [file.name for file in sorted(labels.iterdir()) if not file.name.startswith(".")]
     cases = [stem for name in files if (stem := nifti_stem(name)) is not None]
+    problems += [
+        Problem("benchmark.test-label-twice", f"test label {case!r} in several files", str(labels), "keep one of them")
+        for case in sorted({case for case in cases if cases.count(case) > 1})
+    ]
     if not cases:
         fix, expected = "name another folder with --test", "files .nii.gz .nii"
         problems.append(Problem("benchmark.no-test-label", "no test label", str(labels), fix, expected))

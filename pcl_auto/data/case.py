@@ -36,7 +36,8 @@ class Task:
     """A data set: channels in the order of their numbers, classes or regions with their values, cases by name.
 
     ``cases`` is the training pool, labeled and unlabeled; ``test`` is what ``test`` and ``imagesTs`` hold,
-    never with a label. The paths lie in ``root``, whose links are resolved.
+    never with a label. The paths lie in ``root``, whose links are resolved. ``passed_over`` lies in the folders of
+    images and labels, and is neither.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Task:
     cases: tuple[Case, ...]
     test: tuple[Case, ...]
     regions_class_order: tuple[int, ...] | None = None
+    passed_over: tuple[Path, ...] = ()
 
     @property
     def labeled(self) -> tuple[Case, ...]:

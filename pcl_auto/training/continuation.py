@@ -168,13 +168,17 @@ def _masks_in(folder: Path) -> dict[str, Path]:
     """Find the masks in a folder, by case.
 
     Raises:
-        DataError: files in a format that no label has, such as an editor's own.
+        DataError: files in a format that no label has, such as an editor's own; two masks of one case.
     """
     files = sorted(file for file in folder.iterdir() if not file.name.startswith(".")) if folder.is_dir() else []
-    found = {nifti_stem(file.name): file for file in files}
+    found: dict[str | None, Path] = {}
+    twins = [file for file in files if found.setdefault(nifti_stem(file.name), file) != file]
     if others := [file for file in files if nifti_stem(file.name) is None]:
         fix = "save the mask from the editor as NIfTI, CASE.nii.gz, and remove this file"
         raise DataError([Problem("review.mask-not-nifti", "no NIfTI", str(file), fix) for file in others])
+    if twins:
+        fix = "keep one of them"
+        raise DataError([Problem("review.mask-twice", "second mask of one case", str(file), fix) for file in twins])
     return {case: file for case, file in found.items() if case is not None}
 
 
@@ -212,7 +216,7 @@ def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -
 
 def _digest(mask: Path) -> str:
     """SHA-256 of a mask as it is kept: gzipped."""
-    return file_digest(mask) if mask.name.endswith(".gz") else hashlib.sha256(_gzipped(mask)).hexdigest()
+    return file_digest(mask) if mask.name.lower().endswith(".gz") else hashlib.sha256(_gzipped(mask)).hexdigest()
 
 
 def _gzipped(mask: Path) -> bytes:
@@ -223,4 +227,4 @@ def _keep(mask: Path, target: Path) -> None:
     if target.is_file():
         return
     with atomic_path(target) as temporary:
-        temporary.write_bytes(mask.read_bytes() if mask.name.endswith(".gz") else _gzipped(mask))
+        temporary.write_bytes(mask.read_bytes() if mask.name.lower().endswith(".gz") else _gzipped(mask))

@@ -158,6 +158,7 @@ def check_cases(
         for problem in _judge_case(case, images[case.id], labels.get(case.id), len(task.channels))
     ]
     of_labels, warnings = _judge_classes(task, labels)
+    warnings = _passed_over(task) + warnings
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
     return Checks(readable, problems + of_labels, warnings, images, labels)
 
@@ -276,6 +277,18 @@ def constant_channels(volume: Volume, whose: str) -> list[Problem]:
     fix = "restore the image from its source, or take the case out of the data set"
     what, where = f"image of {whose} is constant{named}", str(volume.path)
     return [Problem("data.constant", what, where, fix, "more than one value", "one value")]
+
+
+def _passed_over(task: Task) -> list[Problem]:
+    """Warn of what lies among images and labels and is no case, in one line: perhaps it was meant to be one."""
+    if not task.passed_over:
+        return []
+    fix = "nothing, if these are no scans and no labels of the data set"
+    found = f"{len(task.passed_over)}: " + format_names(
+        (str(path.relative_to(task.root)) for path in task.passed_over), limit=5
+    )
+    what, where = "files and folders passed over", str(task.root)
+    return [Problem("data.passed-over", what, where, fix, "volumes .nii.gz or .nii of cases", found)]
 
 
 def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Problem], list[Problem]]:

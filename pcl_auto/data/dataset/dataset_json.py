@@ -28,6 +28,11 @@ READERS_AS_STORED = ("None", "SimpleITKIO", "NibabelIO")
 _MAX_BYTES = 1 << 26
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _SHOWN = 60
+# Folders in nnU-Net's raw format, whose dataset.json lists no cases; keys that it alone has.
+RAW_FOLDER = re.compile(r"Dataset(\d{3,9})_(.+)", re.ASCII)
+_RAW_KEYS = ("channel_names", "file_ending", "overwrite_image_reader_writer")
+_LABELS = '{"0": "background", "1": "name", ...}'
+_LABELS_OF_RAW = '{"background": 0, "name": 1, ...}'
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class _Parser:
     def _sized(self, path: Path) -> Path:
         if not path.is_file():
             code, what = "dataset-json.missing", "dataset.json is missing"
-            fix = "name the folder of a decathlon task, such as Task05_Prostate"
+            fix = "name the folder of a decathlon task (Task05_Prostate) or of nnU-Net's raw data (Dataset005_Prostate)"
             raise DataError(self._problem(code, what, fix, "a file of that name"))
         if path.stat().st_size > _MAX_BYTES:
             code, what = "dataset-json.too-large", "dataset.json is far too large"
@@ -130,13 +135,19 @@ class _Parser:
         Raises:
             DataError: there is no list of training cases.
         """
-        channels, labels = self._channels(content), self._labels(content.get("labels"))
+        is_raw = not content.get("training") and (
+            any(key in content for key in _RAW_KEYS) or bool(RAW_FOLDER.fullmatch(Path(self.where).parent.name))
+        )
+        channels, labels = self._channels(content, is_raw=is_raw), self._labels(content.get("labels"), is_raw=is_raw)
         order = self._order(content.get("regions_class_order"), labels)
         self._refuse_reader(content.get("overwrite_image_reader_writer", "None"))
-        if "training" not in content and isinstance(content.get("channel_names"), dict) and "file_ending" in content:
+        if is_raw:
             return Description(channels, labels, (), (), order, raw=content)
         if not isinstance(content.get("training"), list):
-            fix = 'list the training cases as {"image": ..., "label": ...}'
+            fix = (
+                'list the training cases as {"image": ..., "label": ...}, or call the folder DatasetNNN_Name if it is '
+            )
+            fix += "one of nnU-Net, whose cases are not listed"
             found = _shown(content["training"]) if "training" in content else "no such key"
             code, what = "dataset-json.no-training", "training is not a list"
             raise DataError(self._problem(code, what, fix, "a list", found))
@@ -148,10 +159,11 @@ class _Parser:
             self._refuse("dataset-json.wrong-count", "numTraining is wrong", fix, expected, _shown(stated))
         return Description(channels, labels, training, test, order)
 
-    def _channels(self, content: dict[str, Any]) -> tuple[str, ...] | None:
+    def _channels(self, content: dict[str, Any], *, is_raw: bool) -> tuple[str, ...] | None:
         """Return the names of the channels in the order of their numbers."""
         spellings = [key for key in ("channel_names", "modality") if key in content]
-        fix = 'write one name per channel, as in "modality": {"0": "T2", "1": "ADC"}'
+        key = "channel_names" if is_raw else "modality"
+        fix = f'write one name per channel, as in "{key}": {{"0": "T2", "1": "ADC"}}'
         if not spellings:
             expected = "modality or channel_names"
             self._refuse("dataset-json.no-channels", "no channel names", fix, expected, "neither")
@@ -175,10 +187,10 @@ class _Parser:
             fix = "take the key out, and save images that are to be turned to RAS so, with their labels"
             self._refuse(code, what, fix, " | ".join(READERS_AS_STORED), _shown(name))
 
-    def _labels(self, raw: Any) -> Labels | None:
+    def _labels(self, raw: Any, *, is_raw: bool) -> Labels | None:
         """Return classes and regions with their values, from ``{"0": name}`` or ``{name: 0}``, classes by value."""
         if not isinstance(raw, dict) or not raw:
-            fix = 'write them as {"0": "background", "1": "name", ...}'
+            fix = f"write them as {_LABELS_OF_RAW if is_raw else _LABELS}"
             found = "nothing" if raw is None else _shown(raw)
             self._refuse("dataset-json.no-classes", "labels do not name the classes", fix, "an object", found)
             return None

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pcl_auto.data.case import Case, Source, Task, by_id
-from pcl_auto.data.dataset.dataset_json import Description, Entry, read_description
-from pcl_auto.data.dataset.nnunet_raw import FOLDER, read_raw
+from pcl_auto.data.dataset.dataset_json import RAW_FOLDER, Description, Entry, read_description
+from pcl_auto.data.dataset.nnunet_raw import read_raw
 from pcl_auto.data.dataset.safe_paths import DatasetRoot, shown
-from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, nifti_stem
+from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.errors import Problem, UsageError, format_names
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _TASK_FOLDER = re.compile(r"Task(\d{1,9})_(.+)", re.ASCII)
 _SHORT_TASK = re.compile(r"(?:Task)?(\d{1,9})", re.ASCII)
-# Volumes in formats that are not read here; other files beside the images (notes, thumbnails) are no cases.
-_FOREIGN = (".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img", ".hdr", ".mgz", ".mgh", ".nii.bz2", ".nii.zip")
 
 
 def read_task(
@@ -53,14 +51,16 @@ def read_task(
         if channels is None or labels is None:
             return None, problems
         task = read_raw(folder, raw, channels, labels, use_test_images=use_test_images)
-        return replace(task, regions_class_order=description.regions_class_order), folder.problems
+        order, passed_over = description.regions_class_order, tuple(folder.passed_over)
+        return replace(task, regions_class_order=order, passed_over=passed_over), folder.problems
     cases, test = _Reader(folder).read(description, use_test_images=use_test_images)
     # A file can be met twice, in the list and in its folder; its problem is listed once.
     problems = list(dict.fromkeys(folder.problems))
     if channels is None or labels is None:
         return None, problems
     name, number = _parse_name(folder.given.name or folder.root.name)
-    return Task(folder.root, name, number, channels, labels, cases, test, description.regions_class_order), problems
+    order, passed_over = description.regions_class_order, tuple(folder.passed_over)
+    return Task(folder.root, name, number, channels, labels, cases, test, order, passed_over), problems
 
 
 def find_task(name: str, folders: Sequence[Path]) -> Path:
@@ -153,16 +153,10 @@ class _Reader:
     def _unlisted(self, source: Source) -> list[Case]:
         """Return the images of a folder that no entry names."""
         cases = []
-        for path in self.folder.list_files(source):
-            if path in self.claimed:
-                continue
-            if nifti_stem(path.name) is not None:
+        for path in self.folder.list_volumes(source, "image"):
+            if path not in self.claimed:
                 case = self._case(path, None, source) if self.folder.accepts(path, "image") else None
                 cases += [case] if case else []
-            elif path.name.lower().endswith((*_FOREIGN, *NIFTI_SUFFIXES)):  # also .NII.GZ, which no reader expects
-                code, what = "data.not-named-nifti", "image is not named as NIfTI"
-                fix = "convert the file to NIfTI (.nii or .nii.gz), or take it out of this folder"
-                self.folder.report_problem(code, what, shown(path), fix, ".nii or .nii.gz", path.suffix)
         return cases
 
     def _unlisted_unlabeled(self, training: list[Case]) -> list[Case]:
@@ -170,7 +164,9 @@ class _Reader:
 
         What such a label means is unclear: it may be forgotten in the list, or be meant to stay hidden.
         """
-        labels = {nifti_stem(path.name): path for path in self.folder.list_files("labelsTr")}
+        files = self.folder.list_volumes("labelsTr", "label")
+        self.folder.refuse_twins(files, "label")
+        labels = {nifti_stem(path.name): path for path in files}
         for case in training:
             labels.pop(case.id, None)
         cases = self._unlisted("imagesTr")
@@ -180,6 +176,8 @@ class _Reader:
             if case.id in labels:
                 where, found = str(labels[case.id]), f"none for {case.id}"
                 self.folder.report_problem("data.label-not-listed", what, where, fix, "a training entry", found)
+        of_cases = {case.id for case in cases}
+        self.folder.passed_over += [path for case, path in labels.items() if case not in of_cases]
         return [case for case in cases if case.id not in labels]
 
     def _case(self, image: Path, label: Path | None, source: Source) -> Case | None:
@@ -222,7 +220,7 @@ def _identity(path: Path) -> object:
 
 
 def _parse_name(folder: str) -> tuple[str, int | None]:
-    match = _TASK_FOLDER.fullmatch(folder) or FOLDER.fullmatch(folder)
+    match = _TASK_FOLDER.fullmatch(folder) or RAW_FOLDER.fullmatch(folder)
     return (match[2], int(match[1])) if match else (folder, None)
 
 

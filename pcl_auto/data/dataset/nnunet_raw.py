@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.case import Case, Source, Task, by_id
+from pcl_auto.data.dataset.dataset_json import RAW_FOLDER
 from pcl_auto.data.dataset.safe_paths import DatasetRoot, shown
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, nifti_stem
 from pcl_auto.data.labels import Labels
 
-FOLDER = re.compile(r"Dataset(\d{3,9})_(.+)", re.ASCII)
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.ASCII)
 
 
@@ -42,45 +42,55 @@ def read_raw(
     images, unlabeled, test = (
         _read_cases(folder, source, len(channels)) for source in ("imagesTr", "imagesUn", "imagesTs")
     )
-    label_files = [path for path in folder.list_files("labelsTr") if folder.accepts(path, "label")]
-    with_label = {stem: path for path in label_files if (stem := nifti_stem(path.name)) is not None}
+    label_files = [path for path in folder.list_volumes("labelsTr", "label") if folder.accepts(path, "label")]
+    folder.refuse_twins(label_files, "label")
+    with_label = {nifti_stem(path.name) or "": path for path in label_files}
     training = [replace(case, label=with_label.pop(case.id, None)) for case in images]
     for case, path in with_label.items():
         what, fix = "label without an image", "restore the image, or remove the label"
+        if (match := _CHANNEL.fullmatch(case)) and any(match["case"] == image.id for image in images):
+            fix = f"call it {match['case']}: labels have no channel in their names"
         folder.report_problem("data.label-without-image", what, shown(path), fix, f"{case}_0000 in imagesTr")
     if not any(case.label for case in training):
         fix, expected = "put the label maps of some cases into labelsTr", "1 or more in labelsTr"
         folder.report_problem("data.no-labeled", "no labeled case", str(folder.root), fix, expected, "none")
     pool = training + unlabeled + (test if use_test_images else [])
     folder.refuse_repeated_ids(pool, "the training cases")
-    match = FOLDER.fullmatch(folder.given.name) or FOLDER.fullmatch(folder.root.name)
+    match = RAW_FOLDER.fullmatch(folder.given.name) or RAW_FOLDER.fullmatch(folder.root.name)
     name, number = (match[2], int(match[1])) if match else (folder.given.name, None)
     return Task(folder.root, name, number, channels, labels, by_id(pool), by_id(test))
 
 
 def _refuse_unread_keys(folder: DatasetRoot, content: Mapping[str, Any]) -> None:
     where = str(folder.root / "dataset.json")
-    if content["file_ending"] not in NIFTI_SUFFIXES:
+    if "file_ending" not in content:
+        what, fix = (
+            "file_ending is missing",
+            'add "file_ending": ".nii.gz" (or ".nii", as the files are) to dataset.json',
+        )
+        folder.report_problem("dataset-json.no-file-ending", what, where, fix, ".nii.gz or .nii", "no such key")
+    elif str(content["file_ending"]).lower() not in NIFTI_SUFFIXES:
         what, fix = "file ending is not read", "convert the images and labels to NIfTI"
         found = str(content["file_ending"])[:40]
         folder.report_problem("dataset-json.file-ending", what, where, fix, ".nii.gz or .nii", found)
     if "dataset" in content:
         what = 'a list of files under "dataset" is not read'
-        fix = "put the files into imagesTr and labelsTr, or list them as a decathlon task does"
+        fix = "put the files into imagesTr and labelsTr, or links to them"
         folder.report_problem("dataset-json.file-list", what, where, fix)
 
 
 def _read_cases(folder: DatasetRoot, source: Source, channels: int) -> list[Case]:
     """Return the cases of a folder that have a file for each channel."""
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in folder.list_files(source):
-        stem = nifti_stem(path.name)
-        match = _CHANNEL.fullmatch(stem) if stem is not None else None
-        if stem is not None and match is None:
+    files = folder.list_volumes(source, "image")
+    folder.refuse_twins(files, "image")
+    for path in files:
+        match = _CHANNEL.fullmatch(nifti_stem(path.name) or "")
+        if match is None:
             what = "image name lacks the channel"
             fix = "rename it: the case, then _0000 for the first channel, _0001 for the second"
             folder.report_problem("data.channel-name", what, shown(path), fix, "case_0000.nii.gz")
-        elif match is not None and folder.accepts(path, "image"):
+        elif folder.accepts(path, "image"):
             groups[match["case"]][int(match["channel"])] = path
     cases = []
     for case, group in groups.items():

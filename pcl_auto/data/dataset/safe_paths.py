@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from pcl_auto.data.case import Case
-from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, nifti_stem
+from pcl_auto.data.formats.suffixes import find_nifti, is_other_volume, nifti_stem
 from pcl_auto.errors import Problem
 
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesUn")
@@ -32,6 +32,7 @@ class DatasetRoot:
         given: the folder as the user wrote it, absolute.
         follow_links: accept links that lead out of the folder, as in a folder of links to an archive.
         problems: in the order they were found.
+        passed_over: what lies in the folders of images and labels and is no volume.
     """
 
     def __init__(self, folder: Path, *, follow_links: bool = False) -> None:
@@ -39,6 +40,7 @@ class DatasetRoot:
         self.given = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.absolute would keep ".." in it
         self.follow_links = follow_links
         self.problems: list[Problem] = []
+        self.passed_over: list[Path] = []
 
     def report_problem(self, code: str, what: str, where: str, fix: str, expected: str = "", found: str = "") -> None:
         """Add a problem."""
@@ -62,9 +64,14 @@ class DatasetRoot:
             code, what = "data.not-named-nifti", f"{kind} is not named as NIfTI"
             self.report_problem(code, what, where, fix, ".nii or .nii.gz", _quoted(text))
             return None
-        for candidate in (path, *(path.with_name(base + suffix) for suffix in NIFTI_SUFFIXES)):
+        for candidate in (path, self._find(path.parent, base)):
             if os.path.lexists(candidate):
                 return candidate if self.accepts(candidate, kind) else None
+        if os.path.lexists(self._find(path.parent, f"{base}_0000")):
+            fix = 'take "training" out of dataset.json: these are names of nnU-Net\'s raw format, which lists no cases'
+            code, what, found = "data.raw-names", f"{kind} has a channel in its name", f"{base}_0000"
+            self.report_problem(code, what, where, fix, _cut(shown(path)), found)
+            return None
         first = relative.parts[0]
         if text.startswith("/") and first not in _FOLDERS and not (self.root / first).exists():
             self._refuse_outside(text, where)
@@ -75,6 +82,11 @@ class DatasetRoot:
             fix = 'restore the file, or drop the "label" key to use the case as unlabeled'
         self.report_problem(code, f"{kind} is missing", where, fix, _cut(shown(path)), "no such file")
         return None
+
+    def _find(self, folder: Path, stem: str) -> Path:
+        """Return the NIfTI file of a name, in a folder of the data set; a folder elsewhere is not looked into."""
+        inside = self.follow_links or Path(os.path.realpath(folder)).is_relative_to(self.root)
+        return find_nifti(folder, stem) if inside else folder / f"{stem}.nii"
 
     def spell(self, text: str, where: str) -> PurePosixPath | None:
         """Return ``text`` as a path relative to the data set's folder, judged as text alone."""
@@ -127,8 +139,38 @@ class DatasetRoot:
         self.report_problem(code, f"{kind} is of another kind", where, fix, expected, found)
         return False
 
-    def list_files(self, folder: str) -> list[Path]:
-        """Return the content of a folder that need not exist, sorted, without hidden files (such as AppleDouble)."""
+    def list_volumes(self, folder: str, kind: str) -> list[Path]:
+        """Return the NIfTI files of a folder that need not exist, sorted; all else is noted.
+
+        Volumes in another format are a problem, other files are passed over; hidden ones (such as AppleDouble's) in
+        silence.
+
+        Args:
+            folder: one of the data set's.
+            kind: of its files: "image" or "label".
+        """
+        files = self._list(folder)
+        for path in files:
+            if is_other_volume(path.name):
+                fix = "convert the file to NIfTI (.nii or .nii.gz), or take it out of this folder"
+                code, what = "data.not-named-nifti", f"{kind} is not named as NIfTI"
+                self.report_problem(code, what, shown(path), fix, ".nii or .nii.gz", path.suffix)
+            elif nifti_stem(path.name) is None:
+                self.passed_over.append(path)
+        return [path for path in files if nifti_stem(path.name) is not None]
+
+    def refuse_twins(self, files: Iterable[Path], kind: str) -> None:
+        """Refuse files of one name, of which each could be meant: ``a.nii``, ``a.nii.gz`` and ``a.NII``."""
+        names: dict[str | None, list[Path]] = defaultdict(list)
+        for file in files:
+            names[nifti_stem(file.name)].append(file)
+        for same in names.values():
+            if len(same) > 1:
+                what, fix = f"{kind} in two files", "keep one of them"
+                found = ", ".join(file.name for file in same)
+                self.report_problem("data.file-twice", what, shown(same[0]), fix, "one file", found)
+
+    def _list(self, folder: str) -> list[Path]:
         path = self.root / folder
         if not os.path.lexists(path) or not self.accepts(path, "folder"):
             return []

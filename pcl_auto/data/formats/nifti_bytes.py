@@ -131,7 +131,7 @@ def _read_header(source: io.BufferedIOBase, path: Path, *, is_zipped: bool) -> b
     length = header_length(head) if len(head) == NIFTI1_BYTES else None
     if length is None:
         raise DataError(_not_nifti(head, where, is_zipped=is_zipped))
-    if is_zipped != path.name.endswith(".gz"):
+    if is_zipped != path.name.lower().endswith(".gz"):
         content, ending = ("gzip", ".nii.gz") if is_zipped else ("plain NIfTI", ".nii")
         what, fix = "name and content disagree", f"rename the file so that it ends in {ending}"
         raise DataError(Problem("nifti.name-and-content", what, where, fix, f"{ending} for {content} data", path.name))

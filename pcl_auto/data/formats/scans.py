@@ -13,11 +13,16 @@ from pathlib import Path
 from pcl_auto.data.formats.dicom import Finding, Series, find_series, is_dicom
 from pcl_auto.data.formats.itk_files import data_files
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import Problem, UsageError, format_names
 from pcl_auto.workspace.files import find_irregular
 
 # Voxels that a header of its own names.
 _DATA_SUFFIXES = (".raw", ".zraw", ".raw.gz")
+_HEADER_SUFFIXES = (".mhd", ".nhdr")
+# The record in a folder of masks.
+_MASKS = "predictions.json"
+# Names in a message, at most.
+_LISTED = 5
 _CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>\d{4})$")
 
 # File systems end at 255 bytes, and masks, pictures and their temporary files have endings.
@@ -30,7 +35,8 @@ Source = Path | Series
 class Scan:
     """A scan: its name and its volumes, one in 4D or one per channel, or the problem that it cannot be segmented for.
 
-    ``is_auxiliary`` is true of what lies beside scans and is none: a scout, a report.
+    ``is_auxiliary`` is true of what lies beside scans and is none: a scout, a report; without ``files`` of all that was
+    passed over in a folder.
     """
 
     id: str
@@ -46,7 +52,7 @@ class Scan:
     @property
     def suffix(self) -> str:
         """Suffix of the first file, as by :func:`split_suffix`; empty for DICOM."""
-        return "" if isinstance(self.files[0], Series) else split_suffix(self.files[0].name)[1]
+        return "" if not self.files or isinstance(self.files[0], Series) else split_suffix(self.files[0].name)[1]
 
 
 def paths_of(source: Source) -> tuple[Path, ...]:
@@ -81,12 +87,15 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
     problems: list[Problem] = []
     items: list[Scan] = []
     slices: list[Path] = []
+    notes: list[Scan] = []
     for path in inputs:
         if path.is_dir():
-            found = _of_folder(path)
+            found, passed_over = _of_folder(path)
             items += found
             if not found:
-                problems.append(_nothing_in(path))
+                problems.append(_nothing_in(path, passed_over))
+            elif passed_over:
+                notes.append(_note(path, passed_over))
         elif not path.exists():
             problems.append(_missing(path))
         elif not split_suffix(path.name)[1] and is_dicom(path):
@@ -101,12 +110,26 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
         problems += [scan.problem for scan in scans if scan.problem]
     if problems:
         raise UsageError(problems)
-    return scans
+    return scans + notes
 
 
-def _nothing_in(folder: Path) -> Problem:
+def _nothing_in(folder: Path, passed_over: Sequence[Path]) -> Problem:
     expected = f"DICOM, or files {' '.join(VOLUME_SUFFIXES)}"
-    return Problem("predict.no-scan", "no scan", str(folder), "name another folder", expected)
+    found = _names(folder, passed_over)
+    return Problem("predict.no-scan", "no scan", str(folder), "name another folder", expected, found)
+
+
+def _note(folder: Path, passed_over: Sequence[Path]) -> Scan:
+    """Return what stands for the files of a folder that are no scans: one line says so, none is lost in silence."""
+    expected = f"DICOM, files {' '.join(VOLUME_SUFFIXES)}; in subfolders DICOM, or a file per channel (_0000, …)"
+    fix, found = "nothing, if these are no scans; else convert them, or name their folder", _names(folder, passed_over)
+    what = f"{len(passed_over)} files passed over"
+    problem = Problem("predict.passed-over", what, str(folder), fix, expected, found)
+    return Scan(f"{folder.resolve().name} (passed over)", (), problem, is_auxiliary=True)
+
+
+def _names(folder: Path, files: Sequence[Path]) -> str:
+    return format_names((str(file.relative_to(folder)) for file in sorted(files)), _LISTED)
 
 
 def _one_mask_each(scans: Sequence[Scan]) -> list[Scan]:
@@ -126,21 +149,28 @@ def _refuse_namesakes(scan: Scan, same: Sequence[Scan]) -> Scan:
     return replace(scan, problem=Problem("predict.mask-twice", what, where, fix))
 
 
-def _of_folder(folder: Path) -> list[Scan]:
-    """Return the files and series of a folder, each by itself."""
-    items = [_of_file(file) for file in sorted(folder.iterdir()) if _is_volume(file)]
-    slices = []
+def _of_folder(folder: Path) -> tuple[list[Scan], list[Path]]:
+    """Return the files and series of a folder, each by itself, and the files that are none."""
+    items: list[Scan] = []
+    slices: list[Path] = []
+    passed_over: list[Path] = []
     for parent, folders, names in os.walk(folder):
+        if _MASKS in names and Path(parent) != folder:
+            folders.clear()  # masks that were made here
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in (Path(parent) / name for name in sorted(names)):
+        headers = any(name.lower().endswith(_HEADER_SUFFIXES) for name in names)
+        for file in (Path(parent) / name for name in sorted(names) if not name.startswith(".")):
             # Channels of a case in a folder of its own; other volumes in subfolders are not asked for.
-            if file.parent != folder and _is_volume(file) and _is_channel_of_folder(file):
+            if _is_volume(file) and (file.parent == folder or _is_channel_of_folder(file)):
                 items.append(_of_file(file))
             elif _may_be_slice(file) and is_dicom(file):
                 slices.append(file)
             elif _may_be_slice(file) and (problem := find_irregular(file)):
                 items.append(Scan(file.name, (file,), problem, is_auxiliary=True))
-    return items + _name_series(find_series(slices), folder)
+            elif not (headers and file.name.lower().endswith(_DATA_SUFFIXES)):
+                passed_over.append(file)
+    return items + _name_series(find_series(slices), folder), passed_over
 
 
 def _of_file(file: Path) -> Scan:

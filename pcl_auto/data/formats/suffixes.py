@@ -6,6 +6,7 @@ from pathlib import Path
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+_OTHERS = (*VOLUME_SUFFIXES, ".dcm", ".img", ".hdr", ".mgz", ".mgh", ".nii.bz2", ".nii.zip")
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -18,12 +19,27 @@ def split_suffix(name: str) -> tuple[str, str]:
 
 
 def nifti_stem(name: str) -> str | None:
-    """Return ``name`` without ``.nii.gz`` or ``.nii``; None if it ends in neither, in lower case."""
+    """Return ``name`` without ``.nii.gz`` or ``.nii``, in upper or lower case; None if it ends in neither."""
     stem, suffix = split_suffix(name)
-    return stem if suffix in NIFTI_SUFFIXES and name.endswith(suffix) else None
+    return stem if suffix in NIFTI_SUFFIXES else None
+
+
+def is_other_volume(name: str) -> bool:
+    """Tell whether a name is that of a volume in a format that data sets are not read in."""
+    return nifti_stem(name) is None and name.lower().endswith(_OTHERS)
 
 
 def find_nifti(folder: Path, stem: str) -> Path:
-    """Return ``stem.nii.gz`` in ``folder`` if it is there, else the path of ``stem.nii``, there or not."""
+    """Return the file ``stem.nii.gz`` in ``folder``, else ``stem.nii``, else one whose ending has capitals.
+
+    Where none is there: the path of ``stem.nii``.
+    """
     compressed, plain = (folder / f"{stem}{suffix}" for suffix in NIFTI_SUFFIXES)
-    return compressed if compressed.is_file() else plain
+    for file in (compressed, plain):
+        if file.is_file():
+            return file
+    try:
+        others = sorted(folder.iterdir())
+    except OSError:
+        return plain
+    return next((file for file in others if nifti_stem(file.name) == stem and file.is_file()), plain)

@@ -73,3 +73,12 @@ def test_masks_in_an_editor_s_own_format_are_named(tmp_path: Path) -> None:
     with refused(DataError, "review.mask-not-nifti") as refusal:
         _masks_in(tmp_path)
     assert [Path(problem.where).name for problem in refusal.problems] == ["c.seg.nrrd", "d.mha"]
+
+
+def test_two_masks_of_one_case_are_refused(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.NII.GZ", "b.NII"):
+        (tmp_path / name).touch()
+    with refused(DataError, "review.mask-twice"):
+        _masks_in(tmp_path)
+    (tmp_path / "a.nii.gz").unlink()
+    assert sorted(map(str, _masks_in(tmp_path))) == ["a", "b"]

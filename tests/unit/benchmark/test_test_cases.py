@@ -42,6 +42,13 @@ def test_folders_that_are_not_there(task: Path, workspace: Workspace) -> None:
     assert "--test" in problems[1].fix
 
 
+def test_two_labels_of_one_test_case(task: Path, workspace: Workspace) -> None:
+    file = next(file for file in (task / "labelsTs").iterdir() if file.name.endswith(".nii.gz"))
+    file.with_name(file.name.replace(".nii.gz", ".NII.GZ")).write_bytes(file.read_bytes())
+    problems = find_held_out(task / "imagesTs", task / "labelsTs", plan_of(workspace))[1]
+    assert codes(problems) == ["benchmark.test-label-twice"]
+
+
 def test_every_problem_is_listed(task: Path, workspace: Workspace) -> None:
     (task / "labelsTs" / "w.nii.gz").write_bytes(b"")
     (task / "labelsTs" / "._x.nii.gz").write_bytes(b"")

@@ -393,11 +393,13 @@ def test_folder_that_is_a_file(make_task: MakeTask) -> None:
 def test_other_formats(make_task: MakeTask) -> None:
     root = make_task(labeled=3)
     (root / "imagesTr" / "a.mha").touch()
-    (root / "imagesTr" / "b.NII").touch()
+    (root / "labelsTr" / "b.Nrrd").touch()
+    (root / "imagesUn").mkdir()
+    (root / "imagesUn" / "c.nii.bz2").touch()
     (root / "imagesTr" / "notes.txt").touch()
     change_entry(root, 0, image="imagesTr/l0.nrrd")
     found = [problem.found for problem in problems_of(root) if problem.code == "data.not-named-nifti"]
-    assert found == ["'imagesTr/l0.nrrd'", ".mha", ".NII"]
+    assert found == ["'imagesTr/l0.nrrd'", ".Nrrd", ".mha", ".bz2"]
 
 
 # Cases

@@ -51,7 +51,7 @@ def test_grids_of_two_axes() -> None:
     [
         ("a.nii.gz", "a", ".nii.gz", "a"),
         ("a.b.nii", "a.b", ".nii", "a.b"),
-        ("A.NII.GZ", "A", ".nii.gz", None),
+        ("A.NII.GZ", "A", ".nii.gz", "A"),
         ("a.mha", "a", ".mha", None),
         ("a.gz", "a.gz", "", None),
     ],

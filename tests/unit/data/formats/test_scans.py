@@ -23,7 +23,8 @@ def files(folder: Path, *names: str) -> list[Path]:
 
 
 def scans(inputs: list[Path], channels: int = 1) -> dict[str, list[str]]:
-    return {scan.id: [path.name for path in scan.paths] for scan in list_scans(inputs, channels)}
+    found = list_scans(inputs, channels)
+    return {scan.id: [path.name for path in scan.paths] for scan in found if not scan.is_auxiliary}
 
 
 # --- volumes in one file --------------------------------------------------------------------------------------
@@ -154,7 +155,11 @@ def test_series_are_named_after_their_folders(tmp_path: Path) -> None:
     write_series(tmp_path / "study" / "anna" / "DICOM", volume())
     write_series(tmp_path / "study" / "bert" / "DICOM", volume())
     files(tmp_path / "study", "DICOMDIR.txt", "notes")
-    assert [scan.id for scan in list_scans([tmp_path / "study"], 1)] == ["anna_DICOM", "bert_DICOM", "study"]
+    *series, note = list_scans([tmp_path / "study"], 1)
+    assert [scan.id for scan in series] == ["anna_DICOM", "bert_DICOM", "study"]
+    assert note.problem is not None
+    assert (note.is_auxiliary, note.problem.code) == (True, "predict.passed-over")
+    assert note.problem.found == "DICOMDIR.txt, notes"
 
 
 def test_several_series_of_a_folder_are_named_after_themselves(tmp_path: Path) -> None:

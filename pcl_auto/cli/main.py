@@ -23,6 +23,7 @@ from pcl_auto.cli.commands import (
     evaluate,
     plan,
     predict,
+    repair,
     report,
     review,
     status,
@@ -61,7 +62,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _VERBS: dict[str, tuple[Any, ...]] = {
-    "Data": (download.download, check.check, plan.plan),
+    "Data": (download.download, check.check, repair.repair, plan.plan),
     "Train": (train.train, predict.predict, evaluate.evaluate),
     "Annotate": (suggest.suggest, review.review, continue_.continue_),
     "Study": (benchmark.benchmark, sweep.sweep),

@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 from scipy import ndimage
 
-from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, Grid, format_shape
+from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, difference_of, format_shape
 from pcl_auto.data.formats.suffixes import nifti_stem
+from pcl_auto.data.formats.volume import LoadedVolume, read_volume
 from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.evaluation.statistics import mean
@@ -195,17 +194,16 @@ def _count_case(
     """Score one case, or return all that keeps it from being scored."""
     case, prediction_path, label_path = pair
     problems: list[Problem] = []
-    prediction_image, label_image = (_read(path, problems) for path in (prediction_path, label_path))
-    if prediction_image is None or label_image is None:
+    predicted, true = (_read(path, problems) for path in (prediction_path, label_path))
+    if predicted is None or true is None:
         return problems
-    problems += _compare_grids(prediction_image, prediction_path, label_image)
+    problems += _compare_grids(predicted, prediction_path, true)
     prediction, label = (
-        _integers(image, path, problems)
-        for image, path in ((prediction_image, prediction_path), (label_image, label_path))
+        _integers(volume, path, problems) for volume, path in ((predicted, prediction_path), (true, label_path))
     )
     if problems or prediction is None or label is None:
         return problems
-    spacing_mm = tuple(reversed(label_image.GetSpacing()))
+    spacing_mm = true.geometry.spacing_mm[::-1]
     if ignored is not None:
         unknown = label == ignored
         prediction, label = np.where(unknown, 0, prediction), np.where(unknown, 0, label)
@@ -240,28 +238,30 @@ def _foreground_values(voxels: npt.NDArray[np.integer[Any]]) -> set[int]:
     return {int(value) for value in np.unique(voxels)} - {0}
 
 
-def _read(path: Path, problems: list[Problem]) -> SimpleITK.Image | None:
+def _read(path: Path, problems: list[Problem]) -> LoadedVolume | None:
     try:
-        image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        problems.append(Problem("data.unreadable", "cannot be read", str(path), "write the file again", found=reason))
+        volume = read_volume(path, _stack)
+    except DataError as error:
+        problems += error.problems
         return None
-    if image.GetDimension() > 3 or image.GetNumberOfComponentsPerPixel() > 1:
-        found = f"{image.GetDimension()} axes, {image.GetNumberOfComponentsPerPixel()} components"
+    if len(volume.voxels) > 1:
+        found, expected = f"{len(volume.voxels)} channels", "2 or 3 axes, 1 value per voxel"
         fix = "give label maps, not images or probabilities"
-        what, expected = "not a label map", "2 or 3 axes, 1 component"
-        problems.append(Problem("score.not-a-label-map", what, str(path), fix, expected, found))
+        problems.append(Problem("score.not-a-label-map", "not a label map", str(path), fix, expected, found))
         return None
-    return image
+    return volume
 
 
-def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Image) -> list[Problem]:
-    ours, theirs = (
-        Grid.of_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-        for image in (label, prediction)
-    )
-    difference = ours.difference(theirs, SCORING_TOLERANCE_VOXELS)
+def _stack(fields: Any) -> None:
+    """Make a slice a volume of one slice, which has the same scores."""
+    if fields["dim"][0] == 2:
+        fields["dim"][[0, 3]] = 3, 1
+        fields["pixdim"][3] = fields["pixdim"][3] or 1
+
+
+def _compare_grids(prediction: LoadedVolume, path: Path, label: LoadedVolume) -> list[Problem]:
+    difference = difference_of(label.grids, prediction.grids, SCORING_TOLERANCE_VOXELS)
+    ours, theirs = label.grids[0], prediction.grids[0]
     fix = "predict from the image that belongs to this label, or resample the prediction to it"
     if difference == "shape":
         expected, found = f"{format_shape(ours.shape)} as the label", format_shape(theirs.shape)
@@ -273,17 +273,15 @@ def _compare_grids(prediction: SimpleITK.Image, path: Path, label: SimpleITK.Ima
     return []
 
 
-def _integers(image: SimpleITK.Image, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
+def _integers(volume: LoadedVolume, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
     """Return the voxels (z, y, x), of a float file too as long as every value is whole; else None, and a problem."""
-    voxels = SimpleITK.GetArrayViewFromImage(image)
+    voxels = volume.voxels[0]
     if np.issubdtype(voxels.dtype, np.integer):
-        return np.array(voxels)
-    # ITK's NIfTI reader turns NaN and infinity into 0, so the file is looked at once more by a reader that does not.
-    stored = np.asarray(nib.load(path).dataobj) if nifti_stem(path.name) is not None else voxels
-    whole = np.isfinite(stored) & (stored == np.rint(stored))
+        return np.asarray(voxels)
+    whole = np.isfinite(voxels) & (voxels == np.rint(voxels))
     if whole.all():
         return np.asarray(np.rint(voxels), dtype=np.int64)
-    found = f"{np.count_nonzero(~whole)} voxels such as {stored[~whole].flat[0]:g}"
+    found = f"{np.count_nonzero(~whole)} voxels such as {voxels[~whole].flat[0]:g}"
     what, fix = "values that are no integers", "give a label map"
     problems.append(Problem("score.not-whole", what, str(path), fix, "whole numbers", found))
     return None

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.formats.dicom import Series
-from pcl_auto.data.formats.scans import Source
 from pcl_auto.data.formats.suffixes import split_suffix
+from pcl_auto.data.formats.volume import Source
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.files import finite, read_json, write_json
 from pcl_auto.workspace.run_record import FINAL, finished_folds

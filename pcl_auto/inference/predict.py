@@ -11,16 +11,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from pcl_auto.data.formats.dicom import Series
-from pcl_auto.data.formats.itk_files import require_sound
-from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.scans import Scan, list_scans
-from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
 from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
 from pcl_auto.inference.mask_record import DICOM_SEG, PREVIEW, MadeBy, checkpoint_states
 from pcl_auto.inference.masks import MaskFolder
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import refuse_irregular
 from pcl_auto.workspace.output import contains, refuse_input_folder, same_file
 from pcl_auto.workspace.processes import output_to
 from pcl_auto.workspace.resources import as_resource_error, require
@@ -118,7 +114,6 @@ class PredictionJob:
             facts, problem = kept
             told: dict[str, Any] = {} if problem is None else {"error": str(problem), "problems": (problem,)}
             return Prediction(scan.id, str(self.masks.folder / name), "kept", **facts, **told)
-        _refuse_damaged(scan)
         return segment(scan, name)
 
     def segment(self, scan: Scan, name: str) -> Prediction:
@@ -345,15 +340,3 @@ def _apart(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> list[
             )
         )
     return list(scans)
-
-
-def _refuse_damaged(scan: Scan) -> None:
-    """Refuse what is no file, and damaged files: SimpleITK would read what is missing as zeros, and NaN as 0."""
-    for path in scan.paths:
-        refuse_irregular(path, DataError, "put the scan itself in this place")
-    files = [source for source in scan.files if isinstance(source, Path)]
-    nifti = [file for file in files if split_suffix(file.name)[1] in NIFTI_SUFFIXES]
-    if problems := [problem for file in nifti for problem in probe_image(file)[1]]:
-        raise DataError(problems)
-    for file in files:
-        require_sound(file)

@@ -260,11 +260,10 @@ def _choose_network(
 ) -> dict[str, Any]:
     """Return the fingerprint, nnU-Net's plans for it, the configuration to train, and why."""
     prepare_environment()
-    from pcl_auto.nnunet.data import bias_field, images
+    from pcl_auto.nnunet.data import bias_field
     from pcl_auto.nnunet.planning import planner
 
-    spacings = {case.id: images.spacing_zyx_mm(case.image) for case in task.cases}
-    fingerprint = make_fingerprint({case: checks.images[case] for case in spacings}, spacings)
+    fingerprint = make_fingerprint({case.id: checks.images[case.id] for case in task.cases})
     memory_gb: Mapping[str, float | None]
     with output_to(Path("/dev/null")):
         if settings.plans_file is not None:
@@ -304,13 +303,8 @@ def _choose_network(
     }
 
 
-def make_fingerprint(images: Mapping[str, Volume], spacings_zyx_mm: Mapping[str, tuple[float, ...]]) -> dict[str, Any]:
-    """Return nnU-Net's fingerprint of images, labeled or not: their geometry, no intensity, no label.
-
-    Args:
-        images: what the checks found of each case's image.
-        spacings_zyx_mm: voxel spacing of each case as nnU-Net reads it, in mm, axes z, y, x.
-    """
+def make_fingerprint(images: Mapping[str, Volume]) -> dict[str, Any]:
+    """Return nnU-Net's fingerprint of ``images``, labeled or not: their geometry, no intensity, no label."""
     shapes, relative_sizes = [], []
     for case in sorted(images):
         image = images[case]
@@ -320,7 +314,7 @@ def make_fingerprint(images: Mapping[str, Volume], spacings_zyx_mm: Mapping[str,
         shapes.append(shape)
         relative_sizes.append(float(np.prod(shape) / np.prod(image.shape)))
     return {
-        "spacings": [list(spacings_zyx_mm[case]) for case in sorted(images)],
+        "spacings": [[images[case].spacing_mm[axis] for axis in ZYX] for case in sorted(images)],
         "shapes_after_crop": shapes,
         "foreground_intensity_properties_per_channel": {},
         "median_relative_size_after_cropping": float(np.median(relative_sizes)),

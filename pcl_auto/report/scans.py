@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pcl_auto.data.formats.suffixes import find_nifti
+from pcl_auto.data.formats.volume import read_volume
 from pcl_auto.errors import PclautoError
 from pcl_auto.inference.mask_record import MaskEntry, read_record, recorded_sources
 from pcl_auto.nnunet.data.cases import StoredCases
@@ -118,10 +119,7 @@ def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int,
 
 
 def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, MaskEntry]) -> Volume:
-    import SimpleITK
-
-    mask = SimpleITK.ReadImage(str(masks / scans[case].mask))
+    mask = read_volume(masks / scans[case].mask)
     image, _ = read_image(recorded_sources(scans[case]))
-    arrays = {PREDICTION: SimpleITK.GetArrayFromImage(mask)}
-    arrays[LABEL] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(find_nifti(labels, case))))
-    return Volume(image, arrays, list(reversed(mask.GetSpacing())), mask.GetDirection())
+    arrays = {PREDICTION: mask.voxels[0], LABEL: read_volume(find_nifti(labels, case)).voxels[0]}
+    return Volume(image, arrays, list(reversed(mask.geometry.spacing_mm)), mask.geometry.direction)

@@ -17,7 +17,7 @@ from shared import model_of
 from shell import Shell
 
 from pcl_auto.annotation.suggest import Suggestion, suggest_cases
-from pcl_auto.data.formats.scans import Source
+from pcl_auto.data.formats.volume import Source, read_volume
 from pcl_auto.errors import NumericalError, StateError
 from pcl_auto.nnunet.data import images
 from pcl_auto.nnunet.data.cases import StoredCases
@@ -89,7 +89,7 @@ def test_a_run_that_is_not_finished(own_trained: Path, run: Path) -> None:
 def test_no_label_is_read(own_trained: Path, run: Path, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     folders: list[Path] = []
-    volume, opened = images._read_volume, StoredCases._open
+    volume, opened = read_volume, StoredCases._open
 
     def volume_on_record(source: Source) -> Any:
         assert isinstance(source, Path)
@@ -100,7 +100,7 @@ def test_no_label_is_read(own_trained: Path, run: Path, task: Path, monkeypatch:
         folders.append(file)
         return opened(cases, file)
 
-    monkeypatch.setattr(images, "_read_volume", volume_on_record)
+    monkeypatch.setattr(images, "read_volume", volume_on_record)
     monkeypatch.setattr(StoredCases, "_open", open_on_record)
     suggested(own_trained, run)
     assert {file.parent for file in read} == {task / "imagesTr"}

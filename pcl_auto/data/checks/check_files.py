@@ -158,7 +158,7 @@ def check_cases(
         for problem in _judge_case(case, images[case.id], labels.get(case.id), len(task.channels))
     ]
     of_labels, warnings = _judge_classes(task, labels)
-    warnings = _passed_over(task) + warnings
+    warnings = _passed_over(task) + warnings + _warn_of_two_places(images, str(task.root))
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
     return Checks(readable, problems + of_labels, warnings, images, labels)
 
@@ -289,6 +289,19 @@ def _passed_over(task: Task) -> list[Problem]:
     )
     what, where = "files and folders passed over", str(task.root)
     return [Problem("data.passed-over", what, where, fix, "volumes .nii.gz or .nii of cases", found)]
+
+
+def _warn_of_two_places(images: Mapping[str, _Record], where: str) -> list[Problem]:
+    """Warn of scans whose headers name two places in space: viewers may show another one than is read here."""
+    apart = [case for case, record in images.items() if record.volume and record.volume.other_affines]
+    if not apart:
+        return []
+    what, fix = (
+        "sform, qform and spacing of a header say different things",
+        "nothing, if ITK reads these as you mean them",
+    )
+    found = f"{len(apart)} of {len(images)} images: {format_names(apart, limit=3)}"
+    return [Problem("nifti.two-places", what, where, fix, "one place (read is what ITK reads)", found)]
 
 
 def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Problem], list[Problem]]:

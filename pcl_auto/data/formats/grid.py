@@ -24,6 +24,19 @@ _RELATIVE_NOISE = 2e-6
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """Spacing and origin in mm, and nine direction cosines row by row, in LPS as ITK has them; axes x, y, z."""
+
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+    def grid(self, shape: Sequence[int]) -> Grid:
+        """Return the grid of a volume of this shape (x, y, z)."""
+        return Grid.of_itk(shape, self.spacing_mm, self.origin_mm, self.direction)
+
+
+@dataclass(frozen=True)
 class Grid:
     """The voxels of a volume in space: ``shape`` per axis, and the ``affine`` from indices to mm in RAS.
 
@@ -70,6 +83,17 @@ class Grid:
         """Return shape and affine for a message."""
         rows = "; ".join(" ".join(f"{value:.5g}" for value in row) for row in self.affine[:-1])
         return f"{format_shape(self.shape)} voxels, affine [{rows}]"
+
+
+def difference_of(
+    ours: Sequence[Grid], theirs: Sequence[Grid], tolerance_voxels: float
+) -> Literal["shape", "position"] | None:
+    """Name what keeps two volumes off one grid; None if any place that one header states is stated by the other too.
+
+    A header may state two places, and a program that saves a mask beside a scan copies the one that it reads.
+    """
+    found = [mine.difference(other, tolerance_voxels) for mine in ours for other in theirs]
+    return None if None in found else found[0]
 
 
 def format_shape(shape: Sequence[int]) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Affine, Grid, format_shape
-from pcl_auto.data.formats.nifti_bytes import Voxels, read_volume
+from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Affine, Grid, difference_of, format_shape
+from pcl_auto.data.formats.nifti_bytes import Voxels, read_nifti
+from pcl_auto.data.formats.nifti_header import repair_command
 from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, iter_chunks
+from pcl_auto.data.formats.volume import grids_of
 from pcl_auto.errors import Problem, format_names
 
 if TYPE_CHECKING:
@@ -29,8 +32,8 @@ _MAX_LABEL_VALUES = 1024
 class Volume:
     """Facts about one file: grid, voxel type, where it is not zero, and for labels the count of every value.
 
-    ``affine`` maps voxel indices to mm in RAS (nibabel's convention, sform before qform). ``nonzero_box`` is
-    a half-open index range per axis, (0, 0) for an all-zero volume; NaN and infinity count as zero there.
+    ``affine`` maps voxel indices to mm in RAS as ITK reads the header; ``other_affines`` are what else it states.
+    ``nonzero_box`` is a half-open index range per axis, (0, 0) for an all-zero volume; NaN and infinity count as zero.
     ``label_values`` (value to voxels) is None for images, and for labels that are no label map.
     """
 
@@ -46,11 +49,12 @@ class Volume:
     digest: str = ""
     quartiles: tuple[Quartiles, ...] = ()
     label_values: dict[int, int] | None = None
+    other_affines: tuple[Affine, ...] = ()
 
     @property
-    def grid(self) -> Grid:
-        """Grid of the voxels."""
-        return Grid(self.shape, self.affine)
+    def grids(self) -> tuple[Grid, ...]:
+        """Grid of the voxels as ITK reads it, and of every other place that the header states."""
+        return tuple(Grid(self.shape, affine) for affine in (self.affine, *self.other_affines))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts without ``path`` and ``label_values``, ready for JSON."""
@@ -75,7 +79,7 @@ def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
         The facts, or None where the voxels cannot be read, and the problems. NaN and infinite voxels, and intensities
         that nnU-Net cannot normalize, are problems that come together with the facts.
     """
-    content, problems = read_volume(path)
+    content, problems = read_nifti(path)
     if content is None:
         return None, problems
     header, voxels = content
@@ -130,7 +134,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
     Returns:
         The facts, or None where the voxels cannot be read, and the problems; nothing is rounded.
     """
-    content, problems = read_volume(path)
+    content, problems = read_nifti(path)
     if content is None:
         return None, problems
     header, voxels = content
@@ -150,7 +154,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
 
 def compare_grids(image: Volume, other: Volume, kind: Literal["label", "channel"] = "label") -> list[Problem]:
     """Refuse a label or channel that does not lie on the voxels of its image."""
-    difference = image.grid.difference(other.grid, TRAINING_TOLERANCE_VOXELS)
+    difference = difference_of(image.grids, other.grids, TRAINING_TOLERANCE_VOXELS)
     if difference is None:
         return []
     if difference == "shape":
@@ -158,30 +162,34 @@ def compare_grids(image: Volume, other: Volume, kind: Literal["label", "channel"
         fix = f"resample the {kind} onto the voxels of {image.path}"
         shapes = (format_shape(volume.shape) for volume in (image, other))
         return [Problem(code, f"{kind} and image differ in shape", str(other.path), fix, *shapes)]
+    ours, theirs = image.grids[0], other.grids[0]
+    command = repair_command(str(other.path), f"--like {shlex.quote(str(image.path))}")
     return [
         Problem(
             "label.apart" if kind == "label" else "data.channel-grids",
             f"{kind} and image lie apart in space",
             str(other.path),
-            f"save the {kind} with the affine of {image.path} if it belongs on that grid, else resample it",
-            str(image.grid),
-            f"{other.grid}, up to {image.grid.distance_mm(other.grid):.4g} mm apart",
+            f"if the voxels belong together: {command}; else resample the {kind} onto {image.path}",
+            str(ours),
+            f"{theirs}, up to {ours.distance_mm(theirs):.4g} mm apart",
         )
     ]
 
 
 def _volume(path: Path, header: Header, survey: Survey, values: dict[int, int] | None = None) -> Volume:
     x, y, z = (_span(axis) for axis in survey.occupied)
+    first, *others = grids_of(header)
     return Volume(
         path=path,
         shape=header.shape,
         channels=header.channels,
-        spacing_mm=header.spacing_mm,
-        affine=header.affine,
+        spacing_mm=header.geometry.spacing_mm,
+        affine=first.affine,
         dtype=header.dtype.name,
         nonzero_box=(x, y, z),
         constant_channels=survey.constant_channels(),
         label_values=values,
+        other_affines=tuple(grid.affine for grid in others),
     )
 
 

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pcl_auto.data.formats.nifti_header import NIFTI1_BYTES, NIFTI2_BYTES, Header, header_length, judge_header
+from pcl_auto.data.formats.nifti_header import (
+    NIFTI1_BYTES,
+    NIFTI2_BYTES,
+    Header,
+    Mend,
+    header_length,
+    judge_header,
+)
 from pcl_auto.errors import DataError, Problem
 from pcl_auto.workspace.files import refuse_irregular
 
@@ -53,8 +60,12 @@ _SIGNATURES = (
 )
 
 
-def read_volume(path: Path) -> tuple[tuple[Header, Voxels] | None, list[Problem]]:
+def read_nifti(path: Path, mend: Mend | None = None) -> tuple[tuple[Header, Voxels] | None, list[Problem]]:
     """Read a single-file NIfTI, plain or gzip, to its last byte; problems are returned, never raised.
+
+    Args:
+        path: the file.
+        mend: changes the fields of the header before they are judged.
 
     Returns:
         The header with the stored (unscaled) voxels (x, y, z, channels), or None; and the problems.
@@ -63,7 +74,7 @@ def read_volume(path: Path) -> tuple[tuple[Header, Voxels] | None, list[Problem]
     try:
         _require_file(path)
         with path.open("rb") as file:
-            return _read(file, path), []
+            return _read(file, path, mend), []
     except DataError as error:
         return None, list(error.problems)
     except EOFError:
@@ -96,13 +107,13 @@ def _require_file(path: Path) -> None:
         raise DataError(Problem("data.empty", "empty file", where, _COPY_AGAIN, "a NIfTI file", "0 bytes"))
 
 
-def _read(file: io.BufferedReader, path: Path) -> tuple[Header, Voxels]:
+def _read(file: io.BufferedReader, path: Path, mend: Mend | None) -> tuple[Header, Voxels]:
     """Read an open file; the memory taken is the volume's own plus one chunk."""
     where = str(path)
     is_zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     file.seek(0)
     source: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if is_zipped else file
-    header, problems = judge_header(_read_header(source, path, is_zipped=is_zipped), where)
+    header, problems = judge_header(_read_header(source, path, is_zipped=is_zipped), where, mend)
     if header is None:
         raise DataError(problems)
     _refuse_excess(header, os.fstat(file.fileno()).st_size, where, is_zipped=is_zipped)

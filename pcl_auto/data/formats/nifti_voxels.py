@@ -114,12 +114,7 @@ def iter_chunks(header: Header, voxels: Voxels) -> Iterator[tuple[int, int, Voxe
     width, height, depth = header.shape
     step = max(1, _SLAB_VOXELS // (width * height))
     for channel, start in product(range(header.channels), range(0, depth, step)):
-        stored = voxels[:, :, start : start + step, channel]
-        if not header.scaled:
-            yield start, channel, stored
-            continue
-        with np.errstate(all="ignore"):  # an overflow becomes an infinite voxel, which is reported as such
-            yield start, channel, stored.astype(np.float64) * header.slope + header.intercept
+        yield start, channel, header.scale(voxels[:, :, start : start + step, channel])
 
 
 def first_index(marked: npt.NDArray[np.bool_]) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pcl_auto.data.formats.dicom import Finding, Series, find_series, is_dicom
 from pcl_auto.data.formats.itk_files import data_files
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
+from pcl_auto.data.formats.volume import Source
 from pcl_auto.errors import Problem, UsageError, format_names
 from pcl_auto.workspace.files import find_irregular
 
@@ -27,8 +28,6 @@ _CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>\d{4})$")
 
 # File systems end at 255 bytes, and masks, pictures and their temporary files have endings.
 _MAX_NAME_BYTES = 150
-
-Source = Path | Series
 
 
 @dataclass(frozen=True)

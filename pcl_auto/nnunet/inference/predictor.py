@@ -13,8 +13,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from pcl_auto.data.formats.scans import Source
 from pcl_auto.data.formats.usable_voxels import refuse_unusable
+from pcl_auto.data.formats.volume import Source
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import PASSES

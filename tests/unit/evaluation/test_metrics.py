@@ -91,8 +91,8 @@ def test_every_problem_is_listed(folders: Folders) -> None:
         "size": "score.other-size",
         "moved": "score.other-position",
         "fraction": "score.not-whole",
-        "broken": "data.unreadable",
-        "channels": "score.not-a-label-map",
+        "broken": "nifti.not-nifti",
+        "channels": "nifti.too-many-dimensions",
     }
     assert all(problem.fix for problem in caught.value.problems)
 

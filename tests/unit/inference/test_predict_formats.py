@@ -17,7 +17,8 @@ from matplotlib.image import imread
 from refusal import codes, refused
 from scanner import INTERCEPT, SPACING_MM, STEP_MM, volume, write_series
 
-from pcl_auto.data.formats.scans import Source, list_scans
+from pcl_auto.data.formats.scans import list_scans
+from pcl_auto.data.formats.volume import Source
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.inference import predict as module
 from pcl_auto.inference.predict import Outputs, Prediction, predict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,36 +32,35 @@ def volume(shape: tuple[int, int, int], box: Box) -> Volume:
 FULL = volume((10, 8, 4), ((0, 10), (0, 8), (0, 4)))
 CROPPED = volume((10, 8, 4), ((2, 7), (0, 8), (1, 3)))
 EMPTY = volume((10, 8, 4), ((0, 0), (0, 0), (0, 0)))
-SPACING = (3.0, 0.6, 0.5)
 
 
 def test_an_image_of_zeros_keeps_one_voxel() -> None:
-    fingerprint = make_fingerprint({"a": EMPTY}, {"a": SPACING})
+    fingerprint = make_fingerprint({"a": EMPTY})
     assert fingerprint["shapes_after_crop"] == [[1, 1, 1]]
     assert fingerprint["median_relative_size_after_cropping"] == pytest.approx(1 / 320)
 
 
 def test_axes_are_slices_first() -> None:
-    fingerprint = make_fingerprint({"a": FULL, "b": CROPPED}, {"a": SPACING, "b": SPACING})
+    fingerprint = make_fingerprint({"a": FULL, "b": CROPPED})
     assert fingerprint["shapes_after_crop"] == [[4, 8, 10], [2, 8, 5]]
     assert fingerprint["spacings"] == [[3.0, 0.6, 0.5], [3.0, 0.6, 0.5]]
 
 
 def test_cases_are_in_the_order_of_their_names() -> None:
-    spacings = {"a": (1.0, 1.0, 1.0), "b": (2.0, 2.0, 2.0)}
-    fingerprint = make_fingerprint({"b": CROPPED, "a": FULL}, spacings)
-    assert fingerprint == make_fingerprint({"a": FULL, "b": CROPPED}, dict(reversed(spacings.items())))
-    assert fingerprint["spacings"][0] == [1.0, 1.0, 1.0]
+    coarse = replace(CROPPED, spacing_mm=(2.0, 2.0, 2.0))
+    fingerprint = make_fingerprint({"b": coarse, "a": FULL})
+    assert fingerprint == make_fingerprint({"a": FULL, "b": coarse})
+    assert fingerprint["spacings"] == [[3.0, 0.6, 0.5], [2.0, 2.0, 2.0]]
     assert fingerprint["shapes_after_crop"][0] == [4, 8, 10]
 
 
 def test_the_median_share_that_cropping_leaves() -> None:
     images = {"a": FULL, "b": CROPPED, "c": CROPPED}
-    fingerprint = make_fingerprint(images, dict.fromkeys(images, SPACING))
+    fingerprint = make_fingerprint(images)
     assert fingerprint["median_relative_size_after_cropping"] == pytest.approx(80 / 320)
 
 
 def test_no_intensity_is_in_it_and_json_holds_it() -> None:
-    fingerprint = make_fingerprint({"a": FULL}, {"a": SPACING})
+    fingerprint = make_fingerprint({"a": FULL})
     assert fingerprint["foreground_intensity_properties_per_channel"] == {}
     assert json.loads(json.dumps(fingerprint)) == fingerprint

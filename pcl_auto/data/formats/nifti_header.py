@@ -252,7 +252,7 @@ class _Judge:
         if affine is None:
             expected = "a finite, invertible matrix"
             self.refuse("nifti.no-orientation", f"{name} is no orientation", expected, reason, restore)
-        elif np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
+        elif not np.abs(affine[:3]).max() <= _FARTHEST_MM:
             what, found = f"{name} puts the volume nowhere", _mm(affine[:3, 3])
             self.refuse("nifti.far-away", what, "a position in mm", found, restore)
         return affine

@@ -70,7 +70,7 @@ def grids_of(header: Header) -> tuple[Grid, ...]:
     """Return the grid of a NIfTI header as ITK reads it, and of every other place that it states."""
     first = header.geometry.grid(header.shape)
     stated = (Grid(header.shape, affine) for affine in header.stated_affines)
-    return (first, *(grid for grid in stated if grid.difference(first, 0)))
+    return (first, *(grid for grid in stated if first.difference(grid, 0)))
 
 
 def _read_other(source: Source) -> LoadedVolume:

@@ -42,6 +42,7 @@ AREAS = {
     "plan": "Plans, and what is planned with them.",
     "predict": "Scans to segment, and folders for their masks.",
     "recipe": "Recipes.",
+    "repair": "Files that `pclauto repair` writes anew.",
     "review": "Pseudo-labels to review, and their corrections.",
     "run": "Trainings, and what they have left on the disk.",
     "score": "Masks that are scored by labels.",

@@ -117,19 +117,12 @@ def judge_header(block: bytes, where: str, mend: Mend | None = None) -> tuple[He
         return None, judge.problems
     affines = judge.affines(spacing_mm)
     if len(block) != NIFTI1_BYTES and mend is None:
-        # ITK reads none, and so does nnU-Net.
-        judge.refuse("nifti.version-2", "NIfTI-2", "NIfTI-1", "NIfTI-2", repair_command(where))
-    if judge.problems:
+        judge.refuse_second_version()
+    geometry = None if judge.problems else judge.geometry(shape[:3], affines)
+    if geometry is None:
         return None, judge.problems
     x, y, z, channels = shape
     stated = tuple(tuple(tuple(map(float, row)) for row in affine) for affine in affines)
-    geometry = read_geometry(fields, where)
-    if isinstance(geometry, Problem):
-        return None, [geometry]
-    if any(judge.codes.values()) and not any(_is_near(geometry, affine) for affine in affines):
-        found = str(geometry.grid((x, y, z)))
-        judge.refuse("nifti.read-otherwise", "ITK reads another place than the header states", str(affines[0]), found)
-        return None, judge.problems
     return Header((x, y, z), channels, dtype, offset, slope, intercept, geometry, stated, fields), []
 
 
@@ -148,8 +141,7 @@ class _Judge:
         self.codes = {name: int(fields[f"{name}_code"]) for name in ("sform", "qform")}
         self.problems: list[Problem] = []
 
-    def refuse(self, code: str, what: str, expected: str, found: str, fix: str = _RE_EXPORT) -> None:
-        """Note a problem."""
+    def _refuse(self, code: str, what: str, expected: str, found: str, fix: str = _RE_EXPORT) -> None:
         self.problems.append(Problem(code, what, self.where, fix, expected, found))
 
     def shape(self) -> tuple[int, ...] | None:
@@ -159,16 +151,16 @@ class _Judge:
         sizes = stored[1 : count + 1]
         wanted, found = "3, or 4 with channels", f"{count}D ({format_shape(sizes)})"
         if not 1 <= count <= 7:
-            self.refuse("nifti.dimension-count", "impossible number of dimensions", wanted, f"dim[0] = {count}")
+            self._refuse("nifti.dimension-count", "impossible number of dimensions", wanted, f"dim[0] = {count}")
         elif min(sizes) < 1:
             found = format_shape(sizes)
-            self.refuse("nifti.size-impossible", "impossible size", "every dimension at least 1", found)
+            self._refuse("nifti.size-impossible", "impossible size", "every dimension at least 1", found)
         elif count < 3:
             fix = "stack the slices of one scan into a 3D volume"
-            self.refuse("data.not-a-volume", "not a volume", "3 dimensions", found, fix)
+            self._refuse("data.not-a-volume", "not a volume", "3 dimensions", found, fix)
         elif any(size > 1 for size in sizes[4:]):
             fix = "keep the channels in the fourth dimension and nothing beyond it"
-            self.refuse("nifti.too-many-dimensions", "too many dimensions", wanted, found, fix)
+            self._refuse("nifti.too-many-dimensions", "too many dimensions", wanted, found, fix)
         else:
             return (*sizes[:3], sizes[3] if count > 3 else 1)
         return None
@@ -181,7 +173,7 @@ class _Judge:
             return stored
         found = f"datatype {code}" + (f" ({_UNREADABLE[code]})" if code in _UNREADABLE else "")
         fix = "save one real number per voxel and channel, as int16 or float32"
-        self.refuse("nifti.voxel-type", "voxel type cannot be used", "an integer or float type", found, fix)
+        self._refuse("nifti.voxel-type", "voxel type cannot be used", "an integer or float type", found, fix)
         return None
 
     def offset(self, header_bytes: int) -> int:
@@ -191,7 +183,7 @@ class _Judge:
         if math.isfinite(offset) and offset >= first and offset.is_integer():
             return int(offset)
         expected = f"a whole number of bytes, at least {first}"
-        self.refuse("nifti.offset-impossible", "impossible vox_offset", expected, f"{offset:g}")
+        self._refuse("nifti.offset-impossible", "impossible vox_offset", expected, f"{offset:g}")
         return 0
 
     def scaling(self) -> tuple[float, float]:
@@ -211,7 +203,7 @@ class _Judge:
         fix = (
             f"write the values as they are meant: {repair_command(self.where, '--values stored')}, or --values shifted"
         )
-        self.refuse("nifti.scaling", "scaling that readers take differently", expected, found, fix)
+        self._refuse("nifti.scaling", "scaling that readers take differently", expected, found, fix)
         return 1.0, 0.0
 
     def spacing_mm(self) -> tuple[float, float, float] | None:
@@ -222,12 +214,12 @@ class _Judge:
         for axis, size in enumerate((x, y, z)):
             if not (math.isfinite(size) and size > 0):
                 expected = f"pixdim[{axis + 1}] ({_AXES[axis]}) above 0 mm"
-                self.refuse("nifti.spacing-impossible", "impossible voxel spacing", expected, f"{size:g}", fix)
+                self._refuse("nifti.spacing-impossible", "impossible voxel spacing", expected, f"{size:g}", fix)
         unit = _UNITS.get(int(self.fields["xyzt_units"]) & 7)
         if unit:
             # ITK multiplies such a spacing into mm, nibabel does not: the same file would train at two scales.
             fix = "state the spacing in mm and set xyzt_units to 2"
-            self.refuse("nifti.spacing-unit", "spacing not in mm", "xyzt_units mm", unit, fix)
+            self._refuse("nifti.spacing-unit", "spacing not in mm", "xyzt_units mm", unit, fix)
         return None if len(self.problems) > known else (x, y, z)
 
     def affines(self, spacing_mm: tuple[float, float, float]) -> list[Matrix]:
@@ -237,7 +229,7 @@ class _Judge:
         if unknown:
             # nibabel drops a transform with an unknown code, ITK follows it.
             fix = "set the code to 1 (scanner coordinates) or to what the transform means"
-            self.refuse("nifti.transform-code", "unknown transform code", "0 to 5", ", ".join(unknown), fix)
+            self._refuse("nifti.transform-code", "unknown transform code", "0 to 5", ", ".join(unknown), fix)
             return []
         affines = {name: self._affine(name) for name in [name for name, code in codes.items() if code] or ["pixdim"]}
         sform = affines.get("sform")
@@ -246,15 +238,31 @@ class _Judge:
             self._judge_sform(sform, spacing_mm)
         return [affine for affine in affines.values() if affine is not None]
 
+    def refuse_second_version(self) -> None:
+        """Refuse NIfTI-2: ITK reads none, and so does nnU-Net."""
+        self._refuse("nifti.version-2", "NIfTI-2", "NIfTI-1", "NIfTI-2", repair_command(self.where))
+
+    def geometry(self, shape: tuple[int, ...], affines: list[Matrix]) -> Geometry | None:
+        """Return the place of the voxels as ITK reads it, which must be one of the ``affines`` that are stated."""
+        geometry = read_geometry(self.fields, self.where)
+        if isinstance(geometry, Problem):
+            self.problems.append(geometry)
+            return None
+        if any(self.codes.values()) and not any(_is_near(geometry, affine) for affine in affines):
+            what, found = "ITK reads another place than the header states", str(geometry.grid(shape))
+            self._refuse("nifti.read-otherwise", what, str(affines[0].tolist()), found)
+            return None
+        return geometry
+
     def _affine(self, name: str) -> Matrix | None:
         affine, reason = _stated_affine(self.fields, name)
         restore = f"restore the orientation ({name}) from the source scan"
         if affine is None:
             expected = "a finite, invertible matrix"
-            self.refuse("nifti.no-orientation", f"{name} is no orientation", expected, reason, restore)
+            self._refuse("nifti.no-orientation", f"{name} is no orientation", expected, reason, restore)
         elif not np.abs(affine[:3]).max() <= _FARTHEST_MM:
             what, found = f"{name} puts the volume nowhere", _mm(affine[:3, 3])
-            self.refuse("nifti.far-away", what, "a position in mm", found, restore)
+            self._refuse("nifti.far-away", what, "a position in mm", found, restore)
         return affine
 
     def _judge_sform(self, affine: Matrix, spacing_mm: tuple[float, float, float]) -> None:
@@ -265,12 +273,12 @@ class _Judge:
             command = repair_command(self.where, "--geometry sform")
             fix = f"take the spacing from one of them: {command}, or --geometry pixdim"
             what, expected = "spacing contradicts the affine", f"pixdim {_mm(spacing_mm)}"
-            self.refuse("nifti.spacing-contradicts-affine", what, expected, _mm(lengths), fix)
+            self._refuse("nifti.spacing-contradicts-affine", what, expected, _mm(lengths), fix)
         elif not skew <= _SKEW:
             fix = "resample the volume onto a grid with right angles"
             expected = "axes at right angles: ITK, which nnU-Net reads with, refuses others"
             found = f"cosines up to {skew:.2g} between axes"
-            self.refuse("nifti.sheared", "sform is sheared", expected, found, fix)
+            self._refuse("nifti.sheared", "sform is sheared", expected, found, fix)
 
 
 def _is_near(geometry: Geometry, affine: Matrix) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -95,6 +96,31 @@ def test_every_problem_is_listed(folders: Folders) -> None:
         "channels": "nifti.too-many-dimensions",
     }
     assert all(problem.fix for problem in caught.value.problems)
+
+
+def test_several_values_per_voxel_are_no_label_map(folders: Folders) -> None:
+    image = nib.Nifti1Image(np.ones((8, 8, 8, 2), np.uint8), np.eye(4))
+    nib.save(image, folders[0] / "a.nii.gz")
+    nib.save(image, folders[1] / "a.nii.gz")
+    with refused(DataError, "score.not-a-label-map", "score.not-a-label-map"):
+        evaluate(*folders)
+
+
+def test_a_slice_is_scored_as_a_volume_of_one(folders: Folders) -> None:
+    voxels = np.zeros((8, 9), np.uint8)
+    voxels[2:5, 3:7] = 1
+    for folder in folders:
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / "a.nii.gz")
+    assert evaluate(*folders).mean == {"dice": 1.0, "hd95_mm": 0.0}
+
+
+def test_a_cut_label_is_not_scored(folders: Folders) -> None:
+    for folder in folders:
+        write(folder / "a.nii.gz", cube())
+    label = folders[1] / "a.nii.gz"
+    label.write_bytes(label.read_bytes()[:-30])
+    with refused(DataError, "data.truncated"):
+        evaluate(*folders)
 
 
 def test_two_files_of_one_case(folders: Folders) -> None:

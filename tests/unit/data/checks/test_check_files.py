@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from refusal import codes
@@ -48,6 +49,19 @@ def test_all_problems_of_all_files_are_listed(make_task: MakeTask) -> None:
         image(root, "u0"),
     ]
     assert list(result.images) == ["l1", "l2"]
+
+
+def test_scans_that_state_two_places_are_told_once(make_task: MakeTask) -> None:
+    root = make_task()
+    for case in ("l0", "u0"):
+        scan = nib.Nifti1Image(ramp((5, 6, 7)), np.diag([1.0, 1, 2, 1]))
+        scan.set_qform(np.diag([1.0, 1, 2, 1]) + 7 * np.eye(4, k=3), 1)
+        scan.set_sform(np.diag([1.0, 1, 2, 1]), 2)
+        nib.save(scan, image(root, case))
+    result = check(root)
+    assert result.problems == []
+    assert codes(result.warnings) == ["nifti.two-places"]
+    assert result.warnings[0].found == "2 of 3 images: l0, u0"
 
 
 def test_wrong_number_of_channels(make_task: MakeTask) -> None:

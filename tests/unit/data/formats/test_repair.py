@@ -1,0 +1,107 @@
+"""`pclauto repair`: one reading of a file that readers take differently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from refusal import codes, refused
+from toys import patch, ramp, save
+from typer.testing import CliRunner
+
+from pcl_auto.cli.main import app
+from pcl_auto.data.formats.nifti import compare_grids, probe_image
+from pcl_auto.data.formats.repair import repair
+from pcl_auto.data.formats.volume import read_volume
+from pcl_auto.errors import DataError, StateError
+
+PIXDIM, QFORM_SFORM_CODES, SCL_SLOPE = 76, 252, 112
+
+
+def test_the_second_version_becomes_the_first(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.nii.gz", ramp(), kind=nib.Nifti2Image)
+    target = repair(file, tmp_path / "new")
+    assert target == tmp_path / "new" / "a.nii.gz"
+    image = nib.load(target)
+    assert isinstance(image, nib.Nifti1Image)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), ramp())
+    np.testing.assert_array_equal(image.affine, nib.load(file).affine)
+    assert probe_image(target)[1] == []
+
+
+@pytest.mark.parametrize(("values", "shift"), [("stored", 0), ("shifted", -24)])
+def test_values_that_readers_scale_differently(
+    tmp_path: Path, values: Literal["stored", "shifted"], shift: int
+) -> None:
+    file = patch(save(tmp_path / "a.nii", ramp()), SCL_SLOPE, "<ff", 0, -24)
+    with refused(DataError, "nifti.scaling"):
+        repair(file, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    target = repair(file, tmp_path / "new", values=values)
+    np.testing.assert_array_equal(read_volume(target).voxels[0].T, ramp() + shift)
+    np.testing.assert_array_equal(np.asarray(nib.load(target).dataobj), ramp() + shift)
+
+
+@pytest.mark.parametrize(("geometry", "spacing"), [("sform", 1.0), ("pixdim", 1.5)])
+def test_a_spacing_that_contradicts_the_sform(
+    tmp_path: Path, geometry: Literal["sform", "pixdim"], spacing: float
+) -> None:
+    file = patch(save(tmp_path / "a.nii", ramp()), PIXDIM + 4, "<f", 1.5)
+    patch(file, QFORM_SFORM_CODES, "<h", 0)
+    with refused(DataError, "nifti.spacing-contradicts-affine"):
+        repair(file, tmp_path / "new")
+    volume = read_volume(repair(file, tmp_path / "new", geometry=geometry))
+    assert volume.geometry.spacing_mm == (spacing, 1.0, 2.0)
+    assert len(volume.grids) == 1
+
+
+def test_a_broken_sform_beside_a_qform(tmp_path: Path) -> None:
+    file = patch(save(tmp_path / "a.nii", ramp()), 280, "<f", np.nan)
+    patch(file, QFORM_SFORM_CODES, "<h", 1)
+    with refused(DataError, "nifti.no-orientation"):
+        repair(file, tmp_path / "new")
+    assert len(read_volume(repair(file, tmp_path / "new", geometry="qform")).grids) == 1
+
+
+def test_a_label_gets_the_place_of_its_scan(tmp_path: Path) -> None:
+    scan, label = save(tmp_path / "scan.nii", ramp()), save(tmp_path / "label.nii", ramp(), np.eye(4) * 3)
+    target = repair(label, tmp_path / "new", like=scan)
+    assert compare_grids(*(probe_image(file)[0] for file in (scan, target))) == []  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.asarray(nib.load(target).dataobj), ramp())
+    other = save(tmp_path / "other.nii", ramp()[1:])
+    with refused(DataError, "repair.other-shape"):
+        repair(other, tmp_path / "new", like=scan)
+
+
+def test_channels_byte_order_and_scaling_stay(tmp_path: Path) -> None:
+    values = np.stack([ramp(), ramp() + 1], axis=-1)
+    image = nib.Nifti1Image(values, np.diag([1.0, 1, 2, 1]))
+    nib.save(nib.Nifti1Image(values, image.affine, image.header.as_byteswapped(">")), tmp_path / "a.nii")
+    patch(tmp_path / "a.nii", SCL_SLOPE, ">ff", 2, 3)
+    target = repair(tmp_path / "a.nii", tmp_path / "new")
+    np.testing.assert_array_equal(np.asarray(nib.load(target).dataobj), values * 2.0 + 3)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(target))).T, values * 2.0 + 3)
+
+
+def test_nothing_is_written_over_and_nothing_damaged_is_repaired(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.nii.gz", ramp())
+    with refused(StateError, "repair.file-there"):
+        repair(file, tmp_path)
+    file.write_bytes(file.read_bytes()[:-20])
+    with refused(DataError, "data.truncated"):
+        repair(file, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
+    good, bad = save(tmp_path / "good.nii", ramp()), tmp_path / "bad.nii"
+    bad.write_bytes(b"no NIfTI")
+    files = [str(bad), str(good), str(tmp_path / "missing.nii")]
+    result = CliRunner().invoke(app, ["repair", *files, "-o", str(tmp_path / "new")])
+    assert isinstance(result.exception, DataError)
+    assert codes(result.exception.problems) == ["nifti.not-nifti", "data.missing"]
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["good.nii"]

@@ -110,6 +110,8 @@ def test_a_slice_is_scored_as_a_volume_of_one(folders: Folders) -> None:
     voxels = np.zeros((8, 9), np.uint8)
     voxels[2:5, 3:7] = 1
     for folder in folders:
+        for file in folder.iterdir():
+            file.unlink()
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / "a.nii.gz")
     assert evaluate(*folders).mean == {"dice": 1.0, "hd95_mm": 0.0}
 

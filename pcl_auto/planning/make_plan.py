@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
 from pcl_auto.planning.inputs import known_checks
 from pcl_auto.planning.moved import accept_moved, differing_at_a_glance, number_taken
+from pcl_auto.planning.one_planner import claim, hold_models, is_foreign, sole_planner
 from pcl_auto.planning.plan import (
     LABEL_DEPENDENT_SCHEMES,
     MIN_PATCHES,
@@ -37,6 +39,7 @@ from pcl_auto.planning.plan import (
 from pcl_auto.workspace.events import Listener, silent
 from pcl_auto.workspace.files import file_digest, read_json, write_json
 from pcl_auto.workspace.folders import DATASET_NAME, DatasetFolder, Workspace
+from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to
 
 # Decathlon tasks have numbers below 100; folders without one get the first free number from here.
@@ -79,19 +82,43 @@ def plan_task(
         DataError: the folder cannot be used; every problem of it is listed.
         UsageError: settings that do not fit the data.
         ResourceError: the workspace cannot be written.
+        LockedError: another process plans the data set, or trains on what would change.
     """
     task, problems = read_task(root, use_test_images=settings.use_test_images, follow_links=settings.follow_links)
     if task is None:
         raise DataError(problems)
-    data = dataset_folder(task, workspace, dataset_id)
+
+    def choose() -> DatasetFolder:
+        return dataset_folder(task, workspace, dataset_id)
+
+    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "listener": listener}
+    if dry_run:
+        return _plan_in(choose(), task, problems, workspace, settings, ExitStack(), **how)
+    with sole_planner(workspace, choose) as (data, held):
+        return _plan_in(data, task, problems, workspace, settings, held, **how)
+
+
+def _plan_in(
+    data: DatasetFolder,
+    task: Task,
+    problems: list[Problem],
+    workspace: Workspace,
+    settings: PlanSettings,
+    held: ExitStack,
+    *,
+    force: bool,
+    dry_run: bool,
+    listener: Listener,
+) -> PlanOutcome:
+    """Do what :func:`plan_task` does in the folder ``data``, and add the locks that it takes to those ``held``."""
     previous = read_plan(data) if data.plan_file.is_file() else None
-    shared = _is_foreign(data) if previous is None else previous.content.get("shared", False)
+    shared = is_foreign(data) if previous is None else previous.content.get("shared", False)
     known = known_checks(data)
     task, checks, warnings = _check(task, problems, known, settings, listener)
     if previous is not None and previous.root != task.root:
         warnings = [*warnings, accept_moved(previous, task, checks, known, data)]
     if not dry_run:
-        workspace.activate()
+        claim(data, shared=shared)
         write_json(data.checks_file, checks.as_dict())
     if settings.plans_file is not None:
         settings = replace(settings, plans_file=str(find_plans(settings.plans_file, data)))
@@ -103,6 +130,9 @@ def plan_task(
         chosen = _choose_network(task, checks, data, settings, inputs["dataset_json"])
         plan = Plan({**inputs, **chosen, "shared": shared})
     if not dry_run:
+        if data.plan_file.exists() and (previous is None or not plan.equals(previous)):
+            hold_models(held, workspace, data)
+        held.enter_context(sole_writer(data.pclauto_dir / "prepare", wait=True))
         if not plan.depends_on_labels(plan.configuration):
             preprocess_images(plan, plan.nnunet, plan.configuration, data, listener)
         if previous is None or plan.content != previous.content:
@@ -135,17 +165,12 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     read_from = Path(read_json(taken.plan_file)["task"]["root"]) if taken.plan_file.is_file() else task.root
     # Results alone are ours to add to: a data set's preprocessed folder can be made again. What nnU-Net has made of the
     # same raw folder is shared.
-    foreign = _is_foreign(taken) and task.root != (workspace.raw / folder.name).resolve()
+    foreign = is_foreign(taken) and task.root != (workspace.raw / folder.name).resolve()
     if taken.name != folder.name or foreign:
         raise UsageError(number_taken(taken, folder.name, task, taken.name))
     if read_from != task.root and (found := differing_at_a_glance(read_plan(taken), task)):
         raise UsageError(number_taken(taken, folder.name, task, f"{taken.name} made from {read_from}: {found}"))
     return folder
-
-
-def _is_foreign(data: DatasetFolder) -> bool:
-    """Tell whether a preprocessed folder is there that is not ours."""
-    return data.path.is_dir() and not data.pclauto_dir.is_dir()
 
 
 def _check(

@@ -160,6 +160,11 @@ class Plan:
             for key, value in inputs.items()
         )
 
+    def equals(self, other: Plan) -> bool:
+        """Tell whether two plans are one as JSON has them."""
+        texts = [json.dumps(plan.content, sort_keys=True) for plan in (self, other)]
+        return texts[0] == texts[1]
+
     def depends_on_labels(self, configuration: str) -> bool:
         """Tell whether preprocessing needs intensity statistics of labeled foreground (CT)."""
         schemes = self.nnunet["configurations"][configuration]["normalization_schemes"]

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto import __version__
 from pcl_auto.data.checks.check_files import image_stats
+from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.ground_truth import require_ground_truth
+from pcl_auto.planning.plan import read_plan
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.training.estimate import expected, fit_budget, measured
@@ -95,8 +97,15 @@ def train_runs(runs: Sequence[Run], request: TrainRequest, workspace: Workspace,
 
 
 def prepare(run: Run, listener: Listener) -> tuple[Run, dict[str, Any]]:
-    """Put the split of a run on record and make what lacks of its data; return the run with all settings, and plans."""
+    """Put the split of a run on record and make what lacks of its data; return the run with all settings, and plans.
+
+    Raises:
+        StateError: the data set was planned anew since the run was resolved.
+    """
     with sole_writer(run.data.pclauto_dir / "prepare", wait=True):
+        if not read_plan(run.data).equals(run.plan):  # it had to wait for who plans
+            what, fix = "the data set was planned anew meanwhile", "repeat the command"
+            raise StateError(Problem("plan.made-anew", what, str(run.data.plan_file), fix))
         listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
         prepared = prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener

@@ -48,6 +48,11 @@ class DatasetFolder:
         return self.pclauto_dir / "plan.json"
 
     @property
+    def claim_file(self) -> Path:
+        """Says whether nnU-Net's own files were in the folder before ours."""
+        return self.pclauto_dir / "claim.json"
+
+    @property
     def checks_file(self) -> Path:
         """The findings of the integrity checks, file by file."""
         return self.pclauto_dir / "checks.json"

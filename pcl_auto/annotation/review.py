@@ -12,13 +12,22 @@ from typing import Any
 from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import PlannedCase, read_plan
-from pcl_auto.training.run_facts import last_round, read_confidences, read_run, review_folders, run_folder
+from pcl_auto.training.run_facts import (
+    RunFacts,
+    last_round,
+    read_confidences,
+    read_run,
+    review_folders,
+    run_folder,
+)
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import file_digest, read_json, write_json, write_text
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in, visible
 from pcl_auto.workspace.run_record import REVIEW, REVIEWS
 
-RECORD = "review.json"
+RECORD = REVIEW_RECORD
 SCHEMA_VERSION = 1
 _COLORS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
 _README = """Pseudo-labels to look at, made by {model}, round {round}.
@@ -65,10 +74,11 @@ def export_review(
 
     Raises:
         StateError: no pseudo-labels; a folder with other content, or with pseudo-labels that were edited in place.
-        UsageError: cases without a pseudo-label.
+        UsageError: cases without a pseudo-label, or a folder that others read.
+        LockedError: another process writes into the folder.
     """
     run = read_run(run_folder(model))
-    last, stored = last_round(run)
+    last, _ = last_round(run)
     ranked = worst_first(last.rows, read_confidences(run.folder).cases)
     if unknown := [case for case in cases if case not in ranked]:
         fix, expected = "name unlabeled cases of the run", f"one of {len(ranked)}"
@@ -76,19 +86,41 @@ def export_review(
             Problem("review.no-pseudo-label", "no pseudo-label", ", ".join(unknown), fix, expected=expected)
         )
     chosen = list(cases) or ranked[:number]
-    folder = (output or run.folder / REVIEW).resolve()
-    exported = earlier_record(folder, RECORD, run.folder.parent).get("exported", {})
+    folder = output_folder(output, run.folder / REVIEW, review=True)
+    with sole_writer_in(folder):
+        _export(run, workspace, folder, chosen)
+    # Another review of this run may go elsewhere at this moment.
+    with sole_writer(run.folder / REVIEWS, wait=True):
+        write_json(run.folder / REVIEWS, {"folders": sorted({*review_folders(run.folder), str(folder)})})
+    return folder, chosen
+
+
+def output_folder(given: Path | None, default: Path, *, review: bool = False) -> Path:
+    """Return the folder to write into: the ``default`` in the run's own, or one that was ``given``.
+
+    Raises:
+        UsageError: it is one that others read.
+    """
+    if given is not None and given.resolve() != default.resolve():
+        refuse_input_folder(given, review=review)
+    return (given or default).resolve()
+
+
+def _export(run: RunFacts, workspace: Workspace, folder: Path, chosen: Sequence[str]) -> None:
+    """Write images and pseudo-labels of the cases that were ``chosen``."""
+    last, stored = last_round(run)
+    exported = dict(earlier_record(folder, RECORD, run.folder.parent).get("exported", {}))
     _refuse_edited(folder, chosen, exported)
     planned = read_plan(workspace.dataset(run.identity["dataset"])).cases
     from pcl_auto.nnunet.data.images import write_mask
     from pcl_auto.nnunet.inference.export import pseudo_label
 
     record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
-    # First, so that the folder is known as ours from then on, and without the digests of what is about to change: an
-    # export that is killed is no edit.
-    exported = {case: digest for case, digest in exported.items() if case not in chosen}
-    write_json(folder / RECORD, {**record, "exported": exported})
     for case in chosen:
+        # First, so that the folder is known as ours from then on, and without the digest of what is about to change: an
+        # export that is killed is no edit.
+        exported.pop(case, None)
+        write_json(folder / RECORD, {**record, "exported": exported})
         _copy_image(planned[case], folder / "images")
         mask, properties = pseudo_label(run.folder.parent, run.identity["configuration"], stored, case)
         target = folder / "pseudo_labels" / f"{case}.nii.gz"
@@ -106,8 +138,6 @@ def export_review(
     )
     write_text(folder / "README.txt", readme)
     write_json(folder / RECORD, {**record, "exported": exported})
-    write_json(run.folder / REVIEWS, {"folders": sorted({*review_folders(run.folder), str(folder)})})
-    return folder, chosen
 
 
 def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, str]) -> None:
@@ -126,10 +156,12 @@ def earlier_record(folder: Path, name: str, model: Path) -> dict[str, Any]:
     Raises:
         StateError: the folder holds something else, or is of another ``model``.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not visible(folder):
         return {}
     file = folder / name
     found = read_json(file) if file.is_file() else {}
+    if not isinstance(found, dict):
+        found = {}
     if found.get("model") != str(model):
         raise StateError(
             Problem(
@@ -141,7 +173,7 @@ def earlier_record(folder: Path, name: str, model: Path) -> dict[str, Any]:
                 fix="choose another folder with -o",
             )
         )
-    return found
+    return dict(found)
 
 
 def _options(workspace: Workspace, model: Path) -> str:

@@ -8,10 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pcl_auto.annotation.review import earlier_record
+from pcl_auto.annotation.review import earlier_record, output_folder
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.method.pseudo_labels import KEPT
 from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardized, uncertainty
@@ -21,7 +22,11 @@ from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, r
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, table_cell, write_json, write_text
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.output import sole_writer_in
 from pcl_auto.workspace.processes import output_to
+
+if TYPE_CHECKING:
+    import torch
 
 RECORD = "suggestions.json"
 TABLE = "suggestions.csv"
@@ -68,13 +73,23 @@ def suggest_cases(
     Raises:
         StateError: no pseudo-labels, no checkpoint, or a folder with other content.
         NumericalError: the network's output is not finite.
-        UsageError: no such device.
+        UsageError: no such device, or a folder that others read.
+        LockedError: another process writes into the folder.
     """
     chosen = choose_device(device)
     run = read_run(run_folder(model))
+    last_round(run)  # there is one
+    folder = output_folder(output, run.folder / "suggest")
+    with sole_writer_in(folder):
+        return folder, _suggest(run, workspace, folder, number, chosen, listener)
+
+
+def _suggest(
+    run: RunFacts, workspace: Workspace, folder: Path, number: int, device: torch.device, listener: Listener
+) -> list[Suggestion]:
+    """Choose cases, and write the folder."""
     last, stored = last_round(run)
-    folder = (output or run.folder / "suggest").resolve()
-    earlier_record(folder, RECORD, run.folder.parent)
+    earlier = earlier_record(folder, RECORD, run.folder.parent)
     data = workspace.dataset(run.identity["dataset"])
     planned = read_plan(data).cases
     checkpoint = last_checkpoint(run.folder)
@@ -85,7 +100,7 @@ def suggest_cases(
         from pcl_auto.nnunet.inference.case_features import features_of
 
         found = features_of(
-            run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES, chosen,
+            run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES, device,
             lambda done, total: listener("features", {"done": done, "total": total}),
         )  # fmt: skip
     vectors = standardized(np.array([found[case].vector for case in [*cases, *labeled]]))
@@ -112,9 +127,16 @@ def suggest_cases(
         for row in diverse_batch(own, known, weights, number)
     ]
     _write(run, last.number, stored, planned, suggestions, folder)
-    for case in set(cases) - {entry.case for entry in suggestions}:
-        (folder / f"{case}.png").unlink(missing_ok=True)  # of an earlier suggestion
-    return folder, suggestions
+    for case in _suggested(earlier) & set(cases) - {entry.case for entry in suggestions}:
+        (folder / f"{case}.png").unlink(missing_ok=True)
+    return suggestions
+
+
+def _suggested(record: Mapping[str, Any]) -> set[str]:
+    """Return the cases of an earlier suggestion, whose pictures are ours."""
+    entries = record.get("suggestions")
+    cases = [entry.get("case") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return {case for case in cases if isinstance(case, str)}
 
 
 def _dice_between_rounds(run: RunFacts, cases: Sequence[str]) -> np.ndarray:

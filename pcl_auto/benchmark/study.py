@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problem
 from pcl_auto.benchmark.train_and_score import Job, do_job
 from pcl_auto.data.dataset.decathlon import find_task
 from pcl_auto.data.labels import foreground, ignore_value
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.training.run_settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import recorded_recipe
@@ -27,11 +28,13 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import finite, read_json, write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.output import refuse_input_folder
 from pcl_auto.workspace.run_record import refuse_changes
 
 SCHEMA_VERSION = 2
 DEFAULT_ARMS = ",".join([*BASELINE_ARMS, "default", ALL_LABELS])
 DEFAULT_DRAWS = 6
+RESULTS = ("results.json", "results.csv", "results.png")
 
 
 @dataclass(frozen=True)
@@ -275,8 +278,10 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         problems += error.problems
     if problems or base is None or held_out is None:
         raise UsageError(problems)
+    folder = (request.folder or workspace.results.parent / "benchmarks" / data.name).resolve()
+    _refuse_others(folder)
     return Study(
-        folder=(request.folder or workspace.results.parent / "benchmarks" / data.name).resolve(),
+        folder=folder,
         data=data,
         plan=plan,
         configuration=configuration,
@@ -291,6 +296,26 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         device=request.device,
         workers=request.workers,
     )
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder that others read, or whose results are of something else than a benchmark.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    refuse_input_folder(folder, "--folder")
+    first = folder / RESULTS[0]
+    try:
+        content = read_json(first) if first.is_file() else None
+    except StateError:
+        content = None
+    if isinstance(content, dict) and {"runs_done", "runs_wanted"} <= content.keys():
+        return
+    taken = [folder / name for name in RESULTS if os.path.lexists(folder / name)]
+    if taken:
+        what, fix = "something else has the name of a benchmark's results", "name another folder with --folder"
+        raise UsageError([Problem("output.not-ours", what, str(path), fix) for path in taken])
 
 
 def _label_problems(plan: Plan, arms: list[Arm], numbers: list[int], held_out: int) -> list[Problem]:

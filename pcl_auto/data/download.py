@@ -20,6 +20,7 @@ from pcl_auto.workspace.atomic import STAGING, publish, staging_folder
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.workspace.output import refuse_input_folder
 from pcl_auto.workspace.resources import require_room
 
 # --- The ten archives of the Medical Segmentation Decathlon.
@@ -276,8 +277,10 @@ def download_task(
         DataError: what came is not the decathlon's archive, by its checksum or by its members.
         LockedError: another process downloads the same task to the same folder.
         ResourceError: the network or the disk does not suffice.
-        UsageError: the folder holds something else under the task's name, or ``base_url`` is no address.
+        UsageError: the folder holds something else under the task's name, or is a data set or model itself; or
+            ``base_url`` is no address.
     """
+    refuse_input_folder(folder, data=True)
     target = folder / archive.name
     staging = folder / STAGING / f"{archive.name}.download"
     if not staging.exists() and _is_there(target):

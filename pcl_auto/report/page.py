@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pcl_auto.errors import Problem, UsageError
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.report.baseline import compare_to_baseline
 from pcl_auto.report.curves import run_curves
@@ -26,6 +27,8 @@ from pcl_auto.workspace.files import printable, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 REPORT = "report.html"
+# Of all reports since version 0.1.
+_TITLE_END, _MAX_HEAD_BYTES = b": pclauto report</title>", 2**16
 MAX_BYTES = 15_000_000
 _COSTS = {"wall_s": "time", "memory_mb": "memory", "gpu_memory_mb": "GPU memory", "disk_mb": "disk"}
 
@@ -51,12 +54,26 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
 
     Raises:
         StateError: there is no run, or its files are damaged.
+        UsageError: something that is no report of ours has the name of ``target``.
     """
     folder = run_folder(model)
     target = folder / REPORT if target is None else target
+    _refuse_another_file(target)
     run = read_run(folder)
     write_text(target, render(run, workspace))
     return target
+
+
+def _refuse_another_file(target: Path) -> None:
+    """Refuse to write over what no report of ours is, such as a label."""
+    if not os.path.lexists(target):
+        return
+    if target.is_file():
+        with target.open("rb") as file:
+            if _TITLE_END in file.read(_MAX_HEAD_BYTES):
+                return
+    what, fix = "a file that is no report of pclauto has this name", "choose another name with -o"
+    raise UsageError(Problem("output.not-ours", what, str(target), fix))
 
 
 def report_of_training(folder: Path, workspace: Workspace) -> tuple[Path | None, str]:

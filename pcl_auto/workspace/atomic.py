@@ -82,14 +82,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def publish(whole: Path, target: Path) -> None:
     """Sync the file or folder ``whole`` and give it the name ``target``, on the same file system.
 
-    A folder of that name is removed first.
+    A folder of that name is removed first, if it is a folder that takes its place.
     """
     _fault("sync")
     for path in (whole, *whole.rglob("*")) if whole.is_dir() else (whole,):
         if not path.is_symlink():
             _sync(path)
     _fault("rename")
-    if target.is_dir():
+    if whole.is_dir() and target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     whole.replace(target)
     _fault("renamed")

@@ -57,20 +57,21 @@ def contains(folder: Path, path: Path) -> bool:
     return any(same_file(folder, parent) for parent in path.resolve().parents)
 
 
-def refuse_input_folder(folder: Path, option: str = "-o", *, review: bool = False) -> None:
+def refuse_input_folder(folder: Path, option: str = "-o", *, review: bool = False, data: bool = False) -> None:
     """Refuse to write into a folder that others read: of a data set, a plan, a model, or of masks being corrected.
 
     Args:
         folder: there already or not.
         option: that names it.
         review: whether a review may go where an earlier one is.
+        data: whether data sets may go where nnU-Net looks for them.
 
     Raises:
         UsageError: it is such a folder, or lies in one.
     """
     real = folder.resolve()
     for place in (real, *real.parents):
-        if kind := _kind(place, real.relative_to(place).parts, review=review):
+        if kind := _kind(place, real.relative_to(place).parts, review=review, data=data):
             raise UsageError(
                 Problem(
                     code="output.input-folder",
@@ -83,12 +84,16 @@ def refuse_input_folder(folder: Path, option: str = "-o", *, review: bool = Fals
             )
 
 
-def _kind(place: Path, below: tuple[str, ...], *, review: bool) -> str:
+def _kind(place: Path, below: tuple[str, ...], *, review: bool, data: bool) -> str:
     """Return what a folder, or one ``below`` it, is that no output belongs in; empty if nothing."""
     name = place.name.casefold()
-    if name == _WORKSPACE[1] or (not below and name in _WORKSPACE):
+    if name == _WORKSPACE[1] or (not below and name in _WORKSPACE and not (data and name == _WORKSPACE[0])):
         return "a folder of nnU-Net"
-    if not below and any((place / folder).is_dir() for folder in ("nnUNet_preprocessed", "nnUNet_results")):
+    if (
+        not below
+        and not data
+        and any((place / folder).is_dir() for folder in ("nnUNet_preprocessed", "nnUNet_results"))
+    ):
         return "a workspace"
     if (place / "dataset.json").is_file():
         if (place / "plans.json").is_file():

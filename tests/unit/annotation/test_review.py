@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from refusal import refused
 
-from pcl_auto.annotation.review import _refuse_edited, worst_first
-from pcl_auto.errors import DataError, StateError
+from pcl_auto.annotation.review import RECORD, _refuse_edited, earlier_record, output_folder, worst_first
+from pcl_auto.annotation.suggest import _suggested
+from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.training.continuation import _masks_in, remaining
 from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.output import sole_writer_in
 
 RECIPE = Recipe(name="mine", schedule=Schedule(steps_per_epoch=10, supervised_epochs=4, rounds=3, epochs_per_round=2))
 
@@ -48,6 +50,30 @@ def test_the_rounds_that_are_left(done: int, left: int) -> None:
 def test_as_long_as_asked_for(epochs: int, rounds: int, each: int) -> None:
     found = remaining(RECIPE, 10, epochs)
     assert (found.schedule.rounds, found.schedule.epochs_per_round, found.name) == (rounds, each, f"mine_e{epochs}")
+
+
+def test_a_folder_of_others_is_no_place_for_a_review(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    with sole_writer_in(tmp_path / "new"):  # leaves hidden files there
+        assert earlier_record(tmp_path / "new", RECORD, model) == {}
+    (tmp_path / "taken").mkdir()
+    for content in ('{"model": "/another"}', "[]"):
+        (tmp_path / "taken" / RECORD).write_text(content)
+        with pytest.raises(StateError):
+            earlier_record(tmp_path / "taken", RECORD, model)
+    default = tmp_path / "run" / "review"
+    assert output_folder(None, default) == output_folder(default, default) == default
+    (tmp_path / "review" / "corrected").mkdir(parents=True)
+    (tmp_path / "review" / RECORD).touch()
+    assert output_folder(tmp_path / "review", default, review=True) == tmp_path / "review"
+    for folder in (tmp_path / "review", tmp_path / "review" / "corrected"):
+        with refused(UsageError, "output.input-folder"):
+            output_folder(folder, default)
+
+
+def test_pictures_that_no_suggestion_named_stay() -> None:
+    assert _suggested({"suggestions": [{"case": "a"}, {"case": 7}, "b", {}]}) == {"a"}
+    assert _suggested({}) == _suggested({"suggestions": 7}) == set()
 
 
 def test_an_edit_where_it_was_exported_is_not_written_over(tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from refusal import codes, refused
 
-from pcl_auto.benchmark.study import BenchmarkRequest, Study, find_planned, request_problems, resolve_study, run_study
+from pcl_auto.benchmark.study import (
+    RESULTS,
+    BenchmarkRequest,
+    Study,
+    _refuse_others,
+    find_planned,
+    request_problems,
+    resolve_study,
+    run_study,
+)
 from pcl_auto.benchmark.train_and_score import Job
 from pcl_auto.data.split import Split
 from pcl_auto.errors import StateError, UsageError
@@ -279,3 +288,16 @@ def test_held_out_cases_are_no_labels_to_learn_from(workspace: Workspace) -> Non
         resolved(workspace, replace(REQUEST, test_cases=9))
     with refused(UsageError, "benchmark.two-kinds-of-test"):
         resolved(workspace, replace(REQUEST, test_cases=1, test_labels=Path("labels")))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_of_something_else_are_not_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('["mine"]')
+    with refused(UsageError, "output.not-ours"):
+        _refuse_others(tmp_path)
+    for other in RESULTS:
+        (tmp_path / other).write_text('{"runs_done": 1, "runs_wanted": 2}')
+    _refuse_others(tmp_path)
+    (tmp_path / "dataset.json").touch()
+    with refused(UsageError, "output.input-folder"):
+        _refuse_others(tmp_path)

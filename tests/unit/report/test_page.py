@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusal import refused
 from report_files import write_run, write_scores
 
 import pcl_auto.report
+from pcl_auto.errors import UsageError
 from pcl_auto.method.confidence import Reference, assess
 from pcl_auto.report import scans as shown
 from pcl_auto.report.overlays import Volume
@@ -259,6 +262,23 @@ def test_a_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere.html"
     assert write_report(write_run(workspace.results), workspace, target) == target
     assert target.is_file()
+
+
+def test_a_report_replaces_reports_alone(tmp_path: Path) -> None:
+    workspace, target = Workspace.at(tmp_path, "test"), tmp_path / "elsewhere.html"
+    model = write_run(workspace.results)
+    for _ in range(2):
+        write_report(model, workspace, target)
+    label, folder = tmp_path / "label.nii.gz", tmp_path / "folder.html"
+    label.write_bytes(b"a label")
+    (tmp_path / "link.html").symlink_to(label)
+    (folder / "mine").mkdir(parents=True)
+    os.mkfifo(tmp_path / "fifo.html")
+    for other in (label, tmp_path / "link.html", folder, tmp_path / "fifo.html"):
+        with refused(UsageError, "output.not-ours"):
+            write_report(model, workspace, other)
+    assert label.read_bytes() == b"a label"
+    assert (folder / "mine").is_dir()
 
 
 def test_what_was_forecast_stands_beside_what_was_measured() -> None:

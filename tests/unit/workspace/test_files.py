@@ -34,6 +34,14 @@ def write_half(target: Path, stop: type[BaseException]) -> None:
         raise stop
 
 
+def test_a_file_takes_the_place_of_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "file.txt"
+    (folder / "mine").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        write_text(folder, "text")
+    assert names(tmp_path) == ["file.txt", "file.txt/mine"]
+
+
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_stopped_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path, stop: type[BaseException]) -> None:
     target = tmp_path / "file.txt"

@@ -62,6 +62,14 @@ def test_a_review_may_go_where_one_is(root: Path) -> None:
         refuse_input_folder(root / "review" / "corrected", review=True)
 
 
+def test_data_sets_may_go_where_nnunet_looks_for_them(root: Path) -> None:
+    for folder in ("work", "work/nnUNet_raw"):
+        refuse_input_folder(root / folder, data=True)
+    for folder in ("Task01_A", "work/nnUNet_preprocessed", "review/corrected"):
+        with refused(UsageError, "output.input-folder"):
+            refuse_input_folder(root / folder, data=True)
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "out")
     with sole_writer_in(tmp_path / "out"):

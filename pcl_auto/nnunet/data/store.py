@@ -24,6 +24,7 @@ from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import read_image, read_label
+from pcl_auto.nnunet.data.thin_scans import spacing_to_keep
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.atomic import publish, staging_folder
 from pcl_auto.workspace.files import link_relative
@@ -60,6 +61,7 @@ class Preprocessing:
         manager = PlansManager(dict(self.plans))
         configuration = manager.get_configuration(self.configuration)
         data, properties = read_image(images)
+        properties["spacing"] = spacing_to_keep(data, properties["spacing"], manager, configuration)
         data, seg, properties = preprocessor_of(configuration).run_case_npy(
             data,
             None if label is None else read_label(label),

@@ -23,6 +23,7 @@ from pcl_auto.nnunet.checkpoint_settings import CheckpointSettings, checkpoint_s
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import Properties, read_image
 from pcl_auto.nnunet.data.orientation import require_nibabels_view, require_reader, turn_for
+from pcl_auto.nnunet.data.thin_scans import spacing_to_keep
 from pcl_auto.nnunet.errors import memory_errors
 from pcl_auto.nnunet.inference.confidence import read_reference
 from pcl_auto.nnunet.inference.export import dtype_of_masks, mask_inside, mask_of, on_scan
@@ -158,7 +159,8 @@ class ModelPredictor:
         demand = self.demand(image, properties, where)
         count = demand.slabs_that_fit(where)
         turn, grid = turn_for(self._reader, properties, where), properties
-        image, properties = turn.forth(image), {**grid, "spacing": turn.of_lengths(grid["spacing"])}
+        image, spacing_mm = turn.forth(image), turn.of_lengths(grid["spacing"])
+        properties = {**grid, "spacing": spacing_to_keep(image, spacing_mm, self.plans, self.configuration)}
         # On a GPU nnU-Net tries a second time with the results in the memory of the machine.
         with memory_errors(lambda: where, "free memory, or predict with --device cpu, or with --no-mirroring"):
             if count > 1:
@@ -234,7 +236,7 @@ class ModelPredictor:
         for slab in split_into_slabs(data.shape[1], count, margin):
             part = data[:, slab.begin : slab.end]
             shape = part.shape[1:]
-            grid = compute_new_shape(shape, spacing_mm, target_mm)
+            grid = np.maximum(compute_new_shape(shape, spacing_mm, target_mm), 1)
             resampled = self.configuration.resampling_fn_data(part, grid, spacing_mm, target_mm)
             logits = self._window.logits(torch.from_numpy(np.ascontiguousarray(resampled)), where)
             found = mask_inside(logits, shape, spacing_mm, self.configuration, self._labels)

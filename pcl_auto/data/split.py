@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import Problem, StateError, UsageError
 
 SCHEMA_VERSION = 1
+_PLAIN_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,250}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _GROUPS = ("labeled", "validation", "unlabeled", "hidden")
 
 
@@ -19,7 +22,11 @@ _GROUPS = ("labeled", "validation", "unlabeled", "hidden")
 class Correction:
     """A pseudo-label that was corrected by hand and is used as the case's label.
 
-    ``mask``: SHA-256 of the corrected mask. ``model``: whose pseudo-label it was, of round ``round``.
+    ``mask``: SHA-256 of the corrected mask. ``model``: whose pseudo-label it was, of round ``round``. Names and mask
+    become parts of paths.
+
+    Raises:
+        ValueError: a field is nothing of the kind.
     """
 
     case: str
@@ -27,6 +34,15 @@ class Correction:
     split: str
     model: str
     round: int
+
+    def __post_init__(self) -> None:
+        names = (self.case, self.split, self.model)
+        if not all(isinstance(name, str) and _PLAIN_NAME.fullmatch(name) for name in names):
+            raise ValueError(f"a correction's case, split and model are plain names, not {names}")
+        if not (isinstance(self.mask, str) and _SHA256.fullmatch(self.mask)):
+            raise ValueError(f"the mask of a correction is a SHA-256, not {self.mask!r}")
+        if type(self.round) is not int:
+            raise ValueError(f"the round of a correction is a number, not {self.round!r}")
 
 
 @dataclass(frozen=True)
@@ -68,10 +84,19 @@ class Split:
 
 
 def from_dict(values: dict[str, Any]) -> Split:
-    """Return the split that :meth:`Split.as_dict` wrote."""
-    history = tuple(Correction(**entry) for entry in values.get("history", ()))
-    labeled, validation, unlabeled, hidden = (tuple(values[group]) for group in _GROUPS)
-    return Split(values["name"], values["seed"], labeled, validation, unlabeled, hidden, history)
+    """Return the split that :meth:`Split.as_dict` wrote.
+
+    Raises:
+        StateError: they are no split.
+    """
+    try:
+        history = tuple(Correction(**entry) for entry in values.get("history", ()))
+        labeled, validation, unlabeled, hidden = (tuple(values[group]) for group in _GROUPS)
+        return Split(values["name"], values["seed"], labeled, validation, unlabeled, hidden, history)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        fix = "restore the record of the split, or remove it and the runs made with it"
+        where, found = "the record of a split", f"{type(error).__name__}: {error}"
+        raise StateError(Problem("split.record-unreadable", "no split", where, fix, found=found)) from error
 
 
 def with_corrections(split: Split, corrections: Sequence[Correction]) -> Split:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.data.formats.suffixes import find_nifti
 from pcl_auto.data.labels import foreground, has_regions, ignore_value
 from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.evaluation.metrics import Evaluation, evaluate
-from pcl_auto.inference.mask_record import MaskRecord, model_of, read_record
+from pcl_auto.inference.mask_record import RECORD, MaskRecord, model_of, read_record
 from pcl_auto.method.label_maps import Classes
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.files import file_digest, read_json, write_json
 
 # Of a model folder.
 SCORES = "evaluations"
@@ -29,8 +31,9 @@ def evaluate_on_record(
 ) -> tuple[Evaluation, Path | None]:
     """Score masks by :func:`pcl_auto.evaluation.metrics.evaluate`; return also the file of scores beside the model.
 
-    There is one if ``pclauto predict`` made the masks in the folder ``predictions`` and their model is unchanged and of
-    a training of pclauto, else None: a record can name any folder. Scores on the same labels replace earlier ones.
+    There is one if ``pclauto predict`` made the masks in the folder ``predictions`` as they are now
+    (:func:`masks_of_others`) and their model is unchanged and of a training of pclauto, else None: a record can name
+    any folder. Scores on the same labels replace earlier ones.
     ``classes`` and ``ignored`` default to the regions and the ignore label of that model.
 
     Raises:
@@ -46,7 +49,8 @@ def evaluate_on_record(
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored
     evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
-    if record is None or model is None or (model / SCORES).is_symlink():
+    cases = [case.id for case in evaluation.cases]
+    if record is None or model is None or (model / SCORES).is_symlink() or masks_of_others(predictions, cases):
         return evaluation, None
     settings = {"labels": str(labels.resolve()), "mirroring": record.made_by.mirroring}
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
@@ -55,6 +59,7 @@ def evaluate_on_record(
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": str(predictions.resolve()),
         **settings,
+        "scored": {case: _digests(predictions / record.scans[case].mask, find_nifti(labels, case)) for case in cases},
         **evaluation.as_dict(),
     }
     try:
@@ -62,6 +67,37 @@ def evaluate_on_record(
     except OSError:  # somebody else's model
         return evaluation, None
     return evaluation, model / SCORES / f"{digest}.json"
+
+
+def masks_of_others(predictions: Path, cases: Sequence[str]) -> list[str]:
+    """List the masks that are not as ``pclauto predict`` has put them on record: their scores are not the model's.
+
+    Of records of version 0.2, which have no digests, those that are younger than the record.
+    """
+    record = read_record(predictions)
+    if record is None:
+        return [*cases]
+    written_ns = (predictions / RECORD).stat().st_mtime_ns
+
+    def is_recorded(case: str) -> bool:
+        entry = record.scans.get(case)
+        mask = None if entry is None else predictions / entry.mask
+        if entry is None or mask is None or not mask.is_file():
+            return False
+        if entry.sha256 is None:
+            return mask.stat().st_mtime_ns <= written_ns
+        return file_digest(mask) == entry.sha256
+
+    return [case for case in cases if not is_recorded(case)]
+
+
+def is_as_scored(scores: Mapping[str, Any], case: str, mask: Path, label: Path) -> bool:
+    """Tell whether mask and label of a case are still those that were scored; scores of version 0.2 do not say."""
+    return case not in scores.get("scored", {}) or scores["scored"][case] == _digests(mask, label)
+
+
+def _digests(mask: Path, label: Path) -> dict[str, str]:
+    return {"mask": file_digest(mask), "label": file_digest(label)}
 
 
 def _refuse_two_models(record: MaskRecord, predictions: Path) -> None:

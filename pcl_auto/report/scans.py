@@ -14,6 +14,7 @@ import numpy as np
 from pcl_auto.data.formats.suffixes import find_nifti
 from pcl_auto.data.formats.volume import read_volume
 from pcl_auto.errors import PclautoError
+from pcl_auto.evaluation.scores import is_as_scored
 from pcl_auto.inference.mask_record import MaskEntry, read_record, recorded_sources
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import read_image
@@ -85,7 +86,7 @@ def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None, max_slices
     panels = []
     for role, row in best_median_worst([{"case": case} for _, case in ranked]):
         case = row["case"]
-        read = partial(_scored, case, masks, labels, scans)
+        read = partial(_scored, case, masks, labels, scans, scores)
         panels.append(_panel(role, case, f"mean Dice {dice[case]:.3f}", masks, run, read, max_slices))
     return panels
 
@@ -118,7 +119,9 @@ def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int,
     return Volume(image[:].transpose(0, *(back + 1)), labels, spacing.tolist(), direction)
 
 
-def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, MaskEntry]) -> Volume:
+def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, MaskEntry], scores: Mapping[str, Any]) -> Volume:
+    if not is_as_scored(scores, case, masks / scans[case].mask, find_nifti(labels, case)):
+        raise ValueError("mask or label is no longer the one that was scored")
     mask = read_volume(masks / scans[case].mask)
     image, _ = read_image(recorded_sources(scans[case]))
     arrays = {PREDICTION: mask.voxels[0], LABEL: read_volume(find_nifti(labels, case)).voxels[0]}

@@ -224,7 +224,8 @@ def _gzipped(mask: Path) -> bytes:
 
 
 def _keep(mask: Path, target: Path) -> None:
-    if target.is_file():
+    content = mask.read_bytes() if mask.name.lower().endswith(".gz") else _gzipped(mask)
+    if target.is_file() and target.read_bytes() == content:
         return
     with atomic_path(target) as temporary:
-        temporary.write_bytes(mask.read_bytes() if mask.name.lower().endswith(".gz") else _gzipped(mask))
+        temporary.write_bytes(content)

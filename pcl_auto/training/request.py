@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.run_record import FINAL, is_trained
 
 JOINT_TRAINER, SUPERVISED_TRAINER = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
+# Of a split, from the name of a file.
+_NAME = re.compile(r"[A-Za-z0-9](?!.*__)[A-Za-z0-9._-]{0,119}")
 # Names in plans files must not hold nnU-Net's separator.
 PLANS_PREFIX = "nnUNetPlans"
 
@@ -177,6 +180,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     data = workspace.dataset(request.dataset)
     plan = read_plan(data)
     split = apart_from_recorded(resolve_split(request, plan), data)
+    refuse_overridden_labels(split, data)
     plan = replace(plan, corrected={case: data.correction_file(case, mask) for case, mask in split.corrected.items()})
     labels = {case: label.digest for case, label in check_inputs(plan, split, data).items()}
     recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
@@ -333,10 +337,13 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
     if request.split_file is not None:
         labeled, validation, history = _read_split_file(request.split_file)
         if history:
-            plain = [case for case in labeled if case not in {entry.case for entry in history}]
+            corrected = {entry.case for entry in history}
+            plain = [case for case in labeled if case not in corrected]
             chosen = choose_split(with_label, without_label, labeled=plain, validation=validation, seed=request.seed)
+            if wrong := corrected - ({*labeled} & {*chosen.unlabeled}):
+                raise UsageError([_not_corrected(case, str(request.split_file)) for case in sorted(wrong)])
             name = request.split_file.stem.split("_plus")[0]
-            return with_corrections(replace(chosen, name=name), history)
+            return with_corrections(replace(chosen, name=name) if _NAME.fullmatch(name) else chosen, history)
         return choose_split(with_label, without_label, labeled=labeled, validation=validation, seed=request.seed)
     if request.labeled_cases:
         remaining = [case for case in with_label if case not in request.labeled_cases]
@@ -350,6 +357,32 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
         )
     return draw_split(
         with_label, without_label, labeled=request.labeled, validation=request.validation, seed=request.seed
+    )
+
+
+def refuse_overridden_labels(split: Split, data: DatasetFolder) -> None:
+    """Make sure that corrections stand in for no label: each is of a case that the split it names kept unlabeled.
+
+    Raises:
+        UsageError: corrections of other cases, or of splits that are not on record.
+    """
+    problems = []
+    for entry in split.history:
+        file = data.split_file(entry.split)
+        before = from_dict(read_json(file)) if file.is_file() else None
+        if before is None or entry.case not in {*before.unlabeled, *before.corrected}:
+            problems.append(_not_corrected(entry.case, str(file)))
+    if problems:
+        raise UsageError(problems)
+
+
+def _not_corrected(case: str, where: str) -> Problem:
+    return Problem(
+        code="split.not-corrected",
+        what=f"case {case!r} of the history has no pseudo-label that could have been corrected",
+        where=where,
+        expected="an unlabeled case of the split that the correction names, listed as labeled since",
+        fix="take the case out of the history, or restore the split that was recorded",
     )
 
 

@@ -43,7 +43,7 @@ def perturbed(shared_folder: Path, five_labels: Path) -> Path:
             scramble(folder / "Task99_Phantom" / "labelsTr" / f"{case}.nii.gz", number)
         shell.pclauto("plan", "Task99_Phantom", *PLAN_OPTIONS)
         # Among the pseudo-labels of the second round.
-        killed = shell.python("-m", "pcl_auto", *TRAIN, PCLAUTO_FAULT="sync:33", pictures=False)
+        killed = shell.python("-m", "pcl_auto", *TRAIN, PCLAUTO_FAULT="sync:34", pictures=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert [event["epoch"] for event in events(folder, "epoch")] == [1, 2, 3, 4]
         cases = fold(folder) / "pseudo_labels" / "round_2" / "cases"

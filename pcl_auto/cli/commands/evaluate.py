@@ -34,7 +34,8 @@ def evaluate(
 
     A class that neither mask holds is not scored. A class that only one of them holds has Dice 0 and no HD95.
     """
-    from pcl_auto.evaluation.scores import evaluate_on_record
+    from pcl_auto.evaluation.scores import evaluate_on_record, masks_of_others
+    from pcl_auto.inference.mask_record import RECORD
 
     terminal = Terminal()
     evaluation, kept = evaluate_on_record(predictions, labels, ignored=ignore, allow_missing=allow_missing)
@@ -43,6 +44,10 @@ def evaluate(
         terminal.json(result)
     else:
         _render(terminal, result)
+    changed = [] if kept else masks_of_others(predictions, [case.id for case in evaluation.cases])
+    if changed and (predictions / RECORD).is_file():
+        names = ", ".join(changed[:MAX_NAMED]) + (", …" if len(changed) > MAX_NAMED else "")
+        terminal.print_line(f"not kept with the model, which did not make these masks as they are now: {names}")
     if kept is not None:
         terminal.print_line(f"kept with the model, for `pclauto report`: {kept}")
 

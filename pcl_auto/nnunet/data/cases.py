@@ -6,7 +6,10 @@ nnU-Net unpickles a case's properties, and a blosc2 file may hold a recipe in pl
 
 from __future__ import annotations
 
+import math
 import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ _ALLOWED = {
 # What a blosc2 file's header calls the recipes that it may hold, in msgpack.
 _RECIPES = (b"\xa9LazyArray", b"\xacproxy-source", b"\xa3b2o")
 _HEADER_LENGTH_AT = 12
+# What blosc2 says of blocks that it cannot decompress.
+_DAMAGED = "Error while getting"
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -53,11 +58,29 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         try:
             _refuse_recipe(file)
             array = blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a damaged header may raise anything
             raise _unusable(file, "a blosc2 array", str(error)) from error
         if not isinstance(array, blosc2.NDArray):
             raise _unusable(file, "a blosc2 array", type(array).__name__)
+        # Before memory is taken for it.
+        if not 0 < math.prod(array.shape) * array.dtype.itemsize <= array.schunk.nbytes:
+            raise _unusable(file, f"an array of {array.schunk.nbytes} bytes", f"one of shape {array.shape}")
         return array
+
+
+@contextmanager
+def reading(place: Callable[[], Path]) -> Iterator[None]:
+    """While voxels of stored cases in the folder ``place()`` are read, which blosc2 does when they are indexed.
+
+    Raises:
+        StateError: a file is damaged.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(_DAMAGED):
+            raise
+        raise _unusable(place(), "a blosc2 array", str(error)) from error
 
 
 def read_properties(file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pcl_auto.method.mirroring import AxisSymmetry, axis_symmetries, thumbnail
-from pcl_auto.nnunet.data.cases import StoredCases
+from pcl_auto.nnunet.data.cases import StoredCases, reading
 
 # Reading whole scans takes time, and the nearest of so many is near.
 MAX_CASES = 48
@@ -20,7 +20,8 @@ def stored_symmetries(store: Path, cases: Sequence[str]) -> list[AxisSymmetry]:
     if len(chosen) > MAX_CASES:
         chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, MAX_CASES).round().astype(int)]
     scans = StoredCases(str(store), chosen)
-    return axis_symmetries([thumbnail(scans.load_case(case)[0][:]) for case in chosen])
+    with reading(lambda: store):
+        return axis_symmetries([thumbnail(scans.load_case(case)[0][:]) for case in chosen])
 
 
 def mirror_axes(symmetries: Sequence[AxisSymmetry], dimensions: int) -> tuple[int, ...] | None:

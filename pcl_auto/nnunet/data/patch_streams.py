@@ -16,7 +16,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, split_with_sizes
 
 from pcl_auto.errors import Problem, ResourceError
-from pcl_auto.nnunet.data.cases import StoredCases
+from pcl_auto.nnunet.data.cases import StoredCases, reading
 
 # How often a training that waits for its workers looks whether they live.
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -74,9 +74,11 @@ def next_batch(stream: Any) -> dict[str, Any]:
 
     Raises:
         ResourceError: a worker process is gone.
+        StateError: a stored case is damaged.
     """
     if not isinstance(stream, NonDetMultiThreadedAugmenter):
-        return next(stream)
+        with reading(lambda: Path(loader_of(stream)._data.source_folder)):
+            return next(stream)
     if not stream.initialized:
         stream._start()
     while True:

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from pcl_auto.errors import Problem, StateError
+from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.method.label_maps import Classes
 from pcl_auto.method.pseudo_labels import KEPT, LedgerRow, assess_pseudo_label, drop_disagreeing, drop_outside
-from pcl_auto.nnunet.data.cases import StoredCases
+from pcl_auto.nnunet.data import store_records
+from pcl_auto.nnunet.data.cases import StoredCases, reading
+from pcl_auto.nnunet.data.store import case_files
 from pcl_auto.recipe.settings import PseudoLabelFilter
-from pcl_auto.workspace.files import write_text
+from pcl_auto.workspace.files import read_json, write_json, write_text
 
 # Beside nnU-Net's own properties of a case.
 AGREEMENT_KEY = "pclauto_agreement"
@@ -40,6 +42,11 @@ class RoundFolder:
         return self.path / "ledger.csv"
 
     @property
+    def checksums(self) -> Path:
+        """Checksums of the files in :attr:`cases`, as they were written; rounds of version 0.2 have none."""
+        return self.path / "checksums.json"
+
+    @property
     def complete(self) -> bool:
         """True once every case of the round was pseudo-labeled."""
         return self.ledger.is_file()
@@ -58,7 +65,8 @@ def last_check_folder(run: Path) -> RoundFolder:
 def read_labels(folder: Path, case: str) -> np.ndarray:
     """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
     _, seg, _, _ = StoredCases(str(folder), [case]).load_case(case)
-    labels: np.ndarray = np.maximum(seg[0], 0)
+    with reading(lambda: folder):
+        labels: np.ndarray = np.maximum(seg[0], 0)
     return labels
 
 
@@ -95,6 +103,8 @@ def keep_ledger(
         rows = drop_outside(rows)
     if chosen.min_agreement:
         rows = drop_disagreeing(rows, chosen.min_agreement)
+    files = [file for case in cases for file in case_files(folder.cases, case)[1:]]
+    write_json(folder.checksums, store_records.checksums(files))
     _write_ledger(folder, [row.as_dict() for row in rows])
     return rows
 
@@ -116,7 +126,8 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
     """Read the cases that the round trains on from its ledger.
 
     Raises:
-        StateError: one of the ``labeled`` is among them: a pseudo-label never stands in for a label.
+        StateError: one of the ``labeled`` is among them: a pseudo-label never stands in for a label. Or files of the
+            round are not as they were written.
     """
     used = [row["case"] for row in _read_ledger(folder) if row["used"] == "1"]
     if not set(used).isdisjoint(labeled):
@@ -129,7 +140,29 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
                 fix="remove the folder of the round and repeat the command: it makes the pseudo-labels again",
             )
         )
+    if damaged := _damaged(folder, used):
+        raise StateError(
+            Problem(
+                code="run.pseudo-label-damaged",
+                what="pseudo-labels are not as they were written",
+                where=str(folder.cases),
+                found=format_names(damaged),
+                fix="restore the folder, or train again with --restart",
+            )
+        )
     return used
+
+
+def _damaged(folder: RoundFolder, cases: Iterable[str]) -> list[str]:
+    """List the cases whose files are not those of the round, or whose image is that of another case."""
+    if not folder.checksums.is_file():
+        return []
+    recorded, damaged = read_json(folder.checksums), []
+    for case in cases:
+        image, *labels = case_files(folder.cases, case)
+        if image.resolve().name != image.name or not store_records.hold(labels, recorded):
+            damaged.append(case)
+    return damaged
 
 
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:

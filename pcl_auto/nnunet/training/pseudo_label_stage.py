@@ -18,7 +18,7 @@ from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.method.pseudo_labels import LedgerRow
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
-from pcl_auto.nnunet.data.cases import StoredCases
+from pcl_auto.nnunet.data.cases import StoredCases, reading
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.data.pseudo_label_files import AGREEMENT_KEY, RoundFolder
 from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, save_label
@@ -132,7 +132,8 @@ def predict_round(
     for index, case in enumerate(cases):
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
-            image = data[:]
+            with reading(lambda: store):
+                image = data[:]
             labels = keep_largest(label_map(segment, labels_of, image), one_piece)[None]
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)

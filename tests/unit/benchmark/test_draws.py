@@ -9,9 +9,9 @@ from pairs import in_pairs
 from refusal import refused
 from tiny_labels import write_label
 
-from pcl_auto.benchmark.draws import draw_labeled, show_every_class
+from pcl_auto.benchmark.draws import draw_labeled, show_every_class, values_in
 from pcl_auto.data.split import draw_split
-from pcl_auto.errors import UsageError
+from pcl_auto.errors import DataError, UsageError
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
@@ -108,3 +108,16 @@ def test_draws_differ(workspace: Workspace, task: Path) -> None:
     drawn = {draw_labeled(plan, "", labeled=2, draw=draw).labeled for draw in range(12)}
     assert drawn <= set(combinations("abcd", 2))
     assert len(drawn) > 2
+
+
+def test_f69_a_label_is_read_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "a.nii.gz"
+    write_label(file, 1)
+    assert values_in(file, (0, 1, 2)) == {0, 1}
+    other = tmp_path / "b.nii.gz"
+    write_label(other, 7)
+    with refused(DataError, "label.undeclared-values"):
+        values_in(other, (0, 1, 2))
+    other.write_bytes(file.read_bytes()[:-9])
+    with refused(DataError, "data.truncated"):
+        values_in(other, (0, 1))

@@ -20,7 +20,7 @@ from pcl_auto.data.split import (
     from_dict,
     with_corrections,
 )
-from pcl_auto.errors import UsageError
+from pcl_auto.errors import StateError, UsageError
 
 WITH_LABEL = [f"case_{number:02d}" for number in range(10)]
 WITHOUT_LABEL = [f"scan_{number}" for number in range(4)]
@@ -226,3 +226,11 @@ def test_labels_that_a_split_keeps_closed_are_not_handed_out() -> None:
     for case in (split.hidden[0], "u", "unknown"):
         with pytest.raises(ValueError, match=case):
             split.refuse_closed_labels([*split.labeled, case])
+
+
+@pytest.mark.parametrize("values", [[], {}, {"labeled": 3}, "history"])
+@pytest.mark.parametrize("history", [None, [{"case": "../a"}], [3], {"a": 1}])
+def test_f72_a_record_that_is_no_split(values: Any, history: Any) -> None:
+    content = {**draw_split(["a", "b"], ["c"], labeled=1).as_dict(), "history": history}
+    with refused(StateError, "split.record-unreadable"):
+        from_dict(values if history is None else content)

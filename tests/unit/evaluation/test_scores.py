@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from kept_times import keeping_times
 from refusal import refused
 
 from pcl_auto.cli.commands import evaluate as command
 from pcl_auto.errors import StateError
-from pcl_auto.evaluation.scores import SCORES, evaluate_on_record
+from pcl_auto.evaluation.scores import SCORES, evaluate_on_record, is_as_scored, masks_of_others
 from pcl_auto.inference.mask_record import RECORD
+from pcl_auto.workspace.files import file_digest
 
 
 @pytest.fixture
@@ -30,6 +33,8 @@ def predicted(tmp_path: Path) -> Path:
     state = [checkpoint.stat().st_size, checkpoint.stat().st_mtime_ns]
     record = {"model": str(tmp_path / "model"), "mirroring": True}
     record["checkpoints"] = {"fold_all/checkpoint_final.pth": state}
+    digest = file_digest(tmp_path / "out" / "a.nii.gz")
+    record["scans"] = {"a": {"mask": "a.nii.gz", "sha256": digest, "files": [[["/scans/a.nii.gz", 1, 2]]]}}
     (tmp_path / "out" / RECORD).write_text(json.dumps(record))
     return tmp_path
 
@@ -51,6 +56,40 @@ def test_masks_of_a_model_that_was_trained_again_are_not_its_own(predicted: Path
 
 def test_masks_from_elsewhere_leave_no_record(predicted: Path) -> None:
     (predicted / "out" / RECORD).unlink()
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+
+
+def test_f73_masks_that_changed_are_scored_but_are_not_the_models(
+    predicted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scores = evaluate_on_record(predicted / "out", predicted / "labels")[1]
+    content = json.loads(Path(str(scores)).read_text())
+    mask, drawn = predicted / "out" / "a.nii.gz", predicted / "labels" / "a.nii.gz"
+    assert is_as_scored(content, "a", mask, drawn)
+    keeping_times(mask, lambda file: nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), file))
+    assert not is_as_scored(content, "a", mask, drawn)
+    assert is_as_scored({}, "a", mask, drawn)  # of version 0.2
+    Path(str(scores)).unlink()
+    evaluation, kept = evaluate_on_record(predicted / "out", predicted / "labels")
+    assert (evaluation.as_dict()["mean"]["dice"] < 1, kept) == (True, None)
+    assert not list((predicted / "model" / SCORES).iterdir())
+    command.evaluate(predicted / "out", predicted / "labels")
+    assert "which did not make these masks as they are now: a" in capfd.readouterr().err
+
+
+def test_f73_a_mask_that_somebody_added_is_not_the_models(predicted: Path) -> None:
+    for folder in ("out", "labels"):
+        (predicted / folder / "b.nii.gz").write_bytes((predicted / folder / "a.nii.gz").read_bytes())
+    assert masks_of_others(predicted / "out", ["a", "b"]) == ["b"]
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+
+
+def test_f73_masks_of_version_02_are_known_by_their_time(predicted: Path) -> None:
+    record = json.loads((predicted / "out" / RECORD).read_text())
+    del record["scans"]["a"]["sha256"]
+    (predicted / "out" / RECORD).write_text(json.dumps(record))
+    assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is not None
+    os.utime(predicted / "out" / "a.nii.gz", ns=(2**62, 2**62))
     assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
 
 

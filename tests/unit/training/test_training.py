@@ -296,6 +296,7 @@ def test_folds_are_runs_of_one_model(workspace: Workspace) -> None:
 
 def test_folds_are_not_scored_by_corrections(workspace: Workspace, plan: Plan) -> None:
     drawn = resolve_split(TrainRequest(labeled=2), plan)
+    record_split(drawn, workspace.dataset(None))
     mask = save(workspace.preprocessed / "mask.nii.gz", label_map() % 2)
     digest = file_digest(mask)
     corrected = with_corrections(drawn, [Correction("u", digest, drawn.name, "model", 1)])
@@ -306,8 +307,58 @@ def test_folds_are_not_scored_by_corrections(workspace: Workspace, plan: Plan) -
         resolve_runs(TrainRequest(split=corrected, folds=2), workspace)
 
 
+def correction(**changes: Any) -> dict[str, Any]:
+    return {"case": "u", "mask": "a" * 64, "split": "L2_s0", "model": "model", "round": 1, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"case": "../../../u"}, {"case": 3}, {"case": ".."}, {"mask": "../../etc/pa" + "a" * 52}, {"mask": ["a" * 64]},
+        {"mask": "A" * 64}, {"split": "a/b"}, {"split": "../L2_s0"}, {"model": "/tmp"}, {"model": "a\x1bb"},
+        {"round": "1"}, {"round": True}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_f72_a_history_that_leads_elsewhere(plan: Plan, tmp_path: Path, changes: dict[str, Any]) -> None:
+    content = {"labeled": ["a", "u"], "history": [correction(**changes)]}
+    with refused(UsageError, "split.unreadable"):
+        resolve_split(TrainRequest(split_file=written(tmp_path, content)), plan)
+
+
+@pytest.mark.parametrize(
+    ("content", "case"),
+    [
+        ({"labeled": ["a", "x"]}, "x"),  # of no plan
+        ({"labeled": ["a"]}, "u"),  # not said to be labeled
+        ({"labeled": ["a", "b"], "validation": ["b"]}, "b"),
+    ],
+)
+def test_f72_a_history_of_what_is_not_corrected(plan: Plan, tmp_path: Path, content: dict[str, Any], case: str) -> None:
+    file = written(tmp_path, {**content, "history": [correction(case=case)]})
+    with refused(UsageError, "split.not-corrected") as refusal:
+        resolve_split(TrainRequest(split_file=file), plan)
+    assert repr(case) in refusal.problem.what
+
+
+def test_f72_a_history_that_overrides_a_label(workspace: Workspace, plan: Plan, tmp_path: Path) -> None:
+    data = workspace.dataset(None)
+    drawn = resolve_split(TrainRequest(labeled=2), plan)
+    shown, hidden = drawn.labeled[0], drawn.hidden[0]
+    file = written(tmp_path, {"labeled": [*drawn.labeled, hidden], "history": [correction(case=hidden)]})
+    with refused(UsageError, "split.not-corrected"):  # by a split that nobody recorded
+        resolve_run(TrainRequest(split_file=file), workspace)
+    record_split(drawn, data)
+    with refused(StateError, "plan.label-gone"):  # there is no such mask
+        resolve_run(TrainRequest(split_file=file), workspace)
+    file = written(tmp_path, {"labeled": list(drawn.labeled), "history": [correction(case=shown)]})
+    with refused(UsageError, "split.not-corrected") as refusal:
+        resolve_run(TrainRequest(split_file=file), workspace)
+    assert refusal.problem.where == str(data.split_file("L2_s0"))
+
+
 def test_a_corrected_mask_is_the_one_that_was_taken_up(workspace: Workspace, plan: Plan) -> None:
     drawn = resolve_split(TrainRequest(labeled=2), plan)
+    record_split(drawn, workspace.dataset(None))
     corrected = with_corrections(drawn, [Correction("u", "a" * 64, drawn.name, "model", 1)])
     mask = save(workspace.dataset(None).correction_file("u", "a" * 64), label_map() % 2)
     with refused(StateError, "split.correction-changed") as refusal:

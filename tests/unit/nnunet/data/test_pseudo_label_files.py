@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
+from kept_times import flip_bit
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from refusal import refused
 
+from pcl_auto.errors import StateError
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.store import case_files, save_label
 from pcl_auto.nnunet.training.pseudo_label_stage import predict_round
@@ -94,3 +99,49 @@ def test_agreement_is_on_record_and_decides(tmp_path: Path) -> None:
     assert [row.agreement for row in rows] == pytest.approx([0.0, 31 / 192])
     assert pseudo_label_files.used_cases(folder) == ["case1"]
     assert pseudo_label_files._read_ledger(folder)[1]["agreement"] == "0.1615"
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["label", "properties"])
+@pytest.mark.parametrize("damage", [flip_bit, Path.unlink])
+def test_f71_a_round_whose_files_are_damaged_is_not_learned_from(
+    tmp_path: Path, which: int, damage: Callable[[Path], None]
+) -> None:
+    cases = store(tmp_path / "store", 7, 12)
+    folder, _ = make_round(tmp_path, 1, cases, [], PseudoLabelFilter())
+    assert pseudo_label_files.used_cases(folder) == cases
+    damage(case_files(folder.cases, "case1")[which])
+    with refused(StateError, "run.pseudo-label-damaged") as refusal:
+        pseudo_label_files.used_cases(folder)
+    assert refusal.problem.found == "case1"
+    folder.checksums.unlink()  # of version 0.2
+    assert pseudo_label_files.used_cases(folder) == cases
+
+
+def test_f71_a_pseudo_label_stands_beside_its_own_image(tmp_path: Path) -> None:
+    cases = store(tmp_path / "store", 7, 12)
+    folder, _ = make_round(tmp_path, 1, cases, [], PseudoLabelFilter())
+    link = case_files(folder.cases, "case1")[0]
+    link.unlink()
+    link.symlink_to(case_files(tmp_path / "store", "case0")[0])
+    with refused(StateError, "run.pseudo-label-damaged"):
+        pseudo_label_files.used_cases(folder)
+
+
+def test_f71_blocks_that_cannot_be_unpacked(tmp_path: Path) -> None:
+    (case,) = store(tmp_path / "store", 7)
+    file = case_files(tmp_path / "store", case)[1]
+    file.unlink()
+    noise = np.random.default_rng(0).integers(0, 9, (1, *SHAPE)).astype(np.int16)
+    save_label(tmp_path / "store", case, noise, {}, SHAPE)
+    whole, refused_bytes = file.read_bytes(), []
+    for byte in range(len(whole)):
+        file.write_bytes(whole[:byte] + bytes([whole[byte] ^ 255]) + whole[byte + 1 :])
+        # blosc2 does not see all damage; what it sees is never another exception.
+        with suppress(StateError):
+            pseudo_label_files.read_labels(tmp_path / "store", case)
+            continue
+        refused_bytes.append(byte)
+    assert len(refused_bytes) > 100
+    file.write_bytes(whole[:-40])
+    with refused(StateError, "plan.stored-case-unreadable"):
+        pseudo_label_files.read_labels(tmp_path / "store", case)

@@ -86,6 +86,7 @@ class PredictionJob:
         mirroring: bool,
         overwrite: bool,
     ) -> None:
+        refuse_input_folder(output)
         chosen = choose_device(device)
         prepare_environment()
         with output_to(NOWHERE):
@@ -323,7 +324,6 @@ def _apart(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> list[
     Raises:
         UsageError: masks would be written where scans lie, also where a mask would have another name than its scan.
     """
-    refuse_input_folder(output)
     folders = [path for path in inputs if path.is_dir()]
     if any(contains(folder, output) for folder in folders):
         given = set(inputs)

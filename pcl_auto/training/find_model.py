@@ -52,11 +52,9 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
 
 def remember_model(workspace: Workspace, run: Run) -> None:
     """Let the commands that follow take the model of ``run`` where none is named."""
-    earlier = workspace.remembered().get("last_run", {})
-    others = {trainer: model for trainer, model in earlier.items() if trainer != run.trainer}
     # Relative, so that a copy of the workspace means its own; the latest is the last.
     model = run.model.relative_to(workspace.results).as_posix()
-    workspace.remember(last_dataset=run.data.name, last_run={**others, run.trainer: model})
+    workspace.remember(last_dataset=run.data.name, last_run={run.trainer: model})
 
 
 def model_options(workspace: Workspace, model: Path, *, baseline: bool = False) -> str:

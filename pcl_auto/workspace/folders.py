@@ -12,6 +12,7 @@ from typing import Any
 
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
 from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.lock import sole_writer
 
 DEFAULT_FOLDER = "pclauto_work"
 SCHEMA_VERSION = 1
@@ -159,8 +160,14 @@ class Workspace:
         return content
 
     def remember(self, **values: Any) -> None:
-        """Add ``values`` to what this workspace remembers."""
-        write_json(self.state_file, {**self.remembered(), "schema_version": SCHEMA_VERSION, **values})
+        """Add ``values`` to what this workspace remembers; of a table the entries, the new ones last."""
+        with sole_writer(self.state_file, wait=True):
+            before = self.remembered()
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    earlier = {name: each for name, each in before.get(key, {}).items() if name not in value}
+                    values[key] = {**earlier, **value}
+            write_json(self.state_file, {**before, "schema_version": SCHEMA_VERSION, **values})
 
     def planned(self) -> list[DatasetFolder]:
         """Return the data sets that were planned in this workspace, by name."""

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pcl_auto.errors import LockedError, Problem, UsageError
+from pcl_auto.errors import LockedError, Problem, ResourceError, UsageError
 from pcl_auto.workspace.lock import sole_writer
 
 # Hidden, and in the folder itself: the one above may be anybody's, or not writable.
@@ -26,9 +26,14 @@ def sole_writer_in(folder: Path) -> Iterator[None]:
 
     Raises:
         LockedError: another process writes there; the message says which, and since when.
-        OSError: the folder cannot be made or written.
+        ResourceError: the folder cannot be made.
+        OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError) as error:  # as in /proc
+        what, fix = "folder cannot be made", "choose another folder"
+        raise ResourceError(Problem("disk.unwritable", what, str(folder), fix, found=str(error))) from error
     with ExitStack() as stack:
         try:
             stack.enter_context(sole_writer(folder / _LOCK))
@@ -67,10 +72,13 @@ def refuse_input_folder(folder: Path, option: str = "-o", *, review: bool = Fals
         data: whether data sets may go where nnU-Net looks for them.
 
     Raises:
-        UsageError: it is such a folder, or lies in one.
+        UsageError: it is such a folder, or lies in one; or it is no folder.
     """
     real = folder.resolve()
     for place in (real, *real.parents):
+        if place.exists() and not place.is_dir():
+            fix = f"choose another folder with {option}"
+            raise UsageError(Problem("output.no-folder", "a file is where a folder should be", str(place), fix))
         if kind := _kind(place, real.relative_to(place).parts, review=review, data=data):
             raise UsageError(
                 Problem(

@@ -321,6 +321,11 @@ def test_scans_that_a_record_names_are_opened_while_they_are_what_was_segmented(
     record = read_record(tmp_path / "out")
     assert record is not None
     assert recorded_sources(record.scans["a"]) == list(scans[0].files)
+    header, data = tmp_path / "scan.mhd", tmp_path / "scan.raw"
+    for file in (header, data):
+        file.write_bytes(b"of one volume")
+    files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in (header, data)]
+    assert recorded_sources(replace(record.scans["a"], files=[files])) == [header]
     secret = tmp_path / "secret"
     secret.write_text("not to be read")
     for path in (str(secret), "secret", "/dev/zero", str(tmp_path), str(tmp_path / "none")):

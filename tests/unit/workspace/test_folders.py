@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,12 @@ def test_where_a_data_set_keeps_its_files() -> None:
     # nnU-Net lists the labeled view; the case store must not be in it.
     assert not data.store("2d_ab").is_relative_to(data.labeled_view("L2_s0", "2d"))
     assert data.plans_file("nnUNetPlans_x") == data.path / "nnUNetPlans_x.json"
+
+
+def test_what_two_processes_remember_at_once_is_kept(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: workspace.remember(last_run={f"t{number}": "model"}), range(8)))
+    assert len(workspace.remembered()["last_run"]) == 8
+    workspace.remember(last_run={"t3": "another"})
+    assert list(workspace.remembered()["last_run"].items())[-1] == ("t3", "another")

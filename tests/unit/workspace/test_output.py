@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from refusal import refused
 
-from pcl_auto.errors import LockedError, UsageError
+from pcl_auto.errors import LockedError, ResourceError, UsageError
 from pcl_auto.workspace.output import contains, refuse_input_folder, same_file, sole_writer_in, visible
 
 
@@ -54,6 +54,18 @@ def test_folders_that_others_read_are_no_place_for_outputs(
 )  # fmt: skip
 def test_other_folders_are(root: Path, folder: str) -> None:
     refuse_input_folder(root / folder)
+
+
+def test_a_file_is_no_folder(root: Path) -> None:
+    for path in (root / "Task01_A" / "notes" / "x", root / "Task01_A" / "notes" / "x" / "masks"):
+        with refused(UsageError, "output.no-folder"):
+            refuse_input_folder(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_folder_that_cannot_be_made() -> None:
+    with refused(ResourceError, "disk.unwritable"), sole_writer_in(Path("/proc/pclauto/masks")):
+        pass
 
 
 def test_a_review_may_go_where_one_is(root: Path) -> None:

@@ -39,6 +39,9 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     for name in ("Task05_Prostate", "Task04_Hippocampus"):
         shutil.copytree(shell.folder / name, shell.folder / "data" / name)
     shutil.copytree(shell.folder / "Task05_Prostate" / "labelsTs", shell.folder / "labelsTs")
+    (shell.folder / "labelsTr").mkdir()
+    for name in ("scan.nii.gz", "label.nii.gz", "labelsTr/case_01.nii.gz"):
+        shutil.copyfile(next((shell.folder / "labelsTs").iterdir()), shell.folder / name)
     (shell.folder / "mine.toml").write_text((ROOT / "plans" / "quick.toml").read_text())
     (shell.folder / "tiny.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
     return shell

@@ -48,7 +48,7 @@ def repair(
 
     \b
       pclauto repair scan.nii.gz -o repaired/
-      pclauto repair labelsTr/*.nii.gz --values stored -o repaired/
+      pclauto repair labelsTr/case_01.nii.gz --values stored -o repaired/
       pclauto repair label.nii.gz --like scan.nii.gz -o repaired/
 
     The stored voxels stay, and so do the files that are read. Look at the

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +98,20 @@ def test_nothing_is_written_over_and_nothing_damaged_is_repaired(tmp_path: Path)
     with refused(DataError, "data.truncated"):
         repair(file, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "reading-files.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in ("scan.nii.gz", "label.nii.gz", "labelsTr/case_01.nii.gz"):
+        save(tmp_path / name, ramp())
+    commands = re.findall(r"^    pclauto (repair .*? -o repaired/)", page, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0
+        assert Path(result.stdout.strip()).is_file()
+        shutil.rmtree("repaired")
 
 
 def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -80,14 +80,23 @@ class Header:
         """True if stored values differ from the real ones."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
+    @property
+    def real_dtype(self) -> np.dtype[Any]:
+        """Type of the real values, as ITK has them."""
+        if not self.scaled:
+            native: np.dtype[Any] = self.dtype.newbyteorder("=")
+            return native
+        return np.dtype(np.float64 if self.dtype.kind == "f" and self.dtype.itemsize == 8 else np.float32)
+
     def scale(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the real values of stored ones, to the last bit as ITK does."""
         if not self.scaled:
             return stored
-        kind = np.float64 if self.dtype.itemsize == 8 and self.dtype.kind == "f" else np.float32
         with np.errstate(all="ignore"):  # an overflow becomes an infinite voxel, which is reported as such
-            real = stored.astype(kind).astype(np.float64) * self.slope + self.intercept
-            return real.astype(kind)
+            real = stored.astype(self.real_dtype).astype(np.float64)
+            real *= self.slope
+            real += self.intercept
+            return real.astype(self.real_dtype)
 
 
 def header_length(head: bytes) -> int | None:

@@ -59,11 +59,12 @@ def _read_nifti(path: Path, mend: Mend | None) -> LoadedVolume:
     if content is None:
         raise DataError(problems)
     header, stored = content
-    native = stored.dtype.newbyteorder("=")
-    # One channel at a time: scaling takes eight bytes for each voxel.
-    voxels = [header.scale(stored[..., channel].astype(native, copy=False)).T for channel in range(header.channels)]
-    joined = voxels[0][None] if len(voxels) == 1 else np.stack(voxels)
-    return LoadedVolume(joined, header.geometry, grids_of(header), header.fields)
+    voxels = stored.astype(header.real_dtype, copy=False)
+    if header.scaled:
+        # Slice by slice: scaling takes eight bytes for each voxel.
+        for z in range(header.shape[2]):
+            voxels[:, :, z] = header.scale(stored[:, :, z])
+    return LoadedVolume(voxels.transpose(3, 2, 1, 0), header.geometry, grids_of(header), header.fields)
 
 
 def grids_of(header: Header) -> tuple[Grid, ...]:

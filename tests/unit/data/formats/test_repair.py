@@ -110,7 +110,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     for command in commands:
         result = CliRunner().invoke(app, shlex.split(command))
         assert result.exit_code == 0
-        assert Path(result.stdout.strip()).is_file()
+        assert [file.name for file in Path("repaired").iterdir()] == [Path(command.split()[1]).name]
         shutil.rmtree("repaired")
 
 

@@ -60,16 +60,16 @@ def damage(file: Path, place: float = 0.66) -> None:
 def test_f58_damaged_scans_are_refused_beside_sound_ones(tmp_path: Path, model: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
-    for name in (
+    for name in [
         "sound.mha",
         "flipped.mha",
         "cut.mha",
-        "sound.nrrd",
-        "flipped.nrrd",
-        "cut.nrrd",
+        "sound2.nrrd",
+        "flipped2.nrrd",
+        "cut2.nrrd",
         "apart.mhd",
         "apart2.nhdr",
-    ):
+    ]:
         image = SimpleITK.GetImageFromArray(np.frombuffer(scan(), "<f4").reshape(SHAPE))
         SimpleITK.WriteImage(image, str(scans / name), useCompression=True)
     for name in ("flipped.mha", "flipped2.nrrd", "apart.zraw", "apart2.raw.gz"):

@@ -1,4 +1,4 @@
-"""F62: pipes, devices, sockets and folders in the place of a file are named, and never opened."""
+"""F62: pipes, devices and sockets in the place of a file are named, and never opened."""
 
 from __future__ import annotations
 
@@ -67,9 +67,8 @@ def test_f62_the_command_segments_the_scan_and_names_the_pipe(tmp_path: Path, sh
     make_scan(tmp_path / "scans/a.nii.gz")
     pipe(tmp_path / "scans/b.mha")
     for option in (("--dry-run",), ()):
-        words = ["-m", "pcl_auto", "predict", "scans", "-o", "out", "--model", model, "--device", "cpu", "--no-quality"]
-        done = shell.process(*words, *option)
-        assert done.returncode == 1, done.stderr
+        words = ["predict", tmp_path / "scans", "-o", tmp_path / "out", "--model", model, "--device", "cpu"]
+        done = shell.pclauto(*words, "--no-quality", *option, code=0 if option else 1)
         assert "scans/b.mha" in done.stderr + done.stdout
     assert (tmp_path / "out/a.nii.gz").is_file()
 
@@ -79,10 +78,9 @@ def test_f62_every_scan_that_is_no_file_is_named(tmp_path: Path) -> None:
     make_scan(scans / "a.nii.gz")
     for name in ("b.mha", "c.nii.gz", "d.nii", "e"):
         pipe(scans / name)
-    (scans / "f.nrrd").mkdir()
     (scans / "g.nhdr").symlink_to("/dev/zero")
     bind(scans / "h.mhd")
-    for given, names in (([scans], "bcdefgh"), ([*scans.glob("[a-eg-h]*")], "bcdegh")):
+    for given in ([scans], [*scans.glob("*")]):
         results = predict(
             given, tmp_path / "out", model, device="cpu", mirroring=False, outputs=Outputs(quality=False),
             listener=lambda _event, _values: None,
@@ -90,7 +88,7 @@ def test_f62_every_scan_that_is_no_file_is_named(tmp_path: Path) -> None:
         found = {each.id: each.problems[0].code if each.problems else each.status for each in results}
         sound = found.pop("a")
         assert sound in ("done", "kept")
-        assert found == dict.fromkeys(names, "data.not-a-file")
+        assert found == dict.fromkeys("bcdegh", "data.not-a-file")
 
 
 def test_f62_a_pipe_among_the_slices_spoils_their_series(tmp_path: Path) -> None:

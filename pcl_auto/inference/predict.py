@@ -327,8 +327,7 @@ def _apart(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> list[
     folders = [path for path in inputs if path.is_dir()]
     if any(contains(folder, output) for folder in folders):
         given = set(inputs)
-        lie_in = {scan.id for scan in scans if scan.paths and all(contains(output, path) for path in scan.paths)}
-        scans = [scan for scan in scans if given & {*scan.paths} or scan.id not in lie_in]
+        scans = [scan for scan in scans if given & {*scan.paths} or not _lies_in(output, scan)]
     # A link may stand among the scans, or the scan among the masks that the link leads to.
     places = {place for scan in scans for path in scan.paths for place in (path.parent, path.resolve().parent)}
     if any(same_file(output, place) for place in [*folders, *places]):
@@ -341,3 +340,8 @@ def _apart(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> list[
             )
         )
     return list(scans)
+
+
+def _lies_in(folder: Path, scan: Scan) -> bool:
+    paths = scan.paths
+    return bool(paths) and all(contains(folder, path) for path in paths)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.data.checks.check_files import check_labels, image_stats, known_image
+from pcl_auto.data.checks.check_files import CheckedLabel, check_labels, image_stats, known_image
 from pcl_auto.data.dataset.safe_paths import DatasetRoot
-from pcl_auto.data.identity import FileState, Identity, identify
+from pcl_auto.data.identity import FileState, identify
 from pcl_auto.data.split import Split
 from pcl_auto.errors import DataError, Problem, StateError
 from pcl_auto.nnunet.environment import available_cores
@@ -29,13 +29,13 @@ def known_checks(data: DatasetFolder) -> dict[str, Any] | None:
     return known if isinstance(known, dict) else None
 
 
-def check_inputs(plan: Plan, split: Split, data: DatasetFolder) -> dict[str, Identity]:
+def check_inputs(plan: Plan, split: Split, data: DatasetFolder) -> dict[str, CheckedLabel]:
     """Make sure that a split's images are those that were planned, and check its labels as they are now.
 
     The labels of hidden cases are not looked at. Labels that have changed since they were checked are checked again.
 
     Returns:
-        what the label of each labeled and validation case is.
+        what the label of each labeled and validation case is and holds.
 
     Raises:
         StateError: images that are gone or have other bytes, labels that are gone, corrected masks that are not those

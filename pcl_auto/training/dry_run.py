@@ -131,7 +131,7 @@ def _timing(run: Run, request: TrainRequest) -> Timing:
         scratch = Path(folder)
         data = DatasetFolder(scratch / "nnUNet_preprocessed" / run.data.name)
         data.pclauto_dir.mkdir(parents=True)
-        for name in ("store", store_records.FOLDER, run.data.checks_file.name):
+        for name in ("store", store_records.FOLDER, run.data.checks_file.name, run.data.plan_file.name):
             (data.pclauto_dir / name).symlink_to(run.data.pclauto_dir / name)
         for name in ("dataset.json", "dataset_fingerprint.json"):
             (data.path / name).symlink_to(run.data.path / name)

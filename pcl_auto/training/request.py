@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 
+from pcl_auto.data.checks.check_files import CheckedLabel
+from pcl_auto.data.checks.shown_classes import judge_split
 from pcl_auto.data.labels import has_regions
 from pcl_auto.data.split import (
     Correction,
@@ -20,7 +22,7 @@ from pcl_auto.data.split import (
     from_dict,
     with_corrections,
 )
-from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.errors import DataError, Problem, StateError, UsageError
 from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.inputs import check_inputs
 from pcl_auto.planning.plan import Plan, read_plan
@@ -102,6 +104,8 @@ class Run:
     fitted: Fitted | None = None
     # The digest of each label that it learns or chooses with.
     labels: dict[str, str] = field(default_factory=dict)
+    # What its labels do not show.
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -182,7 +186,8 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     split = apart_from_recorded(resolve_split(request, plan), data)
     refuse_overridden_labels(split, data)
     plan = replace(plan, corrected={case: data.correction_file(case, mask) for case, mask in split.corrected.items()})
-    labels = {case: label.digest for case, label in check_inputs(plan, split, data).items()}
+    labels = check_inputs(plan, split, data)
+    warnings = _judge_labels(split, labels, plan, request.folds)
     recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
     budget_s = _budget_s(request)
     if request.epochs is not None:
@@ -215,11 +220,30 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     )  # fmt: skip
     run = Run(
         data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s,
-        labels=labels,
+        labels={case: label.digest for case, label in labels.items()}, warnings=warnings,
     )  # fmt: skip
     if budget_s is None or not run.budget_file.is_file():
         return run
     return run.with_fit(read_fit(run.budget_file, recipe))
+
+
+def _judge_labels(
+    split: Split, labels: Mapping[str, CheckedLabel], plan: Plan, folds: int | None
+) -> tuple[Problem, ...]:
+    """Return warnings about classes that the labels of a split do not show; only these labels are known here.
+
+    Raises:
+        DataError: they show no class at all, or no fold's do.
+    """
+    cases = split.labeled
+    # Other numbers of folds are refused for what they are.
+    folds = folds if folds is not None and 2 <= folds <= len(cases) else None
+    parts = [] if folds is None else [part for part, _ in cross_validation(cases, folds)]
+    counts = {case: label.counts for case, label in labels.items()}
+    problems, warnings = judge_split(split, counts, plan.dataset_json["labels"], parts)
+    if problems:
+        raise DataError(problems)
+    return tuple(warnings)
 
 
 def _budget_s(request: TrainRequest) -> int | None:

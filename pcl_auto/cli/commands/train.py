@@ -197,6 +197,7 @@ def _announce(terminal: Terminal, run: Run, request: TrainRequest, device: str) 
     terminal.print_line(f"unlabeled  {len(split.unlabeled)}{hidden}")
     terminal.print_line(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
     terminal.print_line(f"recipe     {run.recipe.name}{_length(run, supervised_only=request.supervised_only)}")
+    terminal.problems(run.warnings, "warning")
     if request.folds is not None:
         terminal.print_line(
             f"folds      {request.folds}, each a model that does not learn from its part of the labeled cases"
@@ -228,4 +229,5 @@ def _as_json(run: Run) -> dict[str, Any]:
         "split_file": str(run.data.split_file(run.split.name)),
         "model": str(run.model),
         "finished": run.finished,
+        "warnings": [problem.as_dict() for problem in run.warnings],
     }

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.data.checks.shown_classes import absent_classes, empty_cases
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.data.identity import FileState, Identity, identify
-from pcl_auto.data.labels import Labels, all_values, foreground, format_values, ignore_value, values_of
+from pcl_auto.data.labels import Labels, all_values
 from pcl_auto.errors import Problem, format_names
 
 if TYPE_CHECKING:
@@ -163,9 +164,17 @@ def check_cases(
     return Checks(readable, problems + of_labels, warnings, images, labels)
 
 
+@dataclass(frozen=True)
+class CheckedLabel:
+    """A label as it was checked: the digest of its bytes, and the voxels of every value."""
+
+    digest: str
+    counts: dict[int, int]
+
+
 def check_labels(
     cases: Collection[Case], labels: Labels, channels: int, *, threads: int, known: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Identity], list[Problem]]:
+) -> tuple[dict[str, CheckedLabel], list[Problem]]:
     """Check again, before they are used, labels and how they fit their images.
 
     Args:
@@ -176,11 +185,16 @@ def check_labels(
         known: `Checks.as_dict` of `check_cases`; files that have still the same bytes are not probed again.
 
     Returns:
-        what the label of each case is, and all problems.
+        what the label of each case is and holds, and all problems.
     """
     images, found = _probe_all(cases, tuple(all_values(labels)), threads, known or {}, lambda: None)
     problems = [each for case in cases for each in _judge_case(case, images[case.id], found.get(case.id), channels)]
-    return {case: record.identity for case, record in found.items() if record.identity}, problems
+    checked = {
+        case: CheckedLabel(record.identity.digest, (record.volume and record.volume.label_values) or {})
+        for case, record in found.items()
+        if record.identity
+    }
+    return checked, problems
 
 
 def _probe_all(
@@ -314,9 +328,7 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
     if not values:
         return [], []
     where = str(task.root)
-    classes, ignored = foreground(task.labels), ignore_value(task.labels)
-    nothing = (0, ignored)
-    empty = [case for case, counts in values.items() if not any(n and v not in nothing for v, n in counts.items())]
+    empty = empty_cases(values, task.labels)
     if len(empty) == len(values):
         fix = "restore the label maps: training needs voxels of every class"
         found = f"background only in all {len(values)} labels"
@@ -326,10 +338,8 @@ def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Prob
         found = f"{len(empty)} of {len(values)}: {format_names(empty)}"
         fix = "nothing, if these scans show none of the classes"
         warnings.append(Problem("label.empty", "labels without any class", where, fix, found=found))
-    present = {value for counts in values.values() for value in counts}
     fix = "check the label maps; without examples the class cannot be learnt, and its scores are not defined"
-    for name, value in classes.items():
-        if present.isdisjoint(values_of(value)):
-            what = f"no label holds class {format_values(value)} ({name})"
-            warnings.append(Problem("label.class-absent", what, where, fix, "1 voxel or more", "none"))
+    for name in absent_classes(list(values.values()), task.labels):
+        what = f"no label holds class {name}"
+        warnings.append(Problem("label.class-absent", what, where, fix, "1 voxel or more", "none"))
     return [], warnings

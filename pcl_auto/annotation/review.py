@@ -111,7 +111,9 @@ def _export(run: RunFacts, workspace: Workspace, folder: Path, chosen: Sequence[
     last, stored = last_round(run)
     exported = dict(earlier_record(folder, RECORD, run.folder.parent).get("exported", {}))
     _refuse_edited(folder, chosen, exported)
-    planned = read_plan(workspace.dataset(run.identity["dataset"])).cases
+    plan = read_plan(workspace.dataset(run.identity["dataset"]))
+    plan.require(chosen)
+    planned = plan.cases
     from pcl_auto.nnunet.data.images import write_mask
     from pcl_auto.nnunet.inference.export import pseudo_label
 
@@ -159,9 +161,7 @@ def earlier_record(folder: Path, name: str, model: Path) -> dict[str, Any]:
     if not visible(folder):
         return {}
     file = folder / name
-    found = read_json(file) if file.is_file() else {}
-    if not isinstance(found, dict):
-        found = {}
+    found = read_json(file, {"model?": str, "exported?": {...: str}}) if file.is_file() else {}
     if found.get("model") != str(model):
         raise StateError(
             Problem(

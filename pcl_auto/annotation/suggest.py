@@ -20,10 +20,11 @@ from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import read_json, table_cell, write_json, write_text
+from pcl_auto.workspace.files import read_json, refusing_nonsense, table_cell, write_json, write_text
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.output import sole_writer_in
 from pcl_auto.workspace.processes import output_to
+from pcl_auto.workspace.shapes import LABELS
 
 if TYPE_CHECKING:
     import torch
@@ -91,10 +92,12 @@ def _suggest(
     last, stored = last_round(run)
     earlier = earlier_record(folder, RECORD, run.folder.parent)
     data = workspace.dataset(run.identity["dataset"])
-    planned = read_plan(data).cases
+    plan = read_plan(data)
+    planned = plan.cases
     checkpoint = last_checkpoint(run.folder)
     rows = {row["case"]: row for row in last.rows}
     cases, labeled = sorted(rows), sorted(run.split.labeled)
+    plan.require([*cases, *labeled])
     prepare_environment()
     with output_to(Path("/dev/null")):  # what nnU-Net prints
         from pcl_auto.nnunet.inference.case_features import features_of
@@ -103,7 +106,8 @@ def _suggest(
             run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES, device,
             lambda done, total: listener("features", {"done": done, "total": total}),
         )  # fmt: skip
-    vectors = standardized(np.array([found[case].vector for case in [*cases, *labeled]]))
+    with refusing_nonsense(run.folder / _FEATURES):
+        vectors = standardized(np.array([found[case].vector for case in [*cases, *labeled]], dtype=float))
     own, known = vectors[: len(cases)], vectors[len(cases) :]
     dice = {
         "rounds disagree": _dice_between_rounds(run, cases),
@@ -111,7 +115,7 @@ def _suggest(
         "blurred or brighter it is segmented otherwise": np.array([found[case].consistency for case in cases]),
         "the network is unsure, by its own probabilities": np.array([found[case].expected_dice for case in cases]),
     }
-    remarks = [_on_volumes(rows[case]["remarks"]) for case in cases]
+    remarks = [_on_volumes(rows[case].get("remarks", "")) for case in cases]
     weights = uncertainty(
         {**{name: -values for name, values in dice.items()}, "volumes": np.array([*map(len, remarks)], dtype=float)}
     )
@@ -147,7 +151,7 @@ def _dice_between_rounds(run: RunFacts, cases: Sequence[str]) -> np.ndarray:
     changes: dict[str, list[float]] = {case: [] for case in cases}
     for each in run.rounds:
         for row in each.rows:
-            if row["case"] in changes and row.get("dice_to_last_round") and row["remarks"] != "rolled back":
+            if row["case"] in changes and row.get("dice_to_last_round") and row.get("remarks") != "rolled back":
                 changes[row["case"]].append(float(row["dice_to_last_round"]))
     return np.array([np.mean(values) if values else math.nan for values in changes.values()])
 
@@ -185,7 +189,7 @@ def _write(
         for entry in suggestions
     )
     write_text(folder / TABLE, table.getvalue())
-    labels = foreground(read_json(model / "dataset.json")["labels"])
+    labels = foreground(read_json(model / "dataset.json", LABELS)["labels"])
     classes = {name: values_of(value) for name, value in labels.items()}
     for entry in suggestions:
         mask, _ = pseudo_label(model, run.identity["configuration"], stored, entry.case)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -128,10 +129,13 @@ def _named(recipe: Recipe, arm: str) -> Recipe:
     return replace(recipe, name=f"bench-{arm}-{digest}")
 
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
 def parse_labeled(text: str) -> tuple[list[int], list[Problem]]:
     """Read the numbers in ``1,2,8``, ascending, each once, and list the parts of the text that are none."""
     parts = [part.strip() for part in text.split(",")]
-    wrong = [part for part in parts if not part.isdecimal() or int(part) < 1]
+    wrong = [part for part in parts if not _NUMBER.fullmatch(part) or int(part) < 1]
     what, fix = "not a number of labels", "as --labeled 1,2,8"
     return sorted({int(part) for part in parts if part not in wrong}), [
         Problem("benchmark.labeled-not-a-number", what, "--labeled", fix, "1 or more", repr(part)) for part in wrong

@@ -25,7 +25,7 @@ from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import finite, read_json, write_json
+from pcl_auto.workspace.files import finite, read_json, read_kept, write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import refuse_input_folder
@@ -35,6 +35,29 @@ SCHEMA_VERSION = 2
 DEFAULT_ARMS = ",".join([*BASELINE_ARMS, "default", ALL_LABELS])
 DEFAULT_DRAWS = 6
 RESULTS = ("results.json", "results.csv", "results.png")
+
+
+_VALUE = (float, None)
+# Of the record of a run, see pcl_auto.workspace.shapes.
+_SHAPE = {
+    "settings": {"arm": str, "labeled": int, "draw": int, "recipe": {...: object}, ...: object},
+    "mean": {"dice": _VALUE, "hd95_mm": _VALUE},
+    "undefined": {"dice": int, "hd95_mm": int},
+    "seconds": _VALUE,
+    "memory_mb": _VALUE,
+    "model": str,
+    "cases": [{"id": str, "dice": _VALUE, "hd95_mm": _VALUE, ...: object}],
+}
+
+
+def read_run_record(file: Path) -> dict[str, Any]:
+    """Read the record of a run that was done.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    record: dict[str, Any] = read_json(file, _SHAPE, fix="restore the file, or remove it: the run is then done again")
+    return record
 
 
 @dataclass(frozen=True)
@@ -136,7 +159,16 @@ class Study:
         Raises:
             StateError: a run was made with other settings; every difference of every run.
         """
-        found = {run.name: read_json(self.file(run)) for run in self.runs if self.file(run).is_file()}
+        found: dict[str, dict[str, Any]] = {}
+        problems: list[Problem] = []
+        for run in self.runs:
+            if self.file(run).exists():
+                try:
+                    found[run.name] = read_run_record(self.file(run))
+                except StateError as error:
+                    problems += error.problems
+        if problems:
+            raise StateError(problems)
         recorded = {name: comparable_settings(entry["settings"]) for name, entry in found.items()}
         wanted = {run.name: comparable_settings(self.settings(run)) for run in self.runs if run.name in found}
         fix = "repeat the settings of this benchmark, or name another folder with --folder"
@@ -207,7 +239,8 @@ def find_planned(name: str | None, workspace: Workspace) -> DatasetFolder | None
     if name is None:
         return workspace.dataset(None)
     for data in planned:
-        if Path(name).is_dir() and read_plan(data).root.resolve() == Path(name).resolve():
+        known = read_kept(data.plan_file, {"task": {"root": str}}) if Path(name).is_dir() else None
+        if known is not None and Path(known["task"]["root"]).resolve() == Path(name).resolve():
             return data
     try:
         return workspace.dataset(name) if planned else None
@@ -306,11 +339,7 @@ def _refuse_others(folder: Path) -> None:
     """
     refuse_input_folder(folder, "--folder")
     first = folder / RESULTS[0]
-    try:
-        content = read_json(first) if first.is_file() else None
-    except StateError:
-        content = None
-    if isinstance(content, dict) and {"runs_done", "runs_wanted"} <= content.keys():
+    if read_kept(first, {"runs_done": object, "runs_wanted": object}) is not None:
         return
     taken = [folder / name for name in RESULTS if os.path.lexists(folder / name)]
     if taken:
@@ -376,7 +405,7 @@ def run_study(
             outcome = work(jobs[run.name], listener)
             content = {"schema_version": SCHEMA_VERSION, "settings": study.settings(run), **outcome}
             write_json(study.file(run), finite(content))
-            found[run.name] = read_json(study.file(run))
+            found[run.name] = read_run_record(study.file(run))
             found = {run.name: found[run.name] for run in study.runs if run.name in found}
             study.forget_starts(found)
             after_each(found)

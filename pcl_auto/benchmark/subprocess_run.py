@@ -16,6 +16,7 @@ from typing import Any
 
 from pcl_auto.errors import PclautoError, Problem, ResourceError
 from pcl_auto.workspace.events import Listener
+from pcl_auto.workspace.resources import as_resource_error
 
 # How long an interrupted process may take to end its helpers.
 SECONDS_TO_END = 30
@@ -74,8 +75,8 @@ def _work(work: Work, job: Any, sending: Connection) -> None:
         sending.send(("error", error))
     except (KeyboardInterrupt, BrokenPipeError):  # nobody is listening
         pass
-    except Exception:  # noqa: BLE001 (whatever it is, the process that waits for a result has to hear of it)
-        sending.send(("error", RuntimeError(traceback.format_exc())))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the process that waits for a result has to hear of it)
+        sending.send(("error", as_resource_error(error) or RuntimeError(traceback.format_exc())))
     finally:
         sending.close()
 

@@ -6,11 +6,12 @@ import os
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pcl_auto import __version__
 from pcl_auto.cli.commands import (
@@ -32,9 +33,10 @@ from pcl_auto.cli.commands import (
     train,
 )
 from pcl_auto.cli.console.interrupt import Terminated, end_in_order, exit_code, terminated
-from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.terminal import Terminal, open_standard_files
 from pcl_auto.cli.old_names import current_names, show_old_names
 from pcl_auto.errors import PclautoError
+from pcl_auto.workspace.files import printable
 
 _EPILOG = (
     "Exit codes: 0 done, 1 unexpected fault or some cases failed, 2 usage, 3 bad data, 4 bad plan, run or model, "
@@ -54,7 +56,35 @@ No data at hand? `pclauto demo` makes some and runs the whole way in minutes.
 
 _DEBUG = "--debug"
 
+
+class _Group(TyperGroup):
+    """Verbs whose arguments are shown without control characters where they are wrong."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse what comes before the verb."""
+        with _printable_messages():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the rest, and do it."""
+        with _printable_messages():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _printable_messages() -> Iterator[None]:
+    """Take control characters out of what typer says of arguments, which are anyone's names of files."""
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        if isinstance(message, str):
+            vars(error)["message"] = "\n".join(map(printable, message.split("\n")))
+        raise
+
+
 app = typer.Typer(
+    cls=_Group,
     name="pclauto",
     help=_HELP,
     epilog=_EPILOG,
@@ -98,24 +128,46 @@ def _wants_json(arguments: list[str]) -> bool:
 
 def _report_error(terminal: Terminal, error: Exception) -> int:
     """Print what went wrong on stderr, with --json on stdout too, and return the exit code."""
-    from pcl_auto.workspace.resources import as_resource_error
-
-    known = error if isinstance(error, PclautoError) else as_resource_error(error)
+    known = _known(error)
     if known is not None:
         terminal.problems(known.problems)
         if _wants_json(sys.argv[1:]):
             with suppress(OSError):  # stdout itself may be what is full
                 terminal.json({"problems": [problem.as_dict() for problem in known.problems]})
         return known.exit_code
-    kept = Path(tempfile.gettempdir()) / f"pclauto-fault-{os.getpid()}.txt"
-    kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     terminal.print_line(f"unexpected fault: {type(error).__name__}: {error}")
-    terminal.print_line(f"A report of it should hold what is in {kept}; the same command with {_DEBUG} shows it.")
+    terminal.print_line(f"{_keep_fault(error)}; the same command with {_DEBUG} shows it.")
     return PclautoError.exit_code
+
+
+def _known(error: Exception) -> PclautoError | None:
+    """Return the refusal that an error is or means; None for a fault of the program."""
+    from pcl_auto.workspace.resources import as_refused_operation, as_resource_error
+
+    return error if isinstance(error, PclautoError) else as_resource_error(error) or as_refused_operation(error)
+
+
+def _keep_fault(error: Exception) -> str:
+    """Write how a fault came about to a file of its own, and say where it is.
+
+    Others may write to the folder: the file is a new one, under a name that nobody can foretell, for this user alone.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="pclauto-fault-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("\n".join(map(printable, _told(error).splitlines())) + "\n")
+    except OSError as problem:
+        return f"No file can be written to report it from ({problem.strerror})"
+    return f"A report of it should hold what is in {name}"
+
+
+def _told(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def run() -> None:
     """Run the command line; errors of ours become lines on stderr and an exit code."""
+    open_standard_files()
     end_in_order()
     terminal = Terminal()
     # Wherever in the command it stands: who needs it has just seen the command fail.
@@ -127,11 +179,16 @@ def run() -> None:
     try:
         app()
     except Exception as error:
-        if debug:
+        if debug and not _known(error):
+            sys.excepthook = lambda _kind, fault, _trace: terminal.print_line(_told(fault))
             raise
+        if debug:
+            terminal.print_line(_told(error))
         sys.exit(_report_error(terminal, error))
     except SystemExit as end:
         # typer knows one interrupt alone.
         if end.code == exit_code(KeyboardInterrupt()) and terminated():
             sys.exit(exit_code(Terminated()))
+        if isinstance(end.__context__, BrokenPipeError):  # who read the help had enough of it
+            sys.exit(0)
         raise

@@ -6,11 +6,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.shapes import SPLIT
 
 SCHEMA_VERSION = 1
 _PLAIN_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,250}")
@@ -97,6 +100,15 @@ def from_dict(values: dict[str, Any]) -> Split:
         fix = "restore the record of the split, or remove it and the runs made with it"
         where, found = "the record of a split", f"{type(error).__name__}: {error}"
         raise StateError(Problem("split.record-unreadable", "no split", where, fix, found=found)) from error
+
+
+def read_split(file: Path) -> Split:
+    """Read the record of a split.
+
+    Raises:
+        StateError: the file is missing or damaged.
+    """
+    return from_dict(read_json(file, SPLIT))
 
 
 def with_corrections(split: Split, corrections: Sequence[Correction]) -> Split:

@@ -15,10 +15,23 @@ from pcl_auto.evaluation.metrics import Evaluation, evaluate
 from pcl_auto.inference.mask_record import RECORD, MaskRecord, model_of, read_record
 from pcl_auto.method.label_maps import Classes
 from pcl_auto.workspace.files import file_digest, read_json, write_json
+from pcl_auto.workspace.shapes import LABELS, NAME
 
 # Of a model folder.
 SCORES = "evaluations"
 SCHEMA_VERSION = 1
+_VALUE = (float, None)
+_MEANS = {"dice": {"mean": _VALUE, ...: object}, "hd95_mm": {"mean": _VALUE, ...: object}, ...: object}
+# Of the file of scores, see pcl_auto.workspace.shapes.
+SHAPE = {
+    "time": str,
+    "predictions": str,
+    "labels": str,
+    "mirroring?": (bool, None),
+    "mean": {"dice": _VALUE, "hd95_mm": _VALUE},
+    "per_class": {...: _MEANS},
+    "cases": [{"id": NAME, "dice": {...: _VALUE}, "hd95_mm": {...: _VALUE}}],
+}
 
 
 def evaluate_on_record(
@@ -44,7 +57,7 @@ def evaluate_on_record(
     model = None if record is None else model_of(record.made_by)
     if record is not None:
         _refuse_two_models(record, predictions)
-    named = {} if model is None else read_json(model / "dataset.json").get("labels", {})
+    named = {} if model is None else read_json(model / "dataset.json", LABELS)["labels"]
     if classes is None and has_regions(named):
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored

@@ -43,6 +43,7 @@ def check_inputs(plan: Plan, split: Split, data: DatasetFolder) -> dict[str, Che
         DataError: labels that cannot be learned from, all of them listed.
     """
     known = known_checks(data)
+    plan.require([*split.labeled, *split.validation, *split.unlabeled, *split.hidden])
     opened = [plan.cases[case] for case in (*split.labeled, *split.validation)]
     problems = [*_changed_images(plan, split, known), *_gone_labels(opened)] or [*_changed_corrections(split, opened)]
     if problems:

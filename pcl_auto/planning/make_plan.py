@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from pcl_auto.data.checks.check_files import Checks, check_cases, known_image
 from pcl_auto.data.dataset.decathlon import read_task
 from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.data.identity import Identity, identify
-from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.errors import DataError, Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
 from pcl_auto.planning.inputs import known_checks
 from pcl_auto.planning.moved import accept_moved, differing_at_a_glance, number_taken
@@ -33,11 +34,12 @@ from pcl_auto.planning.plan import (
     PlannedCase,
     PlanSettings,
     read_plan,
+    require_whole,
     store_key,
     write_plan,
 )
 from pcl_auto.workspace.events import Listener, silent
-from pcl_auto.workspace.files import file_digest, read_json, write_json
+from pcl_auto.workspace.files import file_digest, read_kept, write_json
 from pcl_auto.workspace.folders import DATASET_NAME, DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to
@@ -111,7 +113,7 @@ def _plan_in(
     listener: Listener,
 ) -> PlanOutcome:
     """Do what :func:`plan_task` does in the folder ``data``, and add the locks that it takes to those ``held``."""
-    previous = read_plan(data) if data.plan_file.is_file() else None
+    previous, unknown = _previous(data, force=force)
     shared = is_foreign(data) if previous is None else previous.content.get("shared", False)
     known = known_checks(data)
     task, checks, warnings = _check(task, problems, known, settings, listener)
@@ -133,12 +135,32 @@ def _plan_in(
         if data.plan_file.exists() and (previous is None or not plan.equals(previous)):
             hold_models(held, workspace, data)
         held.enter_context(sole_writer(data.pclauto_dir / "prepare", wait=True))
+        if unknown:  # what was stored may be of other images
+            shutil.rmtree(data.stores, ignore_errors=True)
         if not plan.depends_on_labels(plan.configuration):
             preprocess_images(plan, plan.nnunet, plan.configuration, data, listener)
         if previous is None or plan.content != previous.content:
             write_plan(data, plan.content)
         workspace.remember(last_dataset=data.name)
     return PlanOutcome(plan, data, up_to_date, warnings)
+
+
+def _previous(data: DatasetFolder, *, force: bool) -> tuple[Plan | None, bool]:
+    """Return the plan that is there, and whether there is one that cannot be read, which ``force`` replaces.
+
+    Raises:
+        StateError: it cannot be read, without ``force``.
+    """
+    if not data.plan_file.exists():
+        return None, False
+    try:
+        plan = read_plan(data)
+        require_whole(plan, data)
+    except StateError:
+        if not force:
+            raise
+        return None, True
+    return plan, False
 
 
 def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> DatasetFolder:
@@ -162,7 +184,8 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     taken = existing.get(folder.id)
     if taken is None:
         return folder
-    read_from = Path(read_json(taken.plan_file)["task"]["root"]) if taken.plan_file.is_file() else task.root
+    known = read_kept(taken.plan_file, {"task": {"root": str}})  # a damaged plan is refused, or replaced, later
+    read_from = task.root if known is None else Path(known["task"]["root"])
     # Results alone are ours to add to: a data set's preprocessed folder can be made again. What nnU-Net has made of the
     # same raw folder is shared.
     foreign = is_foreign(taken) and task.root != (workspace.raw / folder.name).resolve()

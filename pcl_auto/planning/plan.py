@@ -6,18 +6,45 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.case import Case
-from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.data.dataset.safe_paths import refuse_case_id
+from pcl_auto.errors import Problem, StateError, UsageError, format_names
 from pcl_auto.nnunet.environment import choose_device
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.nnunet.trusted_plans import require_trusted
+from pcl_auto.workspace.files import read_json, refusing_nonsense, require_shape, write_json
 from pcl_auto.workspace.folders import DatasetFolder
+from pcl_auto.workspace.shapes import DATASET, NAME
 
 SCHEMA_VERSION = 1
+_ENTRY = {
+    "image": str, "label": (str, None), "source": str, "size": int, "mtime_ns": int, "shape": [int], "further?": [str],
+}  # fmt: skip
+# Of plan.json, see pcl_auto.workspace.shapes: what is looked at before anything is prepared, and all of it.
+SHAPE = {
+    "schema_version": int,
+    "task": {"root": str, ...: object},
+    "settings": {
+        "configuration?": str, "planner?": str, "memory_gb?": float, "plans_file?": (str, None), ...: bool,
+    },
+    "cases": {...: _ENTRY},
+    "configuration": NAME,
+    "dataset_json": {f"{key.removesuffix('?')}?": shape for key, shape in DATASET.items()},
+    "nnunet_plans": {"configurations": {...: {...: object}}},
+}  # fmt: skip
+_WHOLE_SHAPE = {
+    **SHAPE,
+    "test_images": [str],
+    "configuration_reason": str,
+    "dataset_json": DATASET,
+    "fingerprint": {"spacings": [[float]], "shapes_after_crop": [[int]], ...: object},
+    "step_memory_gb": {...: (float, None)},
+    "shared?": bool,
+}
 # A joint step holds at least two labeled and two unlabeled patches: the loss compares images.
 MIN_PATCHES = 4
 # Schemes that take their statistics from labeled foreground, so that a store with them belongs to a split.
@@ -129,6 +156,17 @@ class Plan:
             for case, entry in self.content["cases"].items()
         }
 
+    def require(self, cases: Iterable[str]) -> None:
+        """Make sure that the plan has these cases, whatever names them: files of the workspace, or the user.
+
+        Raises:
+            StateError: it lacks some.
+        """
+        if unknown := sorted(set(cases) - self.content["cases"].keys()):
+            fix = "restore the data set and run `pclauto plan` again, or take another split"
+            what, where = "cases that are not in the plan", str(self.root)
+            raise StateError(Problem("plan.unknown-case", what, where, fix, found=format_names(unknown)))
+
     def configuration_named(self, name: str | None) -> str:
         """Return ``name`` if it was planned, the plan's own choice for None.
 
@@ -188,9 +226,9 @@ def read_plan(data: DatasetFolder) -> Plan:
     """Read the plan of a prepared data set.
 
     Raises:
-        StateError: it was written by another version.
+        StateError: it is damaged, or was written by another version.
     """
-    content = read_json(data.plan_file)
+    content = read_json(data.plan_file, {"schema_version?": object})
     if content.get("schema_version") != SCHEMA_VERSION:
         raise StateError(
             Problem(
@@ -202,7 +240,29 @@ def read_plan(data: DatasetFolder) -> Plan:
                 fix="run `pclauto plan` again with --force",
             )
         )
-    return Plan(content)
+    require_shape(content, SHAPE, data.plan_file)
+    plan = Plan(content)
+    with refusing_nonsense(data.plan_file):
+        plan.settings.as_dict()
+        for case, planned in plan.cases.items():
+            inside = [file.relative_to(plan.root) for file in (*planned.files, planned.label) if file is not None]
+            if refuse_case_id(case, "") or any(".." in file.parts for file in inside):
+                raise ValueError(f"case {case!r}")
+    return plan
+
+
+def require_whole(plan: Plan, data: DatasetFolder) -> None:
+    """Make sure that a plan on file has all that is needed to prepare data and to train with it.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    require_shape(plan.content, _WHOLE_SHAPE, data.plan_file)
+    require_trusted(plan.nnunet, plan.dataset_json, data.plan_file)
+    known = plan.nnunet["configurations"].keys() & plan.content["step_memory_gb"].keys()
+    with refusing_nonsense(data.plan_file):
+        if missing := {plan.configuration, *plan.nnunet["configurations"]} - known:
+            raise LookupError(f"configuration {min(missing)}")
 
 
 def write_plan(data: DatasetFolder, content: Mapping[str, Any]) -> Plan:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.data.labels import ignore_value
-from pcl_auto.data.split import Split, from_dict
+from pcl_auto.data.split import Split, read_split
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.planning.ground_truth import keep_ground_truth
@@ -18,7 +18,7 @@ from pcl_auto.planning.make_plan import image_digests, preprocess_images
 from pcl_auto.planning.plan import Plan, PlannedCase, store_key
 from pcl_auto.recipe.settings import Network, Recipe
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.processes import output_to
 
@@ -48,7 +48,7 @@ def record_split(split: Split, data: DatasetFolder) -> Path:
     file = data.split_file(split.name)
     if not file.is_file():
         write_json(file, split.as_dict())
-    elif from_dict(read_json(file)) != split:
+    elif read_split(file) != split:
         raise StateError(
             Problem(
                 code="split.recorded-otherwise",
@@ -175,8 +175,4 @@ def _fill_view(
 
 def _record_of(file: Path) -> dict[str, Any]:
     """Read the record of a view; empty where there is none, or none that can be read: the view is made anew."""
-    try:
-        found = read_json(file) if file.is_file() else {}
-    except StateError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_kept(file, {}) or {}

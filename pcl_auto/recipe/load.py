@@ -12,12 +12,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pcl_auto.errors import OldNameWarning, Problem, UsageError
 from pcl_auto.recipe.settings import Range, Recipe
+from pcl_auto.workspace.shapes import MAX_WHOLE, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
 
+MAX_BYTES = 2**20
 # The name stands in names of folders, where nnU-Net takes two underscores for its separator.
 _NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*", re.ASCII)
 _Table = TypeVar("_Table")
@@ -39,7 +41,7 @@ _CRF = "pseudo_labels.crf"
 
 
 def _problem(code: str, where: str, what: str, expected: str, found: object) -> Problem:
-    return Problem(code=code, what=what, where=where, expected=expected, found=repr(found), fix="correct the recipe")
+    return Problem(code=code, what=what, where=where, expected=expected, found=shown(found), fix="correct the recipe")
 
 
 def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: list[Problem]) -> Any:
@@ -51,7 +53,7 @@ def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: 
                 _problem("recipe.unknown-choice", where, "unknown choice", " | ".join(map(repr, choices)), value)
             )
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_WHOLE:
         value = float(value)
     if type(value) is not hint:
         problems.append(_problem("recipe.wrong-type", where, "wrong type", hint.__name__, value))
@@ -263,8 +265,11 @@ def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
             )
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes")
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    # ValueError: of TOML, of its encoding, of numbers of thousands of digits.
+    except (OSError, RecursionError, ValueError) as error:
         raise UsageError(
             Problem(
                 code="recipe.not-toml",

@@ -13,9 +13,24 @@ from typing import Any
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
 from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.recipe.settings import Recipe, Schedule
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.files import read_json, refusing_nonsense, write_json
+from pcl_auto.workspace.shapes import SCHEDULE
 
 SCHEMA_VERSION = 1
+# Of the file of a fit, see pcl_auto.workspace.shapes.
+_SHAPE = {
+    "schema_version": int,
+    "budget": str,
+    "recipe": {"schedule": SCHEDULE, ...: object},
+    "schedule": SCHEDULE,
+    "costs": {"held_out?": bool, "folds?": int, ...: float},
+    "before_s": float,
+    "memory_mb": int,
+    "checkpoint_mb": float,
+    "round_mb": float,
+    "device": str,
+    "gpu_memory_mb?": (int, None),
+}
 # What is planned for; the rest is for a machine that slows down.
 AIM = 0.95
 # Fewer steps on new pseudo-labels are not worth making them.
@@ -248,7 +263,7 @@ def read_fit(file: Path, recipe: Recipe) -> Fitted:
     Raises:
         StateError: it was made for another recipe of that name, or by another version.
     """
-    content = read_json(file)
+    content = read_json(file, _SHAPE)
     same = content.get("schema_version") == SCHEMA_VERSION and recorded_recipe(content["recipe"]) == recipe.as_dict()
     if not same:
         raise StateError(
@@ -260,4 +275,5 @@ def read_fit(file: Path, recipe: Recipe) -> Fitted:
             )
         )
     values = {key: content[key] for key in Fitted.__dataclass_fields__ if key in content}
-    return Fitted(**{**values, "schedule": Schedule(**values["schedule"]), "costs": Costs(**values["costs"])})
+    with refusing_nonsense(file):
+        return Fitted(**{**values, "schedule": Schedule(**values["schedule"]), "costs": Costs(**values["costs"])})

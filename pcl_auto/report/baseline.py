@@ -8,18 +8,19 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.evaluation.scores import SCORES
+from pcl_auto.errors import StateError
+from pcl_auto.evaluation.scores import SCORES, SHAPE
 from pcl_auto.evaluation.statistics import mean, paired_differences
-from pcl_auto.recipe.settings import Schedule
 from pcl_auto.training.request import SUPERVISED_TRAINER
-from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
-from pcl_auto.workspace.files import read_json
+from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders, schedule_of
+from pcl_auto.workspace.files import read_kept
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
-from pcl_auto.workspace.run_record import RECORD, has_manifest
+from pcl_auto.workspace.run_record import RECORD, has_manifest, read_record
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ def find_baseline(run: RunFacts) -> Path | None:
     """Find the model folder of the finished supervised run with the split, seed, steps and patches of ``run``."""
     wanted = _terms(run.identity, steps_of(run))
     for record in sorted(run.folder.parent.parent.glob(f"{SUPERVISED_TRAINER}__*/{run.folder.name}/{RECORD}")):
-        identity = read_json(record)["identity"]
-        if has_manifest(record.parent) and _terms(identity, _own_steps(identity)) == wanted:
-            return record.parent.parent
+        with suppress(StateError, KeyError, TypeError):  # a damaged one is no baseline; `pclauto status` names it
+            identity = read_record(record.parent)["identity"]
+            if has_manifest(record.parent) and _terms(identity, _own_steps(identity)) == wanted:
+                return record.parent.parent
     return None
 
 
@@ -55,7 +57,7 @@ def steps_of(run: RunFacts) -> int:
 
 
 def _own_steps(identity: Mapping[str, Any]) -> int:
-    schedule = Schedule(**identity["recipe"]["schedule"])
+    schedule = schedule_of(identity)
     return schedule.epochs * schedule.steps_per_epoch
 
 
@@ -99,8 +101,13 @@ def compare_to_baseline(run: RunFacts, workspace: Workspace) -> BaselineComparis
 
 def _evaluations(model: Path) -> list[tuple[dict[str, Any], Path]]:
     """Read the evaluations of a model, oldest first."""
-    found = [(read_json(file), file) for file in model.glob(f"{SCORES}/*.json")]
-    return sorted(found, key=lambda entry: str(entry[0]["time"]))
+    found = [(read_kept(file, SHAPE), file) for file in model.glob(f"{SCORES}/*.json")]
+    return sorted(((scores, file) for scores, file in found if scores is not None), key=lambda entry: entry[0]["time"])
+
+
+def damaged_evaluations(model: Path) -> list[Path]:
+    """List the files of evaluations of a model that cannot be read."""
+    return [file for file in sorted(model.glob(f"{SCORES}/*.json")) if read_kept(file, SHAPE) is None]
 
 
 def _beside(scores: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -108,7 +115,7 @@ def _beside(scores: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
     Empty if there are none, or if the evaluations differ in their labels or in their way of predicting.
     """
-    if any(scores[key] != other[key] for key in ("labels", "mirroring")):
+    if any(scores.get(key) != other.get(key) for key in ("labels", "mirroring")):
         return ""
     own, alone = case_dice(scores), case_dice(other)
     cases = paired_differences({0: own}, {0: alone}).get(0, {})

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pcl_auto.training.run_facts import RunFacts
+from pcl_auto.workspace.files import printable
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 22, 42
@@ -37,17 +38,17 @@ def run_curves(run: RunFacts, baseline: RunFacts | None) -> list[dict[str, Any]]
     epochs = run.epochs
     on_epochs = {"x_name": "epoch", "boundaries": {number: start - 0.5 for number, start in run.round_starts().items()}}
     figures = []
-    for name in dict.fromkeys(name for event in epochs for name in event["losses"]):
-        points = [(event["epoch"], event["losses"].get(name)) for event in epochs]
+    for name in dict.fromkeys(name for event in epochs for name in event.get("losses", ())):
+        points = [(event["epoch"], event.get("losses", {}).get(name)) for event in epochs]
         figures.append(_figure("Loss" if name == "loss" else f"Loss: {name}", [Series(name, points)], **on_epochs))
     dice = _patch_dice(run)
-    cases = next((event["patch_dice_of"] for event in reversed(epochs)), "")
+    cases = next((event.get("patch_dice_of", "") for event in reversed(epochs)), "")
     if baseline is not None and run.split.validation and not run.steps_before:
         # Its epochs may have another number of steps.
         epoch = baseline.steps_per_epoch / run.steps_per_epoch
         dice += [replace(series, name=f"{series.name}, baseline") for series in _patch_dice(baseline, epoch)]
     figures.append(_figure(f"Dice on patches of {cases}", dice, **on_epochs, y_range=(0.0, 1.0)))
-    changes = [(event["round"], event["dice_to_last_round"]) for event in run.happened("pseudo_labels")]
+    changes = [(event["round"], event.get("dice_to_last_round")) for event in run.happened("pseudo_labels")]
     title = "Dice of pseudo-labels to those of the round before"
     figures.append(_figure(title, [Series("mean over cases", changes)], x_name="round"))
     return [figure for figure in figures if figure["svg"]]
@@ -56,12 +57,18 @@ def run_curves(run: RunFacts, baseline: RunFacts | None) -> list[dict[str, Any]]
 def _patch_dice(run: RunFacts, epoch: float = 1.0) -> list[Series]:
     """Return the Dice of each class over the epochs, which are ``epoch`` wide."""
     return [
-        Series(name, [(epoch * event["epoch"], event["patch_dice"][index]) for event in run.epochs])
+        Series(name, [(epoch * event["epoch"], _nth(event.get("patch_dice", ()), index)) for event in run.epochs])
         for index, name in enumerate(run.classes)
     ]
 
 
+def _nth(values: Sequence[float | None], index: int) -> float | None:
+    return values[index] if index < len(values) else None
+
+
 def _figure(title: str, series: list[Series], **options: Any) -> dict[str, Any]:
+    # Names are anyone's; the rest of the page prints its texts by itself.
+    title, series = printable(title), [replace(one, name=printable(one.name)) for one in series]
     keys = [(index % _COLORS, index >= _COLORS, one.name) for index, one in enumerate(series)]
     return {"title": title, "svg": draw_curves(series, title=title, **options), "keys": keys}
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.recipe.time_budget import format_duration
-from pcl_auto.report.baseline import compare_to_baseline
+from pcl_auto.report.baseline import compare_to_baseline, damaged_evaluations
 from pcl_auto.report.curves import run_curves
 from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, color
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
@@ -197,6 +197,8 @@ def _notes(run: RunFacts) -> list[str]:
         f"{'; '.join(map(str, event.get('reasons', ['all background'])))}."
         for event in run.happened("degenerate")
     ]
+    damaged = damaged_evaluations(run.folder.parent)
+    notes += [f"An evaluation cannot be read and is left out: {file}." for file in damaged]
     if not run.happened("trained"):
         notes.append("The training has not ended yet.")
     return notes

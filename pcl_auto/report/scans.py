@@ -100,7 +100,7 @@ def _panel(
         # Over the last pseudo-label the first one, over a prediction the truth.
         outlined = [LABEL, *list(volume.masks)[1:]]
         shown = draw_planes(volume, list(run.classes.values()), outlined, max_slices=max_slices)
-    except (PclautoError, OSError, RuntimeError, ValueError, KeyError) as error:
+    except (PclautoError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
     return Panel(role, case, facts, source, shown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from dataclasses import asdict, dataclass
@@ -10,13 +11,13 @@ from typing import Any, Literal
 
 import psutil
 
-from pcl_auto.errors import PclautoError
-from pcl_auto.recipe.settings import Schedule
-from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders
+from pcl_auto.errors import PclautoError, Problem, StateError
+from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders, schedule_of
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.lock import is_held
 from pcl_auto.workspace.run_record import RECORD, is_trained
 
-State = Literal["finished", "running", "stopped", "elsewhere"]
+State = Literal["finished", "running", "stopped", "elsewhere", "damaged"]
 # The time left is estimated from this number of epochs.
 _LAST_EPOCHS = 5
 
@@ -53,18 +54,35 @@ class Status:
         return asdict(self)
 
 
-def all_runs(workspace: Workspace) -> list[Status]:
-    """List every run of the workspace, the last written first; runs that cannot be read are left out."""
-    folders = [record.parent for record in workspace.results.glob(f"Dataset*/*/fold_*/{RECORD}")]
-    found = (_status_if_readable(folder) for folder in sorted(folders, key=_last_written, reverse=True))
-    return [status for status in found if status is not None]
+@dataclass(frozen=True)
+class DamagedRun:
+    """A run whose files cannot be read: ``problems`` say which, and why."""
+
+    folder: str
+    problems: tuple[Problem, ...]
+    state: State = "damaged"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the run as plain values."""
+        return {**asdict(self), "problems": [problem.as_dict() for problem in self.problems]}
 
 
-def _status_if_readable(folder: Path) -> Status | None:
+def all_runs(workspace: Workspace) -> list[Status | DamagedRun]:
+    """List every run of the workspace, the last written first; those that cannot be read are among them by name."""
+    # A record that is a link to nowhere is one too.
+    folders = [fold for fold in workspace.results.glob("Dataset*/*/fold_*") if os.path.lexists(fold / RECORD)]
+    return [_status_or_damage(folder) for folder in sorted(folders, key=_last_written, reverse=True)]
+
+
+def _status_or_damage(folder: Path) -> Status | DamagedRun:
     try:
         return status_of(folder)
-    except (PclautoError, KeyError, OSError):
-        return None  # of another version, or half of it moved away
+    except PclautoError as error:
+        return DamagedRun(str(folder), error.problems)
+    except OSError as error:
+        fix = "make it readable, or restore it"
+        problem = Problem("run.unreadable", "run cannot be read", str(folder), fix, found=error.strerror or "")
+        return DamagedRun(str(folder), (problem,))
 
 
 def status_of(folder: Path) -> Status:
@@ -75,7 +93,7 @@ def status_of(folder: Path) -> Status:
     """
     run = read_run(folder)
     last = run.epochs[-1] if run.epochs else {}
-    schedule = Schedule(**run.identity["recipe"]["schedule"])
+    schedule = schedule_of(run.identity)
     state = _state(run.folder)
     done = int(last.get("epoch", 0))
     return Status(
@@ -92,7 +110,7 @@ def status_of(folder: Path) -> Status:
         dice=last.get("patch_dice", []),
         dice_of=last.get("patch_dice_of", ""),
         seconds_left=None if state == "finished" else _seconds_left(run, schedule.epochs - done, schedule.rounds),
-        last_event=run.events[-1]["time"] if run.events else "",
+        last_event=run.events[-1].get("time", "") if run.events else "",
         rounds=[
             {key: value for key, value in event.items() if key != "time"}
             for event in run.happened("pseudo_labels", "rolled_back", "degenerate")
@@ -102,18 +120,22 @@ def status_of(folder: Path) -> Status:
 
 
 def _state(folder: Path) -> State:
-    """Return the state of a run without taking its lock, which the run itself may need meanwhile."""
+    """Return the state of a run."""
     if is_trained(folder):
         return "finished"
     holder = folder.parent.parent / f".{folder.parent.name}.holder"
-    text = holder.read_text(encoding="utf-8") if holder.is_file() else ""
+    text = holder.read_text(encoding="utf-8", errors="replace") if holder.is_file() else ""
     held = re.match(r"process (\S+) on (\S+)", text)
     if held is None:
         return "stopped"
     process, machine = held.groups()
     if machine != socket.gethostname():
         return "elsewhere"
-    return "running" if process.isdigit() and psutil.pid_exists(int(process)) else "stopped"
+    # Containers may share a machine's name and have numbers of their own: the lock knows better.
+    running = is_held(folder.parent)
+    if running is None:
+        running = process.isdecimal() and psutil.pid_exists(int(process))
+    return "running" if running else "stopped"
 
 
 def _seconds_left(run: RunFacts, epochs: int, rounds: int) -> float | None:
@@ -133,11 +155,15 @@ def _last_written(folder: Path) -> float:
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
-def runs_of(model: Path) -> list[Status]:
+def runs_of(model: Path) -> list[Status | DamagedRun]:
     """List the runs of a model folder, one for each fold; also if it is the folder of one of them.
 
     Raises:
-        StateError: no run has left its record there.
+        StateError: no run has left its record there, or none that can be read.
     """
     first = run_folder(model)
-    return [status_of(folder) for folder in run_folders(first.parent)]
+    found = [_status_or_damage(folder) for folder in run_folders(first.parent)]
+    damaged = [run for run in found if isinstance(run, DamagedRun)]
+    if len(damaged) == len(found):
+        raise StateError([problem for run in damaged for problem in run.problems])
+    return found

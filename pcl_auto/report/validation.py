@@ -11,7 +11,12 @@ from typing import Any
 
 from pcl_auto.data.labels import foreground
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.run_record import RECORD
+from pcl_auto.workspace.run_record import RECORD, read_record
+from pcl_auto.workspace.shapes import LABELS, NUMBER
+
+# Of nnU-Net's summary.
+_MEANS = {"Dice?": (NUMBER, None), ...: object}
+_SUMMARY = {"mean?": {...: _MEANS}, "foreground_mean?": _MEANS, "metric_per_case?": [object]}
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,10 @@ def read_fold_scores(model: Path) -> list[FoldScores]:
     """Read the folds of the cross-validation in ``model``, in order, or its one training with validation cases."""
     folders = sorted((file.parent for file in model.glob(f"fold_[0-9]*/{RECORD}")), key=lambda path: int(path.name[5:]))
     one = model / "fold_all"
-    if (one / RECORD).is_file() and read_json(one / RECORD)["identity"]["split"]["validation"]:
+    if (one / RECORD).is_file() and read_record(one)["identity"]["split"]["validation"]:
         folders.append(one)
     # nnU-Net names a class by its value and a region by its tuple.
-    classes = [str(values) for values in foreground(read_json(model / "dataset.json")["labels"]).values()]
+    classes = [str(values) for values in foreground(read_json(model / "dataset.json", LABELS)["labels"]).values()]
     return [_read(folder, classes) for folder in folders]
 
 
@@ -48,7 +53,7 @@ def mean_over_folds(folds: Sequence[FoldScores]) -> list[float | None]:
 
 def _read(folder: Path, classes: Sequence[str]) -> FoldScores:
     file = folder / "validation" / "summary.json"
-    summary = read_json(file) if file.is_file() else {}
+    summary = read_json(file, _SUMMARY) if file.is_file() else {}
     dice = [_dice(summary.get("mean", {}).get(name, {})) for name in classes]
     return FoldScores(folder, len(summary.get("metric_per_case", [])), dice, _dice(summary.get("foreground_mean", {})))
 

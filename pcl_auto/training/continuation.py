@@ -189,6 +189,7 @@ def _is_new(split: Split, case: str, mask: Path) -> bool:
 def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -> None:
     """Check masks as labels are checked before planning: all problems at once, before anything is written."""
     plan = read_plan(data)
+    plan.require(case for case in masks if case in split.unlabeled or case in split.corrected)
     allowed, cases = tuple(all_values(plan.dataset_json["labels"])), plan.cases
     problems: list[Problem] = []
     for case, mask in masks.items():

@@ -10,6 +10,9 @@ from pcl_auto.errors import Problem, StateError
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.folders import Workspace
 
+# Of a model folder in nnUNet_results: data set, model.
+MODEL_DEPTH = 2
+
 
 def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool = False) -> Path:
     """Find the model folder that a command works on.
@@ -84,7 +87,9 @@ def _found(workspace: Workspace, name: str | None, *, supervised_only: bool = Fa
 def _last_models(workspace: Workspace) -> dict[str, Path]:
     """Find the models trained last on the data set that was trained last, by trainer."""
     last: dict[str, str] = workspace.remembered().get("last_run", {})
-    models = {trainer: workspace.results / model for trainer, model in last.items()}
+    # The file may name whatever it likes; models lie in folders of data sets.
+    inside = {trainer: Path(model) for trainer, model in last.items() if len(Path(model).parts) == MODEL_DEPTH}
+    models = {t: workspace.results / model for t, model in inside.items() if ".." not in model.parts}
     data = [model.parent for model in models.values()][-1:]
     return {t: model for t, model in models.items() if model.parent in data and (model / "plans.json").is_file()}
 

@@ -19,7 +19,7 @@ from pcl_auto.data.split import (
     choose_split,
     cross_validation,
     draw_split,
-    from_dict,
+    read_split,
     with_corrections,
 )
 from pcl_auto.errors import DataError, Problem, StateError, UsageError
@@ -32,6 +32,7 @@ from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, r
 from pcl_auto.workspace.files import file_digest, read_json, refuse_irregular
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.run_record import FINAL, is_trained
+from pcl_auto.workspace.shapes import CORRECTION
 
 JOINT_TRAINER, SUPERVISED_TRAINER = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
 # Of a split, from the name of a file.
@@ -393,7 +394,7 @@ def refuse_overridden_labels(split: Split, data: DatasetFolder) -> None:
     problems = []
     for entry in split.history:
         file = data.split_file(entry.split)
-        before = from_dict(read_json(file)) if file.is_file() else None
+        before = read_split(file) if file.is_file() else None
         if before is None or entry.case not in {*before.unlabeled, *before.corrected}:
             problems.append(_not_corrected(entry.case, str(file)))
     if problems:
@@ -416,7 +417,7 @@ def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
     So a data set that has grown since can be trained again without touching what was trained before.
     """
     file = data.split_file(split.name)
-    if not file.is_file() or from_dict(read_json(file)) == split:
+    if not file.is_file() or read_split(file) == split:
         return split
     digest = hashlib.sha256(json.dumps(split.as_dict(), sort_keys=True).encode()).hexdigest()[:6]
     return replace(split, name=f"{split.name}_g{digest}")
@@ -425,22 +426,11 @@ def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
 def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str], Sequence[Correction]]:
     refuse_irregular(path, UsageError, "name a file with a split")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        labeled, validation = content["labeled"], content.get("validation", [])
-        if not (isinstance(labeled, list) and isinstance(validation, list)):
-            raise TypeError("the groups are lists")
-        if not all(isinstance(case, str) for case in [*labeled, *validation]):
-            raise TypeError("case ids are strings")
+        content = read_json(path, {"labeled": [str], "validation?": [str], "history?": [CORRECTION]})
         history = [Correction(**entry) for entry in content.get("history", [])]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(
-            Problem(
-                code="split.unreadable",
-                what="not a split",
-                where=str(path),
-                expected='JSON with "labeled": [case, …] and, if wanted, "validation": [case, …]',
-                found=f"{type(error).__name__}: {error}",
-                fix="write such a file; those under splits/ of a workspace are examples",
-            )
-        ) from error
-    return labeled, validation, history
+    except (StateError, TypeError, ValueError) as error:
+        fix = "write such a file; those under splits/ of a workspace are examples"
+        expected = 'JSON with "labeled": [case, …] and, if wanted, "validation": [case, …]'
+        found = error.problems[0].found if isinstance(error, StateError) else str(error)
+        raise UsageError(Problem("split.unreadable", "not a split", str(path), fix, expected, found)) from error
+    return content["labeled"], content.get("validation", []), history

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,10 +14,15 @@ from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.confidence import MIN_REFERENCES, REVIEW_SHARE
 from pcl_auto.nnunet.inference.confidence import REFERENCE
+from pcl_auto.nnunet.inference.confidence import SHAPE as CONFIDENCES
 from pcl_auto.nnunet.training.run_settings import KEY
 from pcl_auto.recipe.load import with_current_names
-from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEWS
+from pcl_auto.recipe.settings import Schedule
+from pcl_auto.workspace.files import read_json, read_table, refusing_nonsense
+from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEWS, read_record
+from pcl_auto.workspace.shapes import DATASET, SCHEDULE, mismatch
+
+_LEDGERS = "pseudo_labels/round_*/ledger.csv"
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,26 @@ class Confidences:
 def read_confidences(run: Path) -> Confidences:
     """Read the confidences of the run in folder ``run``; none where its training has left none."""
     file = run / REFERENCE
-    found = read_json(file) if file.is_file() else {}
+    found = read_json(file, CONFIDENCES) if file.is_file() else {}
     # "certainties" in files of version 0.1.
     values = found.get("confidences", found.get("certainties", []))
     return Confidences(file, sorted(map(float, values)), found.get("cases", {}))
+
+
+# Lines of the log that are read, by their kind; a line of another shape is a damaged one.
+_EVENTS: dict[str, Any] = {
+    "epoch": {
+        "epoch": int, "seconds": float, "stage?": str, "losses?": {...: (float, None)},
+        "patch_dice?": [(float, None)], "patch_dice_of?": str,
+    },
+    "pseudo_labels": {
+        "round": int, "seconds?": float, "used?": int, "cases?": int, "dice_to_last_round?": (float, None),
+    },
+    "rolled_back": {"round": int, "epoch": int, "reasons": [str]},
+    "degenerate": {"round": int, "reasons?": [str]},
+    "resumed": {"epoch": int},
+    "trained": {"seconds?": float, "memory_mb?": (float, None)},
+}  # fmt: skip
 
 
 # Columns of a ledger that say how good a pseudo-label is, the more telling first; higher is better.
@@ -130,7 +150,8 @@ class RunFacts:
     @property
     def store(self) -> str:
         """The key of the case store that the run read."""
-        return str(self.configuration[KEY]["store"])
+        with refusing_nonsense(self.folder.parent / "plans.json"):
+            return str(self.configuration[KEY]["store"])
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -149,6 +170,12 @@ class RunFacts:
             return {}
         first, length = schedule["supervised_epochs"] + 1, schedule["epochs_per_round"]
         return {number: first + (number - 1) * length for number in range(1, schedule["rounds"] + 1)}
+
+
+def schedule_of(identity: Mapping[str, Any]) -> Schedule:
+    """Return the schedule of the run with this ``identity``."""
+    schedule = identity["recipe"]["schedule"]
+    return Schedule(**{name: schedule[name] for name in SCHEDULE})
 
 
 def run_folders(model: Path) -> list[Path]:
@@ -184,45 +211,54 @@ def read_run(folder: Path) -> RunFacts:
     Raises:
         StateError: a file of the run is missing or damaged.
     """
-    record = read_json(folder / RECORD)
-    record["identity"]["recipe"] = with_current_names(record["identity"]["recipe"])
-    dataset = read_json(folder.parent / "dataset.json")
+    record = read_record(folder)
+    with refusing_nonsense(folder / RECORD):
+        record["identity"]["recipe"] = with_current_names(record["identity"]["recipe"])
+    dataset = read_json(folder.parent / "dataset.json", DATASET)
     names = [str(name) for name in dataset["channel_names"].values()]
     labels = foreground(dataset["labels"])
-    # Of regions the value that each is written with in a mask.
-    values = dataset["regions_class_order"] if has_regions(labels) else labels.values()
-    classes = {str(name): int(value) for name, value in zip(labels, values, strict=True)}
-    ledgers = (folder / "pseudo_labels").glob("round_*/ledger.csv")
-    rounds = [Round(int(ledger.parent.name.rsplit("_", 1)[1]), ledger, _read_ledger(ledger)) for ledger in ledgers]
+    with refusing_nonsense(folder.parent / "dataset.json"):
+        # Of regions the value that each is written with in a mask.
+        values = dataset["regions_class_order"] if has_regions(labels) else labels.values()
+        classes = {str(name): int(value) for name, value in zip(labels, values, strict=True)}
+    ledgers = {ledger.parent.name.removeprefix("round_"): ledger for ledger in folder.glob(_LEDGERS)}
+    rounds = [
+        Round(int(number), ledger, _read_ledger(ledger)) for number, ledger in ledgers.items()
+        if number.isdecimal()
+    ]  # fmt: skip
     return RunFacts(
         folder=folder,
         record=record,
         events=read_events(folder / "events.jsonl"),
         rounds=sorted(rounds, key=lambda entry: entry.number),
-        plans=read_json(folder.parent / "plans.json"),
+        plans=read_json(
+            folder.parent / "plans.json", {"configurations": {record["identity"]["configuration"]: {...: object}}}
+        ),
         classes=classes,
         channels=names,
     )
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Read the events of a run, without lines that were cut off, as by a full disk."""
+    """Read the events of a run, without lines that were cut off, as by a full disk, or damaged otherwise."""
     if not path.is_file():
         return []
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(event, dict) and "event" in event:
+        if not mismatch(event, {"event": str, "time?": str}) and not mismatch(
+            event, _EVENTS.get(event["event"], object)
+        ):
             events.append(event)
     return events
 
 
 def _read_ledger(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as table:
-        return [row for row in csv.DictReader(table) if row.get("case")]
+    rows = read_table(path, ("case",), lambda name: name in JUDGMENTS or name.startswith("volume_ml_"))
+    return [row for row in rows if row["case"]]
 
 
 def _number(text: str | None) -> float | None:
@@ -255,7 +291,7 @@ def last_round(run: RunFacts) -> tuple[Round, Path]:
 def review_folders(run: Path) -> list[str]:
     """List the folders that the pseudo-labels of the run in folder ``run`` were exported to."""
     file = run / REVIEWS
-    return list(read_json(file)["folders"]) if file.is_file() else []
+    return list(read_json(file, {"folders": [str]})["folders"]) if file.is_file() else []
 
 
 def last_checkpoint(folder: Path) -> Path:

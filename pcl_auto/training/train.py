@@ -22,7 +22,7 @@ from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.ground_truth import require_ground_truth
-from pcl_auto.planning.plan import read_plan
+from pcl_auto.planning.plan import read_plan, require_whole
 from pcl_auto.planning.split_plans import prepare_split, record_split
 from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.training.estimate import expected, fit_budget, measured
@@ -41,10 +41,12 @@ from pcl_auto.workspace.run_record import (
     check_manifest,
     compare_versions,
     has_manifest,
+    read_record,
     refuse_changes,
     start_anew,
     write_manifest,
 )
+from pcl_auto.workspace.shapes import DATASET
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -100,8 +102,9 @@ def prepare(run: Run, listener: Listener) -> tuple[Run, dict[str, Any]]:
     """Put the split of a run on record and make what lacks of its data; return the run with all settings, and plans.
 
     Raises:
-        StateError: the data set was planned anew since the run was resolved.
+        StateError: the data set was planned anew since the run was resolved, or its plan is damaged.
     """
+    require_whole(run.plan, run.data)
     with sole_writer(run.data.pclauto_dir / "prepare", wait=True):
         if not read_plan(run.data).equals(run.plan):  # it had to wait for who plans
             what, fix = "the data set was planned anew meanwhile", "repeat the command"
@@ -174,7 +177,7 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
     record = {**_record(run, plans, device), "steps_before": request.steps_before, "forecast": expected(run)}
     unbroken = not record_file.is_file()
     if record_file.is_file():
-        record["threads"] = _refuse_another(read_json(record_file), record, run, listener)
+        record["threads"] = _refuse_another(read_record(run.folder), record, run, listener)
     with rank_zero_first() as first:
         if first:
             _write_plans(run, plans)
@@ -192,7 +195,7 @@ def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: A
             check_manifest(run.folder)
         elif first:
             wall_s = monotonic() - request.asked_at if unbroken and run.fold is None else None
-            write_json(record_file, {**read_json(record_file), "measured": measured(run.folder, device, wall_s)})
+            write_json(record_file, {**read_record(run.folder), "measured": measured(run.folder, device, wall_s)})
             write_manifest(run.folder)
 
 
@@ -212,7 +215,7 @@ def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, li
         strict = run.settings.deterministic
         # Another device gives other bytes, and other versions may.
         versions, versions_now = (
-            {**entry["versions"], **({"device": entry["device"]} if strict and "device" in before else {})}
+            {**entry.get("versions", {}), **({"device": entry["device"]} if strict and "device" in before else {})}
             for entry in (before, record)
         )
         compare_versions(versions, versions_now, run.folder, deterministic=strict, listener=listener)
@@ -289,7 +292,8 @@ def _record(run: Run, plans: dict[str, Any], device: Any) -> dict[str, Any]:
 def _write_plans(run: Run, plans: dict[str, Any]) -> None:
     file = run.data.plans_file(run.plans_name)
     # Other configurations of the same split and recipe share the file, as in nnU-Net's own plans.
-    earlier = read_json(file)["configurations"] if file.is_file() else {}
+    fix = "remove the file and repeat the command: it is written again"
+    earlier = read_json(file, {"configurations": {...: object}}, fix=fix)["configurations"] if file.is_file() else {}
     whole = with_settings(plans, run.plans_name, run.configuration, run.settings)
     write_json(file, {**whole, "configurations": {**earlier, **whole["configurations"]}})
 
@@ -317,7 +321,7 @@ def _drive(run: Run, device: Any, threads: int, listener: Listener, shared_start
         latest = checkpoint_to_resume(run.folder)
         plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": latest is not None}
         fold = "all" if run.fold is None else run.fold
-        dataset_json = read_json(run.data.path / "dataset.json")
+        dataset_json = read_json(run.data.path / "dataset.json", DATASET)
         trainer = TRAINERS[run.trainer](plans, run.configuration, fold, dataset_json, device)
         trainer.events.subscribe(_keeping_start(listener, run, shared_start))
         final = run.folder / FINAL

@@ -21,8 +21,17 @@ from pcl_auto.workspace.resources import full_disk, has_room, is_full
 # Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
 # folders for a case).
 STAGING = ".tmp"
-# Machines may share a disk, and each knows its own processes alone.
-_HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+
+
+def _here() -> str:
+    """Name this machine, and the container in it: disks may be shared, and each knows its own processes alone."""
+    namespace = ""
+    with suppress(OSError):  # Linux alone has namespaces of processes
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{socket.gethostname()}-{namespace}").strip("-")
+
+
+_HOST = _here()
 _FAULT_VARIABLE = "PCLAUTO_FAULT"
 _passed: Counter[str] = Counter()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -9,16 +10,25 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import PclautoError, Problem, StateError
 from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.shapes import mismatch
 
 # Anyone may have chosen the names of files, cases and classes. JSON leaves these characters of them as they are:
-# controls of a terminal, changes of the direction of text, halves of characters.
-_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# controls of a terminal, changes of the direction of text, what takes no room, halves of characters.
+_STEERING = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+# Larger files are none that this package or nnU-Net writes, and deeper ones neither.
+MAX_JSON_BYTES, MAX_JSON_DEPTH = 2**28, 64
+_MAX_DIGITS = 40
 
 
 def printable(text: str) -> str:
@@ -29,7 +39,7 @@ def printable(text: str) -> str:
 def json_text(value: Any, **options: Any) -> str:
     """Return ``value`` as JSON that is readable in every language; ``options`` are those of json.dumps."""
     text = json.dumps(value, ensure_ascii=False, **options)
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def table_cell(text: str) -> str:
@@ -38,9 +48,9 @@ def table_cell(text: str) -> str:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write ``text`` to ``target``, whole or not at all."""
+    """Write ``text`` to ``target``, whole or not at all; halves of characters, as names of files hold, are escaped."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(target: Path, value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
@@ -83,25 +93,138 @@ def refuse_irregular(path: Path, error: type[PclautoError], fix: str = "put the 
         raise error(problem)
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file that this package wrote.
+def parse_json(path: Path) -> Any:
+    """Parse a JSON file whose content nobody vouches for.
 
     Raises:
-        StateError: the file is missing or damaged.
+        OSError: the file cannot be read.
+        ValueError: it is no regular file, too large, no UTF-8 text, or no JSON; or it is too deep, has a key twice, or
+            a number that no number type holds. NaN and Infinity are accepted: nnU-Net writes them.
+    """
+    if not path.is_file():
+        raise ValueError("no such file" if not path.exists() else "no regular file")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(
+            path.read_text(encoding="utf-8"), parse_int=_whole, parse_float=_decimal, object_pairs_hook=_without_repeats
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [content]
+    for _depth in range(MAX_JSON_DEPTH):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [entry for entries in inner for entry in entries]
+        if not level:
+            return content
+    raise ValueError("nested too deeply")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _decimal(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"a number that is too large: {text[:_MAX_DIGITS]}")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        repeated = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
+        raise ValueError(f"the key {repeated[:_MAX_DIGITS]!r} twice")
+    return table
+
+
+_REPEAT = "restore the file, or repeat the step that made it with --force or --restart"
+
+
+def read_json(path: Path, shape: Any = object, *, fix: str = _REPEAT) -> Any:
+    """Parse a JSON file that this package or nnU-Net wrote.
+
+    Args:
+        path: the file.
+        shape: of its content, see :mod:`pcl_auto.workspace.shapes`.
+        fix: what to do where it is damaged.
+
+    Raises:
+        StateError: the file is missing or damaged, or its content has another shape.
     """
     refuse_irregular(path, StateError)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error), fix) from error
+    require_shape(content, shape, path, fix=fix)
+    return content
+
+
+def require_shape(content: Any, shape: Any, path: Path, *, fix: str = _REPEAT) -> None:
+    """Make sure that the content of a file has a shape, see :mod:`pcl_auto.workspace.shapes`.
+
+    Raises:
+        StateError: it has another one.
+    """
+    if (found := mismatch(content, shape)) is not None:
+        raise _unreadable(path, found, fix)
+
+
+def _unreadable(path: Path, found: str, fix: str) -> StateError:
+    expected = "the JSON that pclauto or nnU-Net wrote there"
+    return StateError(Problem("run.file-unreadable", "file cannot be read", str(path), fix, expected, found))
+
+
+def read_kept(path: Path, shape: Any = object) -> Any:
+    """Parse a JSON file that can be made again; return None where it is missing or damaged."""
+    try:
+        return read_json(path, shape)
+    except StateError:
+        return None
+
+
+def read_table(path: Path, needed: Collection[str], numbers: Callable[[str], bool]) -> list[dict[str, str]]:
+    """Read a CSV file that this package wrote, row by row.
+
+    Args:
+        path: the file.
+        needed: columns that every row has.
+        numbers: tells of a column's name whether its values are numbers, or empty.
+
+    Raises:
+        StateError: the file is missing or damaged, or makes no sense.
+    """
+    with refusing_nonsense(path):
+        if not path.is_file():
+            raise ValueError("no regular file")
+        with path.open(encoding="utf-8", newline="") as table:
+            rows = list(csv.DictReader(table, strict=True))
+        for row in rows:
+            if None in row or None in row.values() or not row.keys() >= set(needed):
+                raise ValueError("a line without all columns, or with more")
+            for column, value in row.items():
+                if numbers(column) and value and not math.isfinite(float(value)):
+                    raise ValueError(f"{column} {value}")
+    return rows
+
+
+@contextmanager
+def refusing_nonsense(path: Path) -> Iterator[None]:
+    """Refuse a file whose content makes no sense as what it is read for, by whatever error that shows.
+
+    Raises:
+        StateError: naming the file.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error) as error:
+        found = f"{type(error).__name__}: {error}"
         raise StateError(
-            Problem(
-                code="run.file-unreadable",
-                what="file cannot be read",
-                where=str(path),
-                expected="the JSON that pclauto or nnU-Net wrote there",
-                found=str(error),
-                fix="restore the file, or repeat the step that made it with --force or --restart",
-            )
+            Problem("run.file-senseless", "file makes no sense", str(path), _REPEAT, found=found)
         ) from error
 
 

@@ -19,6 +19,8 @@ SCHEMA_VERSION = 1
 # nnU-Net's name of a data set.
 DATASET_NAME = re.compile(r"Dataset\d{3,}_.+")
 _OPTION = "--workspace"
+# What a workspace remembers.
+_STATE = {"last_dataset?": str, "last_run?": {...: str}}
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -63,9 +65,14 @@ class DatasetFolder:
         """The log of what nnU-Net prints while it plans and preprocesses."""
         return self.pclauto_dir / "log.txt"
 
+    @property
+    def stores(self) -> Path:
+        """The folder of all case stores."""
+        return self.pclauto_dir / "store"
+
     def store(self, key: str) -> Path:
         """Return the folder of the case store ``key``: images preprocessed in one way, without labels."""
-        return self.pclauto_dir / "store" / key
+        return self.stores / key
 
     def split_file(self, split: str) -> Path:
         """Return the record of a split."""
@@ -156,7 +163,8 @@ class Workspace:
         """Return what earlier commands left here; empty in a new workspace."""
         if not self.state_file.is_file():
             return {}
-        content: dict[str, Any] = read_json(self.state_file)
+        fix = "remove the file: it says what was planned and trained last, as the data set's name and --model do"
+        content: dict[str, Any] = read_json(self.state_file, _STATE, fix=fix)
         return content
 
     def remember(self, **values: Any) -> None:

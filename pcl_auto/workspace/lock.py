@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from pcl_auto.errors import LockedError, Problem
+from pcl_auto.errors import LockedError, Problem, ResourceError
 from pcl_auto.workspace.files import write_text
+
+# What a system says whose lock somebody holds; all else means that it has none to give.
+_HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
+# Whoever asks whether a lock is held holds it for a moment: see is_held.
+_TRIES, _SECONDS_BETWEEN = 4, 0.05
 
 
 @contextmanager
@@ -24,25 +30,69 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it; the message says which, and since when.
+        ResourceError: the file system has no locks.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock, holder = folder.parent / f".{folder.name}.lock", folder.parent / f".{folder.name}.holder"
+    holder = folder.parent / f".{folder.name}.holder"
+    descriptor = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        with FileLock(lock, timeout=-1 if wait else 0):
-            since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            write_text(holder, f"process {os.getpid()} on {socket.gethostname()} since {since}")
-            try:
-                yield
-            finally:  # who looks at it later is not to take a process of that number for this one
-                holder.unlink(missing_ok=True)
-    except Timeout:
-        found = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-        raise LockedError(
-            Problem(
-                code="lock.held",
-                what="another process is writing this run",
-                where=str(folder),
-                found=found,
-                fix="wait for it, or end it and repeat the command",
-            )
-        ) from None
+        if not _acquire(descriptor, folder, wait=wait):
+            raise _held(folder, holder)
+        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()} since {since}")
+        try:
+            yield
+        finally:  # who looks at it later is not to take a process of that number for this one
+            holder.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool | None:
+    """Tell whether a process holds ``folder``, wherever it runs and whatever its number; None where nobody can tell."""
+    try:
+        descriptor = os.open(_lock_file(folder), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in _HELD else None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _acquire(descriptor: int, folder: Path, *, wait: bool) -> bool:
+    """Take the lock; return False if another process has it and nobody waits."""
+    for _attempt in range(_TRIES):
+        if _take(descriptor, folder, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)):
+            return True
+        time.sleep(_SECONDS_BETWEEN)
+    return False
+
+
+def _take(descriptor: int, folder: Path, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in _HELD:
+            raise _without_locks(folder, error) from error
+        return False
+    return True
+
+
+def _held(folder: Path, holder: Path) -> LockedError:
+    found = holder.read_text(encoding="utf-8", errors="replace") if holder.is_file() else "another process"
+    what, fix = "another process is writing this run", "wait for it, or end it and repeat the command"
+    return LockedError(Problem("lock.held", what, str(folder), fix, found=found))
+
+
+def _without_locks(folder: Path, error: OSError) -> ResourceError:
+    # Two writers would spoil each other's files, and nobody would know.
+    what, fix = "the file system has no locks", "choose another one with --workspace, or mount this one with locks"
+    return ResourceError(Problem("disk.no-locks", what, str(folder), fix, found=error.strerror or ""))

@@ -193,9 +193,30 @@ _REFUSED = {
 }
 
 
+# What libraries say that have no exception of their own for it.
+_NO_MEMORY = re.compile(
+    r"out of memory|[Cc](annot|an't) allocate|not enough memory|_ALLOC_FAILED|bad_alloc|"
+    r"[Ff]ailed to (allocate|map segment)"
+)
+_NO_THREADS = _refused(
+    "memory.no-more-threads", "raise the limit on processes (ulimit -u), then repeat the command: it goes on"
+)
+_REFUSED[errno.EAGAIN] = _NO_THREADS
+
+
 def as_resource_error(error: Exception) -> ResourceError | None:
     """Return an error that names what the system could not give, with a fix; None for a fault of the program."""
-    if isinstance(error, MemoryError):
+    told = str(error)
+    if isinstance(error, RuntimeError) and "can't start new thread" in told:
+        return ResourceError(replace(_NO_THREADS, found=told))
+    if isinstance(error, UnicodeEncodeError) and error.encoding.replace("-", "") != "utf8":
+        fix = "export LC_ALL=C.UTF-8, then repeat the command"
+        return ResourceError(
+            Problem("disk.name-not-encodable", "the locale has no such characters", "", fix, found=told)
+        )
+    if isinstance(error, MemoryError) or (
+        isinstance(error, (ImportError, RuntimeError)) and _NO_MEMORY.search(told) is not None
+    ):
         return ResourceError(
             Problem("memory.too-small", "the memory does not suffice", "", _LESS_MEMORY, found=str(error))
         )
@@ -203,6 +224,15 @@ def as_resource_error(error: Exception) -> ResourceError | None:
         return None
     where = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     return ResourceError(replace(_REFUSED[error.errno], where=where, found=error.strerror or ""))
+
+
+def as_refused_operation(error: Exception) -> ResourceError | None:
+    """Return the refusal that an error of the system is, of whatever kind; None for one of the program."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    where = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    fix = "see whether the file is there and what it is, then repeat the command; --debug shows what was being done"
+    return ResourceError(replace(_refused("disk.refused", fix), where=where, found=error.strerror or ""))
 
 
 def require(module: str, extra: str, setting: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import file_digest, read_json, write_json
+from pcl_auto.workspace.shapes import NAME, SCHEDULE, SPLIT
 
 RECORD = "run.json"
 # Checkpoints in a run folder, by nnU-Net's names; the one before the latest is for when that is damaged where it lies.
@@ -22,6 +23,49 @@ _FOLD = re.compile(r"fold_(\d{1,9})", re.ASCII)
 _LEDGERS = "pseudo_labels/*/ledger.csv"
 # In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
 REVIEW, REVIEWS = "review", "reviews.json"
+
+
+_MANIFEST = {"outputs?": {...: {"bytes": int}}}
+_NUMBERS = {...: (float, None)}
+# Of the record, see pcl_auto.workspace.shapes. What is not here has no part in what is read of a run.
+SHAPE = {
+    "identity": {
+        "dataset": NAME,
+        "configuration": NAME,
+        "trainer": str,
+        "seed": int,
+        "split": SPLIT,
+        "recipe": {
+            "name": str,
+            "description?": str,
+            "schedule": SCHEDULE,
+            ...: object,
+        },
+        "deterministic?": bool,
+        "fold?": str,
+        "start?": (str, None),
+        ...: object,
+    },
+    "command?": [str],
+    "versions?": {...: str},
+    "device?": str,
+    "last_start?": str,
+    "steps_before?": int,
+    "threads?": int,
+    "forecast?": _NUMBERS,
+    "measured?": _NUMBERS,
+    **_MANIFEST,
+}
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Read the record of the run in folder ``run``.
+
+    Raises:
+        StateError: it is missing or damaged.
+    """
+    record: dict[str, Any] = read_json(run / RECORD, SHAPE)
+    return record
 
 
 def is_trained(run: Path) -> bool:
@@ -48,12 +92,12 @@ def write_manifest(run: Path) -> None:
     names = [*_OUTPUTS, *(ledger.relative_to(run).as_posix() for ledger in sorted(run.glob(_LEDGERS)))]
     outputs = {name: {"bytes": (run / name).stat().st_size, "sha256": file_digest(run / name)} for name in names}
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_json(run / RECORD, {**read_json(run / RECORD), "finished": finished, "outputs": outputs})
+    write_json(run / RECORD, {**read_json(run / RECORD, _MANIFEST), "finished": finished, "outputs": outputs})
 
 
 def has_manifest(run: Path) -> bool:
     """Tell whether the run in folder ``run`` was finished and put on record."""
-    return "outputs" in read_json(run / RECORD)
+    return "outputs" in read_json(run / RECORD, _MANIFEST)
 
 
 def check_manifest(run: Path) -> None:
@@ -62,7 +106,7 @@ def check_manifest(run: Path) -> None:
     Raises:
         StateError: files that are gone or of another size, all of them.
     """
-    outputs: Mapping[str, Mapping[str, Any]] = read_json(run / RECORD)["outputs"]
+    outputs: Mapping[str, Mapping[str, Any]] = read_json(run / RECORD, _MANIFEST)["outputs"]
     sizes = {name: (run / name).stat().st_size if (run / name).is_file() else None for name in outputs}
     problems = [
         Problem(

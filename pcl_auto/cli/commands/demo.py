@@ -21,7 +21,7 @@ def demo(
     folder: Annotated[
         Path, typer.Argument(help="Where the data, the models and the masks go.", file_okay=False)
     ] = Path("pclauto_demo"),
-    seed: Annotated[int, typer.Option(help="Of the phantom and of the training.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the phantom and of the training.", min=0, max=options.MAX_SEED)] = 0,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:

@@ -28,7 +28,9 @@ def plan(
     gpu_memory_gb: Annotated[
         float | None,
         typer.Option(
-            help="GPU memory a training step may take. Default: nnU-Net's, or 4 where there is no GPU.", min=1
+            help="GPU memory a training step may take. Default: nnU-Net's, or 4 where there is no GPU.",
+            min=1,
+            max=options.MAX_GB,
         ),
     ] = None,
     plans: Annotated[

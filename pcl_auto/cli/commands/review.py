@@ -14,7 +14,9 @@ from pcl_auto.workspace.folders import Workspace
 
 def review(
     model: options.Model = None,
-    number: Annotated[int, typer.Option("--number", "-n", help="So many cases, the worst first.", min=1)] = 5,
+    number: Annotated[
+        int, typer.Option("--number", "-n", help="So many cases, the worst first.", min=1, max=options.MAX_CASES)
+    ] = 5,
     cases: Annotated[str, typer.Option(help="These cases instead: a,b,c.")] = "",
     output: Annotated[
         Path | None,

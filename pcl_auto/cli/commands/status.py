@@ -10,11 +10,12 @@ import typer
 
 from pcl_auto.cli.console import options
 from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.errors import StateError
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.folders import Workspace
 
 if TYPE_CHECKING:
-    from pcl_auto.report.status import Status
+    from pcl_auto.report.status import DamagedRun, Status
 
 
 def status(
@@ -31,7 +32,7 @@ def status(
       pclauto status
       pclauto status --json
     """
-    from pcl_auto.report.status import all_runs, runs_of
+    from pcl_auto.report.status import DamagedRun, Status, all_runs, runs_of
     from pcl_auto.training.find_model import find_model
 
     terminal = Terminal()
@@ -40,15 +41,23 @@ def status(
         found = all_runs(workspace)
     else:
         found = runs_of(Path(model) if Path(model).is_dir() else find_model(workspace, model))
+    damaged = [run for run in found if isinstance(run, DamagedRun)]
     if json:
         terminal.json([run.as_dict() for run in found])
     elif not found:
         terminal.print_line(f"no run in {workspace.results}: begin one with `pclauto train`")
-    elif model is None:
-        _show_all(terminal, found)
     else:
-        for run in found:
-            _show_one(terminal, run)
+        _show(terminal, [run for run in found if isinstance(run, Status)], damaged, one=model is not None)
+    terminal.problems([problem for run in damaged for problem in run.problems], "warning" if model is None else "error")
+    if damaged and model is not None:
+        raise typer.Exit(StateError.exit_code)
+
+
+def _show(terminal: Terminal, runs: list[Status], damaged: list[DamagedRun], *, one: bool) -> None:
+    if not one:
+        _show_all(terminal, runs, damaged)
+    for run in runs if one else ():
+        _show_one(terminal, run)
 
 
 def _time(seconds: float | None) -> str:
@@ -60,7 +69,7 @@ def _dice(run: Status) -> str:
     return " ".join("–" if value is None else f"{value:.2f}" for value in run.dice)
 
 
-def _show_all(terminal: Terminal, runs: list[Status]) -> None:
+def _show_all(terminal: Terminal, runs: list[Status], damaged: list[DamagedRun]) -> None:
     from pcl_auto.training.request import SUPERVISED_TRAINER
 
     rows = [
@@ -75,6 +84,10 @@ def _show_all(terminal: Terminal, runs: list[Status]) -> None:
         )
         for run in runs
     ]
+    for broken in damaged:
+        fold = Path(broken.folder)
+        named = (fold.parents[1].name.split("_", 1)[-1], f"{fold.parent.name} {fold.name}".removesuffix(" fold_all"))
+        rows.append((*named, "", broken.state, "", "", ""))
     terminal.print_table(("data set", "split", "recipe", "state", ">epoch", ">left", ">patch Dice"), rows)
 
 
@@ -105,6 +118,6 @@ def _round(entry: dict[str, object]) -> str:
         what = {"degenerate": "trained on labels alone"}.get(str(entry["event"]), str(entry["event"]).replace("_", " "))
         reasons = entry.get("reasons")
         return f"{what}: {'; '.join(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
-    change = entry["dice_to_last_round"]
-    text = f"{entry['used']} of {entry['cases']} pseudo-labels used"
+    change = entry.get("dice_to_last_round")
+    text = f"{entry.get('used', '?')} of {entry.get('cases', '?')} pseudo-labels used"
     return text + (f", Dice {change:.3f} to the last round's" if isinstance(change, float) else "")

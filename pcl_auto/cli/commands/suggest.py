@@ -17,7 +17,7 @@ from pcl_auto.workspace.folders import Workspace
 
 def suggest(
     model: options.Model = None,
-    number: Annotated[int, typer.Option("--number", "-n", help="So many cases.", min=1)] = 5,
+    number: Annotated[int, typer.Option("--number", "-n", help="So many cases.", min=1, max=options.MAX_CASES)] = 5,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The folder. Default: suggest in the run's folder.", file_okay=False),

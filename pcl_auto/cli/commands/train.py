@@ -30,7 +30,13 @@ def train(
     ] = None,
     labeled: Annotated[
         int | None,
-        typer.Option("--labeled", "-l", help="Use the labels of so many cases, drawn by --seed. Default: all.", min=1),
+        typer.Option(
+            "--labeled",
+            "-l",
+            help="Use the labels of so many cases, drawn by --seed. Default: all.",
+            min=1,
+            max=options.MAX_CASES,
+        ),
     ] = None,
     labeled_cases: Annotated[str, typer.Option(help="Use the labels of these cases: a,b,c.")] = "",
     split: Annotated[
@@ -38,13 +44,17 @@ def train(
         typer.Option(help='Use this split: JSON with "labeled" and, if wanted, "validation".', dir_okay=False),
     ] = None,
     validation: Annotated[
-        int, typer.Option(help="Hold out so many labeled cases to choose the model with.", min=0)
+        int, typer.Option(help="Hold out so many labeled cases to choose the model with.", min=0, max=options.MAX_CASES)
     ] = 0,
     folds: Annotated[
         int | None,
-        typer.Option(help="Cross-validate over the labeled cases; predict with all of these models.", min=2),
+        typer.Option(
+            help="Cross-validate over the labeled cases; predict with all of these models.",
+            min=2,
+            max=options.MAX_CASES,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw and of the training.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw and of the training.", min=0, max=options.MAX_SEED)] = 0,
     recipe: options.Recipe = "default",
     epochs: options.Epochs = None,
     budget: Annotated[

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+# More is a slip of the finger, or does not fit what counts it.
+MAX_CASES, MAX_EPOCHS, MAX_PROCESSES, MAX_SEED, MAX_GB = 1_000_000, 1_000_000, 1024, 2**32 - 1, 1_000_000
+MAX_DRAWS = 1000
+
 
 def complete_recipe() -> list[str]:
     """Return the recipes that a shell completes; files are completed by the shell itself."""
@@ -31,10 +35,14 @@ Workspace = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; messages stay on stderr.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.", metavar="DEVICE")]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes that augment data, 0 for none. Default: one per core.", min=0)
+    int | None,
+    typer.Option(help="Processes that augment data, 0 for none. Default: one per core.", min=0, max=MAX_PROCESSES),
 ]
 Gpus = Annotated[
-    int, typer.Option(help="Train on so many GPUs of this machine; each takes its share of every step.", min=1)
+    int,
+    typer.Option(
+        help="Train on so many GPUs of this machine; each takes its share of every step.", min=1, max=MAX_PROCESSES
+    ),
 ]
 
 # A data set in its folder.
@@ -50,7 +58,9 @@ FollowSymlinks = Annotated[
 
 # A training.
 Recipe = Annotated[str, typer.Option(help="default, paper, quick, or a TOML file.", autocompletion=complete_recipe)]
-Epochs = Annotated[int | None, typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1)]
+Epochs = Annotated[
+    int | None, typer.Option(help="Train so many epochs; the recipe's parts keep their shares.", min=1, max=MAX_EPOCHS)
+]
 Configuration = Annotated[str | None, typer.Option(help="A planned configuration. Default: the plan's.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away an earlier run of these settings.")]
 Tensorboard = Annotated[
@@ -78,6 +88,7 @@ Draws = Annotated[
         help="Draws of labeled cases, each with a training of its own: 0, 1, …, the same in every arm. Fewer than five "
         "allow no verdict.",
         min=1,
+        max=MAX_DRAWS,
     ),
 ]
 EveryClass = Annotated[
@@ -90,7 +101,10 @@ TestImages = Annotated[
     Path | None, typer.Option(help="Folder of test scans. Default: imagesTs of the task.", file_okay=False)
 ]
 TestCases = Annotated[
-    int, typer.Option(help="Test on so many labeled cases instead, and keep them out of every training.", min=0)
+    int,
+    typer.Option(
+        help="Test on so many labeled cases instead, and keep them out of every training.", min=0, max=MAX_CASES
+    ),
 ]
 BaseRecipe = Annotated[
     str,
@@ -100,7 +114,8 @@ BaseRecipe = Annotated[
     ),
 ]
 StudyEpochs = Annotated[
-    int | None, typer.Option(help="Train so many epochs; the base recipe's parts keep their shares.", min=1)
+    int | None,
+    typer.Option(help="Train so many epochs; the base recipe's parts keep their shares.", min=1, max=MAX_EPOCHS),
 ]
 Folder = Annotated[
     Path | None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pcl_auto.errors import Problem
 from pcl_auto.workspace.files import finite, json_text, printable
@@ -17,14 +18,50 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_PROBLEMS_SHOWN = 40
+Outcome = TypeVar("Outcome")
+
+
+class _Lasting(io.TextIOWrapper):
+    """A stream whose reader may go away, as `head` does: what is written then is lost, and the work goes on."""
+
+    def write(self, text: str) -> int:
+        """Write ``text``."""
+        return self._lasting(lambda: super(_Lasting, self).write(text))
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self._lasting(lambda: super(_Lasting, self).flush())
+
+    def _lasting(self, action: Callable[[], Outcome]) -> Outcome:
+        try:
+            return action()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return action()
 
 
 def _duplicate(descriptor: int, stream: TextIO) -> TextIO:
     """Open a stream to where ``descriptor`` leads now, whatever it is redirected to later."""
     try:
-        return os.fdopen(os.dup(descriptor), "w", buffering=1, encoding=stream.encoding or "utf-8", errors="replace")
+        raw = os.fdopen(os.dup(descriptor), "wb")
     except OSError:
         return stream
+    return _Lasting(raw, encoding=stream.encoding or "utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def open_standard_files() -> None:
+    """Open the standard files that the caller has closed (``>&-``) to nowhere.
+
+    The next file that is opened would take the number of one of them, and what is printed would be written into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
 
 
 class Terminal:

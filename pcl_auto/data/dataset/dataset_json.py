@@ -21,6 +21,7 @@ from pcl_auto.data.labels import (
     values_of,
 )
 from pcl_auto.errors import DataError, Problem
+from pcl_auto.workspace.shapes import MAX_WHOLE
 
 # Readers of nnU-Net that leave an image as it is stored, as ours does; "None" leaves the choice to nnU-Net.
 READERS_AS_STORED = ("None", "SimpleITKIO", "NibabelIO")
@@ -311,9 +312,9 @@ def _whole(value: Any) -> int | None:
     """Return ``value`` as an integer if it is one, also if it is written as a string or as 1.0."""
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()):
         return int(value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_WHOLE:
         return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_WHOLE else None
 
 
 def _repeated(items: Iterable[Any]) -> list[Any]:

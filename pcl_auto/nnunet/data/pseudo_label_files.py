@@ -19,7 +19,7 @@ from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.cases import StoredCases, reading
 from pcl_auto.nnunet.data.store import case_files
 from pcl_auto.recipe.settings import PseudoLabelFilter
-from pcl_auto.workspace.files import read_json, write_json, write_text
+from pcl_auto.workspace.files import read_json, read_table, refusing_nonsense, write_json, write_text
 
 # Beside nnU-Net's own properties of a case.
 AGREEMENT_KEY = "pclauto_agreement"
@@ -118,8 +118,7 @@ def _write_ledger(folder: RoundFolder, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def _read_ledger(folder: RoundFolder) -> list[dict[str, str]]:
-    with folder.ledger.open(encoding="utf-8", newline="") as table:
-        return list(csv.DictReader(table))
+    return read_table(folder.ledger, ("case", "used"), lambda name: name.startswith("volume_ml_"))
 
 
 def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
@@ -157,7 +156,7 @@ def _damaged(folder: RoundFolder, cases: Iterable[str]) -> list[str]:
     """List the cases whose files are not those of the round, or whose image is that of another case."""
     if not folder.checksums.is_file():
         return []
-    recorded, damaged = read_json(folder.checksums), []
+    recorded, damaged = read_json(folder.checksums, {...: object}), []
     for case in cases:
         image, *labels = case_files(folder.cases, case)
         if image.resolve().name != image.name or not store_records.hold(labels, recorded):
@@ -168,7 +167,8 @@ def _damaged(folder: RoundFolder, cases: Iterable[str]) -> list[str]:
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:
     """Read the volume of each class in each case from the ledger, in milliliters."""
     names = list(classes)
-    return {row["case"]: {name: float(row[f"volume_ml_{name}"]) for name in names} for row in _read_ledger(folder)}
+    with refusing_nonsense(folder.ledger):
+        return {row["case"]: {name: float(row[f"volume_ml_{name}"]) for name in names} for row in _read_ledger(folder)}
 
 
 def discard(folder: RoundFolder) -> None:

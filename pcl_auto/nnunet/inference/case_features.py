@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcl_auto.errors import PclautoError, Problem, StateError
+from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
-from pcl_auto.workspace.files import file_digest, read_json, write_json
+from pcl_auto.workspace.files import file_digest, read_kept, write_json
 
 # Of the checkpoint's SHA-256, in the name of a folder.
 _DIGITS = 12
@@ -72,10 +72,8 @@ def features_of(
 
 
 def _read(file: Path) -> CaseFeatures | None:
-    try:
-        return CaseFeatures(**read_json(file)) if file.is_file() else None
-    except (PclautoError, TypeError):  # damaged: it is made again
-        return None
+    found = read_kept(file, {"vector": [float], "expected_dice": float, "consistency": float})
+    return None if found is None else CaseFeatures(found["vector"], found["expected_dice"], found["consistency"])
 
 
 def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatures:

@@ -13,11 +13,15 @@ from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.inference.sliding_window import window_of
 from pcl_auto.nnunet.network import full_resolution_only
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.files import read_json, refusing_nonsense, write_json
 
 # Beside the checkpoint of a run.
 REFERENCE = "quality.json"
 SCHEMA_VERSION = 1
+# Of the file; "certainties" is the name of version 0.1.
+SHAPE = {
+    "ranges_ml?": ({...: [float]}, None), "confidences?": [float], "certainties?": [float], "cases?": {...: float},
+}  # fmt: skip
 # More would not make their tenth percentile much more precise.
 MAX_REFERENCES = 32
 
@@ -48,7 +52,7 @@ def write_reference(trainer: Any) -> None:
 
 def reference_cases(trainer: Any) -> list[str]:
     """Return the unlabeled cases of a training whose confidences are kept."""
-    unlabeled = sorted(splits.from_dict(read_json(trainer.data.split_file(trainer.settings.split))).unlabeled)
+    unlabeled = sorted(splits.read_split(trainer.data.split_file(trainer.settings.split)).unlabeled)
     return unlabeled[:: max(1, math.ceil(len(unlabeled) / MAX_REFERENCES))]
 
 
@@ -62,4 +66,7 @@ def confidence_in_training(trainer: Any, case: str) -> float:
 def read_reference(fold: Path) -> Reference:
     """Return what the training of the model in folder ``fold`` has left; nothing for a model of stock nnU-Net."""
     file = fold / REFERENCE
-    return Reference.from_dict(read_json(file)) if file.is_file() else Reference()
+    if not file.is_file():
+        return Reference()
+    with refusing_nonsense(file):
+        return Reference.from_dict(read_json(file, SHAPE))

@@ -28,7 +28,6 @@ from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.training.teacher import Teacher
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.recipe.settings import Recipe
-from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.run_record import LATEST
 
 
@@ -45,7 +44,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         decay = self.recipe.teacher.decay(self.recipe.schedule)
         self.teacher = Teacher(unwrapped(self.network), decay) if self.recipe.teacher.ema_rounds else None
         self.joint_step = _step_of(self)
-        self.split = splits.from_dict(read_json(self.data.split_file(self.settings.split)))
+        self.split = splits.read_split(self.data.split_file(self.settings.split))
         self.guard = RoundGuard(self.run_folder, self.recipe)
         self.best_of_stage = BestOfStage()
         self.stage = PseudoLabelStage(self, self.split, self.guard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -15,9 +16,10 @@ from report_files import write_run
 
 from pcl_auto.cli.commands.status import status
 from pcl_auto.errors import StateError
-from pcl_auto.report.status import all_runs, runs_of, status_of
+from pcl_auto.report.status import DamagedRun, all_runs, runs_of, status_of
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.lock import sole_writer
 
 
 @pytest.fixture
@@ -92,13 +94,17 @@ def test_a_run_that_has_not_begun(model: Path) -> None:
     assert (found.stage, found.epoch, found.last_event, found.seconds_left) == ("preparing", 0, "", None)
 
 
-def test_all_runs_the_last_first_and_none_that_cannot_be_read(workspace: Workspace, model: Path) -> None:
+def test_all_runs_the_last_first_and_the_damaged_by_name(workspace: Workspace, model: Path) -> None:
     baseline = write_run(workspace.results, trainer=SUPERVISED_TRAINER)
     os.utime(model / "fold_all" / "events.jsonl", (1, 1))
     os.utime(model / "fold_all" / "run.json", (1, 1))
     assert [Path(run.folder).parent for run in all_runs(workspace)] == [baseline, model]
     (baseline / "plans.json").write_text("{")
-    assert [Path(run.folder).parent for run in all_runs(workspace)] == [model]
+    damaged, sound = all_runs(workspace)
+    assert (Path(damaged.folder).parent, damaged.state) == (baseline, "damaged")
+    assert isinstance(damaged, DamagedRun)
+    assert [problem.where for problem in damaged.problems] == [str(baseline / "plans.json")]
+    assert Path(sound.folder).parent == model
     with refused(StateError, "run.file-unreadable"):
         runs_of(baseline)
 
@@ -123,3 +129,24 @@ def test_an_empty_workspace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     status(workspace_path=tmp_path / "new")
     assert "begin one with `pclauto train`" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_in_a_container_of_the_same_name_is_running(model: Path) -> None:
+    with sole_writer(model):
+        hold(model, ended_process(), socket.gethostname())  # its number means nothing here
+        assert status_of(model / "fold_all").state == "running"
+    hold(model, os.getpid(), socket.gethostname())  # of somebody else by now
+    assert status_of(model / "fold_all").state == "stopped"
+
+
+def test_a_run_that_the_system_does_not_let_read(
+    workspace: Workspace, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pcl_auto.report.status.status_of", refuse)
+    (damaged,) = all_runs(workspace)
+    assert isinstance(damaged, DamagedRun)
+    assert [problem.code for problem in damaged.problems] == ["run.unreadable"]
+    assert damaged.folder == str(model / "fold_all")

@@ -12,9 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mutations import DEEP
+from refusal import refused
 
+from pcl_auto.errors import StateError
 from pcl_auto.workspace.atomic import STAGING, atomic_path, staging_folder
-from pcl_auto.workspace.files import link_relative, read_json, write_json, write_text
+from pcl_auto.workspace.files import (
+    MAX_JSON_BYTES,
+    link_relative,
+    read_json,
+    read_kept,
+    read_table,
+    refusing_nonsense,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -213,3 +225,76 @@ def test_a_copy_where_links_are_not_to_be_had(tmp_path: Path, monkeypatch: pytes
     link_relative(tmp_path / "target", tmp_path / "source")
     assert not (tmp_path / "target").is_symlink()
     assert (tmp_path / "target").read_text() == "voxels"
+
+
+UNREADABLE = {
+    "empty": b"", "deep": DEEP.encode(), "deep but closed": b"[" * 200 + b"]" * 200, "binary": b"\xff\xfe\x00",
+    "a BOM": b"\xef\xbb\xbf{}", "digits": b"9" * 5000, "400 digits": b"1" + b"0" * 400, "an exponent": b"1e400",
+    "a key twice": b'{"a": 1, "a": 2}', "cut off": b'{"a": ', "zeros": bytes(10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+def test_json_that_cannot_be_read_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    with refused(StateError, "run.file-unreadable") as refusal:
+        read_json(file)
+    assert refusal.problem.where == str(file)
+    assert read_kept(file) is None
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    with (tmp_path / "huge").open("wb") as huge:
+        huge.truncate(MAX_JSON_BYTES + 1)
+    for name in ("fifo", "folder", "loop", "gone", "huge"):
+        with refused(StateError, "run.file-unreadable"):
+            read_json(tmp_path / name)
+        if name != "huge":
+            with refused(StateError, "run.file-senseless"):
+                read_table(tmp_path / name, (), lambda _name: False)
+
+
+def test_json_of_another_shape_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": "text"})
+    with refused(StateError, "run.file-unreadable") as refusal:
+        read_json(tmp_path / "a.json", {"a": int}, fix="write it again")
+    assert refusal.problem.found.startswith("a: expected a whole number")
+    assert refusal.problem.fix == "write it again"
+
+
+def test_nans_of_nnunet_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[NaN, -Infinity]")
+    nan, infinite = read_json(tmp_path / "a.json")
+    assert nan != nan
+    assert infinite == -float("inf")
+
+
+@pytest.mark.parametrize("rows", ["a,x", "a,1,2", "a", 'a,"1', "a,nan", "a,inf", "a,\x00"])
+def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "a.csv").write_text(f"case,volume\n{rows}\n")
+    with refused(StateError, "run.file-senseless"):
+        read_table(tmp_path / "a.csv", ("case",), lambda name: name == "volume")
+    (tmp_path / "a.csv").write_text("case,volume\na,1.5\nb,\n")
+    rows_read = read_table(tmp_path / "a.csv", ("case",), lambda name: name == "volume")
+    assert rows_read == [{"case": "a", "volume": "1.5"}, {"case": "b", "volume": ""}]
+    with refused(StateError, "run.file-senseless"):
+        read_table(tmp_path / "a.csv", ("used",), lambda _name: False)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), ValueError("x"), OverflowError("x"), IndexError("x")])
+def test_nonsense_names_its_file(tmp_path: Path, error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with refused(StateError, "run.file-senseless") as refusal, refusing_nonsense(tmp_path):
+        fail()
+    assert refusal.problem.where == str(tmp_path)
+
+
+def test_halves_of_characters_are_written_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "\udc80é")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "\\udc80é"

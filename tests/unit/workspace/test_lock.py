@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,8 +12,8 @@ from pathlib import Path
 import pytest
 from refusal import refused
 
-from pcl_auto.errors import LockedError
-from pcl_auto.workspace.lock import sole_writer
+from pcl_auto.errors import LockedError, ResourceError
+from pcl_auto.workspace.lock import is_held, sole_writer
 
 HOLD = """
 import sys, time
@@ -41,3 +43,30 @@ def test_lock_is_let_go_of_after_an_error(tmp_path: Path) -> None:
         raise ValueError("inside")
     with sole_writer(tmp_path / "run"):
         pass
+
+
+def test_whether_a_folder_is_held_is_told_by_the_lock(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert is_held(run) is None
+    with sole_writer(run):
+        assert is_held(run) is True
+        (tmp_path / ".run.holder").write_text("process 1 on another since then")
+        assert is_held(run) is True
+    assert is_held(run) is False
+    with sole_writer(run):  # to ask has taken nothing
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+@pytest.mark.parametrize("wait", [True, False])
+def test_f84_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, wait: bool
+) -> None:
+    def none(_descriptor: int, _how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with refused(ResourceError, "disk.no-locks") as refusal, sole_writer(tmp_path / "run", wait=wait):
+        pass
+    assert refusal.problem.where == str(tmp_path / "run")
+    assert is_held(tmp_path / "run") is None

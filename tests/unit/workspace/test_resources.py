@@ -18,6 +18,7 @@ from refusal import refused
 from pcl_auto.errors import UsageError
 from pcl_auto.workspace import resources
 from pcl_auto.workspace.resources import (
+    as_refused_operation,
     as_resource_error,
     available_memory_mb,
     forget_peak_memory,
@@ -181,6 +182,7 @@ def test_a_package_that_is_there_is_enough() -> None:
         (errno.EMFILE, "disk.too-many-open-files"),
         (errno.ENFILE, "disk.too-many-open-files"),
         (errno.ENOMEM, "memory.too-small"),
+        (errno.EAGAIN, "memory.no-more-threads"),
     ],
 )
 def test_what_the_system_refuses_is_named_with_its_file(number: int, code: str) -> None:
@@ -198,6 +200,40 @@ def test_memory_that_does_not_suffice() -> None:
     assert told is not None
     (problem,) = told.problems
     assert (problem.code, problem.found) == ("memory.too-small", "Unable to allocate 3 GiB")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("std::bad_alloc"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+    ],
+)
+def test_libraries_say_in_words_that_memory_does_not_suffice(error: Exception) -> None:
+    told = as_resource_error(error)
+    assert told is not None
+    assert [problem.code for problem in told.problems] == ["memory.too-small"]
+
+
+def test_threads_and_characters_that_the_system_does_not_have() -> None:
+    for error, code in (
+        (RuntimeError("can't start new thread"), "memory.no-more-threads"),
+        (UnicodeEncodeError("ascii", "ö", 0, 1, "ordinal not in range"), "disk.name-not-encodable"),
+    ):
+        told = as_resource_error(error)
+        assert told is not None
+        assert [problem.code for problem in told.problems] == [code]
+    assert as_resource_error(UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed")) is None
+
+
+def test_any_other_refusal_of_the_system_is_one() -> None:
+    told = as_refused_operation(FileNotFoundError(errno.ENOENT, "gone", "a"))
+    assert told is not None
+    (problem,) = told.problems
+    assert (problem.code, problem.where, problem.found) == ("disk.refused", "a", "gone")
+    assert as_refused_operation(OSError("no number")) is None
+    assert as_refused_operation(ValueError("x")) is None
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone", "a"), OSError("no number")])

@@ -57,7 +57,7 @@ def evaluate_on_record(
     model = None if record is None else model_of(record.made_by)
     if record is not None:
         _refuse_two_models(record, predictions)
-    named = {} if model is None else read_json(model / "dataset.json", LABELS)["labels"]
+    named = {} if model is None else read_json(model / "dataset.json", {"labels?": LABELS["labels"]}).get("labels", {})
     if classes is None and has_regions(named):
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored

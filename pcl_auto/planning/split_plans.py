@@ -18,7 +18,7 @@ from pcl_auto.planning.make_plan import image_digests, preprocess_images
 from pcl_auto.planning.plan import Plan, PlannedCase, store_key
 from pcl_auto.recipe.settings import Network, Recipe
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import write_json
+from pcl_auto.workspace.files import read_kept, write_json
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.processes import output_to
 

@@ -34,10 +34,15 @@ def hold(files: Iterable[Path], recorded: Any) -> bool:
     for file in files:
         if not file.is_file():
             return False
-        size, digest = (recorded.get(file.name) or [-1, ""])[:2]
+        size, digest = recorded_state(recorded.get(file.name))
         if file.stat().st_size != size or file_digest(file, "blake2b") != digest:
             return False
     return True
+
+
+def recorded_state(entry: Any) -> tuple[Any, Any]:
+    """Return size and checksum of an entry of :func:`checksums`; those of no file where it is damaged."""
+    return tuple(entry[:2]) if isinstance(entry, list) and len(entry) > 1 else (-1, "")
 
 
 def write_record(store: Path, case: str, image: str, files: Mapping[str, Any]) -> None:

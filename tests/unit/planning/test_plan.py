@@ -250,3 +250,33 @@ def test_bias_correction_of_ct_is_refused() -> None:
     with refused(UsageError, "plan.ct-bias-correction") as refusal:
         name_preprocessor(nnunet_plans("CTNormalization"), "BiasCorrectingPreprocessor")
     assert refusal.problem.where == "--bias-correction"
+
+
+def test_cases_that_are_not_in_the_plan() -> None:
+    plan = Plan(content())
+    plan.require(["a", "b"])
+    with refused(StateError, "plan.unknown-case") as refusal:
+        plan.require(["a", "../x", "z"])
+    assert refusal.problem.found == "../x, z"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cases": {"../x": {"image": "a", "label": None, "source": "x", "size": 1, "mtime_ns": 1, "shape": [1]}}},
+        {"cases": {"a": {"image": "../a", "label": None, "source": "x", "size": 1, "mtime_ns": 1, "shape": [1]}}},
+        {"cases": {"a": {"image": "/a", "label": None, "source": "x", "size": 1, "mtime_ns": 1, "shape": [1]}}},
+        {"settings": {"memory_gb": 4.0, "unknown": True}},
+    ],
+)
+def test_a_plan_that_leads_elsewhere_is_refused(data: DatasetFolder, change: dict[str, Any]) -> None:
+    write_plan(data, content(**change))
+    with refused(StateError, "run.file-senseless"):
+        read_plan(data)
+
+
+@pytest.mark.parametrize("change", [{"cases": []}, {"settings": None}, {"nnunet_plans": {}}, {"configuration": "../x"}])
+def test_a_plan_of_another_shape_is_refused(data: DatasetFolder, change: dict[str, Any]) -> None:
+    write_plan(data, content(**change))
+    with refused(StateError, "run.file-unreadable"):
+        read_plan(data)

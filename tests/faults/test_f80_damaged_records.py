@@ -57,7 +57,7 @@ def test_f80_a_damaged_run_is_named_beside_the_sound_one(shell: Shell, tmp_path:
     for command in (["status", damaged.name], ["report", "--model", damaged.name]):
         problems = shell.refusal(*command, "--workspace", work, code=4)
         assert problems
-        assert set(codes(problems)) <= {"run.file-unreadable", "run.no-record"}
+        assert set(codes(problems)) <= {"run.file-unreadable", "run.no-record", "data.not-a-file"}
     shell.pclauto("status", sound.name, "--workspace", work)
 
 

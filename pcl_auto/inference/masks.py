@@ -58,6 +58,7 @@ class MaskFolder:
         self._entries: dict[str, MaskEntry]
         self._old: dict[str, MaskEntry]
         self._left: list[tuple[str, MaskEntry, MaskEntry]]
+        self._seen: dict[str, list[list[list[Any]]]] = {}
         self._read()
 
     @contextmanager
@@ -84,8 +85,8 @@ class MaskFolder:
             StateError: there is a mask of another scan under this name, one of this scan in another format, or one to
                 be replaced that a person has changed.
         """
-        entry = self._entries.get(scan.id)
-        if scan.id in self._replaced or entry is None or entry.mask != name or entry.files != _files(scan):
+        entry, self._seen[scan.id] = self._entries.get(scan.id), _files(scan)
+        if scan.id in self._replaced or entry is None or entry.mask != name or entry.files != self._seen[scan.id]:
             self._refuse_others(scan.id)
             return None
         mask = self.folder / name
@@ -97,9 +98,19 @@ class MaskFolder:
         return {}, _edited(mask, what)
 
     def add(self, scan: Scan, name: str, facts: dict[str, Any], write: Callable[[Path], None]) -> None:
-        """Let ``write`` make the mask ``name`` of a scan, and put ``facts`` on record."""
+        """Let ``write`` make the mask ``name`` of a scan, and put ``facts`` on record.
+
+        Raises:
+            DataError: the scan has changed since :meth:`kept` was asked for its mask.
+        """
+        files = _files(scan)
+        if files != self._seen.get(scan.id, files):
+            fix = "wait until nothing writes it any more, and repeat the command"
+            raise DataError(
+                Problem("data.changed-meanwhile", "scan changed while it was read", str(scan.files[0]), fix)
+            )
         former = self._entries.get(scan.id) or self._old.get(scan.id)
-        made = MaskEntry(name, None, _files(scan), self.made_by, facts)
+        made = MaskEntry(name, None, files, self.made_by, facts)
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
             if former is not None:

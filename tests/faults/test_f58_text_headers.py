@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tiny_model import make_model
 from pcl_auto.errors import UsageError
 from pcl_auto.inference.estimate import estimate_prediction
 from pcl_auto.inference.predict import Outputs, Prediction, predict
+from pcl_auto.nnunet.inference.predictor import ModelPredictor
 
 SHAPE = (8, 9, 10)
 SIZES: dict[str, Changes] = {
@@ -179,3 +181,26 @@ def test_f61_masks_may_not_lie_among_the_voxels(tmp_path: Path, model: Path) -> 
     (tmp_path / "out").symlink_to("scans/voxels")
     with pytest.raises(UsageError):
         segment(tmp_path / "scans", model)
+
+
+def test_f61_a_scan_that_changes_while_it_is_segmented_gets_no_mask(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    metaimage(scans / "a.mhd", {**SIZES[".mha"], "ElementDataFile": "a.raw"})
+    metaimage(scans / "b.mha", SIZES[".mha"], scan())
+    (scans / "a.raw").write_bytes(scan())
+    segment_whole = ModelPredictor.segment
+
+    def exchange(self: ModelPredictor, files: Any, **options: Any) -> Any:
+        found = segment_whole(self, files, **options)
+        time.sleep(0.02)
+        (scans / "a.raw").write_bytes(scan(1))
+        return found
+
+    monkeypatch.setattr(ModelPredictor, "segment", exchange)
+    assert codes_of(segment(scans, model)) == {"a": "data.changed-meanwhile", "b": "done"}
+    assert not (tmp_path / "out/a.nii.gz").exists()
+    monkeypatch.undo()
+    assert codes_of(segment(scans, model)) == {"a": "done", "b": "kept"}

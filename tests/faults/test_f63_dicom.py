@@ -17,7 +17,8 @@ from pydicom.uid import RLELossless
 from scanner import volume, write_series
 from tiny_model import make_model
 
-from pcl_auto.data.formats.dicom import MAX_SPACING_MM, Series
+from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.grid import MAX_SPACING_MM
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.inference.predict import Prediction, predict
 

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from headed_files import VOXELS, metaimage, nrrd
+from headed_files import VOXELS, Changes, metaimage, nrrd
 
 from pcl_auto.data.formats.itk_files import read_by_itk, require_sound
 from pcl_auto.data.formats.text_header import TextHeader
 from pcl_auto.errors import DataError
 
+# A list of values per voxel, as 3D Slicer writes it.
+VECTORS: Changes = {"dimension": "4", "sizes": "2 4 5 3", "kinds": "list domain domain domain"}
+VECTORS |= {"space directions": "none (0,0.5,0) (-1,0,0) (0,0,2.5)"}
 SECONDS, MAX_BYTES = 10, 6 << 30
 WORDS = "nan inf -inf 0 -1 1 2 1e400 1e-320 99999999999 none True False LIST ../x /etc/passwd % %d raw gzip = : big"
 
@@ -29,6 +32,8 @@ def main(files: int, folder: Path) -> int:
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     draw, accepted = random.Random(0), 0
     (folder / "a.raw").write_bytes(VOXELS.tobytes())
+    for index in range(6):
+        (folder / f"s{index}.raw").write_bytes(VOXELS[20 * index : 20 * index + 20].tobytes())
     sources = [
         metaimage(folder / "a.mha"),
         metaimage(folder / "b.mha", {"CompressedData": "True"}),
@@ -36,6 +41,11 @@ def main(files: int, folder: Path) -> int:
         nrrd(folder / "a.nrrd"),
         nrrd(folder / "b.nrrd", {"encoding": "gzip"}),
         nrrd(folder / "a.nhdr", {"data file": "a.raw"}),
+        metaimage(folder / "l.mhd", {"ElementDataFile": "LIST 2"}, None, *(f"s{index}.raw" for index in range(6))),
+        metaimage(folder / "p.mhd", {"ElementDataFile": "s%d.raw 0 5 1"}),
+        nrrd(folder / "l.nhdr", {"data file": "LIST 2"}, None, *(f"s{index}.raw" for index in range(6))),
+        nrrd(folder / "p.nhdr", {"data file": "s%d.raw 0 5 1"}),
+        nrrd(folder / "v.nrrd", VECTORS),
     ]
     wholes = [(source.suffix, source.read_bytes()) for source in sources]
     for _ in range(files):

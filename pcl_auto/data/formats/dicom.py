@@ -14,6 +14,7 @@ import numpy.typing as npt
 import SimpleITK
 
 from pcl_auto.data.formats.dicom_pixels import holds_voxels
+from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
 from pcl_auto.errors import Problem, format_names
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -27,9 +28,6 @@ _UNEVEN = 0.1
 # Positions may stray from the normal by so much of a pixel over the whole scan before voxels are sheared.
 _STRAY_PIXELS = 0.5
 _ORIENTATION_TOLERANCE = 1e-3
-# Beyond these nothing is a scan of a body: pixels, the distance of slices, the way from the scanner's origin.
-MIN_SPACING_MM, MAX_SPACING_MM = 1e-4, 100.0
-MAX_POSITION_MM = 1e6
 # How far what ITK makes of a header may be from what stands there, in mm or as a share: the rounding of float32.
 _ITK_ROUNDING = 1e-4
 _EXPORT_AGAIN = "export the whole series again"

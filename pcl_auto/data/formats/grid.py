@@ -19,6 +19,9 @@ TRAINING_TOLERANCE_VOXELS = 0.02
 SCORING_TOLERANCE_VOXELS = 0.1
 # Channels of a scan to segment: a scanner places each series by itself; within half a voxel the nearest is the same.
 CHANNEL_TOLERANCE_VOXELS = 0.5
+# Beyond these nothing is a scan of a body: sizes of voxels, the way from the scanner's origin.
+MIN_SPACING_MM, MAX_SPACING_MM = 1e-4, 100.0
+MAX_POSITION_MM = 1e6
 # float32 headers lose this share of a distance from the origin.
 _RELATIVE_NOISE = 2e-6
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
+from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
 from pcl_auto.errors import DataError, Problem
 from pcl_auto.workspace.files import refuse_irregular
 
@@ -35,8 +36,6 @@ _DEFLATE_LIMIT = 1032
 _WINDOW = {"zlib": 47, "gzip": 31}
 # Zeros that a writer may leave after the last voxel to fill up a block.
 _PADDING = 4096
-# Sizes of voxels that are no slip, and the farthest place; no scanner is a kilometer wide.
-_MIN_SPACING_MM, _MAX_SPACING_MM, _FARTHEST_MM = 1e-5, 1e4, 1e6
 # Largest cosine between two axes at right angles, as a mask in NIfTI can hold it.
 _MAX_SKEW = 1e-3
 # ITK rounds nothing that it reads; a text holds six digits or more.
@@ -107,15 +106,15 @@ class TextHeader:
         """
         fix = f"correct it from the scan's DICOM headers, or {SAVE_AGAIN}"
         spacing, found = np.array(self.spacing_mm), " x ".join(f"{step:g}" for step in self.spacing_mm) + " mm"
-        if not np.all((spacing >= _MIN_SPACING_MM) & (spacing <= _MAX_SPACING_MM)):
-            expected = "lengths above 0 mm"
+        if not np.all((spacing >= MIN_SPACING_MM) & (spacing <= MAX_SPACING_MM)):
+            expected = f"{MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm"
             raise self._refusal("header.spacing", "impossible voxel spacing", fix, expected, found)
         cosines = np.array(self.directions) @ np.array(self.directions).T
         if not np.all(np.abs(cosines - np.eye(len(cosines))) <= _MAX_SKEW):
             text = "; ".join(" ".join(f"{value:.4g}" for value in row) for row in self.directions)
             expected = "axes of length 1 at right angles"
             raise self._refusal("header.orientation", "impossible orientation", fix, expected, f"[{text}]")
-        if self.origin_mm is not None and not np.all(np.abs(self.origin_mm) <= _FARTHEST_MM):
+        if self.origin_mm is not None and not np.all(np.abs(self.origin_mm) <= MAX_POSITION_MM):
             raise self._refusal("header.origin", "impossible origin", fix, "a position in mm", str(self.origin_mm))
 
     def refuse_other_data(self) -> None:

@@ -312,6 +312,8 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
     if problems or base is None or held_out is None:
         raise UsageError(problems)
     folder = (request.folder or workspace.results.parent / "benchmarks" / data.name).resolve()
+    if request.folder is not None:
+        refuse_input_folder(request.folder, "--folder")
     _refuse_others(folder)
     return Study(
         folder=folder,
@@ -332,12 +334,11 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
 
 
 def _refuse_others(folder: Path) -> None:
-    """Refuse a folder that others read, or whose results are of something else than a benchmark.
+    """Refuse a folder whose results are of something else than a benchmark.
 
     Raises:
-        UsageError: it is one of these.
+        UsageError: they are.
     """
-    refuse_input_folder(folder, "--folder")
     first = folder / RESULTS[0]
     if read_kept(first, {"runs_done": object, "runs_wanted": object}) is not None:
         return

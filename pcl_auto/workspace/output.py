@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +28,8 @@ _CASES = re.compile(r"(images|labels)(tr|ts|un|va|val)", re.IGNORECASE)
 def sole_writer_in(folder: Path) -> Iterator[None]:
     """Make ``folder`` and hold it for the outputs of this process; the lock lies in it, hidden.
 
+    On a file system without locks, as some network drives are, it is held against the processes of this machine alone.
+
     Raises:
         LockedError: another process writes there; the message says which, and since when.
         ResourceError: the folder cannot be made.
@@ -36,12 +42,32 @@ def sole_writer_in(folder: Path) -> Iterator[None]:
         raise ResourceError(Problem("disk.unwritable", what, str(folder), fix, found=str(error))) from error
     with ExitStack() as stack:
         try:
-            stack.enter_context(sole_writer(folder / _LOCK))
+            try:
+                stack.enter_context(sole_writer(folder / _LOCK))
+            except ResourceError as error:
+                if {problem.code for problem in error.problems} != {"disk.no-locks"}:
+                    raise
+                stack.enter_context(sole_writer(_local_locks(error) / _digest(folder)))
         except LockedError as error:
             what = "another process is writing into this folder"
             problems = [replace(problem, what=what, where=str(folder)) for problem in error.problems]
             raise LockedError(problems) from None
         yield
+
+
+def _local_locks(error: ResourceError) -> Path:
+    """Return a folder of this machine and user for locks of others."""
+    folder = Path(tempfile.gettempdir()) / f"pclauto-locks-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # somebody else has made it
+        raise error
+    return folder
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
 def visible(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import typer
 from pcl_auto.cli.console import options
 from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.errors import PclautoError
+from pcl_auto.workspace.output import refuse_input_folder
 
 
 class Geometry(str, Enum):
@@ -57,6 +58,7 @@ def repair(
     from pcl_auto.data.formats.repair import repair as repair_file
 
     terminal = Terminal()
+    refuse_input_folder(output)
     written, failed = [], []
     for file in files:
         try:

@@ -21,11 +21,12 @@ from pcl_auto.benchmark.study import (
 )
 from pcl_auto.benchmark.train_and_score import Job
 from pcl_auto.data.split import Split
-from pcl_auto.errors import StateError, UsageError
+from pcl_auto.errors import LockedError, StateError, UsageError
 from pcl_auto.recipe.load import RENAMED_KEYS
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.lock import sole_writer
 
 REQUEST = BenchmarkRequest(labeled="1,2", draws=2, arms="paper,nnunet,all-labels")
 
@@ -124,6 +125,20 @@ def test_a_study_goes_on_where_it_stopped(workspace: Workspace) -> None:
     wider = resolved(workspace, request)
     assert list(run(wider, workspace, more)) == [planned.name for planned in wider.runs]
     assert {split_of(job).name for job in more.jobs} == {"L3_s0", "L3_s1"}
+
+
+def test_one_process_at_a_time_writes_a_study(workspace: Workspace) -> None:
+    study, work = resolved(workspace), Work()
+    with sole_writer(study.folder), refused(LockedError, "lock.held"):
+        run(study, workspace, work)
+    assert work.jobs == []
+    assert run(study, workspace, work)
+
+
+def test_a_study_goes_into_no_data_set(workspace: Workspace, task: Path) -> None:
+    (task / "dataset.json").touch()
+    with refused(UsageError, "output.input-folder"):
+        resolved(workspace, replace(REQUEST, folder=task / "labelsTs"))
 
 
 def test_a_start_stays_until_all_its_arms_are_on_record(workspace: Workspace) -> None:
@@ -298,6 +313,3 @@ def test_results_of_something_else_are_not_written_over(tmp_path: Path, name: st
     for other in RESULTS:
         (tmp_path / other).write_text('{"runs_done": 1, "runs_wanted": 2}')
     _refuse_others(tmp_path)
-    (tmp_path / "dataset.json").touch()
-    with refused(UsageError, "output.input-folder"):
-        _refuse_others(tmp_path)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from refusal import refused
 
-from pcl_auto.errors import LockedError, ResourceError, UsageError
+from pcl_auto.errors import LockedError, Problem, ResourceError, UsageError
+from pcl_auto.workspace import output
+from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import contains, refuse_input_folder, same_file, sole_writer_in, visible
 
 
@@ -91,6 +96,29 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         assert refusal.problem.found.startswith(f"process {os.getpid()} on ")
     with sole_writer_in(tmp_path / "link"):
         assert visible(tmp_path / "out") == []
+
+
+def test_without_locks_a_folder_is_held_against_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def lockless(folder: Path) -> Iterator[None]:
+        if folder.is_relative_to(tmp_path / "drive"):
+            raise ResourceError(Problem("disk.no-locks", "the file system has no locks", str(folder), "choose another"))
+        with sole_writer(folder):
+            yield
+
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    monkeypatch.setattr(output, "sole_writer", lockless)
+    with sole_writer_in(tmp_path / "drive" / "out"):
+        with refused(LockedError, "lock.held") as refusal, sole_writer_in(tmp_path / "drive" / ".." / "drive" / "out"):
+            pass
+        assert refusal.problem.where.endswith("out")
+        with sole_writer_in(tmp_path / "drive" / "other"):
+            pass
+    (tmp_path / "temp" / f"pclauto-locks-{os.getuid()}").rename(tmp_path / "elsewhere")
+    (tmp_path / "temp" / f"pclauto-locks-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with refused(ResourceError, "disk.no-locks"), sole_writer_in(tmp_path / "drive" / "out"):
+        pass
 
 
 def test_folders_are_the_same_by_whatever_names(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def export_review(
         )
     chosen = list(cases) or ranked[:number]
     folder = output_folder(output, run.folder / REVIEW, review=True)
+    earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others
     with sole_writer_in(folder):
         _export(run, workspace, folder, chosen)
     # Another review of this run may go elsewhere at this moment.

@@ -81,6 +81,7 @@ def suggest_cases(
     run = read_run(run_folder(model))
     last_round(run)  # there is one
     folder = output_folder(output, run.folder / "suggest")
+    earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others
     with sole_writer_in(folder):
         return folder, _suggest(run, workspace, folder, number, chosen, listener)
 

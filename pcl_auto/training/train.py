@@ -291,11 +291,14 @@ def _record(run: Run, plans: dict[str, Any], device: Any) -> dict[str, Any]:
 
 def _write_plans(run: Run, plans: dict[str, Any]) -> None:
     file = run.data.plans_file(run.plans_name)
-    # Other configurations of the same split and recipe share the file, as in nnU-Net's own plans.
     fix = "remove the file and repeat the command: it is written again"
-    earlier = read_json(file, {"configurations": {...: object}}, fix=fix)["configurations"] if file.is_file() else {}
     whole = with_settings(plans, run.plans_name, run.configuration, run.settings)
-    write_json(file, {**whole, "configurations": {**earlier, **whole["configurations"]}})
+    # Other configurations of the same split and recipe share the file, as in nnU-Net's own plans; their runs may start
+    # at this moment.
+    with sole_writer(run.data.pclauto_dir / "prepare", wait=True):
+        found = read_json(file, {"configurations": {...: object}}, fix=fix) if file.is_file() else {}
+        earlier = found.get("configurations", {})
+        write_json(file, {**whole, "configurations": {**earlier, **whole["configurations"]}})
 
 
 # --- nnU-Net's trainer ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -719,3 +720,19 @@ def test_a_restart_keeps_what_somebody_corrected(tmp_path: Path) -> None:
     write_text(bare / "fold_all/checkpoint_final.pth", "of the run")
     start_anew(bare)
     assert not any(bare.iterdir())
+
+
+def test_configurations_of_runs_that_start_at_once_are_all_in_their_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_settings(_plans: Any, _name: str, configuration: str, _settings: Any) -> dict[str, Any]:
+        return {"configurations": {configuration: {}}}
+
+    monkeypatch.setattr(training, "with_settings", with_settings)
+    data, names = DatasetFolder(tmp_path / "Dataset005_Toy"), [f"3d_{number}" for number in range(8)]
+    runs: list[Any] = [
+        SimpleNamespace(data=data, plans_name="plans", configuration=name, settings=None) for name in names
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda run: training._write_plans(run, {}), runs))
+    assert sorted(json.loads(data.plans_file("plans").read_text())["configurations"]) == names

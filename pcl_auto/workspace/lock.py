@@ -34,7 +34,7 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     holder = folder.parent / f".{folder.name}.holder"
-    descriptor = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open(_lock_file(folder))
     try:
         if not _acquire(descriptor, folder, wait=wait):
             raise _held(folder, holder)
@@ -61,6 +61,14 @@ def is_held(folder: Path) -> bool | None:
     finally:
         os.close(descriptor)
     return False
+
+
+def _open(file: Path) -> int:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        # Another user's, in a folder that both may write in: to be locked it need not be written.
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _lock_file(folder: Path) -> Path:

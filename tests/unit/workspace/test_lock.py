@@ -70,3 +70,20 @@ def test_f84_a_file_system_without_locks(
         pass
     assert refusal.problem.where == str(tmp_path / "run")
     assert is_held(tmp_path / "run") is None
+
+
+def test_a_lock_of_another_user_may_be_taken_in_a_shared_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = os.open
+
+    def refusing_to_write(path: Path, flags: int, *mode: int) -> int:
+        if str(path).endswith(".lock") and flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, flags, *mode)
+
+    with sole_writer(tmp_path / "run"):
+        pass
+    monkeypatch.setattr(os, "open", refusing_to_write)
+    with sole_writer(tmp_path / "run"), refused(LockedError, "lock.held"), sole_writer(tmp_path / "run"):
+        pass

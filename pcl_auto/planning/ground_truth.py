@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.data.formats.nifti_bytes import GZIP_MAGIC
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import file_digest, read_json, write_json
@@ -17,9 +19,7 @@ RECORD = "gt_segmentations.json"
 
 
 def keep_ground_truth(data: DatasetFolder, labels: Mapping[str, Path]) -> None:
-    """Copy the labels of cases in the format that nnU-Net expects; a copy of the same bytes is left as it is."""
-    import SimpleITK
-
+    """Copy the labels of cases under the names that nnU-Net expects; a copy of the same bytes is left as it is."""
     before = _recorded(data)
     recorded = dict(before)
     for case, label in labels.items():
@@ -29,7 +29,9 @@ def keep_ground_truth(data: DatasetFolder, labels: Mapping[str, Path]) -> None:
         # nnU-Net's own copies, in a folder that it shares with us, have the label's bytes.
         if not target.is_file() or file_digest(target) != digest:
             with atomic_path(target) as temporary:
-                SimpleITK.WriteImage(SimpleITK.ReadImage(str(label)), str(temporary))
+                content = label.read_bytes()
+                # The header stays, and the ending may have capitals, which ITK reads in part.
+                temporary.write_bytes(content if content[:2] == GZIP_MAGIC else gzip.compress(content, mtime=0))
         recorded[case] = {"label": digest, "copy": file_digest(target)}
     if recorded != before:
         write_json(data.pclauto_dir / RECORD, recorded)

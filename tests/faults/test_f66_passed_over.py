@@ -26,12 +26,14 @@ from pcl_auto.errors import UsageError
 from pcl_auto.evaluation.metrics import evaluate
 from pcl_auto.inference.predict import Prediction, predict
 from pcl_auto.nnunet.data.images import read_image, read_label
+from pcl_auto.planning.ground_truth import copy_of, keep_ground_truth, require_ground_truth
 from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings, read_plan
-from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
-ENDINGS = [".NII.GZ", ".NII"]
-OTHERS = [".NRRD", ".Nrrd"]
+ENDINGS = [".NII.GZ", ".Nii.gz", ".nii.GZ", ".NII", ".Nii"]
+OTHERS = [".NRRD", ".Nrrd", ".MHA", ".Mha"]
 
 
 def renamed(file: Path, ending: str) -> Path:
@@ -83,13 +85,26 @@ def _cases(task: Path) -> list[Case]:
 
 def test_f66_a_plan_of_such_a_data_set_stores_every_case(tmp_path: Path) -> None:
     task = small_task(tmp_path, labeled=2, unlabeled=2, test=0)
-    for number, ending in enumerate([*ENDINGS, *ENDINGS][:4], start=1):
+    for number, ending in enumerate(ENDINGS[:4], start=1):
         renamed(image(task, number), ending)
     for number in (1, 2):
         renamed(label(task, number), ENDINGS[-number])
     workspace = Workspace.at(tmp_path / "work", "test")
     outcome = plan_task(task, workspace, PlanSettings())
     assert sorted(read_plan(outcome.data).cases) == [f"phantom_{number:03d}" for number in (1, 2, 3, 4)]
+
+
+def test_f66_such_labels_are_kept_for_the_validation(tmp_path: Path) -> None:
+    names = {ending: save(tmp_path / "labels" / f"{index}.nii.gz", label_map()) for index, ending in enumerate(ENDINGS)}
+    labels = {str(index): renamed(file, ending) for index, (ending, file) in enumerate(names.items())}
+    data = DatasetFolder(tmp_path / "Dataset001_A")
+    data.pclauto_dir.mkdir(parents=True)
+    keep_ground_truth(data, labels)
+    require_ground_truth(data, {case: file_digest(label) for case, label in labels.items()})
+    for case in labels:
+        copy = copy_of(data, case)
+        assert copy.name == f"{case}.nii.gz"
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(copy))), label_map().T)
 
 
 @pytest.mark.parametrize("ending", [*ENDINGS, *OTHERS])

@@ -32,7 +32,7 @@ Voxels = npt.NDArray[Any]
 
 # A gzip file is unpacked in pieces of this many bytes, so that memory holds the volume and one piece.
 _CHUNK = 1 << 24
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot do better than 1032 bytes out for one byte in, so this bounds what a gzip file can hold.
 _DEFLATE_LIMIT = 1032
 # Zeros that a writer may leave after the last voxel to fill up a block.
@@ -42,7 +42,7 @@ _COPY_AGAIN = "copy the file again from its source and compare the sizes and che
 _EXPORT_AGAIN = "export the volume again from its source"
 _SIGNATURES = (
     (0, b"PK\x03\x04", "a zip archive"),
-    (0, _GZIP_MAGIC, "gzip data"),
+    (0, GZIP_MAGIC, "gzip data"),
     (0, b"BZh", "bzip2 data"),
     (0, b"\xfd7zXZ", "xz data"),
     (0, b"\x28\xb5\x2f\xfd", "zstd data"),
@@ -110,7 +110,7 @@ def _require_file(path: Path) -> None:
 def _read(file: io.BufferedReader, path: Path, mend: Mend | None) -> tuple[Header, Voxels]:
     """Read an open file; the memory taken is the volume's own plus one chunk."""
     where = str(path)
-    is_zipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    is_zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     file.seek(0)
     source: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if is_zipped else file
     header, problems = judge_header(_read_header(source, path, is_zipped=is_zipped), where, mend)

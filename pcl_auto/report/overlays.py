@@ -134,17 +134,20 @@ def _gray_strip(slices: np.ndarray, window: tuple[float, float], size: tuple[int
 
 
 def _mask_strip(slices: np.ndarray, classes: Sequence[int], size: tuple[int, int], *, outline: bool) -> str:
-    # Colors by index, not by value: values may be any.
-    indices = np.zeros(slices.shape, np.uint8)
+    # Colors by index, not by value: values may be any, and more than a picture has colors.
+    indices = np.zeros(slices.shape, np.int32)
     for index, value in enumerate(classes, start=1):
         indices[slices == value] = index
     strips = _resized(indices, size, Image.Resampling.NEAREST)
     if outline:
         # Keep the pixels whose class differs from one in their neighborhood.
         strips = [strip * (ndimage.maximum_filter(strip, 3) != ndimage.minimum_filter(strip, 3)) for strip in strips]
-    picture = Image.fromarray(np.concatenate(strips), mode="P")
-    picture.putpalette([0, 0, 0, *(value for index in range(len(classes)) for value in color(index))])
-    return _uri(picture, "png", transparency=bytes([0, *[255 if outline else _AREA_OPACITY] * len(classes)]))
+    colors = min(len(classes), len(PALETTE))
+    found = np.concatenate(strips)
+    colored = np.where(found > 0, 1 + (found - 1) % len(PALETTE), 0).astype(np.uint8)
+    picture = Image.fromarray(colored, mode="P")
+    picture.putpalette([0, 0, 0, *(value for index in range(colors) for value in color(index))])
+    return _uri(picture, "png", transparency=bytes([0, *[255 if outline else _AREA_OPACITY] * colors]))
 
 
 def _resized(slices: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> list[np.ndarray]:

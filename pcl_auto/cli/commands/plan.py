@@ -10,7 +10,7 @@ from pcl_auto.cli.console import options
 from pcl_auto.cli.console.estimates import plan_lines
 from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import counting
-from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.terminal import Terminal, some_of
 from pcl_auto.data.labels import format_values
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.planning.plan import PlanSettings, estimate_plan, memory_to_plan_for
@@ -140,7 +140,10 @@ def _render(terminal: Terminal, facts: dict[str, Any], memory_reason: str) -> No
     summary = [
         ("from", facts["source"]),
         ("channels", ", ".join(facts["channels"])),
-        ("classes", ", ".join(f"{format_values(value)} {name}" for name, value in facts["labels"].items() if value)),
+        (
+            "classes",
+            some_of((f"{format_values(value)} {name}" for name, value in facts["labels"].items() if value), ", "),
+        ),
         ("labeled", _some(facts["labeled"])),
         ("unlabeled", _some(facts["unlabeled"]) + hidden),
         ("memory", f"{facts['memory_gb']:g} GB ({memory_reason})"),

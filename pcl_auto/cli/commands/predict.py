@@ -11,7 +11,7 @@ import typer
 from pcl_auto.cli.console import options
 from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import counting
-from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.terminal import Terminal, some_of
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.files import printable
@@ -116,7 +116,7 @@ def _print_outcome(terminal: Terminal, results: Sequence[Prediction], output: Pa
             what = f"in {result.slabs} slabs, too large for the memory at once; no confidence"
             terminal.print_line(f"{result.id}: {what}")
         if result.quality and result.quality["review"]:
-            terminal.print_line(f"review: {result.id}: {'; '.join(result.quality['reasons'])}")
+            terminal.print_line(f"review: {result.id}: {some_of(result.quality['reasons'])}")
     for result in results:
         if result.error:
             terminal.print_line(f"{result.status}: {result.id}: {result.error}")

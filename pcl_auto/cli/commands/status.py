@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pcl_auto.cli.console import options
+<<<<<<< HEAD
 from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.errors import StateError
+=======
+from pcl_auto.cli.console.terminal import Terminal, some_of
+>>>>>>> b62290a (Hundreds of classes are drawn in a report, and listed in part on the terminal)
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.folders import Workspace
 
@@ -66,7 +70,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _dice(run: Status) -> str:
-    return " ".join("–" if value is None else f"{value:.2f}" for value in run.dice)
+    return some_of(("–" if value is None else f"{value:.2f}" for value in run.dice), " ")
 
 
 def _show_all(terminal: Terminal, runs: list[Status], damaged: list[DamagedRun]) -> None:
@@ -117,7 +121,13 @@ def _round(entry: dict[str, object]) -> str:
     if entry["event"] != "pseudo_labels":
         what = {"degenerate": "trained on labels alone"}.get(str(entry["event"]), str(entry["event"]).replace("_", " "))
         reasons = entry.get("reasons")
+<<<<<<< HEAD
         return f"{what}: {'; '.join(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
     change = entry.get("dice_to_last_round")
     text = f"{entry.get('used', '?')} of {entry.get('cases', '?')} pseudo-labels used"
+=======
+        return f"{what}: {some_of(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
+    change = entry["dice_to_last_round"]
+    text = f"{entry['used']} of {entry['cases']} pseudo-labels used"
+>>>>>>> b62290a (Hundreds of classes are drawn in a report, and listed in part on the terminal)
     return text + (f", Dice {change:.3f} to the last round's" if isinstance(change, float) else "")

@@ -11,7 +11,7 @@ import typer
 from pcl_auto.cli.console import options
 from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import counting
-from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.terminal import Terminal, some_of
 from pcl_auto.workspace.folders import Workspace
 
 
@@ -47,7 +47,7 @@ def suggest(
     if json:
         terminal.json({"folder": str(folder), "suggestions": [asdict(entry) for entry in suggestions]})
     else:
-        terminal.print_table(("case", "why"), [(entry.case, "; ".join(entry.reasons)) for entry in suggestions])
+        terminal.print_table(("case", "why"), [(entry.case, some_of(entry.reasons)) for entry in suggestions])
     terminal.print_line(f"pictures: {folder}")
     cases = ",".join(entry.case for entry in suggestions)
     terminal.print_line(

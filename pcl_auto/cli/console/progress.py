@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.cli.console.estimates import fitted_lines
-from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.terminal import Terminal, some_of
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.events import Listener
 
@@ -147,7 +147,7 @@ class TrainingProgress:
         self._update(description=stage, note=f"epoch {epoch}/{epochs}  {text}")
         if not self.live or stage != self._stage:
             self._stage = stage
-            dice = " ".join(f"{value:.2f}" for value in rest["patch_dice"])
+            dice = some_of((f"{value:.2f}" for value in rest["patch_dice"]), " ")
             dice += f" ({rest['patch_dice_of']})"
             self._print(f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice}  {rest['seconds']:.1f} s")
         if not self._forecast_shown and epoch < epochs:
@@ -178,14 +178,14 @@ class TrainingProgress:
             self._print(f"warning: class {name} is in no pseudo-label of round {round}")
 
     def _on_degenerate(self, round: int, reasons: list[str]) -> None:  # noqa: A002
-        why = "; ".join(reasons)
+        why = some_of(reasons)
         self._print(f"warning: round {round} trains on labels alone, its pseudo-labels would spoil it: {why}")
 
     def _on_last_check(self, cases: int, dice_to_last_round: float, **_rest: Any) -> None:
         self._print(f"last check: {cases} cases, Dice {dice_to_last_round:.3f} to the last round's")
 
     def _on_rolled_back(self, round: int, reasons: list[str], back_to_epoch: int, **rest: Any) -> None:  # noqa: A002
-        self._print(f"warning: round {round} ended in a collapse and is rolled back: {'; '.join(reasons)}")
+        self._print(f"warning: round {round} ended in a collapse and is rolled back: {some_of(reasons)}")
         then = "training ends with these" if rest["training_ends"] else "the next round tries again from these"
         self._print(f"the weights are again those of epoch {back_to_epoch}; {then}")
 

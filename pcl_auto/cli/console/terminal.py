@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_PROBLEMS_SHOWN = 40
+# Of what there is one of for each class: with hundreds of classes it would fill the screen.
+MAX_OF_CLASSES_SHOWN = 20
 Outcome = TypeVar("Outcome")
 
 
@@ -40,6 +42,14 @@ class _Lasting(io.TextIOWrapper):
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             return action()
+
+
+def some_of(texts: Iterable[str], separator: str = "; ") -> str:
+    """Join texts, one for each class or reason; of many the first ones, and how many more there are."""
+    listed = list(texts)
+    if len(listed) > MAX_OF_CLASSES_SHOWN:
+        listed[MAX_OF_CLASSES_SHOWN:] = [f"and {len(listed) - MAX_OF_CLASSES_SHOWN} more"]
+    return separator.join(listed)
 
 
 def _duplicate(descriptor: int, stream: TextIO) -> TextIO:

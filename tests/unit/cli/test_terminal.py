@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pcl_auto.cli.console.terminal import MAX_PROBLEMS_SHOWN, Terminal
+from pcl_auto.cli.console.terminal import MAX_OF_CLASSES_SHOWN, MAX_PROBLEMS_SHOWN, Terminal, some_of
 from pcl_auto.errors import Problem
 from pcl_auto.workspace.files import printable
 from pcl_auto.workspace.processes import output_to
@@ -75,3 +75,10 @@ def test_a_terminal_is_reached_while_output_goes_to_a_log(tmp_path: Path, capfd:
         terminal.json([])
     assert capfd.readouterr() == ("[]\n", "progress\n")
     assert (tmp_path / "log.txt").read_text() == "nnU-Net's own\n"
+
+
+def test_f90_of_hundreds_of_classes_some_are_listed() -> None:
+    most = MAX_OF_CLASSES_SHOWN
+    assert some_of(map(str, range(most)), " ") == " ".join(map(str, range(most)))
+    assert some_of((str(value) for value in range(500)), ", ").endswith(f", {most - 1}, and {500 - most} more")
+    assert some_of([]) == ""

@@ -2,12 +2,23 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pcl_auto.report.overlays import LONGEST_SIDE, MAX_CHANNELS, MAX_SLICES, Volume, color, draw_planes, shown_slices
+from pcl_auto.inference.preview import draw
+from pcl_auto.report.overlays import (
+    LONGEST_SIDE,
+    MAX_CHANNELS,
+    MAX_SLICES,
+    PALETTE,
+    Volume,
+    color,
+    draw_planes,
+    shown_slices,
+)
 
 
 def picture(uri: str) -> Image.Image:
@@ -40,6 +51,21 @@ def test_masks_are_drawn_where_the_labels_are_in_the_color_of_their_class() -> N
     assert cut[int(10 * scale), int(30 * scale)][3] > 0
     assert cut[int(30 * scale), int(30 * scale)][3] == 0
     assert (cut[..., 3] > 0).mean() == pytest.approx(200 / 1600, rel=0.05)
+
+
+def test_f90_hundreds_of_classes_are_drawn(tmp_path: Path) -> None:
+    """More than a picture has colors; neighbors of one color have an outline between them all the same."""
+    labels = np.zeros((4, 40, 40), np.int16)
+    labels[:, :20], labels[:, 20:] = 300, 300 + len(PALETTE)
+    volume = Volume(np.zeros((1, 4, 40, 40), np.float32), {"p": labels, "l": labels}, (1, 1, 1))
+    plane = draw_planes(volume, range(1, 501), outlined=["l"])[0]
+    area, outline = (np.asarray(picture(plane.masks[name]).convert("RGBA")) for name in ("p", "l"))
+    assert {tuple(pixel[:3]) for pixel in area.reshape(-1, 4)} == {color(299)}
+    assert outline[plane.start * plane.height + plane.height // 2, plane.width // 2, 3] > 0
+    assert outline[plane.start * plane.height + plane.height // 4, plane.width // 2, 3] == 0
+    classes = {f"c{value}": (value,) for value in range(1, 501)}
+    draw(volume.image[0], labels, (1, 1, 1), volume.direction, classes, "a", tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").width > 100
 
 
 def test_an_outline_leaves_the_inside_free() -> None:

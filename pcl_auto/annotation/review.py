@@ -163,7 +163,8 @@ def earlier_record(folder: Path, name: str, model: Path) -> dict[str, Any]:
         return {}
     file = folder / name
     found = read_json(file, {"model?": str, "exported?": {...: str}}) if file.is_file() else {}
-    if found.get("model") != str(model):
+    # A run's own folders are its own, wherever the workspace was when they were written.
+    if found.get("model") != str(model) and not (found and folder.resolve().is_relative_to(model.resolve())):
         raise StateError(
             Problem(
                 code="review.folder-taken",

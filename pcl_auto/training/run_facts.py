@@ -19,7 +19,7 @@ from pcl_auto.nnunet.training.run_settings import KEY
 from pcl_auto.recipe.load import with_current_names
 from pcl_auto.recipe.settings import Schedule
 from pcl_auto.workspace.files import read_json, read_table, refusing_nonsense
-from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEWS, read_record
+from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEW, REVIEWS, read_record
 from pcl_auto.workspace.shapes import DATASET, SCHEDULE, mismatch
 
 _LEDGERS = "pseudo_labels/round_*/ledger.csv"
@@ -289,9 +289,14 @@ def last_round(run: RunFacts) -> tuple[Round, Path]:
 
 
 def review_folders(run: Path) -> list[str]:
-    """List the folders that the pseudo-labels of the run in folder ``run`` were exported to."""
-    file = run / REVIEWS
-    return list(read_json(file, {"folders": [str]})["folders"]) if file.is_file() else []
+    """List the folders that the pseudo-labels of the run in folder ``run`` were exported to.
+
+    Its own one is found wherever the workspace lies now: the record has the place where it was.
+    """
+    file, own = run / REVIEWS, run / REVIEW
+    recorded = list(read_json(file, {"folders": [str]})["folders"]) if file.is_file() else []
+    elsewhere = [folder for folder in recorded if Path(folder).parts[-3:] != own.parts[-3:]]
+    return [*([str(own)] if own.is_dir() else []), *elsewhere]
 
 
 def last_checkpoint(folder: Path) -> Path:

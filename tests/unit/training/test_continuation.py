@@ -18,6 +18,7 @@ from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
 from pcl_auto.training.continuation import continuation
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.training.run_facts import last_round, read_run, run_folder
+from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 CASES = ("a", "b", "c", "d", "e")
@@ -114,3 +115,26 @@ def test_a_folder_of_something_else_is_left_alone(model: Path, workspace: Worksp
     with refused(StateError, "review.folder-taken") as refusal:
         earlier_record(tmp_path / "out", "review.json", model)
     assert refusal.problem.where == str(tmp_path / "out")
+
+
+def test_f91_a_workspace_that_was_moved_goes_on_with_its_corrections(
+    model: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    run, elsewhere = model / "fold_all", tmp_path / "elsewhere"
+    for place, case in ((run / "review", "c"), (elsewhere, "d")):
+        volume(place / "corrected" / f"{case}.nii.gz", 1)
+        write_json(place / "review.json", {"model": str(model)})
+    write_json(run / "reviews.json", {"folders": [str(elsewhere), str(run / "review")]})
+    workspace.results.parent.rename(tmp_path / "moved")
+    moved, there = Workspace.at(tmp_path / "moved", "test"), tmp_path / "moved" / model.relative_to(tmp_path / "work")
+    found = continuation(there, moved, TrainRequest(), write=False).masks
+    assert found == {
+        "c": there / "fold_all" / "review" / "corrected" / "c.nii.gz", "d": elsewhere / "corrected" / "d.nii.gz",
+    }  # fmt: skip
+    assert earlier_record(there / "fold_all" / "review", "review.json", there) == {"model": str(model)}
+    # A copy that stayed behind is another run's.
+    shutil.copytree(tmp_path / "moved", tmp_path / "work")
+    (there / "fold_all" / "review" / "corrected" / "c.nii.gz").unlink()
+    assert set(continuation(there, moved, TrainRequest(), write=False).masks) == {"d"}
+    with refused(StateError, "review.folder-taken"):
+        earlier_record(elsewhere, "review.json", there)

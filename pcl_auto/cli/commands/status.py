@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pcl_auto.cli.console import options
-<<<<<<< HEAD
-from pcl_auto.cli.console.terminal import Terminal
-from pcl_auto.errors import StateError
-=======
 from pcl_auto.cli.console.terminal import Terminal, some_of
->>>>>>> b62290a (Hundreds of classes are drawn in a report, and listed in part on the terminal)
+from pcl_auto.errors import StateError
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.folders import Workspace
 
@@ -121,13 +117,7 @@ def _round(entry: dict[str, object]) -> str:
     if entry["event"] != "pseudo_labels":
         what = {"degenerate": "trained on labels alone"}.get(str(entry["event"]), str(entry["event"]).replace("_", " "))
         reasons = entry.get("reasons")
-<<<<<<< HEAD
-        return f"{what}: {'; '.join(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
+        return f"{what}: {some_of(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
     change = entry.get("dice_to_last_round")
     text = f"{entry.get('used', '?')} of {entry.get('cases', '?')} pseudo-labels used"
-=======
-        return f"{what}: {some_of(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
-    change = entry["dice_to_last_round"]
-    text = f"{entry['used']} of {entry['cases']} pseudo-labels used"
->>>>>>> b62290a (Hundreds of classes are drawn in a report, and listed in part on the terminal)
     return text + (f", Dice {change:.3f} to the last round's" if isinstance(change, float) else "")

@@ -11,6 +11,7 @@ from typing import Any
 
 from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.training.run_facts import (
     RunFacts,
@@ -112,11 +113,16 @@ def _export(run: RunFacts, workspace: Workspace, folder: Path, chosen: Sequence[
     last, stored = last_round(run)
     exported = dict(earlier_record(folder, RECORD, run.folder.parent).get("exported", {}))
     _refuse_edited(folder, chosen, exported)
-    plan = read_plan(workspace.dataset(run.identity["dataset"]))
+    data = workspace.dataset(run.identity["dataset"])
+    plan = read_plan(data)
     plan.require(chosen)
     planned = plan.cases
+    require_planned_images(plan, chosen, data)
     from pcl_auto.nnunet.data.images import write_mask
+    from pcl_auto.nnunet.data.pseudo_label_files import refuse_damaged
     from pcl_auto.nnunet.inference.export import pseudo_label
+
+    refuse_damaged(stored.parent, chosen)
 
     record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
     for case in chosen:
@@ -193,7 +199,7 @@ def _image_name(case: str, files: Sequence[Path], index: int) -> str:
 def _copy_image(case: PlannedCase, folder: Path) -> None:
     for index, file in enumerate(case.files):
         target = folder / _image_name(case.id, case.files, index)
-        if not target.is_file():
+        if not target.is_file() or file_digest(target) != file_digest(file):
             with atomic_path(target) as temporary:
                 shutil.copyfile(file, temporary)
 

@@ -17,6 +17,7 @@ from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.method.pseudo_labels import KEPT
 from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardized, uncertainty
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
+from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.plan import PlannedCase, read_plan
 from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder
 from pcl_auto.workspace.events import Listener
@@ -99,10 +100,15 @@ def _suggest(
     rows = {row["case"]: row for row in last.rows}
     cases, labeled = sorted(rows), sorted(run.split.labeled)
     plan.require([*cases, *labeled])
+    require_planned_images(plan, cases, data)
     prepare_environment()
     with output_to(Path("/dev/null")):  # what nnU-Net prints
+        from pcl_auto.nnunet.data.pseudo_label_files import refuse_damaged
+        from pcl_auto.nnunet.data.store import refuse_damaged_store
         from pcl_auto.nnunet.inference.case_features import features_of
 
+        refuse_damaged(stored.parent, cases)
+        refuse_damaged_store(data.store(run.store), [*cases, *labeled])
         found = features_of(
             run.folder.parent, checkpoint, data.store(run.store), [*cases, *labeled], run.folder / _FEATURES, device,
             lambda done, total: listener("features", {"done": done, "total": total}),

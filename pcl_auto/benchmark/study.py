@@ -24,6 +24,7 @@ from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.training.request import TrainRequest
+from pcl_auto.training.train import start_record
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import finite, read_json, read_kept, write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -141,7 +142,7 @@ class Study:
         """Return the settings that make a run this run, as its file records them."""
         return {
             "dataset": self.data.name,
-            "plan": _digest(self.plan.content),
+            "plan": _digest(_without_digests(self.plan.content)),
             "configuration": self.configuration,
             "arm": run.arm.name,
             "labeled": run.labeled,
@@ -150,6 +151,7 @@ class Study:
             "recipe": run.arm.recipe.as_dict(),
             "baseline": run.arm.baseline,
             "test": {"labels": str(self.held_out.labels), "digest": self.held_out.digest()},
+            "images": _digest([self.held_out.image_digests, [case.digest for case in self.plan.cases.values()]]),
             "mirroring": self.mirroring,
         }
 
@@ -172,6 +174,8 @@ class Study:
         recorded = {name: comparable_settings(entry["settings"]) for name, entry in found.items()}
         wanted = {run.name: comparable_settings(self.settings(run)) for run in self.runs if run.name in found}
         fix = "repeat the settings of this benchmark, or name another folder with --folder"
+        for name, settings in recorded.items():  # of version 0.2
+            settings.setdefault("images", wanted[name]["images"])
         refuse_changes(recorded, wanted, self.folder / "runs", fix)
         return found
 
@@ -182,7 +186,9 @@ class Study:
         whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.draw, "split": "", "store": "", "deterministic": False}
         # Other test cases of the pool leave other cases to learn from.
         pool = [self.held_out.digest()] if self.held_out.of_pool else []
-        digest = _digest([start_settings(whole), self.every_class, self.configuration, self.plan.content, *pool])
+        digest = _digest(
+            [start_settings(whole), self.every_class, self.configuration, _without_digests(self.plan.content), *pool]
+        )
         return self.folder / "starts" / f"L{run.labeled}_s{run.draw}_{digest}.pth"
 
     def forget_starts(self, done: Collection[str]) -> None:
@@ -195,6 +201,7 @@ class Study:
         for start in {*starts.values()} - needed:
             if start is not None:
                 start.unlink(missing_ok=True)
+                start_record(start).unlink(missing_ok=True)
         with suppress(OSError):  # others are still needed, or there never were any
             (self.folder / "starts").rmdir()
 
@@ -227,6 +234,12 @@ def comparable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     recipe = recorded_recipe(settings["recipe"])
     return {**settings, "recipe": {key: recipe[key] for key in recipe if key not in ("name", "description")}}
+
+
+def _without_digests(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan as version 0.2 wrote it, whose checksum stands in the records of earlier runs."""
+    cases = {case: {key: entry[key] for key in entry if key != "digest"} for case, entry in plan["cases"].items()}
+    return {**plan, "cases": cases}
 
 
 def _digest(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.data.formats.suffixes import find_nifti, nifti_stem
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.planning.plan import Plan
-from pcl_auto.workspace.files import refuse_irregular
+from pcl_auto.workspace.files import file_digest, refuse_irregular
 
 # The draw of test cases is the same for every benchmark, whatever its own seeds.
 SEED = 2023
@@ -40,6 +41,11 @@ class HeldOut:
             stats = label.stat()
             content.update(f"{stats.st_size} {stats.st_mtime_ns}".encode() if self.of_pool else label.read_bytes())
         return content.hexdigest()[:16]
+
+    @cached_property
+    def image_digests(self) -> list[str]:
+        """The SHA-256 of the files of every scan; the plan knows those of the pool."""
+        return [] if self.of_pool else [file_digest(file) for scan in self.scans for file in scan.paths]
 
 
 def hold_out(plan: Plan, number: int) -> tuple[HeldOut | None, list[Problem]]:

@@ -45,7 +45,8 @@ def check_inputs(plan: Plan, split: Split, data: DatasetFolder) -> dict[str, Che
     known = known_checks(data)
     plan.require([*split.labeled, *split.validation, *split.unlabeled, *split.hidden])
     opened = [plan.cases[case] for case in (*split.labeled, *split.validation)]
-    problems = [*_changed_images(plan, split, known), *_gone_labels(opened)] or [*_changed_corrections(split, opened)]
+    used = (*split.labeled, *split.validation, *split.unlabeled)
+    problems = [*_changed_images(plan, used, known), *_gone_labels(opened)] or [*_changed_corrections(split, opened)]
     if problems:
         raise StateError(problems)
     if misleading := _misleading_labels(plan, split, opened):
@@ -59,9 +60,19 @@ def check_inputs(plan: Plan, split: Split, data: DatasetFolder) -> dict[str, Che
     return labels
 
 
-def _changed_images(plan: Plan, split: Split, known: Mapping[str, Any] | None) -> Iterator[Problem]:
+def require_planned_images(plan: Plan, ids: Sequence[str], data: DatasetFolder) -> None:
+    """Make sure that the images of these cases are those that were planned, before they are shown to somebody.
+
+    Raises:
+        StateError: images that are gone or have other bytes, all of them listed.
+    """
+    if problems := [*_changed_images(plan, ids, known_checks(data))]:
+        raise StateError(problems)
+
+
+def _changed_images(plan: Plan, ids: Sequence[str], known: Mapping[str, Any] | None) -> Iterator[Problem]:
     cases = plan.cases
-    for case in (*split.labeled, *split.validation, *split.unlabeled):
+    for case in ids:
         planned = cases[case]
         if not all(file.is_file() for file in planned.files):
             finding = "the file is gone"

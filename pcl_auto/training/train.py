@@ -207,9 +207,11 @@ def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, li
     """
     now = dict(record["identity"])
     recorded = {**before["identity"], "recipe": recorded_recipe(before["identity"]["recipe"])}
-    if recorded.setdefault("bytes", now["bytes"]) == before["identity"].get("bytes"):
-        # The same images and labels, whatever times a copy of them has.
+    if "input_content" in recorded:
+        # Which says it alone: a copy of the same images and labels may have other times.
         now["input"] = recorded["input"]
+    else:  # of version 0.2
+        recorded["input_content"] = now["input_content"]
     refuse_changes(recorded, now, run.folder)
     if not run.finished:
         strict = run.settings.deterministic
@@ -240,7 +242,7 @@ def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
         "start": None if run.start is None else file_digest(run.start),
         "plan": _digest(plans),
         "input": _input_digest(run),
-        "bytes": _bytes_digest(run),
+        "input_content": _content_digest(run),
         **({} if run.budget_s is None else {"budget_s": run.budget_s}),
     }
 
@@ -259,7 +261,7 @@ def _input_digest(run: Run) -> str:
     return _digest(stats)
 
 
-def _bytes_digest(run: Run) -> str:
+def _content_digest(run: Run) -> str:
     """Return one value for what is in the files of :func:`_input_digest`, wherever and since when they lie there."""
     cases = run.plan.cases
     images = [
@@ -355,7 +357,7 @@ def _begin(trainer: nnUNetTrainerPCLSupervised, run: Run, latest: Path | None, s
     elif run.start is not None:
         load_weights(trainer, run.start)
         trainer.events.emit("started", epochs=epochs, from_model=str(run.start))
-    elif shared_start is not None and shared_start.is_file():
+    elif shared_start is not None and _is_start_of(run, shared_start):
         load_supervised_start(trainer, shared_start)
         trainer.events.emit("started", epochs=epochs, from_shared_start=str(shared_start))
     else:
@@ -367,10 +369,26 @@ def _keeping_start(listener: Listener, run: Run, shared_start: Path | None) -> L
 
     def hear(event: str, values: dict[str, Any]) -> None:
         listener(event, values)
-        if shared_start is None or started_rank() != 0 or shared_start.is_file():
+        if shared_start is None or started_rank() != 0 or _is_start_of(run, shared_start):
             return
         if event == "checkpoint" and values["epochs"] == run.recipe.schedule.supervised_epochs:
+            record = start_record(shared_start)
+            record.unlink(missing_ok=True)
             with atomic_path(shared_start) as temporary:
                 shutil.copyfile(values["file"], temporary)
+            write_json(record, {"schema_version": SCHEMA_VERSION, "input_content": _content_digest(run)})
 
     return hear
+
+
+def start_record(shared_start: Path) -> Path:
+    """Return the record of what a shared start was trained on."""
+    return shared_start.with_suffix(".json")
+
+
+def _is_start_of(run: Run, shared_start: Path) -> bool:
+    """Tell whether a shared start is there and was trained on the images and labels of ``run`` as they are now."""
+    record = start_record(shared_start)
+    if not shared_start.is_file() or not record.is_file():
+        return False
+    return bool(read_json(record).get("input_content") == _content_digest(run))

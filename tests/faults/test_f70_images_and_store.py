@@ -16,6 +16,7 @@ from toys import patch
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.data import store
+from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings, read_plan
 from pcl_auto.planning.split_plans import prepare_split
@@ -139,6 +140,24 @@ def test_f71_a_damaged_stored_case_is_made_anew(
         keeping_times(file, damage)
     again(folder)
     assert digests(place) == before
+
+
+def test_f71_a_damaged_store_is_not_looked_at(folder: Path) -> None:
+    place = store_of(folder)
+    store.refuse_damaged_store(place, [CASE, OTHER])
+    flip_bit(store.case_files(place, OTHER)[0])
+    with refused(StateError, "plan.stored-case-damaged") as refusal:
+        store.refuse_damaged_store(place, [CASE, OTHER])
+    assert refusal.problem.found == OTHER
+
+
+def test_f70_another_image_is_shown_to_nobody(folder: Path) -> None:
+    planned = read_plan(data_of(folder))
+    require_planned_images(planned, [CASE, OTHER], data_of(folder))
+    keeping_times(image(task_of(folder), 2), lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\x01"))
+    require_planned_images(planned, [CASE], data_of(folder))
+    with refused(StateError, "plan.image-changed"):
+        require_planned_images(planned, [CASE, OTHER], data_of(folder))
 
 
 def test_f71_stored_cases_that_changed_their_places(folder: Path) -> None:

@@ -63,7 +63,7 @@ def test_f74_a_moved_data_set_goes_on(made: Path, folder: Path, keep_times: bool
     assert after == before
     moved = resolve_run(TrainRequest(labeled=1), work)
     assert moved.plan.root != run.plan.root
-    assert identity(moved, {})["bytes"] == identity(run, {})["bytes"]
+    assert identity(moved, {})["input_content"] == identity(run, {})["input_content"]
     assert plan(folder / "moved" / task_of(made).name, folder).warnings == outcome.warnings[:-1]
 
 

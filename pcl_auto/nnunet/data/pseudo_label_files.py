@@ -139,7 +139,25 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
                 fix="remove the folder of the round and repeat the command: it makes the pseudo-labels again",
             )
         )
-    if damaged := _damaged(folder, used):
+    refuse_damaged(folder.path, used)
+    return used
+
+
+def refuse_damaged(place: Path, cases: Iterable[str]) -> None:
+    """Refuse pseudo-labels of the round in the folder ``place`` that are not as they were written.
+
+    Raises:
+        StateError: files are damaged, or the image beside a pseudo-label is that of another case.
+    """
+    folder = RoundFolder(place)
+    if not folder.checksums.is_file():
+        return
+    recorded, damaged = read_json(folder.checksums, {...: object}), []
+    for case in cases:
+        image, *labels = case_files(folder.cases, case)
+        if image.resolve().name != image.name or not store_records.hold(labels, recorded):
+            damaged.append(case)
+    if damaged:
         raise StateError(
             Problem(
                 code="run.pseudo-label-damaged",
@@ -149,19 +167,6 @@ def used_cases(folder: RoundFolder, labeled: Collection[str] = ()) -> list[str]:
                 fix="restore the folder, or train again with --restart",
             )
         )
-    return used
-
-
-def _damaged(folder: RoundFolder, cases: Iterable[str]) -> list[str]:
-    """List the cases whose files are not those of the round, or whose image is that of another case."""
-    if not folder.checksums.is_file():
-        return []
-    recorded, damaged = read_json(folder.checksums, {...: object}), []
-    for case in cases:
-        image, *labels = case_files(folder.cases, case)
-        if image.resolve().name != image.name or not store_records.hold(labels, recorded):
-            damaged.append(case)
-    return damaged
 
 
 def volumes_ml(folder: RoundFolder, classes: Iterable[str]) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.case import Case
 from pcl_auto.data.identity import FileState, Identity, identify
-from pcl_auto.errors import Problem, StateError
+from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import read_image, read_label
@@ -124,6 +124,24 @@ def is_sound(folder: Path, case: str, image: str) -> bool:
     """Tell whether ``case`` lies in the case store ``folder``, made from the image of that digest and undamaged."""
     record = store_records.read_record(folder, case)
     return record.get("image") == image and store_records.hold(case_files(folder, case), record.get("files"))
+
+
+def refuse_damaged_store(folder: Path, cases: Sequence[str]) -> None:
+    """Refuse stored cases whose files are not those on record; a store of version 0.2 has no records.
+
+    Raises:
+        StateError: such cases, all of them.
+    """
+    records = {case: store_records.read_record(folder, case) for case in cases}
+    damaged = [
+        case
+        for case, record in records.items()
+        if record and not store_records.hold(case_files(folder, case), record.get("files"))
+    ]
+    if damaged:
+        fix = "repeat `pclauto train` of the run: it makes them anew"
+        what, found = "stored cases are not as they were written", format_names(damaged)
+        raise StateError(Problem("plan.stored-case-damaged", what, str(folder), fix, found=found))
 
 
 def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:

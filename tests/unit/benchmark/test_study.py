@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_times import keeping_times
 from refusal import codes, refused
 
 from pcl_auto.benchmark.study import (
@@ -23,6 +24,7 @@ from pcl_auto.benchmark.train_and_score import Job
 from pcl_auto.data.split import Split
 from pcl_auto.errors import LockedError, StateError, UsageError
 from pcl_auto.recipe.load import RENAMED_KEYS
+from pcl_auto.training.train import start_record
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
@@ -148,6 +150,7 @@ def test_a_start_stays_until_all_its_arms_are_on_record(workspace: Workspace) ->
     with pytest.raises(KeyboardInterrupt):
         run(study, workspace, Work(fails_after=1))
     assert list(first.parent.iterdir()) == [first]
+    start_record(first).touch()
     with pytest.raises(KeyboardInterrupt):
         run(study, workspace, Work(fails_after=2))  # both arms of draw 0, and the baseline of draw 1
     second = study.shared_start(study.runs[2])
@@ -200,6 +203,32 @@ def test_other_test_labels_are_refused(workspace: Workspace, task: Path) -> None
     with refused(StateError, "run.settings-changed") as refusal:
         run(resolved(workspace), workspace, Work())
     assert all(problem.what.endswith("test.digest") for problem in refusal.problems)
+
+
+def test_f70_other_test_scans_of_the_same_size_are_refused(workspace: Workspace, task: Path) -> None:
+    run(resolved(workspace), workspace, Work())
+    scan = task / "imagesTs" / "x.nii.gz"
+    keeping_times(scan, lambda file: file.write_bytes(file.read_bytes()[::-1]))
+    with refused(StateError, "run.settings-changed") as refusal:
+        run(resolved(workspace), workspace, Work())
+    assert all(problem.what.endswith("images") for problem in refusal.problems)
+
+
+def test_runs_of_version_02_know_no_digest_of_an_image(workspace: Workspace) -> None:
+    study = resolved(workspace)
+    run(study, workspace, Work())
+    for file in (study.folder / "runs").iterdir():
+        content = read_json(file)
+        del content["settings"]["images"]
+        write_json(file, content)
+    data = workspace.dataset(None)
+    content = read_json(data.plan_file)
+    for entry in content["cases"].values():
+        entry["digest"] = "0" * 64  # planned again since
+    write_json(data.plan_file, content)
+    again = Work()
+    run(resolved(workspace), workspace, again)
+    assert again.jobs == []
 
 
 def as_version_0_1(file: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from pcl_auto.training import train as training
 from pcl_auto.training.request import (
     JOINT_TRAINER,
     SUPERVISED_TRAINER,
+    Run,
     TrainRequest,
     resolve_run,
     resolve_runs,
@@ -365,6 +366,31 @@ def test_a_corrected_mask_is_the_one_that_was_taken_up(workspace: Workspace, pla
     with refused(StateError, "split.correction-changed") as refusal:
         resolve_run(TrainRequest(split=corrected), workspace)
     assert refusal.problem.where == str(mask)
+
+
+def test_f71_a_shared_start_is_of_the_labels_that_are_there(workspace: Workspace, plan: Plan, tmp_path: Path) -> None:
+    run, start, checkpoint = resolve_run(TrainRequest(), workspace), tmp_path / "start.pth", tmp_path / "latest.pth"
+    checkpoint.write_bytes(b"one")
+    epochs = run.recipe.schedule.supervised_epochs
+
+    def train_to(now: Run) -> None:
+        hear = training._keeping_start(silent, now, start)
+        hear("checkpoint", {"epochs": epochs, "file": checkpoint})
+
+    assert not training._is_start_of(run, start)
+    train_to(run)
+    assert training._is_start_of(run, start)
+    label = plan.cases["a"].label
+    assert label is not None
+    save(label, label_map() * 0 + 1)
+    later = resolve_run(TrainRequest(), workspace)
+    assert not training._is_start_of(later, start)
+    checkpoint.write_bytes(b"two")
+    train_to(later)
+    assert training._is_start_of(later, start)
+    assert start.read_bytes() == b"two"
+    training.start_record(start).unlink()  # killed before it was written
+    assert not training._is_start_of(later, start)
 
 
 @pytest.mark.parametrize(

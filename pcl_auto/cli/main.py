@@ -39,7 +39,7 @@ from pcl_auto.errors import PclautoError
 from pcl_auto.workspace.files import printable
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 unexpected fault or some cases failed, 2 usage, 3 bad data, 4 bad plan, run or model, "
+    "Exit codes: 0 done, 1 unexpected fault (check: warnings alone), 2 usage, 3 bad data, 4 bad plan, run or model, "
     "5 resources, 6 locked by another run, 7 numerical failure, 130 interrupted, 143 terminated. "
     "With --debug, an error comes with its traceback."
 )

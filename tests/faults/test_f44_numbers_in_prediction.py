@@ -27,9 +27,9 @@ def test_f44_the_command_ends_with_7(tmp_path: Path) -> None:
     model, scan = make_model(tmp_path / "model", weight=math.nan), make_scan(tmp_path / "a.nii.gz")
     arguments = ["predict", str(scan), "-o", str(tmp_path / "out"), "--model", str(model), "--device", "cpu"]
     assert CliRunner().invoke(app, arguments).exit_code == 7
-    # Several failures of different kinds have no code of their own.
+    # Of several kinds of failures the lowest code is told.
     (tmp_path / "b.nii.gz").write_bytes(b"no scan")
-    assert CliRunner().invoke(app, [*arguments[:1], str(tmp_path / "b.nii.gz"), *arguments[1:]]).exit_code == 1
+    assert CliRunner().invoke(app, [*arguments[:1], str(tmp_path / "b.nii.gz"), *arguments[1:]]).exit_code == 3
 
 
 def test_f44_an_ordinary_network_writes_its_mask(tmp_path: Path) -> None:

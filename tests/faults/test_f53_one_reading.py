@@ -109,6 +109,14 @@ def test_f55_scaling_that_readers_take_differently(tmp_path: Path, model: Path, 
     assert (result.status, result.exit_code, codes(result.problems)) == ("failed", 3, ["nifti.scaling"])
 
 
+def test_f55_one_refused_scan_among_good_ones_gives_its_exit_code(tmp_path: Path, model: Path) -> None:
+    make_scan(tmp_path / "scans" / "good.nii.gz")
+    patch(make_scan(tmp_path / "scans" / "a.nii.gz"), SCALING, "<ff", 0, 1)
+    arguments = ["predict", str(tmp_path / "scans"), "-o", str(tmp_path / "out"), "--model", str(model)]
+    assert CliRunner().invoke(app, [*arguments, "--device", "cpu"]).exit_code == DataError.exit_code
+    assert [file.name for file in (tmp_path / "out").glob("*.nii.gz")] == ["good.nii.gz"]
+
+
 def test_f55_repair_writes_the_values_that_are_meant(tmp_path: Path, model: Path) -> None:
     scan = patch(make_scan(tmp_path / "scans" / "a.nii.gz"), SCALING, "<ff", 0, -1024)
     (result,) = segment(tmp_path / "scans", tmp_path / "out", model)

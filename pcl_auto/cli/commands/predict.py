@@ -102,8 +102,8 @@ def predict(
         _show_volumes(terminal, made)
     _print_outcome(terminal, results, output)
     if failed:
-        codes = {result.exit_code for result in failed}
-        raise typer.Exit(codes.pop() if not made and len(codes) == 1 else 1)
+        # Of several kinds the first in the list of codes; an unexpected fault comes before all of them.
+        raise typer.Exit(min(result.exit_code for result in failed))
 
 
 def _print_outcome(terminal: Terminal, results: Sequence[Prediction], output: Path) -> None:

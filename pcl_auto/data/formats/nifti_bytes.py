@@ -27,6 +27,7 @@ from pcl_auto.data.formats.nifti_header import (
 )
 from pcl_auto.errors import DataError, Problem
 from pcl_auto.workspace.files import refuse_irregular
+from pcl_auto.workspace.resources import as_resource_error, is_full
 
 Voxels = npt.NDArray[Any]
 
@@ -69,6 +70,9 @@ def read_nifti(path: Path, mend: Mend | None = None) -> tuple[tuple[Header, Voxe
 
     Returns:
         The header with the stored (unscaled) voxels (x, y, z, channels), or None; and the problems.
+
+    Raises:
+        ResourceError: there is no room for a temporary file.
     """
     where = str(path)
     try:
@@ -87,6 +91,8 @@ def read_nifti(path: Path, mend: Mend | None = None) -> tuple[tuple[Header, Voxe
         expected = "the bytes that were once compressed"
         return None, [Problem(code, what, where, _COPY_AGAIN, expected, str(error).rpartition(": ")[2])]
     except OSError as error:
+        if is_full(error) and (refusal := as_resource_error(error)) is not None:
+            raise refusal from error  # ITK reads headers from a temporary file
         fix = "make the file readable for you, and check the disk if it should be"
         return None, [Problem("data.unreadable", "file cannot be read", where, fix, found=error.strerror or str(error))]
     except MemoryError:

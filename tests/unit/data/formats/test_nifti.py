@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import struct
 import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
-from refusal import codes
+from refusal import codes, refused
 from toys import SHAPE, label_map, patch, ramp, save
 
 from pcl_auto.data.formats.grid import Grid
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_image, probe_label
-from pcl_auto.errors import Problem
+from pcl_auto.errors import Problem, ResourceError
 
 NAMES = ("a.nii", "a.nii.gz")
 # Byte offsets of NIfTI-1 header fields.
@@ -663,3 +665,14 @@ def test_patch_helper_hits_the_fields(tmp_path: Path) -> None:
     assert struct.unpack_from("<f", content, VOX_OFFSET)[0] == 352
     assert struct.unpack_from("<hh", content, QFORM_CODE) == (1, 1)
     assert struct.unpack_from("<f", content, SROW)[0] == 1
+
+
+def test_no_room_for_the_header_that_itk_reads_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pcl_auto.data.formats.nifti_header.read_geometry", full)
+    with refused(ResourceError, "disk.full"):
+        probe_image(save(tmp_path / "a.nii.gz", ramp()))

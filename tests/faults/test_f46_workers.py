@@ -85,6 +85,13 @@ def test_f46_an_error_in_a_worker_is_in_the_log(shell: Shell, planned: Path) -> 
     assert "load_case" in log.read_text()
 
 
+class NoRoom:
+    """Cannot be handed over, as a tensor where /dev/shm is full."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+
 class Loader:
     """Counts, and fails or ends its process where it is told to."""
 
@@ -96,6 +103,8 @@ class Loader:
     def __next__(self) -> dict[str, Any]:
         self.count += 1
         if self.count > self.last:
+            if self.how == "no room":
+                return {"data": NoRoom(), "keys": ["a"]}
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError("this disk is tired")
@@ -112,7 +121,7 @@ def draw_until(drawn: NonDetMultiThreadedAugmenter, batches: int) -> None:
 
 
 @SEES_IT_TOO
-@pytest.mark.parametrize(("how", "code"), [("killed", -9), ("raises", 0)])
+@pytest.mark.parametrize(("how", "code"), [("killed", -9), ("raises", 0), ("no room", 74)])
 def test_f46_what_was_drawn_is_used_then_the_worker_is_missed(how: str, code: int) -> None:
     drawn = stream(5, how)
     with refused(ResourceError, "run.worker-gone") as refusal:

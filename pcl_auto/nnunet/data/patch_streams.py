@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
+import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,27 @@ from pcl_auto.nnunet.data.cases import StoredCases, reading
 
 # How often a training that waits for its workers looks whether they live.
 SECONDS_BETWEEN_LOOKS = 1.0
+
+
+# How a worker ends that cannot hand a batch over (sysexits.h: an error of input or output).
+CANNOT_SHARE = 74
+_QUEUES: Any = Queue
+_say_so = _QUEUES._on_queue_feeder_error
+
+
+def _end_worker(error: Exception, batch: Any) -> None:
+    """End a worker whose batch cannot be handed over, as where /dev/shm is full: the batch is lost.
+
+    Python says so and goes on; a training that waits for the batch would wait forever.
+    """
+    _say_so(error, batch)
+    if multiprocessing.parent_process() is not None:
+        sys.stderr.flush()
+        os._exit(CANNOT_SHARE)
+
+
+# Workers inherit it: nnU-Net and batchgenerators start them, and make their queues.
+_QUEUES._on_queue_feeder_error = staticmethod(_end_worker)
 
 
 def loader_of(stream: Any) -> nnUNetDataLoader:
@@ -114,7 +138,7 @@ def _worker_gone(found: str) -> ResourceError:
             where="training",
             found=found,
             fix="look for its traceback in log.txt of the run, where it left one; set --workers 0 to do without them "
-            "(exit code -9 is often too little memory, -7 a small /dev/shm); the training goes on from its last "
+            "(exit code -9 is often too little memory, -7 and 74 a small /dev/shm); the training goes on from its last "
             "checkpoint",
         )
     )

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +16,7 @@ from pcl_auto.cli.commands import evaluate as command
 from pcl_auto.errors import StateError
 from pcl_auto.evaluation.scores import SCORES, evaluate_on_record, is_as_scored, masks_of_others
 from pcl_auto.inference.mask_record import RECORD
+from pcl_auto.report.scans import evaluated_panels
 from pcl_auto.workspace.files import file_digest
 
 
@@ -75,6 +78,25 @@ def test_f73_masks_that_changed_are_scored_but_are_not_the_models(
     assert not list((predicted / "model" / SCORES).iterdir())
     command.evaluate(predicted / "out", predicted / "labels")
     assert "which did not make these masks as they are now: a" in capfd.readouterr().err
+
+
+def test_f73_the_report_shows_what_was_scored_or_says_that_it_is_gone(predicted: Path) -> None:
+    scan = predicted / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), scan)
+    record = json.loads((predicted / "out" / RECORD).read_text())
+    record["scans"]["a"]["files"] = [[[str(scan), scan.stat().st_size, scan.stat().st_mtime_ns]]]
+    (predicted / "out" / RECORD).write_text(json.dumps(record))
+    scores = json.loads(Path(str(evaluate_on_record(predicted / "out", predicted / "labels")[1])).read_text())
+    run: Any = SimpleNamespace(split=SimpleNamespace(hidden=()), classes={"organ": 1})
+
+    def problem() -> str:
+        return evaluated_panels(run, scores, 3)[0].problem
+
+    assert problem() == ""
+    os.utime(scan, ns=(1, 1))
+    assert problem().endswith("the scan is no longer the one that was segmented")
+    keeping_times(predicted / "labels" / "a.nii.gz", lambda file: file.write_bytes(file.read_bytes() + b"\0"))
+    assert problem().endswith("mask or label is no longer the one that was scored")
 
 
 def test_f73_a_mask_that_somebody_added_is_not_the_models(predicted: Path) -> None:

@@ -18,7 +18,7 @@ import requests
 from pcl_auto.errors import DataError, Problem, ResourceError, UsageError
 from pcl_auto.workspace.atomic import STAGING, publish, staging_folder
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.files import file_digest, refuse_irregular
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import refuse_input_folder
 from pcl_auto.workspace.resources import require_room
@@ -156,6 +156,7 @@ class ResumingDownloader:
 
     def _write(self, answer: requests.Response, start: int, total: int | None) -> None:
         done = start
+        refuse_irregular(self.part, UsageError, "remove it")
         with self.part.open("ab" if start else "wb") as file:
             for chunk in answer.iter_content(_CHUNK):
                 file.write(chunk)

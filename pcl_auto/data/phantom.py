@@ -91,8 +91,9 @@ def make_phantom(folder: Path, *, seed: int = 0, labeled: int = 2, unlabeled: in
     description = _describe_phantom(training, testing, labeled=labeled, seed=seed)
     target = folder / PHANTOM_NAME
     if target.exists():
+        described = target / "dataset.json"
         with suppress(OSError, ValueError):
-            if json.loads((target / "dataset.json").read_bytes()) == description:
+            if described.is_file() and json.loads(described.read_bytes()) == description:
                 return target
         fix = "choose another folder or remove it"
         raise UsageError(Problem("data.place-taken", "something else is there", str(target), fix))

@@ -28,7 +28,7 @@ from pcl_auto.training.run_facts import (
     run_folders,
 )
 from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.files import file_digest, refuse_irregular
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import started_rank
@@ -221,6 +221,7 @@ def _digest(mask: Path) -> str:
 
 
 def _gzipped(mask: Path) -> bytes:
+    refuse_irregular(mask, DataError, "save the corrected mask itself in this place")
     return gzip.compress(mask.read_bytes(), mtime=0)
 
 

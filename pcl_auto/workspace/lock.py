@@ -51,7 +51,7 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def is_held(folder: Path) -> bool | None:
     """Tell whether a process holds ``folder``, wherever it runs and whatever its number; None where nobody can tell."""
     try:
-        descriptor = os.open(_lock_file(folder), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(_lock_file(folder), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -19,14 +19,17 @@ from tiny_model import make_model, make_scan
 from pcl_auto.benchmark.test_cases import HeldOut
 from pcl_auto.data.formats.nifti import probe_image, probe_label
 from pcl_auto.data.formats.scans import Scan, list_scans
-from pcl_auto.errors import PclautoError
+from pcl_auto.data.phantom import PHANTOM_NAME, make_phantom
+from pcl_auto.errors import PclautoError, UsageError
 from pcl_auto.evaluation.metrics import evaluate
 from pcl_auto.inference.predict import Outputs, predict
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.planning.planner import read_plans
 from pcl_auto.recipe.load import load_recipe
+from pcl_auto.training.continuation import _gzipped
 from pcl_auto.training.request import _read_split_file
 from pcl_auto.workspace.files import file_digest, read_json
+from pcl_auto.workspace.lock import _lock_file, is_held
 
 SECONDS = 120
 
@@ -131,6 +134,7 @@ def test_f62_masks_and_labels_that_are_pipes_are_named(tmp_path: Path) -> None:
     [
         read_json,
         file_digest,
+        _gzipped,
         read_checkpoint,
         _read_split_file,
         lambda file: load_recipe(str(file)),
@@ -151,3 +155,13 @@ def test_f62_what_a_user_names_is_a_file(tmp_path: Path, read: Callable[[Path], 
 def test_f62_probes_open_no_device() -> None:
     for problems in (probe_image(Path("/dev/zero"))[1], probe_label(Path("/dev/zero"), {0})[1]):
         assert [problem.code for problem in problems] == ["data.not-a-file"]
+
+
+def test_f62_a_lock_or_a_description_that_is_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
+    pipe(_lock_file(tmp_path / "run"))
+    assert is_held(tmp_path / "run") in (None, False)
+    (tmp_path / PHANTOM_NAME).mkdir()
+    pipe(tmp_path / PHANTOM_NAME / "dataset.json")
+    with pytest.raises(UsageError) as caught:
+        make_phantom(tmp_path)
+    assert [problem.code for problem in caught.value.problems] == ["data.place-taken"]

@@ -1,4 +1,4 @@
-"""Read what ITK reads and what is no NIfTI; MetaImage and NRRD only after every byte of them was checked."""
+"""Read MetaImage and NRRD files with ITK, after every byte of them was checked."""
 
 from __future__ import annotations
 
@@ -10,72 +10,64 @@ import SimpleITK
 
 from pcl_auto.data.formats.metaimage import parse_metaimage
 from pcl_auto.data.formats.nrrd import parse_nrrd
-from pcl_auto.data.formats.suffixes import split_suffix
+from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
 from pcl_auto.data.formats.text_header import TextHeader
 from pcl_auto.errors import DataError, Problem
 from pcl_auto.workspace.files import refuse_irregular
 
-# ITK's readers by suffix: it would look for one by the content, too.
-_READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
+# ITK's readers by suffix: it would look for one by the content, and read any other format unchecked.
+_META, _NRRD = "MetaImageIO", "NrrdImageIO"
+_READERS = {".mha": _META, ".mhd": _META, ".nrrd": _NRRD, ".nhdr": _NRRD}
 
 
 def read_by_itk(path: Path) -> SimpleITK.Image:
-    """Read a file with ITK, if it is sound as far as that can be told.
+    """Read a MetaImage or NRRD file with ITK, if it is sound.
 
     Raises:
-        DataError: it is no file, or a MetaImage or NRRD file that is damaged, or that ITK reads otherwise than it says.
+        DataError: it is no such file, or is damaged, or ITK reads it otherwise than it says.
         RuntimeError: ITK cannot read it.
     """
     header = require_sound(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    if header is not None:
-        reader.SetImageIO(_reader_of(path))
+    reader.SetImageIO(_READERS[split_suffix(path.name)[1]])
     image = reader.Execute()
-    if header is not None:
-        header.refuse_other_reading(image)
+    header.refuse_other_reading(image)
     return image
 
 
-def require_sound(path: Path) -> TextHeader | None:
-    """Refuse a MetaImage or NRRD file whose header or data are damaged; return what its header says, if it has one.
+def require_sound(path: Path) -> TextHeader:
+    """Refuse a MetaImage or NRRD file whose header or data are damaged; return what its header says.
 
     Raises:
-        DataError: see above, or the path is no file.
+        DataError: see above, or the path is no such file.
     """
     with _readable(path):
         header = _parse(path)
-        if header is not None:
-            header.refuse_impossible_place()
-            header.refuse_other_data()
+        header.refuse_impossible_place()
+        header.refuse_other_data()
     return header
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
     """Return the files that a header in ``path`` names for its voxels; none where it holds them, or is no sound one."""
+    if split_suffix(path.name)[1] not in _READERS:
+        return ()
     try:
         with _readable(path):
-            header = _parse(path)
+            return _parse(path).data_files
     except DataError:
         return ()
-    return header.data_files if header else ()
 
 
-def _parse(path: Path) -> TextHeader | None:
+def _parse(path: Path) -> TextHeader:
     refuse_irregular(path, DataError)
-    reader = _reader_of(path)
-    if not reader:
-        return None
-    return parse_metaimage(path) if reader == "MetaImageIO" else parse_nrrd(path)
-
-
-def _reader_of(path: Path) -> str:
-    """Return ITK's reader of a file with a text header, which NRRD has under any name; empty for other files."""
-    suffix = split_suffix(path.name)[1]
-    if suffix:
-        return _READERS.get(suffix, "")
-    with path.open("rb") as file:
-        return "NrrdImageIO" if file.read(4) == b"NRRD" else ""
+    reader = _READERS.get(split_suffix(path.name)[1])
+    if reader is None:
+        what, expected = "a file of a format that is not read", " ".join(VOLUME_SUFFIXES) + ", DICOM"
+        fix = "convert it; or if it is of one of these, give it that ending"
+        raise DataError(Problem("data.unknown-format", what, str(path), fix, expected, path.name))
+    return parse_metaimage(path) if reader == _META else parse_nrrd(path)
 
 
 @contextmanager

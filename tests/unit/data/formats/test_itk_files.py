@@ -321,7 +321,7 @@ def test_a_list_that_ends_early_is_refused(tmp_path: Path) -> None:
     for index in range(6):
         (tmp_path / f"{index}").write_bytes(VOXELS[:20].tobytes())
     file = metaimage(tmp_path / "a.mhd", {"ElementDataFile": "LIST"}, None, *"012345")
-    assert require_sound(file)
+    assert len(require_sound(file).pieces) == 6
     file.write_bytes(file.read_bytes()[:-1])  # ITK skips a name without the end of its line
     with refused(DataError, "header.field"):
         require_sound(file)
@@ -425,10 +425,12 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
         read_by_itk(tmp_path / "nothing.mha")
 
 
-def test_an_nrrd_is_one_under_any_name(tmp_path: Path) -> None:
-    file = nrrd(tmp_path / "scan.img", {"data file": "/etc/hostname"})
-    with refused(DataError, "header.data-outside"):
+@pytest.mark.parametrize("name", ["scan", "scan.img", "scan.vtk", "scan.png"])
+def test_formats_that_are_not_checked_are_not_read(tmp_path: Path, name: str) -> None:
+    file = nrrd(tmp_path / name, {"data file": "/etc/hostname"})
+    with refused(DataError, "data.unknown-format"):
         read_by_itk(file)
+    assert data_files(file) == ()
 
 
 # --- at random ------------------------------------------------------------------------------------------------

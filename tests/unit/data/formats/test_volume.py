@@ -14,6 +14,7 @@ from refusal import refused
 from toys import patch, ramp, save
 
 from pcl_auto.data.formats import nifti_header
+from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.grid import Geometry
 from pcl_auto.data.formats.volume import read_volume
 from pcl_auto.errors import DataError, Problem
@@ -45,8 +46,10 @@ def test_a_cut_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_what_itk_cannot_read_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"no image")
     with refused(DataError, "data.unreadable") as refusal:
+        read_volume(Series("", "scout", (tmp_path / "a.dcm",)))
+    assert refusal.problem.where == f"{tmp_path} (series scout)"
+    with refused(DataError, "data.unknown-format"):
         read_volume(tmp_path / "a.dcm")
-    assert refusal.problem.where == str(tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 4])

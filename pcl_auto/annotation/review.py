@@ -23,7 +23,7 @@ from pcl_auto.training.run_facts import (
 )
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import file_digest, read_json, write_json, write_text
-from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.folders import Workspace, require_writable
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in, visible
 from pcl_auto.workspace.run_record import REVIEW, REVIEWS
@@ -89,6 +89,7 @@ def export_review(
     chosen = list(cases) or ranked[:number]
     folder = output_folder(output, run.folder / REVIEW, review=True)
     earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others
+    require_writable(run.folder, "review a copy of the model: its folder remembers where its pseudo-labels went")
     with sole_writer_in(folder):
         _export(run, workspace, folder, chosen)
     # Another review of this run may go elsewhere at this moment.

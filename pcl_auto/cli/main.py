@@ -168,6 +168,8 @@ def _told(error: BaseException) -> str:
 def run() -> None:
     """Run the command line; errors of ours become lines on stderr and an exit code."""
     open_standard_files()
+    if not os.environ.get("COLUMNS", "1").strip("0"):
+        del os.environ["COLUMNS"]  # a terminal of no width: nothing would be seen
     end_in_order()
     terminal = Terminal()
     # Wherever in the command it stands: who needs it has just seen the command fail.

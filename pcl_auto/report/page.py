@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from pcl_auto.errors import Problem, UsageError
+from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.report.baseline import compare_to_baseline, damaged_evaluations
 from pcl_auto.report.curves import run_curves
@@ -23,8 +23,8 @@ from pcl_auto.report.tables import default_recipe, heading, recipe_lines
 from pcl_auto.report.validation import mean_over_folds, read_fold_scores
 from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import JUDGMENTS, RunFacts, read_confidences, read_run, run_folder
-from pcl_auto.workspace.files import printable, write_text
-from pcl_auto.workspace.folders import DatasetFolder, Workspace
+from pcl_auto.workspace.files import printable, refusing_nonsense, write_text
+from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
 
 REPORT = "report.html"
 # Of all reports since version 0.1.
@@ -59,8 +59,19 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
     folder = run_folder(model)
     target = folder / REPORT if target is None else target
     _refuse_another_file(target)
+    require_writable(target.parent, "choose another place with -o")
     run = read_run(folder)
-    write_text(target, render(run, workspace))
+    # A page shows nearly all of a run's files: what makes no sense in one of them is found as it is drawn.
+    try:
+        with refusing_nonsense(folder):
+            page = render(run, workspace)
+    except UndefinedError as error:
+        fix = "restore the run's files, or train again with --restart"
+        problem = Problem(
+            "run.incomplete", "files of the run lack what a report shows", str(folder), fix, found=str(error)
+        )
+        raise StateError(problem) from error
+    write_text(target, page)
     return target
 
 

@@ -220,6 +220,17 @@ class Workspace:
         )
 
 
+def require_writable(folder: Path, fix: str) -> None:
+    """Refuse to begin what will write into ``folder``, or make it, where that is not permitted.
+
+    Raises:
+        ResourceError: it is not.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ResourceError(Problem("disk.unwritable", "folder cannot be written", str(folder), fix))
+
+
 def _unwritable(folder: Path, error: OSError | None) -> ResourceError:
     return ResourceError(
         Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sys
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import pytest
 from mutations import mutations
+from refusal import refused
 from report_files import write_run, write_scores
 from shared import copy_of, model_of
 from shell import Shell
 
 from pcl_auto.cli import main
+from pcl_auto.errors import StateError
+from pcl_auto.report.page import write_report
 from pcl_auto.training.request import SUPERVISED_TRAINER
+from pcl_auto.workspace.folders import Workspace
 
 EXPECTED = {0, 2, 3, 4, 5, 6, 7}
 MAX_SECONDS = 120
@@ -63,6 +68,18 @@ def test_f81_records_of_a_run(
             if wrong := verdict(int(code), printed):
                 found.append((how, words[0], wrong, printed))
     assert found == []
+
+
+def test_f81_a_report_without_what_it_shows(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    model = write_run(work / "nnUNet_results")
+    plans = json.loads((model / "plans.json").read_text())
+    del plans["configurations"]["3d_fullres"]["spacing"]
+    (model / "plans.json").write_text(json.dumps(plans))
+    with refused(StateError, "run.incomplete") as refusal:
+        write_report(model, Workspace.at(work, "test"), tmp_path / "report.html")
+    assert refusal.problem.where == str(model / "fold_all")
+    assert not (tmp_path / "report.html").exists()
 
 
 def readers(place: Path, work: Path, task: Path) -> dict[Path, list[list[str]]]:

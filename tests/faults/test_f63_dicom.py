@@ -18,6 +18,7 @@ from scanner import volume, write_series
 from tiny_model import make_model
 
 from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.dicom_pixels import claims_too_much
 from pcl_auto.data.formats.grid import MAX_SPACING_MM
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.inference.predict import Prediction, predict
@@ -180,6 +181,17 @@ def test_f63_a_slice_that_holds_other_voxels_than_it_says_is_refused(tmp_path: P
     for file in slices[:2]:
         damage(file)
     assert all(scan.problem for scan in list_scans([tmp_path], 1))
+
+
+def test_f63_a_value_that_claims_gigabytes_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    slices = write_series(tmp_path, volume())
+    content = bytearray(slices[-1].read_bytes())
+    place = content.rfind(b"\xe0\x7f\x10\0OW")
+    content[place + 8 : place + 12] = b"\xf0\xff\xff\x7f"
+    slices[-1].write_bytes(content)
+    assert claims_too_much(slices[-1])
+    assert not any(map(claims_too_much, slices[:-1]))
+    assert code(tmp_path) == "dicom.unreadable-slices"
 
 
 @pytest.mark.parametrize("rows", [6, 24])

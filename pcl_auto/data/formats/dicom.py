@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from pcl_auto.data.formats.dicom_pixels import holds_voxels
+from pcl_auto.data.formats.dicom_pixels import claims_too_much, holds_voxels
 from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
 from pcl_auto.errors import Problem, format_names
 
@@ -201,8 +201,10 @@ def _read_header(file: Path) -> _Slice | None:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(file))
     try:
+        if claims_too_much(file):
+            return None
         reader.ReadImageInformation()
-    except RuntimeError:
+    except (OSError, RuntimeError):
         return None
     tags = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     # By columns: the axes of the pixels; the third one is that of the slices.

@@ -16,6 +16,11 @@ _HEAD = 4096
 # Voxels as they are, in little or big endian; whatever else has a decoder, which counts them.
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN}
+_IMPLICIT = "1.2.840.10008.1.2"
+_PREAMBLE = 128
+# Values of these kinds have lengths of four bytes, after two that mean nothing.
+_LONG_KINDS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+_ITEM, _UNDEFINED = b"\xfe\xff", 0xFFFFFFFF
 _VOXELS = b"\xe0\x7f\x10\x00"
 
 
@@ -45,6 +50,38 @@ def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
             if wanted <= length < most and begin + length <= len(content):
                 return True
         place = content.rfind(tag, 0, place)
+    return False
+
+
+def claims_too_much(file: Path) -> bool:
+    """Tell whether a value in a file claims more bytes than follow it, for which GDCM would take the memory.
+
+    Sequences and their items are walked into. What is not understood is left to GDCM.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = file.read_bytes()
+    match = _ENCODING.search(content[:_HEAD])
+    encoding = match[1].decode("ascii") if match else ""
+    if content[_PREAMBLE : _PREAMBLE + 4] != b"DICM" or encoding not in _PLAIN - {_BIG_ENDIAN}:
+        return False
+    place = _PREAMBLE + 4
+    while place + 8 <= len(content):
+        tag, kind = content[place : place + 4], content[place + 4 : place + 6]
+        explicit = tag[:2] == b"\x02\0" or (encoding != _IMPLICIT and tag[:2] != _ITEM)
+        if explicit and not (kind.isalpha() and kind.isupper()):
+            return False
+        if explicit and kind not in _LONG_KINDS:
+            begin, length = place + 8, int.from_bytes(content[place + 6 : place + 8], "little")
+        else:
+            begin = place + (12 if explicit else 8)
+            length = int.from_bytes(content[begin - 4 : begin], "little")
+        if length == _UNDEFINED:
+            length = 0
+        elif begin + length > len(content):
+            return True
+        place = begin + (0 if kind == b"SQ" or tag[:2] == _ITEM else length)
     return False
 
 

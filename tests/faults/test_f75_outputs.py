@@ -209,7 +209,7 @@ def test_f78_a_mask_stays_until_the_new_one_is_there(shell: Shell, tmp_path: Pat
     shell.pclauto(*predict(scans, out, model))
     old = masks_of(out)
     (scans / "b.nii.gz").write_bytes((scans / "b.nii.gz").read_bytes()[:50])
-    told = json.loads(shell.pclauto(*predict(scans, out, other, "--overwrite", "--json"), code=1).stdout)
+    told = json.loads(shell.pclauto(*predict(scans, out, other, "--overwrite", "--json"), code=3).stdout)
     assert [case["status"] for case in told["cases"]] == ["done", "failed", "done"]
     assert masks_of(out)["b.nii.gz"] == old["b.nii.gz"]
     record = read_record(out)

@@ -90,6 +90,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["predict", HOSTILE, "-o", "out"],
     ],
     "evaluate": [["evaluate", "masks", "labels"], ["evaluate", HOSTILE, "labels"]],
+    "repair": [["repair", HOSTILE, "-o", "out"]],
     "suggest": [["suggest"], ["suggest", "--model", HOSTILE]],
     "review": [["review"], ["review", "--cases", HOSTILE]],
     "continue": [["continue"], ["continue", "--recipe", HOSTILE]],

@@ -40,6 +40,7 @@ def codes_on(stdout: str) -> list[str]:
 REFUSED = {
     "download": (("download", "Task11_None"), 2, ["archive.unknown-task"]),
     "check": (("check", "nowhere"), 2, ["data.unknown-task"]),
+    "repair": (("repair", "a.nii", "b.nii", "-o", "out"), 3, ["data.missing", "data.missing"]),
     "plan": (("plan", "nowhere"), 2, ["data.unknown-task"]),
     "train": (("train",), 4, ["plan.missing"]),
     "continue": (("continue",), 4, ["model.missing"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -39,6 +40,8 @@ def ended(
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("nnUNet_", "PCLAUTO_"))]:
+        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(("verb", "old", "new"), OLD)

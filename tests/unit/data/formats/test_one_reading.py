@@ -19,6 +19,7 @@ from pcl_auto.data.formats.grid import Grid, difference_of
 from pcl_auto.data.formats.nifti import compare_grids, probe_image, probe_label
 from pcl_auto.data.formats.nifti_bytes import read_nifti
 from pcl_auto.data.formats.volume import read_volume
+from pcl_auto.nnunet.data.images import read_image, write_mask
 
 DTYPES = ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 PLACES = st.tuples(
@@ -107,6 +108,23 @@ def test_what_is_read_is_what_itk_reads_and_nibabel_too(tmp_path: Path, header: 
     assert probed is not None
     assert probed.grids == volume.grids
     assert probed.spacing_mm == volume.geometry.spacing_mm
+
+
+@QUICK
+@given(header=headers())
+def test_a_mask_lies_on_every_scan_that_is_read(tmp_path: Path, header: nib.Nifti1Header) -> None:
+    scan, mask = write(tmp_path / "scan.nii", header), tmp_path / "mask.nii.gz"
+    if read_nifti(scan)[1]:
+        return
+    image, properties = read_image([scan])
+    write_mask((image[0] > 60).astype(np.uint8), mask, properties)
+    np.testing.assert_array_equal(nib.load(mask).affine, nib.load(scan).affine)
+    voxels, grid = by_itk(mask)
+    assert grid == by_itk(scan)[1]
+    np.testing.assert_array_equal(voxels[0], image[0] > 60)
+    np.testing.assert_array_equal(np.asarray(nib.load(mask).dataobj).T, image[0] > 60)
+    probed = [probe_image(file)[0] for file in (scan, mask)]
+    assert compare_grids(*probed) == []  # type: ignore[arg-type]
 
 
 @QUICK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
@@ -26,7 +25,7 @@ from pcl_auto.data.labels import head_count
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import variables_set
 from pcl_auto.nnunet.trusted_plans import READERS_AS_STORED, require_trusted
-from pcl_auto.workspace.files import refuse_irregular, write_json
+from pcl_auto.workspace.files import parse_json, refuse_irregular, write_json
 
 PLANNERS: dict[str, type[Any]] = {
     "default": ExperimentPlanner,
@@ -186,7 +185,7 @@ def read_plans(file: Path, dataset_name: str, dataset_json: Mapping[str, Any]) -
     """
     refuse_irregular(file, StateError, "name a file with nnU-Net's plans")
     try:
-        plans: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        plans: dict[str, Any] = parse_json(file)
     except (OSError, ValueError) as error:
         raise StateError(_unfit(file, "JSON", str(error))) from error
     require_trusted(plans, dataset_json, file)

@@ -51,12 +51,13 @@ def evaluate_on_record(
 
     Raises:
         UsageError, DataError: see :func:`pcl_auto.evaluation.metrics.evaluate`.
-        StateError: the record of the masks is damaged, or some are still those of another model.
+        StateError: the record of the masks is damaged, some are still those of another model, or of another scan.
     """
     record = read_record(predictions)
     model = None if record is None else model_of(record.made_by)
     if record is not None:
         _refuse_two_models(record, predictions)
+        _refuse_exchanged(record, predictions)
     named = {} if model is None else read_json(model / "dataset.json", {"labels?": LABELS["labels"]}).get("labels", {})
     if classes is None and has_regions(named):
         classes = foreground(named)
@@ -125,4 +126,27 @@ def _refuse_two_models(record: MaskRecord, predictions: Path) -> None:
         what, expected = "masks of another model are still there", f"masks of {record.made_by.model} alone"
         raise StateError(
             Problem("score.masks-of-two-models", what, str(predictions), fix, expected, format_names(left))
+        )
+
+
+def _refuse_exchanged(record: MaskRecord, predictions: Path) -> None:
+    """Refuse masks under the names of other scans: by their bytes each is the mask of another one.
+
+    A mask that a person has corrected is that of no other scan.
+
+    Raises:
+        StateError: such masks.
+    """
+    owners = {entry.sha256: entry.mask for entry in record.scans.values() if entry.sha256 is not None}
+    exchanged = []
+    for entry in record.scans.values():
+        mask = predictions / entry.mask
+        digest = file_digest(mask) if entry.sha256 is not None and mask.is_file() else None
+        if digest in owners and digest != entry.sha256:
+            exchanged.append(f"{entry.mask} holds {owners[digest]}")
+    if exchanged:
+        what, expected = "masks are under the names of other scans", f"each mask as {RECORD} has it"
+        fix = "give them their names back, or repeat `pclauto predict` into an empty folder"
+        raise StateError(
+            Problem("score.masks-exchanged", what, str(predictions), fix, expected, format_names(exchanged))
         )

@@ -80,6 +80,27 @@ def test_f73_masks_that_changed_are_scored_but_are_not_the_models(
     assert "which did not make these masks as they are now: a" in capfd.readouterr().err
 
 
+def test_f73_masks_under_the_names_of_other_scans_are_refused(predicted: Path) -> None:
+    out = predicted / "out"
+    other = np.zeros((4, 4, 4), np.uint8)
+    other[0] = 1
+    for folder in (out, predicted / "labels"):
+        nib.save(nib.Nifti1Image(other, np.eye(4)), folder / "b.nii.gz")
+    record = json.loads((out / RECORD).read_text())
+    entry = {"mask": "b.nii.gz", "sha256": file_digest(out / "b.nii.gz"), "files": [[["/scans/b.nii.gz", 1, 2]]]}
+    record["scans"]["b"] = entry
+    (out / RECORD).write_text(json.dumps(record))
+    assert evaluate_on_record(out, predicted / "labels")[1] is not None
+    kept = (out / "a.nii.gz").read_bytes()
+    (out / "a.nii.gz").write_bytes((out / "b.nii.gz").read_bytes())
+    with refused(StateError, "score.masks-exchanged") as refusal:
+        evaluate_on_record(out, predicted / "labels")
+    assert refusal.problem.found == "a.nii.gz holds b.nii.gz"
+    (out / "b.nii.gz").write_bytes(kept)
+    with refused(StateError, "score.masks-exchanged"):
+        evaluate_on_record(out, predicted / "labels")
+
+
 def test_f73_the_report_shows_what_was_scored_or_says_that_it_is_gone(predicted: Path) -> None:
     scan = predicted / "scan.nii.gz"
     nib.save(nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), scan)

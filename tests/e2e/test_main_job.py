@@ -66,7 +66,7 @@ def test_predictions_keep_name_and_geometry(shell: Shell, task: Path, trained: P
     odd_name = bad.parent / "Any name, really.nii.gz"
     shutil.copyfile(scans[0], odd_name)
 
-    done = shell.pclauto("predict", bad.parent, scans[1], "-o", "masks", "--workspace", trained, "--json", code=1)
+    done = shell.pclauto("predict", bad.parent, scans[1], "-o", "masks", "--workspace", trained, "--json", code=3)
 
     result = json.loads(done.stdout)
     assert (result["done"], result["failed"]) == (2, 1)

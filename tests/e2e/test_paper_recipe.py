@@ -64,7 +64,7 @@ def test_every_stage_ends_with_its_best_weights(unbroken: Path) -> None:
 
 
 def test_a_kill_between_two_stages_changes_no_weight(unbroken: Path, five_labels: Path, tmp_path: Path) -> None:
-    shell = train(tmp_path / "user", five_labels, "sync:34")
+    shell = train(tmp_path / "user", five_labels, "sync:38")
     # Among the pseudo-labels of the second round, which the best weights of the first one make.
     assert [event["epoch"] for event in events(shell.folder, "epoch")] == [1, 2, 3, 4, 5]
     cases = fold(shell.folder) / "pseudo_labels" / "round_2" / "cases"

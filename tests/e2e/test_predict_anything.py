@@ -33,7 +33,7 @@ def test_every_format_gives_the_same_mask(shell: Shell, task: Path, trained: Pat
 
     done = shell.pclauto(
         "predict", scans, "-o", tmp_path / "out", "--workspace", trained, "--no-mirroring", "--preview",
-        "--keep-format", "--json", code=1,
+        "--keep-format", "--json", code=3,
     )  # fmt: skip
 
     result = json.loads(done.stdout)

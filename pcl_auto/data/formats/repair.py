@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
 
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_nifti
@@ -50,23 +52,32 @@ def repair(
     if target.exists():
         raise StateError(Problem("repair.file-there", "there is a file already", str(target), "choose another folder"))
 
+    other = None if like is None else _read(like)[0]
+
     def mend(fields: Any) -> None:
-        if geometry in ("sform", "qform"):
-            _set_place(fields, fields.get_sform() if geometry == "sform" else fields.get_qform())
-        elif geometry == "pixdim":
-            _set_place(fields, _respaced(fields))
+        if other is not None:
+            _set_place(fields, _affine(other))
+        elif geometry != "itk":
+            place = {"sform": fields.get_sform, "qform": fields.get_qform, "pixdim": partial(_respaced, fields)}[
+                geometry
+            ]
+            try:
+                with np.errstate(all="ignore"):
+                    _set_place(fields, place())
+            except (ValueError, ArithmeticError, HeaderDataError) as error:  # numpy's of matrices are ValueErrors
+                what, fix = f"{geometry} is no orientation", "choose another one with --geometry"
+                raise DataError(Problem("nifti.no-orientation", what, str(file), fix, found=str(error))) from error
         if values != "header":
             shift = float(fields["scl_inter"]) if values == "shifted" else 0.0
             fields["scl_slope"], fields["scl_inter"] = 1, shift
 
     header, voxels = _read(file, mend)
-    place = header if like is None else _read(like)[0]
-    if header.shape != place.shape:
+    if other is not None and header.shape != other.shape:
         what, fix = "the two files differ in shape", "name a file with the same voxels with --like"
-        raise DataError(Problem("repair.other-shape", what, str(file), fix, str(place.shape), str(header.shape)))
+        raise DataError(Problem("repair.other-shape", what, str(file), fix, str(other.shape), str(header.shape)))
     native = voxels.dtype.newbyteorder("=")
     written = header_at(header.fields, voxels.shape if header.channels > 1 else header.shape, native)
-    _set_place(written, np.asarray(place.geometry.grid(place.shape).affine))
+    _set_place(written, _affine(header))
     written["scl_slope"], written["scl_inter"] = header.slope, header.intercept
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary:
@@ -82,6 +93,11 @@ def _read(file: Path, mend: Mend | None = None) -> tuple[Header, Voxels]:
     if content is None:
         raise DataError(problems)
     return content
+
+
+def _affine(header: Header) -> npt.NDArray[np.float64]:
+    """Return the affine in RAS as ITK reads it."""
+    return np.asarray(header.geometry.grid(header.shape).affine)
 
 
 def _set_place(fields: Any, affine: npt.NDArray[Any]) -> None:

@@ -70,11 +70,28 @@ def test_a_broken_sform_beside_a_qform(tmp_path: Path) -> None:
     assert len(read_volume(repair(file, tmp_path / "new", geometry="qform")).grids) == 1
 
 
+@pytest.mark.parametrize("geometry", ["sform", "qform", "pixdim"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 1e30])
+def test_a_place_that_is_none_cannot_be_chosen(
+    tmp_path: Path, geometry: Literal["sform", "qform", "pixdim"], broken: float
+) -> None:
+    file = patch(save(tmp_path / "a.nii", ramp()), 256, "<6f", *[broken] * 6)
+    for row in range(3):
+        patch(file, 280 + 16 * row, "<4f", *[broken] * 4)
+    with pytest.raises(DataError) as caught:
+        repair(file, tmp_path / "new", geometry=geometry)
+    assert caught.value.problems[0].where == str(file)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_label_gets_the_place_of_its_scan(tmp_path: Path) -> None:
     scan, label = save(tmp_path / "scan.nii", ramp()), save(tmp_path / "label.nii", ramp(), np.eye(4) * 3)
     target = repair(label, tmp_path / "new", like=scan)
     assert compare_grids(*(probe_image(file)[0] for file in (scan, target))) == []  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.asarray(nib.load(target).dataobj), ramp())
+    # Whatever the label's own header says.
+    patch(label, 256, "<6f", *[np.nan] * 6)
+    assert len(read_volume(repair(label, tmp_path / "again", like=scan)).grids) == 1
     other = save(tmp_path / "other.nii", ramp()[1:])
     with refused(DataError, "repair.other-shape"):
         repair(other, tmp_path / "new", like=scan)

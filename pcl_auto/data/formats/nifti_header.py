@@ -266,6 +266,9 @@ class _Judge:
     def _affine(self, name: str) -> Matrix | None:
         affine, reason = _stated_affine(self.fields, name)
         restore = f"restore the orientation ({name}) from the source scan"
+        if all(self.codes.values()):
+            other = "qform" if name == "sform" else "sform"
+            restore += f", or take the {other} if that is right: {repair_command(self.where, f'--geometry {other}')}"
         if affine is None:
             expected = "a finite, invertible matrix"
             self._refuse("nifti.no-orientation", f"{name} is no orientation", expected, reason, restore)

@@ -221,8 +221,15 @@ def test_predict_lists_what_it_would_write(
     assert everything(model) == before
     output.mkdir()
     (output / name).touch()
-    with refused(StateError, "predict.masks-of-another-model"):
-        estimate_prediction([scans], output, model, Outputs(), device="cpu")
-    (replaced,) = estimate_prediction([scans], output, model, Outputs(), device="cpu", overwrite=True)
-    assert replaced.scan.status == "done"
+    # A file that pclauto has not on record is not replaced, whatever is asked for.
+    for overwrite in (False, True):
+        with refused(StateError, "predict.masks-of-another-model"):
+            estimate_prediction([scans], output, model, Outputs(), device="cpu", overwrite=overwrite)
     assert (output / name).read_bytes() == b""
+    (output / name).unlink()
+    pclauto("predict", scans, "-o", output, "--model", model, "--no-quality")
+    mask = (output / name).read_bytes()
+    for overwrite, status in ((False, "kept"), (True, "done")):
+        (again,) = estimate_prediction([scans], output, model, Outputs(), device="cpu", overwrite=overwrite)
+        assert again.scan.status == status
+    assert (output / name).read_bytes() == mask

@@ -89,7 +89,13 @@ class Place:
         return digests(self.model / "fold_all", ["checkpoint_final.pth", "pseudo_labels/**/*"])
 
     def attempt(
-        self, arguments: Sequence[str], *, fault: str | None = None, seconds: float | None = None, code: str = ""
+        self,
+        arguments: Sequence[str],
+        *,
+        fault: str | None = None,
+        seconds: float | None = None,
+        code: str = "",
+        pictures: bool = False,
     ) -> int:
         """Run a command in a fork; return its exit code, negative for a signal.
 
@@ -98,6 +104,7 @@ class Place:
             fault: where the command kills itself.
             seconds: when it is killed.
             code: Python that is run in the fork before the command.
+            pictures: with those of the report, which take longer than the training itself.
         """
         # Not the log itself: a full disk is for the command alone.
         reader, writer = os.pipe()
@@ -105,7 +112,7 @@ class Place:
         python = ["-c", f"{code}\n{RUN}"] if code else ["-m", "pcl_auto"]
         command = Command(
             warm_address(), [*python, *arguments], cwd=self.folder, env=environment, stdout=writer, stderr=writer,
-            pictures=False,
+            pictures=pictures,
         )  # fmt: skip
         os.close(writer)
         copier = Thread(target=_copy, args=(reader, self.log))

@@ -6,16 +6,37 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import nibabel
+import numpy as np
+from archive_server import serving
+from archives import TASK, pack_task
 from forks import KILLED, Place, digests
 
 POINTS = ("sync", "rename", "renamed")
+# The commands that others begin with, and all of them.
+NEEDED = ("plan", "train", "review")
+STAGES = (*NEEDED, "predict", "report", "suggest", "continue", "benchmark", "download")
+
+
+# Run before a download: the command knows an archive of that name and checksum, and asks no proxy for it.
+TOY_ARCHIVE = """
+import os
+from pcl_auto.data import download
+for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    os.environ.pop(name, None)
+download.ARCHIVES = (download.Archive({!r}, {!r}, 0.01, "MR", 2, 1),)
+"""
 
 
 @dataclass
@@ -33,16 +54,33 @@ class Account:
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, the state it starts from, and what it leaves."""
+    """A command, the state it starts from, and what it leaves.
+
+    Args:
+        name: the command's.
+        arguments: of ``pclauto``.
+        reset: brings the state about.
+        outcome: digests of what must be the same.
+        code: Python that is run before the command.
+        pictures: with those of the report.
+        often: kill at so many times more of its points than a training's, which has many times the files of most.
+    """
 
     name: str
     arguments: Sequence[str]
     reset: Callable[[], None]
     outcome: Callable[[], dict[str, str]]
+    code: str = ""
+    pictures: bool = False
+    often: float = 15
+
+    def attempt(self, place: Place, **how: Any) -> int:
+        """Run the command once; ``how`` says when it is killed."""
+        return place.attempt(self.arguments, code=self.code, pictures=self.pictures, **how)
 
     def until_done(self, account: Account, place: Place) -> None:
         """Repeat the command, which must end well and leave what an unbroken run leaves."""
-        code = place.attempt(self.arguments)
+        code = self.attempt(place)
         account.resumed += 1
         if code != 0:
             account.wrong.append(f"{self.name}: repeated after a kill it ended with {code}: see {place.log}")
@@ -54,7 +92,7 @@ def kill_at_points(stage: Stage, account: Account, place: Place, *, stride: int)
     for point in POINTS:
         for number in range(1 + stride // 2, 10_000, stride):
             stage.reset()
-            code = place.attempt(stage.arguments, fault=f"{point}:{number}")
+            code = stage.attempt(place, fault=f"{point}:{number}")
             if code == 0:
                 break
             account.kills += 1
@@ -66,6 +104,8 @@ def kill_at_points(stage: Stage, account: Account, place: Place, *, stride: int)
 
 def kill_at_random(stage: Stage, account: Account, place: Place, *, kills: int, seed: int) -> None:
     """Kill ``stage`` at random moments, repeat it, and kill it again, until it has ended; then from the start."""
+    if kills == 0:
+        return
     draw = random.Random(seed)
     begun = time.monotonic()
     expected = unbroken(stage, account, place)
@@ -73,7 +113,7 @@ def kill_at_random(stage: Stage, account: Account, place: Place, *, kills: int, 
     while kills > 0:
         stage.reset()
         while kills > 0:
-            code = place.attempt(stage.arguments, seconds=draw.uniform(0, duration))
+            code = stage.attempt(place, seconds=draw.uniform(0, duration))
             if code == 0:
                 break
             kills -= 1
@@ -87,7 +127,7 @@ def kill_at_random(stage: Stage, account: Account, place: Place, *, kills: int, 
 def unbroken(stage: Stage, account: Account, place: Place) -> dict[str, str]:
     """Return what a run of ``stage`` leaves that nobody kills."""
     stage.reset()
-    if code := place.attempt(stage.arguments):
+    if code := stage.attempt(place):
         account.wrong.append(f"{stage.name}: unbroken it ended with {code}: see {place.log}")
     return stage.outcome()
 
@@ -101,7 +141,7 @@ def compare(stage: Stage, expected: dict[str, str], account: Account, when: str)
 
 
 def stages(place: Place) -> Iterator[Stage]:
-    """Plan, train and predict, each from the end of the stage before."""
+    """Commands in the order of a project, each from the end of the one before."""
     kept = place.folder / "kept"
 
     def restore() -> None:
@@ -113,33 +153,89 @@ def stages(place: Place) -> Iterator[Stage]:
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(place.work, kept, symlinks=True)
 
-    planned = ["*/*.json", "*/pclauto/*.json", "*/pclauto/store/**/*"]
-    yield Stage("plan", place.plan, restore, lambda: digests(place.work / "nnUNet_preprocessed", planned))
+    def left(*patterns: str) -> Callable[[], dict[str, str]]:
+        return lambda: digests(place.work, patterns)
+
+    where, on_cpu = ["--workspace", str(place.work)], ["--device", "cpu"]
+    stored, in_fold = "nnUNet_preprocessed/*", "nnUNet_results/*/*/fold_all/{}".format
+    trained = [in_fold(name) for name in ("checkpoint_final.pth", "pseudo_labels/**/*", "quality.json")]
+    yield Stage(
+        "plan", place.plan, restore,
+        left(f"{stored}/*.json", f"{stored}/pclauto/*.json", f"{stored}/pclauto/store/**/*"),
+    )  # fmt: skip
     keep()
-    yield Stage("train", place.train, restore, place.trained)
+    yield Stage("train", place.train, restore, place.trained, often=1)
+    keep()
     yield Stage(
         "predict",
         place.predict,
         lambda: shutil.rmtree(place.masks, ignore_errors=True),
         lambda: digests(place.masks, ["*"]),
     )
+    yield Stage("report", ["report", *where], restore, left(in_fold("report.html")), pictures=True)
+    yield Stage(
+        "suggest", ["suggest", "-n", "2", *where, *on_cpu], restore, left(in_fold("suggest/**/*")), pictures=True
+    )  # fmt: skip
+    yield Stage("review", ["review", "-n", "2", *where], restore, left(in_fold("review/**/*")))
+    correct(place)
+    keep()
+    yield Stage("continue", ["continue", *where, *on_cpu], restore, left(*trained, f"{stored}/splits/**/*"), often=1)
+    arms = ["--labeled", "2", "--draws", "1", "--arms", f"nnunet,{place.recipe}", "--base-recipe", str(place.recipe)]
+    yield Stage(
+        "benchmark", ["benchmark", *arms, *where, *on_cpu], restore, lambda: scores(place.work / "benchmarks"),
+        often=0.3,
+    )  # fmt: skip
+    with serving(pack_task(place.task)) as server:
+        target = place.folder / "downloaded"
+        yield Stage(
+            "download",
+            ["download", TASK, "-o", str(target), "--base-url", server.url],
+            lambda: shutil.rmtree(target, ignore_errors=True),
+            lambda: digests(target, ["**/*"]),
+            code=TOY_ARCHIVE.format(TASK, hashlib.md5(server.content).hexdigest()),
+        )
 
 
-def kill_everything(*, kills: int, stride: int, seed: int) -> Account:
-    """Kill a plan, a training and a prediction; what went wrong is kept, with all files.
+def correct(place: Place) -> None:
+    """Save a corrected mask, as an editor of masks would."""
+    (folder,) = place.model.glob("fold_all/review")
+    mask = min((folder / "pseudo_labels").iterdir())
+    image = nibabel.load(mask)
+    voxels = np.asanyarray(image.dataobj).copy()
+    voxels[2:6, 2:6, 2:6] = 1
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), folder / "corrected" / mask.name)
+
+
+def scores(folder: Path) -> dict[str, str]:
+    """Return what a benchmark leaves, but for times and memory, by its path."""
+
+    def fixed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fixed(inner) for key, inner in value.items() if key not in ("seconds", "memory_mb")}
+        return [fixed(inner) for inner in value] if isinstance(value, list) else value
+
+    files = sorted(folder.rglob("*.json"))
+    records = {str(file.relative_to(folder)): json.dumps(fixed(json.loads(file.read_text()))) for file in files}
+    return {**records, **digests(folder, ["**/*.csv"])}
+
+
+def kill_everything(*, kills: int, stride: int, seed: int, only: Collection[str] = STAGES) -> Account:
+    """Kill every command; what went wrong is kept, with all files.
 
     Args:
-        kills: at random moments of the training.
-        stride: kill at every so many-th sync and renaming.
+        kills: at random moments of a training; a fifth for the other commands.
+        stride: kill a training at every so many-th sync and renaming, the others as they ask.
         seed: of the random moments.
+        only: kill these commands; the others are run.
     """
     place, account = Place.new(), Account()
     for stage in stages(place):
         begun, before = time.monotonic(), account.kills
-        # A training has many times the files of the others.
-        kill_at_points(stage, account, place, stride=stride if stage.name == "train" else 1 + stride // 15)
-        if stage.name == "train":
-            kill_at_random(stage, account, place, kills=kills, seed=seed)
+        if stage.name in only:
+            kill_at_points(stage, account, place, stride=max(1, round(stride / stage.often)))
+            kill_at_random(stage, account, place, kills=kills if stage.name == "train" else kills // 5, seed=seed)
+        elif stage.name in NEEDED:
+            unbroken(stage, account, place)
         print(f"{stage.name}: {account.kills - before} kills in {time.monotonic() - begun:.0f} s", flush=True)
     if account.wrong:
         account.wrong.append(f"everything is in {place.folder}")
@@ -154,9 +250,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="kills at random moments of a training")
     parser.add_argument("--stride", type=int, default=3, help="kill at every so many-th sync and renaming")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="kill these commands")
     settings = parser.parse_args()
 
-    account = kill_everything(kills=settings.kills, stride=settings.stride, seed=settings.seed)
+    account = kill_everything(kills=settings.kills, stride=settings.stride, seed=settings.seed, only=settings.only)
     print(account)
     return int(bool(account.wrong))
 

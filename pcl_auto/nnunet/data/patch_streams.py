@@ -98,7 +98,7 @@ def next_batch(stream: Any) -> dict[str, Any]:
 
     Raises:
         ResourceError: a worker process is gone.
-        StateError: a stored case is damaged.
+        StateError: a stored case is missing or damaged.
     """
     if not isinstance(stream, NonDetMultiThreadedAugmenter):
         with reading(lambda: Path(loader_of(stream)._data.source_folder)):
@@ -112,6 +112,9 @@ def next_batch(stream: Any) -> dict[str, Any]:
         if gone:
             found = ", ".join(f"process {worker.pid} ended with exit code {worker.exitcode}" for worker in gone)
             _abandon(stream)
+            cases = loader_of(stream)._data
+            for case in cases.identifiers:  # perhaps what ended the worker
+                cases.load_case(case)
             raise _worker_gone(found)
 
 

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine, which cuts, stalls, ignores and refuses as it is told."""
+"""Downloads from a server on this machine that does not always do what it should."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import hashlib
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from archive_server import Server, serving
 from archives import INDEX, TASK, member, pack, pack_task
 from refusal import refused
 
@@ -27,66 +26,12 @@ PATIENCE = Patience(timeout_seconds=0.3, waits_seconds=(0, 0))
 CONTENT = pack([INDEX, member(f"{TASK}/noise", b"".join(hashlib.sha256(b"%d" % i).digest() for i in range(20_000)))])
 
 
-@dataclass
-class Server:
-    """A server's content and faults; ``asked`` holds the ranges that were requested."""
-
-    content: bytes = CONTENT
-    knows_ranges: bool = True
-    cuts: list[int] = field(default_factory=list)  # bytes sent in the first answers
-    stalls: bool = False  # an answer that is cut keeps the connection open
-    status: int = 200
-    shift: int = 0  # answers begin so many bytes too late
-    asked: list[str | None] = field(default_factory=list)
-    url: str = ""
-
-    def answer(self, request: BaseHTTPRequestHandler, released: threading.Event) -> None:
-        wanted = request.headers.get("Range")
-        self.asked.append(wanted)
-        start = int(re.findall(r"\d+", wanted)[0]) if wanted and self.knows_ranges else 0
-        if self.status != 200:
-            request.send_error(self.status)
-            return
-        if start >= len(self.content):
-            request.send_error(416)
-            return
-        start += self.shift if wanted else 0
-        body = self.content[start:]
-        request.send_response(206 if wanted and self.knows_ranges else 200)
-        request.send_header("Content-Length", str(len(body)))
-        if wanted and self.knows_ranges:
-            size = len(self.content)
-            request.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        request.end_headers()
-        cut = self.cuts.pop(0) if self.cuts else len(body)
-        request.wfile.write(body[:cut])
-        if self.stalls and cut < len(body):
-            request.wfile.flush()
-            released.wait(10)
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    served, released = Server(), threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            served.answer(self, released)
-
-        def log_message(self, *_details: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        served.url = f"http://127.0.0.1:{running.server_port}"
+    with serving(CONTENT) as served:
         yield served
-        released.set()
-        running.shutdown()
-        thread.join()
 
 
 def toy(content: bytes = CONTENT) -> Archive:

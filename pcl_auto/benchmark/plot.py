@@ -48,22 +48,27 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
             yerr=[_reach(row) for row in line],
             marker="o",
             capsize=3,
-            label=name,
+            label=_plain(name),
         )
     if ceiling := find_ceiling(rows):
-        label = f"{ceiling.arm}, all {ceiling.labeled} labels"
+        label = f"{_plain(ceiling.arm)}, all {ceiling.labeled} labels"
         axes.axhline(ceiling.dice.mean, linestyle="--", color="gray", label=label)
     axes.set_xticks(list(positions.values()), [str(number) for number in numbers])
     axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
     _widen(axes)
     axes.set_xlabel("labeled cases")
     axes.set_ylabel("mean Dice, 95 % interval over draws")
-    axes.set_title(title)
+    axes.set_title(_plain(title))
     axes.grid(visible=True, alpha=0.3)
     if rows:
         axes.legend()
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def _plain(name: str) -> str:
+    """Return a name that anyone may have chosen as matplotlib writes it: a dollar sign begins no formula."""
+    return name.replace("$", r"\$")
 
 
 def _reach(row: Row) -> float:

@@ -64,11 +64,13 @@ def is_held(folder: Path) -> bool | None:
 
 
 def _open(file: Path) -> int:
+    # A link may have been planted under the name: nothing is made where it leads.
+    always = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(file, os.O_RDWR | os.O_CREAT | always, 0o666)
     except PermissionError:
         # Another user's, in a folder that both may write in: to be locked it need not be written.
-        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(file, os.O_RDONLY | always)
 
 
 def _lock_file(folder: Path) -> Path:
@@ -102,5 +104,5 @@ def _held(folder: Path, holder: Path) -> LockedError:
 
 def _without_locks(folder: Path, error: OSError) -> ResourceError:
     # Two writers would spoil each other's files, and nobody would know.
-    what, fix = "the file system has no locks", "choose another one with --workspace, or mount this one with locks"
+    what, fix = "the file system has no locks", "choose a folder on another one (--workspace, -o), or mount this one with locks"
     return ResourceError(Problem("disk.no-locks", what, str(folder), fix, found=error.strerror or ""))

@@ -34,6 +34,12 @@ def test_a_png_is_drawn_and_replaced(tmp_path: Path, rows: list[Row]) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    # As a formula it could not be drawn at all.
+    draw(summarize([results("a$\\frac$", 1, 0.3)]), "Dataset005_$x^{$", tmp_path / "results.png")
+    assert (tmp_path / "results.png").is_file()
+
+
 def test_bars_are_intervals_over_draws_and_the_ceiling_is_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

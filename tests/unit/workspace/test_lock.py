@@ -87,3 +87,10 @@ def test_a_lock_of_another_user_may_be_taken_in_a_shared_folder(
     monkeypatch.setattr(os, "open", refusing_to_write)
     with sole_writer(tmp_path / "run"), refused(LockedError, "lock.held"), sole_writer(tmp_path / "run"):
         pass
+
+
+def test_a_link_under_the_name_of_a_lock_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / ".run.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"), sole_writer(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

@@ -41,7 +41,7 @@ _WHOLE_SHAPE = {
     "test_images": [str],
     "configuration_reason": str,
     "dataset_json": DATASET,
-    "fingerprint": {"spacings": [[float]], "shapes_after_crop": [[int]], ...: object},
+    "fingerprint": {"spacings": [[float] * 3], "shapes_after_crop": [[int] * 3], ...: object},
     "step_memory_gb": {...: (float, None)},
     "shared?": bool,
 }
@@ -261,6 +261,7 @@ def require_whole(plan: Plan, data: DatasetFolder) -> None:
     require_trusted(plan.nnunet, plan.dataset_json, data.plan_file)
     known = plan.nnunet["configurations"].keys() & plan.content["step_memory_gb"].keys()
     with refusing_nonsense(data.plan_file):
+        estimate_plan(plan)
         if missing := {plan.configuration, *plan.nnunet["configurations"]} - known:
             raise LookupError(f"configuration {min(missing)}")
 

@@ -6,7 +6,7 @@ A shape is one of these:
 * ``NUMBER``: a number that may be NaN or infinite, as nnU-Net writes it;
 * ``NAME``: text that becomes part of a path, and leads to no other folder;
 * a tuple of shapes: one of them;
-* a list with one shape: a list of so many as there are;
+* a list with one shape: a list of so many as there are; with several: a list of exactly these;
 * a mapping from names to shapes: an object with these names, and perhaps others. A name that ends in "?" may be
   missing; the shape of ``...`` is that of all names that are not listed.
 """
@@ -52,7 +52,10 @@ def mismatch(value: Any, shape: Any, place: str = "") -> str | None:
     if isinstance(shape, list):
         if not isinstance(value, (list, tuple)):
             return _differs(value, "a list", place)
-        found = (mismatch(entry, shape[0], f"{place}[{index}]") for index, entry in enumerate(value))
+        if len(shape) > 1 and len(value) != len(shape):
+            return _differs(value, f"a list of {len(shape)}", place)
+        shapes = shape if len(shape) > 1 else shape * len(value)
+        found = (mismatch(entry, shapes[index], f"{place}[{index}]") for index, entry in enumerate(value))
         return next((each for each in found if each is not None), None)
     if isinstance(shape, tuple):
         findings = [mismatch(value, each, place) for each in shape]

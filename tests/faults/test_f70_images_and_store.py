@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -119,6 +120,19 @@ def test_f70_an_old_plan_knows_size_and_time_alone(folder: Path) -> None:
     write_json(data.plan_file, content)
     with refused(StateError, "plan.image-changed"):
         prepare(folder)
+
+
+def test_f80_a_plan_whose_lists_lack_an_axis(folder: Path) -> None:
+    data = data_of(folder)
+    content = read_json(data.plan_file)
+    for name in ("shapes_after_crop", "spacings"):
+        damaged = json.loads(json.dumps(content))
+        del damaged["fingerprint"][name][1][0]
+        write_json(data.plan_file, damaged)
+        with refused(StateError, "run.file-unreadable") as refusal:
+            plan(folder)
+        assert refusal.problem.where == str(data.plan_file)
+        assert f"fingerprint.{name}[1]: expected a list of 3" in refusal.problem.found
 
 
 def cut(file: Path) -> None:

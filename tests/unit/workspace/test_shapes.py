@@ -55,6 +55,14 @@ def test_another_top_level(value: Any) -> None:
     assert mismatch(value, object) is None
 
 
+def test_lists_of_a_length() -> None:
+    assert mismatch([[1, 2.5], [3, 4]], [[float, float]]) is None
+    assert mismatch([[1, 2], [3]], [[float, float]]) == "[1]: expected a list of 2, found [3]"
+    assert mismatch([1, "x"], [int, str]) is None
+    assert mismatch(["x", 1], [int, str]) == "[0]: expected a whole number, found 'x'"
+    assert mismatch("ab", [str, str]) == "the file: expected a list, found 'ab'"
+
+
 def test_what_is_missing() -> None:
     assert mismatch({key: value for key, value in SOUND.items() if key != "size"}, SHAPE) == "size: missing"
 

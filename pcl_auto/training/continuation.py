@@ -17,7 +17,7 @@ from pcl_auto.errors import DataError, Problem, StateError
 from pcl_auto.planning.plan import read_plan
 from pcl_auto.recipe.load import from_dict
 from pcl_auto.recipe.settings import Recipe, Schedule
-from pcl_auto.training.request import TrainRequest
+from pcl_auto.training.request import TrainRequest, resolve_run
 from pcl_auto.training.run_facts import (
     RunFacts,
     last_checkpoint,
@@ -80,15 +80,9 @@ def continuation(
         start = last_checkpoint(run.folder)
     masks = {case: mask for case, mask in _corrected_masks(run, corrected).items() if _is_new(run.split, case, mask)}
     if not masks:
-        raise StateError(
-            Problem(
-                code="review.no-correction",
-                what="no corrected mask that is new",
-                where=str(run.folder.parent),
-                expected="corrected/CASE.nii.gz in a folder of `pclauto review`",
-                fix="run `pclauto review`, save corrected masks there, and repeat the command",
-            )
-        )
+        if again := _repeated(run, workspace, given, corrected, write=write):
+            return again
+        raise _no_correction(run)
     _check_masks(masks, data, run.split)
     round_number = run.rounds[-1].number
     corrections = [
@@ -114,6 +108,32 @@ def continuation(
     folds = len(run_folders(run.folder.parent))
     seconds = _seconds_of(recipe.schedule, run)
     return Continuation(run.folder.parent, folds, masks, split, recipe, request, seconds)
+
+
+def _repeated(
+    run: RunFacts, workspace: Workspace, given: TrainRequest, corrected: Path | None, *, write: bool
+) -> Continuation | None:
+    """Return the continuation that ``run`` was made by, if the same command would make it again."""
+    if not run.split.history:
+        return None
+    before = run.folder.parent.parent / run.split.history[-1].model
+    try:
+        found = continuation(before, workspace, given, corrected=corrected, write=write)
+    except StateError:  # its run, or what was corrected, is there no more
+        return None
+    return found if resolve_run(found.request, workspace).model == run.folder.parent else None
+
+
+def _no_correction(run: RunFacts) -> StateError:
+    return StateError(
+        Problem(
+            code="review.no-correction",
+            what="no corrected mask that is new",
+            where=str(run.folder.parent),
+            expected="corrected/CASE.nii.gz in a folder of `pclauto review`",
+            fix="run `pclauto review`, save corrected masks there, and repeat the command",
+        )
+    )
 
 
 def remaining(recipe: Recipe, epochs_done: int, epochs: int | None) -> Recipe:

@@ -104,5 +104,6 @@ def _held(folder: Path, holder: Path) -> LockedError:
 
 def _without_locks(folder: Path, error: OSError) -> ResourceError:
     # Two writers would spoil each other's files, and nobody would know.
-    what, fix = "the file system has no locks", "choose a folder on another one (--workspace, -o), or mount this one with locks"
+    what = "the file system has no locks"
+    fix = "choose a folder on another one (--workspace, -o), or mount this one with locks"
     return ResourceError(Problem("disk.no-locks", what, str(folder), fix, found=error.strerror or ""))

@@ -135,6 +135,19 @@ def test_f80_a_plan_whose_lists_lack_an_axis(folder: Path) -> None:
         assert f"fingerprint.{name}[1]: expected a list of 3" in refusal.problem.found
 
 
+@pytest.mark.parametrize("damage", [lambda affine: affine.pop(), lambda affine: affine[1].append(1.0)])
+def test_f80_checks_on_file_that_make_no_sense_are_made_anew(
+    folder: Path, damage: Callable[[list[list[float]]], object]
+) -> None:
+    file = data_of(folder).checks_file
+    content = read_json(file)
+    damaged = json.loads(json.dumps(content))
+    damage(damaged["images"][CASE]["volume"]["affine"])
+    write_json(file, damaged)
+    plan(folder)
+    assert read_json(file) == content
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-7])
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shared import copy_of
 from shell import Shell, warm_address
 from warm import Command
 
@@ -51,6 +50,6 @@ def test_f92_a_training_ends_with_the_name_of_the_stored_case(
             damage(file)
     assert training.wait(MAX_SECONDS) == 4, output.read_text()
     said = output.read_text()
-    (problem,) = json.loads(said[said.index("{"):])["problems"]
+    (problem,) = json.loads(said[said.index("{") :])["problems"]
     assert problem["code"] == "plan.stored-case-unreadable"
     assert any(problem["where"].endswith(file.name) or file.parent.match(problem["where"]) for file in files)

@@ -15,6 +15,7 @@ from pcl_auto.data.formats.nifti_header import repair_command
 from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, iter_chunks
 from pcl_auto.data.formats.volume import grids_of
 from pcl_auto.errors import Problem, format_names
+from pcl_auto.workspace.shapes import NUMBER, mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,6 +27,15 @@ Range = tuple[int, int]
 
 # More different values than this are no label map, and not worth counting.
 _MAX_LABEL_VALUES = 1024
+
+
+_AFFINE = [[float] * 4] * 4
+# Of `Volume.as_dict`, see pcl_auto.workspace.shapes.
+_SHAPE = {
+    "shape": [int] * 3, "channels": int, "spacing_mm": [float] * 3, "affine": _AFFINE, "dtype": str,
+    "nonzero_box": [[int, int]] * 3, "constant_channels": [int], "digest?": str, "quartiles?": [[NUMBER] * 3],
+    "other_affines?": [_AFFINE],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,9 @@ class Volume:
 
     @classmethod
     def from_dict(cls, path: Path, facts: Mapping[str, Any], label_values: dict[int, int] | None) -> Volume:
-        """Return the volume of :meth:`as_dict`, whose tuples JSON has turned into lists."""
+        """Return the volume of :meth:`as_dict`, whose tuples JSON has turned into lists; ValueError if it is none."""
+        if differs := mismatch(facts, _SHAPE):
+            raise ValueError(differs)
         return cls(path, **{name: _tuples(value) for name, value in facts.items()}, label_values=label_values)
 
 

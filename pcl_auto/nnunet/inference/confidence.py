@@ -20,7 +20,8 @@ REFERENCE = "quality.json"
 SCHEMA_VERSION = 1
 # Of the file; "certainties" is the name of version 0.1.
 SHAPE = {
-    "ranges_ml?": ({...: [float, float]}, None), "confidences?": [float], "certainties?": [float], "cases?": {...: float},
+    "ranges_ml?": ({...: [float, float]}, None), "confidences?": [float], "certainties?": [float],
+    "cases?": {...: float},
 }  # fmt: skip
 # More would not make their tenth percentile much more precise.
 MAX_REFERENCES = 32

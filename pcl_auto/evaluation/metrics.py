@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, difference_of, format_shape
-from pcl_auto.data.formats.suffixes import nifti_stem
+from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix, unread_stem
 from pcl_auto.data.formats.volume import LoadedVolume, read_volume
 from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, UsageError
@@ -25,7 +25,7 @@ from pcl_auto.evaluation.statistics import mean
 from pcl_auto.method.label_maps import class_mask, dice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pcl_auto.method.label_maps import Classes, Values
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 
 METRICS = ("dice", "hd95_mm")
+# More different values than this are no label map, but an image.
+_MAX_VALUES = 1024
+# Beyond it not every whole number is a float64.
+_MAX_WHOLE = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Evaluation:
     undefined: dict[str, int]
     """Per metric the number of (case, class) pairs without a value."""
     unscored_values: list[int] = field(default_factory=list)
-    """Voxel values that occur, are not background, and are not among the scored classes."""
+    """Voxel values that occur, are not background, and are not among the classes that were asked for."""
     skipped: list[dict[str, str]] = field(default_factory=list)
     """Cases without a partner: ``id`` and ``reason``."""
 
@@ -121,15 +125,15 @@ def evaluate(
 ) -> Evaluation:
     """Score predicted label maps against labels.
 
-    Files are paired by name without ``.nii`` or ``.nii.gz``; in a folder other files and dotfiles are
+    Files are paired by name without the suffix of their format; in a folder dotfiles and what is no volume are
     ignored. Two single files are a pair whatever their names. Spacing is the label's. Nothing is written.
 
     Args:
         predictions: a folder or one file.
         labels: a folder or one file.
         classes: names and voxel values of the classes to score, of regions several each; default: all
-            values but 0 that occur in labels, named by their number. 0 is background and left out. Other
-            values count as background and are listed in ``unscored_values``.
+            values but 0 that occur, in labels or predictions, named by their number. 0 is background and left
+            out. Other values count as background and are listed in ``unscored_values``.
         ignored: the value of label voxels that nobody has looked at: they count in neither mask.
         allow_missing: list cases without a partner in ``skipped``, instead of refusing them.
         threads: cases scored at a time.
@@ -207,17 +211,20 @@ def _count_case(
     if ignored is not None:
         unknown = label == ignored
         prediction, label = np.where(unknown, 0, prediction), np.where(unknown, 0, label)
-    return _count_arrays(case, prediction, label, spacing_mm, chosen)
+    counted = _Counted(case, _foreground_values(label), _foreground_values(prediction), {})
+    for values, path in ((counted.in_prediction, prediction_path), (counted.in_label, label_path)):
+        if len(values) > _MAX_VALUES:
+            problems.append(_no_label_map(path, f"at most {_MAX_VALUES} values", f"{len(values)} values"))
+    return problems or _with_scores(counted, prediction, label, spacing_mm, chosen)
 
 
-def _count_arrays(
-    case: str,
+def _with_scores(
+    counted: _Counted,
     prediction: npt.NDArray[np.integer[Any]],
     label: npt.NDArray[np.integer[Any]],
     spacing_mm: Sequence[float],
     chosen: Sequence[Values] | None,
 ) -> _Counted:
-    counted = _Counted(case, _foreground_values(label), _foreground_values(prediction), {})
     present = counted.in_label | counted.in_prediction
     voxel_ml = math.prod(spacing_mm) / 1000
     for value in sorted(present) if chosen is None else chosen:
@@ -245,11 +252,14 @@ def _read(path: Path, problems: list[Problem]) -> LoadedVolume | None:
         problems += error.problems
         return None
     if len(volume.voxels) > 1:
-        found, expected = f"{len(volume.voxels)} channels", "2 or 3 axes, 1 value per voxel"
-        fix = "give label maps, not images or probabilities"
-        problems.append(Problem("score.not-a-label-map", "not a label map", str(path), fix, expected, found))
+        problems.append(_no_label_map(path, "2 or 3 axes, 1 value per voxel", f"{len(volume.voxels)} channels"))
         return None
     return volume
+
+
+def _no_label_map(path: Path, expected: str, found: str) -> Problem:
+    fix = "give label maps, not images or probabilities"
+    return Problem("score.not-a-label-map", "not a label map", str(path), fix, expected, found)
 
 
 def _stack(fields: Any) -> None:
@@ -276,23 +286,23 @@ def _compare_grids(prediction: LoadedVolume, path: Path, label: LoadedVolume) ->
 def _integers(volume: LoadedVolume, path: Path, problems: list[Problem]) -> npt.NDArray[np.integer[Any]] | None:
     """Return the voxels (z, y, x), of a float file too as long as every value is whole; else None, and a problem."""
     voxels = volume.voxels[0]
-    if np.issubdtype(voxels.dtype, np.integer):
-        return np.asarray(voxels)
-    whole = np.isfinite(voxels) & (voxels == np.rint(voxels))
-    if whole.all():
-        return np.asarray(np.rint(voxels), dtype=np.int64)
-    found = f"{np.count_nonzero(~whole)} voxels such as {voxels[~whole].flat[0]:g}"
-    what, fix = "values that are no integers", "give a label map"
-    problems.append(Problem("score.not-whole", what, str(path), fix, "whole numbers", found))
-    return None
+    if not np.issubdtype(voxels.dtype, np.integer):
+        whole = (np.abs(voxels) < _MAX_WHOLE) & (voxels == np.rint(voxels))
+        if not whole.all():
+            found = f"{np.count_nonzero(~whole)} voxels such as {voxels[~whole].flat[0]:g}"
+            what, fix = "values that are no integers", "give a label map"
+            problems.append(Problem("score.not-whole", what, str(path), fix, "whole numbers", found))
+            return None
+        voxels = np.rint(voxels).astype(np.int64)
+    return np.asarray(voxels)
 
 
 def _pair(predictions: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]], list[tuple[str, Problem]]]:
     """Return the pairs (id, prediction, label) in the order of ids, and for every other file its id and problem."""
     if predictions.is_file() and labels.is_file():
         return [(_case_id(labels), predictions, labels)], []
-    unpaired: list[tuple[str, Problem]] = []
     predicted, true = (_list_cases(path) for path in (predictions, labels))
+    unpaired = [entry for path in (predictions, labels) for entry in _unread({*predicted, *true}, path)]
     for case in sorted(predicted.keys() ^ true.keys()):
         if case in true:
             fix = "predict this case too, or take --allow-missing"
@@ -314,7 +324,7 @@ def _list_cases(path: Path) -> dict[str, Path]:
     problems: list[Problem] = []
     for file in files:
         # AppleDouble files (._name.nii.gz) are dotfiles too.
-        if file.name.startswith(".") or nifti_stem(file.name) is None:
+        if file.name.startswith(".") or not split_suffix(file.name)[1]:
             continue
         other = cases.setdefault(_case_id(file), file)
         if other != file:
@@ -325,13 +335,22 @@ def _list_cases(path: Path) -> dict[str, Path]:
     return cases
 
 
+def _unread(cases: Collection[str], path: Path) -> Iterator[tuple[str, Problem]]:
+    """Yield what may be of further cases, in formats that are not read: id and problem."""
+    for file in sorted(path.iterdir()) if path.is_dir() else ():
+        stem = None if file.name.startswith(".") else unread_stem(file.name)
+        if stem is not None and stem not in cases:
+            what, fix = "volume in a format that is not scored", "convert it to .nii.gz, or take --allow-missing"
+            yield stem, Problem("score.format", what, str(file), fix, " | ".join(VOLUME_SUFFIXES))
+
+
 def _case_id(path: Path) -> str:
-    return nifti_stem(path.name) or path.name
+    return split_suffix(path.name)[0] or path.name
 
 
 def _summarize(counted: Sequence[_Counted], classes: Classes | None, skipped: list[dict[str, str]]) -> Evaluation:
     if classes is None:
-        values = sorted(set[int]().union(*(case.in_label for case in counted)))
+        values = sorted(set[int]().union(*(case.in_label | case.in_prediction for case in counted)))
         classes = {str(value): value for value in values}
     present = set[int]().union(*(case.in_label | case.in_prediction for case in counted))
     cases = [_name_classes(case, classes) for case in counted]

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.data.formats.suffixes import find_nifti
+from pcl_auto.data.formats.suffixes import find_volume
 from pcl_auto.data.labels import foreground, has_regions, ignore_value
 from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.evaluation.metrics import Evaluation, evaluate
@@ -73,7 +73,7 @@ def evaluate_on_record(
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": str(predictions.resolve()),
         **settings,
-        "scored": {case: _digests(predictions / record.scans[case].mask, find_nifti(labels, case)) for case in cases},
+        "scored": {case: _digests(predictions / record.scans[case].mask, find_volume(labels, case)) for case in cases},
         **evaluation.as_dict(),
     }
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pcl_auto.data.formats.suffixes import find_nifti
+from pcl_auto.data.formats.suffixes import find_volume
 from pcl_auto.data.formats.volume import read_volume
 from pcl_auto.errors import PclautoError
 from pcl_auto.evaluation.scores import is_as_scored
@@ -120,11 +120,11 @@ def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int,
 
 
 def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, MaskEntry], scores: Mapping[str, Any]) -> Volume:
-    if not is_as_scored(scores, case, masks / scans[case].mask, find_nifti(labels, case)):
+    if not is_as_scored(scores, case, masks / scans[case].mask, find_volume(labels, case)):
         raise ValueError("mask or label is no longer the one that was scored")
     if any(state != file_state(Path(path)) for files in scans[case].files for path, *state in files):
         raise ValueError("the scan is no longer the one that was segmented")
     mask = read_volume(masks / scans[case].mask)
     image, _ = read_image(recorded_sources(scans[case]))
-    arrays = {PREDICTION: mask.voxels[0], LABEL: read_volume(find_nifti(labels, case)).voxels[0]}
+    arrays = {PREDICTION: mask.voxels[0], LABEL: read_volume(find_volume(labels, case)).voxels[0]}
     return Volume(image, arrays, list(reversed(mask.geometry.spacing_mm)), mask.geometry.direction)

@@ -34,10 +34,10 @@ def test_f92_a_training_ends_with_the_name_of_the_stored_case(
     recipe.write_text((shell.folder / "tiny.toml").read_text().replace("epochs = 2", "epochs = 100"))
     where = ["train", "--workspace", str(planned), "--recipe", str(recipe), "--device", "cpu", "--json"]
     output = tmp_path / "output"
-    with output.open("wb") as file:
+    with output.open("wb") as log:
         training = Command(
             warm_address(), ["-m", "pcl_auto", *where, "--workers", str(workers)], cwd=shell.folder,
-            env=shell.environment(), stdout=file, stderr=file, pictures=False,
+            env=shell.environment(), stdout=log, stderr=log, pictures=False,
         )  # fmt: skip
     until = time.monotonic() + MAX_SECONDS
     while b"epoch 2/" not in output.read_bytes():

@@ -70,7 +70,7 @@ def _render(terminal: Terminal, result: dict[str, Any]) -> None:
     if missing:
         terminal.print_line(f"{missing} structures are in one mask only: Dice 0, no HD95")
     if result["unscored_values"]:
-        terminal.print_line(f"values that no label holds, counted as background: {result['unscored_values']}")
+        terminal.print_line(f"values of no class, counted as background: {result['unscored_values']}")
     for reason in dict.fromkeys(entry["reason"] for entry in result["skipped"]):
         skipped = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
         names = ", ".join(skipped[:MAX_NAMED]) + (", …; --json names all" if len(skipped) > MAX_NAMED else "")

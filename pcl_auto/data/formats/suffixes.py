@@ -29,6 +29,23 @@ def is_other_volume(name: str) -> bool:
     return nifti_stem(name) is None and name.lower().endswith(_OTHERS)
 
 
+def unread_stem(name: str) -> str | None:
+    """Return the name of a volume in a format that nothing here reads, without its suffix; None of all other files."""
+    suffix = next((suffix for suffix in _OTHERS if name.lower().endswith(suffix)), "")
+    return name[: -len(suffix)] if suffix and not split_suffix(name)[1] else None
+
+
+def find_volume(place: Path, stem: str) -> Path:
+    """Return the file of ``stem`` in a folder as :func:`find_nifti`, else in another format; a file is it itself."""
+    if place.is_file():
+        return place
+    nifti = find_nifti(place, stem)
+    if nifti.is_file() or not place.is_dir():
+        return nifti
+    named = (file for file in sorted(place.iterdir()) if split_suffix(file.name)[0] == stem)
+    return next((file for file in named if split_suffix(file.name)[1] and file.is_file()), nifti)
+
+
 def find_nifti(folder: Path, stem: str) -> Path:
     """Return the file ``stem.nii.gz`` in ``folder``, else ``stem.nii``, else one whose ending has capitals.
 

@@ -47,7 +47,7 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         super().__init__(folder, identifiers)
         # nnU-Net maps the files into memory: one that is cut then ends the process by SIGBUS, without a word. Reading
         # takes 1 ms more for a patch of 64 x 128 x 128 voxels.
-        self.mmap_kwargs = {}
+        self.mmap_kwargs: dict[str, str] = {}
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
         """Return image (C, z, y, x) and label map (1, z, y, x), read when indexed; None; nnU-Net's properties.

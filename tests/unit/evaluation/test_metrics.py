@@ -255,22 +255,22 @@ def test_spacing_follows_the_array_axes(folders: Folders) -> None:
 
 def test_structures_that_are_missing(folders: Folders) -> None:
     predictions, labels = folders
-    # Class 1 is missed and class 2 invented in a; class 2 is right in b, which has no class 1; 3 is in no label.
+    # Class 1 is missed and class 2 invented in a, and 3, which is in no label; 2 is right in b, which has no class 1.
     write(labels / "a.nii.gz", cube(value=1))
     write(predictions / "a.nii.gz", np.maximum(cube(value=2), cube(6, 1, 3)))
     write(labels / "b.nii.gz", cube(value=2))
     write(predictions / "b.nii.gz", cube(value=2))
     result = evaluate(*folders)
     first, second = result.cases
-    assert first.dice == {"1": 0, "2": 0}
+    assert first.dice == {"1": 0, "2": 0, "3": 0}
     assert all(math.isnan(value) for value in first.hd95_mm.values())
     assert math.isnan(second.dice["1"])
     assert second.dice["2"] == 1
     assert second.volume_ml["1"] == {"prediction": 0, "label": 0}
     assert result.mean == {"dice": 0.5, "hd95_mm": 0}
-    assert result.undefined == {"dice": 1, "hd95_mm": 3}
+    assert result.undefined == {"dice": 2, "hd95_mm": 5}
     assert result.per_class["1"]["dice"]["undefined"] == 1
-    assert result.unscored_values == [3]
+    assert result.unscored_values == []
 
 
 def test_named_classes_are_the_ones_scored(folders: Folders) -> None:
@@ -281,6 +281,43 @@ def test_named_classes_are_the_ones_scored(folders: Folders) -> None:
     assert result.unscored_values == [7]
     assert result.per_class["absent"]["dice"]["n"] == 0
     assert math.isnan(result.per_class["absent"]["dice"]["mean"])
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".mha", ".MHA", ".nrrd", ".mhd", ".nhdr"])
+@pytest.mark.parametrize("which", [0, 1, None], ids=["predictions", "labels", "both"])
+def test_f66_cases_in_every_format_are_scored(folders: Folders, suffix: str, which: int | None) -> None:
+    expected = evaluate(*folders).as_dict()
+    for folder in folders if which is None else [folders[which]]:
+        image = SimpleITK.ReadImage(str(folder / "b.nii.gz"))
+        SimpleITK.WriteImage(image, str(folder / f"b{suffix.lower()}"))
+        (folder / f"b{suffix.lower()}").rename(folder / f"b{suffix}")
+        (folder / "b.nii.gz").unlink()
+    assert evaluate(*folders).as_dict() == expected
+
+
+def test_f66_cases_in_formats_that_are_not_read_are_named(folders: Folders) -> None:
+    for name in ("c.mgz", "b.dcm", ".d.mgz", "picture.png", "notes.json"):
+        (folders[0] / name).write_bytes(b"x")
+    with refused(DataError, "score.format") as refusal:
+        evaluate(*folders)
+    assert refusal.problem.where == str(folders[0] / "c.mgz")
+    result = evaluate(*folders, allow_missing=True)
+    assert result.skipped == [{"id": "c", "code": "score.format", "reason": "volume in a format that is not scored"}]
+
+
+def test_a_scan_is_no_label_map(folders: Folders) -> None:
+    write(folders[1] / "a.nii.gz", np.arange(2000, dtype=np.int16).reshape(8, 10, 25))
+    write(folders[0] / "a.nii.gz", np.zeros((8, 10, 25), np.uint8))
+    with refused(DataError, "score.not-a-label-map") as refusal:
+        evaluate(*folders)
+    assert refusal.problem.found == "1999 values"
+
+
+def test_whole_numbers_that_no_integer_holds(folders: Folders) -> None:
+    for folder, value in zip(folders, (1e30, 2e30), strict=True):
+        write(folder / "a.nii.gz", cube(value=value, dtype=np.float64))
+    with refused(DataError, "score.not-whole", "score.not-whole"):
+        evaluate(*folders)
 
 
 def test_missing_cases_on_request(folders: Folders) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from kept_times import keeping_times
 from refusal import refused
 
@@ -188,3 +189,14 @@ def test_the_command_passes_on_what_is_ignored(predicted: Path, capfd: pytest.Ca
         command.evaluate(predicted / "out", predicted / "labels", ignore=ignore, json=True)
         found.append(json.loads(capfd.readouterr().out)["per_class"]["1"]["dice"]["mean"])
     assert found == pytest.approx([2 / 3, 1.0])
+
+
+@pytest.mark.parametrize("given", ["labels/a.nii.gz", "other/a.mha", "other"])
+def test_labels_are_a_file_or_in_another_format(predicted: Path, given: str) -> None:
+    (predicted / "other").mkdir()
+    label = SimpleITK.ReadImage(str(predicted / "labels" / "a.nii.gz"))
+    SimpleITK.WriteImage(label, str(predicted / "other" / "a.mha"))
+    _, kept = evaluate_on_record(predicted / "out", predicted / given)
+    content = json.loads(Path(str(kept)).read_text())
+    name = "labels/a.nii.gz" if given.endswith(".gz") else "other/a.mha"
+    assert content["scored"]["a"]["label"] == file_digest(predicted / name)

@@ -12,7 +12,7 @@ from pcl_auto.data.formats.suffixes import find_volume
 from pcl_auto.data.labels import foreground, has_regions, ignore_value
 from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.evaluation.metrics import Evaluation, evaluate
-from pcl_auto.inference.mask_record import RECORD, MaskRecord, model_of, read_record
+from pcl_auto.inference.mask_record import RECORD, MaskEntry, MaskRecord, model_of, read_record, recorded_sources
 from pcl_auto.method.label_maps import Classes
 from pcl_auto.workspace.files import file_digest, read_json, write_json
 from pcl_auto.workspace.shapes import LABELS, NAME
@@ -31,6 +31,8 @@ SHAPE = {
     "mean": {"dice": _VALUE, "hd95_mm": _VALUE},
     "per_class": {...: _MEANS},
     "cases": [{"id": NAME, "dice": {...: _VALUE}, "hd95_mm": {...: _VALUE}}],
+    "scored?": {...: {...: (str, None)}},
+    "scored_as?": {"classes": ({...: object}, None), "ignored": (int, None)},
 }
 
 
@@ -73,7 +75,14 @@ def evaluate_on_record(
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "predictions": str(predictions.resolve()),
         **settings,
-        "scored": {case: _digests(predictions / record.scans[case].mask, find_volume(labels, case)) for case in cases},
+        "scored_as": {"classes": classes, "ignored": ignored},
+        "scored": {
+            case: {
+                **_digests(predictions / record.scans[case].mask, find_volume(labels, case)),
+                "scan": _scan_digest(record.scans[case]),
+            }
+            for case in cases
+        },
         **evaluation.as_dict(),
     }
     try:
@@ -107,7 +116,27 @@ def masks_of_others(predictions: Path, cases: Sequence[str]) -> list[str]:
 
 def is_as_scored(scores: Mapping[str, Any], case: str, mask: Path, label: Path) -> bool:
     """Tell whether mask and label of a case are still those that were scored; scores of version 0.2 do not say."""
-    return case not in scores.get("scored", {}) or scores["scored"][case] == _digests(mask, label)
+    scored = scores.get("scored", {}).get(case)
+    return scored is None or _digests(mask, label).items() <= scored.items()
+
+
+def differ_in_input(scores: Mapping[str, Any], other: Mapping[str, Any], case: str) -> list[str]:
+    """List of ``label`` and ``scan`` what two evaluations of a case were not made of alike, by the digests of both.
+
+    What one of them does not know, as scores of version 0.2, is taken to be the same.
+    """
+    own, theirs = (each.get("scored", {}).get(case, {}) for each in (scores, other))
+    return [key for key in ("label", "scan") if own.get(key) and theirs.get(key) and own[key] != theirs[key]]
+
+
+def _scan_digest(entry: MaskEntry) -> str | None:
+    """Return one value for the files that a mask was made from; None where they are no longer as they were then."""
+    try:
+        recorded_sources(entry)
+        digests = [file_digest(Path(path)) for files in entry.files for path, *_ in files]
+    except (StateError, OSError):
+        return None
+    return hashlib.sha256("-".join(digests).encode()).hexdigest()
 
 
 def _digests(mask: Path, label: Path) -> dict[str, str]:

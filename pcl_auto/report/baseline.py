@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.errors import StateError
-from pcl_auto.evaluation.scores import SCORES, SHAPE
+from pcl_auto.errors import StateError, format_names
+from pcl_auto.evaluation.scores import SCORES, SHAPE, differ_in_input
 from pcl_auto.evaluation.statistics import mean, paired_differences
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders, schedule_of
@@ -29,7 +29,7 @@ class BaselineComparison:
 
     ``sentence``: both in plain words, or what is missing. ``command``: makes what is missing. ``scores``: the run's
     evaluation that counts, as in ``scores_file``. ``baseline``: its model folder. ``baseline_scores``: its evaluation
-    on the same labels, if there is one.
+    of the same cases, scans and labels, if there is one.
     """
 
     sentence: str
@@ -42,11 +42,13 @@ class BaselineComparison:
 
 def find_baseline(run: RunFacts) -> Path | None:
     """Find the model folder of the finished supervised run with the split, seed, steps and patches of ``run``."""
-    wanted = _terms(run.identity, steps_of(run))
+    wanted, content = _terms(run.identity, steps_of(run)), run.identity.get("input_content")
     for record in sorted(run.folder.parent.parent.glob(f"{SUPERVISED_TRAINER}__*/{run.folder.name}/{RECORD}")):
         with suppress(StateError, KeyError, TypeError):  # a damaged one is no baseline; `pclauto status` names it
             identity = read_record(record.parent)["identity"]
-            if has_manifest(record.parent) and _terms(identity, _own_steps(identity)) == wanted:
+            # Runs of version 0.2 know size and time of what they learned from alone.
+            same_content = None in (content, theirs := identity.get("input_content")) or content == theirs
+            if has_manifest(record.parent) and same_content and _terms(identity, _own_steps(identity)) == wanted:
                 return record.parent.parent
     return None
 
@@ -85,15 +87,22 @@ def compare_to_baseline(run: RunFacts, workspace: Workspace) -> BaselineComparis
     if baseline is None:
         sentence = "There is no supervised baseline of this split, length and seed to compare this run with."
         return BaselineComparison(sentence, _baseline_command(run, workspace), *last)
-    for scores, file in reversed(own):
-        for other, _ in reversed(_evaluations(baseline)):
-            sentence = _beside(scores, other)
-            if sentence:
-                return BaselineComparison(sentence, None, scores, file, baseline, other)
+    # Of several the newest, and one with cases to compare rather than one without.
+    pairs = [
+        _Pair.of(scores, other, file)
+        for scores, file in reversed(own)
+        for other, _ in reversed(_evaluations(baseline))
+        if _are_alike(scores, other)
+    ]
+    for pair in sorted(pairs, key=lambda each: not each.cases):
+        if pair.cases or pair.outdated:
+            command = pair.command(run.folder.parent, baseline)
+            whole = pair.other if pair.is_whole else None
+            return BaselineComparison(pair.sentence(), command, pair.scores, pair.file, baseline, whole)
     missing, model = ("the baseline on the same labels", baseline) if own else ("this run", run.folder.parent)
     return BaselineComparison(
         f"A supervised baseline was trained, but {missing} has not been evaluated: there is nothing to compare.",
-        f"pclauto predict SCANS -o OUT --model {shlex.quote(str(model))} && pclauto evaluate OUT LABELS",
+        _evaluation_command(model),
         *last,
         baseline,
     )
@@ -110,23 +119,77 @@ def damaged_evaluations(model: Path) -> list[Path]:
     return [file for file in sorted(model.glob(f"{SCORES}/*.json")) if read_kept(file, SHAPE) is None]
 
 
-def _beside(scores: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Set two evaluations beside each other, on their common cases.
+def _are_alike(scores: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two evaluations are by the same labels, of one way of predicting, and scored in one way."""
+    same = all(scores.get(key) == other.get(key) for key in ("labels", "mirroring"))
+    # Scores of version 0.2 do not say how they were made.
+    return same and scores.get("scored_as", other.get("scored_as")) == other.get("scored_as", scores.get("scored_as"))
 
-    Empty if there are none, or if the evaluations differ in their labels or in their way of predicting.
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two evaluations beside each other: ``cases`` that can be compared, and those that cannot.
+
+    ``outdated``: cases that both have, but of which label or scan was another one. ``is_whole``: no evaluation has a
+    case that is not compared.
     """
-    if any(scores.get(key) != other.get(key) for key in ("labels", "mirroring")):
-        return ""
-    own, alone = case_dice(scores), case_dice(other)
-    cases = paired_differences({0: own}, {0: alone}).get(0, {})
-    if not cases:
-        return ""
-    here, there = mean(own[case] for case in cases), mean(alone[case] for case in cases)
-    number = "1 test case" if len(cases) == 1 else f"{len(cases)} test cases"
-    return (
-        f"Dice {here:.3f} here against {there:.3f} of nnU-Net alone on the same labels ({number}): "
-        "one draw of labeled cases, no verdict. pclauto benchmark compares over several draws."
-    )
+
+    scores: dict[str, Any]
+    other: dict[str, Any]
+    file: Path
+    cases: tuple[str, ...]
+    outdated: dict[str, list[str]]
+    is_whole: bool
+
+    @classmethod
+    def of(cls, scores: dict[str, Any], other: dict[str, Any], file: Path) -> _Pair:
+        """Pair two evaluations; ``file`` is that of ``scores``."""
+        own, alone = case_dice(scores), case_dice(other)
+        outdated = {case: found for case in own.keys() & alone if (found := differ_in_input(scores, other, case))}
+        paired = paired_differences({0: own}, {0: alone}).get(0, {})
+        whole = own.keys() == alone.keys() and not outdated
+        return cls(scores, other, file, tuple(case for case in paired if case not in outdated), outdated, whole)
+
+    def sentence(self) -> str:
+        """Say what the comparison is, and what is not compared."""
+        parts = []
+        if self.cases:
+            here, there = (mean(case_dice(each)[case] for case in self.cases) for each in (self.scores, self.other))
+            parts.append(
+                f"Dice {here:.3f} here against {there:.3f} of nnU-Net alone on the same labels "
+                f"({_count(len(self.cases))}): one draw of labeled cases, no verdict. "
+                "pclauto benchmark compares over several draws."
+            )
+        if self.outdated:
+            files = " and ".join(sorted({f"{key}s" for found in self.outdated.values() for key in found}))
+            which = "this run" if self._is_own_older() else "the baseline"
+            parts.append(
+                f"Not compared: {format_names(sorted(self.outdated))}. The {files} of "
+                f"{_count(len(self.outdated))} were changed between the two evaluations; the older one, of {which}, "
+                "must be made again."
+            )
+        return " ".join(parts)
+
+    def command(self, model: Path, baseline: Path) -> str | None:
+        """Return the command that makes the older evaluation again; None where neither is out of date."""
+        if not self.outdated:
+            return None
+        older, its_model = (self.scores, model) if self._is_own_older() else (self.other, baseline)
+        masks, labels = Path(older["predictions"]), older["labels"]
+        if any("scan" in found for found in self.outdated.values()) or not masks.is_dir():
+            return _evaluation_command(its_model, shlex.quote(labels))
+        return shlex.join(["pclauto", "evaluate", str(masks), labels])
+
+    def _is_own_older(self) -> bool:
+        return bool(self.scores["time"] <= self.other["time"])
+
+
+def _count(cases: int) -> str:
+    return "1 test case" if cases == 1 else f"{cases} test cases"
+
+
+def _evaluation_command(model: Path, labels: str = "LABELS") -> str:
+    return f"pclauto predict SCANS -o OUT --model {shlex.quote(str(model))} && pclauto evaluate OUT {labels}"
 
 
 def case_dice(scores: Mapping[str, Any]) -> dict[str, float]:

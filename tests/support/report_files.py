@@ -80,13 +80,16 @@ def write_run(
     return model
 
 
-def write_scores(model: Path, dice: dict[str, float], *, labels: str = "labelsTs", mirroring: bool = True) -> None:
+def write_scores(
+    model: Path, dice: dict[str, float], *, labels: str = "labelsTs", mirroring: bool = True, **more: Any
+) -> None:
     """Put an evaluation with these Dice scores by case on record with a model."""
     content = {
         "time": "2026-01-01", "predictions": "gone", "labels": labels, "mirroring": mirroring,
         "mean": {"dice": sum(dice.values()) / len(dice), "hd95_mm": None},
         "per_class": {"1": {"dice": {"mean": 0.4321}, "hd95_mm": {"mean": None}}},
         "cases": [{"id": case, "dice": {"1": value}, "hd95_mm": {"1": None}} for case, value in dice.items()],
+        **more,
     }  # fmt: skip
     (model / "evaluations").mkdir(exist_ok=True)
     (model / "evaluations" / f"{labels}_{mirroring}.json").write_text(json.dumps(content))

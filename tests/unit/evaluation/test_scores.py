@@ -15,7 +15,7 @@ from refusal import refused
 
 from pcl_auto.cli.commands import evaluate as command
 from pcl_auto.errors import StateError
-from pcl_auto.evaluation.scores import SCORES, evaluate_on_record, is_as_scored, masks_of_others
+from pcl_auto.evaluation.scores import SCORES, differ_in_input, evaluate_on_record, is_as_scored, masks_of_others
 from pcl_auto.inference.mask_record import RECORD
 from pcl_auto.report.scans import evaluated_panels
 from pcl_auto.workspace.files import file_digest
@@ -135,6 +135,29 @@ def test_f73_masks_of_version_02_are_known_by_their_time(predicted: Path) -> Non
     assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is not None
     os.utime(predicted / "out" / "a.nii.gz", ns=(2**62, 2**62))
     assert evaluate_on_record(predicted / "out", predicted / "labels")[1] is None
+
+
+def test_f73_scores_know_label_and_scan_that_they_are_of(predicted: Path) -> None:
+    def scores() -> dict[str, Any]:
+        kept = evaluate_on_record(predicted / "out", predicted / "labels")[1]
+        return dict(json.loads(Path(str(kept)).read_text()))
+
+    unknown = scores()
+    assert unknown["scored"]["a"]["scan"] is None  # it is gone
+    assert unknown["scored_as"] == {"classes": None, "ignored": None}
+    scan, found = predicted / "scan.nii.gz", []
+    for content in (b"one", b"two"):
+        scan.write_bytes(content)
+        record = json.loads((predicted / "out" / RECORD).read_text())
+        record["scans"]["a"]["files"] = [[[str(scan), scan.stat().st_size, scan.stat().st_mtime_ns]]]
+        (predicted / "out" / RECORD).write_text(json.dumps(record))
+        found.append(scores())
+    keeping_times(predicted / "labels" / "a.nii.gz", lambda file: file.write_bytes(file.read_bytes() + b"\0"))
+    found.append(scores())
+    assert differ_in_input(found[0], found[1], "a") == ["scan"]
+    assert differ_in_input(found[1], found[2], "a") == ["label"]
+    assert differ_in_input(found[0], found[0], "a") == differ_in_input(found[0], {}, "a") == []
+    assert differ_in_input(unknown, found[0], "a") == []
 
 
 @pytest.mark.parametrize("lacking", ["plans.json", "dataset.json", "fold_all/run.json"])

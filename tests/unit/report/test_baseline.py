@@ -29,15 +29,22 @@ def test_without_a_baseline_the_page_says_so_and_how_to_get_one(tmp_path: Path) 
     [
         {"seed": 1},
         {"input": "another"},
+        {"input_content": "another"},
         {"configuration": "2d"},
         {"recipe_values": {**RECIPE, "schedule": {**RECIPE["schedule"], "steps_per_epoch": 3}}},
         {"recipe_values": {**RECIPE, "batch": {**RECIPE["batch"], "patches": 8}}},
     ],
 )
 def test_a_run_on_other_terms_is_no_baseline(tmp_path: Path, other: dict[str, Any]) -> None:
-    run = read_run(write_run(tmp_path) / "fold_all")
-    write_run(tmp_path, trainer=SUPERVISED_TRAINER, **other)
+    run = read_run(write_run(tmp_path, input_content="one") / "fold_all")
+    write_run(tmp_path, trainer=SUPERVISED_TRAINER, **{"input_content": "one", **other})
     assert find_baseline(run) is None
+
+
+def test_a_baseline_of_version_02_does_not_know_the_content_of_its_input(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path, input_content="one") / "fold_all")
+    baseline = write_run(tmp_path, trainer=SUPERVISED_TRAINER)
+    assert find_baseline(run) == baseline
 
 
 def test_a_baseline_may_divide_the_same_steps_in_another_way(tmp_path: Path) -> None:
@@ -59,7 +66,59 @@ def test_a_run_is_set_beside_its_baseline_without_a_verdict(tmp_path: Path, gain
     assert "one draw of labeled cases, no verdict" in found.sentence
     assert "helped" not in found.sentence
     assert found.baseline == baseline
-    assert found.baseline_scores is not None
+    # The means of the table would be of different cases.
+    assert found.baseline_scores is None
+
+
+def test_the_table_has_the_baseline_beside_it_where_both_are_of_the_same_cases(tmp_path: Path) -> None:
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED_TRAINER)
+    write_scores(baseline, {"a": 0.5, "b": 0.4})
+    write_scores(model, {"a": 0.6, "b": 0.7})
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert (found.baseline_scores is not None, found.command) == (True, None)
+
+
+def scored(case: str, label: str, scan: str | None = "scan") -> dict[str, dict[str, str | None]]:
+    return {case: {"mask": "m", "label": label, "scan": scan}}
+
+
+@pytest.mark.parametrize("now", [scored("b", "new"), scored("b", "old", "another scan")])
+def test_f73_cases_whose_label_or_scan_was_another_one_are_not_compared(tmp_path: Path, now: dict[str, Any]) -> None:
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED_TRAINER)
+    write_scores(model, {"a": 0.6, "b": 0.1}, scored={**scored("a", "x"), **scored("b", "old")})
+    write_scores(baseline, {"a": 0.5, "b": 0.9}, time="2026-01-02", scored={**scored("a", "x"), **now})
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert "Dice 0.600 here against 0.500 of nnU-Net alone on the same labels (1 test case)" in found.sentence
+    assert "Not compared: b" in found.sentence
+    assert "the older one, of this run," in found.sentence
+    assert f"--model {model}" in str(found.command)  # its masks are gone
+    assert found.baseline_scores is None
+
+
+def test_f73_where_every_label_was_another_one_there_is_no_comparison(tmp_path: Path) -> None:
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED_TRAINER)
+    masks = tmp_path / "masks of it"
+    masks.mkdir()
+    write_scores(model, {"a": 0.6}, time="2026-01-03", scored=scored("a", "new"))
+    write_scores(baseline, {"a": 0.5}, predictions=str(masks), scored=scored("a", "old"))
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert "Dice" not in found.sentence
+    assert "the older one, of the baseline," in found.sentence
+    assert found.command == f"pclauto evaluate '{masks}' labelsTs"
+    # Scores of version 0.2 do not know, and neither does one whose scan was moved.
+    known: list[dict[str, Any]] = [{}, {"scored": scored("a", "new", None)}]
+    for unknown in known:
+        write_scores(baseline, {"a": 0.5}, **unknown)
+        assert compare_to_baseline(read_run(model / "fold_all"), WORKSPACE).baseline_scores is not None
+
+
+def test_f73_scores_of_other_classes_or_without_ignored_voxels_are_not_compared(tmp_path: Path) -> None:
+    model, baseline = write_run(tmp_path), write_run(tmp_path, trainer=SUPERVISED_TRAINER)
+    write_scores(model, {"a": 0.6}, scored_as={"classes": None, "ignored": 3})
+    write_scores(baseline, {"a": 0.5}, scored_as={"classes": None, "ignored": None})
+    assert "Dice" not in compare_to_baseline(read_run(model / "fold_all"), WORKSPACE).sentence
+    write_scores(baseline, {"a": 0.5}, scored_as={"classes": None, "ignored": 3})
+    assert "Dice" in compare_to_baseline(read_run(model / "fold_all"), WORKSPACE).sentence
 
 
 def test_scores_on_other_labels_or_predicted_otherwise_are_not_compared(tmp_path: Path) -> None:

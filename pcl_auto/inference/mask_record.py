@@ -5,10 +5,11 @@ The file lies where anybody can put one: nothing in it is believed before it was
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.data.formats.volume import Source
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.workspace.files import finite, read_json, write_json
+from pcl_auto.workspace.files import file_digest, finite, read_json, write_json
 from pcl_auto.workspace.run_record import FINAL, finished_folds
 from pcl_auto.workspace.run_record import RECORD as RUN_RECORD
 
@@ -36,16 +37,44 @@ _FOLD = re.compile(rf"fold_[^/]*/{re.escape(FINAL)}")
 class MadeBy:
     """The model that makes masks, as it is now, and how it predicts.
 
-    ``checkpoints``: see :func:`checkpoint_states`. ``mirroring`` is None in records that do not say.
+    ``checkpoints``: size, time and SHA-256 of those of the finished folds, by their paths in the model's folder.
+    ``mirroring`` is None in records that do not say. ``settings``: SHA-256 of plans.json and dataset.json together.
+    Records of version 0.2 and before lack the digests.
     """
 
     model: str
-    checkpoints: Mapping[str, list[int]]
+    checkpoints: Mapping[str, list[Any]]
     mirroring: bool | None
+    settings: str | None = None
+
+    @classmethod
+    def of(cls, model: Path, *, mirroring: bool | None) -> MadeBy:
+        """Return a model as it is now."""
+        checkpoints = {
+            f"{file.parent.name}/{file.name}": [file.stat().st_size, file.stat().st_mtime_ns, file_digest(file)]
+            for file in finished_folds(model)
+        }
+        files = [file for file in (model / "plans.json", model / "dataset.json") if file.is_file()]
+        digests = "".join(map(file_digest, files))
+        return cls(str(model), checkpoints, mirroring, hashlib.sha256(digests.encode()).hexdigest())
+
+    def is_still(self, now: MadeBy) -> bool:
+        """Tell whether a model on record is the one that there is ``now``, by its bytes if the record has digests."""
+        if (self.model, self.mirroring, self.checkpoints.keys()) != (now.model, now.mirroring, now.checkpoints.keys()):
+            return False
+        if None not in (self.settings, now.settings) and self.settings != now.settings:
+            return False
+        for name, (size, mtime_ns, *digest) in self.checkpoints.items():
+            size_now, mtime_ns_now, *digest_now = now.checkpoints[name]
+            unlike = digest != digest_now if digest and digest_now else mtime_ns != mtime_ns_now
+            if size != size_now or unlike:
+                return False
+        return True
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as the record has them."""
-        return {"model": self.model, "checkpoints": dict(self.checkpoints), "mirroring": self.mirroring}
+        settings = {} if self.settings is None else {"settings": self.settings}
+        return {"model": self.model, "checkpoints": dict(self.checkpoints), "mirroring": self.mirroring, **settings}
 
 
 @dataclass(frozen=True)
@@ -53,7 +82,8 @@ class MaskEntry:
     """A mask on record: its file, its SHA-256, the files of its scan, and what is known of it.
 
     ``sha256`` is None in records of version 0.2 and before, and so is ``beside``: the SHA-256 of its picture and DICOM
-    SEG, by name. ``facts``: volumes_ml, quality, slabs.
+    SEG, by name. ``files``: of every volume, each with its path, size, two times and SHA-256 (:func:`is_same_file`).
+    ``facts``: volumes_ml, quality, slabs.
     """
 
     mask: str
@@ -121,15 +151,22 @@ def read_record(folder: Path) -> MaskRecord | None:
     return MaskRecord(made_by, scans, old)
 
 
-def checkpoint_states(model: Path) -> dict[str, list[int]]:
-    """Return size and time of the checkpoints of a model's finished folds, by their paths in its folder."""
-    return {f"{file.parent.name}/{file.name}": file_state(file) for file in finished_folds(model)}
-
-
 def file_state(file: Path) -> list[int]:
-    """Return size and time of a file."""
+    """Return size and times of a file: of its bytes, and of its name and rights too."""
     found = file.stat()
-    return [found.st_size, found.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def is_same_file(file: Path, recorded: Sequence[Any]) -> bool:
+    """Tell whether a file has the bytes on record: nothing has touched it since, or it has the SHA-256.
+
+    Records of version 0.2 and before have size and time alone.
+    """
+    (size, mtime_ns, *more), now = recorded, file_state(file)
+    if size != now[0] or not more:
+        return [size, mtime_ns] == now[:2]
+    ctime_ns, digest = more
+    return [size, mtime_ns, ctime_ns] == now or digest == file_digest(file)
 
 
 def model_of(made_by: MadeBy) -> Path | None:
@@ -139,7 +176,7 @@ def model_of(made_by: MadeBy) -> Path | None:
     """
     model = Path(made_by.model)
     there = model.is_absolute() and all((model / name).is_file() for name in ("plans.json", "dataset.json"))
-    if not there or not made_by.checkpoints or made_by.checkpoints != checkpoint_states(model):
+    if not there or not made_by.checkpoints or not made_by.is_still(MadeBy.of(model, mirroring=made_by.mirroring)):
         return None
     runs = {(model / name).parent for name in made_by.checkpoints}
     return model if all((run / RUN_RECORD).is_file() for run in runs) else None
@@ -148,7 +185,7 @@ def model_of(made_by: MadeBy) -> Path | None:
 def recorded_sources(entry: MaskEntry) -> list[Source]:
     """Return the volumes that a mask was made from, if they are as they were then.
 
-    A record may name any file: one that does not have the size and the time on record is not opened.
+    A record may name any file: one that does not have the bytes on record is not read as a scan.
 
     Raises:
         StateError: a file is gone, or is not the one that was segmented.
@@ -157,7 +194,7 @@ def recorded_sources(entry: MaskEntry) -> list[Source]:
     for files in entry.files:
         paths = tuple(Path(path) for path, *_ in files)
         for path, (_, *state) in zip(paths, files, strict=True):
-            if not path.is_absolute() or not path.is_file() or file_state(path) != state[:2]:
+            if not path.is_absolute() or not path.is_file() or not is_same_file(path, state):
                 fix = "put the scan back, or segment it again with `pclauto predict`"
                 raise StateError(
                     Problem("predict.scan-changed", "the scan is not the one that was segmented", str(path), fix)
@@ -186,8 +223,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_state(value: Any) -> bool:
-    return isinstance(value, list) and len(value) >= 2 and all(type(entry) is int for entry in value[:2])
+def _is_state(value: Any, numbers: int) -> bool:
+    """Tell whether a value is size and time; or so many ``numbers``, and a digest."""
+    if not isinstance(value, list) or len(value) not in (2, numbers + 1):
+        return False
+    return all(type(entry) is int for entry in value[:numbers]) and (len(value) == 2 or _is_digest(value[-1]))
 
 
 def _made_by(content: dict[str, Any]) -> MadeBy:
@@ -195,9 +235,11 @@ def _made_by(content: dict[str, Any]) -> MadeBy:
     mirroring = content.get("mirroring")
     _require(isinstance(model, str) and "\0" not in model, "model is no path")
     known = _dict(checkpoints, "checkpoints")
-    _require(all(_FOLD.fullmatch(name) and _is_state(state) for name, state in known.items()), "odd checkpoints")
+    _require(all(_FOLD.fullmatch(name) and _is_state(state, 2) for name, state in known.items()), "odd checkpoints")
     _require(mirroring is None or isinstance(mirroring, bool), "mirroring is neither true nor false")
-    return MadeBy(str(model), known, mirroring)
+    settings = content.get("settings")
+    _require(settings is None or _is_digest(settings), "settings is no digest")
+    return MadeBy(str(model), known, mirroring, settings)
 
 
 def _entry(case: str, value: Any, made_by: MadeBy) -> MaskEntry:
@@ -209,7 +251,7 @@ def _entry(case: str, value: Any, made_by: MadeBy) -> MaskEntry:
     sources: list[list[list[Any]]] = files or []
     named = [file for volume in sources for file in volume]
     _require(
-        all(isinstance(file, list) and file and isinstance(file[0], str) and _is_state(file[1:]) for file in named),
+        all(isinstance(file, list) and file and isinstance(file[0], str) and _is_state(file[1:], 3) for file in named),
         f"{case}: files",
     )
     _require(not any("\0" in file[0] for file in named), f"{case}: files")

@@ -27,6 +27,7 @@ from pcl_auto.inference.mask_record import (
     MaskEntry,
     MaskRecord,
     file_state,
+    is_same_file,
     read_record,
 )
 from pcl_auto.workspace.atomic import atomic_path
@@ -86,7 +87,7 @@ class MaskFolder:
                 be replaced that a person has changed.
         """
         entry, self._seen[scan.id] = self._entries.get(scan.id), _files(scan)
-        if scan.id in self._replaced or entry is None or entry.mask != name or entry.files != self._seen[scan.id]:
+        if scan.id in self._replaced or entry is None or entry.mask != name or not _is_of(entry, scan):
             self._refuse_others(scan.id)
             return None
         mask = self.folder / name
@@ -110,7 +111,8 @@ class MaskFolder:
                 Problem("data.changed-meanwhile", "scan changed while it was read", str(scan.files[0]), fix)
             )
         former = self._entries.get(scan.id) or self._old.get(scan.id)
-        made = MaskEntry(name, None, files, self.made_by, facts)
+        digested = [[[path, *state, file_digest(Path(path))] for path, *state in volume] for volume in files]
+        made = MaskEntry(name, None, digested, self.made_by, facts)
         with atomic_path(self.folder / name) as temporary:
             write(temporary)
             if former is not None:
@@ -159,8 +161,8 @@ class MaskFolder:
             for case in {**scans, **old}:
                 entry = self._there(case, scans.get(case), old.get(case))
                 if entry is not None:
-                    (self._entries if entry.made_by == self.made_by else self._old)[case] = entry
-        self._refuse_mixing(signed=record is not None and record.made_by == self.made_by)
+                    (self._entries if entry.made_by.is_still(self.made_by) else self._old)[case] = entry
+        self._refuse_mixing(signed=record is not None and record.made_by.is_still(self.made_by))
 
     def _signed(self, entry: MaskEntry) -> MaskEntry:
         """Give an entry of version 0.2 or before a digest: of the mask, unless it is younger than its record."""
@@ -195,7 +197,8 @@ class MaskFolder:
             if owner is None:
                 is_other, is_ours = not signed, False
             else:
-                is_other, is_ours = owner.made_by != self.made_by, self._is_written(owner) or not _is_whole(file)
+                is_other = not owner.made_by.is_still(self.made_by)
+                is_ours = self._is_written(owner) or not _is_whole(file)
             if is_other and not (is_ours and case in self._replaced):
                 mixed.append((file, owner))
                 can_replace &= is_ours and case in self._cases
@@ -261,15 +264,24 @@ def _of_others(
         mirroring = "with" if entry.made_by.mirroring else "without"
         code, difference = "predict.masks-mirrored-otherwise", f"of this model {mirroring} mirroring"
     else:
-        code, difference = "predict.masks-of-older-model", "of this model as it was before it was trained again"
+        difference = "of this model as it was before it was trained again or its settings changed"
+        code = "predict.masks-of-older-model"
     fix = "choose an empty folder with -o" + (", or replace all of its masks with --overwrite" if can_replace else "")
     found = f"{len(mixed)} ({file.name}, …) of {entry.made_by.model if entry else 'an unknown one'}"
     return Problem(code, f"the folder holds masks {difference}", str(folder), fix, made_by.model, found)
 
 
 def _files(scan: Scan) -> list[list[list[Any]]]:
-    """Return the files of a scan by volume, each with its size and time."""
+    """Return the files of a scan by volume, each with its size and times."""
     return [[[str(path.resolve()), *file_state(path)] for path in paths_of(source)] for source in scan.files]
+
+
+def _is_of(entry: MaskEntry, scan: Scan) -> bool:
+    """Tell whether a mask on record is of this scan, as it is now."""
+    now = [[str(path.resolve()) for path in paths_of(source)] for source in scan.files]
+    if [[path for path, *_ in volume] for volume in entry.files] != now:
+        return False
+    return all(is_same_file(Path(path), state) for volume in entry.files for path, *state in volume)
 
 
 def _is_whole(mask: Path) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
-from pcl_auto.inference.mask_record import DICOM_SEG, PREVIEW, MadeBy, checkpoint_states
+from pcl_auto.inference.mask_record import DICOM_SEG, PREVIEW, MadeBy
 from pcl_auto.inference.masks import MaskFolder
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.workspace.events import Listener
@@ -95,7 +95,7 @@ class PredictionJob:
             self.predictor = ModelPredictor(model, chosen, mirroring=mirroring)
             self.scans = _apart(inputs, list_scans(inputs, self.predictor.channels), output)
         self.outputs, self.model = outputs, model
-        made_by = MadeBy(str(model), checkpoint_states(model), mirroring)
+        made_by = MadeBy.of(model, mirroring=mirroring)
         self.masks = MaskFolder(output, made_by, [scan.id for scan in self.scans], overwrite=overwrite)
 
     def decide(self, scan: Scan, segment: Callable[[Scan, str], Outcome]) -> Prediction | Outcome:

@@ -15,7 +15,7 @@ from pcl_auto.data.formats.suffixes import find_volume
 from pcl_auto.data.formats.volume import read_volume
 from pcl_auto.errors import PclautoError
 from pcl_auto.evaluation.scores import is_as_scored
-from pcl_auto.inference.mask_record import MaskEntry, file_state, read_record, recorded_sources
+from pcl_auto.inference.mask_record import MaskEntry, is_same_file, read_record, recorded_sources
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
@@ -122,7 +122,7 @@ def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int,
 def _scored(case: str, masks: Path, labels: Path, scans: Mapping[str, MaskEntry], scores: Mapping[str, Any]) -> Volume:
     if not is_as_scored(scores, case, masks / scans[case].mask, find_volume(labels, case)):
         raise ValueError("mask or label is no longer the one that was scored")
-    if any(state != file_state(Path(path)) for files in scans[case].files for path, *state in files):
+    if not all(is_same_file(Path(path), state) for files in scans[case].files for path, *state in files):
         raise ValueError("the scan is no longer the one that was segmented")
     mask = read_volume(masks / scans[case].mask)
     image, _ = read_image(recorded_sources(scans[case]))

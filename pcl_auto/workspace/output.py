@@ -100,9 +100,9 @@ def refuse_input_folder(folder: Path, option: str = "-o", *, review: bool = Fals
     Raises:
         UsageError: it is such a folder, or lies in one; or it is no folder.
     """
-    real = folder.resolve()
+    real = Path(os.path.realpath(folder))  # of links in a loop too
     for place in (real, *real.parents):
-        if place.exists() and not place.is_dir():
+        if os.path.lexists(place) and not place.is_dir():
             fix = f"choose another folder with {option}"
             raise UsageError(Problem("output.no-folder", "a file is where a folder should be", str(place), fix))
         if kind := _kind(place, real.relative_to(place).parts, review=review, data=data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import re
 import resource
 import shutil
@@ -226,8 +227,13 @@ def as_resource_error(error: Exception) -> ResourceError | None:
     return ResourceError(replace(_REFUSED[error.errno], where=where, found=error.strerror or ""))
 
 
+_LOOP = "Symlink loop from"
+
+
 def as_refused_operation(error: Exception) -> ResourceError | None:
     """Return the refusal that an error of the system is, of whatever kind; None for one of the program."""
+    if isinstance(error, RuntimeError) and str(error).startswith(_LOOP):  # pathlib before Python 3.13
+        error = OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(error).removeprefix(_LOOP).strip(" '"))
     if not isinstance(error, OSError) or error.errno is None:
         return None
     where = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)

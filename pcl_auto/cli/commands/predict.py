@@ -66,8 +66,8 @@ def predict(
     each that end in _0000, _0001, … in the order of the model's channels.
 
     A scan that fails does not stop the others; they are listed at the end and
-    the exit code is 1, or where none succeeded and all failed alike, the code
-    of that failure (see `pclauto --help`).
+    the exit code is that of the failure, of several the lowest (see
+    `pclauto --help`).
     """
     from pcl_auto.data.formats.scans import refuse_missing
     from pcl_auto.inference.predict import Outputs

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_times import exchange, keeping_times
 from refusal import refused
 from toys import label_map, ramp, save
 
@@ -331,3 +332,45 @@ def test_scans_that_a_record_names_are_opened_while_they_are_what_was_segmented(
     for path in (str(secret), "secret", "/dev/zero", str(tmp_path), str(tmp_path / "none")):
         with refused(StateError, "predict.scan-changed"):
             recorded_sources(replace(record.scans["a"], files=[[[path, 1, 2]]]))
+
+
+def test_f73_masks_are_of_the_model_as_it_is_now(tmp_path: Path, scans: list[Scan]) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    weights = model / "fold_all" / "checkpoint_final.pth"
+    weights.parent.mkdir(parents=True)
+    for file in (weights, model / "plans.json", model / "dataset.json"):
+        file.write_text("first")
+    before = MadeBy.of(model, mirroring=True)
+    assert make(out, scans, before) == ["done", "done"]
+    os.utime(weights, ns=(1, 1))
+    assert make(out, scans, MadeBy.of(model, mirroring=True)) == ["kept", "kept"]
+    for file in (weights, model / "plans.json", model / "dataset.json"):
+        keeping_times(file, lambda file: file.write_text("other"))
+        with refused(StateError, "predict.masks-of-older-model"):
+            make(out, scans, MadeBy.of(model, mirroring=True))
+        file.write_text("first")
+    # Of version 0.2: sizes and times alone.
+    os.utime(weights, ns=(1, 1))
+    old = MadeBy(str(model), {"fold_all/checkpoint_final.pth": [5, 1]}, mirroring=True)
+    assert old.is_still(MadeBy.of(model, mirroring=True))
+    assert not replace(old, checkpoints={"fold_all/checkpoint_final.pth": [5, 2]}).is_still(before)
+
+
+def test_f70_scans_that_change_their_names_do_not_change_their_masks(tmp_path: Path) -> None:
+    first, second = (save(tmp_path / "scans" / f"{case}.nii", ramp() + (case == "b")) for case in "ab")
+    scans = [Scan(file.stem, (file,)) for file in (first, second)]
+    for file in (first, second):
+        os.utime(file, ns=(1, 1))
+    assert first.stat().st_size == second.stat().st_size
+    assert make(tmp_path / "out", scans) == ["done", "done"]
+    exchange(first, second)
+    with refused(StateError, "predict.mask-of-other-scan"):
+        make(tmp_path / "out", scans)
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    with refused(StateError, "predict.scan-changed"):
+        recorded_sources(record.scans["a"])
+    exchange(first, second)
+    os.utime(first, ns=(2, 2))
+    assert make(tmp_path / "out", scans) == ["kept", "kept"]
+    assert recorded_sources(record.scans["a"]) == [first]

@@ -62,7 +62,9 @@ def test_other_folders_are(root: Path, folder: str) -> None:
 
 
 def test_a_file_is_no_folder(root: Path) -> None:
-    for path in (root / "Task01_A" / "notes" / "x", root / "Task01_A" / "notes" / "x" / "masks"):
+    (root / "loop").symlink_to("loop")
+    file = root / "Task01_A" / "notes" / "x"
+    for path in (file, file / "masks", root / "loop", root / "loop" / "masks"):
         with refused(UsageError, "output.no-folder"):
             refuse_input_folder(path)
 

@@ -232,6 +232,10 @@ def test_any_other_refusal_of_the_system_is_one() -> None:
     assert told is not None
     (problem,) = told.problems
     assert (problem.code, problem.where, problem.found) == ("disk.refused", "a", "gone")
+    looped = as_refused_operation(RuntimeError("Symlink loop from '/a/b'"))
+    assert looped is not None
+    assert looped.problems[0].where == "/a/b"
+    assert as_refused_operation(RuntimeError("x")) is None
     assert as_refused_operation(OSError("no number")) is None
     assert as_refused_operation(ValueError("x")) is None
 

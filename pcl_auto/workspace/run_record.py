@@ -25,7 +25,7 @@ _LEDGERS = "pseudo_labels/*/ledger.csv"
 REVIEW, REVIEWS = "review", "reviews.json"
 
 
-_MANIFEST = {"outputs?": {...: {"bytes": int}}}
+_MANIFEST = {"outputs?": {...: {"bytes": int, "sha256": str}}}
 _NUMBERS = {...: (float, None)}
 # Of the record, see pcl_auto.workspace.shapes. What is not here has no part in what is read of a run.
 SHAPE = {
@@ -101,27 +101,35 @@ def has_manifest(run: Path) -> bool:
 
 
 def check_manifest(run: Path) -> None:
-    """Make sure that the files of a finished run are there.
+    """Make sure that the files of a finished run are there, as they were written.
 
     Raises:
-        StateError: files that are gone or of another size, all of them.
+        StateError: files that are gone or hold other bytes, all of them.
     """
     outputs: Mapping[str, Mapping[str, Any]] = read_json(run / RECORD, _MANIFEST)["outputs"]
-    sizes = {name: (run / name).stat().st_size if (run / name).is_file() else None for name in outputs}
     problems = [
         Problem(
             code="run.file-changed",
             what="file of a finished run is not as it was written",
             where=str(run / name),
-            expected=f"{outputs[name]['bytes']} bytes",
-            found="no file" if size is None else f"{size} bytes",
+            expected=f"{written['bytes']} bytes",
+            found=found,
             fix="restore the file, or train again with --restart",
         )
-        for name, size in sizes.items()
-        if size != outputs[name]["bytes"]
+        for name, written in outputs.items()
+        if (found := _change(run / name, written)) is not None
     ]
     if problems:
         raise StateError(problems)
+
+
+def _change(file: Path, written: Mapping[str, Any]) -> str | None:
+    """Return what a file is instead of what was written; None where it is that."""
+    if not file.is_file():
+        return "no file"
+    if (size := file.stat().st_size) != written["bytes"]:
+        return f"{size} bytes"
+    return None if file_digest(file) == written["sha256"] else "other bytes"
 
 
 def refuse_changes(

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from kept_times import keeping_times
 from refusal import refused
 
 from pcl_auto.errors import StateError
@@ -47,6 +48,14 @@ def test_files_that_are_gone_or_cut_are_all_named(run: Path) -> None:
         check_manifest(run)
     found = {Path(problem.where).name: problem.found for problem in refusal.problems}
     assert found == {"checkpoint_final.pth": "4 bytes", "plans.json": "no file"}
+
+
+def test_f70_other_bytes_of_the_same_size(run: Path) -> None:
+    write_manifest(run)
+    keeping_times(run / "checkpoint_final.pth", lambda file: file.write_text("Weights"))
+    with refused(StateError, "run.file-changed") as refusal:
+        check_manifest(run)
+    assert refusal.problem.found == "other bytes"
 
 
 def test_there_is_no_manifest_of_a_run_that_lacks_a_file(run: Path) -> None:

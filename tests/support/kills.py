@@ -95,9 +95,10 @@ def kill_at_points(stage: Stage, account: Account, place: Place, *, stride: int)
             code = stage.attempt(place, fault=f"{point}:{number}")
             if code == 0:
                 break
-            account.kills += 1
             if code != KILLED:
                 account.wrong.append(f"{stage.name}: ended with {code} at {point}:{number}: see {place.log}")
+                break
+            account.kills += 1
             stage.until_done(account, place)
             compare(stage, expected, account, f"after a kill at {point}:{number}")
 
@@ -183,7 +184,7 @@ def stages(place: Place) -> Iterator[Stage]:
     arms = ["--labeled", "2", "--draws", "1", "--arms", f"nnunet,{place.recipe}", "--base-recipe", str(place.recipe)]
     yield Stage(
         "benchmark", ["benchmark", *arms, *where, *on_cpu], restore, lambda: scores(place.work / "benchmarks"),
-        often=0.3,
+        pictures=True, often=0.1,
     )  # fmt: skip
     with serving(pack_task(place.task)) as server:
         target = place.folder / "downloaded"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pcl_auto.benchmark.study import Study
 from pcl_auto.benchmark.table import Row, Runs, as_csv, as_json, find_ceiling, make_rows
 from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.files import finite, write_json, write_text
+from pcl_auto.workspace.files import finite, printable, write_json, write_text
 
 # Dice that an axis spans at least, so that close values look close.
 MIN_SPAN = 0.1
@@ -68,7 +68,7 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
 
 def _plain(name: str) -> str:
     """Return a name that anyone may have chosen as matplotlib writes it: a dollar sign begins no formula."""
-    return name.replace("$", r"\$")
+    return printable(name).replace("$", r"\$")
 
 
 def _reach(row: Row) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +27,10 @@ _LIKE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 _PLAIN = ".nii.gz"
 # For what nnU-Net, ITK and highdicom print.
 NOWHERE = Path("/dev/null")
+# Of a file, in all file systems.
+_MAX_NAME_BYTES = 255
+# Resources that another scan may find sufficient.
+_OF_ONE_SCAN = {"memory.too-small", "disk.name-too-long"}
 # Headers hold about seven digits.
 _SPACING_TOLERANCE = 1e-3
 
@@ -104,18 +109,29 @@ class PredictionJob:
         Raises:
             DataError: the scan is damaged, or none at all.
             StateError: a mask of another scan has the name.
+            ResourceError: the name is too long for a file system, as where a mask's ending is longer than its scan's.
         """
         if scan.problem and scan.is_auxiliary:
             return Prediction(scan.id, None, "skipped", str(scan.problem), problems=(scan.problem,))
         if scan.problem:
             raise DataError(scan.problem)
         name = scan.id + (_LIKE.get(scan.suffix, _PLAIN) if self.outputs.keep_format else _PLAIN)
+        self._refuse_long(name, scan.id)
         kept = self.masks.kept(scan, name)
         if kept is not None:
             facts, problem = kept
             told: dict[str, Any] = {} if problem is None else {"error": str(problem), "problems": (problem,)}
             return Prediction(scan.id, str(self.masks.folder / name), "kept", **facts, **told)
         return segment(scan, name)
+
+    def _refuse_long(self, name: str, case: str) -> None:
+        """Refuse a mask's name, or that of what goes beside it, before the scan is segmented."""
+        beside = {PREVIEW: self.outputs.preview, DICOM_SEG: self.outputs.dicom_seg}
+        longest = max((name, *(case + ending for ending, wanted in beside.items() if wanted)), key=len)
+        if (length := len(os.fsencode(longest))) > _MAX_NAME_BYTES:
+            what, fix = "the name of an output would be too long", "give the scan a shorter name"
+            expected, where = f"at most {_MAX_NAME_BYTES} bytes", str(self.masks.folder / longest)
+            raise ResourceError(Problem("disk.name-too-long", what, where, fix, expected, str(length)))
 
     def segment(self, scan: Scan, name: str) -> Prediction:
         """Segment a scan and write its mask under ``name``."""
@@ -176,7 +192,7 @@ def attempt(scan: Scan, action: Callable[[Scan], Outcome]) -> Prediction | Outco
     try:
         return action(scan)
     except ResourceError as error:
-        if any(problem.code != "memory.too-small" for problem in error.problems):
+        if any(problem.code not in _OF_ONE_SCAN for problem in error.problems):
             raise
         return _failed(scan, error)
     except Exception as error:  # noqa: BLE001 (see above)

@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 
 from pcl_auto.data.planes import PLANES, find_structure, orient, to_patient
 from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.files import printable
 
 _WINDOW_PERCENT = (1.0, 99.0)
 _PICTURE_INCHES = 4.0
@@ -79,13 +80,13 @@ def draw(
 
 def _caption(figure: Figure, title: str, colors: Mapping[str, Sequence[float]]) -> None:
     # Anyone may have chosen the names: a dollar sign in them begins no formula.
-    figure.suptitle(title.replace("$", r"\$"), color="white", fontsize=11)
+    figure.suptitle(printable(title).replace("$", r"\$"), color="white", fontsize=11)
     shown = list(colors.items())[:_MAX_IN_LEGEND]
     if not shown:
         figure.supxlabel("nothing found", color="white", fontsize=9)
         return
     lines = [Line2D([], [], color=color) for _, color in shown]
-    names = [name.replace("$", r"\$") for name, _ in shown]
+    names = [printable(name).replace("$", r"\$") for name, _ in shown]
     if len(colors) > len(shown):
         lines.append(Line2D([], [], color="none"))
         names.append(f"and {len(colors) - len(shown)} more")

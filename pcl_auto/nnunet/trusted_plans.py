@@ -91,7 +91,8 @@ SPACING_MM = (1e-6, 1e6)
 INTENSITIES = ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality")
 MAX_INTENSITY = 1e30
 _OF_CT = ("mean", "std", "percentile_00_5", "percentile_99_5")
-_FILE_NAME = re.compile(r"(?!\.)[\w .+-]{1,200}")
+# Names of data sets and plans, which become parts of paths.
+FILE_NAME = re.compile(r"(?!\.)[\w .+-]{1,200}")
 
 # The whole numbers of a network: one for all stages, or one per stage, or one per stage and axis (the second group).
 _PER_STAGE = {
@@ -169,7 +170,7 @@ class _Findings:
         return fits or self.refuse(key, " | ".join(sorted(allowed)), value)
 
     def is_file_name(self, key: str, value: Any) -> bool:
-        fits = isinstance(value, str) and _FILE_NAME.fullmatch(value) is not None
+        fits = isinstance(value, str) and FILE_NAME.fullmatch(value) is not None
         return fits or self.refuse(key, "a plain name", value)
 
     def is_whole(self, key: str, value: Any, low: int, high: int) -> bool:
@@ -278,7 +279,7 @@ def _configuration(findings: _Findings, key: str, entry: Mapping[str, Any], conf
     median = entry.get("median_image_size_in_voxels", patch)
     findings.are_lengths(f"{key}.median_image_size_in_voxels", median, 1e-3, 1e9, axes)
     identifier = entry.get("data_identifier", "none")
-    if not isinstance(identifier, str) or not all(_FILE_NAME.fullmatch(part) for part in identifier.split("/")):
+    if not isinstance(identifier, str) or not all(FILE_NAME.fullmatch(part) for part in identifier.split("/")):
         findings.refuse(f"{key}.data_identifier", "a folder in that of the data set", identifier)
     for stage in ("previous_stage", "next_stage"):
         named = entry.get(stage)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.data.identity import Identity, identify
 from pcl_auto.errors import DataError, Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
+from pcl_auto.nnunet.trusted_plans import FILE_NAME
 from pcl_auto.planning.inputs import known_checks
 from pcl_auto.planning.moved import accept_moved, differing_at_a_glance, number_taken
 from pcl_auto.planning.one_planner import claim, hold_models, is_foreign, sole_planner
@@ -50,6 +52,8 @@ FIRST_FREE_ID = 500
 MIN_PATCH_VOXELS = 7
 # nnU-Net makes networks of one or two stages for tiny images; their deep supervision divides by zero.
 MIN_STAGES = 3
+# Letters of a name that had to be made plain: paths of models hold it together with much else.
+_MAX_NAME = 100
 ZYX = (2, 1, 0)
 _NEUTRAL_INTENSITIES = {
     "mean": 0.0, "median": 0.0, "std": 1.0, "min": 0.0, "max": 0.0, "percentile_99_5": 0.0, "percentile_00_5": 0.0,
@@ -82,10 +86,11 @@ def plan_task(
 
     Raises:
         DataError: the folder cannot be used; every problem of it is listed.
-        UsageError: settings that do not fit the data.
+        UsageError: settings that do not fit the data, or a workspace that cannot be one.
         ResourceError: the workspace cannot be written.
         LockedError: another process plans the data set, or trains on what would change.
     """
+    workspace.require_usable()
     task, problems = read_task(root, use_test_images=settings.use_test_images, follow_links=settings.follow_links)
     if task is None:
         raise DataError(problems)
@@ -169,7 +174,7 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     Raises:
         UsageError: another data set has that number or that folder.
     """
-    name = task.name.replace(" ", "_")
+    name = _plain_name(task)
     # Every data set that nnU-Net would find by number, ours or not.
     parents = [folder for folder in (workspace.raw, workspace.preprocessed, workspace.results) if folder.is_dir()]
     names = {path.name for parent in parents for path in parent.iterdir() if DATASET_NAME.fullmatch(path.name)}
@@ -194,6 +199,14 @@ def dataset_folder(task: Task, workspace: Workspace, dataset_id: int | None) -> 
     if read_from != task.root and (found := differing_at_a_glance(read_plan(taken), task)):
         raise UsageError(number_taken(taken, folder.name, task, f"{taken.name} made from {read_from}: {found}"))
     return folder
+
+
+def _plain_name(task: Task) -> str:
+    """Return the name of a data set in that of nnU-Net's folder, whatever letters its own folder's has."""
+    name = task.name.replace(" ", "_")
+    if FILE_NAME.fullmatch(f"Dataset{task.number or FIRST_FREE_ID:03d}_{name}"):
+        return name
+    return re.sub(r"[^A-Za-z0-9+-]+", "_", name).strip("_")[:_MAX_NAME].strip("_") or "data"
 
 
 def _check(

@@ -36,6 +36,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
+def is_utf8(path: Path) -> bool:
+    """Tell whether a path is UTF-8 text for the file system too: libraries in C and C++ hand on no other one."""
+    try:
+        return str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def json_text(value: Any, **options: Any) -> str:
     """Return ``value`` as JSON that is readable in every language; ``options`` are those of json.dumps."""
     text = json.dumps(value, ensure_ascii=False, **options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.files import is_utf8, read_json, write_json
 from pcl_auto.workspace.lock import sole_writer
 
 DEFAULT_FOLDER = "pclauto_work"
@@ -116,9 +116,13 @@ class Workspace:
 
     @classmethod
     def find(cls, root: Path | None, environment: Mapping[str, str] = os.environ) -> Workspace:
-        """Return the workspace at ``root``, else that of the user's nnU-Net variables, else ``./pclauto_work``."""
+        """Return the workspace at ``root``, else that of the user's nnU-Net variables, else ``./pclauto_work``.
+
+        Raises:
+            UsageError: a path that was chosen is not UTF-8; that of the default is refused where it is needed.
+        """
         if root is not None:
-            return cls.at(root, f"{_OPTION} {shlex.quote(str(root))}")
+            return cls.at(root, f"{_OPTION} {shlex.quote(str(root))}").require_usable()
         raw, preprocessed, results = (environment.get(name) for name in _VARIABLES)
         if preprocessed and results:
             return cls(
@@ -126,15 +130,32 @@ class Workspace:
                 Path(preprocessed).expanduser().resolve(),
                 Path(results).expanduser().resolve(),
                 "nnUNet_preprocessed and nnUNet_results of this shell",
-            )
+            ).require_usable()
         return cls.at(Path(DEFAULT_FOLDER), f"./{DEFAULT_FOLDER}")
+
+    def require_usable(self) -> Workspace:
+        """Refuse paths that nnU-Net and blosc2 cannot take; return the workspace.
+
+        Raises:
+            UsageError: one is not UTF-8.
+        """
+        for folder in (self.raw, self.preprocessed, self.results):
+            if not is_utf8(folder):
+                what, fix = (
+                    "workspace has a path that is not UTF-8",
+                    "rename the folder, or choose one with --workspace",
+                )
+                raise UsageError(Problem("output.not-utf8", what, str(folder), fix))
+        return self
 
     def activate(self) -> None:
         """Set nnU-Net's variables in this process (and its children), and make the folders.
 
         Raises:
+            UsageError: see :meth:`require_usable`.
             ResourceError: a folder cannot be made or written.
         """
+        self.require_usable()
         for name, folder in zip(_VARIABLES, (self.raw, self.preprocessed, self.results), strict=True):
             try:
                 folder.mkdir(parents=True, exist_ok=True)

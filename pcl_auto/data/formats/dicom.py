@@ -15,6 +15,7 @@ import SimpleITK
 
 from pcl_auto.data.formats.dicom_pixels import claims_too_much, holds_voxels
 from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
+from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.errors import Problem, format_names
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -199,11 +200,12 @@ def _damaged(code: str, what: str, where: object, files: Sequence[Path]) -> Prob
 def _read_header(file: Path) -> _Slice | None:
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
     try:
         if claims_too_much(file):
             return None
-        reader.ReadImageInformation()
+        with paths_for_itk([file]) as (name,):
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
     except (OSError, RuntimeError):
         return None
     tags = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}

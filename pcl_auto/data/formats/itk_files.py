@@ -8,6 +8,7 @@ from pathlib import Path
 
 import SimpleITK
 
+from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.data.formats.metaimage import parse_metaimage
 from pcl_auto.data.formats.nrrd import parse_nrrd
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
@@ -29,9 +30,10 @@ def read_by_itk(path: Path) -> SimpleITK.Image:
     """
     header = require_sound(path)
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
     reader.SetImageIO(_READERS[split_suffix(path.name)[1]])
-    image = reader.Execute()
+    with paths_for_itk([path], header.data_files) as (name,):
+        reader.SetFileName(name)
+        image = reader.Execute()
     header.refuse_other_reading(image)
     return image
 

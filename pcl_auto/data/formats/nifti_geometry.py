@@ -13,6 +13,7 @@ import numpy.typing as npt
 import SimpleITK
 
 from pcl_auto.data.formats.grid import Geometry
+from pcl_auto.data.formats.itk_paths import require_plain_temporary
 from pcl_auto.errors import Problem
 
 # Of a NIfTI-1 header.
@@ -46,7 +47,7 @@ def read_geometry(fields: Any, where: str) -> Geometry | Problem:
     with tempfile.NamedTemporaryFile(suffix=".nii") as file:
         file.write(header_at(fields, (2, 2, 2), np.uint8).binaryblock + bytes(_OFFSET - nib.Nifti1Header.sizeof_hdr))
         file.flush()
-        reader.SetFileName(file.name)
+        reader.SetFileName(str(require_plain_temporary(Path(file.name))))
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:

@@ -13,6 +13,7 @@ import SimpleITK
 from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.grid import Geometry, Grid
 from pcl_auto.data.formats.itk_files import read_by_itk
+from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.data.formats.nifti_bytes import read_nifti
 from pcl_auto.data.formats.nifti_header import Header, Mend
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
@@ -112,7 +113,8 @@ def _read_series(series: Series) -> SimpleITK.Image:
         refuse_irregular(file, DataError)
     reader = SimpleITK.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(file) for file in series.files])
     # The first slice would choose a type for all of them; each has a scale of its own.
     reader.SetOutputPixelType(SimpleITK.sitkFloat32)
-    return reader.Execute()
+    with paths_for_itk(series.files) as names:
+        reader.SetFileNames(names)
+        return reader.Execute()

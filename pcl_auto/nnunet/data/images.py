@@ -10,6 +10,7 @@ import numpy as np
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from pcl_auto.data.formats.grid import CHANNEL_TOLERANCE_VOXELS, difference_of
+from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.data.formats.nifti_geometry import header_at, write_nifti
 from pcl_auto.data.formats.nifti_header import decode
 from pcl_auto.data.formats.suffixes import NIFTI_SUFFIXES, split_suffix
@@ -88,4 +89,7 @@ def write_mask(mask: np.ndarray, file: Path, properties: Properties) -> None:
         voxels = mask.T
         write_nifti(file, voxels, header_at(decode(properties[_HEADER]), voxels.shape, mask.dtype))
     else:
-        SimpleITKIO().write_seg(mask, str(file), properties)
+        # What the system refuses, as a name that is too long, it says itself; ITK would not say why.
+        file.touch()
+        with paths_for_itk([file]) as (name,):
+            SimpleITKIO().write_seg(mask, name, properties)

@@ -126,8 +126,8 @@ def test_f95_scans_and_outputs_of_such_names(latin: Path, model: Path) -> None:
 def test_f95_the_terminal_names_them(latin: Path, model: Path, locale: dict[str, str]) -> None:
     (latin / "empty.mha").touch()
     metaimage(latin / "a.mha", data=VOXELS.tobytes())
-    arguments = ["predict", latin, "-o", latin / "out", "--model", model, "--device", "cpu", "--no-quality"]
-    command = [sys.executable, "-m", "pcl_auto", *map(os.fsencode, arguments)]
+    options = ["-o", str(latin / "out"), "--model", str(model), "--device", "cpu", "--no-quality"]
+    command = [os.fsencode(word) for word in (sys.executable, "-m", "pcl_auto", "predict", str(latin), *options)]
     ended = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, check=False, timeout=300)
     assert ended.returncode == 3, ended.stderr
     assert b"1 of 2 masks in" in ended.stderr

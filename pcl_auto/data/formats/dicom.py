@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from pcl_auto.data.formats.dicom_pixels import claims_too_much, holds_voxels
+from pcl_auto.data.formats.dicom_pixels import claims_too_much, holds_voxels, what_is_not_read
 from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
 from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.errors import Problem, format_names
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _PREAMBLE = 128
+_SERIES_UID = "0020|000e"
 # The file's kind (MediaStorageSOPClassUID) as it stands in every file's first group.
 _KIND = re.compile(rb"\x02\x00\x02\x00UI..([\d.]+)", re.DOTALL)
 # Directories, reports, structure sets, presentation states, documents: they lie beside scans and hold no voxels.
@@ -32,6 +33,12 @@ _ORIENTATION_TOLERANCE = 1e-3
 # How far what ITK makes of a header may be from what stands there, in mm or as a share: the rounding of float32.
 _ITK_ROUNDING = 1e-4
 _EXPORT_AGAIN = "export the whole series again"
+_CONVERT = "convert it to NIfTI, for example with dcm2niix"
+# What slices of one series have in common, in space and by the standard.
+_IN_COMMON = {
+    "PatientID": "0010|0020", "PatientName": "0010|0010", "StudyInstanceUID": "0020|000d",
+    "FrameOfReferenceUID": "0020|0052", "Modality": "0008|0060", "SeriesNumber": "0020|0011",
+}  # fmt: skip
 # The longest description in DICOM is 64.
 _MAX_NAME = 100
 
@@ -66,12 +73,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Slice:
-    """The header of a slice, and in ``read_as`` the geometry that ITK makes of it: see :meth:`is_read_as_written`."""
+    """The header of a slice.
+
+    ``read_as`` is the geometry that ITK makes of it: see :meth:`is_read_as_written`; ``not_read`` is from
+    :func:`what_is_not_read`.
+    """
 
     file: Path
     tags: dict[str, str]
     components: int
     read_as: tuple[float, ...]
+    not_read: str
 
     def text(self, tag: str) -> str:
         return self.tags.get(tag, "").strip(" \0")
@@ -88,6 +100,10 @@ class _Slice:
         """Return a whole number above 0, or 0 where there is none."""
         (value, *more) = self.numbers(tag) or (0.0,)
         return int(value) if value > 0 and value.is_integer() and not more else 0
+
+    def common(self) -> tuple[str, ...]:
+        """Return what :data:`_IN_COMMON` names."""
+        return tuple(map(self.text, _IN_COMMON.values()))
 
     @property
     def position_mm(self) -> tuple[float, ...]:
@@ -131,6 +147,12 @@ class _Slice:
         slope, intercept = (self.numbers(tag) if self.text(tag) else (1.0,) for tag in ("0028|1053", "0028|1052"))
         return len(slope) == 1 and slope[0] != 0 and len(intercept) == 1
 
+    @property
+    def ignored(self) -> str:
+        """Name of what changes the values but not what GDCM reads; empty if there is nothing."""
+        shifted = self.text("0028|0102") and self.number("0028|0102") != self.number("0028|0101") - 1
+        return self.not_read or ("HighBit other than BitsStored - 1" if shifted else "")
+
     def holds_voxels(self) -> bool:
         """Tell whether the file holds as many voxels as its header says."""
         bits = self.number("0028|0100")
@@ -159,26 +181,26 @@ def is_dicom(file: Path) -> bool:
 
 
 def find_series(files: Iterable[Path]) -> list[Finding]:
-    """Group DICOM ``files`` by SeriesInstanceUID, check every series, and list files that cannot be read.
+    """Group DICOM ``files`` into series, check every one of them, and list files that cannot be read.
 
     A series with an unreadable file in its folder has a problem: the file may be one of its slices.
     """
-    groups: dict[str, list[_Slice]] = {}
+    slices: list[_Slice] = []
     damaged: dict[Path, list[Path]] = {}
     spoilt: set[Path] = set()
     findings = []
     for file in files:
         header = _read_header(file) if file.is_file() else None
         if header is not None:
-            groups.setdefault(header.text("0020|000e"), []).append(header)
+            slices.append(header)
         elif file.is_file() and _holds_no_image(file):
             problem = Problem("dicom.no-image", "a DICOM file without an image", str(file), "leave it")
             findings.append(Finding(Series("", file.name, (file,)), problem, is_auxiliary=True))
         else:
             damaged.setdefault(file.parent, []).append(file)
-    for uid, slices in groups.items():
-        finding = _judge(uid, slices)
-        bad = [file for folder in {each.file.parent for each in slices} for file in damaged.get(folder, ())]
+    for group in _group(slices):
+        finding = _judge(group)
+        bad = [file for folder in {each.file.parent for each in group} for file in damaged.get(folder, ())]
         if bad and not finding.problem:
             spoilt.update(file.parent for file in bad)
             what = "files that cannot be read among the slices"
@@ -190,6 +212,32 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
         problem = _damaged("dicom.unreadable", "DICOM files that cannot be read", folder, files)
         findings.append(Finding(Series("", files[0].name, tuple(files)), problem))
     return findings
+
+
+def _group(slices: Iterable[_Slice]) -> list[list[_Slice]]:
+    """Return the slices that belong together, or that lie together though they do not.
+
+    Anonymizers empty the UIDs of series, or give many series the same one. So slices of several folders are one series
+    if they have a SeriesInstanceUID and a StudyInstanceUID, and all that :data:`_IN_COMMON` names is equal. Those of
+    one folder and one SeriesInstanceUID stay together, to be refused where they differ.
+    """
+    groups: dict[tuple[str, Path | None], dict[tuple[object, ...], list[_Slice]]] = {}
+    for each in slices:
+        uid, folder = each.text(_SERIES_UID), each.file.parent
+        alike = groups.setdefault((uid, None if uid else folder), {})
+        place = None if each.text(_IN_COMMON["StudyInstanceUID"]) else folder
+        alike.setdefault((place, *each.common()), []).append(each)
+    parts = []
+    for alike in groups.values():
+        found: list[tuple[set[Path], list[_Slice]]] = []
+        for members in alike.values():
+            folders = {each.file.parent for each in members}
+            apart = [part for part in found if folders.isdisjoint(part[0])]
+            touching = [part for part in found if not folders.isdisjoint(part[0])]
+            joined = [each for _, part in touching for each in part] + members
+            found = [*apart, (folders.union(*(part[0] for part in touching)), joined)]
+        parts += [part for _, part in found]
+    return parts
 
 
 def _damaged(code: str, what: str, where: object, files: Sequence[Path]) -> Problem:
@@ -206,13 +254,14 @@ def _read_header(file: Path) -> _Slice | None:
         with paths_for_itk([file]) as (name,):
             reader.SetFileName(name)
             reader.ReadImageInformation()
+        not_read = what_is_not_read(file)
     except (OSError, RuntimeError):
         return None
     tags = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     # By columns: the axes of the pixels; the third one is that of the slices.
     axes = np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :2].T.ravel()
     read_as = (*reader.GetSize()[:2], *reader.GetSpacing()[:2], *reader.GetOrigin()[:3], *map(float, axes))
-    return _Slice(file, tags, reader.GetNumberOfComponents(), read_as)
+    return _Slice(file, tags, reader.GetNumberOfComponents(), read_as, not_read)
 
 
 def _holds_no_image(file: Path) -> bool:
@@ -224,8 +273,9 @@ def _holds_no_image(file: Path) -> bool:
     return file.name.upper() == "DICOMDIR" or bool(kind and _NO_IMAGE.match(kind[1].decode("ascii")))
 
 
-def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
+def _judge(slices: Sequence[_Slice]) -> Finding:
     first = slices[0]
+    uid = first.text(_SERIES_UID)
     number, description = first.text("0020|0011"), first.text("0008|103e")
     name = " ".join(part for part in (number, description) if part) or (uid.rsplit(".", 1)[-1] or "without a UID")
     # What was typed at a scanner is for a person to read.
@@ -234,7 +284,7 @@ def _judge(uid: str, slices: Sequence[_Slice]) -> Finding:
     problem = _no_scan(slices, str(unsorted))
     if problem:
         return Finding(unsorted, problem, is_auxiliary=True)
-    problem = _no_grid(slices, str(unsorted))
+    problem = _no_one_series(slices, str(unsorted)) or _no_grid(slices, str(unsorted))
     if problem:
         return Finding(unsorted, problem)
     positions_mm = np.array([each.position_mm for each in slices])
@@ -260,6 +310,20 @@ def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
     return None
 
 
+def _no_one_series(slices: Sequence[_Slice], where: str) -> Problem | None:
+    """Return what the slices of a series differ in that is one for all of them: the patient, the study, the frame."""
+    counts = Counter(each.common() for each in slices)
+    if len(counts) == 1:
+        return None
+    names = [name for name, values in zip(_IN_COMMON, zip(*counts, strict=True), strict=True) if len(set(values)) > 1]
+    firsts = {each.common(): each.file.name for each in reversed(slices)}
+    groups = (f"{number} as {firsts[common]}" for common, number in counts.items())
+    found = f"{', '.join(names)} differ: slices {format_names(groups, 3)}"
+    what, expected = "slices of several scans in one series", "one patient, study and frame of reference"
+    fix = "put each scan into a folder of its own, or export the series again"
+    return Problem("dicom.mixed-series", what, where, fix, expected, found)
+
+
 def _frames(header: _Slice) -> int:
     """Return the number of frames of a multi-frame file, 0 where a file is one slice."""
     frames = header.number("0028|0008")
@@ -270,8 +334,9 @@ def _no_grid(slices: Sequence[_Slice], where: str) -> Problem | None:
     """Return what keeps the slices from being parallel and on one grid of pixels."""
     frames = max(map(_frames, slices))
     if frames:
-        fix = "convert it to NIfTI, for example with dcm2niix"
-        return Problem("dicom.multi-frame", "a multi-frame file", where, fix, "one file per slice", f"{frames} frames")
+        return Problem(
+            "dicom.multi-frame", "a multi-frame file", where, _CONVERT, "one file per slice", f"{frames} frames"
+        )
     if nowhere := [each for each in slices if not each.is_placed]:
         fix = "export the series with ImagePositionPatient, ImageOrientationPatient and PixelSpacing"
         expected = "positions, directions (unit vectors at right angles) and pixels of a scan of a body"
@@ -312,8 +377,19 @@ def _no_voxels(slices: Sequence[_Slice], where: str) -> Problem | None:
         expected = f"{slices[0].grid[1]} x {slices[0].grid[0]} of {slices[0].text('0028|0100')} bits in every slice"
         what, found = "more or fewer voxels than the header says", format_names(wrong, 3)
         return Problem("dicom.voxel-count", what, where, _EXPORT_AGAIN, expected, found)
+    if wrong := [each.file.name for each in slices if each.text("0028|0004") not in ("", "MONOCHROME2")]:
+        # To GDCM, other than to most readers, MONOCHROME1 is a matter of the values, not of their display.
+        fix = f"{_CONVERT}, and check the values: air in a CT is -1000 HU"
+        what, expected = "values that readers take differently", "PhotometricInterpretation MONOCHROME2"
+        others = {each.text("0028|0004") for each in slices} - {"", "MONOCHROME2"}
+        found = f"{', '.join(sorted(map(ascii, others)))} of {format_names(wrong, 3)}"
+        return Problem("dicom.photometric", what, where, fix, expected, found)
+    if ignored := {each.file.name: each.ignored for each in slices if each.ignored}:
+        what, found = "a field that is not read", f"{', '.join(sorted(set(ignored.values())))} of "
+        found += format_names(ignored, 3)
+        return Problem("dicom.unsupported", what, where, f"{_CONVERT}, and check the values", found=found)
     if wrong := [each.file.name for each in slices if not each.is_read_as_written]:
-        fix = "convert it to NIfTI, for example with dcm2niix, and look where it lies"
+        fix = f"{_CONVERT}, and look where it lies"
         what, expected = "slices that ITK places otherwise", "size, spacing, position and direction as written"
         return Problem("dicom.read-otherwise", what, where, fix, expected, format_names(wrong, 3))
     return None

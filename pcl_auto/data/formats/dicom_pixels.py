@@ -22,6 +22,13 @@ _PREAMBLE = 128
 _LONG_KINDS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _ITEM, _UNDEFINED = b"\xfe\xff", 0xFFFFFFFF
 _VOXELS = b"\xe0\x7f\x10\x00"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+# Sequences that change the values of voxels, each with an item, which GDCM leaves alone in files of single slices.
+_SEQUENCES = {
+    "ModalityLUTSequence": b"\x28\0\0\x30",
+    "SharedFunctionalGroupsSequence": b"\x00\x52\x29\x92",
+    "PerFrameFunctionalGroupsSequence": b"\x00\x52\x30\x92",
+}
 
 
 def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
@@ -83,6 +90,28 @@ def claims_too_much(file: Path) -> bool:
             return True
         place = begin + (0 if kind == b"SQ" or tag[:2] == _ITEM else length)
     return False
+
+
+def what_is_not_read(file: Path) -> str:
+    """Return the names of what changes the values of a slice, and is not read; nothing where there is nothing.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = file.read_bytes()
+    match = _ENCODING.search(content[:_HEAD])
+    encoding = match[1].decode("ascii") if match else ""
+    if encoding == _DEFLATED:
+        return "a deflated file"
+    swap = _swapped if encoding == _BIG_ENDIAN else bytes
+    item = swap(_ITEM + b"\0\xe0")
+    found = []
+    for name, tag in _SEQUENCES.items():
+        # The type of the value, which implicit files leave out, its length, and the first item.
+        pattern = re.escape(swap(tag)) + rb"(?:SQ\0\0)?.{4}" + re.escape(item)
+        if re.search(pattern, content, re.DOTALL):
+            found.append(name)
+    return ", ".join(found)
 
 
 def _swapped(tag: bytes) -> bytes:

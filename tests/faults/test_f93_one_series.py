@@ -119,7 +119,7 @@ def test_f93_without_uids_slices_of_two_folders_never_meet(tmp_path: Path, uid: 
 
 
 def test_f93_a_scan_without_a_patient_is_read(tmp_path: Path) -> None:
-    nameless = {"PatientID": "", "PatientName": None, "FrameOfReferenceUID": ""}
+    nameless: dict[str, Any] = {"PatientID": "", "PatientName": None, "FrameOfReferenceUID": ""}
     write_series(tmp_path / "anna", volume(), StudyInstanceUID="", **nameless)
     write_two(tmp_path / "bert" / "1", tmp_path / "bert" / "2", SAME_UID, two(**nameless))
     assert codes(tmp_path) == {"anna": "", "bert": ""}

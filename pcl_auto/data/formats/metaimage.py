@@ -35,7 +35,8 @@ _LAST = "ElementDataFile"
 _KNOWN = {
     "NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementSpacing", "ElementSize", "BinaryData",
     "CompressedData", "CompressedDataSize", "HeaderSize", "DistanceUnits", "ElementToIntensityFunctionSlope",
-    "ElementToIntensityFunctionOffset", *_ORIENTATION, *_ORIGIN, *_BYTE_ORDER, _LAST,
+    "ElementToIntensityFunctionOffset", "AnatomicalOrientation", "CenterOfRotation", "ElementNBits",
+    "HeaderSizesPerDataFile", *_ORIENTATION, *_ORIGIN, *_BYTE_ORDER, _LAST,
 }  # fmt: skip
 # One number in a name, as in slice%03d.raw.
 _PATTERN = re.compile(rb"([^%\s]*)%(0?\d{0,2})d([^%\s]*)")
@@ -55,7 +56,6 @@ def parse_metaimage(path: Path) -> TextHeader:
         (axes,) = fields.integers("NDims", 1, least=1)
         if axes > _MAX_AXES:
             raise bad_field(path, "NDims", fields.value("NDims"), f"at most {_MAX_AXES}")
-        fields.refuse_what_itk_ignores()
         kind = fields.value("ElementType")
         if kind not in _TYPES:
             raise bad_field(path, "ElementType", kind, "one number type, such as MET_SHORT")
@@ -67,6 +67,7 @@ def parse_metaimage(path: Path) -> TextHeader:
         spacing = fields.spacing(axes)
         matrix = fields.reals(fields.one_of(_ORIENTATION), axes * axes) or tuple(np.eye(axes).ravel())
         origin = fields.reals(fields.one_of(_ORIGIN), axes) or (0.0,) * axes
+        fields.refuse_what_itk_ignores(axes, np.dtype(_TYPES[kind]).itemsize * 8, matrix)
         return TextHeader(
             path=path,
             sizes=sizes,
@@ -143,8 +144,8 @@ class _Fields:
         name = next((name for name in ("ElementSpacing", "ElementSize") if name in self), None)
         return self.reals(name, axes) or (1.0,) * axes
 
-    def refuse_what_itk_ignores(self) -> None:
-        """Refuse what changes the meaning of the voxels, or of the spacing, and is not read."""
+    def refuse_what_itk_ignores(self, axes: int, bits: int, matrix: tuple[float, ...]) -> None:
+        """Refuse what changes the values of ``bits`` bits each, or the place of the voxels, and is not read."""
         if "BinaryData" in self and not self.flag("BinaryData"):
             raise unsupported(self.path, "voxels as text", b"BinaryData = False", SAVE_AGAIN)
         if self.value("DistanceUnits") not in (b"", b"mm", b"?"):
@@ -154,6 +155,20 @@ class _Fields:
             if self.reals(name if name in self else None, 1) not in ((), (neutral,)):
                 fix = "save the real values, without this field"
                 raise unsupported(self.path, f"a scale of the values ({name})", self.value(name), fix)
+        if self.value("ElementNBits") not in (b"", b"%d" % bits):
+            raise unsupported(
+                self.path, "ElementNBits other than ElementType's", self.value("ElementNBits"), SAVE_AGAIN
+            )
+        if "HeaderSizesPerDataFile" in self:
+            name = "HeaderSizesPerDataFile"
+            raise unsupported(self.path, name, self.value(name), SAVE_AGAIN)
+        # ITK takes the directions from the matrix alone, and turns the scan around its first voxel.
+        center = self.reals("CenterOfRotation" if "CenterOfRotation" in self else None, axes)
+        if any(value != 0 for value in center) and not np.array_equal(np.reshape(matrix, (axes, axes)), np.eye(axes)):
+            raise unsupported(self.path, "a center of rotation", self.value("CenterOfRotation"), SAVE_AGAIN)
+        orientation = self.value("AnatomicalOrientation")
+        if not self.one_of(_ORIENTATION) and orientation not in (b"", b"RAI") and orientation.strip(b"?"):
+            raise unsupported(self.path, "AnatomicalOrientation without TransformMatrix", orientation, SAVE_AGAIN)
 
     def pieces(self, file: BinaryIO, sizes: tuple[int, ...]) -> tuple[Piece, ...]:
         """Return where the voxels are."""

@@ -43,6 +43,8 @@ _FARTHEST_MM = 1e6
 # ITK 5.4 reads cosines of 1e-4 between the axes of an sform and refuses 3e-4, unless there is a qform to take.
 _SKEW = 1e-4
 # ITK takes a smaller slope for 0.
+# Intents of which ITK turns the values into vectors or tensors in LPS, or reads no file at all.
+_VECTORS = {1004: "a symmetric matrix", 1005: "a displacement", 1006: "a vector"}
 _MIN_SLOPE = float(np.finfo(np.float64).eps)
 _RE_EXPORT = "export the volume again from its source"
 
@@ -127,6 +129,8 @@ def judge_header(block: bytes, where: str, mend: Mend | None = None) -> tuple[He
     affines = judge.affines(spacing_mm)
     if len(block) != NIFTI1_BYTES and mend is None:
         judge.refuse_second_version()
+    if mend is None:
+        judge.refuse_intent()
     geometry = None if judge.problems else judge.geometry(shape[:3], affines)
     if geometry is None:
         return None, judge.problems
@@ -250,6 +254,14 @@ class _Judge:
     def refuse_second_version(self) -> None:
         """Refuse NIfTI-2: ITK reads none, and so does nnU-Net."""
         self._refuse("nifti.version-2", "NIfTI-2", "NIfTI-1", "NIfTI-2", repair_command(self.where))
+
+    def refuse_intent(self) -> None:
+        """Refuse values that ITK turns about, or does not read, and nibabel takes as they are."""
+        intent = _VECTORS.get(int(self.fields["intent_code"]))
+        if intent:
+            fix = f"if these are the values of a scan or a label: {repair_command(self.where)}"
+            found = f"intent_code {int(self.fields['intent_code'])} ({intent})"
+            self._refuse("nifti.intent", "values that readers take differently", "the intent of a scan", found, fix)
 
     def geometry(self, shape: tuple[int, ...], affines: list[Matrix]) -> Geometry | None:
         """Return the place of the voxels as ITK reads it, which must be one of the ``affines`` that are stated."""

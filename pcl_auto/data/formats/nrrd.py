@@ -55,10 +55,8 @@ _TO_LPS = {
     b"ras": (-1, -1, 1), b"left-anterior-superior": (1, -1, 1), b"las": (1, -1, 1),
 }  # fmt: skip
 _TO_LPS |= {name + (b"-time" if b"-" in name else b"t"): signs for name, signs in _TO_LPS.items()}
-_LENGTHS = {
-    b"m", b"meter", b"meters", b"cm", b"centimeter", b"centimeters", b"um", b"\xc2\xb5m", b"\xce\xbcm", b"micron",
-    b"microns", b"micrometer", b"micrometers", b"nm", b"nanometer", b"nanometers", b"in", b"inch",
-}  # fmt: skip
+# Units of a spacing that is in mm, or of which nobody says what it is in.
+_MM = {b"", b"???", b"none", b"mm", b"millimeter", b"millimeters", b"millimetre", b"millimetres"}
 _VECTORS = re.compile(rb"none|\([^()]*\)")
 _PATTERN = re.compile(rb"([^%\s]*)%(0?\d{0,2})d([^%\s]*)")
 _LIST = re.compile(rb"LIST(\s+\d+)?")
@@ -81,7 +79,7 @@ def parse_nrrd(path: Path) -> TextHeader:
             raise bad_field(path, "type", kind, "an integer or float type")
         if encoding not in _ENCODINGS:
             raise unsupported(path, "the encoding", encoding, f"{SAVE_AGAIN} (raw or gzip)")
-        fields.refuse_other_units()
+        fields.refuse_what_itk_ignores(space_axes[:3], len(sizes))
         spacing, directions, origin = fields.place(space_axes[:3], len(sizes))
         return TextHeader(
             path=path,
@@ -159,10 +157,23 @@ class _Fields:
             raise bad_field(self.path, "endian", self.value(b"endian"), "little or big")
         return order
 
-    def refuse_other_units(self) -> None:
-        units = re.findall(rb'"([^"]*)"', self.value(b"spaceunits") + b" " + self.value(b"units"))
-        if found := [unit for unit in units if unit.strip().lower() in _LENGTHS]:
+    def refuse_what_itk_ignores(self, axes: tuple[int, ...], count: int) -> None:
+        """Refuse what changes the values, or the place of some of ``count`` axes, and is not read."""
+        units = re.findall(rb'"([^"]*)"', self.value(b"units"))
+        if len(units) == count:
+            units = [units[axis] for axis in axes]
+        units += re.findall(rb'"([^"]*)"', self.value(b"spaceunits"))[:3]
+        if found := [unit for unit in units if unit.strip().lower() not in _MM]:
             raise unsupported(self.path, "a spacing in another unit than mm", found[0], "state the spacing in mm")
+        for name, shown in ((b"oldmin", "old min"), (b"oldmax", "old max")):
+            if self.value(name).lower() not in (b"", b"nan"):
+                fix = "save the values from before they were quantized, without this field"
+                raise unsupported(self.path, f"a scale of the values ({shown})", self.value(name), fix)
+        bounds = b"axismaxs" if b"axismaxs" in self._values else b"axismins"
+        if bounds in self._values and (bounds == b"axismaxs" or b"spacings" not in self._values):
+            fix = f"{SAVE_AGAIN}, with its spacing"
+            shown = f"a spacing by the bounds of axes (axis {bounds[4:].decode()})"
+            raise unsupported(self.path, shown, self.value(bounds), fix)
 
     def place(self, axes: tuple[int, ...], count: int) -> tuple[Numbers, tuple[Numbers, ...], Numbers | None]:
         """Return spacing, directions and origin of some of ``count`` axes, in mm and LPS.

@@ -35,6 +35,8 @@ def repair(
 ) -> Path:
     """Write a volume as NIfTI-1 whose sform, qform and spacing say the same; the voxels as they are stored stay.
 
+    The new file has no intent: it is a scan or a label.
+
     Args:
         file: a NIfTI file, whole; its name is that of the new one.
         folder: for the new file.

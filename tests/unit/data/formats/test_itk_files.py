@@ -24,6 +24,8 @@ WRITE = {".mha": metaimage, ".nrrd": nrrd}
 COMPRESSED: dict[str, Changes] = {".mha": {"CompressedData": "True"}, ".nrrd": {"encoding": "gzip"}}
 GZIPPED = gzip.compress(VOXELS.tobytes(), mtime=0)
 ZIPPED = zlib.compress(VOXELS.tobytes())
+# Without directions.
+PLAIN: Changes = {"space": None, "space origin": None, "space directions": None}
 NO_LENGTHS = ("nan", "inf", "0", "-1", "1e-30", "1e30", "x")
 TYPES = ["Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64"]
 
@@ -88,12 +90,16 @@ def test_a_4d_file_is_read(tmp_path: Path, suffix: str) -> None:
         (".mha", {"ElementSpacing": None, "ElementSize": "0.5 1 2.5"}, None),
         (".mha", {"Comment": "", "AnatomicalOrientation": "RAI", "0028|1050": "40 = level"}, None),
         (".mha", {"ElementDataFile": "Local", "DistanceUnits": "mm"}, None),
+        (".mha", {"AnatomicalOrientation": "???", "CenterOfRotation": "0 0 0", "ElementNBits": "16"}, None),
+        (".mha", {"ElementMin": "0", "ElementMax": "5", "Modality": "MET_MOD_CT", "Color": "1 0 0 1"}, None),
         (".nrrd", {}, None),
         (".nrrd", {"encoding": "gzip"}, None),
         (".nrrd", {"encoding": "gzip", "byte skip": "3"}, gzip.compress(b"abc" + VOXELS.tobytes())),
         (".nrrd", {"endian": "big"}, VOXELS.astype(">i2").tobytes()),
         (".nrrd", {"line skip": "2", "byteskip": "1"}, b"one\ntwo\n." + VOXELS.tobytes()),
         (".nrrd", {"type": "INT16", "kinds": "space ??? none", "number": "7", "space units": '"mm" "mm" "mm"'}, None),
+        (".nrrd", {"old min": "nan", "min": "0", "max": "5", "thicknesses": "1 2 9", "sample units": '"HU"'}, None),
+        (".nrrd", {"centers": "cell cell node"}, None),
         (
             ".nrrd",
             {"space": "RAS", "space directions": "(0,-0.5,0) (1,0,0) (0,0,2.5)", "space origin": "(-5,6,7.25)"},
@@ -200,6 +206,12 @@ def test_detached_voxels_are_read_and_listed(tmp_path: Path) -> None:
         ({"ElementToIntensityFunctionSlope": "2"}, "header.unsupported"),
         ({"ElementToIntensityFunctionOffset": "nan"}, "header.unsupported"),
         ({"HeaderSize": "4"}, "header.unsupported"),
+        ({"HeaderSizesPerDataFile": "4"}, "header.unsupported"),
+        ({"ElementNBits": "12"}, "header.unsupported"),
+        ({"CenterOfRotation": "5 5 5"}, "header.unsupported"),
+        ({"CenterOfRotation": "nan 0 0"}, "header.unsupported"),
+        ({"CenterOfRotation": "0 0"}, "header.field"),
+        ({"AnatomicalOrientation": "LPI", "TransformMatrix": None}, "header.unsupported"),
         ({"HeaderSize": "-2"}, "header.field"),
         *(({"ElementSpacing": f"{bad} 1 2"}, "header.spacing") for bad in NO_LENGTHS),
         ({"TransformMatrix": "nan 0 0 0 1 0 0 0 1"}, "header.orientation"),
@@ -250,6 +262,15 @@ def test_a_metaimage_that_makes_no_sense_is_refused(tmp_path: Path, changes: Cha
         ({"encoding": "bzip2"}, "header.unsupported"),
         ({"encoding": None}, "header.unsupported"),
         ({"space units": '"m" "m" "m"'}, "header.unsupported"),
+        ({"space units": '"mm" "mm" "10mm"'}, "header.unsupported"),
+        ({"space units": '"pixel" "pixel" "mm"'}, "header.unsupported"),
+        ({**PLAIN, "spacings": "1 1 1", "units": '"mm" "cm" "mm"'}, "header.unsupported"),
+        ({"old min": "-1024"}, "header.unsupported"),
+        ({"oldmax": "3071"}, "header.unsupported"),
+        ({**PLAIN, "axis mins": "10 20 30", "axis maxs": "12 26 42"}, "header.unsupported"),
+        ({**PLAIN, "axis mins": "10 20 30"}, "header.unsupported"),
+        ({**PLAIN, "axismaxs": "12 26 42"}, "header.unsupported"),
+        ({**PLAIN, "spacings": "1 1 1", "axis mins": "10 20 30", "axis maxs": "12 26 42"}, "header.unsupported"),
         ({"byte skip": "-1"}, "header.unsupported"),
         ({"line skip": "1000000"}, "header.unsupported"),
         ({"byte skip": "-2"}, "header.field"),

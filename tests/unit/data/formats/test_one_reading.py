@@ -182,3 +182,26 @@ def test_labels_are_counted_as_they_are_read(tmp_path: Path) -> None:
     assert probed is not None
     assert probed.label_values == {1: 210}
     assert np.unique(read_volume(label).voxels).tolist() == [1.0]
+
+
+# Every code that NIfTI names, and some that it does not.
+INTENTS = [*range(25), 100, 500, 999, *range(1001, 1012), 1500, *range(2000, 2021), -1]
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 5, 3), (3, 4, 5, 6), (3, 4, 5, 1, 1), (3, 4, 5, 1, 3)])
+def test_every_intent_is_read_as_itk_reads_it_or_refused(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    file = tmp_path / "scan.nii"
+    stored = np.random.default_rng(0).integers(1, 100, shape).astype(dtype)
+    nib.save(nib.Nifti1Image(stored, np.diag([1.0, 1, 2, 1])), file)
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    for intent in INTENTS:
+        patch(file, 68, "<h", intent)
+        content, problems = read_nifti(file)
+        if content is None:
+            expected = "nifti.too-many-dimensions" if len(shape) == 5 and shape[-1] > 1 else "nifti.intent"
+            assert [problem.code for problem in problems] == [expected]
+            assert expected != "nifti.intent" or intent in (1004, 1005, 1006)
+        else:
+            voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+            np.testing.assert_array_equal(read_volume(file).voxels, voxels.reshape(read_volume(file).voxels.shape))

@@ -36,6 +36,18 @@ def test_the_second_version_becomes_the_first(tmp_path: Path) -> None:
     assert probe_image(target)[1] == []
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("intent", [1004, 1005, 1006])
+def test_an_intent_that_readers_take_differently_goes(tmp_path: Path, intent: int, dtype: type) -> None:
+    file = patch(save(tmp_path / "a.nii", ramp().astype(dtype)), 68, "<h", intent)
+    with refused(DataError, "nifti.intent"):
+        read_volume(file)
+    assert codes(probe_image(file)[1]) == ["nifti.intent"]
+    target = repair(file, tmp_path / "new")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(target))).T, ramp())
+    np.testing.assert_array_equal(read_volume(target).voxels[0].T, ramp())
+
+
 @pytest.mark.parametrize(("values", "shift"), [("stored", 0), ("shifted", -24)])
 def test_values_that_readers_scale_differently(
     tmp_path: Path, values: Literal["stored", "shifted"], shift: int

@@ -273,6 +273,8 @@ def _compare_grids(prediction: LoadedVolume, path: Path, label: LoadedVolume) ->
     difference = difference_of(label.grids, prediction.grids, SCORING_TOLERANCE_VOXELS)
     ours, theirs = label.grids[0], prediction.grids[0]
     fix = "predict from the image that belongs to this label, or resample the prediction to it"
+    if difference and theirs.turn_onto(ours, SCORING_TOLERANCE_VOXELS):
+        fix = "turn it to the axes of the label, voxel by voxel; for NIfTI: pclauto repair MASK --like LABEL -o FOLDER"
     if difference == "shape":
         expected, found = f"{format_shape(ours.shape)} as the label", format_shape(theirs.shape)
         return [Problem("score.other-size", "size", str(path), fix, expected, found)]

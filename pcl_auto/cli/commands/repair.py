@@ -41,7 +41,11 @@ def repair(
         Values, typer.Option(help="The values that are meant: by slope and intercept, as stored, or shifted alone.")
     ] = Values.header,
     like: Annotated[
-        Path | None, typer.Option(help="Take the place of this file, which has as many voxels.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="Take the place of this file, which has as many voxels; what lies there is turned to its axes.",
+            dir_okay=False,
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -52,7 +56,7 @@ def repair(
       pclauto repair labelsTr/case_01.nii.gz --values stored -o repaired/
       pclauto repair label.nii.gz --like scan.nii.gz -o repaired/
 
-    The stored voxels stay, and so do the files that are read. Look at the
+    The stored voxels stay, in the order of --like where that is named, and so do the files that are read. Look at the
     result beside its scan in a viewer.
     """
     from pcl_auto.data.formats.repair import repair as repair_file

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Affine = tuple[tuple[float, ...], ...]
+# The order in which axes are taken, and which of them are then reversed.
+Turn = tuple[tuple[int, ...], tuple[bool, ...]]
 
 # How far apart, in voxels along any axis, the same corner of two grids may lie.
 # Files of a training set: their voxels are paired by index, so only the rounding of headers is let pass.
@@ -71,6 +73,39 @@ class Grid:
         reach_mm = np.abs(affine) @ np.array([*self.shape, 1])
         noise_voxels = _RELATIVE_NOISE * reach_mm.max() / np.linalg.norm(affine[:, :axes], axis=0).min()
         return "position" if apart_voxels > tolerance_voxels + noise_voxels else None
+
+    def turned(self, turn: Turn) -> Grid:
+        """Return the grid of the same voxels in space, stored along other axes."""
+        axes, reverse = turn
+        count = len(axes)
+        affine = np.array(self.affine)
+        affine[:count, :count] = affine[:count, axes]
+        shape = tuple(self.shape[axis] for axis in axes)
+        for axis in np.flatnonzero(reverse):
+            affine[:count, count] += affine[:count, axis] * (shape[axis] - 1)
+            affine[:count, axis] *= -1
+        return Grid(shape, tuple(tuple(map(float, row)) for row in affine))
+
+    def turn_onto(self, other: Grid, tolerance_voxels: float) -> Turn | None:
+        """Return how the axes are to be turned for the voxels to be those of ``other``; None if they lie elsewhere."""
+        count = len(self.shape)
+        turns = product(permutations(range(count)), product((False, True), repeat=count))
+        return next((turn for turn in turns if not other.difference(self.turned(turn), tolerance_voxels)), None)
+
+    def runs_along(self, other: Grid) -> bool:
+        """Tell whether each axis runs most nearly along the same axis of ``other``, in the same sense."""
+        count = len(self.shape)
+        ours, theirs = (np.asarray(grid.affine)[:count, :count] for grid in (self, other))
+        cosines = (theirs / np.linalg.norm(theirs, axis=0)).T @ (ours / np.linalg.norm(ours, axis=0))
+        nearest = np.abs(cosines).argmax(axis=0)
+        return bool((nearest == np.arange(count)).all() and (np.diag(cosines) > 0).all())
+
+    @property
+    def is_unplaced(self) -> bool:
+        """True of the place that arrays get which are saved without one: from the origin along the axes of the body."""
+        count = len(self.shape)
+        affine = np.asarray(self.affine)[:count]
+        return not affine[:, count].any() and not np.any(affine[:, :count] - np.diag(np.diag(affine)))
 
     def distance_mm(self, other: Grid) -> float:
         """Return how far apart the same corner of two grids of one shape lies at most."""

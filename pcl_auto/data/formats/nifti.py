@@ -169,19 +169,26 @@ def compare_grids(image: Volume, other: Volume, kind: Literal["label", "channel"
     difference = difference_of(image.grids, other.grids, TRAINING_TOLERANCE_VOXELS)
     if difference is None:
         return []
+    ours, theirs = image.grids[0], other.grids[0]
+    command = repair_command(str(other.path), f"--like {shlex.quote(str(image.path))}")
+    if theirs.turn_onto(ours, TRAINING_TOLERANCE_VOXELS):
+        code = "label.other-axes" if kind == "label" else "data.channel-grids"
+        what = f"{kind} and image are the same voxels in space, but are stored along other axes"
+        fix = f"turn the {kind} to the axes of its image: {command}; and put the new file in its place"
+        return [Problem(code, what, str(other.path), fix, str(ours), str(theirs))]
     if difference == "shape":
         code = "label.other-shape" if kind == "label" else "data.channel-grids"
         fix = f"resample the {kind} onto the voxels of {image.path}"
         shapes = (format_shape(volume.shape) for volume in (image, other))
         return [Problem(code, f"{kind} and image differ in shape", str(other.path), fix, *shapes)]
-    ours, theirs = image.grids[0], other.grids[0]
-    command = repair_command(str(other.path), f"--like {shlex.quote(str(image.path))}")
+    resample = f"resample the {kind} onto {image.path}"
+    may_belong = theirs.is_unplaced or theirs.runs_along(ours)
     return [
         Problem(
             "label.apart" if kind == "label" else "data.channel-grids",
             f"{kind} and image lie apart in space",
             str(other.path),
-            f"if the voxels belong together: {command}; else resample the {kind} onto {image.path}",
+            f"if the voxels belong together: {command}; else {resample}" if may_belong else resample,
             str(ours),
             f"{theirs}, up to {ours.distance_mm(theirs):.4g} mm apart",
         )

@@ -10,16 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
+from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Turn
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_nifti
 from pcl_auto.data.formats.nifti_geometry import header_at, write_nifti
 from pcl_auto.data.formats.nifti_header import Header, Mend
 from pcl_auto.data.formats.suffixes import split_suffix
+from pcl_auto.data.formats.volume import grids_of
 from pcl_auto.errors import DataError, Problem, StateError
 from pcl_auto.workspace.atomic import atomic_path
 
 # Scanner coordinates, as NIfTI calls them.
 _SCANNER = 1
+_AS_STORED: Turn = ((0, 1, 2), (False, False, False))
 
 GeometrySource = Literal["itk", "sform", "qform", "pixdim"]
 ValueSource = Literal["header", "stored", "shifted"]
@@ -43,7 +46,8 @@ def repair(
         geometry: the place that is meant: as ITK reads it, the ``sform`` with its spacing, the ``qform``, or the
             directions of the sform with the spacing of ``pixdim``.
         values: those that the header scales to, the ``stored`` ones, or these with scl_inter added (``shifted``).
-        like: a file with as many voxels, whose place is taken instead.
+        like: a file with as many voxels, whose place is taken instead; a file that lies there already, along other
+            axes, is turned to its axes.
 
     Raises:
         DataError: the file is damaged, or still no volume that readers take alike; nothing is written then.
@@ -56,7 +60,13 @@ def repair(
 
     other = None if like is None else _read(like)[0]
 
+    def mend_values(fields: Any) -> None:
+        if values != "header":
+            shift = float(fields["scl_inter"]) if values == "shifted" else 0.0
+            fields["scl_slope"], fields["scl_inter"] = 1, shift
+
     def mend(fields: Any) -> None:
+        mend_values(fields)
         if other is not None:
             _set_place(fields, _affine(other))
         elif geometry != "itk":
@@ -69,16 +79,15 @@ def repair(
             except (ValueError, ArithmeticError, HeaderDataError) as error:  # numpy's of matrices are ValueErrors
                 what, fix = f"{geometry} is no orientation", "choose another one with --geometry"
                 raise DataError(Problem("nifti.no-orientation", what, str(file), fix, found=str(error))) from error
-        if values != "header":
-            shift = float(fields["scl_inter"]) if values == "shifted" else 0.0
-            fields["scl_slope"], fields["scl_inter"] = 1, shift
 
-    header, voxels = _read(file, mend)
-    if other is not None and header.shape != other.shape:
+    axes, reverse = _AS_STORED if other is None else _turn_onto(other, file, mend_values)
+    header, stored = _read(file, mend)
+    voxels = stored.transpose(*axes, 3)[tuple(slice(None, None, -1 if each else 1) for each in reverse)]
+    if other is not None and voxels.shape[:3] != other.shape:
         what, fix = "the two files differ in shape", "name a file with the same voxels with --like"
         raise DataError(Problem("repair.other-shape", what, str(file), fix, str(other.shape), str(header.shape)))
     native = voxels.dtype.newbyteorder("=")
-    written = header_at(header.fields, voxels.shape if header.channels > 1 else header.shape, native)
+    written = header_at(header.fields, voxels.shape if header.channels > 1 else voxels.shape[:3], native)
     _set_place(written, _affine(header))
     written["scl_slope"], written["scl_inter"] = header.slope, header.intercept
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +97,36 @@ def repair(
         if problems:
             raise DataError(problems)
     return target
+
+
+def _turn_onto(other: Header, file: Path, mend: Mend) -> Turn:
+    """Return how the axes of a file are to be turned before it takes the place of another, so that nothing is mirrored.
+
+    Raises:
+        DataError: it lies elsewhere, along other axes.
+    """
+    content, _ = read_nifti(file, mend)
+    if content is None:  # its place makes no sense; whatever else is wrong is found again
+        return _AS_STORED
+    own, grids = content[0], grids_of(content[0])
+    theirs = other.geometry.grid(other.shape)
+    if any(theirs.difference(grid, TRAINING_TOLERANCE_VOXELS) is None for grid in grids):
+        return _AS_STORED
+    turns = (grid.turn_onto(theirs, TRAINING_TOLERANCE_VOXELS) for grid in grids)
+    if turn := next((turn for turn in turns if turn), None):
+        return turn
+    if own.shape == other.shape and not _is_unplaced(own) and not any(grid.runs_along(theirs) for grid in grids):
+        what = "the axes of the two files run otherwise, and their voxels lie apart: one of them would be mirrored"
+        fix = "resample the file onto the other one, by its place in space; or correct its own header first"
+        raise DataError(Problem("repair.other-axes", what, str(file), fix, str(theirs), str(grids[0])))
+    return _AS_STORED
+
+
+def _is_unplaced(header: Header) -> bool:
+    """Tell whether nothing is meant by the place in a header: no code says what it is, or it is that of bare arrays."""
+    if not header.fields["sform_code"] and not header.fields["qform_code"]:
+        return True
+    return grids_of(header)[0].is_unplaced and bool(np.allclose(header.geometry.spacing_mm, 1))
 
 
 def _read(file: Path, mend: Mend | None = None) -> tuple[Header, Voxels]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
+from itertools import permutations, product
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,7 @@ from toys import patch, ramp, save
 from typer.testing import CliRunner
 
 from pcl_auto.cli.main import app
+from pcl_auto.data.formats.grid import Grid
 from pcl_auto.data.formats.nifti import compare_grids, probe_image
 from pcl_auto.data.formats.repair import repair
 from pcl_auto.data.formats.volume import read_volume
@@ -151,3 +154,87 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
     assert isinstance(result.exception, DataError)
     assert codes(result.exception.problems) == ["nifti.not-nifti", "data.missing"]
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["good.nii"]
+
+
+TURNS = [*product(permutations(range(3)), product((False, True), repeat=3))]
+
+
+def oblique(shape: tuple[int, ...]) -> Grid:
+    """The grid of a scan that lies askew, with three spacings."""
+    angles = np.radians((10, -15, 20))
+    turns = [np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) for a in angles]
+    affine = np.eye(4)
+    affine[:3, :3] = turns[0] @ np.roll(turns[1], 1, (0, 1)) @ np.roll(turns[2], 2, (0, 1)) @ np.diag([-0.7, -0.8, 3])
+    affine[:3, 3] = 40, 31, -55
+    return Grid(shape, tuple(tuple(map(float, row)) for row in affine))
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_f96_a_label_along_other_axes_is_turned_onto_its_image(
+    tmp_path: Path, turn: tuple[tuple[int, ...], tuple[bool, ...]]
+) -> None:
+    image, voxels = oblique((4, 5, 6)), np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    scan = save(tmp_path / "scan.nii", voxels, np.array(image.affine))
+    axes, reverse = turn
+    label = save(
+        tmp_path / "label.nii.gz",
+        voxels.transpose(axes)[tuple(slice(None, None, -1 if each else 1) for each in reverse)],
+        np.array(image.turned(turn).affine),
+    )
+    # By nibabel: the voxel at a place in space is the same.
+    known = {tuple(point.round(3)): value for point, value in points(nib.load(scan))}
+    assert {tuple(point.round(3)): value for point, value in points(nib.load(label))} == known
+    found = compare_grids(*(probe_image(file)[0] for file in (scan, label)))  # type: ignore[arg-type]
+    stored_alike = turn == ((0, 1, 2), (False, False, False))
+    assert codes(found) == ([] if stored_alike else ["label.other-axes"])
+    assert all(f"pclauto repair {label} --like {scan} -o FOLDER" in problem.fix for problem in found)
+    target = repair(label, tmp_path / "new", like=scan)
+    assert compare_grids(*(probe_image(file)[0] for file in (scan, target))) == []  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.asarray(nib.load(target).dataobj), voxels)
+
+
+def points(image: nib.Nifti1Image) -> Iterator[tuple[np.ndarray, int]]:
+    """Every voxel of an image, by its place in mm."""
+    voxels = np.asarray(image.dataobj)
+    for index in np.ndindex(voxels.shape):
+        yield nib.affines.apply_affine(image.affine, index), int(voxels[index])
+
+
+def test_f96_nothing_is_mirrored_onto_another_file(tmp_path: Path) -> None:
+    grid = oblique((4, 5, 6))
+    voxels = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    scan = save(tmp_path / "scan.nii", voxels, np.array(grid.affine))
+    flipped = np.array(grid.turned(((0, 1, 2), (True, True, False))).affine)
+    flipped[:3, 3] += 2
+    label = save(tmp_path / "label.nii", voxels, flipped)
+    (problem,) = compare_grids(*(probe_image(file)[0] for file in (scan, label)))  # type: ignore[arg-type]
+    assert problem.code == "label.apart"
+    assert "repair" not in problem.fix
+    with refused(DataError, "repair.other-axes"):
+        repair(label, tmp_path / "new", like=scan)
+    assert not (tmp_path / "new").exists()
+    # Along the same axes it is the header that is wrong, if the two belong together.
+    moved = np.array(grid.affine)
+    moved[:3, 3] += 2
+    label = save(tmp_path / "label.nii", voxels, moved)
+    (problem,) = compare_grids(*(probe_image(file)[0] for file in (scan, label)))  # type: ignore[arg-type]
+    assert "pclauto repair" in problem.fix
+    np.testing.assert_array_equal(np.asarray(nib.load(repair(label, tmp_path / "moved", like=scan)).dataobj), voxels)
+
+
+@pytest.mark.parametrize("place", ["no codes", "of numpy", "of SimpleITK"])
+def test_f96_a_file_without_a_place_takes_that_of_another(tmp_path: Path, place: str) -> None:
+    voxels = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    scan = save(tmp_path / "scan.nii", voxels, np.array(oblique((4, 5, 6)).affine))
+    label = tmp_path / "label.nii"
+    if place == "of SimpleITK":
+        sitk.WriteImage(sitk.GetImageFromArray(voxels.T), str(label))
+    else:
+        save(label, voxels, np.eye(4) if place == "of numpy" else np.diag([1, 2, 3, 1]))
+    if place == "no codes":
+        patch(label, QFORM_SFORM_CODES, "<2h", 0, 0)
+    (problem,) = compare_grids(*(probe_image(file)[0] for file in (scan, label)))  # type: ignore[arg-type]
+    assert "pclauto repair" in problem.fix
+    target = repair(label, tmp_path / "new", like=scan)
+    np.testing.assert_array_equal(np.asarray(nib.load(target).dataobj), voxels)
+    assert compare_grids(*(probe_image(file)[0] for file in (scan, target))) == []  # type: ignore[arg-type]

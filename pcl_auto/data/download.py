@@ -149,7 +149,7 @@ class ResumingDownloader:
                 self.part.unlink()
                 raise requests.exceptions.ConnectionError(f"the server began at byte {start} instead of {have}")
             length = answer.headers.get("Content-Length", "")
-            total = start + int(length) if length.isdecimal() else None
+            total = start + int(length) if length.isascii() and length.isdecimal() else None
             if total is not None:
                 require_room(self.part.parent, 2 * total - have, "the archive and its files")
             self._write(answer, start, total)
@@ -183,7 +183,7 @@ def _start(answer: requests.Response) -> int:
     """Return the byte at which an answer begins: a server may ignore the range that was asked for."""
     if answer.status_code != requests.codes.partial_content:
         return 0
-    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    match = re.match(r"bytes ([0-9]+)-", answer.headers.get("Content-Range", ""))
     return int(match[1]) if match else -1
 
 

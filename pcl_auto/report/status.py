@@ -134,7 +134,7 @@ def _state(folder: Path) -> State:
     # Containers may share a machine's name and have numbers of their own: the lock knows better.
     running = is_held(folder.parent)
     if running is None:
-        running = process.isdecimal() and psutil.pid_exists(int(process))
+        running = process.isascii() and process.isdecimal() and psutil.pid_exists(int(process))
     return "running" if running else "stopped"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.run_record import RECORD, read_record
 from pcl_auto.workspace.shapes import LABELS, NUMBER
 
+_FOLD = re.compile(r"fold_[0-9]{1,9}")
 # Of nnU-Net's summary.
 _MEANS = {"Dice?": (NUMBER, None), ...: object}
 _SUMMARY = {"mean?": {...: _MEANS}, "foreground_mean?": _MEANS, "metric_per_case?": [object]}
@@ -35,7 +37,8 @@ class FoldScores:
 
 def read_fold_scores(model: Path) -> list[FoldScores]:
     """Read the folds of the cross-validation in ``model``, in order, or its one training with validation cases."""
-    folders = sorted((file.parent for file in model.glob(f"fold_[0-9]*/{RECORD}")), key=lambda path: int(path.name[5:]))
+    numbered = [file.parent for file in model.glob(f"fold_*/{RECORD}") if _FOLD.fullmatch(file.parent.name)]
+    folders = sorted(numbered, key=lambda path: int(path.name[5:]))
     one = model / "fold_all"
     if (one / RECORD).is_file() and read_record(one)["identity"]["split"]["validation"]:
         folders.append(one)

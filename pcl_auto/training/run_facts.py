@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEW, REVIEWS
 from pcl_auto.workspace.shapes import DATASET, SCHEDULE, mismatch
 
 _LEDGERS = "pseudo_labels/round_*/ledger.csv"
+_ROUND = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def read_run(folder: Path) -> RunFacts:
     ledgers = {ledger.parent.name.removeprefix("round_"): ledger for ledger in folder.glob(_LEDGERS)}
     rounds = [
         Round(int(number), ledger, _read_ledger(ledger)) for number, ledger in ledgers.items()
-        if number.isdecimal()
+        if _ROUND.fullmatch(number)
     ]  # fmt: skip
     return RunFacts(
         folder=folder,

@@ -75,7 +75,7 @@ def _sweep(parent: Path) -> None:
     """Remove what processes of this machine left that were killed."""
     for left in parent.glob(f"{_HOST}-*-*"):
         process = left.name.removeprefix(f"{_HOST}-").split("-", 1)[0]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+        if process.isascii() and process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -215,7 +215,9 @@ def read_table(path: Path, needed: Collection[str], numbers: Callable[[str], boo
             if None in row or None in row.values() or not row.keys() >= set(needed):
                 raise ValueError("a line without all columns, or with more")
             for column, value in row.items():
-                if numbers(column) and value and not math.isfinite(float(value)):
+                # float() takes digits of every script, and 1_0 for ten.
+                is_plain = value.isascii() and "_" not in value
+                if numbers(column) and value and not (is_plain and math.isfinite(float(value))):
                     raise ValueError(f"{column} {value}")
     return rows
 

@@ -17,7 +17,7 @@ from pcl_auto.workspace.lock import sole_writer
 DEFAULT_FOLDER = "pclauto_work"
 SCHEMA_VERSION = 1
 # nnU-Net's name of a data set.
-DATASET_NAME = re.compile(r"Dataset\d{3,}_.+")
+DATASET_NAME = re.compile(r"Dataset\d{3,}_.+", re.ASCII)
 _OPTION = "--workspace"
 # What a workspace remembers.
 _STATE = {"last_dataset?": str, "last_run?": {...: str}}

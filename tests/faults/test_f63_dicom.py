@@ -278,6 +278,21 @@ def test_f64_names_do_not_depend_on_the_order(tmp_path: Path) -> None:
     assert names(tmp_path / "study") == before
 
 
+@pytest.mark.parametrize("digits", ["\u0660\u0660\u0660\u0660", "\uff10\uff10\uff10\uff10", "0000\n", "000\u0660"])
+def test_f64_digits_of_other_scripts_are_no_number_of_a_channel(tmp_path: Path, digits: str) -> None:
+    (tmp_path / f"d_{digits}.nii.gz").write_bytes(b"voxels")
+    assert only(tmp_path).id == f"d_{digits}"
+    (tmp_path / "d_0000.nii.gz").write_bytes(b"voxels")
+    assert {scan.id for scan in list_scans([tmp_path], 1)} == {f"d_{digits}", "d"}
+
+
+@pytest.mark.parametrize("text", ["1_0", "\xb2", "1,5", "0x1", "1 0"])
+def test_f63_a_slope_that_python_alone_takes_for_a_number_is_refused(tmp_path: Path, text: str) -> None:
+    for file in write_series(tmp_path, volume()):
+        write_text(file, "RescaleSlope", text)
+    assert code(tmp_path) == "dicom.rescale"
+
+
 # --- F65 ------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,8 @@ _SERIES_UID = "0020|000e"
 _KIND = re.compile(rb"\x02\x00\x02\x00UI..([\d.]+)", re.DOTALL)
 # Directories, reports, structure sets, presentation states, documents: they lie beside scans and hold no voxels.
 _NO_IMAGE = re.compile(r"1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(11|66|88|104|481\.[3589])\b)")
+# Python takes digits of every script, and 1_0 for ten; GDCM does not.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 # Distances between slices may differ by this share from the usual one; scanners round positions.
 _UNEVEN = 0.1
 # Positions may stray from the normal by so much of a pixel over the whole scan before voxels are sheared.
@@ -90,11 +92,9 @@ class _Slice:
 
     def numbers(self, tag: str) -> tuple[float, ...]:
         """Return the finite numbers of a tag; none at all if one of them is something else."""
-        try:
-            values = tuple(float(value) for value in self.text(tag).split("\\"))
-        except ValueError:
-            return ()
-        return values if all(map(math.isfinite, values)) else ()
+        words = [word.strip(" ") for word in self.text(tag).split("\\")]
+        values = tuple(float(word) for word in words if _NUMBER.fullmatch(word))
+        return values if len(values) == len(words) and all(map(math.isfinite, values)) else ()
 
     def number(self, tag: str) -> int:
         """Return a whole number above 0, or 0 where there is none."""

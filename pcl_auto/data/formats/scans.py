@@ -24,7 +24,7 @@ _HEADER_SUFFIXES = (".mhd", ".nhdr")
 _MASKS = "predictions.json"
 # Names in a message, at most.
 _LISTED = 5
-_CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>\d{4})$")
+_CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>[0-9]{4})", re.DOTALL)
 
 # File systems end at 255 bytes, and masks, pictures and their temporary files have endings.
 _MAX_NAME_BYTES = 150
@@ -181,7 +181,7 @@ def _is_volume(file: Path) -> bool:
 
 
 def _is_channel_of_folder(file: Path) -> bool:
-    match = _CHANNEL.match(split_suffix(file.name)[0])
+    match = _CHANNEL.fullmatch(split_suffix(file.name)[0])
     return match is not None and not match["case"]
 
 
@@ -241,7 +241,7 @@ def _channel_of(item: Scan) -> tuple[tuple[Path, str], int] | None:
     """Return the folder and the case that an item is a channel of, and the channel's number."""
     source = item.files[0]
     place = source.folder if isinstance(source, Series) else source
-    match = _CHANNEL.match(place.name if isinstance(source, Series) else split_suffix(source.name)[0])
+    match = _CHANNEL.fullmatch(place.name if isinstance(source, Series) else split_suffix(source.name)[0])
     if match is None or item.is_auxiliary:
         return None
     return (place.parent, match["case"] or place.resolve().parent.name), int(match["channel"])

@@ -273,9 +273,9 @@ def test_nans_of_nnunet_are_read(tmp_path: Path) -> None:
     assert infinite == -float("inf")
 
 
-@pytest.mark.parametrize("rows", ["a,x", "a,1,2", "a", 'a,"1', "a,nan", "a,inf", "a,\x00"])
+@pytest.mark.parametrize("rows", ["a,x", "a,1,2", "a", 'a,"1', "a,nan", "a,inf", "a,\x00", "a,\u0661", "a,1_0"])
 def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path, rows: str) -> None:
-    (tmp_path / "a.csv").write_text(f"case,volume\n{rows}\n")
+    (tmp_path / "a.csv").write_text(f"case,volume\n{rows}\n", encoding="utf-8")
     with refused(StateError, "run.file-senseless"):
         read_table(tmp_path / "a.csv", ("case",), lambda name: name == "volume")
     (tmp_path / "a.csv").write_text("case,volume\na,1.5\nb,\n")

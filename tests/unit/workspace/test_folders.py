@@ -141,6 +141,11 @@ def test_without_a_name_the_one_planned_last(workspace: Workspace) -> None:
     assert workspace.dataset(None).name == "Dataset004_Hippocampus"
 
 
+def test_digits_of_other_scripts_are_no_number_of_a_data_set(workspace: Workspace) -> None:
+    plan(workspace, "Dataset005_Prostate", "Dataset\u0660\u0660\u0665_Other")
+    assert workspace.dataset("5").name == workspace.dataset(None).name == "Dataset005_Prostate"
+
+
 @pytest.mark.parametrize("last", [None, "Dataset009_Removed"])
 def test_without_a_memory_one_that_is_there(workspace: Workspace, last: str | None) -> None:
     plan(workspace, "Dataset004_Hippocampus", "Dataset005_Prostate")

@@ -63,6 +63,7 @@ class Stage:
         outcome: digests of what must be the same.
         code: Python that is run before the command.
         pictures: with those of the report.
+        ends: exit codes of a command that was killed; 5 where the kill may be of a process that it started.
         often: kill at so many times more of its points than a training's, which has many times the files of most.
     """
 
@@ -72,6 +73,7 @@ class Stage:
     outcome: Callable[[], dict[str, str]]
     code: str = ""
     pictures: bool = False
+    ends: Collection[int] = (KILLED,)
     often: float = 15
 
     def attempt(self, place: Place, **how: Any) -> int:
@@ -95,7 +97,7 @@ def kill_at_points(stage: Stage, account: Account, place: Place, *, stride: int)
             code = stage.attempt(place, fault=f"{point}:{number}")
             if code == 0:
                 break
-            if code != KILLED:
+            if code not in stage.ends:
                 account.wrong.append(f"{stage.name}: ended with {code} at {point}:{number}: see {place.log}")
                 break
             account.kills += 1
@@ -119,7 +121,7 @@ def kill_at_random(stage: Stage, account: Account, place: Place, *, kills: int, 
                 break
             kills -= 1
             account.kills += 1
-            if code != KILLED:
+            if code not in stage.ends:
                 account.wrong.append(f"{stage.name}: ended with {code} when repeated: see {place.log}")
         stage.until_done(account, place)
         compare(stage, expected, account, "after kills at random")
@@ -183,8 +185,8 @@ def stages(place: Place) -> Iterator[Stage]:
     yield Stage("continue", ["continue", *where, *on_cpu], restore, left(*trained, f"{stored}/splits/**/*"), often=1)
     arms = ["--labeled", "2", "--draws", "1", "--arms", f"nnunet,{place.recipe}", "--base-recipe", str(place.recipe)]
     yield Stage(
-        "benchmark", ["benchmark", *arms, *where, *on_cpu], restore, lambda: scores(place.work / "benchmarks"),
-        pictures=True, often=0.1,
+        "benchmark", ["benchmark", *arms, *where, *on_cpu], restore, lambda: scored(place.work / "benchmarks"),
+        pictures=True, ends=(KILLED, 5), often=0.1,
     )  # fmt: skip
     with serving(pack_task(place.task)) as server:
         target = place.folder / "downloaded"
@@ -207,17 +209,18 @@ def correct(place: Place) -> None:
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine), folder / "corrected" / mask.name)
 
 
-def scores(folder: Path) -> dict[str, str]:
-    """Return what a benchmark leaves, but for times and memory, by its path."""
+def scored(folder: Path) -> dict[str, str]:
+    """Return which scores a benchmark leaves, by path: another training after a kill, they are other numbers."""
 
-    def fixed(value: Any) -> Any:
+    def without_numbers(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: fixed(inner) for key, inner in value.items() if key not in ("seconds", "memory_mb")}
-        return [fixed(inner) for inner in value] if isinstance(value, list) else value
+            return {key: without_numbers(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [without_numbers(inner) for inner in value]
+        return "a number" if isinstance(value, float) else value
 
-    files = sorted(folder.rglob("*.json"))
-    records = {str(file.relative_to(folder)): json.dumps(fixed(json.loads(file.read_text()))) for file in files}
-    return {**records, **digests(folder, ["**/*.csv"])}
+    contents = {file: json.loads(file.read_text()) for file in sorted(folder.rglob("runs/*.json"))}
+    return {str(file.relative_to(folder)): json.dumps(without_numbers(content)) for file, content in contents.items()}
 
 
 def kill_everything(*, kills: int, stride: int, seed: int, only: Collection[str] = STAGES) -> Account:

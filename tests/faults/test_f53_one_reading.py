@@ -20,7 +20,7 @@ from pcl_auto.errors import DataError
 from pcl_auto.evaluation.metrics import evaluate
 from pcl_auto.inference.predict import Prediction, predict
 
-PIXDIM, SCALING, CODES, QUATERN, SROW = 76, 112, 252, 256, 280
+PIXDIM, SCALING, CODES, QUATERN, SROW, INTENT = 76, 112, 252, 256, 280, 68
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
@@ -121,6 +121,24 @@ def test_f55_repair_writes_the_values_that_are_meant(tmp_path: Path, model: Path
     scan = patch(make_scan(tmp_path / "scans" / "a.nii.gz"), SCALING, "<ff", 0, -1024)
     (result,) = segment(tmp_path / "scans", tmp_path / "out", model)
     command = result.problems[0].fix.partition(": ")[2].split(", or")[0].replace("FOLDER", str(tmp_path / "new"))
+    assert CliRunner().invoke(app, command.split()[1:]).exit_code == 0
+    (result,) = segment(tmp_path / "new", tmp_path / "out", model)
+    assert result.status == "done"
+    np.testing.assert_array_equal(nib.load(tmp_path / "new" / "a.nii.gz").get_fdata(), nib.load(scan).get_fdata())
+
+
+@pytest.mark.parametrize("intent", [1004, 1005, 1006])
+def test_f55_an_intent_that_readers_take_differently(tmp_path: Path, model: Path, intent: int) -> None:
+    task = small_task(tmp_path / "task", test=0)
+    patch(label(task), INTENT, "<h", intent)
+    patch(image(task, 2), INTENT, "<h", intent)
+    problems = refusal(task)
+    assert codes(problems) == ["nifti.intent", "nifti.intent"]
+    assert {problem.where for problem in problems} == {str(label(task)), str(image(task, 2))}
+    scan = patch(make_scan(tmp_path / "scans" / "a.nii.gz"), INTENT, "<h", intent)
+    (result,) = segment(tmp_path / "scans", tmp_path / "out", model)
+    assert (result.status, result.exit_code, codes(result.problems)) == ("failed", 3, ["nifti.intent"])
+    command = result.problems[0].fix.partition(": ")[2].replace("FOLDER", str(tmp_path / "new"))
     assert CliRunner().invoke(app, command.split()[1:]).exit_code == 0
     (result,) = segment(tmp_path / "new", tmp_path / "out", model)
     assert result.status == "done"

@@ -40,6 +40,7 @@ _CONVERT = "convert it to NIfTI, for example with dcm2niix"
 _IN_COMMON = {
     "PatientID": "0010|0020", "PatientName": "0010|0010", "StudyInstanceUID": "0020|000d",
     "FrameOfReferenceUID": "0020|0052", "Modality": "0008|0060", "SeriesNumber": "0020|0011",
+    "Units": "0054|1001",
 }  # fmt: skip
 # The longest description in DICOM is 64.
 _MAX_NAME = 100

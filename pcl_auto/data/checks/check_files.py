@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto.data.checks.shown_classes import absent_classes, empty_cases
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
+from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.identity import FileState, Identity, identify
 from pcl_auto.data.labels import Labels, all_values
 from pcl_auto.errors import Problem, format_names
@@ -158,8 +160,10 @@ def check_cases(
         for case in task.cases
         for problem in _judge_case(case, images[case.id], labels.get(case.id), len(task.channels))
     ]
-    of_labels, warnings = _judge_classes(task, labels)
-    warnings = _passed_over(task) + warnings + _warn_of_two_places(images, str(task.root))
+    where = str(task.root)
+    of_labels, of_classes = _judge_classes(task, labels)
+    warnings = [*_passed_over(task), *_named_otherwise(task), *_equal_labels(labels, where), *of_classes]
+    warnings += _warn_of_two_places(images, where)
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
     return Checks(readable, problems + of_labels, warnings, images, labels)
 
@@ -303,6 +307,35 @@ def _passed_over(task: Task) -> list[Problem]:
     )
     what, where = "files and folders passed over", str(task.root)
     return [Problem("data.passed-over", what, where, fix, "volumes .nii.gz or .nii of cases", found)]
+
+
+def _named_otherwise(task: Task) -> list[Problem]:
+    """Warn of labels that are not called as their images, in one line: each may have been drawn on another one."""
+    pairs = [
+        f"{case.id}: {case.label.name}"
+        for case in task.labeled
+        if case.label is not None and nifti_stem(case.label.name) != case.id
+    ]
+    if not pairs:
+        return []
+    what, fix = "labels are not named as their images", "nothing, if dataset.json pairs each image with its own label"
+    found = f"{len(pairs)} of {len(task.labeled)}: {format_names(pairs, limit=3)}"
+    return [Problem("label.other-name", what, str(task.root), fix, "one name for both", found)]
+
+
+def _equal_labels(labels: Mapping[str, _Record], where: str) -> list[Problem]:
+    """Warn of labels of several cases that are alike, voxel by voxel, and not empty."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for case, record in labels.items():
+        volume = record.volume
+        if volume is not None and any(volume.label_values or ()):  # a value that is not 0
+            same[volume.digest or (record.identity.digest if record.identity else case)].append(case)
+    fix = "look at them on their images: one may be a copy that was given the wrong name"
+    return [
+        Problem("label.equal", "cases have the same label", where, fix, "a label for each case", " = ".join(cases))
+        for cases in same.values()
+        if len(cases) > 1
+    ]
 
 
 def _warn_of_two_places(images: Mapping[str, _Record], where: str) -> list[Problem]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pcl_auto.data.case import Case, Source, Task, by_id
 from pcl_auto.data.dataset.dataset_json import RAW_FOLDER, Description, Entry, read_description
 from pcl_auto.data.dataset.nnunet_raw import read_raw
-from pcl_auto.data.dataset.safe_paths import DatasetRoot, shown
+from pcl_auto.data.dataset.safe_paths import DatasetRoot, identity_of, shown
 from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.errors import Problem, UsageError, format_names
 
@@ -122,6 +122,8 @@ class _Reader:
             pool += [case for case in test if case.image not in paths]
         self._refuse_repeated(pool, "the training cases")
         self._refuse_repeated(test, "the test cases")
+        self.folder.refuse_shared_labels(training)
+        self._refuse_foreign_labels(training, {case.id for case in (*pool, *test)})
         if not any(case.label for case in pool):
             found = f"{len(pool)} unlabeled cases" if pool else "no cases"
             fix = 'give at least one training entry a "label"'
@@ -166,7 +168,8 @@ class _Reader:
         """
         files = self.folder.list_volumes("labelsTr", "label")
         self.folder.refuse_twins(files, "label")
-        labels = {nifti_stem(path.name): path for path in files}
+        listed = {case.label for case in training}
+        labels = {nifti_stem(path.name): path for path in files if path not in listed}
         for case in training:
             labels.pop(case.id, None)
         cases = self._unlisted("imagesTr")
@@ -187,9 +190,9 @@ class _Reader:
 
     def _refuse_shared(self, training: list[Case], test: list[Case]) -> None:
         """Refuse images that training and test share, also through links to one file."""
-        trained = {_identity(case.image): case for case in training}
+        trained = {identity_of(case.image): case for case in training}
         for case in test:
-            twin = trained.get(_identity(case.image))
+            twin = trained.get(identity_of(case.image))
             if twin:
                 code, what = "data.train-and-test", "image is in training and in test"
                 fix = "take the image out of one of the two lists in dataset.json"
@@ -201,7 +204,7 @@ class _Reader:
         self.folder.refuse_repeated_ids(cases, kind)
         files: dict[object, list[Case]] = defaultdict(list)
         for case in cases:
-            files[_identity(case.image)].append(case)
+            files[identity_of(case.image)].append(case)
         for same in files.values():
             if len({case.id.lower() for case in same}) > 1:
                 found = ", ".join(str(case.image) for case in same)
@@ -209,14 +212,17 @@ class _Reader:
                 what = f"one image under two names among {kind}"
                 self.folder.report_problem("data.image-twice", what, self.where, fix, "one case per image", found)
 
+    def _refuse_foreign_labels(self, training: list[Case], names: set[str]) -> None:
+        """Refuse labels that are named after another case than the one that they are listed for."""
+        for case in training:
+            name = None if case.label is None else nifti_stem(case.label.name)
+            if name != case.id and name in names:
+                fix = "pair each image with its own label; or rename the label, if it is that of this image"
+                what = "label is named after another case"
+                self.folder.report_problem("label.of-other-case", what, self.where, fix, f"one called {case.id}", name)
+
     def _place(self, entry: Entry) -> str:
         return f"{self.where} ({entry.place})"
-
-
-def _identity(path: Path) -> object:
-    """Return what tells one file from another, whatever links lead to it."""
-    status = path.stat()
-    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def _parse_name(folder: str) -> tuple[str, int | None]:

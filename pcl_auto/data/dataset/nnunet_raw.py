@@ -46,6 +46,7 @@ def read_raw(
     folder.refuse_twins(label_files, "label")
     with_label = {nifti_stem(path.name) or "": path for path in label_files}
     training = [replace(case, label=with_label.pop(case.id, None)) for case in images]
+    folder.refuse_shared_labels(training)
     for case, path in with_label.items():
         what, fix = "label without an image", "restore the image, or remove the label"
         if (match := _CHANNEL.fullmatch(case)) and any(match["case"] == image.id for image in images):

@@ -188,6 +188,18 @@ class DatasetRoot:
         self.problems += [refusal] if refusal else []
         return refusal is None
 
+    def refuse_shared_labels(self, cases: Iterable[Case]) -> None:
+        """Refuse a file that is the label of several cases, by whatever names and links."""
+        files: dict[object, list[tuple[str, Path]]] = defaultdict(list)
+        for case in cases:
+            if case.label is not None:
+                files[identity_of(case.label)].append((case.id, case.label))
+        for same in files.values():
+            if len({case for case, _ in same}) > 1:
+                what, fix = "one file is the label of several cases", "give each case the label that was drawn on it"
+                found = ", ".join(f"{case}: {label.name}" for case, label in same)
+                self.report_problem("label.of-two-cases", what, shown(same[0][1]), fix, "a file for each case", found)
+
     def refuse_repeated_ids(self, cases: Iterable[Case], kind: str) -> None:
         """Refuse names that two cases share; upper and lower case are the same where a file system ignores case."""
         names: dict[str, list[Case]] = defaultdict(list)
@@ -199,6 +211,12 @@ class DatasetRoot:
                 found = ", ".join(f"{case.image} ({case.source})" for case in same)
                 what, where = f"case name used twice among {kind}", str(self.root / "dataset.json")
                 self.report_problem("data.case-twice", what, where, fix, f"one {same[0].id}", found)
+
+
+def identity_of(path: Path) -> object:
+    """Return what tells one file from another, whatever links lead to it; it is not opened."""
+    status = path.stat()
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def shown(path: Path) -> str:

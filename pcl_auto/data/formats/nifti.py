@@ -55,8 +55,9 @@ class Volume:
     dtype: str
     nonzero_box: tuple[Range, Range, Range]
     constant_channels: tuple[int, ...]
-    # Of images alone: a hash of the values, and the quartiles of every channel's nonzero voxels.
+    # A hash of the values; of labels that earlier versions have checked, none.
     digest: str = ""
+    # Of images alone: the quartiles of every channel's nonzero voxels.
     quartiles: tuple[Quartiles, ...] = ()
     label_values: dict[int, int] | None = None
     other_affines: tuple[Affine, ...] = ()
@@ -161,7 +162,8 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
         return _volume(path, header, survey), problems
     values = _count_values(header, voxels)
     problems = _undeclared(values, allowed, where)
-    return _volume(path, header, survey, values if len(values) <= _MAX_LABEL_VALUES else None), problems
+    volume = _volume(path, header, survey, values if len(values) <= _MAX_LABEL_VALUES else None)
+    return replace(volume, digest=survey.digest.hexdigest()), problems
 
 
 def compare_grids(image: Volume, other: Volume, kind: Literal["label", "channel"] = "label") -> list[Problem]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from toys import label_map, ramp, save, write_description
 
@@ -23,7 +24,7 @@ def make_task(tmp_path: Path) -> Callable[..., Path]:
         for number in range(labeled):
             name = f"l{number}.nii.gz"
             save(root / "imagesTr" / name, ramp() + number)
-            save(root / "labelsTr" / name, label_map())
+            save(root / "labelsTr" / name, np.roll(label_map(), number, axis=2))
             training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
         for number in range(unlabeled):
             save(root / "imagesTr" / f"u{number}.nii.gz", ramp() + 10 + number)

@@ -136,3 +136,10 @@ def test_no_label_at_all(raw: Path) -> None:
 def test_what_is_not_read_is_said(raw: Path, change: dict[str, Any], code: str) -> None:
     write_description(raw, {**DESCRIPTION, **change})
     assert code in codes(read(raw)[1])
+
+
+def test_f96_one_file_is_the_label_of_one_case(raw: Path) -> None:
+    target = raw / "labelsTr" / "b.nii.gz"
+    target.unlink()
+    target.symlink_to("a.nii.gz")
+    assert codes(read(raw)[1]) == ["label.of-two-cases"]

@@ -12,7 +12,7 @@ from typing import Any
 from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.inputs import require_planned_images
-from pcl_auto.planning.plan import PlannedCase, read_plan
+from pcl_auto.planning.plan import Plan, PlannedCase, read_plan
 from pcl_auto.training.run_facts import (
     RunFacts,
     last_round,
@@ -21,9 +21,10 @@ from pcl_auto.training.run_facts import (
     review_folders,
     run_folder,
 )
+from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import file_digest, read_json, write_json, write_text
-from pcl_auto.workspace.folders import Workspace, require_writable
+from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in, visible
 from pcl_auto.workspace.run_record import REVIEW, REVIEWS
@@ -74,7 +75,8 @@ def export_review(
         the folder, and the cases in it, worst first.
 
     Raises:
-        StateError: no pseudo-labels; a folder with other content, or with pseudo-labels that were edited in place.
+        StateError: no pseudo-labels; a folder with other content, or with pseudo-labels that were edited in place;
+            images or classes that are not the run's.
         UsageError: cases without a pseudo-label, or a folder that others read.
         LockedError: another process writes into the folder.
     """
@@ -89,9 +91,12 @@ def export_review(
     chosen = list(cases) or ranked[:number]
     folder = output_folder(output, run.folder / REVIEW, review=True)
     earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others
+    data = workspace.dataset(run.identity["dataset"])
+    plan = read_plan(data)
+    refuse_other_inputs(run, plan, data)
     require_writable(run.folder, "review a copy of the model: its folder remembers where its pseudo-labels went")
     with sole_writer_in(folder):
-        _export(run, workspace, folder, chosen)
+        _export(run, plan, data, folder, chosen, _options(workspace, run.folder.parent))
     # Another review of this run may go elsewhere at this moment.
     with sole_writer(run.folder / REVIEWS, wait=True):
         write_json(run.folder / REVIEWS, {"folders": sorted({*review_folders(run.folder), str(folder)})})
@@ -109,13 +114,11 @@ def output_folder(given: Path | None, default: Path, *, review: bool = False) ->
     return (given or default).resolve()
 
 
-def _export(run: RunFacts, workspace: Workspace, folder: Path, chosen: Sequence[str]) -> None:
-    """Write images and pseudo-labels of the cases that were ``chosen``."""
+def _export(run: RunFacts, plan: Plan, data: DatasetFolder, folder: Path, chosen: Sequence[str], options: str) -> None:
+    """Write images and pseudo-labels of the cases that were ``chosen``; ``options`` are of what the user does next."""
     last, stored = last_round(run)
     exported = dict(earlier_record(folder, RECORD, run.folder.parent).get("exported", {}))
     _refuse_edited(folder, chosen, exported)
-    data = workspace.dataset(run.identity["dataset"])
-    plan = read_plan(data)
     plan.require(chosen)
     planned = plan.cases
     require_planned_images(plan, chosen, data)
@@ -144,7 +147,7 @@ def _export(run: RunFacts, workspace: Workspace, folder: Path, chosen: Sequence[
         round=last.number,
         values=", ".join(f"{value} {name}" for name, value in {"background": 0, **run.classes}.items()),
         image=_image_name("CASE", planned[chosen[0]].files, 0),
-        options=_options(workspace, run.folder.parent),
+        options=options,
     )
     write_text(folder / "README.txt", readme)
     write_json(folder / RECORD, {**record, "exported": exported})

@@ -18,11 +18,12 @@ from pcl_auto.method.pseudo_labels import KEPT
 from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardized, uncertainty
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.inputs import require_planned_images
-from pcl_auto.planning.plan import PlannedCase, read_plan
+from pcl_auto.planning.plan import Plan, PlannedCase, read_plan
 from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder
+from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, refusing_nonsense, table_cell, write_json, write_text
-from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.output import sole_writer_in
 from pcl_auto.workspace.processes import output_to
 from pcl_auto.workspace.shapes import LABELS
@@ -73,7 +74,8 @@ def suggest_cases(
         the folder, and the cases in the order in which to label them.
 
     Raises:
-        StateError: no pseudo-labels, no checkpoint, or a folder with other content.
+        StateError: no pseudo-labels, no checkpoint, or a folder with other content; images or classes that are not the
+            run's.
         NumericalError: the network's output is not finite.
         UsageError: no such device, or a folder that others read.
         LockedError: another process writes into the folder.
@@ -83,18 +85,25 @@ def suggest_cases(
     last_round(run)  # there is one
     folder = output_folder(output, run.folder / "suggest")
     earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others
+    data = workspace.dataset(run.identity["dataset"])
+    plan = read_plan(data)
+    refuse_other_inputs(run, plan, data)
     with sole_writer_in(folder):
-        return folder, _suggest(run, workspace, folder, number, chosen, listener)
+        return folder, _suggest(run, plan, data, folder, number, chosen, listener)
 
 
 def _suggest(
-    run: RunFacts, workspace: Workspace, folder: Path, number: int, device: torch.device, listener: Listener
+    run: RunFacts,
+    plan: Plan,
+    data: DatasetFolder,
+    folder: Path,
+    number: int,
+    device: torch.device,
+    listener: Listener,
 ) -> list[Suggestion]:
     """Choose cases, and write the folder."""
     last, stored = last_round(run)
     earlier = earlier_record(folder, RECORD, run.folder.parent)
-    data = workspace.dataset(run.identity["dataset"])
-    plan = read_plan(data)
     planned = plan.cases
     checkpoint = last_checkpoint(run.folder)
     rows = {row["case"]: row for row in last.rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 BACKGROUND, IGNORE = "background", "ignore"
 
@@ -43,6 +44,21 @@ def head_count(labels: Mapping[str, int | Sequence[int]]) -> int:
 def all_values(labels: Mapping[str, int | Sequence[int]]) -> list[int]:
     """Return every value that a label map may hold, in order."""
     return sorted({each for value in labels.values() for each in values_of(value)})
+
+
+def meaning(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the outputs and inputs of a network mean by a dataset.json of nnU-Net, as plain values to compare.
+
+    Outputs of classes are in the order of their values; those of regions in the order in which the file has them.
+    """
+    labels: Mapping[str, int | Sequence[int]] = dataset_json["labels"]
+    values = {str(name): [*values_of(value)] for name, value in labels.items()}
+    regions, order = has_regions(labels), dataset_json.get("regions_class_order")
+    return {
+        "labels": [[name, value] for name, value in values.items()] if regions else values,
+        "regions_class_order": [*order] if regions and order is not None else None,
+        "channel_names": {str(channel): str(name) for channel, name in dataset_json.get("channel_names", {}).items()},
+    }
 
 
 def format_values(value: int | Sequence[int]) -> str:

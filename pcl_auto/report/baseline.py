@@ -18,6 +18,7 @@ from pcl_auto.evaluation.scores import SCORES, SHAPE, differ_in_input
 from pcl_auto.evaluation.statistics import mean, paired_differences
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders, schedule_of
+from pcl_auto.training.run_inputs import recorded_meaning
 from pcl_auto.workspace.files import read_kept
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.run_record import RECORD, has_manifest, read_record
@@ -42,12 +43,15 @@ class BaselineComparison:
 
 def find_baseline(run: RunFacts) -> Path | None:
     """Find the model folder of the finished supervised run with the split, seed, steps and patches of ``run``."""
+    meant = recorded_meaning(run.folder, run.record)
     wanted, content = _terms(run.identity, steps_of(run)), run.identity.get("input_content")
     for record in sorted(run.folder.parent.parent.glob(f"{SUPERVISED_TRAINER}__*/{run.folder.name}/{RECORD}")):
         with suppress(StateError, KeyError, TypeError):  # a damaged one is no baseline; `pclauto status` names it
-            identity = read_record(record.parent)["identity"]
+            found = read_record(record.parent)
+            identity = found["identity"]
             # Runs of version 0.2 know size and time of what they learned from alone.
             same_content = None in (content, theirs := identity.get("input_content")) or content == theirs
+            same_content &= recorded_meaning(record.parent, found) == meant
             if has_manifest(record.parent) and same_content and _terms(identity, _own_steps(identity)) == wanted:
                 return record.parent.parent
     return None

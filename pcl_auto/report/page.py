@@ -115,7 +115,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
     folds = read_fold_scores(run.folder.parent)
     comparison = compare_to_baseline(run, workspace)
     baseline = None if comparison.baseline is None else read_run(comparison.baseline / run.folder.name)
-    shown_round, pseudo = pseudo_label_panels(run, extent.slices)
+    shown_round, pseudo = pseudo_label_panels(run, data, extent.slices)
     environment = Environment(
         loader=PackageLoader("pcl_auto.report", "."),
         autoescape=True,

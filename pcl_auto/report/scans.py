@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,12 @@ from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.data.pseudo_label_files import round_folder
 from pcl_auto.nnunet.data.store import is_stored
+from pcl_auto.nnunet.data.store_records import read_record as read_stored
 from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
 from pcl_auto.report.tables import best_median_worst, heading
 from pcl_auto.training.run_facts import Round, RunFacts
+from pcl_auto.training.run_inputs import changed_images, changed_labels, used_cases
 from pcl_auto.workspace.folders import DatasetFolder
 
 MAX_LABELED = 2
@@ -43,20 +45,20 @@ class Panel:
     problem: str = ""
 
 
-def pseudo_label_panels(run: RunFacts, max_slices: int) -> tuple[Round | None, list[Panel]]:
+def pseudo_label_panels(run: RunFacts, data: DatasetFolder, max_slices: int) -> tuple[Round | None, list[Panel]]:
     """Show the best, median and worst of the last round whose pseudo-labels are still there, by its ledger."""
     there = [(each, round_folder(run.folder, each.number).cases) for each in run.rounds]
     there = [(each, folder) for each, folder in there if folder.is_dir()]
     if not there:
         return None, []
     *earlier, (last, folder) = there
-    panels = []
+    panels, changed = [], changed_scans(run, data)
     for role, row in best_median_worst(last.ranked()):
         case = row["case"]
         judged = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
         facts = f"{judged}, {'used' if row.get('used') == '1' else 'not used'}"
         first = next(((each.number, cases) for each, cases in earlier if is_stored(cases, case)), None)
-        read = partial(_stored, folder, case, run, PSEUDO_LABEL, first)
+        read = partial(_stored, folder, case, run, PSEUDO_LABEL, changed, first)
         panels.append(_panel(role, case, facts, folder, run, read, max_slices))
     return last, panels
 
@@ -64,8 +66,9 @@ def pseudo_label_panels(run: RunFacts, max_slices: int) -> tuple[Round | None, l
 def labeled_panels(run: RunFacts, data: DatasetFolder, max_slices: int) -> list[Panel]:
     """Show the first labeled cases with the labels that the run learned from."""
     folder = data.labeled_view(run.split.name, run.identity["configuration"])
+    changed = [*changed_scans(run, data), *changed_labels(run, data)]
     return [
-        _panel("labeled", case, "", folder, run, partial(_stored, folder, case, run, LABEL), max_slices)
+        _panel("labeled", case, "", folder, run, partial(_stored, folder, case, run, LABEL, changed), max_slices)
         for case in run.split.labeled[:MAX_LABELED]
     ]
 
@@ -105,8 +108,23 @@ def _panel(
     return Panel(role, case, facts, source, shown)
 
 
-def _stored(folder: Path, case: str, run: RunFacts, name: str, first: tuple[int, Path] | None = None) -> Volume:
+def changed_scans(run: RunFacts, data: DatasetFolder) -> list[str]:
+    """List the cases that are stored of another image now than the one that ``run`` was trained on."""
+    found = {case: read_stored(data.store(run.store), case).get("image") for case in used_cases(run.split)}
+    return changed_images(run, {case: image for case, image in found.items() if image}, data)
+
+
+def _stored(
+    folder: Path,
+    case: str,
+    run: RunFacts,
+    name: str,
+    changed: Collection[str],
+    first: tuple[int, Path] | None = None,
+) -> Volume:
     """Read a preprocessed case, its axes as in the scan's file, and its pseudo-label of the ``first`` round."""
+    if case in changed:
+        raise ValueError("scan or label is no longer the one that the run was trained on")
     image, seg, _, properties = StoredCases(str(folder), [case]).load_case(case)
     back = np.argsort(run.plans["transpose_forward"])
     spacing = np.array(stored_spacing_mm(run.configuration["spacing"], run.plans))[back]

@@ -14,7 +14,7 @@ from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.labels import all_values
 from pcl_auto.data.split import Correction, Split, with_corrections
 from pcl_auto.errors import DataError, Problem, StateError
-from pcl_auto.planning.plan import read_plan
+from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import from_dict
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.training.request import TrainRequest, resolve_run
@@ -27,9 +27,10 @@ from pcl_auto.training.run_facts import (
     run_folder,
     run_folders,
 )
+from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.files import file_digest, refuse_irregular
-from pcl_auto.workspace.folders import DatasetFolder, Workspace
+from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import started_rank
 
@@ -68,13 +69,16 @@ def continuation(
         write: whether masks are copied; otherwise nothing is written.
 
     Raises:
-        StateError: nothing is corrected, or the run has no round.
+        StateError: nothing is corrected, the run has no round, or the data set was planned anew with other images,
+            classes or channels than the run's.
         DataError: masks that cannot be labels, all problems at once.
         LockedError: the run is still being trained.
     """
     run = read_run(run_folder(model))
     last_round(run)  # there is one
     data = workspace.dataset(run.identity["dataset"])
+    plan = read_plan(data)
+    refuse_other_inputs(run, plan, data)
     # Of several processes of this command the first one asks.
     with sole_writer(run.folder.parent) if started_rank() == 0 else nullcontext():
         start = last_checkpoint(run.folder)
@@ -83,7 +87,7 @@ def continuation(
         if again := _repeated(run, workspace, given, corrected, write=write):
             return again
         raise _no_correction(run)
-    _check_masks(masks, data, run.split)
+    _check_masks(masks, plan, run.split)
     round_number = run.rounds[-1].number
     corrections = [
         Correction(case, _digest(mask), run.split.name, run.folder.parent.name, round_number)
@@ -206,9 +210,8 @@ def _is_new(split: Split, case: str, mask: Path) -> bool:
     return split.corrected.get(case) != _digest(mask)
 
 
-def _check_masks(masks: Mapping[str, Path], data: DatasetFolder, split: Split) -> None:
+def _check_masks(masks: Mapping[str, Path], plan: Plan, split: Split) -> None:
     """Check masks as labels are checked before planning: all problems at once, before anything is written."""
-    plan = read_plan(data)
     plan.require(case for case in masks if case in split.unlabeled or case in split.corrected)
     allowed, cases = tuple(all_values(plan.dataset_json["labels"])), plan.cases
     problems: list[Problem] = []

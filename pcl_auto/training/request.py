@@ -29,9 +29,10 @@ from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
+from pcl_auto.training.run_inputs import refuse_other_meaning
 from pcl_auto.workspace.files import file_digest, read_json, refuse_irregular
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
-from pcl_auto.workspace.run_record import FINAL, is_trained
+from pcl_auto.workspace.run_record import FINAL, RECORD, is_trained, read_record
 from pcl_auto.workspace.shapes import CORRECTION
 
 JOINT_TRAINER, SUPERVISED_TRAINER = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
@@ -148,9 +149,18 @@ def resolve_runs(request: TrainRequest, workspace: Workspace) -> list[Run]:
     """Resolve a request to its runs, one for each fold; nothing is written.
 
     Raises:
-        StateError, UsageError: see :func:`resolve_run`; folds that the labeled cases do not allow.
+        StateError, UsageError: see :func:`resolve_run`; folds that the labeled cases do not allow; a run that is there
+            has other classes or channels.
     """
     run = resolve_run(request, workspace)
+    runs = _folds_of(run, request)
+    for each in runs if not request.restart else []:
+        if (each.folder / RECORD).is_file():
+            refuse_other_meaning(each.folder, read_record(each.folder), each.plan.dataset_json)
+    return runs
+
+
+def _folds_of(run: Run, request: TrainRequest) -> list[Run]:
     if request.folds is None:
         return [run]
     if run.split.validation:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import shutil
 import sys
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcl_auto import __version__
 from pcl_auto.data.checks.check_files import image_stats
+from pcl_auto.data.labels import meaning
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import with_settings
@@ -28,6 +27,13 @@ from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.training.estimate import expected, fit_budget, measured
 from pcl_auto.training.find_model import remember_model
 from pcl_auto.training.request import Run, TrainRequest, resolve_runs
+from pcl_auto.training.run_inputs import (
+    content_digest,
+    digest_of,
+    planned_images,
+    recorded_meaning,
+    used_cases,
+)
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.events import Listener, with_tensorboard
 from pcl_auto.workspace.files import file_digest, read_json, write_json
@@ -207,6 +213,8 @@ def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, li
     """
     now = dict(record["identity"])
     recorded = {**before["identity"], "recipe": recorded_recipe(before["identity"]["recipe"])}
+    # Which earlier versions did not record.
+    recorded |= recorded_meaning(run.folder, before) or meaning(run.plan.dataset_json)
     if "input_content" in recorded:
         # Which says it alone: a copy of the same images and labels may have other times.
         now["input"] = recorded["input"]
@@ -240,9 +248,10 @@ def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
         "deterministic": run.settings.deterministic,
         "fold": run.fold_name,
         "start": None if run.start is None else file_digest(run.start),
-        "plan": _digest(plans),
+        "plan": digest_of(plans),
         "input": _input_digest(run),
         "input_content": _content_digest(run),
+        **meaning(run.plan.dataset_json),
         **({} if run.budget_s is None else {"budget_s": run.budget_s}),
     }
 
@@ -258,30 +267,25 @@ def _input_digest(run: Run) -> str:
         ),
         *(image_stats(label) for label in labels if label is not None),
     ]
-    return _digest(stats)
+    return digest_of(stats)
 
 
 def _content_digest(run: Run) -> str:
     """Return one value for what is in the files of :func:`_input_digest`, wherever and since when they lie there."""
-    cases = run.plan.cases
-    images = [
-        (case, cases[case].digest or [cases[case].size, cases[case].mtime_ns])
-        for case in sorted({*run.split.labeled, *run.split.validation, *run.split.unlabeled})
-    ]
-    return _digest([images, sorted(run.labels.items())])
-
-
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return content_digest(run.split, planned_images(run.plan.cases), run.labels)
 
 
 def _record(run: Run, plans: dict[str, Any], device: Any) -> dict[str, Any]:
     import torch
 
+    cases = run.plan.cases
     packages = ("nnunetv2", "torch", "batchgenerators", "SimpleITK", "numpy")
     return {
         "schema_version": SCHEMA_VERSION,
         "identity": identity(run, plans),
+        # One by one, so that what is changed later can be named.
+        "images": {case: cases[case].digest for case in used_cases(run.split) if cases[case].digest},
+        "labels": dict(run.labels),
         "command": sys.argv,
         "versions": {"pclauto": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
         "device": str(device),

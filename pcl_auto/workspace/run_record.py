@@ -51,6 +51,8 @@ SHAPE = {
     "device?": str,
     "last_start?": str,
     "steps_before?": int,
+    "images?": {...: str},
+    "labels?": {...: str},
     "threads?": int,
     "forecast?": _NUMBERS,
     "measured?": _NUMBERS,

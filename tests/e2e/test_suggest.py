@@ -81,6 +81,18 @@ def test_nothing_is_computed_twice(own_trained: Path, run: Path, monkeypatch: py
         assert suggested(own_trained, run, number=100) == first
 
 
+def test_f70_features_are_of_the_image_that_is_stored(own_trained: Path, run: Path) -> None:
+    first = suggested(own_trained, run, number=100)
+    (kept,) = (run / "suggest_features").iterdir()
+    file = min(kept.iterdir())
+    before = json.loads(file.read_text())
+    for image in ("another", None):  # None: of version 0.2, which did not say
+        changed = {**before, "image": image, "expected_dice": 0.0}
+        file.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+        assert suggested(own_trained, run, number=100) == first
+        assert json.loads(file.read_text()) == before
+
+
 def test_a_run_that_is_not_finished(own_trained: Path, run: Path) -> None:
     (run / "checkpoint_final.pth").rename(run / "checkpoint_latest.pth")
     shutil.rmtree(run / "pseudo_labels" / "round_2")

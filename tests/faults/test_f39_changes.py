@@ -58,7 +58,8 @@ def test_f41_an_image_that_changed_since_it_was_planned(shell: Shell, own_copy: 
     ("change", "what"),
     [
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "labels"),
-        ({"regions_class_order": [2, 1]}, "regions_class_order"),
+        ({"labels": {"background": 0, "shell": 1, "core": 2}}, "labels"),
+        ({"channel_names": {"0": "another"}}, "channel_names"),
     ],
 )
 def test_f39_a_model_to_start_from_that_means_something_else(tmp_path: Path, change: dict[str, Any], what: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl_auto.errors import Problem, StateError
+from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
 from pcl_auto.workspace.files import file_digest, read_kept, write_json
@@ -49,7 +50,7 @@ def features_of(
         checkpoint: of a fold in it.
         store: the folder of preprocessed cases; no label is in it.
         cases: in it.
-        kept: a folder for what is found, by the checkpoint's digest and by case: nothing is computed twice.
+        kept: a folder for what is found, by the digests of checkpoint and image: nothing is computed twice.
         device: for the network.
         progress: called with how many are done, and of how many.
 
@@ -61,19 +62,23 @@ def features_of(
     images, predictor, found = StoredCases(str(store), list(cases)), None, {}
     for index, case in enumerate(cases):
         file = folder / f"{case}.json"
-        features = _read(file)
+        # A case may have been stored anew, of another image.
+        image = store_records.read_record(Path(store), case).get("image", "")
+        features = _read(file, image)
         if features is None:
             predictor = predictor or ModelPredictor(model, device, mirroring=False, checkpoint=checkpoint)
             features = _look(predictor, case, images.load_case(case)[0][:])
-            write_json(file, features.__dict__)
+            write_json(file, {"image": image, **features.__dict__})
         found[case] = features
         progress(index + 1, len(cases))
     return found
 
 
-def _read(file: Path) -> CaseFeatures | None:
-    found = read_kept(file, {"vector": [float], "expected_dice": float, "consistency": float})
-    return None if found is None else CaseFeatures(found["vector"], found["expected_dice"], found["consistency"])
+def _read(file: Path, image: str) -> CaseFeatures | None:
+    found = read_kept(file, {"vector": [float], "expected_dice": float, "consistency": float, "image?": str})
+    if found is None or found.get("image", "") != image:
+        return None
+    return CaseFeatures(found["vector"], found["expected_dice"], found["consistency"])
 
 
 def _look(predictor: ModelPredictor, case: str, image: np.ndarray) -> CaseFeatures:

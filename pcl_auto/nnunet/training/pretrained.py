@@ -8,6 +8,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from pcl_auto.data.labels import meaning
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.checkpoint_settings import checkpoint_settings, refuse_other_weights
@@ -40,9 +41,7 @@ def refuse_other_model(
             "to RAS" if reader in READERS_TO_RAS else "as stored"
             for reader in (plans["image_reader_writer"], theirs["image_reader_writer"])
         ),
-        "labels": (dict(dataset_json["labels"]), their_json["labels"]),
-        "regions_class_order": (dataset_json.get("regions_class_order"), their_json.get("regions_class_order")),
-        "channel_names": (dict(dataset_json["channel_names"]), their_json["channel_names"]),
+        **{key: (value, meaning(their_json)[key]) for key, value in meaning(dataset_json).items()},
     }
     problems = [
         Problem(

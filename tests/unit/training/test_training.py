@@ -647,6 +647,29 @@ def test_a_run_goes_on_that_began_when_there_were_fewer_settings(workspace: Work
     assert refusal.problem.what.endswith("recipe.optimizer.learning_rate")
 
 
+def test_f39_a_run_with_other_classes_is_refused_before_anything_is_prepared(workspace: Workspace, plan: Plan) -> None:
+    request = TrainRequest(labeled=2)
+    run = resolve_run(request, workspace)
+    now = {"identity": identity(run, {"patch": 1}), "versions": {}, "threads": 2}
+    before = json.loads(json.dumps(now))
+    assert before["identity"]["labels"] == {"background": [0], "core": [1]}
+    write_json(run.folder / "run.json", before)
+    resolve_runs(request, workspace)
+    for key in ("labels", "regions_class_order", "channel_names"):  # of an earlier version, without a model yet
+        del before["identity"][key]
+    write_json(run.folder / "run.json", before)
+    resolve_runs(request, workspace)
+    training._refuse_another(before, now, run, silent)
+    described = plan.content["dataset_json"]
+    write_json(run.model / "dataset.json", described)  # and as its trainer has left it
+    training._refuse_another(before, now, run, silent)
+    for changed in ({"labels": {"background": 0, "rim": 1}}, {"channel_names": {"0": "CT"}}):
+        write_plan(run.data, {**plan.content, "dataset_json": {**described, **changed}})
+        with refused(StateError, "run.settings-changed", *["run.settings-changed"] * ("labels" in changed)):
+            resolve_runs(request, workspace)
+        resolve_runs(replace(request, restart=True), workspace)
+
+
 def test_f88_a_deterministic_run_goes_on_with_its_threads_on_its_device(workspace: Workspace) -> None:
     heard: list[tuple[str, dict[str, Any]]] = []
     for deterministic in (False, True):

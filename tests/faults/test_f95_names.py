@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,6 +119,15 @@ def test_f95_scans_and_outputs_of_such_names(latin: Path, model: Path) -> None:
     assert {each.status for each in segment([scans], out, model, keep_format=True).values()} == {"kept"}
     assert {each.scan.status for each in estimate_prediction([scans], latin / "new", model, Outputs())} == {"done"}
     assert evaluate(out / f"{LATIN}.mha", out / f"{LATIN}.mha").cases
+
+
+def test_f95_a_model_of_such_a_name_is_named_in_dicom(latin: Path, model: Path) -> None:
+    pytest.importorskip("highdicom")
+    write_series(latin / "series", volume())
+    shutil.copytree(model, latin / LATIN)
+    (made,) = segment([latin / "series"], latin / "out", latin / LATIN, dicom_seg=True).values()
+    assert made.status == "done", made.error
+    assert Path(made.dicom_seg or "").is_file()
 
 
 @pytest.mark.parametrize(

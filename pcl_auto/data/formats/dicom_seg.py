@@ -16,6 +16,7 @@ from pcl_auto import __version__
 from pcl_auto.data.formats.dicom import Series
 from pcl_auto.errors import DataError, Problem
 from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.files import printable
 
 _SERIES_NUMBER = 900
 # Of DICOM's long strings (LO).
@@ -31,12 +32,12 @@ def write_dicom_seg(
         DataError: the series lacks what DICOM asks of one that is segmented.
     """
     algorithm = AlgorithmIdentificationSequence(
-        model[:_LONGEST_TEXT], codes.DCM.ArtificialIntelligence, f"pclauto {__version__}"
+        printable(model)[:_LONGEST_TEXT], codes.DCM.ArtificialIntelligence, f"pclauto {__version__}"
     )
     descriptions = [
         SegmentDescription(
             segment_number=number,
-            segment_label=name[:_LONGEST_TEXT],
+            segment_label=printable(name)[:_LONGEST_TEXT],
             # The meaning of the names is unknown: the most general codes there are.
             segmented_property_category=codes.SCT.AnatomicalStructure,
             segmented_property_type=codes.SCT.BodyStructure,

@@ -220,7 +220,7 @@ def _apart(scan: Scan, scans: Sequence[Scan]) -> Scan:
     if len(same) == 1 or not uid:
         return scan
     is_alike = sum(end.lower() == uids[uid].lower() for end in uids.values()) > 1
-    end = hashlib.sha256(uid.encode()).hexdigest()[:8] if is_alike else uids[uid]
+    end = hashlib.sha256(uid.encode(errors="surrogateescape")).hexdigest()[:8] if is_alike else uids[uid]
     return replace(scan, id=_file_name(f"{scan.id}_{end}"))
 
 

@@ -18,7 +18,8 @@ from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problem
 from pcl_auto.benchmark.train_and_score import Job, do_job
 from pcl_auto.data.dataset.decathlon import find_task
 from pcl_auto.data.labels import foreground, ignore_value
-from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.data.split import Split
+from pcl_auto.errors import Problem, StateError, UsageError, format_names
 from pcl_auto.nnunet.training.run_settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import recorded_recipe
@@ -26,7 +27,7 @@ from pcl_auto.recipe.settings import Recipe
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.training.train import start_record
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import finite, read_json, read_kept, write_json
+from pcl_auto.workspace.files import file_digest, finite, read_json, read_kept, write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import refuse_input_folder
@@ -47,6 +48,7 @@ _SHAPE = {
     "seconds": _VALUE,
     "memory_mb": _VALUE,
     "model": str,
+    "labels?": {...: str},
     "cases": [{"id": str, "dice": _VALUE, "hd95_mm": _VALUE, ...: object}],
 }
 
@@ -159,7 +161,8 @@ class Study:
         """Read the runs on record, by name, in the order of :attr:`runs`.
 
         Raises:
-            StateError: a run was made with other settings; every difference of every run.
+            StateError: a run was made with other settings, every difference of every run; or two learned from other
+                labels of one case.
         """
         found: dict[str, dict[str, Any]] = {}
         problems: list[Problem] = []
@@ -177,6 +180,7 @@ class Study:
         for name, settings in recorded.items():  # of version 0.2
             settings.setdefault("images", wanted[name]["images"])
         refuse_changes(recorded, wanted, self.folder / "runs", fix)
+        _refuse_other_labels(self.folder / "runs", found)
         return found
 
     def shared_start(self, run: BenchmarkRun) -> Path | None:
@@ -205,13 +209,22 @@ class Study:
         with suppress(OSError):  # others are still needed, or there never were any
             (self.folder / "starts").rmdir()
 
-    def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
-        """Return what a run needs to be done in a process of its own."""
+    def split(self, run: BenchmarkRun) -> Split:
+        """Draw the cases of a run."""
         kept_out = {scan.id for scan in self.held_out.scans} if self.held_out.of_pool else set()
         labeled = None if run.arm.all_labels else run.labeled
+        return draw_labeled(self.plan, kept_out, labeled=labeled, draw=run.draw, every_class=self.every_class)
+
+    def label_digests(self, run: BenchmarkRun) -> dict[str, str]:
+        """Return the digests of the labels that a run would learn from now."""
+        labels = {case: self.plan.cases[case].label for case in self.split(run).labeled}
+        return {case: file_digest(label) for case, label in labels.items() if label is not None and label.is_file()}
+
+    def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
+        """Return what a run needs to be done in a process of its own."""
         request = TrainRequest(
             dataset=self.data.name,
-            split=draw_labeled(self.plan, kept_out, labeled=labeled, draw=run.draw, every_class=self.every_class),
+            split=self.split(run),
             seed=run.draw,
             recipe=run.arm.recipe,
             configuration=self.configuration,
@@ -225,6 +238,32 @@ class Study:
         labels, masks = self.plan.dataset_json["labels"], self.folder / "masks" / run.name
         classes, ignored = foreground(labels), ignore_value(labels)
         return Job(request, workspace, self.held_out, classes, self.mirroring, masks, ignored)
+
+
+def _refuse_other_labels(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to compare runs of which two learned from other labels of one case; version 0.2 does not say from which.
+
+    Raises:
+        StateError: the cases, with the runs.
+    """
+    learned: dict[str, dict[str, list[str]]] = {}
+    for name, run in runs.items():
+        for case, digest in run.get("labels", {}).items():
+            learned.setdefault(case, {}).setdefault(digest, []).append(name)
+    problems = [
+        Problem(
+            code="benchmark.label-changed",
+            what=f"the label of {case} is not the one that other runs learned from",
+            where=str(folder),
+            expected="one label of a case for all runs",
+            found=" | ".join(format_names(names, 3) for names in by_digest.values()),
+            fix="restore the label, or name another folder with --folder",
+        )
+        for case, by_digest in learned.items()
+        if len(by_digest) > 1
+    ]
+    if problems:
+        raise StateError(problems)
 
 
 def comparable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,7 +438,7 @@ def run_study(
         after_each: takes all runs on record, at first and after every new one.
 
     Raises:
-        StateError: a run on record was made with other settings.
+        StateError: a run on record was made with other settings, or with other labels of the cases of this one.
         UsageError: see :func:`pcl_auto.benchmark.draws.draw_labeled`; nothing is trained.
         PclautoError: see :func:`pcl_auto.benchmark.train_and_score.do_job`.
     """
@@ -416,6 +455,8 @@ def run_study(
                 print_line(f"{line}: done before")
                 continue
             print_line(line)
+            now = {"labels": study.label_digests(run)}
+            _refuse_other_labels(study.folder / "runs", {**found, run.name: now})
             outcome = work(jobs[run.name], listener)
             content = {"schema_version": SCHEMA_VERSION, "settings": study.settings(run), **outcome}
             write_json(study.file(run), finite(content))

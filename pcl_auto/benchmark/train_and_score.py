@@ -84,6 +84,7 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
         **cost(run.folder / "events.jsonl"),
         "model": str(run.model),
         "split": run.split.as_dict(),
+        "labels": dict(run.labels),
         "cases": cases,
     }
 

@@ -210,17 +210,13 @@ def correct(place: Place) -> None:
 
 
 def scored(folder: Path) -> dict[str, str]:
-    """Return which scores a benchmark leaves, by path: another training after a kill, they are other numbers."""
-
-    def without_numbers(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: without_numbers(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [without_numbers(inner) for inner in value]
-        return "a number" if isinstance(value, float) else value
-
-    contents = {file: json.loads(file.read_text()) for file in sorted(folder.rglob("runs/*.json"))}
-    return {str(file.relative_to(folder)): json.dumps(without_numbers(content)) for file, content in contents.items()}
+    """Return what a benchmark has scored, by path; a training that goes on after a kill may give other scores."""
+    runs = {file: json.loads(file.read_text()) for file in sorted(folder.rglob("runs/*.json"))}
+    facts = {
+        file: [run["settings"], run["split"], run["labels"], [case["id"] for case in run["cases"]]]
+        for file, run in runs.items()
+    }
+    return {str(file.relative_to(folder)): json.dumps(each) for file, each in facts.items()}
 
 
 def kill_everything(*, kills: int, stride: int, seed: int, only: Collection[str] = STAGES) -> Account:

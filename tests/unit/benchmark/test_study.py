@@ -26,7 +26,7 @@ from pcl_auto.errors import LockedError, StateError, UsageError
 from pcl_auto.recipe.load import RENAMED_KEYS
 from pcl_auto.training.train import start_record
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.files import file_digest, read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
 
@@ -40,9 +40,9 @@ def resolved(workspace: Workspace, request: BenchmarkRequest = REQUEST) -> Study
 class Work:
     """Stand in for training: note the jobs, score by arm."""
 
-    def __init__(self, fails_after: int = 1000) -> None:
+    def __init__(self, fails_after: int = 1000, labels: dict[str, str] | None = None) -> None:
         self.jobs: list[Job] = []
-        self.fails_after = fails_after
+        self.fails_after, self.labels = fails_after, labels
 
     def __call__(self, job: Job, _listener: Listener) -> dict[str, Any]:
         if len(self.jobs) == self.fails_after:
@@ -52,12 +52,14 @@ class Work:
             job.request.shared_start.parent.mkdir(parents=True, exist_ok=True)
             job.request.shared_start.touch()
         dice = 0.5 if job.request.supervised_only else 0.6
+        labels = {case: self.labels[case] for case in split_of(job).labeled} if self.labels else {}
         return {
             "mean": {"dice": dice, "hd95_mm": 2.0},
             "undefined": {"dice": 0, "hd95_mm": 1},
             "seconds": 60.0,
             "memory_mb": float("nan"),
             "model": "model",
+            "labels": labels,
             "cases": [{"id": case, "dice": dice, "hd95_mm": 2.0} for case in "xy"],
         }
 
@@ -212,6 +214,30 @@ def test_f70_other_test_scans_of_the_same_size_are_refused(workspace: Workspace,
     with refused(StateError, "run.settings-changed") as refusal:
         run(resolved(workspace), workspace, Work())
     assert all(problem.what.endswith("images") for problem in refusal.problems)
+
+
+def test_f70_training_labels_that_change_between_two_arms(workspace: Workspace, task: Path) -> None:
+    study = resolved(workspace)
+    files = {case: entry.label for case, entry in study.plan.cases.items() if entry.label is not None}
+    labels = {case: file_digest(file) for case, file in files.items()}
+    with pytest.raises(KeyboardInterrupt):
+        run(study, workspace, Work(2, labels))
+    (first, *_) = split_of(study.job(study.runs[0], workspace)).labeled
+    before = files[first].read_bytes()
+    keeping_times(files[first], lambda file: file.write_bytes(before[::-1]))
+    more = Work(labels=labels)
+    with refused(StateError, "benchmark.label-changed") as refusal:
+        run(study, workspace, more)
+    assert first in refusal.problem.what
+    files[first].write_bytes(before)
+    run(study, workspace, more)
+    # Of records too: a label may have changed while a run began.
+    file = study.file(study.runs[0])
+    content = read_json(file)
+    content["labels"][first] = "0" * 64
+    write_json(file, content)
+    with refused(StateError, "benchmark.label-changed"):
+        study.recorded()
 
 
 def test_runs_of_version_02_know_no_digest_of_an_image(workspace: Workspace) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +95,9 @@ class NoRoom:
 
 class Loader:
     """Counts, and fails or ends its process where it is told to."""
+
+    # The stored cases that it reads from: none.
+    _data = SimpleNamespace(identifiers=[])
 
     def __init__(self, last: int, how: str) -> None:
         self.last, self.how, self.count = last, how, 0

@@ -43,8 +43,13 @@ class _PlainUnpickler(pickle.Unpickler):
 class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
     """nnU-Net's data set of a folder, whose files are read as data alone."""
 
-    def __init__(self, folder: str, identifiers: list[str]) -> None:
-        super().__init__(folder, identifiers)
+    def __init__(
+        self,
+        folder: str,
+        identifiers: list[str] | None = None,
+        folder_with_segs_from_previous_stage: str | None = None,
+    ) -> None:
+        super().__init__(folder, identifiers, folder_with_segs_from_previous_stage)
         # nnU-Net maps the files into memory: one that is cut then ends the process by SIGBUS, without a word. Reading
         # takes 1 ms more for a patch of 64 x 128 x 128 voxels.
         self.mmap_kwargs: dict[str, str] = {}

@@ -23,10 +23,11 @@ NOT_STARTED = {"train", "continue", "benchmark", "sweep"}
 pytestmark = pytest.mark.soak
 
 
-@pytest.fixture(scope="module")
-def user(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+@pytest.fixture
+def user(tmp_path: Path) -> Shell:
     """Make a folder with README's data sets and scan, phantoms all."""
-    shell = Shell(tmp_path_factory.mktemp("readme"))
+    (tmp_path / "readme").mkdir()
+    shell = Shell(tmp_path / "readme")
     for name in ("Task05_Prostate", "Task04_Hippocampus"):
         made = make_coarse_phantom(shell.folder, labeled=9, unlabeled=3, test=1)
         made.rename(shell.folder / name)
@@ -47,7 +48,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return shell
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def work(user: Shell, trained: Path) -> Path:
     """Return a workspace with a trained run, to write in."""
     return copy_of(trained, user.folder / "trained")

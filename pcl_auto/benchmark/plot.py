@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from pcl_auto.benchmark.study import Study
 from pcl_auto.benchmark.table import Row, Runs, as_csv, as_json, find_ceiling, make_rows
+from pcl_auto.inference.preview import as_drawn
 from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.files import finite, printable, write_json, write_text
+from pcl_auto.workspace.files import finite, write_json, write_text
 
 # Dice that an axis spans at least, so that close values look close.
 MIN_SPAN = 0.1
@@ -48,27 +49,22 @@ def draw(rows: Sequence[Row], title: str, target: Path) -> None:
             yerr=[_reach(row) for row in line],
             marker="o",
             capsize=3,
-            label=_plain(name),
+            label=as_drawn(name),
         )
     if ceiling := find_ceiling(rows):
-        label = f"{_plain(ceiling.arm)}, all {ceiling.labeled} labels"
+        label = f"{as_drawn(ceiling.arm)}, all {ceiling.labeled} labels"
         axes.axhline(ceiling.dice.mean, linestyle="--", color="gray", label=label)
     axes.set_xticks(list(positions.values()), [str(number) for number in numbers])
     axes.set_xlim(-0.5, max(len(numbers), 1) - 0.5)
     _widen(axes)
     axes.set_xlabel("labeled cases")
     axes.set_ylabel("mean Dice, 95 % interval over draws")
-    axes.set_title(_plain(title))
+    axes.set_title(as_drawn(title))
     axes.grid(visible=True, alpha=0.3)
     if rows:
         axes.legend()
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-
-
-def _plain(name: str) -> str:
-    """Return a name that anyone may have chosen as matplotlib writes it: a dollar sign begins no formula."""
-    return printable(name).replace("$", r"\$")
 
 
 def _reach(row: Row) -> float:

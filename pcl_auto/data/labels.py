@@ -7,6 +7,8 @@ from typing import Any
 
 BACKGROUND, IGNORE = "background", "ignore"
 
+# More different values than this are no label map, but an image.
+MAX_VALUES = 1024
 # As in nnU-Net's dataset.json: a region is the list of its values.
 Labels = dict[str, int | list[int]]
 

@@ -19,7 +19,7 @@ from scipy import ndimage
 from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, difference_of, format_shape
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix, unread_stem
 from pcl_auto.data.formats.volume import LoadedVolume, read_volume
-from pcl_auto.data.labels import values_of
+from pcl_auto.data.labels import MAX_VALUES, values_of
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.evaluation.statistics import mean
 from pcl_auto.method.label_maps import class_mask, dice
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 
 METRICS = ("dice", "hd95_mm")
-# More different values than this are no label map, but an image.
-_MAX_VALUES = 1024
 # Beyond it not every whole number is a float64.
 _MAX_WHOLE = 2.0**53
 
@@ -213,8 +211,8 @@ def _count_case(
         prediction, label = np.where(unknown, 0, prediction), np.where(unknown, 0, label)
     counted = _Counted(case, _foreground_values(label), _foreground_values(prediction), {})
     for values, path in ((counted.in_prediction, prediction_path), (counted.in_label, label_path)):
-        if len(values) > _MAX_VALUES:
-            problems.append(_no_label_map(path, f"at most {_MAX_VALUES} values", f"{len(values)} values"))
+        if len(values) > MAX_VALUES:
+            problems.append(_no_label_map(path, f"at most {MAX_VALUES} values", f"{len(values)} values"))
     return problems or _with_scores(counted, prediction, label, spacing_mm, chosen)
 
 

@@ -87,7 +87,7 @@ class MaskFolder:
                 be replaced that a person has changed.
         """
         entry, self._seen[scan.id] = self._entries.get(scan.id), _files(scan)
-        if scan.id in self._replaced or entry is None or entry.mask != name or not _is_of(entry, scan):
+        if scan.id in self._replaced or entry is None or entry.mask != name or not _is_of(entry, self._seen[scan.id]):
             self._refuse_others(scan.id)
             return None
         mask = self.folder / name
@@ -276,10 +276,10 @@ def _files(scan: Scan) -> list[list[list[Any]]]:
     return [[[str(path.resolve()), *file_state(path)] for path in paths_of(source)] for source in scan.files]
 
 
-def _is_of(entry: MaskEntry, scan: Scan) -> bool:
-    """Tell whether a mask on record is of this scan, as it is now."""
-    now = [[str(path.resolve()) for path in paths_of(source)] for source in scan.files]
-    if [[path for path, *_ in volume] for volume in entry.files] != now:
+def _is_of(entry: MaskEntry, now: list[list[list[Any]]]) -> bool:
+    """Tell whether a mask on record is of the scan whose files, as of :func:`_files`, are there ``now``."""
+    paths, paths_now = ([[path for path, *_ in volume] for volume in files] for files in (entry.files, now))
+    if paths != paths_now:
         return False
     return all(is_same_file(Path(path), state) for volume in entry.files for path, *state in volume)
 

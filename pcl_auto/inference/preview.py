@@ -78,15 +78,19 @@ def draw(
         figure.savefig(temporary, format="png", dpi=100)
 
 
+def as_drawn(name: str) -> str:
+    """Return a name that anyone may have chosen, for matplotlib: a dollar sign in it begins no formula."""
+    return printable(name).replace("$", r"\$")
+
+
 def _caption(figure: Figure, title: str, colors: Mapping[str, Sequence[float]]) -> None:
-    # Anyone may have chosen the names: a dollar sign in them begins no formula.
-    figure.suptitle(printable(title).replace("$", r"\$"), color="white", fontsize=11)
+    figure.suptitle(as_drawn(title), color="white", fontsize=11)
     shown = list(colors.items())[:_MAX_IN_LEGEND]
     if not shown:
         figure.supxlabel("nothing found", color="white", fontsize=9)
         return
     lines = [Line2D([], [], color=color) for _, color in shown]
-    names = [printable(name).replace("$", r"\$") for name, _ in shown]
+    names = [as_drawn(name) for name, _ in shown]
     if len(colors) > len(shown):
         lines.append(Line2D([], [], color="none"))
         names.append(f"and {len(colors) - len(shown)} more")

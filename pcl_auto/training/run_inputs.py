@@ -64,8 +64,10 @@ def refuse_other_meaning(folder: Path, record: Mapping[str, Any], dataset_json: 
     Raises:
         StateError: every name and value that differs.
     """
-    fix = "give classes and channels the names and values back in dataset.json and run `pclauto plan` again, or train "
-    fix += "anew: `pclauto train --restart`"
+    fix = (
+        "give classes and channels the names and values back in dataset.json and run `pclauto plan` again, or train "
+        "anew: `pclauto train --restart`"
+    )
     now = meaning(dataset_json)
     refuse_changes(recorded_meaning(folder, record) or now, now, folder, fix)
 

@@ -56,8 +56,8 @@ def repair(
       pclauto repair labelsTr/case_01.nii.gz --values stored -o repaired/
       pclauto repair label.nii.gz --like scan.nii.gz -o repaired/
 
-    The stored voxels stay, in the order of --like where that is named, and so do the files that are read. Look at the
-    result beside its scan in a viewer.
+    The stored voxels stay, in the order of --like where that is named, and so
+    do the files that are read. Look at the result beside its scan in a viewer.
     """
     from pcl_auto.data.formats.repair import repair as repair_file
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from pcl_auto.data.formats.dicom_pixels import claims_too_much, holds_voxels, what_is_not_read
+from pcl_auto.data.formats.dicom_pixels import claims_too_much, holds_voxels, unread_fields
 from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
 from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.errors import Problem, format_names
@@ -79,7 +79,7 @@ class _Slice:
     """The header of a slice.
 
     ``read_as`` is the geometry that ITK makes of it: see :meth:`is_read_as_written`; ``not_read`` is from
-    :func:`what_is_not_read`.
+    :func:`unread_fields`.
     """
 
     file: Path
@@ -250,19 +250,19 @@ def _read_header(file: Path) -> _Slice | None:
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     try:
-        if claims_too_much(file):
+        content = file.read_bytes()
+        if claims_too_much(content):
             return None
         with paths_for_itk([file]) as (name,):
             reader.SetFileName(name)
             reader.ReadImageInformation()
-        not_read = what_is_not_read(file)
     except (OSError, RuntimeError):
         return None
     tags = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     # By columns: the axes of the pixels; the third one is that of the slices.
     axes = np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :2].T.ravel()
     read_as = (*reader.GetSize()[:2], *reader.GetSpacing()[:2], *reader.GetOrigin()[:3], *map(float, axes))
-    return _Slice(file, tags, reader.GetNumberOfComponents(), read_as, not_read)
+    return _Slice(file, tags, reader.GetNumberOfComponents(), read_as, unread_fields(content))
 
 
 def _holds_no_image(file: Path) -> bool:

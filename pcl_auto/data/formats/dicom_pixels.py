@@ -40,8 +40,7 @@ def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
         OSError: the file cannot be read.
     """
     content = file.read_bytes()
-    match = _ENCODING.search(content[:_HEAD])
-    encoding = match[1].decode("ascii") if match else ""
+    encoding = _encoding(content)
     if encoding and encoding not in _PLAIN:
         return True
     wanted = math.ceil(rows * columns * bits / 8)
@@ -60,17 +59,12 @@ def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
     return False
 
 
-def claims_too_much(file: Path) -> bool:
-    """Tell whether a value in a file claims more bytes than follow it, for which GDCM would take the memory.
+def claims_too_much(content: bytes) -> bool:
+    """Tell whether a value in a file's ``content`` claims more bytes than follow it: GDCM would take the memory.
 
     Sequences and their items are walked into. What is not understood is left to GDCM.
-
-    Raises:
-        OSError: the file cannot be read.
     """
-    content = file.read_bytes()
-    match = _ENCODING.search(content[:_HEAD])
-    encoding = match[1].decode("ascii") if match else ""
+    encoding = _encoding(content)
     if content[_PREAMBLE : _PREAMBLE + 4] != b"DICM" or encoding not in _PLAIN - {_BIG_ENDIAN}:
         return False
     place = _PREAMBLE + 4
@@ -92,15 +86,9 @@ def claims_too_much(file: Path) -> bool:
     return False
 
 
-def what_is_not_read(file: Path) -> str:
-    """Return the names of what changes the values of a slice, and is not read; nothing where there is nothing.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    content = file.read_bytes()
-    match = _ENCODING.search(content[:_HEAD])
-    encoding = match[1].decode("ascii") if match else ""
+def unread_fields(content: bytes) -> str:
+    """Name what changes the values in the ``content`` of a slice and is not read; nothing where there is nothing."""
+    encoding = _encoding(content)
     if encoding == _DEFLATED:
         return "a deflated file"
     swap = _swapped if encoding == _BIG_ENDIAN else bytes
@@ -112,6 +100,12 @@ def what_is_not_read(file: Path) -> str:
         if re.search(pattern, content, re.DOTALL):
             found.append(name)
     return ", ".join(found)
+
+
+def _encoding(content: bytes) -> str:
+    """Return the transfer syntax of a file; nothing where none is named."""
+    match = _ENCODING.search(content[:_HEAD])
+    return match[1].decode("ascii") if match else ""
 
 
 def _swapped(tag: bytes) -> bytes:

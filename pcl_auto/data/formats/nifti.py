@@ -14,6 +14,7 @@ from pcl_auto.data.formats.nifti_bytes import Voxels, read_nifti
 from pcl_auto.data.formats.nifti_header import repair_command
 from pcl_auto.data.formats.nifti_voxels import Quartiles, Survey, first_index, iter_chunks
 from pcl_auto.data.formats.volume import grids_of
+from pcl_auto.data.labels import MAX_VALUES
 from pcl_auto.errors import Problem, format_names
 from pcl_auto.workspace.shapes import NUMBER, mismatch
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from pcl_auto.data.formats.nifti_header import Header
 
 Range = tuple[int, int]
-
-# More different values than this are no label map, and not worth counting.
-_MAX_LABEL_VALUES = 1024
-
 
 _AFFINE = [[float] * 4] * 4
 # Of `Volume.as_dict`, see pcl_auto.workspace.shapes.
@@ -162,7 +159,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
         return _volume(path, header, survey), problems
     values = _count_values(header, voxels)
     problems = _undeclared(values, allowed, where)
-    volume = _volume(path, header, survey, values if len(values) <= _MAX_LABEL_VALUES else None)
+    volume = _volume(path, header, survey, values if len(values) <= MAX_VALUES else None)
     return replace(volume, digest=survey.digest.hexdigest()), problems
 
 
@@ -245,7 +242,7 @@ def _count_values(header: Header, voxels: Voxels) -> dict[int, int]:
             present, amounts = np.unique(values, return_counts=True)
         for value, amount in zip(present.tolist(), amounts.tolist(), strict=True):
             counts[int(value)] = counts.get(int(value), 0) + amount
-        if len(counts) > _MAX_LABEL_VALUES:
+        if len(counts) > MAX_VALUES:
             break
     return dict(sorted(counts.items()))
 
@@ -256,8 +253,8 @@ def _undeclared(values: dict[int, int], allowed: Collection[int], where: str) ->
         return []
     found = format_names((f"{value} ({values[value]} voxels)" for value in strange), limit=8)
     fix = "correct the label map, or declare the value under labels in dataset.json"
-    if len(values) > _MAX_LABEL_VALUES:
-        found, fix = f"more than {_MAX_LABEL_VALUES} different values", "replace this file by the label map"
+    if len(values) > MAX_VALUES:
+        found, fix = f"more than {MAX_VALUES} different values", "replace this file by the label map"
     what, expected = "label values that dataset.json does not declare", "only " + ", ".join(map(str, sorted(allowed)))
     return [Problem("label.undeclared-values", what, where, fix, expected, found)]
 

@@ -42,9 +42,9 @@ _SPACING_TOLERANCE = 1e-2
 _FARTHEST_MM = 1e6
 # ITK 5.4 reads cosines of 1e-4 between the axes of an sform and refuses 3e-4, unless there is a qform to take.
 _SKEW = 1e-4
-# ITK takes a smaller slope for 0.
 # Intents of which ITK turns the values into vectors or tensors in LPS, or reads no file at all.
 _VECTORS = {1004: "a symmetric matrix", 1005: "a displacement", 1006: "a vector"}
+# ITK takes a smaller slope for 0.
 _MIN_SLOPE = float(np.finfo(np.float64).eps)
 _RE_EXPORT = "export the volume again from its source"
 

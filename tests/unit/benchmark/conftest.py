@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from tiny_labels import write_label
+from toy_plans import toy_plan
 
 from pcl_auto.data.checks.check_files import image_stats
-from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
+from pcl_auto.planning.plan import write_plan
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 
@@ -46,15 +47,12 @@ def workspace(tmp_path: Path, task: Path) -> Workspace:
         }
         for case in "abcdu"
     }
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "task": {"root": str(task), "name": "Toy", "number": 5},
-        "settings": PlanSettings().as_dict(),
-        "configuration": "3d_fullres",
-        "cases": cases,
-        "dataset_json": {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "organ": 1}},
-        "fingerprint": {},
-        "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
-    }
+    content = toy_plan(
+        task,
+        "Dataset005_Toy",
+        cases,
+        {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "organ": 1}},
+        ("2d", "3d_fullres"),
+    )
     write_plan(DatasetFolder(workspace.preprocessed / "Dataset005_Toy"), content)
     return workspace

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from refusal import refused
 from report_files import write_run
+from toy_plans import toy_plan
 
 from pcl_auto.annotation.review import earlier_record, export_review
 from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.errors import DataError, StateError, UsageError
-from pcl_auto.planning.plan import SCHEMA_VERSION, PlanSettings, write_plan
+from pcl_auto.planning.plan import write_plan
 from pcl_auto.training.continuation import continuation
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.training.run_facts import last_round, read_run, run_folder
@@ -50,16 +51,9 @@ def model(workspace: Workspace, tmp_path: Path) -> Path:
             "image": f"imagesTr/{image.name}", "label": label and f"labelsTr/{label.name}", "source": "training",
             "shape": [6, 7, 8], **image_stats(image),
         }  # fmt: skip
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "task": {"root": str(root), "name": "X", "number": 1},
-        "settings": PlanSettings().as_dict(),
-        "configuration": "3d_fullres",
-        "cases": cases,
-        "dataset_json": {"channel_names": {"0": "T2"}, "labels": {"background": 0, "core": 1, "shell": 2}},
-        "fingerprint": {},
-        "nnunet_plans": {"dataset_name": "Dataset001_X", "configurations": {"3d_fullres": {}}},
-    }
+    content = toy_plan(
+        root, "Dataset001_X", cases, {"channel_names": {"0": "T2"}, "labels": {"background": 0, "core": 1, "shell": 2}}
+    )
     write_plan(DatasetFolder(workspace.preprocessed / "Dataset001_X"), content)
     model = write_run(workspace.results)
     (model / "fold_all" / "checkpoint_final.pth").touch()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from refusal import refused
 from report_files import write_run
+from toy_plans import toy_plan
 from toys import ramp, save
 
 from pcl_auto.annotation.review import export_review
@@ -18,7 +19,7 @@ from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.data.labels import meaning
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.data.store_records import write_record
-from pcl_auto.planning.plan import SCHEMA_VERSION, PlannedCase, PlanSettings, write_plan
+from pcl_auto.planning.plan import PlannedCase, write_plan
 from pcl_auto.report.scans import changed_scans, labeled_panels, pseudo_label_panels
 from pcl_auto.training.continuation import continuation
 from pcl_auto.training.request import TrainRequest
@@ -67,16 +68,7 @@ def plan(
             **image_stats(file), **({"digest": digest} if digest else {}),
         }  # fmt: skip
     description = {"channel_names": {"0": "T2"}, "labels": labels or CLASSES, **more}
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "task": {"root": str(root), "name": "X", "number": 1},
-        "settings": PlanSettings().as_dict(),
-        "configuration": "3d_fullres",
-        "cases": cases,
-        "dataset_json": description,
-        "fingerprint": {},
-        "nnunet_plans": {"dataset_name": "Dataset001_X", "configurations": {"3d_fullres": {}}},
-    }
+    content = toy_plan(root, "Dataset001_X", cases, description)
     write_plan(data, content)
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from refusal import refused
 from tiny_model import PLANS
+from toy_plans import toy_plan
 from toys import label_map, ramp, save
 
 from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.data.split import Correction, with_corrections
 from pcl_auto.errors import StateError, UsageError
 from pcl_auto.nnunet.environment import choose_device
-from pcl_auto.planning.plan import SCHEMA_VERSION, Plan, PlanSettings, read_plan, write_plan
+from pcl_auto.planning.plan import Plan, read_plan, write_plan
 from pcl_auto.planning.split_plans import record_split
 from pcl_auto.recipe.load import from_dict
 from pcl_auto.recipe.settings import Schedule
@@ -60,16 +61,13 @@ def workspace(tmp_path: Path) -> Workspace:
             "shape": [5, 6, 7],
             **image_stats(image),
         }
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "task": {"root": str(root), "name": "Toy", "number": 5},
-        "settings": PlanSettings().as_dict(),
-        "configuration": "3d_fullres",
-        "cases": cases,
-        "dataset_json": {"channel_names": {"0": "MR"}, "labels": {"background": 0, "core": 1}},
-        "fingerprint": {},
-        "nnunet_plans": {"dataset_name": "Dataset005_Toy", "configurations": {"2d": {}, "3d_fullres": {}}},
-    }
+    content = toy_plan(
+        root,
+        "Dataset005_Toy",
+        cases,
+        {"channel_names": {"0": "MR"}, "labels": {"background": 0, "core": 1}},
+        ("2d", "3d_fullres"),
+    )
     write_plan(DatasetFolder(place.preprocessed / "Dataset005_Toy"), content)
     return place
 

@@ -18,11 +18,9 @@ from pcl_auto.recipe.settings import EMA_TEACHER_METHODS, Contrast
 from pcl_auto.recipe.time_budget import Fitted, fit_recipe, format_duration, read_fit, write_fit
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run, TrainRequest
 from pcl_auto.workspace.atomic import staging_folder
-from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to, started_ranks
 from pcl_auto.workspace.resources import forget_peak_memory, keep_freed_memory, peak_memory_mb, size_mb
-from pcl_auto.workspace.shapes import DATASET
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.timing import Timing
@@ -118,7 +116,7 @@ def time_training(
                 {**named, "continue_training": False},
                 run.configuration,
                 "all" if request.folds is None else 0,
-                read_json(run.data.path / "dataset.json", DATASET),
+                run.plan.dataset_json,
                 device,
             )
             try:

@@ -52,7 +52,6 @@ from pcl_auto.workspace.run_record import (
     start_anew,
     write_manifest,
 )
-from pcl_auto.workspace.shapes import DATASET
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -330,8 +329,8 @@ def _drive(run: Run, device: Any, threads: int, listener: Listener, shared_start
         latest = checkpoint_to_resume(run.folder)
         plans = {**read_json(run.data.plans_file(run.plans_name)), "continue_training": latest is not None}
         fold = "all" if run.fold is None else run.fold
-        dataset_json = read_json(run.data.path / "dataset.json", DATASET)
-        trainer = TRAINERS[run.trainer](plans, run.configuration, fold, dataset_json, device)
+        # The plan's: the folder's own file may be nnU-Net's, or edited since.
+        trainer = TRAINERS[run.trainer](plans, run.configuration, fold, run.plan.dataset_json, device)
         trainer.events.subscribe(_keeping_start(listener, run, shared_start))
         final = run.folder / FINAL
         if final.is_file():  # stopped in its validation

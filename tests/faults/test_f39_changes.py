@@ -13,7 +13,7 @@ from tiny_model import make_model
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.training.pretrained import refuse_other_model
-from pcl_auto.workspace.files import read_json
+from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.run_record import compare_versions
 
 VERSIONS = {"torch": "2.9.0", "nnunetv2": "2.8.1"}
@@ -52,6 +52,16 @@ def test_f41_an_image_that_changed_since_it_was_planned(shell: Shell, own_copy: 
     assert [problem["code"] for problem in problems] == ["plan.image-changed"] * 2
     assert {Path(problem["where"]) for problem in problems} == {changed, gone}
     assert not list((work / "nnUNet_results").rglob("run.json"))
+
+
+@pytest.mark.slow
+def test_f39_the_classes_are_those_of_the_plan(shell: Shell, planned: Path) -> None:
+    (file,) = planned.glob("nnUNet_preprocessed/*/dataset.json")
+    described = read_json(file)
+    write_json(file, {**described, "labels": {"background": 0, "edited": 1}})
+    shell.pclauto("train", "--workspace", planned, "--recipe", "tiny.toml", "--device", "cpu")
+    (model,) = planned.glob("nnUNet_results/*/*/dataset.json")
+    assert read_json(model)["labels"] == described["labels"]
 
 
 @pytest.mark.parametrize(

@@ -397,7 +397,7 @@ def run_study(place: Place, given: argparse.Namespace, words: Sequence[str]) -> 
     given.child = [sys.executable, str(Path(__file__).resolve()), *words]
     scheduler = Scheduler(place, given, digests, deadline)
     missing = scheduler.missing(place.rows.read())
-    print_line(f"runs that are missing: {len(missing)}; {given.parallel} at once on {place.device_name}, {place.machine}")
+    print_line(f"runs to do: {len(missing)}; {given.parallel} at once on {place.device_name}, {place.machine}")
     if given.dry_run:
         print("\n".join(run.name for run in missing))
         return 0

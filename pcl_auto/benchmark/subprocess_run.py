@@ -9,8 +9,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,12 +43,9 @@ def run_in_subprocess(work: Work, job: Any, listener: Listener) -> Any:
     try:
         while True:
             kind, *content = receiving.recv()
-            if kind == "event":
-                listener(*content)
-            elif kind == "error":
-                raise content[0]
-            else:
-                return content[0]
+            if kind != "event":
+                break
+            listener(*content)
     except EOFError:
         process.join()
         fix = "repeat the command: it goes on from the last checkpoint; exit code -9 is often too little memory"
@@ -63,22 +62,37 @@ def run_in_subprocess(work: Work, job: Any, listener: Listener) -> Any:
     finally:
         process.join()
         receiving.close()
+    # The process has ended by itself by now: an interruption would only have it print where it was.
+    if kind == "error":
+        raise content[0]
+    return content[0]
 
 
 def _work(work: Work, job: Any, sending: Connection) -> None:
     # A shell makes its jobs in the background deaf to Ctrl-C; this process has to hear it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt_once)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    last: tuple[str, Any] | None = None
     try:
-        sending.send(("result", work(job, lambda event, values: sending.send(("event", event, values)))))
+        last = ("result", work(job, lambda event, values: sending.send(("event", event, values))))
     except PclautoError as error:
-        sending.send(("error", error))
+        last = ("error", error)
     except (KeyboardInterrupt, BrokenPipeError):  # nobody is listening
         pass
     except Exception as error:  # noqa: BLE001 (whatever it is, the process that waits for a result has to hear of it)
-        sending.send(("error", as_resource_error(error) or RuntimeError(traceback.format_exc())))
-    finally:
-        sending.close()
+        last = ("error", as_resource_error(error) or RuntimeError(traceback.format_exc()))
+    # Nothing is left that Ctrl-C could stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(BrokenPipeError):
+        if last is not None:
+            sending.send(last)
+    sending.close()
+
+
+def _interrupt_once(_signal: int, _frame: object) -> None:
+    """Interrupt the work. A terminal and the parent may both ask for it: the second time it would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
@@ -87,3 +101,5 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(SECONDS_TO_END)
+        os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from refusal import refused
 from shared import SUPPORT
 
-from pcl_auto.benchmark.subprocess_run import run_in_subprocess
+from pcl_auto.benchmark.subprocess_run import Work, run_in_subprocess
 from pcl_auto.errors import DataError, Problem, ResourceError
 from pcl_auto.workspace.events import Listener
 
@@ -42,6 +43,11 @@ def outlive(folder: str, _listener: Listener) -> None:
         time.sleep(60)
     finally:
         (Path(folder) / "ended").touch()
+
+
+def wait(_job: int, listener: Listener) -> None:
+    listener("begun", {"process": os.getpid()})
+    time.sleep(60)
 
 
 def wait_for(file: Path) -> Path:
@@ -99,3 +105,22 @@ def test_whoever_interrupts_ends_the_process() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_in_subprocess(double, 1, interrupt)
+
+
+@pytest.mark.parametrize("work", [refuse, fault])
+def test_an_error_that_comes_back_prints_no_traceback_of_the_process(
+    work: Work, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((DataError, RuntimeError)):
+        run_in_subprocess(work, "what", lambda _event, _values: None)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interruption_that_comes_twice_prints_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    def interrupt(_event: str, values: dict[str, Any]) -> None:
+        os.kill(values["process"], signal.SIGINT)  # as a terminal interrupts both processes
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_subprocess(wait, 0, interrupt)
+    assert capfd.readouterr().err == ""

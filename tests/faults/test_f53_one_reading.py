@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -16,9 +17,11 @@ from typer.testing import CliRunner
 
 from pcl_auto.cli.main import app
 from pcl_auto.data.checks.check_dataset import diagnose
+from pcl_auto.data.formats.repair import repair
 from pcl_auto.errors import DataError
 from pcl_auto.evaluation.metrics import evaluate
 from pcl_auto.inference.predict import Prediction, predict
+from pcl_auto.nnunet.data.images import read_image
 
 PIXDIM, SCALING, CODES, QUATERN, SROW, INTENT = 76, 112, 252, 256, 280, 68
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -78,6 +81,51 @@ def test_f53_a_label_of_either_place_is_scored(tmp_path: Path, model: Path) -> N
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), labels)
     with refused(DataError, "score.other-position"):
         evaluate(tmp_path / "out", labels.parent)
+
+
+def mirrored(file: Path, *, both: bool) -> None:
+    """Store the voxels of ``file`` the other way along x and let the sform say so; ``both``: the qform too."""
+    volume = nib.load(file)
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = volume.shape[0] - 1
+    turned = nib.Nifti1Image(np.asarray(volume.dataobj)[::-1], volume.affine @ flip)
+    turned.set_qform(turned.affine if both else volume.affine, 1)
+    turned.set_sform(turned.affine, 1)
+    nib.save(turned, file)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_f53_a_label_that_only_another_place_puts_on_its_scan_is_not_taken_mirrored(tmp_path: Path, both: bool) -> None:
+    task = small_task(tmp_path / "task", test=0)
+    truth = tmp_path / "truth" / label(task).name
+    truth.parent.mkdir()
+    shutil.copyfile(label(task), truth)
+    mirrored(label(task), both=both)
+    assert "label.other-axes" in codes(diagnose(task, threads=1).refused)
+    with refused(DataError, "score.other-position"):
+        evaluate(truth.parent, label(task).parent, allow_missing=True)
+    straight = repair(label(task), tmp_path / "straight", like=image(task))
+    read = [sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (straight, truth)]
+    np.testing.assert_array_equal(*read)
+
+
+def test_f53_a_label_that_may_be_mirrored_is_not_repaired(tmp_path: Path) -> None:
+    task = small_task(tmp_path / "task", test=0)
+    mirrored(label(task), both=False)
+    file = nib.load(label(task))
+    file.set_sform(file.affine + 3 * np.eye(4, k=3), 1)  # elsewhere, and along -x
+    nib.save(file, label(task))
+    assert "label.apart" in codes(diagnose(task, threads=1).refused)
+    with refused(DataError, "repair.other-axes"):
+        repair(label(task), tmp_path / "straight", like=image(task))
+    assert repair(label(task), tmp_path / "straight", geometry="qform").is_file()
+
+
+def test_f53_a_channel_that_only_another_place_puts_on_its_scan_is_refused(tmp_path: Path) -> None:
+    files = [make_scan(tmp_path / name) for name in ("a_0000.nii.gz", "a_0001.nii.gz")]
+    mirrored(files[1], both=False)
+    with refused(DataError, "data.channel-grids"):
+        read_image(files)
 
 
 def test_f54_labels_that_itk_saved_on_scans_without_codes(tmp_path: Path, model: Path) -> None:

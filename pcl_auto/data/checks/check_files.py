@@ -163,7 +163,7 @@ def check_cases(
     where = str(task.root)
     of_labels, of_classes = _judge_classes(task, labels)
     warnings = [*_passed_over(task), *_named_otherwise(task), *_equal_labels(labels, where), *of_classes]
-    warnings += _warn_of_two_places(images, where)
+    warnings += _warn_of_two_places(images, labels, where)
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
     return Checks(readable, problems + of_labels, warnings, images, labels)
 
@@ -338,17 +338,19 @@ def _equal_labels(labels: Mapping[str, _Record], where: str) -> list[Problem]:
     ]
 
 
-def _warn_of_two_places(images: Mapping[str, _Record], where: str) -> list[Problem]:
-    """Warn of scans whose headers name two places in space: viewers may show another one than is read here."""
-    apart = [case for case, record in images.items() if record.volume and record.volume.other_affines]
-    if not apart:
+def _warn_of_two_places(images: Mapping[str, _Record], labels: Mapping[str, _Record], where: str) -> list[Problem]:
+    """Warn of headers that name two places in space: viewers may show another one than is read here."""
+    found = []
+    for kind, records in (("images", images), ("labels", labels)):
+        apart = [case for case, record in records.items() if record.volume and record.volume.other_affines]
+        found += [f"{len(apart)} of {len(records)} {kind}: {format_names(apart, limit=3)}"] if apart else []
+    if not found:
         return []
     what, fix = (
         "sform, qform and spacing of a header say different things",
         "nothing, if ITK reads these as you mean them",
     )
-    found = f"{len(apart)} of {len(images)} images: {format_names(apart, limit=3)}"
-    return [Problem("nifti.two-places", what, where, fix, "one place (read is what ITK reads)", found)]
+    return [Problem("nifti.two-places", what, where, fix, "one place (read is what ITK reads)", "; ".join(found))]
 
 
 def _judge_classes(task: Task, labels: Mapping[str, _Record]) -> tuple[list[Problem], list[Problem]]:

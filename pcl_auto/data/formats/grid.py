@@ -128,10 +128,17 @@ def difference_of(
 ) -> Literal["shape", "position"] | None:
     """Name what keeps two volumes off one grid; None if any place that one header states is stated by the other too.
 
-    A header may state two places, and a program that saves a mask beside a scan copies the one that it reads.
+    A header may state two places, and a program that saves a mask beside a scan copies the one that it reads. The first
+    is the one that ITK reads. By it, voxels that are paired by any other must not be those of a mirrored anatomy.
     """
-    found = [mine.difference(other, tolerance_voxels) for mine in ours for other in theirs]
-    return None if None in found else found[0]
+    found = {(i, j): a.difference(b, tolerance_voxels) for i, a in enumerate(ours) for j, b in enumerate(theirs)}
+    if found[0, 0] is None:
+        return None
+    first, turn = theirs[0], theirs[0].turn_onto(ours[0], tolerance_voxels)
+    for (_, j), difference in found.items():
+        if difference is None and not turn and (j == 0 or first.runs_along(ours[0])):
+            return None
+    return found[0, 0]
 
 
 def format_shape(shape: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
-from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Turn
+from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Turn, difference_of
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_nifti
 from pcl_auto.data.formats.nifti_geometry import header_at, write_nifti
@@ -110,12 +110,11 @@ def _turn_onto(other: Header, file: Path, mend: Mend) -> Turn:
         return _AS_STORED
     own, grids = content[0], grids_of(content[0])
     theirs = other.geometry.grid(other.shape)
-    if any(theirs.difference(grid, TRAINING_TOLERANCE_VOXELS) is None for grid in grids):
+    if difference_of([theirs], grids, TRAINING_TOLERANCE_VOXELS) is None:
         return _AS_STORED
-    turns = (grid.turn_onto(theirs, TRAINING_TOLERANCE_VOXELS) for grid in grids)
-    if turn := next((turn for turn in turns if turn), None):
+    if turn := grids[0].turn_onto(theirs, TRAINING_TOLERANCE_VOXELS):
         return turn
-    if own.shape == other.shape and not _is_unplaced(own) and not any(grid.runs_along(theirs) for grid in grids):
+    if own.shape == other.shape and not _is_unplaced(own) and not grids[0].runs_along(theirs):
         what = "the axes of the two files run otherwise, and their voxels lie apart: one of them would be mirrored"
         fix = "resample the file onto the other one, by its place in space; or correct its own header first"
         raise DataError(Problem("repair.other-axes", what, str(file), fix, str(theirs), str(grids[0])))

@@ -13,6 +13,15 @@ from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.plan import Plan, PlannedCase, read_plan
+from pcl_auto.training.review_record import (
+    CORRECTED,
+    PSEUDO_LABELS,
+    earlier_record,
+    edited,
+    exported_as,
+    other_images,
+    run_key,
+)
 from pcl_auto.training.run_facts import (
     RunFacts,
     last_round,
@@ -23,10 +32,10 @@ from pcl_auto.training.run_facts import (
 )
 from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.files import file_digest, read_json, write_json, write_text
+from pcl_auto.workspace.files import file_digest, write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
 from pcl_auto.workspace.lock import sole_writer
-from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in, visible
+from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in
 from pcl_auto.workspace.run_record import REVIEW, REVIEWS
 
 RECORD = REVIEW_RECORD
@@ -90,7 +99,7 @@ def export_review(
         )
     chosen = list(cases) or ranked[:number]
     folder = output_folder(output, run.folder / REVIEW, review=True)
-    earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others
+    earlier_record(folder, RECORD, run.folder.parent, run_key(run))  # not even a lock goes into a folder of others
     data = workspace.dataset(run.identity["dataset"])
     plan = read_plan(data)
     refuse_other_inputs(run, plan, data)
@@ -117,30 +126,42 @@ def output_folder(given: Path | None, default: Path, *, review: bool = False) ->
 def _export(run: RunFacts, plan: Plan, data: DatasetFolder, folder: Path, chosen: Sequence[str], options: str) -> None:
     """Write images and pseudo-labels of the cases that were ``chosen``; ``options`` are of what the user does next."""
     last, stored = last_round(run)
-    exported = dict(earlier_record(folder, RECORD, run.folder.parent).get("exported", {}))
-    _refuse_edited(folder, chosen, exported)
+    earlier = earlier_record(folder, RECORD, run.folder.parent, run_key(run))
+    _refuse_edited(folder, chosen, earlier)
     plan.require(chosen)
     planned = plan.cases
     require_planned_images(plan, chosen, data)
+    if others := other_images(folder, earlier, plan, chosen, "choose another folder with -o"):
+        raise StateError(others)
     from pcl_auto.nnunet.data.images import write_mask
     from pcl_auto.nnunet.data.pseudo_label_files import refuse_damaged
     from pcl_auto.nnunet.inference.export import pseudo_label
 
     refuse_damaged(stored.parent, chosen)
 
-    record = {"schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "round": last.number}
+    exported, exporting, images = (dict(earlier.get(name, {})) for name in ("exported", "exporting", "images"))
+    record = {
+        "schema_version": SCHEMA_VERSION, "model": str(run.folder.parent), "run": run_key(run), "round": last.number,
+        "exported": exported, "exporting": exporting, "images": images,
+    }  # fmt: skip
+    write_json(folder / RECORD, record)  # first: the folder is known as ours from now on
+    (folder / CORRECTED).mkdir(exist_ok=True)
     for case in chosen:
-        # First, so that the folder is known as ours from then on, and without the digest of what is about to change: an
-        # export that is killed is no edit.
-        exported.pop(case, None)
-        write_json(folder / RECORD, {**record, "exported": exported})
         _copy_image(planned[case], folder / "images")
+        if planned[case].digest:
+            images[case] = planned[case].digest
         mask, properties = pseudo_label(run.folder.parent, run.identity["configuration"], stored, case)
-        target = folder / "pseudo_labels" / f"{case}.nii.gz"
+        target = folder / PSEUDO_LABELS / f"{case}.nii.gz"
         with atomic_path(target) as temporary:
             write_mask(mask, temporary, properties)
-        exported[case] = file_digest(target)
-    (folder / "corrected").mkdir(exist_ok=True)
+            digest = file_digest(temporary)
+            _refuse_edited(folder, [case], earlier, digest)  # an editor may have saved meanwhile
+            # Both masks go on record: a kill leaves one of them, and neither is an edit.
+            if target.is_file():
+                exported[case] = file_digest(target)
+            exporting[case] = digest
+            write_json(folder / RECORD, record)
+        exported[case] = exporting.pop(case)
     _write_colors(run.classes, folder)
     readme = _README.format(
         model=run.folder.parent.name,
@@ -150,42 +171,26 @@ def _export(run: RunFacts, plan: Plan, data: DatasetFolder, folder: Path, chosen
         options=options,
     )
     write_text(folder / "README.txt", readme)
-    write_json(folder / RECORD, {**record, "exported": exported})
+    write_json(folder / RECORD, record)
 
 
-def _refuse_edited(folder: Path, cases: Sequence[str], exported: Mapping[str, str]) -> None:
-    """Refuse to write over masks that are not as they were exported: an editor saves where it has read."""
-    masks = {case: folder / "pseudo_labels" / f"{case}.nii.gz" for case in cases if case in exported}
-    edited = [mask for case, mask in masks.items() if mask.is_file() and file_digest(mask) != exported[case]]
-    if edited:
-        what = "a pseudo-label was edited where it was exported"
-        fix = f"move it into {folder / 'corrected'}, then `pclauto continue`; or choose another folder with -o"
-        raise StateError([Problem("review.edited-in-place", what, str(mask), fix) for mask in edited])
+def _refuse_edited(folder: Path, cases: Sequence[str], record: Mapping[str, Any], new: str | None = None) -> None:
+    """Refuse to write over masks of ``cases`` that are not as they were exported.
 
-
-def earlier_record(folder: Path, name: str, model: Path) -> dict[str, Any]:
-    """Read the record ``name`` in ``folder`` that an earlier command has left; empty where the folder is new or empty.
-
-    Raises:
-        StateError: the folder holds something else, or is of another ``model``.
+    Args:
+        folder: of the review.
+        cases: about to be exported.
+        record: of what was exported before.
+        new: SHA-256 of what is exported now. A mask that is not on record is refused if it is another one; without it,
+            such a mask is left to a later look.
     """
-    if not visible(folder):
-        return {}
-    file = folder / name
-    found = read_json(file, {"model?": str, "exported?": {...: str}}) if file.is_file() else {}
-    # A run's own folders are its own, wherever the workspace was when they were written.
-    if found.get("model") != str(model) and not (found and folder.resolve().is_relative_to(model.resolve())):
-        raise StateError(
-            Problem(
-                code="review.folder-taken",
-                what="the folder holds something else",
-                where=str(folder),
-                expected=f"an empty folder, or a {name} of the same model",
-                found=str(found.get("model", "files of another kind")),
-                fix="choose another folder with -o",
-            )
-        )
-    return dict(found)
+    masks = {folder / PSEUDO_LABELS / f"{case}.nii.gz": exported_as(record, case) for case in cases}
+    changed = [
+        mask for mask, known in masks.items()
+        if (known or new) and mask.is_file() and file_digest(mask) not in {*known, new}
+    ]  # fmt: skip
+    if changed:
+        raise StateError(edited(changed, folder, "then `pclauto continue`; or choose another folder with -o"))
 
 
 def _options(workspace: Workspace, model: Path) -> str:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pcl_auto.annotation.review import earlier_record, output_folder
+from pcl_auto.annotation.review import output_folder
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.method.pseudo_labels import KEPT
 from pcl_auto.method.suggestion import diverse_batch, nearest, reasons, standardized, uncertainty
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.plan import Plan, PlannedCase, read_plan
+from pcl_auto.training.review_record import earlier_record
 from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder
 from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.events import Listener

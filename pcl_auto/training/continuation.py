@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pcl_auto.data.formats.nifti import compare_grids, probe_channels, probe_label
-from pcl_auto.data.formats.suffixes import nifti_stem
-from pcl_auto.data.labels import all_values
 from pcl_auto.data.split import Correction, Split, with_corrections
-from pcl_auto.errors import DataError, Problem, StateError
-from pcl_auto.planning.plan import Plan, read_plan
+from pcl_auto.errors import Problem, StateError
+from pcl_auto.planning.inputs import check_inputs, known_checks
+from pcl_auto.planning.plan import read_plan
 from pcl_auto.recipe.load import from_dict
 from pcl_auto.recipe.settings import Recipe, Schedule
+from pcl_auto.training.corrected_masks import check_masks, find_corrected_masks, keep_mask, mask_digest
 from pcl_auto.training.request import TrainRequest, resolve_run
-from pcl_auto.training.run_facts import (
-    RunFacts,
-    last_checkpoint,
-    last_round,
-    read_run,
-    review_folders,
-    run_folder,
-    run_folders,
-)
+from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder, run_folders
 from pcl_auto.training.run_inputs import refuse_other_inputs
-from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.files import file_digest, refuse_irregular
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import started_rank
@@ -40,7 +26,7 @@ class Continuation:
     """A training that goes on from a run with corrected pseudo-labels as labels.
 
     ``folds``: of that run, whose first one the network comes from. ``wall_s``: how long it takes if its epochs and
-    pseudo-labels go as the last ones of that run; None where nothing is known of them.
+    pseudo-labels go as the last ones of that run; None where nothing is known of them. ``warnings``: of masks.
     """
 
     model: Path
@@ -50,6 +36,7 @@ class Continuation:
     recipe: Recipe
     request: TrainRequest
     wall_s: float | None
+    warnings: list[Problem]
 
 
 def continuation(
@@ -65,12 +52,12 @@ def continuation(
         model: the run whose pseudo-labels were corrected.
         workspace: where its data set is planned.
         given: device and the like; ``epochs`` for all rounds together.
-        corrected: a folder of :func:`export_review`; None for those that the run has on record.
+        corrected: the folder of a review, or one with masks; None for those that the run has on record.
         write: whether masks are copied; otherwise nothing is written.
 
     Raises:
-        StateError: nothing is corrected, the run has no round, or the data set was planned anew with other images,
-            classes or channels than the run's.
+        StateError: nothing is corrected, or not where it is looked for; the run has no round; the data set was planned
+            anew with other images, classes or channels than the run's, or its files have changed since.
         DataError: masks that cannot be labels, all problems at once.
         LockedError: the run is still being trained.
     """
@@ -82,19 +69,25 @@ def continuation(
     # Of several processes of this command the first one asks.
     with sole_writer(run.folder.parent) if started_rank() == 0 else nullcontext():
         start = last_checkpoint(run.folder)
-    masks = {case: mask for case, mask in _corrected_masks(run, corrected).items() if _is_new(run.split, case, mask)}
+    found = find_corrected_masks(run, plan, corrected)
+    masks = found.masks
     if not masks:
         if again := _repeated(run, workspace, given, corrected, write=write):
             return again
-        raise _no_correction(run)
-    _check_masks(masks, plan, run.split)
+        raise _no_correction(run, found.warnings)
+    # What a training that goes on will use, before masks are compared with it.
+    plan = replace(
+        plan, corrected={case: data.correction_file(case, mask) for case, mask in run.split.corrected.items()}
+    )
+    check_inputs(plan, run.split, data)
+    warnings = [*found.warnings, *check_masks(found, plan, run.split, known_checks(data))]
     round_number = run.rounds[-1].number
     corrections = [
-        Correction(case, _digest(mask), run.split.name, run.folder.parent.name, round_number)
+        Correction(case, mask_digest(mask), run.split.name, run.folder.parent.name, round_number)
         for case, mask in sorted(masks.items())
     ]
     for entry in corrections if write else []:
-        _keep(masks[entry.case], data.correction_file(entry.case, entry.mask))
+        keep_mask(masks[entry.case], data.correction_file(entry.case, entry.mask))
     recipe = remaining(from_dict(run.identity["recipe"]), _epochs_done(run), given.epochs)
     split = with_corrections(run.split, corrections)
     request = replace(
@@ -111,7 +104,7 @@ def continuation(
     )
     folds = len(run_folders(run.folder.parent))
     seconds = _seconds_of(recipe.schedule, run)
-    return Continuation(run.folder.parent, folds, masks, split, recipe, request, seconds)
+    return Continuation(run.folder.parent, folds, masks, split, recipe, request, seconds, warnings)
 
 
 def _repeated(
@@ -128,15 +121,18 @@ def _repeated(
     return found if resolve_run(found.request, workspace).model == run.folder.parent else None
 
 
-def _no_correction(run: RunFacts) -> StateError:
+def _no_correction(run: RunFacts, warnings: list[Problem]) -> StateError:
     return StateError(
-        Problem(
-            code="review.no-correction",
-            what="no corrected mask that is new",
-            where=str(run.folder.parent),
-            expected="corrected/CASE.nii.gz in a folder of `pclauto review`",
-            fix="run `pclauto review`, save corrected masks there, and repeat the command",
-        )
+        [
+            Problem(
+                code="review.no-correction",
+                what="no corrected mask that is new",
+                where=str(run.folder.parent),
+                expected="corrected/CASE.nii.gz in a folder of `pclauto review`",
+                fix="run `pclauto review`, save corrected masks there, and repeat the command",
+            ),
+            *warnings,
+        ]
     )
 
 
@@ -171,86 +167,3 @@ def _seconds_of(schedule: Schedule, run: RunFacts) -> float | None:
 
 def _epochs_done(run: RunFacts) -> int:
     return max((int(event["epoch"]) for event in run.epochs), default=0)
-
-
-def _corrected_masks(run: RunFacts, given: Path | None) -> dict[str, Path]:
-    """Find the masks in ``corrected`` of every review folder of the run, by case."""
-    # Those of the runs that it goes on from too: somebody may have corrected more since.
-    models = [run.folder.parent.parent / entry.model for entry in run.split.history]
-    before = [folder for model in models for folder in run_folders(model)]
-    on_record = [folder for place in dict.fromkeys([*before, run.folder]) for folder in review_folders(place)]
-    folders = [given] if given is not None else [Path(folder) for folder in on_record]
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for case, mask in _masks_in(folder / "corrected").items():
-            # Of a case that was corrected twice the later correction.
-            found[case] = max(found.get(case, mask), mask, key=lambda file: file.stat().st_mtime_ns)
-    return found
-
-
-def _masks_in(folder: Path) -> dict[str, Path]:
-    """Find the masks in a folder, by case.
-
-    Raises:
-        DataError: files in a format that no label has, such as an editor's own; two masks of one case.
-    """
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith(".")) if folder.is_dir() else []
-    found: dict[str | None, Path] = {}
-    twins = [file for file in files if found.setdefault(nifti_stem(file.name), file) != file]
-    if others := [file for file in files if nifti_stem(file.name) is None]:
-        fix = "save the mask from the editor as NIfTI, CASE.nii.gz, and remove this file"
-        raise DataError([Problem("review.mask-not-nifti", "no NIfTI", str(file), fix) for file in others])
-    if twins:
-        fix = "keep one of them"
-        raise DataError([Problem("review.mask-twice", "second mask of one case", str(file), fix) for file in twins])
-    return {case: file for case, file in found.items() if case is not None}
-
-
-def _is_new(split: Split, case: str, mask: Path) -> bool:
-    return split.corrected.get(case) != _digest(mask)
-
-
-def _check_masks(masks: Mapping[str, Path], plan: Plan, split: Split) -> None:
-    """Check masks as labels are checked before planning: all problems at once, before anything is written."""
-    plan.require(case for case in masks if case in split.unlabeled or case in split.corrected)
-    allowed, cases = tuple(all_values(plan.dataset_json["labels"])), plan.cases
-    problems: list[Problem] = []
-    for case, mask in masks.items():
-        if case not in split.unlabeled and case not in split.corrected:
-            has_label = case in (*split.labeled, *split.validation)
-            code = "review.case-has-label" if has_label else "review.unknown-case"
-            what = "the case has a label of its own" if has_label else "no such case"
-            fix = (
-                "correct the label in the data set and plan again" if has_label else "name masks after unlabeled cases"
-            )
-            problems.append(Problem(code, what, str(mask), fix))
-            continue
-        label, found = probe_label(mask, allowed)
-        image, _ = probe_channels(cases[case].files)
-        problems += found
-        if label is not None and image is not None:
-            problems += compare_grids(image, label)
-        if label is not None and not any(value and count for value, count in (label.label_values or {}).items()):
-            problems.append(
-                Problem("review.mask-empty", "the mask is empty", str(mask), "save the corrected mask, not a new one")
-            )
-    if problems:
-        raise DataError(problems)
-
-
-def _digest(mask: Path) -> str:
-    """SHA-256 of a mask as it is kept: gzipped."""
-    return file_digest(mask) if mask.name.lower().endswith(".gz") else hashlib.sha256(_gzipped(mask)).hexdigest()
-
-
-def _gzipped(mask: Path) -> bytes:
-    refuse_irregular(mask, DataError, "save the corrected mask itself in this place")
-    return gzip.compress(mask.read_bytes(), mtime=0)
-
-
-def _keep(mask: Path, target: Path) -> None:
-    content = mask.read_bytes() if mask.name.lower().endswith(".gz") else _gzipped(mask)
-    if target.is_file() and target.read_bytes() == content:
-        return
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(content)

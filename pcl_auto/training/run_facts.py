@@ -298,7 +298,7 @@ def review_folders(run: Path) -> list[str]:
     file, own = run / REVIEWS, run / REVIEW
     recorded = list(read_json(file, {"folders": [str]})["folders"]) if file.is_file() else []
     elsewhere = [folder for folder in recorded if Path(folder).parts[-3:] != own.parts[-3:]]
-    return [*([str(own)] if own.is_dir() else []), *elsewhere]
+    return [*([str(own)] if own.is_dir() or elsewhere != recorded else []), *elsewhere]
 
 
 def last_checkpoint(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from pcl_auto.inference.predict import Outputs, predict
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.planning.planner import read_plans
 from pcl_auto.recipe.load import load_recipe
-from pcl_auto.training.continuation import _gzipped
+from pcl_auto.training.corrected_masks import gzipped
 from pcl_auto.training.request import _read_split_file
 from pcl_auto.workspace.files import file_digest, read_json
 from pcl_auto.workspace.lock import _lock_file, is_held
@@ -134,7 +134,7 @@ def test_f62_masks_and_labels_that_are_pipes_are_named(tmp_path: Path) -> None:
     [
         read_json,
         file_digest,
-        _gzipped,
+        gzipped,
         read_checkpoint,
         _read_split_file,
         lambda file: load_recipe(str(file)),

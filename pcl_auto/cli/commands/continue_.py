@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def continue_(
     model: options.Model = None,
     corrected: Annotated[
-        Path | None, typer.Option(help="The review's folder, where it was moved since.", file_okay=False, exists=True)
+        Path | None,
+        typer.Option(
+            help="The review's folder, where it was moved since, or one of masks alone.", file_okay=False, exists=True
+        ),
     ] = None,
     epochs: options.Epochs = None,
     device: options.Device = "auto",
@@ -57,6 +60,7 @@ def continue_(
         )
     for case, mask in found.masks.items():
         terminal.print_line(f"corrected  {case}: {mask}")
+    terminal.problems(found.warnings, "warning")
     if dry_run:
         _render_estimate(terminal, found, json=json)
     else:
@@ -82,5 +86,6 @@ def _render_estimate(terminal: Terminal, found: Continuation, *, json: bool) -> 
                 "recipe": found.recipe.as_dict(),
                 "split": split.as_dict(),
                 "wall_s": wall_s,
+                "warnings": [problem.as_dict() for problem in found.warnings],
             }
         )

@@ -12,7 +12,7 @@ from pcl_auto.data.checks.shown_classes import absent_classes, empty_cases
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.identity import FileState, Identity, identify
-from pcl_auto.data.labels import Labels, all_values
+from pcl_auto.data.labels import Labels, all_values, ignore_value
 from pcl_auto.errors import Problem, format_names
 
 if TYPE_CHECKING:
@@ -158,11 +158,16 @@ def check_cases(
     problems = [
         problem
         for case in task.cases
-        for problem in _judge_case(case, images[case.id], labels.get(case.id), len(task.channels))
+        for problem in _judge_case(case, images[case.id], labels.get(case.id), len(task.channels), task.labels)
     ]
     where = str(task.root)
     of_labels, of_classes = _judge_classes(task, labels)
-    warnings = [*_passed_over(task), *_named_otherwise(task), *_equal_labels(labels, where), *of_classes]
+    warnings = [
+        *_passed_over(task),
+        *_named_otherwise(task),
+        *equal_labels(_label_contents(labels), where),
+        *of_classes,
+    ]
     warnings += _warn_of_two_places(images, labels, where)
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
     return Checks(readable, problems + of_labels, warnings, images, labels)
@@ -192,7 +197,9 @@ def check_labels(
         what the label of each case is and holds, and all problems.
     """
     images, found = _probe_all(cases, tuple(all_values(labels)), threads, known or {}, lambda: None)
-    problems = [each for case in cases for each in _judge_case(case, images[case.id], found.get(case.id), channels)]
+    problems = [
+        each for case in cases for each in _judge_case(case, images[case.id], found.get(case.id), channels, labels)
+    ]
     checked = {
         case: CheckedLabel(record.identity.digest, (record.volume and record.volume.label_values) or {})
         for case, record in found.items()
@@ -267,11 +274,12 @@ def _recall(path: Path, facts: Any) -> _Record | None:
         return None  # a cache that makes no sense is no reason to stop: the file is there to be read
 
 
-def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int) -> Iterator[Problem]:
+def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int, labels: Labels) -> Iterator[Problem]:
     """Yield the problems of the files of one case, and of how they fit each other and the task."""
     yield from image.problems
     if label:
         yield from label.problems
+        yield from ignored_everywhere(label.volume, labels)
     if image.volume is None:
         return
     where = str(case.image)
@@ -285,6 +293,16 @@ def _judge_case(case: Case, image: _Record, label: _Record | None, channels: int
         yield from constant_channels(image.volume, f"{'a labeled' if case.label else 'an unlabeled'} case")
     if label and label.volume:
         yield from compare_grids(image.volume, label.volume)
+
+
+def ignored_everywhere(label: Volume | None, labels: Labels) -> list[Problem]:
+    """Return the problem of a label whose voxels are ignored, every one: it teaches nothing."""
+    ignored = ignore_value(labels)
+    if label is None or ignored is None or [*(label.label_values or ())] != [ignored]:
+        return []
+    fix = "restore the label, or take it out of the data set: without one the image can be learned from too"
+    what, where = "every voxel of the label is ignored", str(label.path)
+    return [Problem("label.ignored-everywhere", what, where, fix, "voxels that are labeled", f"{ignored} alone")]
 
 
 def constant_channels(volume: Volume, whose: str) -> list[Problem]:
@@ -323,13 +341,20 @@ def _named_otherwise(task: Task) -> list[Problem]:
     return [Problem("label.other-name", what, str(task.root), fix, "one name for both", found)]
 
 
-def _equal_labels(labels: Mapping[str, _Record], where: str) -> list[Problem]:
-    """Warn of labels of several cases that are alike, voxel by voxel, and not empty."""
+def _label_contents(labels: Mapping[str, _Record]) -> dict[str, str]:
+    """Return a digest of what each label holds that is not empty."""
+    return {
+        case: record.volume.digest or (record.identity.digest if record.identity else case)
+        for case, record in labels.items()
+        if record.volume is not None and any(record.volume.label_values or ())  # a value that is not 0
+    }
+
+
+def equal_labels(contents: Mapping[str, str], where: str) -> list[Problem]:
+    """Warn of labels of several cases that are alike, voxel by voxel; ``contents`` are digests by case."""
     same: dict[str, list[str]] = defaultdict(list)
-    for case, record in labels.items():
-        volume = record.volume
-        if volume is not None and any(volume.label_values or ()):  # a value that is not 0
-            same[volume.digest or (record.identity.digest if record.identity else case)].append(case)
+    for case, digest in contents.items():
+        same[digest].append(case)
     fix = "look at them on their images: one may be a copy that was given the wrong name"
     return [
         Problem("label.equal", "cases have the same label", where, fix, "a label for each case", " = ".join(cases))

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from refusal import refused
 
-from pcl_auto.annotation.review import RECORD, _refuse_edited, earlier_record, output_folder, worst_first
+from pcl_auto.annotation.review import RECORD, _refuse_edited, output_folder, worst_first
 from pcl_auto.annotation.suggest import _suggested
 from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.recipe.settings import Recipe, Schedule
-from pcl_auto.training.continuation import _masks_in, remaining
+from pcl_auto.training.continuation import remaining
+from pcl_auto.training.corrected_masks import masks_in
+from pcl_auto.training.review_record import earlier_record
 from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.output import sole_writer_in
 
@@ -80,7 +82,7 @@ def test_an_edit_where_it_was_exported_is_not_written_over(tmp_path: Path) -> No
     mask = tmp_path / "pseudo_labels" / "a.nii.gz"
     mask.parent.mkdir()
     mask.write_bytes(b"as exported")
-    exported = {"a": file_digest(mask), "b": "of a file that is gone"}
+    exported = {"exported": {"a": file_digest(mask), "b": "of a file that is gone"}}
     _refuse_edited(tmp_path, ["a", "b", "c"], exported)
     mask.write_bytes(b"an hour of work")
     _refuse_edited(tmp_path, ["b"], exported)  # it stays as it is
@@ -89,15 +91,15 @@ def test_an_edit_where_it_was_exported_is_not_written_over(tmp_path: Path) -> No
     assert str(tmp_path / "corrected") in str(refusal.error)
 
 
-def test_masks_in_an_editor_s_own_format_are_named(tmp_path: Path) -> None:
+def testmasks_in_an_editor_s_own_format_are_named(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii", ".DS_Store"):
         (tmp_path / name).touch()
-    assert _masks_in(tmp_path) == {"a": tmp_path / "a.nii.gz", "b": tmp_path / "b.nii"}
-    assert _masks_in(tmp_path / "nowhere") == {}
+    assert masks_in(tmp_path) == ({"a": tmp_path / "a.nii.gz", "b": tmp_path / "b.nii"}, [])
+    assert masks_in(tmp_path / "nowhere") == ({}, [])
     for name in ("c.seg.nrrd", "d.mha"):
         (tmp_path / name).touch()
     with refused(DataError, "review.mask-not-nifti") as refusal:
-        _masks_in(tmp_path)
+        masks_in(tmp_path)
     assert [Path(problem.where).name for problem in refusal.problems] == ["c.seg.nrrd", "d.mha"]
 
 
@@ -105,6 +107,6 @@ def test_two_masks_of_one_case_are_refused(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "a.NII.GZ", "b.NII"):
         (tmp_path / name).touch()
     with refused(DataError, "review.mask-twice"):
-        _masks_in(tmp_path)
+        masks_in(tmp_path)
     (tmp_path / "a.nii.gz").unlink()
-    assert sorted(map(str, _masks_in(tmp_path))) == ["a", "b"]
+    assert sorted(masks_in(tmp_path)[0]) == ["a", "b"]

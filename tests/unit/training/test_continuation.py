@@ -12,12 +12,13 @@ from refusal import refused
 from report_files import write_run
 from toy_plans import toy_plan
 
-from pcl_auto.annotation.review import earlier_record, export_review
+from pcl_auto.annotation.review import export_review
 from pcl_auto.data.checks.check_files import image_stats
 from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.planning.plan import write_plan
 from pcl_auto.training.continuation import continuation
 from pcl_auto.training.request import TrainRequest
+from pcl_auto.training.review_record import earlier_record
 from pcl_auto.training.run_facts import last_round, read_run, run_folder
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace

@@ -1,0 +1,338 @@
+"""Find the masks that a person has corrected in the folders of reviews, and check them as labels are checked."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pcl_auto.data.checks.check_files import equal_labels, ignored_everywhere, known_label
+from pcl_auto.data.dataset.safe_paths import identity_of
+from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
+from pcl_auto.data.formats.suffixes import is_other_volume, nifti_stem
+from pcl_auto.data.labels import all_values
+from pcl_auto.data.split import Split
+from pcl_auto.errors import DataError, Problem, StateError, format_names
+from pcl_auto.planning.plan import Plan, PlannedCase
+from pcl_auto.training.review_record import (
+    CORRECTED,
+    edited,
+    edited_in_place,
+    folder_taken,
+    is_review_of,
+    other_images,
+    read_review,
+)
+from pcl_auto.training.run_facts import RunFacts, review_folders, run_folders
+from pcl_auto.workspace.atomic import atomic_path
+from pcl_auto.workspace.files import file_digest, find_irregular, refuse_irregular
+from pcl_auto.workspace.output import REVIEW_RECORD, visible
+
+_INSTEAD = "or name the folder whose masks are to be taken with --corrected"
+
+
+@dataclass
+class CorrectedMasks:
+    """Masks that are new, by case, and warnings of what was passed over.
+
+    ``exported``: the cases whose pseudo-label was exported with this SHA-256.
+    """
+
+    masks: dict[str, Path] = field(default_factory=dict)
+    warnings: list[Problem] = field(default_factory=list)
+    exported: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def find_corrected_masks(run: RunFacts, plan: Plan, given: Path | None) -> CorrectedMasks:
+    """Find the new masks in the review folders of a run and of the runs that it goes on from.
+
+    What a person has drawn is taken, refused or named: nothing is passed over without a word.
+
+    Args:
+        run: whose pseudo-labels were corrected.
+        plan: of its data set.
+        given: to be looked into instead of the folders on record: the folder of a review, or one that holds masks.
+
+    Raises:
+        StateError: folders that are gone, or belong to another model; masks that were edited where they were
+            exported, or that lie on other images.
+        DataError: files that no label can be; several masks of one case.
+    """
+    found = CorrectedMasks()
+    folders = _own_folders(run, found.warnings) if given is None else {_given_folder(given): {}}
+    if given is not None:
+        folders = {folder: _require_own(folder, run) for folder in folders}
+    masks: dict[str, list[Path]] = defaultdict(list)
+    problems: list[Problem] = []
+    for folder, record in folders.items():
+        place = folder / CORRECTED
+        if record and not place.is_dir():
+            problems.append(_gone(place))
+        own, passed_over = masks_in(place if record or place.is_dir() else folder)
+        found.warnings += _passed_over(place, passed_over)
+        problems += other_images(folder, record, plan, own, f"export the case anew into another folder, {_INSTEAD}")
+        problems += _edited(folder, record, own, run.split, found.warnings)
+        for case, mask in own.items():
+            masks[case].append(mask)
+        for case, digest in record.get("exported", {}).items():
+            found.exported[digest].add(case)
+    if problems:
+        raise StateError(problems)
+    found.masks = _new_masks(masks, run.split)
+    return found
+
+
+def _runs(run: RunFacts) -> list[Path]:
+    """Return the folders of the runs that a run goes on from, and its own, which is the last."""
+    before = [run.folder.parent.parent / entry.model for entry in run.split.history]
+    return [*dict.fromkeys([*(folder for model in before for folder in run_folders(model)), run.folder])]
+
+
+def _own_folders(run: RunFacts, warnings: list[Problem]) -> dict[Path, dict[str, Any]]:
+    """Return the review folders on record, each with its own record.
+
+    One of an earlier run that is gone is a warning alone: its masks were taken up when that run was gone on from.
+
+    Raises:
+        StateError: folders of the run itself that are gone or hold something else.
+    """
+    runs, own = _runs(run), {*map(Path, review_folders(run.folder))}
+    folders: dict[Path, dict[str, Any]] = {}
+    problems: list[Problem] = []
+    for folder in dict.fromkeys(Path(each) for place in runs for each in review_folders(place)):
+        record = read_review(folder)
+        if record and is_review_of(record, folder, runs):
+            folders[folder] = record
+            continue
+        expected = f"the {REVIEW_RECORD} of a review of the model"
+        problem = folder_taken(folder, record, f"put the review back, {_INSTEAD}", expected)
+        (problems if folder in own else warnings).append(problem if visible(folder) else _gone(folder))
+    if problems:
+        raise StateError(problems)
+    return folders
+
+
+def _gone(folder: Path) -> Problem:
+    fix = f"put it back, {_INSTEAD}"
+    found = "no folder" if not folder.is_dir() else "an empty folder"
+    what = "a folder of corrected masks is gone"
+    return Problem("review.folder-gone", what, str(folder), fix, "what `pclauto review` has put there", found)
+
+
+def _given_folder(given: Path) -> Path:
+    """Return the review's folder where one of its own folders, such as ``corrected``, is given; else what is given."""
+    folder = Path(os.path.abspath(given))  # noqa: PTH100 (links in it stay, as the user names them)
+    is_inside = not (folder / REVIEW_RECORD).exists() and (folder.parent / REVIEW_RECORD).exists()
+    return folder.parent if is_inside else folder
+
+
+def _require_own(folder: Path, run: RunFacts) -> dict[str, Any]:
+    """Return the record of a folder that was named, which needs none: masks may come from anywhere."""
+    record = read_review(folder)
+    if record and not is_review_of(record, folder, _runs(run)):
+        fix = "name the model that was reviewed with --model, or another folder with --corrected"
+        raise StateError(folder_taken(folder, record, fix, str(run.folder.parent)))
+    return record
+
+
+def masks_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    """Find the masks in a folder, by case; return also what was passed over.
+
+    Raises:
+        DataError: files in a format that no label has, such as an editor's own; what is no file; two masks of one case.
+    """
+    masks: dict[str, Path] = {}
+    passed_over: list[Path] = []
+    problems: list[Problem] = []
+    for file in visible(folder):
+        case = nifti_stem(file.name)
+        if case is None and not is_other_volume(file.name):
+            passed_over.append(file)
+        elif case is None:
+            fix = "save the mask from the editor as NIfTI, CASE.nii.gz, and remove this file"
+            problems.append(Problem("review.mask-not-nifti", "no NIfTI", str(file), fix))
+        elif not file.exists():  # a link
+            fix = "save the corrected mask itself in this place, or remove the link"
+            problems.append(Problem("data.missing", "a link to no file", str(file), fix, "a file", "no such file"))
+        elif irregular := find_irregular(file, "save the corrected mask itself in this place"):
+            problems.append(irregular)
+        elif masks.setdefault(case, file) != file:
+            problems.append(Problem("review.mask-twice", "second mask of one case", str(file), "keep one of them"))
+    if problems:
+        raise DataError(problems)
+    return masks, passed_over
+
+
+def _passed_over(folder: Path, files: Sequence[Path]) -> list[Problem]:
+    if not files:
+        return []
+    what, fix = "files and folders passed over", "nothing, if these are no corrected masks"
+    found = format_names((file.name for file in files), limit=5)
+    return [Problem("data.passed-over", what, str(folder), fix, "masks CASE.nii.gz", found)]
+
+
+def _edited(
+    folder: Path, record: Mapping[str, Any], masks: Mapping[str, Path], split: Split, warnings: list[Problem]
+) -> list[Problem]:
+    """Refuse masks that were edited where they were exported; warn of those that were saved again, later, where to."""
+    if not record:
+        return []
+    taken = {entry.mask for entry in split.history}
+    known = {file_digest(mask) for mask in masks.values()} | taken
+    refused = []
+    for file, digest in edited_in_place(folder, record).items():
+        if digest in known:
+            continue
+        corrected = masks.get(nifti_stem(file.name) or "")
+        if corrected is None or corrected.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+            refused.append(file)
+            continue
+        what, fix = (
+            "an edited pseudo-label is passed over",
+            "nothing, if the mask that was saved later is the right one",
+        )
+        warnings.append(Problem("review.edited-in-place", what, str(file), fix, found=f"taken is {corrected}"))
+    return edited(refused, folder, "and repeat the command; or remove it, if it is not to be used")
+
+
+def _new_masks(masks: Mapping[str, Sequence[Path]], split: Split) -> dict[str, Path]:
+    """Choose the mask of each case that the split does not have yet.
+
+    Raises:
+        DataError: cases with several of which nothing says which one counts.
+    """
+    chosen: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for case, files in masks.items():
+        taken = [entry.mask for entry in split.history if entry.case == case]
+        contents = {mask_digest(file): file for file in files}
+        current = contents.get(split.corrected.get(case, ""))
+        new = [file for digest, file in contents.items() if digest not in taken]
+        if not new and current is None:  # one of before is to count again
+            new = [*contents.values()]
+        is_older = current is not None and any(file.stat().st_mtime_ns <= current.stat().st_mtime_ns for file in new)
+        if len(new) > 1 or is_older:
+            what, fix = "several masks of one case", f"keep one of them, {_INSTEAD}"
+            found = ", ".join(map(str, contents.values()))
+            problems.append(Problem("review.mask-twice", what, case, fix, "one mask", found))
+        elif new:
+            chosen[case] = new[0]
+    if problems:
+        raise DataError(problems)
+    return chosen
+
+
+def check_masks(found: CorrectedMasks, plan: Plan, split: Split, known: Mapping[str, Any] | None) -> list[Problem]:
+    """Check masks as labels are checked before planning: all problems at once, before anything is written.
+
+    Args:
+        found: the masks.
+        plan: of the data set, with the corrections of ``split``.
+        split: of the run that is gone on from.
+        known: what the checks of ``pclauto plan`` have found; of it, only labels that the split opens are looked at.
+
+    Returns:
+        warnings.
+
+    Raises:
+        DataError: masks that cannot be labels of their cases.
+    """
+    plan.require(case for case in found.masks if case in split.unlabeled or case in split.corrected)
+    cases = plan.cases
+    opened = {case: cases[case] for case in (*split.labeled, *split.validation)}
+    problems = [*_shared_files(found.masks, opened, cases, split)]
+    contents = {
+        case: digest for case in opened
+        if case not in split.corrected and (digest := _known_content(known_label(known, case)))
+    }  # fmt: skip
+    for case, mask in found.masks.items():
+        if case not in split.unlabeled and case not in split.corrected:
+            problems.append(_not_correctable(mask, has_label=case in opened))
+            continue
+        if case not in (whose := found.exported.get(file_digest(mask), {case})):
+            what, fix = "the mask is the pseudo-label of another case", "save it under the name of its own case"
+            problems.append(
+                Problem("label.of-other-case", what, str(mask), fix, f"a mask of {case}", " = ".join(sorted(whose)))
+            )
+        label, of_mask = _judged(mask, cases[case], plan.dataset_json["labels"])
+        problems += of_mask
+        if label is not None and any(label.label_values or ()):
+            contents[case] = label.digest
+    if problems:
+        raise DataError(problems)
+    return equal_labels(contents, str(plan.root))
+
+
+def _judged(mask: Path, case: PlannedCase, labels: Any) -> tuple[Volume | None, list[Problem]]:
+    """Read a mask; return it and what is wrong with it as the label of a case."""
+    label, problems = probe_label(mask, tuple(all_values(labels)))
+    image, _ = probe_channels(case.files)
+    if label is not None and image is not None:
+        problems = [*problems, *compare_grids(image, label)]
+    problems = [*problems, *ignored_everywhere(label, labels)]
+    if label is not None and [*(label.label_values or ())] == [0]:
+        fix = "save the corrected mask, not a new one"
+        problems.append(Problem("review.mask-empty", "the mask is empty", str(mask), fix))
+    return label, problems
+
+
+def _not_correctable(mask: Path, *, has_label: bool) -> Problem:
+    if has_label:
+        fix = "correct the label in the data set and plan again"
+        return Problem("review.case-has-label", "the case has a label of its own", str(mask), fix)
+    return Problem("review.unknown-case", "no such case", str(mask), "name masks after unlabeled cases")
+
+
+def _shared_files(
+    masks: Mapping[str, Path], opened: Mapping[str, PlannedCase], cases: Mapping[str, PlannedCase], split: Split
+) -> Iterable[Problem]:
+    """Refuse one file, by whatever links, for two cases, and links to hidden labels; no file is opened."""
+    labels = [(case, entry.label) for case, entry in opened.items() if entry.label and case not in masks]
+    files: dict[object, list[tuple[str, Path]]] = defaultdict(list)
+    for case, file in (*masks.items(), *((case, label) for case, label in labels if label.is_file())):
+        files[identity_of(file)].append((case, file))
+    for same in files.values():
+        if len(same) > 1:
+            what, fix = "one file is the label of several cases", "give each case the mask that was drawn on it"
+            found = ", ".join(f"{case}: {file}" for case, file in same)
+            yield Problem("label.of-two-cases", what, str(same[0][1]), fix, "a file for each case", found)
+    hidden = [label for case in split.hidden if case in cases and (label := cases[case].label) and label.is_file()]
+    closed = {*map(identity_of, hidden)}
+    for mask in masks.values():
+        if identity_of(mask) in closed:
+            what, fix = "the mask is a link to the label of a hidden case", "put the mask itself in this place"
+            yield Problem("split.label-is-hidden", what, str(mask), fix)
+
+
+def _known_content(facts: Any) -> str:
+    """Return the digest of what a label holds, as its check has found it; empty of one that is empty or not known."""
+    try:
+        is_empty = not any(value != "0" for value in facts["label_values"])
+        return "" if is_empty else str(facts["volume"]["digest"])
+    except (KeyError, TypeError):
+        return ""
+
+
+def mask_digest(mask: Path) -> str:
+    """Return the SHA-256 of a mask as it is kept: gzipped."""
+    return file_digest(mask) if mask.name.lower().endswith(".gz") else hashlib.sha256(gzipped(mask)).hexdigest()
+
+
+def gzipped(mask: Path) -> bytes:
+    """Return the bytes of an uncompressed mask as they are kept."""
+    refuse_irregular(mask, DataError, "save the corrected mask itself in this place")
+    return gzip.compress(mask.read_bytes(), mtime=0)
+
+
+def keep_mask(mask: Path, target: Path) -> None:
+    """Copy a mask into the workspace, gzipped, if it is not there yet."""
+    content = mask.read_bytes() if mask.name.lower().endswith(".gz") else gzipped(mask)
+    if target.is_file() and target.read_bytes() == content:
+        return
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)

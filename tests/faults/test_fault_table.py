@@ -12,7 +12,7 @@ LINK = re.compile(r"\[(test_\w+\.py)\]\(([^)]+)\)")
 
 def numbers_in(file: Path) -> set[int]:
     """The numbers of the faults that a file tests: `test_f30_f31_…` tests two."""
-    numbers = re.findall(r"^def test_((?:f\d\d_)+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    numbers = re.findall(r"^def test_((?:f\d\d+_)+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     return {int(number) for group in numbers for number in re.findall(r"\d\d", group)}
 
 

@@ -13,7 +13,7 @@ LINK = re.compile(r"\[(test_\w+\.py)\]\(([^)]+)\)")
 def numbers_in(file: Path) -> set[int]:
     """The numbers of the faults that a file tests: `test_f30_f31_…` tests two."""
     numbers = re.findall(r"^def test_((?:f\d\d+_)+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return {int(number) for group in numbers for number in re.findall(r"\d\d", group)}
+    return {int(number) for group in numbers for number in re.findall(r"\d+", group)}
 
 
 def test_every_fault_has_a_row_and_every_row_its_tests() -> None:

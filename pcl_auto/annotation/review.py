@@ -36,7 +36,7 @@ from pcl_auto.workspace.files import file_digest, write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in
-from pcl_auto.workspace.run_record import REVIEW, REVIEWS
+from pcl_auto.workspace.run_record import REVIEW, REVIEWS, is_fold
 
 RECORD = REVIEW_RECORD
 SCHEMA_VERSION = 1
@@ -105,7 +105,9 @@ def export_review(
     refuse_other_inputs(run, plan, data)
     require_writable(run.folder, "review a copy of the model: its folder remembers where its pseudo-labels went")
     with sole_writer_in(folder):
-        _export(run, plan, data, folder, chosen, _options(workspace, run.folder.parent))
+        _export(
+            run, plan, data, folder, chosen, _options(workspace, run.folder if is_fold(model) else run.folder.parent)
+        )
     # Another review of this run may go elsewhere at this moment.
     with sole_writer(run.folder / REVIEWS, wait=True):
         write_json(run.folder / REVIEWS, {"folders": sorted({*review_folders(run.folder), str(folder)})})

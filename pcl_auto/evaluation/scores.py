@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.formats.suffixes import find_volume
-from pcl_auto.data.labels import foreground, has_regions, ignore_value
+from pcl_auto.data.labels import Labels, foreground, has_regions, ignore_value
 from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.evaluation.metrics import Evaluation, evaluate
-from pcl_auto.inference.mask_record import RECORD, MaskEntry, MaskRecord, model_of, read_record, recorded_sources
+from pcl_auto.inference.mask_record import (
+    RECORD,
+    MaskEntry,
+    MaskRecord,
+    labels_of,
+    model_of,
+    read_record,
+    recorded_sources,
+)
 from pcl_auto.method.label_maps import Classes
-from pcl_auto.workspace.files import file_digest, read_json, write_json
-from pcl_auto.workspace.shapes import LABELS, NAME
+from pcl_auto.workspace.files import file_digest, write_json
+from pcl_auto.workspace.shapes import NAME
 
 # Of a model folder.
 SCORES = "evaluations"
@@ -48,24 +56,26 @@ def evaluate_on_record(
 
     There is one if ``pclauto predict`` made the masks in the folder ``predictions`` as they are now
     (:func:`masks_of_others`) and their model is unchanged and of a training of pclauto, else None: a record can name
-    any folder. Scores on the same labels replace earlier ones.
-    ``classes`` and ``ignored`` default to the regions and the ignore label of that model.
+    any folder. Scores on the same labels replace earlier ones; those of a single file are not kept.
+    ``classes`` and ``ignored`` default to the regions and the ignore label that :func:`labels_on_record` knows.
 
     Raises:
         UsageError, DataError: see :func:`pcl_auto.evaluation.metrics.evaluate`.
         StateError: the record of the masks is damaged, some are still those of another model, or of another scan.
     """
-    record = read_record(predictions)
-    model = None if record is None else model_of(record.made_by)
+    folder = predictions if predictions.is_dir() else predictions.parent
+    record = read_record(folder)
     if record is not None:
-        _refuse_two_models(record, predictions)
-        _refuse_exchanged(record, predictions)
-    named = {} if model is None else read_json(model / "dataset.json", {"labels?": LABELS["labels"]}).get("labels", {})
+        if folder == predictions:
+            _refuse_two_models(record, folder)
+        _refuse_exchanged(record, folder, None if folder == predictions else predictions.name)
+    named = labels_on_record(predictions) or {}
     if classes is None and has_regions(named):
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored
     evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
     cases = [case.id for case in evaluation.cases]
+    model = None if record is None or folder != predictions else model_of(record.made_by)
     if record is None or model is None or (model / SCORES).is_symlink() or masks_of_others(predictions, cases):
         return evaluation, None
     settings = {"labels": str(labels.resolve()), "mirroring": record.made_by.mirroring}
@@ -90,6 +100,27 @@ def evaluate_on_record(
     except OSError:  # somebody else's model
         return evaluation, None
     return evaluation, model / SCORES / f"{digest}.json"
+
+
+def labels_on_record(predictions: Path) -> Labels | None:
+    """Return what the values of masks mean, by the record of ``pclauto predict`` beside them, or by its model.
+
+    None where there is no record, or where it is of version 0.2 or before and the model is gone or has changed.
+
+    Args:
+        predictions: a folder of masks, or one mask.
+    """
+    is_folder = predictions.is_dir()
+    record = read_record(predictions if is_folder else predictions.parent)
+    if record is None:
+        return None
+    old = [] if is_folder else [entry for entry in record.old.values() if entry.mask == predictions.name]
+    return labels_of(old[0].made_by if old else record.made_by)
+
+
+def has_record(predictions: Path) -> bool:
+    """Tell whether ``pclauto predict`` has left its record with masks, a folder of them or one."""
+    return ((predictions if predictions.is_dir() else predictions.parent) / RECORD).is_file()
 
 
 def masks_of_others(predictions: Path, cases: Sequence[str]) -> list[str]:
@@ -158,17 +189,17 @@ def _refuse_two_models(record: MaskRecord, predictions: Path) -> None:
         )
 
 
-def _refuse_exchanged(record: MaskRecord, predictions: Path) -> None:
+def _refuse_exchanged(record: MaskRecord, predictions: Path, name: str | None) -> None:
     """Refuse masks under the names of other scans: by their bytes each is the mask of another one.
 
-    A mask that a person has corrected is that of no other scan.
+    Of all masks in the folder, or the one of that ``name``. One that a person has corrected is that of no other scan.
 
     Raises:
         StateError: such masks.
     """
     owners = {entry.sha256: entry.mask for entry in record.scans.values() if entry.sha256 is not None}
     exchanged = []
-    for entry in record.scans.values():
+    for entry in record.scans.values() if name is None else [e for e in record.scans.values() if e.mask == name]:
         mask = predictions / entry.mask
         digest = file_digest(mask) if entry.sha256 is not None and mask.is_file() else None
         if digest in owners and digest != entry.sha256:

@@ -11,7 +11,7 @@ from typing import Any
 from pcl_auto.data.formats.scans import Scan
 from pcl_auto.inference.predict import NOWHERE, Outputs, Prediction, PredictionJob, attempt
 from pcl_auto.workspace.processes import output_to
-from pcl_auto.workspace.run_record import finished_folds
+from pcl_auto.workspace.run_record import finished_folds, model_folder
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,6 @@ def estimate_prediction(
 def mask_commands(model: Path, output: Path, *, device: str, mirroring: bool) -> tuple[str, ...]:
     """Return what segments scans with ``model`` in stock nnU-Net, in a shell prepared by ``pclauto env --export``."""
     folds = [file.parent.name.removeprefix("fold_") for file in finished_folds(model)]
-    command = ["nnUNetv2_predict_from_modelfolder", "-i", "SCANS", "-o", str(output), "-m", str(model), "-f", *folds]
+    folder = str(model_folder(model))
+    command = ["nnUNetv2_predict_from_modelfolder", "-i", "SCANS", "-o", str(output), "-m", folder, "-f", *folds]
     return (shlex.join([*command, "-device", device, *([] if mirroring else ["--disable_tta"])]),)

@@ -17,10 +17,12 @@ from typing import Any
 from pcl_auto.data.formats.dicom import Series
 from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.data.formats.volume import Source
+from pcl_auto.data.labels import Labels
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.workspace.files import file_digest, finite, read_json, write_json
-from pcl_auto.workspace.run_record import FINAL, finished_folds
+from pcl_auto.workspace.files import file_digest, finite, read_json, read_kept, write_json
+from pcl_auto.workspace.run_record import FINAL, finished_folds, model_folder
 from pcl_auto.workspace.run_record import RECORD as RUN_RECORD
+from pcl_auto.workspace.shapes import LABELS, mismatch
 
 RECORD = "predictions.json"
 # What masks are written as.
@@ -39,24 +41,31 @@ class MadeBy:
 
     ``checkpoints``: size, time and SHA-256 of those of the finished folds, by their paths in the model's folder.
     ``mirroring`` is None in records that do not say. ``settings``: SHA-256 of plans.json and dataset.json together.
-    Records of version 0.2 and before lack the digests.
+    Records of version 0.2 and before lack the digests, and ``labels``: what the values of the masks mean, as in
+    dataset.json.
     """
 
     model: str
     checkpoints: Mapping[str, list[Any]]
     mirroring: bool | None
     settings: str | None = None
+    labels: Labels | None = None
 
     @classmethod
     def of(cls, model: Path, *, mirroring: bool | None) -> MadeBy:
-        """Return a model as it is now."""
+        """Return a model, or the one fold whose folder is given, as it is now."""
+        folder = model_folder(model)
         checkpoints = {
             f"{file.parent.name}/{file.name}": [file.stat().st_size, file.stat().st_mtime_ns, file_digest(file)]
             for file in finished_folds(model)
         }
-        files = [file for file in (model / "plans.json", model / "dataset.json") if file.is_file()]
-        digests = "".join(map(file_digest, files))
-        return cls(str(model), checkpoints, mirroring, hashlib.sha256(digests.encode()).hexdigest())
+        labels = (read_kept(folder / "dataset.json", LABELS) or {}).get("labels")
+        return cls(str(folder), checkpoints, mirroring, settings_digest(folder), labels)
+
+    @property
+    def folds(self) -> str:
+        """Names of the folds that predict together."""
+        return ", ".join(sorted(name.split("/")[0] for name in self.checkpoints))
 
     def is_still(self, now: MadeBy) -> bool:
         """Tell whether a model on record is the one that there is ``now``, by its bytes if the record has digests."""
@@ -73,8 +82,9 @@ class MadeBy:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as the record has them."""
-        settings = {} if self.settings is None else {"settings": self.settings}
-        return {"model": self.model, "checkpoints": dict(self.checkpoints), "mirroring": self.mirroring, **settings}
+        later = {"settings": self.settings, "labels": self.labels}
+        known = {key: value for key, value in later.items() if value is not None}
+        return {"model": self.model, "checkpoints": dict(self.checkpoints), "mirroring": self.mirroring, **known}
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,24 @@ def is_same_file(file: Path, recorded: Sequence[Any]) -> bool:
     return [size, mtime_ns, ctime_ns] == now or digest == file_digest(file)
 
 
+def settings_digest(model: Path) -> str:
+    """Return one SHA-256 for plans.json and dataset.json of a model folder."""
+    files = [file for file in (model / "plans.json", model / "dataset.json") if file.is_file()]
+    return hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
+
+
+def labels_of(made_by: MadeBy) -> Labels | None:
+    """Return what the values of masks mean; None where neither their record says it nor an unchanged model.
+
+    The record of version 0.2 and before has it through the model alone.
+    """
+    model = Path(made_by.model)
+    if made_by.labels is not None or not model.is_absolute() or not (model / "dataset.json").is_file():
+        return made_by.labels
+    known = settings_digest(model) == made_by.settings if made_by.settings else model_of(made_by) is not None
+    return MadeBy.of(model, mirroring=None).labels if known else None
+
+
 def model_of(made_by: MadeBy) -> Path | None:
     """Return the model folder that a record names, if a training of pclauto left it and it is unchanged since.
 
@@ -239,7 +267,9 @@ def _made_by(content: dict[str, Any]) -> MadeBy:
     _require(mirroring is None or isinstance(mirroring, bool), "mirroring is neither true nor false")
     settings = content.get("settings")
     _require(settings is None or _is_digest(settings), "settings is no digest")
-    return MadeBy(str(model), known, mirroring, settings)
+    labels = content.get("labels")
+    _require(labels is None or mismatch(labels, LABELS["labels"]) is None, "labels are none")
+    return MadeBy(str(model), known, mirroring, settings, labels)
 
 
 def _entry(case: str, value: Any, made_by: MadeBy) -> MaskEntry:

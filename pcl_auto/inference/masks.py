@@ -263,12 +263,15 @@ def _of_others(
     elif entry.made_by.mirroring != made_by.mirroring:
         mirroring = "with" if entry.made_by.mirroring else "without"
         code, difference = "predict.masks-mirrored-otherwise", f"of this model {mirroring} mirroring"
+    elif entry.made_by.checkpoints.keys() != made_by.checkpoints.keys():
+        code, difference = "predict.masks-of-other-folds", f"of this model's {entry.made_by.folds}"
     else:
         difference = "of this model as it was before it was trained again or its settings changed"
         code = "predict.masks-of-older-model"
     fix = "choose an empty folder with -o" + (", or replace all of its masks with --overwrite" if can_replace else "")
     found = f"{len(mixed)} ({file.name}, …) of {entry.made_by.model if entry else 'an unknown one'}"
-    return Problem(code, f"the folder holds masks {difference}", str(folder), fix, made_by.model, found)
+    expected = f"{made_by.model}, {made_by.folds}"
+    return Problem(code, f"the folder holds masks {difference}", str(folder), fix, expected, found)
 
 
 def _files(scan: Scan) -> list[list[list[Any]]]:

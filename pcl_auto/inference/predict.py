@@ -21,6 +21,7 @@ from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.output import contains, refuse_input_folder, same_file
 from pcl_auto.workspace.processes import output_to
 from pcl_auto.workspace.resources import as_resource_error, require
+from pcl_auto.workspace.run_record import model_folder
 
 # A mask like its scan; of an .mhd too it is one file.
 _LIKE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
@@ -99,7 +100,7 @@ class PredictionJob:
 
             self.predictor = ModelPredictor(model, chosen, mirroring=mirroring)
             self.scans = _apart(inputs, list_scans(inputs, self.predictor.channels), output)
-        self.outputs, self.model = outputs, model
+        self.outputs, self.model_name = outputs, model_folder(model).name
         made_by = MadeBy.of(model, mirroring=mirroring)
         self.masks = MaskFolder(output, made_by, [scan.id for scan in self.scans], overwrite=overwrite)
 
@@ -178,7 +179,7 @@ class PredictionJob:
         def write(target: Path) -> None:
             from pcl_auto.data.formats.dicom_seg import write_dicom_seg
 
-            write_dicom_seg(_read_mask(mask), series, self.predictor.classes, self.model.name, target)
+            write_dicom_seg(_read_mask(mask), series, self.predictor.classes, self.model_name, target)
 
         return self.masks.beside(case, DICOM_SEG, write)
 

@@ -6,16 +6,17 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcl_auto.errors import Problem, StateError
+from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.run_record import is_fold
 
 # Of a model folder in nnUNet_results: data set, model.
 MODEL_DEPTH = 2
 
 
 def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool = False) -> Path:
-    """Find the model folder that a command works on.
+    """Find the model folder that a command works on, or the folder of the fold that was named.
 
     Args:
         workspace: where models are looked for by name.
@@ -25,7 +26,11 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
 
     Raises:
         StateError: there is no such model, or more than one.
+        UsageError: a name together with ``supervised_only``.
     """
+    if name is not None and supervised_only:
+        what, fix = "a model is named, and the last baseline is asked for", "give --model or --supervised-only"
+        raise UsageError(Problem("usage.model-and-baseline", what, f"--model {name} --supervised-only", fix))
     known = sorted(path.parent for path in workspace.results.glob("Dataset*/*/plans.json"))
     if name is None:
         last = _last_models(workspace)
@@ -35,7 +40,7 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
         code = "model.no-baseline" if supervised_only else "model.missing"
         what = "no trained baseline" if supervised_only else "no trained model"
         raise StateError(_no_model(code, what, workspace, known))
-    given = Path(name)
+    given = Path.cwd() / name if name not in (".", "./") else Path.cwd()
     named = [model for model in known if name == model.name]
     if len(named) > 1:
         raise StateError(
@@ -47,9 +52,11 @@ def find_model(workspace: Workspace, name: str | None, *, supervised_only: bool 
                 fix="give the path of one of these with --model",
             )
         )
-    for candidate in [*([given, given.parent] if given.is_dir() else []), *named]:
+    for candidate in [*([given] if name and given.is_dir() else []), *named]:
         if (candidate / "plans.json").is_file():
             return candidate.resolve()
+        if is_fold(candidate):
+            return candidate.parent.resolve() / candidate.name
     raise StateError(_no_model("model.unknown", f"no model {name!r}", workspace, known))
 
 

@@ -19,7 +19,7 @@ RECORD = "run.json"
 FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
 # Of a run folder, which is a fold of a model folder.
 _OUTPUTS = (FINAL, "../plans.json", "../dataset.json", "../dataset_fingerprint.json")
-_FOLD = re.compile(r"fold_(\d{1,9})", re.ASCII)
+_FOLD = re.compile(r"fold_(\d{1,9}|all)", re.ASCII)
 _LEDGERS = "pseudo_labels/*/ledger.csv"
 # In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
 REVIEW, REVIEWS = "review", "reviews.json"
@@ -76,14 +76,40 @@ def is_trained(run: Path) -> bool:
 
 
 def finished_folds(model: Path) -> list[Path]:
-    """Return the checkpoints of the finished folds of a model, which predict together.
+    """Return the checkpoints of the finished folds of a model, which predict together; of a fold's folder that fold's.
 
     As in nnU-Net, the one that was trained on all cases speaks only where no fold of a cross-validation does.
     """
+    if is_fold(model):
+        return [model / FINAL] if (model / FINAL).is_file() else []
+    files = [folder / FINAL for folder in _numbered_folds(model) if (folder / FINAL).is_file()]
+    return files or list(model.glob(f"fold_all/{FINAL}"))
+
+
+def unfinished_folds(model: Path) -> list[str]:
+    """List the folds of a model that were begun and do not predict with the others yet."""
+    return [] if is_fold(model) else [fold.name for fold in _numbered_folds(model) if not (fold / FINAL).is_file()]
+
+
+def is_fold(folder: Path) -> bool:
+    """Tell whether a folder is that of a fold in a model folder, and no model folder itself."""
+    named = _FOLD.fullmatch(folder.name) is not None and (folder.parent / "plans.json").is_file()
+    return named and not (folder / "plans.json").is_file()
+
+
+def model_folder(model: Path) -> Path:
+    """Return the model folder, where ``model`` may be the folder of one of its folds."""
+    return model.parent if is_fold(model) else model
+
+
+def _numbered_folds(model: Path) -> list[Path]:
+    """Return the folders of a cross-validation's folds, in their order."""
     folds = {
-        int(match[1]): file for file in model.glob(f"fold_*/{FINAL}") if (match := _FOLD.fullmatch(file.parent.name))
+        int(match[1]): folder
+        for folder in model.glob("fold_*")
+        if (match := _FOLD.fullmatch(folder.name)) and match[1] != "all" and folder.is_dir()
     }
-    return [folds[number] for number in sorted(folds)] or list(model.glob(f"fold_all/{FINAL}"))
+    return [folds[number] for number in sorted(folds)]
 
 
 def write_manifest(run: Path) -> None:

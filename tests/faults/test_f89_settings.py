@@ -19,7 +19,9 @@ from refusal import refused
 from stock import stock_mask
 from tiny_model import DESCRIPTION, PLANS, RESAMPLING
 
+from pcl_auto.cli.commands.predict import predict as command
 from pcl_auto.errors import StateError
+from pcl_auto.inference.mask_record import read_record
 from pcl_auto.inference.predict import predict
 from pcl_auto.nnunet import checkpoint_settings
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
@@ -328,6 +330,34 @@ def test_f89_folds_that_are_no_folds_of_one_model(tmp_path: Path, change: dict[s
     with refused(StateError, code) as refusal:
         ModelPredictor(model, torch.device("cpu"))
     assert refusal.problem.where.endswith("fold_1/checkpoint_final.pth")
+
+
+def test_f89_a_fold_that_is_named_segments_alone(tmp_path: Path, scan: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = model_of(tmp_path / "model", folds=("0", "1", "2"))
+    given: dict[str, Any] = {"output": tmp_path / "out", "device": "cpu", "no_quality": True}
+    command([scan], model=str(model / "fold_1"), **given)
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert (record.made_by.model, list(record.made_by.checkpoints)) == (str(model), ["fold_1/checkpoint_final.pth"])
+    expected = stock_mask(model, [scan], tmp_path / "stock" / "a", folds=("1",))
+    mask = SimpleITK.ReadImage(str(tmp_path / "out" / next(iter(record.scans.values())).mask))
+    theirs = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(expected)))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(mask), theirs)
+    for other in (model, model / "fold_0"):
+        with refused(StateError, "predict.masks-of-other-folds"):
+            command([scan], model=str(other), **given)
+    # An unfinished one does not segment; of the others that is said.
+    (model / "fold_1" / "checkpoint_final.pth").rename(model / "fold_1" / "checkpoint_latest.pth")
+    with refused(StateError, "model.missing"):
+        command([scan], model=str(model / "fold_1"), output=tmp_path / "new", device="cpu")
+    command([scan], model=str(model), output=tmp_path / "new", device="cpu", no_quality=True)
+    assert "2 of 3 folds" in capfd.readouterr().err
+
+
+def test_f89_folds_of_other_settings_segment_by_name(tmp_path: Path) -> None:
+    change = {"inference_allowed_mirroring_axes": (0, 1)}
+    model = edited(model_of(tmp_path / "model", folds=("0", "1")), lambda content: content.update(change), fold="1")
+    assert len(ModelPredictor(model / "fold_1", torch.device("cpu"))._weights) == 1
 
 
 def test_f89_the_second_stage_of_a_cascade(tmp_path: Path) -> None:

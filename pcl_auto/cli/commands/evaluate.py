@@ -22,7 +22,7 @@ def evaluate(
     ] = False,
     ignore: Annotated[
         int | None,
-        typer.Option(help="Value of label voxels that are not scored. Default: as the model says that made the masks."),
+        typer.Option(help="Value of label voxels that are not scored. Default: as the record of the masks says."),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -34,7 +34,7 @@ def evaluate(
 
     A class that neither mask holds is not scored. A class that only one of them holds has Dice 0 and no HD95.
     """
-    from pcl_auto.evaluation.scores import evaluate_on_record, masks_of_others
+    from pcl_auto.evaluation.scores import evaluate_on_record, has_record, labels_on_record, masks_of_others
     from pcl_auto.inference.mask_record import RECORD
 
     terminal = Terminal()
@@ -44,6 +44,11 @@ def evaluate(
         terminal.json(result)
     else:
         _render(terminal, result)
+    if has_record(predictions) and labels_on_record(predictions) is None:
+        terminal.print_line(
+            f"warning: every value was scored as a class of its own: {RECORD} does not say which are regions or "
+            "ignored, and its model is gone or has changed"
+        )
     changed = [] if kept else masks_of_others(predictions, [case.id for case in evaluation.cases])
     if changed and (predictions / RECORD).is_file():
         names = ", ".join(changed[:MAX_NAMED]) + (", …" if len(changed) > MAX_NAMED else "")

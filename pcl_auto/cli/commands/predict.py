@@ -16,6 +16,7 @@ from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.files import printable
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.run_record import finished_folds, unfinished_folds
 
 if TYPE_CHECKING:
     from pcl_auto.inference.estimate import MaskEstimate
@@ -78,6 +79,11 @@ def predict(
     refuse_missing(inputs)
     folder = find_model(Workspace.find(workspace_path), model, supervised_only=supervised_only)
     terminal.print_line(f"model: {folder}, on {choose_device(device)}")
+    if unfinished := unfinished_folds(folder):
+        folds = len(finished_folds(folder))
+        terminal.print_line(
+            f"{folds} of {folds + len(unfinished)} folds; not finished, and not asked: {some_of(unfinished)}"
+        )
     wanted = Outputs(keep_format=keep_format, preview=preview, dicom_seg=dicom_seg, quality=not no_quality)
     how: dict[str, Any] = {"device": device, "mirroring": not no_mirroring, "overwrite": overwrite}
     if dry_run:

@@ -34,10 +34,7 @@ def report(
     from pcl_auto.training.find_model import find_model
 
     workspace = Workspace.find(workspace_path)
-    if model is not None and (Path(model) / "run.json").is_file():
-        folder = Path(model).resolve()  # of a cross-validation, a fold's own folder
-    else:
-        folder = find_model(workspace, model, supervised_only=supervised_only)
+    folder = find_model(workspace, model, supervised_only=supervised_only)
     written = write_report(folder, workspace, output)
     if json:
         Terminal().json({"report": str(written)})

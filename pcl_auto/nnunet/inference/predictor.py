@@ -31,7 +31,7 @@ from pcl_auto.nnunet.inference.memory_demand import InferenceDemand, split_into_
 from pcl_auto.nnunet.inference.sliding_window import SlidingWindow
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.run_record import FINAL, finished_folds
+from pcl_auto.workspace.run_record import FINAL, finished_folds, is_fold, model_folder
 
 
 class Segmentation(NamedTuple):
@@ -59,7 +59,7 @@ class ModelPredictor:
     def __init__(
         self, model: Path, device: torch.device, *, mirroring: bool = True, checkpoint: Path | None = None
     ) -> None:
-        """Load the finished folds that ``model`` holds, or the one ``checkpoint`` in it.
+        """Load the finished folds that ``model`` holds, the one whose folder it is, or the one ``checkpoint`` in it.
 
         Raises:
             StateError: the folder holds no trained model, or one whose weights do not fit its plans.
@@ -71,10 +71,11 @@ class ModelPredictor:
                     code="model.missing",
                     what="no trained model",
                     where=str(model),
-                    expected=f"fold_*/{FINAL}",
+                    expected=FINAL if is_fold(model) else f"fold_*/{FINAL}",
                     fix="finish the training (repeat its command), or name another model with --model",
                 )
             )
+        model = model_folder(model)
         folds = [read_checkpoint(path) for path in checkpoints]
         # Of several folds the first one speaks for all.
         self.reference = read_reference(checkpoints[0].parent)

@@ -15,8 +15,15 @@ from refusal import refused
 
 from pcl_auto.cli.commands import evaluate as command
 from pcl_auto.errors import StateError
-from pcl_auto.evaluation.scores import SCORES, differ_in_input, evaluate_on_record, is_as_scored, masks_of_others
-from pcl_auto.inference.mask_record import RECORD
+from pcl_auto.evaluation.scores import (
+    SCORES,
+    differ_in_input,
+    evaluate_on_record,
+    is_as_scored,
+    labels_on_record,
+    masks_of_others,
+)
+from pcl_auto.inference.mask_record import RECORD, settings_digest
 from pcl_auto.report.scans import evaluated_panels
 from pcl_auto.workspace.files import file_digest
 
@@ -223,3 +230,69 @@ def test_labels_are_a_file_or_in_another_format(predicted: Path, given: str) -> 
     content = json.loads(Path(str(kept)).read_text())
     name = "labels/a.nii.gz" if given.endswith(".gz") else "other/a.mha"
     assert content["scored"]["a"]["label"] == file_digest(predicted / name)
+
+
+REGIONS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+
+
+@pytest.fixture
+def of_regions(predicted: Path) -> Path:
+    """The same with masks of regions: whole and core in the mask, voxels that nobody has looked at in the label."""
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1:3] = 1
+    mask[2] = 2
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), predicted / "out" / "a.nii.gz")
+    mask[0] = 3
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), predicted / "labels" / "a.nii.gz")
+    change_record(predicted, labels=REGIONS)
+    return predicted
+
+
+def change_record(folder: Path, **changes: Any) -> None:
+    record = json.loads((folder / "out" / RECORD).read_text()) | changes
+    record["scans"]["a"]["sha256"] = file_digest(folder / "out" / "a.nii.gz")
+    (folder / "out" / RECORD).write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
+
+
+@pytest.mark.parametrize("name", ["", "a.nii.gz"])
+@pytest.mark.parametrize("model", ["moved", "retrained", "stock"])
+def test_f73_regions_and_ignored_voxels_are_those_of_the_record(of_regions: Path, name: str, model: str) -> None:
+    if model == "moved":
+        (of_regions / "model").rename(of_regions / "elsewhere")
+    elif model == "retrained":
+        (of_regions / "model" / "fold_all" / "checkpoint_final.pth").write_bytes(b"other weights")
+    else:
+        (of_regions / "model" / "fold_all" / "run.json").unlink()
+    evaluation, kept = evaluate_on_record(of_regions / "out" / name, of_regions / "labels" / name)
+    assert (list(evaluation.per_class), evaluation.unscored_values, kept) == (["whole", "core"], [], None)
+    assert evaluation.mean == {"dice": 1.0, "hd95_mm": 0.0}
+
+
+def test_f73_of_an_older_record_the_model_says_what_values_mean_or_nothing_is_taken_for_granted(
+    of_regions: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (of_regions / "model" / "dataset.json").write_text(json.dumps({"labels": REGIONS}))
+    change_record(of_regions, labels=None)
+    assert labels_on_record(of_regions / "out") == REGIONS
+    change_record(of_regions, settings=settings_digest(of_regions / "model"))
+    (of_regions / "model" / "fold_all" / "run.json").unlink()
+    assert labels_on_record(of_regions / "out" / "a.nii.gz") == REGIONS
+    (of_regions / "model" / "plans.json").write_text("[]")
+    assert labels_on_record(of_regions / "out") is None
+    command.evaluate(of_regions / "out", of_regions / "labels")
+    assert "every value was scored as a class" in capfd.readouterr().err
+
+
+def test_f73_one_mask_that_is_still_the_old_models_has_its_labels(of_regions: Path) -> None:
+    record = json.loads((of_regions / "out" / RECORD).read_text())
+    old = {**record["scans"]["a"], **{key: record[key] for key in ("model", "checkpoints", "mirroring", "labels")}}
+    change_record(of_regions, labels={"background": 0, "organ": 1}, old={"a": old})
+    assert labels_on_record(of_regions / "out") == {"background": 0, "organ": 1}
+    assert labels_on_record(of_regions / "out" / "a.nii.gz") == REGIONS
+
+
+@pytest.mark.parametrize("labels", [[], {"a": "1"}, {"a": [1, None]}])
+def test_labels_of_a_record_that_are_none(predicted: Path, labels: Any) -> None:
+    change_record(predicted, labels=labels)
+    with refused(StateError, "predict.record-damaged"):
+        evaluate_on_record(predicted / "out", predicted / "labels")

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from refusal import refused
 
-from pcl_auto.errors import StateError
+from pcl_auto.errors import StateError, UsageError
 from pcl_auto.training.find_model import find_model, model_options, remember_model
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.files import write_json
@@ -78,11 +78,28 @@ def test_the_baseline_is_not_stood_in_for(workspace: Workspace) -> None:
 
 def test_a_model_by_name_folder_or_fold(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     model = train(workspace, "Dataset005_Prostate", "model")
-    for name in ("model", str(model), str(model / "fold_all")):
+    for name in ("model", str(model)):
         assert find_model(workspace, name) == model
+    assert find_model(workspace, str(model / "fold_all")) == model / "fold_all"
+    assert model_options(workspace, model / "fold_all") == f" --model {model / 'fold_all'}"
     monkeypatch.chdir(model)
-    for name in (".", "fold_all"):
-        assert find_model(workspace, name) == model
+    assert find_model(workspace, ".") == model
+    assert find_model(workspace, "fold_all") == model / "fold_all"
+    monkeypatch.chdir(model / "fold_all")
+    assert find_model(workspace, ".") == model / "fold_all"
+
+
+def test_a_folder_in_a_model_that_is_no_fold_stands_for_nothing(workspace: Workspace) -> None:
+    model = train(workspace, "Dataset005_Prostate", "model")
+    (model / "evaluations").mkdir()
+    with refused(StateError, "model.unknown"):
+        find_model(workspace, str(model / "evaluations"))
+
+
+def test_a_model_and_the_last_baseline_are_not_asked_for_together(workspace: Workspace) -> None:
+    train(workspace, "Dataset005_Prostate", "model")
+    with refused(UsageError, "usage.model-and-baseline"):
+        find_model(workspace, "model", supervised_only=True)
 
 
 def remember(workspace: Workspace, trainer: str, model: Path) -> Path:

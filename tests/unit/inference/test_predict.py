@@ -157,7 +157,7 @@ def test_masks_of_another_model_are_not_mixed_with(tmp_path: Path, model: Path) 
     with refused(StateError, "predict.masks-of-another-model") as refusal:
         segment(given, output, other.parent.parent)
     problem = refusal.problem
-    assert problem.expected == str(other.parent.parent)
+    assert problem.expected == f"{other.parent.parent}, fold_all"
     assert problem.found == f"1 (a.nii.gz, …) of {model}"
     assert segment(given, output, other.parent.parent, overwrite=True) == {"a": "done"}
     assert read_json(output / RECORD)["model"] == str(other.parent.parent)

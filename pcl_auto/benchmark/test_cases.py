@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pcl_auto.data.formats.scans import Scan, list_scans
-from pcl_auto.data.formats.suffixes import find_nifti, nifti_stem
+from pcl_auto.data.formats.scans import Scan, list_scans, paths_of
+from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, find_nifti, find_volume, split_suffix, unread_stem
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.planning.plan import Plan
 from pcl_auto.workspace.files import file_digest, refuse_irregular
@@ -30,16 +30,24 @@ class HeldOut:
     labels: Path
     of_pool: bool = False
 
+    def label(self, case: str) -> Path:
+        """Return the label of a test case."""
+        return find_volume(self.labels, case)
+
     def digest(self) -> str:
         """Return a checksum of the scans that are scored and the labels that they are scored by."""
         content = hashlib.sha256()
         for scan in self.scans:
             content.update(f"{scan.id} {[file.stat().st_size for file in scan.paths]} ".encode())
-            label = find_nifti(self.labels, scan.id)
+            label = self.label(scan.id)
             # No label of the pool is opened before it is scored by.
             refuse_irregular(label, DataError)
-            stats = label.stat()
-            content.update(f"{stats.st_size} {stats.st_mtime_ns}".encode() if self.of_pool else label.read_bytes())
+            if self.of_pool:
+                stats = label.stat()
+                content.update(f"{stats.st_size} {stats.st_mtime_ns}".encode())
+                continue
+            for file in paths_of(label):
+                content.update(file.read_bytes())
         return content.hexdigest()[:16]
 
     @cached_property
@@ -101,13 +109,19 @@ def find_held_out(images: Path, labels: Path, plan: Plan) -> tuple[HeldOut | Non
     listed = [scan for scan in listed if not scan.is_auxiliary]
     scans = {scan.id: scan for scan in listed}
     files = [file.name for file in sorted(labels.iterdir()) if not file.name.startswith(".")]
-    cases = [stem for name in files if (stem := nifti_stem(name)) is not None]
+    cases = [stem for stem, suffix in map(split_suffix, files) if suffix]
+    what, fix = "test label in a format that is not read", "convert it to .nii.gz, or take it out of the folder"
+    problems += [
+        Problem("benchmark.test-label-format", what, str(labels / name), fix, " | ".join(VOLUME_SUFFIXES))
+        for name in files
+        if unread_stem(name) not in (None, *cases)
+    ]
     problems += [
         Problem("benchmark.test-label-twice", f"test label {case!r} in several files", str(labels), "keep one of them")
         for case in sorted({case for case in cases if cases.count(case) > 1})
     ]
     if not cases:
-        fix, expected = "name another folder with --test", "files .nii.gz .nii"
+        fix, expected = "name another folder with --test", f"files {' '.join(VOLUME_SUFFIXES)}"
         problems.append(Problem("benchmark.no-test-label", "no test label", str(labels), fix, expected))
     problems += [scan.problem for scan in listed if scan.problem and scan.id in cases]
     fix = "add the scan, or remove its label"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.benchmark.test_cases import HeldOut
-from pcl_auto.errors import DataError, Problem
-from pcl_auto.evaluation.metrics import CaseScore, evaluate
+from pcl_auto.data.labels import values_of
+from pcl_auto.errors import DataError, Problem, format_names
+from pcl_auto.evaluation.metrics import CaseScore, Evaluation, evaluate, undeclared_values
 from pcl_auto.evaluation.statistics import mean
 from pcl_auto.inference.predict import predict
 from pcl_auto.method.label_maps import Classes
@@ -71,9 +72,10 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
         job.held_out.labels,
         classes=job.classes,
         ignored=job.ignored,
-        # The folder of the pool holds labels of other cases too.
-        allow_missing=job.held_out.of_pool,
+        # The folder of the pool holds labels of other cases too, and what joins the others now is no test case yet.
+        allow_missing=True,
     )
+    _refuse_unscored(job, found)
     shutil.rmtree(job.masks)
     with suppress(OSError):  # masks of a run that failed lie there too
         job.masks.parent.rmdir()
@@ -87,6 +89,27 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
         "labels": dict(run.labels),
         "cases": cases,
     }
+
+
+def _refuse_unscored(job: Job, found: Evaluation) -> None:
+    """Refuse scores that leave out a test case, or count values of no class as background.
+
+    Labels of the pool are opened here for the first time; others may have changed since they were checked.
+
+    Raises:
+        DataError: they do.
+    """
+    labels, scored = job.held_out.labels, {case.id for case in found.cases}
+    problems = undeclared_values(found.unscored_values, labels, {0, *_values(job)})
+    if gone := sorted({scan.id for scan in job.held_out.scans} - scored):
+        what, fix = "test cases without a label", "put their labels back, and repeat the command"
+        problems.append(Problem("benchmark.test-label-gone", what, str(labels), fix, found=format_names(gone)))
+    if problems:
+        raise DataError(problems)
+
+
+def _values(job: Job) -> set[int]:
+    return {value for each in job.classes.values() for value in values_of(each)}
 
 
 def case_entry(case: CaseScore) -> dict[str, Any]:

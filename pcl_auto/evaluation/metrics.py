@@ -161,6 +161,39 @@ def evaluate(
     return _summarize(counted, classes, skipped)
 
 
+def check_label(label: Path, scan: LoadedVolume, allowed: Collection[int]) -> tuple[set[int], list[Problem]]:
+    """Check a label before there is a mask to score by it, by what :func:`evaluate` asks of mask and label.
+
+    Args:
+        label: the file.
+        scan: the scan that masks will be made of; they get its grid.
+        allowed: the values that have a meaning.
+
+    Returns:
+        the values but 0 that the label shows, and its problems.
+    """
+    problems: list[Problem] = []
+    volume = _read(label, problems)
+    if volume is None:
+        return set(), problems
+    fix = "name the scan that this label was drawn on, or resample the label to its scan"
+    problems += _compare_grids(volume, label, scan, "scan", fix)
+    voxels = _integers(volume, label, problems)
+    if voxels is None:
+        return set(), problems
+    values = _foreground_values(voxels)
+    problems += _too_many(values, label) or undeclared_values(values - {*allowed}, label, allowed)
+    return values, problems
+
+
+def undeclared_values(values: Iterable[int], where: Path, allowed: Iterable[int]) -> list[Problem]:
+    """Return the problem of ``values`` that no class has: scored as background, they make a score of nothing."""
+    found = ", ".join(map(str, sorted(values)))
+    what, fix = "values that the data set declares for no class", "correct the label map, or name other labels"
+    expected = f"only {', '.join(map(str, sorted(allowed)))}"
+    return [Problem("score.undeclared-values", what, str(where), fix, expected, found)] if found else []
+
+
 def _surface(mask: Mask) -> Mask:
     neighbors = ndimage.generate_binary_structure(mask.ndim, 1)
     return np.asarray(mask & ~ndimage.binary_erosion(mask, neighbors, border_value=0))
@@ -210,9 +243,7 @@ def _count_case(
         unknown = label == ignored
         prediction, label = np.where(unknown, 0, prediction), np.where(unknown, 0, label)
     counted = _Counted(case, _foreground_values(label), _foreground_values(prediction), {})
-    for values, path in ((counted.in_prediction, prediction_path), (counted.in_label, label_path)):
-        if len(values) > MAX_VALUES:
-            problems.append(_no_label_map(path, f"at most {MAX_VALUES} values", f"{len(values)} values"))
+    problems += _too_many(counted.in_prediction, prediction_path) + _too_many(counted.in_label, label_path)
     return problems or _with_scores(counted, prediction, label, spacing_mm, chosen)
 
 
@@ -260,6 +291,12 @@ def _no_label_map(path: Path, expected: str, found: str) -> Problem:
     return Problem("score.not-a-label-map", "not a label map", str(path), fix, expected, found)
 
 
+def _too_many(values: Collection[int], path: Path) -> list[Problem]:
+    if len(values) <= MAX_VALUES:
+        return []
+    return [_no_label_map(path, f"at most {MAX_VALUES} values", f"{len(values)} values")]
+
+
 def _stack(fields: Any) -> None:
     """Make a slice a volume of one slice, which has the same scores."""
     if fields["dim"][0] == 2:
@@ -267,17 +304,25 @@ def _stack(fields: Any) -> None:
         fields["pixdim"][3] = fields["pixdim"][3] or 1
 
 
-def _compare_grids(prediction: LoadedVolume, path: Path, label: LoadedVolume) -> list[Problem]:
+def _compare_grids(
+    prediction: LoadedVolume,
+    path: Path,
+    label: LoadedVolume,
+    kind: str = "label",
+    fix: str = "predict from the image that belongs to this label, or resample the prediction to it",
+) -> list[Problem]:
     difference = difference_of(label.grids, prediction.grids, SCORING_TOLERANCE_VOXELS)
     ours, theirs = label.grids[0], prediction.grids[0]
-    fix = "predict from the image that belongs to this label, or resample the prediction to it"
     if difference and theirs.turn_onto(ours, SCORING_TOLERANCE_VOXELS):
-        fix = "turn it to the axes of the label, voxel by voxel; for NIfTI: pclauto repair MASK --like LABEL -o FOLDER"
+        fix = (
+            f"turn it to the axes of the {kind}, voxel by voxel; "
+            f"for NIfTI: pclauto repair MASK --like {kind.upper()} -o FOLDER"
+        )
     if difference == "shape":
-        expected, found = f"{format_shape(ours.shape)} as the label", format_shape(theirs.shape)
+        expected, found = f"{format_shape(ours.shape)} as the {kind}", format_shape(theirs.shape)
         return [Problem("score.other-size", "size", str(path), fix, expected, found)]
     if difference == "position":
-        expected = f"the label's, within {SCORING_TOLERANCE_VOXELS} voxels"
+        expected = f"the {kind}'s, within {SCORING_TOLERANCE_VOXELS} voxels"
         found = f"a corner that is {ours.distance_mm(theirs):.3g} mm off"
         return [Problem("score.other-position", "position in space", str(path), fix, expected, found)]
     return []

@@ -46,6 +46,7 @@ def carry_out(
     Raises:
         PclautoError: what does not fit, before anything is done; what stops a run.
     """
+    from pcl_auto.benchmark.check_test_cases import check_test_cases
     from pcl_auto.benchmark.plot import write_results
     from pcl_auto.benchmark.study import resolve_study, run_study
 
@@ -53,6 +54,8 @@ def carry_out(
     workspace = Workspace.find(workspace_path)
     study = resolve_study(request, _planned(terminal, dataset, request, workspace, dry_run=dry_run), workspace)
     _announce(terminal, study)
+    if len(study.recorded()) < len(study.runs):
+        terminal.problems(check_test_cases(study.held_out, study.plan, study.data), "warning")
     if dry_run:
         _list_runs(terminal, study, json=json)
         return

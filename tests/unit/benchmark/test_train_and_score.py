@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 from refusal import refused
+from tiny_labels import write_label
 
 from pcl_auto.benchmark.test_cases import HeldOut
 from pcl_auto.benchmark.train_and_score import Job, case_entry, cost, do_job
+from pcl_auto.data.formats.scans import Scan
 from pcl_auto.errors import DataError
 from pcl_auto.evaluation.metrics import CaseScore
 from pcl_auto.inference.predict import Prediction
@@ -49,3 +51,24 @@ def test_a_test_scan_that_cannot_be_segmented_ends_the_run(tmp_path: Path, monke
     with refused(DataError, "benchmark.test-scan-failed") as refusal:
         do_job(job, lambda _event, _values: None)
     assert (refusal.problem.where, refusal.problem.found) == ("y", "truncated file in y")
+
+
+def test_scores_that_leave_something_out_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = SimpleNamespace(model=tmp_path)
+    monkeypatch.setattr("pcl_auto.benchmark.train_and_score.train", lambda *_arguments: trained)
+    monkeypatch.setattr("pcl_auto.benchmark.train_and_score.predict", lambda *_arguments, **_options: [])
+    write_label(tmp_path / "masks" / "x.nii.gz", 1)
+    write_label(tmp_path / "labels" / "x.nii.gz", 3)
+    scans = tuple(Scan(case, ()) for case in "xy")
+    held_out = HeldOut(scans, tmp_path / "labels")
+    job = Job(
+        TrainRequest(),
+        Workspace.at(tmp_path, "test"),
+        held_out,
+        {"organ": 1},
+        mirroring=False,
+        masks=tmp_path / "masks",
+    )
+    with refused(DataError, "score.undeclared-values", "benchmark.test-label-gone") as refusal:
+        do_job(job, lambda _event, _values: None)
+    assert [problem.found for problem in refusal.problems] == ["3", "y"]

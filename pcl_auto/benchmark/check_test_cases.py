@@ -31,7 +31,7 @@ THREADS = 4
 
 @dataclass
 class _Found:
-    """What was found of a test case: digests of its files and voxels, the values of its label, and problems."""
+    """Findings of a test case: digests of its files and voxels, the values of its label, and problems."""
 
     id: str
     digests: set[str] = field(default_factory=set)

@@ -53,7 +53,7 @@ def test_a_test_scan_that_cannot_be_segmented_ends_the_run(tmp_path: Path, monke
     assert (refusal.problem.where, refusal.problem.found) == ("y", "truncated file in y")
 
 
-def test_scores_that_leave_something_out_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f99_scores_that_leave_something_out_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = SimpleNamespace(model=tmp_path)
     monkeypatch.setattr("pcl_auto.benchmark.train_and_score.train", lambda *_arguments: trained)
     monkeypatch.setattr("pcl_auto.benchmark.train_and_score.predict", lambda *_arguments, **_options: [])

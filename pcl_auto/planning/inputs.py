@@ -13,6 +13,7 @@ from pcl_auto.data.identity import FileState, identify
 from pcl_auto.data.split import Split
 from pcl_auto.errors import DataError, Problem, StateError
 from pcl_auto.nnunet.environment import available_cores
+from pcl_auto.planning.dataset_changes import changed_description
 from pcl_auto.planning.plan import Plan, PlannedCase
 from pcl_auto.workspace.files import file_digest, read_json
 from pcl_auto.workspace.folders import DatasetFolder
@@ -38,15 +39,17 @@ def check_inputs(plan: Plan, split: Split, data: DatasetFolder) -> dict[str, Che
         what the label of each labeled and validation case is and holds.
 
     Raises:
-        StateError: images that are gone or have other bytes, labels that are gone, corrected masks that are not those
-            on record; all of them listed.
+        StateError: images that are gone or have other bytes, labels that are gone, a dataset.json that says otherwise,
+            corrected masks that are not those on record; all of it listed.
         DataError: labels that cannot be learned from, all of them listed.
     """
     known = known_checks(data)
     plan.require([*split.labeled, *split.validation, *split.unlabeled, *split.hidden])
     opened = [plan.cases[case] for case in (*split.labeled, *split.validation)]
     used = (*split.labeled, *split.validation, *split.unlabeled)
-    problems = [*_changed_images(plan, used, known), *_gone_labels(opened)] or [*_changed_corrections(split, opened)]
+    problems = changed_description(plan, used, [case.id for case in opened])
+    problems += [*_changed_images(plan, used, known), *_gone_labels(opened)]
+    problems = problems or [*_changed_corrections(split, opened)]
     if problems:
         raise StateError(problems)
     if misleading := _misleading_labels(plan, split, opened):
@@ -64,9 +67,9 @@ def require_planned_images(plan: Plan, ids: Sequence[str], data: DatasetFolder) 
     """Make sure that the images of these cases are those that were planned, before they are shown to somebody.
 
     Raises:
-        StateError: images that are gone or have other bytes, all of them listed.
+        StateError: images that are gone or have other bytes, a dataset.json that says otherwise; all of it listed.
     """
-    if problems := [*_changed_images(plan, ids, known_checks(data))]:
+    if problems := [*changed_description(plan, ids), *_changed_images(plan, ids, known_checks(data))]:
         raise StateError(problems)
 
 

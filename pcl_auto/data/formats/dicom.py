@@ -31,6 +31,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _UNEVEN = 0.1
 # Positions may stray from the normal by so much of a pixel over the whole scan before voxels are sheared.
 _STRAY_PIXELS = 0.5
+# And along it by so much of the distance between slices before they belong in another place.
+_STRAY_SLICES = 0.5
 _ORIENTATION_TOLERANCE = 1e-3
 # How far what ITK makes of a header may be from what stands there, in mm or as a share: the rounding of float32.
 _ITK_ROUNDING = 1e-4
@@ -431,4 +433,11 @@ def _no_volume(
         what = f"missing slices ({missing})" if missing else "unevenly spaced slices"
         code = "dicom.missing-slices" if missing else "dicom.uneven-slices"
         return Problem(code, what, where, _EXPORT_AGAIN, f"a slice every {usual_mm:g} mm", f"none between {between}")
+    # Steps that are each nearly even may add up; ITK spreads the slices evenly from the first to the last.
+    even_mm = np.linspace(depth_mm[0], depth_mm[-1], len(depth_mm))
+    off_mm = np.abs(depth_mm - even_mm)
+    if off_mm.max() > _STRAY_SLICES * usual_mm:
+        expected = f"a slice every {steps_mm.mean():.4g} mm"
+        found = f"slice {off_mm.argmax() + 1} of {len(depth_mm)} lies {off_mm.max():.3g} mm off its place"
+        return Problem("dicom.uneven-slices", "unevenly spaced slices", where, _EXPORT_AGAIN, expected, found)
     return None

@@ -219,6 +219,19 @@ def test_uneven_slices(tmp_path: Path) -> None:
     assert refusal_of(tmp_path) == ("dicom.uneven-slices", "none between 7.5 and 10.8 mm")
 
 
+def test_slices_that_drift(tmp_path: Path) -> None:
+    """Steps of 2.6 mm, then of 2.4 mm: each is nearly even, and ITK would put the middle one elsewhere."""
+    z = np.cumsum([0, *[2.6] * 15, *[2.4] * 15]).tolist()
+    write_series(tmp_path, volume(shape=(31, 12, 10)), positions_mm=[(0, 0, place) for place in z])
+    assert refusal_of(tmp_path) == ("dicom.uneven-slices", "slice 16 of 31 lies 1.5 mm off its place")
+
+
+def test_rounded_positions_are_even(tmp_path: Path) -> None:
+    z = np.round(np.arange(31) * 2.467, 1).tolist()
+    write_series(tmp_path, volume(shape=(31, 12, 10)), positions_mm=[(0, 0, place) for place in z])
+    assert only(tmp_path).problem is None
+
+
 @pytest.mark.parametrize(("z", "same"), [((0, 1, 2, 2, 3, 4), 1), ((0, 0, 1, 1, 2, 2), 3), ((0, 0, 0, 1, 1, 1), 4)])
 def test_duplicate_slices(tmp_path: Path, z: tuple[float, ...], same: int) -> None:
     write_series(tmp_path, volume(), positions_mm=[(0, 0, place) for place in z])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nnunetv2
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
@@ -151,30 +152,38 @@ def _unknown_trainer(file: Path, name: Any) -> Problem:
 
 
 def refuse_other_weights(folds: Sequence[Mapping[str, Any]], files: Sequence[Path], network: Any) -> None:
-    """Make sure that the weights of every fold are those of ``network``.
+    """Make sure that the weights of every fold are those of ``network``, and numbers.
 
     Raises:
-        StateError: a fold has weights of other names or shapes.
+        StateError: a fold has weights of other names, shapes or kinds, or some that are not finite.
     """
-    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    expected = {name: _kind(value) for name, value in network.state_dict().items()}
     for file, fold in zip(files, folds, strict=True):
         weights = fold["network_weights"]
-        found = (
-            {name: tuple(getattr(value, "shape", ())) for name, value in weights.items()}
-            if isinstance(weights, Mapping)
-            else {}
-        )
-        if found == expected:
-            continue
-        differing = sorted(str(name) for name in {*found, *expected} if found.get(name) != expected.get(name))
-        name = differing[0]
-        raise StateError(
-            Problem(
-                code="checkpoint.other-network",
-                what="the weights do not fit the plans",
-                where=str(file),
-                expected=f"{name} {expected.get(name, 'is not there')}",
-                found=f"{found.get(name, 'nothing')}, and {len(differing) - 1} more that differ",
-                fix="name a model whose network is nnU-Net's own",
+        found = {name: _kind(value) for name, value in weights.items()} if isinstance(weights, Mapping) else {}
+        if found != expected:
+            differing = sorted(str(name) for name in {*found, *expected} if found.get(name) != expected.get(name))
+            name = differing[0]
+            raise StateError(
+                Problem(
+                    code="checkpoint.other-network",
+                    what="the weights do not fit the plans",
+                    where=str(file),
+                    expected=f"{name} {expected.get(name, 'is not there')}",
+                    found=f"{found.get(name, 'nothing')}, and {len(differing) - 1} more that differ",
+                    fix="name a model whose network is nnU-Net's own",
+                )
             )
-        )
+        if broken := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+            what, fix = "weights that are no numbers", "restore the checkpoint from its source, or train again"
+            listed = f"{broken[0]}, and {len(broken) - 1} more"
+            raise StateError(Problem("checkpoint.not-finite", what, str(file), fix, "finite weights", listed))
+
+
+def _kind(value: Any) -> str:
+    """Return shape and kind of a weight, for which any precision does."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    kind = "" if value.is_floating_point() else f" {value.dtype}".replace("torch.", "")
+    layout = "" if value.layout == torch.strided else f" {value.layout}".replace("torch.", "")
+    return f"{tuple(value.shape)}{kind}{layout}"

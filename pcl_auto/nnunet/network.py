@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.method.sampling import VoxelSample, gather_features
+
+# With batch normalization one value per channel has no spread.
+MIN_BATCH = 2
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -40,6 +43,34 @@ def weight_count(configuration: Mapping[str, Any], channels: int, heads: int) ->
             deep_supervision=True,
         )
     return sum(parameter.numel() for parameter in made.parameters())
+
+
+def refuse_unrunnable(
+    build: Callable[[], nn.Module], channels: int, heads: int, patch_voxels: Sequence[int], where: object, fix: str
+) -> None:
+    """Make sure that a network can be built, and that it maps a patch to a patch; it takes no memory for that.
+
+    Args:
+        build: makes the network.
+        channels: of the patch.
+        heads: channels of the network's output.
+        patch_voxels: shape of the patch.
+        where: for the message.
+        fix: for the message.
+
+    Raises:
+        StateError: it cannot.
+    """
+    try:
+        with torch.device("meta"), torch.no_grad():
+            output = build()(torch.empty(MIN_BATCH, channels, *patch_voxels))
+        shape = tuple((output[0] if isinstance(output, (list, tuple)) else output).shape)
+        found = "" if shape == (MIN_BATCH, heads, *patch_voxels) else f"an output of shape {shape}"
+    except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    if found:
+        what, expected = "the plans describe no network that works", f"one for patches of {[*patch_voxels]} voxels"
+        raise StateError(Problem("model.no-network", what, str(where), fix, expected, found))
 
 
 def fast_in_bfloat16() -> bool:

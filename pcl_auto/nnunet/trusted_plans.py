@@ -28,7 +28,7 @@ NORMALIZATIONS = frozenset(
 # The functions that plans can name and nnU-Net can call, with their options. resample_torch_simple takes no spacings,
 # which nnU-Net gives it; "device" is chosen by --device.
 _SPLINE_ORDERS, _MODES = range(6), ("linear", "nearest", "nearest-exact", "area")
-_SWITCH, _SWITCH_OR_NONE, _RATIO, _THREADS = (False, True), (None, False, True), (0.0, 1e6), range(1, 1025)
+_SWITCH, _SWITCH_OR_NONE, _RATIO, _THREADS = (False, True), (None, False, True), (1e-6, 1e6), range(1, 1025)
 RESAMPLINGS: Mapping[str, Mapping[str, Any]] = {
     "resample_data_or_seg_to_shape": {
         "is_seg": _SWITCH,
@@ -78,9 +78,18 @@ LAYERS: Mapping[str, frozenset[str]] = {
         f"dynamic_network_architectures.building_blocks.residual.{name}" for name in ("BasicBlockD", "BottleneckD")
     ),
 }
-LAYER_OPTIONS = frozenset(
-    {"eps", "affine", "momentum", "track_running_stats", "p", "inplace", "negative_slope", "alpha", "approximate"}
-)
+_FINITE = (-1e6, 1e6)
+LAYER_OPTIONS: Mapping[str, Any] = {
+    "eps": (1e-30, 1.0),
+    "affine": _SWITCH,
+    "momentum": (0.0, 1.0),
+    "track_running_stats": _SWITCH,
+    "p": (0.0, 1.0),
+    "inplace": _SWITCH,
+    "negative_slope": _FINITE,
+    "alpha": _FINITE,
+    "approximate": ("none", "tanh"),
+}
 
 MAX_STAGES, MAX_CONVOLUTIONS, MAX_FEATURES, MAX_KERNEL = 12, 64, 8192, 31
 # Some ten times nnU-Net's largest network.
@@ -197,19 +206,20 @@ class _Findings:
         return fits or self.refuse(key, f"{axes} numbers from {low:g} to {high:g}", value)
 
     def is_option(self, key: str, value: Any, allowed: Any) -> bool:
-        """Require one of some values, of the same type, or a number of a range."""
-        if allowed is _RATIO:
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and allowed[0] < value <= allowed[1]
-            return fits or self.refuse(key, "a ratio", value)
+        """Require one of some values, of the same type, or a number between two."""
+        if all(isinstance(each, float) for each in allowed):
+            low, high = allowed
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+            return fits or self.refuse(key, f"a number from {low:g} to {high:g}", value)
         fits = any(type(value) is type(each) and value == each for each in allowed)
         listed = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " | ".join(map(str, allowed))
         return fits or self.refuse(key, listed, value)
 
-    def are_options(self, key: str, value: Any, allowed: Collection[str]) -> None:
-        """Check named plain values."""
+    def are_options(self, key: str, value: Any, allowed: Mapping[str, Any]) -> None:
+        """Check named options of a layer; a momentum of None is torch's word for the mean of all batches."""
         for name, entry in (self.table(key, value) or {}).items():
-            if self.is_one_of(key, name, allowed) and not isinstance(entry, (bool, int, float, str, type(None))):
-                self.refuse(f"{key}.{name}", "a plain value", entry)
+            if self.is_one_of(key, name, allowed) and (entry is not None or name != "momentum"):
+                self.is_option(f"{key}.{name}", entry, allowed[name])
 
 
 def _plans(findings: _Findings, plans: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from pcl_auto.inference.mask_record import read_record
 from pcl_auto.inference.predict import predict
 from pcl_auto.nnunet import checkpoint_settings
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
+from pcl_auto.nnunet.planning.planner import read_plans
 from pcl_auto.nnunet.trusted_plans import require_trusted
 
 FULL = PLANS["configurations"]["3d_fullres"]
@@ -247,6 +248,11 @@ def test_f89_what_plans_must_not_say(key: str, plans: dict[str, Any], configurat
         ({"n_conv_per_stage": None}, "n_conv_per_stage[0]"),
         ({"kernel_sizes": [[3, 3], [3, 3]]}, "kernel_sizes[0]"),
         ({"norm_op": "torch.nn.InstanceNorm2d"}, "norm_op"),
+        ({"norm_op_kwargs": {"eps": "x"}}, "norm_op_kwargs.eps"),
+        ({"norm_op_kwargs": {"eps": -5}}, "norm_op_kwargs.eps"),
+        ({"norm_op_kwargs": {"affine": 1}}, "norm_op_kwargs.affine"),
+        ({"nonlin_kwargs": {"negative_slope": "a"}}, "nonlin_kwargs.negative_slope"),
+        ({"nonlin_kwargs": {"negative_slope": float("nan")}}, "nonlin_kwargs.negative_slope"),
     ],
 )
 def test_f89_what_a_network_must_not_be(change: dict[str, Any], expected: str) -> None:
@@ -380,6 +386,62 @@ def test_f89_plans_of_no_network(tmp_path: Path) -> None:
     (model / "plans.json").write_text(json.dumps(plans))
     with refused(StateError, "model.no-network"):
         ModelPredictor(model, torch.device("cpu"))
+
+
+UNRUNNABLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"patch_size": [9, 9, 9]}, {}),
+    ({"patch_size": [2, 2, 2]}, {}),
+    ({}, {"strides": [[2, 2, 2], [2, 2, 2]]}),
+    ({}, {"strides": [[1, 1, 1], [9, 9, 9]]}),
+    ({}, {"kernel_sizes": [[2, 2, 2], [2, 2, 2]]}),
+    ({}, {"n_stages": 1, "features_per_stage": [4], "kernel_sizes": [[3] * 3], "strides": [[1] * 3],
+          "n_conv_per_stage": [1], "n_conv_per_stage_decoder": []}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("configuration", "network"), UNRUNNABLE)
+def test_f89_plans_of_a_network_that_does_not_run(
+    tmp_path: Path, configuration: dict[str, Any], network: dict[str, Any]
+) -> None:
+    plans = copy.deepcopy(PLANS)
+    plans["configurations"]["3d_fullres"].update(configuration)
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"].update(network)
+    model = model_of(tmp_path / "model")
+    (model / "plans.json").write_text(json.dumps(plans))
+    with refused(StateError, "model.no-network"):
+        ModelPredictor(model, torch.device("cpu"))
+    with refused(StateError, "model.no-network"):
+        read_plans(model / "plans.json", "Dataset005_Prostate", DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda weight: weight.to_sparse(), "checkpoint.other-network"),
+        (lambda weight: weight.to(torch.int64), "checkpoint.other-network"),
+        (lambda weight: weight.to(torch.complex64), "checkpoint.other-network"),
+        (lambda weight: weight * torch.nan, "checkpoint.not-finite"),
+        (lambda weight: weight / 0, "checkpoint.not-finite"),
+    ],
+)
+def test_f89_weights_that_are_no_numbers(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], code: str
+) -> None:
+    def spoil(content: dict[str, Any]) -> None:
+        name = min(content["network_weights"])
+        content["network_weights"][name] = change(content["network_weights"][name])
+
+    with refused(StateError, code):
+        ModelPredictor(edited(model_of(tmp_path / "model"), spoil), torch.device("cpu"))
+
+
+def test_f89_values_of_regions_that_need_two_bytes(tmp_path: Path, scan: Path) -> None:
+    labels = {"background": 0, "whole": [1, 300]}
+    model = model_of(tmp_path / "model", description={"labels": labels, "regions_class_order": [300]})
+    with_output = edited(model, lambda content: content["network_weights"]["decoder.seg_layers.0.bias"].fill_(5))
+    (done,) = predict([scan], tmp_path / "out", with_output, device="cpu", listener=lambda _event, _values: None)
+    assert done.status == "done"
+    assert 300 in np.unique(np.asarray(nibabel.load(tmp_path / "out" / scan.name).dataobj))
 
 
 # --- the list of settings ---------------------------------------------------------------------------------------

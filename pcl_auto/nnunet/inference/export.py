@@ -93,8 +93,9 @@ def on_scan(inside: np.ndarray, plans: PlansManager, properties: Properties) -> 
 
 
 def dtype_of_masks(labels: LabelManager) -> type[np.unsignedinteger]:
-    """Return the type of integers that nnU-Net writes masks in."""
-    return np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
+    """Return the type of integers that nnU-Net writes masks in; a larger one where the values of regions need it."""
+    values = [*labels.foreground_labels, *(labels.regions_class_order or ())]
+    return np.uint8 if len(labels.foreground_labels) < 255 and max(values) <= 255 else np.uint16
 
 
 def pseudo_label(model: Path, configuration: str, stored: Path, case: str) -> tuple[np.ndarray, Properties]:

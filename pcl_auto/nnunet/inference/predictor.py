@@ -29,6 +29,7 @@ from pcl_auto.nnunet.inference.confidence import read_reference
 from pcl_auto.nnunet.inference.export import dtype_of_masks, mask_inside, mask_of, on_scan
 from pcl_auto.nnunet.inference.memory_demand import InferenceDemand, split_into_slabs
 from pcl_auto.nnunet.inference.sliding_window import SlidingWindow
+from pcl_auto.nnunet.network import refuse_unrunnable
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.run_record import FINAL, finished_folds, is_fold, model_folder
@@ -103,7 +104,8 @@ class ModelPredictor:
         Raises:
             StateError: the plans describe none that can be built.
         """
-        try:
+
+        def build() -> torch.nn.Module:
             network: torch.nn.Module = chosen.trainer.build_network_architecture(
                 self.plans,
                 self.configuration,
@@ -111,17 +113,12 @@ class ModelPredictor:
                 self._labels.num_segmentation_heads,
                 enable_deep_supervision=False,
             )
-        except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise StateError(
-                Problem(
-                    code="model.no-network",
-                    what="the plans describe no network that can be built",
-                    where=str(model),
-                    found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
-                    fix="restore plans.json from the model's source",
-                )
-            ) from error
-        return network
+            return network
+
+        fix = "restore plans.json from the model's source"
+        heads, patch_voxels = self._labels.num_segmentation_heads, self.configuration.patch_size
+        refuse_unrunnable(build, self.channels, heads, patch_voxels, model, fix)
+        return build()
 
     @property
     def classes(self) -> dict[str, tuple[int, ...]]:

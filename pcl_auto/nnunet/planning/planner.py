@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pcl_auto.data.labels import head_count
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import variables_set
+from pcl_auto.nnunet.network import refuse_unrunnable
 from pcl_auto.nnunet.trusted_plans import READERS_AS_STORED, require_trusted
 from pcl_auto.workspace.files import parse_json, refuse_irregular, write_json
 
@@ -101,17 +103,21 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
 
 def feature_map_size(configuration: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> int:
     """Count the numbers in all feature maps of a planned network for one patch, nnU-Net's measure of its memory."""
-    network = configuration["architecture"]
     with torch.device("meta"):  # its weights are never drawn
-        built = get_network_from_plans(
-            network["network_class_name"],
-            network["arch_kwargs"],
-            network["_kw_requires_import"],
-            len(dataset_json["channel_names"]),
-            head_count(dataset_json["labels"]),
-            allow_init=False,
-        )
+        built = _built(configuration, len(dataset_json["channel_names"]), head_count(dataset_json["labels"]))
     return int(built.compute_conv_feature_map_size(configuration["patch_size"]))
+
+
+def _built(configuration: Mapping[str, Any], channels: int, heads: int) -> Any:
+    network = configuration["architecture"]
+    return get_network_from_plans(
+        network["network_class_name"],
+        network["arch_kwargs"],
+        network["_kw_requires_import"],
+        channels,
+        heads,
+        allow_init=False,
+    )
 
 
 @contextmanager
@@ -210,6 +216,10 @@ def read_plans(file: Path, dataset_name: str, dataset_json: Mapping[str, Any]) -
     if set(planned.values()) != {channels}:
         found = ", ".join(f"{name} {number}" for name, number in planned.items())
         raise StateError(_unfit(file, f"plans for {channels} channels", found))
+    for name, entry in plans["configurations"].items():
+        fix, heads = "take plans as nnU-Net wrote them, or leave --plans out", head_count(dataset_json["labels"])
+        build = partial(_built, entry, channels, heads)
+        refuse_unrunnable(build, channels, heads, entry["patch_size"], f"{file}: {name}", fix)
     plans["dataset_name"], plans["image_reader_writer"] = dataset_name, "SimpleITKIO"
     return plans
 

@@ -183,13 +183,13 @@ def test_f66_what_predict_passes_over_is_named(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     for name in ("a.nii.gz", "sub/b.nii.gz", "out/c.nii.gz"):
         make_scan(scans / name)
-    for name in ("notes.txt", "d.mgz", ".hidden.txt", "lone.raw", "out/predictions.json"):
+    for name in ("notes.txt", "d.mgz", ".hidden.txt", "lone.raw", "out/predictions.json", "e.seg.nrrd"):
         (scans / name).touch()
     results = segment([scans], tmp_path / "out", make_model(tmp_path / "model"))
     assert [(result.status, result.exit_code) for result in results] == [("done", 0), ("skipped", 0)]
     (problem,) = results[1].problems
     assert problem.code == "predict.passed-over"
-    assert problem.found == "d.mgz, lone.raw, notes.txt, sub/b.nii.gz"
+    assert problem.found == "d.mgz, e.seg.nrrd, lone.raw, notes.txt, sub/b.nii.gz"
 
 
 def test_f66_a_folder_without_a_scan_says_what_it_holds(tmp_path: Path) -> None:

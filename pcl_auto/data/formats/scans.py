@@ -20,6 +20,8 @@ from pcl_auto.workspace.files import find_irregular
 # Voxels that a header of its own names.
 _DATA_SUFFIXES = (".raw", ".zraw", ".raw.gz")
 _HEADER_SUFFIXES = (".mhd", ".nhdr")
+# As 3D Slicer saves a segmentation, beside its scan.
+_SEGMENTATION_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 # The record in a folder of masks.
 _MASKS = "predictions.json"
 # Names in a message, at most.
@@ -161,7 +163,11 @@ def _of_folder(folder: Path) -> tuple[list[Scan], list[Path]]:
         headers = any(name.lower().endswith(_HEADER_SUFFIXES) for name in names)
         for file in (Path(parent) / name for name in sorted(names) if not name.startswith(".")):
             # Channels of a case in a folder of its own; other volumes in subfolders are not asked for.
-            if _is_volume(file) and (file.parent == folder or _is_channel_of_folder(file)):
+            if (
+                _is_volume(file)
+                and not file.name.lower().endswith(_SEGMENTATION_SUFFIXES)
+                and (file.parent == folder or _is_channel_of_folder(file))
+            ):
                 items.append(_of_file(file))
             elif _may_be_slice(file) and is_dicom(file):
                 slices.append(file)

@@ -26,8 +26,9 @@ from prepared import machine, print_table
 from scipy import ndimage
 from scipy.stats import spearmanr
 
-from pcl_auto.data.labels import foreground
-from pcl_auto.evaluation.metrics import evaluate
+from pcl_auto.data.labels import all_values, foreground
+from pcl_auto.errors import DataError
+from pcl_auto.evaluation.metrics import evaluate, undeclared_values
 from pcl_auto.inference.predict import predict
 from pcl_auto.workspace.files import read_json
 
@@ -107,8 +108,11 @@ def spoil(images: Path, folder: Path) -> dict[str, str]:
 def segmented(model: Path, images: Path, labels: Path, masks: Path, how: Mapping[str, str]) -> list[Scan]:
     """Segment ``images`` into ``masks`` and score them against ``labels``."""
     results = {result.id: result for result in predict([images], masks, model, listener=lambda *_: None)}
-    classes = foreground(read_json(model / "dataset.json")["labels"])
+    declared = read_json(model / "dataset.json")["labels"]
+    classes = foreground(declared)
     scores = evaluate(masks, labels, classes=classes, allow_missing=True)
+    if problems := undeclared_values(scores.unscored_values, labels, all_values(declared)):
+        raise DataError(problems)
     scans = []
     for case in scores.cases:
         quality: dict[str, Any] = results[case.id].quality or {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +64,8 @@ class Evaluation:
     """Voxel values that occur, are not background, and are not among the classes that were asked for."""
     skipped: list[dict[str, str]] = field(default_factory=list)
     """Cases without a partner: ``id`` and ``reason``."""
+    passed_over: list[str] = field(default_factory=list)
+    """Folders of volumes inside the two folders: they are not looked into."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; NaN becomes ``None``."""
@@ -73,6 +75,7 @@ class Evaluation:
             "undefined": self.undefined,
             "unscored_values": self.unscored_values,
             "skipped": self.skipped,
+            "passed_over": self.passed_over,
             "cases": [_without_nan(vars(case)) for case in self.cases],
         }
 
@@ -158,7 +161,8 @@ def evaluate(
     if problems:
         raise DataError(problems)
     skipped = [{"id": case, "code": problem.code, "reason": problem.what} for case, problem in unpaired]
-    return _summarize(counted, classes, skipped)
+    inside = [str(folder) for path in (predictions, labels) for folder in _folders_of_volumes(path)]
+    return replace(_summarize(counted, classes, skipped), passed_over=inside)
 
 
 def check_label(label: Path, scan: LoadedVolume, allowed: Collection[int]) -> tuple[set[int], list[Problem]]:
@@ -387,6 +391,19 @@ def _unread(cases: Collection[str], path: Path) -> Iterator[tuple[str, Problem]]
         if stem is not None and stem not in cases:
             what, fix = "volume in a format that is not scored", "convert it to .nii.gz, or take --allow-missing"
             yield stem, Problem("score.format", what, str(file), fix, " | ".join(VOLUME_SUFFIXES))
+
+
+def _folders_of_volumes(path: Path) -> list[Path]:
+    """List the folders in a folder that hold volumes."""
+    inside = [] if path.is_file() else sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] != ".")
+    return [folder for folder in inside if any(split_suffix(file.name)[1] for file in _listed(folder))]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return [*folder.iterdir()]
+    except OSError:  # not for this user: nothing in it was meant to be scored
+        return []
 
 
 def _case_id(path: Path) -> str:

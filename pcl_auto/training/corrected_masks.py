@@ -21,6 +21,7 @@ from pcl_auto.errors import DataError, Problem, StateError, format_names
 from pcl_auto.planning.plan import Plan, PlannedCase
 from pcl_auto.training.review_record import (
     CORRECTED,
+    PSEUDO_LABELS,
     edited,
     edited_in_place,
     folder_taken,
@@ -40,12 +41,13 @@ _INSTEAD = "or name the folder whose masks are to be taken with --corrected"
 class CorrectedMasks:
     """Masks that are new, by case, and warnings of what was passed over.
 
-    ``exported``: the cases whose pseudo-label was exported with this SHA-256.
+    ``exported``: the cases whose pseudo-label was exported with this SHA-256. ``pseudo_labels``: those files, by case.
     """
 
     masks: dict[str, Path] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
     exported: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    pseudo_labels: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
 
 def find_corrected_masks(run: RunFacts, plan: Plan, given: Path | None) -> CorrectedMasks:
@@ -81,6 +83,7 @@ def find_corrected_masks(run: RunFacts, plan: Plan, given: Path | None) -> Corre
             masks[case].append(mask)
         for case, digest in record.get("exported", {}).items():
             found.exported[digest].add(case)
+            found.pseudo_labels[case].append(folder / PSEUDO_LABELS / f"{case}.nii.gz")
     if problems:
         raise StateError(problems)
     found.masks = _new_masks(masks, run.split)
@@ -250,6 +253,7 @@ def check_masks(found: CorrectedMasks, plan: Plan, split: Split, known: Mapping[
         case: digest for case in opened
         if case not in split.corrected and (digest := _known_content(known_label(known, case)))
     }  # fmt: skip
+    drawn: dict[str, str] = {}
     for case, mask in found.masks.items():
         if case not in split.unlabeled and case not in split.corrected:
             problems.append(_not_correctable(mask, has_label=case in opened))
@@ -262,10 +266,29 @@ def check_masks(found: CorrectedMasks, plan: Plan, split: Split, known: Mapping[
         label, of_mask = _judged(mask, cases[case], plan.dataset_json["labels"])
         problems += of_mask
         if label is not None and any(label.label_values or ()):
-            contents[case] = label.digest
+            drawn[case] = label.digest
     if problems:
         raise DataError(problems)
-    return equal_labels(contents, str(plan.root))
+    return [
+        *equal_labels({**contents, **drawn}, str(plan.root)),
+        *_pseudo_labels_of_others(found, drawn, tuple(all_values(plan.dataset_json["labels"]))),
+    ]
+
+
+def _pseudo_labels_of_others(
+    found: CorrectedMasks, drawn: Mapping[str, str], allowed: Sequence[int]
+) -> Iterable[Problem]:
+    """Warn of masks that are another case's pseudo-label voxel by voxel, saved anew; ``drawn`` are digests by case."""
+    exported: dict[str, set[str]] = defaultdict(set)
+    for case, files in found.pseudo_labels.items():
+        for label in (probe_label(file, allowed)[0] for file in files if file.is_file()):
+            if label is not None:
+                exported[label.digest].add(case)
+    for case, digest in drawn.items():
+        if case not in (whose := exported.get(digest, {case})):
+            what, fix = "the mask equals the pseudo-label of another case", "look at it on its image"
+            found_as = f"as that of {' = '.join(sorted(whose))}"
+            yield Problem("label.of-other-case", what, str(found.masks[case]), fix, f"a mask of {case}", found_as)
 
 
 def _judged(mask: Path, case: PlannedCase, labels: Any) -> tuple[Volume | None, list[Problem]]:

@@ -67,7 +67,10 @@ def test_a_corrected_case_is_labeled_from_then_on(shell: Shell, task: Path, own_
     assert case in foreseen["split"]["labeled"]
     assert foreseen["wall_s"] > 0
     assert f"{foreseen['recipe']['schedule']['rounds']} rounds of" in seen.stderr
+    (corrected / "notes.txt").touch()
     told = json.loads(shell.pclauto("continue", *ours, *quick, "--json").stdout)
+    assert codes(told["warnings"]) == ["data.passed-over"]
+    (corrected / "notes.txt").unlink()
     split, made = told["split"], Path(told["model"])
     assert case in split["labeled"]
     assert case not in split["unlabeled"]

@@ -181,6 +181,16 @@ def test_f97_a_copy_of_another_case(trained: Trained, tmp_path: Path) -> None:
     assert (set(found.masks), codes(found.warnings)) == ({"d", "e"}, ["label.equal"])
 
 
+def test_f97_a_copy_of_another_case_that_was_saved_anew(trained: Trained, tmp_path: Path) -> None:
+    corrected = trained.review(tmp_path / "out", "d", "e")
+    for source, warnings in (("e", ["label.of-other-case"]), ("d", [])):
+        pseudo_label = nibabel.load(exported(corrected, source))
+        voxels = np.asarray(pseudo_label.dataobj).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, pseudo_label.affine), corrected / "d.nii.gz")
+        found = trained.go_on()
+        assert (set(found.masks), codes(found.warnings)) == ({"d"}, warnings)
+
+
 # --- F98: nothing that a person has drawn is lost or passed over
 
 

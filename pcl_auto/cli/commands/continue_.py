@@ -64,7 +64,7 @@ def continue_(
     if dry_run:
         _render_estimate(terminal, found, json=json)
     else:
-        carry_out(terminal, found.request, workspace, json=json)
+        carry_out(terminal, found.request, workspace, json=json, warnings=found.warnings)
 
 
 def _render_estimate(terminal: Terminal, found: Continuation, *, json: bool) -> None:

@@ -80,3 +80,5 @@ def _render(terminal: Terminal, result: dict[str, Any]) -> None:
         skipped = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
         names = ", ".join(skipped[:MAX_NAMED]) + (", …; --json names all" if len(skipped) > MAX_NAMED else "")
         terminal.print_line(f"not scored, {reason}: {len(skipped)} ({names})")
+    if result["passed_over"]:
+        terminal.print_line(f"folders that are not looked into: {', '.join(result['passed_over'])}")

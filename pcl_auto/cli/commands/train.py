@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,9 +143,18 @@ def start_on(gpus: int, device: str) -> None:
 
 
 def carry_out(
-    terminal: Terminal, request: TrainRequest, workspace: Workspace, *, dry_run: bool = False, json: bool
+    terminal: Terminal,
+    request: TrainRequest,
+    workspace: Workspace,
+    *,
+    dry_run: bool = False,
+    json: bool,
+    warnings: Sequence[Problem] = (),
 ) -> None:
-    """Show what is trained, train it and name the model; or for a dry run show what that would take."""
+    """Show what is trained, train it and name the model; or for a dry run show what that would take.
+
+    ``warnings`` have been shown; they join those of the run in its JSON.
+    """
     from pcl_auto.training.request import resolve_runs
     from pcl_auto.training.train import train_runs
 
@@ -158,7 +168,9 @@ def carry_out(
             run = train_runs(runs, request, workspace, progress)
         _print_next(terminal, run, workspace, prepare_only=request.prepare_only)
     if json:
-        terminal.json({**_as_json(run), **({} if forecast is None else {"forecast": asdict(forecast)})})
+        found = _as_json(run)
+        found["warnings"] = [*(problem.as_dict() for problem in warnings), *found["warnings"]]
+        terminal.json({**found, **({} if forecast is None else {"forecast": asdict(forecast)})})
 
 
 def _estimate(terminal: Terminal, request: TrainRequest, run: Run) -> TrainingEstimate:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from pcl_auto.data.case import Case, Source, Task, by_id
 from pcl_auto.data.dataset.dataset_json import RAW_FOLDER, Description, Entry, read_description
 from pcl_auto.data.dataset.nnunet_raw import read_raw
-from pcl_auto.data.dataset.safe_paths import DatasetRoot, identity_of, shown
+from pcl_auto.data.dataset.safe_paths import DatasetRoot, shown
 from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.errors import Problem, UsageError, format_names
 
@@ -114,14 +113,15 @@ class _Reader:
         training = self._listed(description.training, "training")
         test = self._listed(self._present(description.test, use_test_images=use_test_images), "imagesTs")
         test += self._unlisted("imagesTs")
-        self._refuse_shared(training, test)
+        self.folder.refuse_test_images(training, test)
         pool = training + self._unlisted_unlabeled(training) + self._unlisted("imagesUn")
         if use_test_images:
             # An image that is both has been reported; here it would only be reported again.
             paths = {case.image for case in training}
             pool += [case for case in test if case.image not in paths]
-        self._refuse_repeated(pool, "the training cases")
-        self._refuse_repeated(test, "the test cases")
+        for cases, kind in ((pool, "the training cases"), (test, "the test cases")):
+            self.folder.refuse_repeated_ids(cases, kind)
+            self.folder.refuse_repeated_images(cases, kind)
         self.folder.refuse_shared_labels(training)
         self._refuse_foreign_labels(training, {case.id for case in (*pool, *test)})
         if not any(case.label for case in pool):
@@ -187,30 +187,6 @@ class _Reader:
         name = nifti_stem(image.name) or ""
         is_safe = self.folder.accepts_case_id(name, shown(image.parent))
         return Case(name, image, label, source) if is_safe else None
-
-    def _refuse_shared(self, training: list[Case], test: list[Case]) -> None:
-        """Refuse images that training and test share, also through links to one file."""
-        trained = {identity_of(case.image): case for case in training}
-        for case in test:
-            twin = trained.get(identity_of(case.image))
-            if twin:
-                code, what = "data.train-and-test", "image is in training and in test"
-                fix = "take the image out of one of the two lists in dataset.json"
-                found = f"{case.image} in test" if twin.image == case.image else f"the same file as {case.image}"
-                self.folder.report_problem(code, what, str(twin.image), fix, "one of the two", found)
-
-    def _refuse_repeated(self, cases: list[Case], kind: str) -> None:
-        """Refuse names that two cases share, and images that two names share."""
-        self.folder.refuse_repeated_ids(cases, kind)
-        files: dict[object, list[Case]] = defaultdict(list)
-        for case in cases:
-            files[identity_of(case.image)].append(case)
-        for same in files.values():
-            if len({case.id.lower() for case in same}) > 1:
-                found = ", ".join(str(case.image) for case in same)
-                fix = "keep one of the names: the others are links to the same file"
-                what = f"one image under two names among {kind}"
-                self.folder.report_problem("data.image-twice", what, self.where, fix, "one case per image", found)
 
     def _refuse_foreign_labels(self, training: list[Case], names: set[str]) -> None:
         """Refuse labels that are named after another case than the one that they are listed for."""

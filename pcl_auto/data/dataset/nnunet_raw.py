@@ -55,6 +55,9 @@ def read_raw(
     if not any(case.label for case in training):
         fix, expected = "put the label maps of some cases into labelsTr", "1 or more in labelsTr"
         folder.report_problem("data.no-labeled", "no labeled case", str(folder.root), fix, expected, "none")
+    folder.refuse_test_images(training, test)
+    folder.refuse_repeated_images(training + unlabeled, "the training cases")
+    folder.refuse_repeated_images(test, "the test cases")
     pool = training + unlabeled + (test if use_test_images else [])
     folder.refuse_repeated_ids(pool, "the training cases")
     match = RAW_FOLDER.fullmatch(folder.given.name) or RAW_FOLDER.fullmatch(folder.root.name)

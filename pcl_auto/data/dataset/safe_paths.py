@@ -200,6 +200,30 @@ class DatasetRoot:
                 found = ", ".join(f"{case}: {label.name}" for case, label in same)
                 self.report_problem("label.of-two-cases", what, shown(same[0][1]), fix, "a file for each case", found)
 
+    def refuse_test_images(self, training: Iterable[Case], test: Iterable[Case]) -> None:
+        """Refuse images that training and test share, also through links to one file."""
+        trained = {identity_of(file): file for case in training for file in case.files}
+        for file in (file for case in test for file in case.files):
+            twin = trained.get(identity_of(file))
+            if twin:
+                code, what = "data.train-and-test", "image is in training and in test"
+                fix = "take the image out of one of the two: imagesTr or imagesTs, and of the lists in dataset.json"
+                found = f"{file} in test" if twin == file else f"{file} in test, the same file"
+                self.report_problem(code, what, shown(twin), fix, "one of the two", found)
+
+    def refuse_repeated_images(self, cases: Iterable[Case], kind: str) -> None:
+        """Refuse images that two cases share, also through links to one file."""
+        files: dict[object, list[tuple[str, Path]]] = defaultdict(list)
+        for case in cases:
+            for file in case.files:
+                files[identity_of(file)].append((case.id.lower(), file))
+        for same in files.values():
+            if len({case for case, _ in same}) > 1:
+                fix = "keep one of the names: the others are links to the same file"
+                what, where = f"one image under two names among {kind}", str(self.root / "dataset.json")
+                found = ", ".join(str(file) for _, file in same)
+                self.report_problem("data.image-twice", what, where, fix, "one case per image", found)
+
     def refuse_repeated_ids(self, cases: Iterable[Case], kind: str) -> None:
         """Refuse names that two cases share; upper and lower case are the same where a file system ignores case."""
         names: dict[str, list[Case]] = defaultdict(list)

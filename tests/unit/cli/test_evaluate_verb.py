@@ -40,3 +40,18 @@ def test_cases_without_a_partner_take_one_line(folders: tuple[Path, Path], capfd
     assert lines == [f"not scored, label without a prediction: 7 ({named}, …; --json names all)"]
     evaluate(*folders, allow_missing=True, json=True)
     assert [entry["id"] for entry in json.loads(capfd.readouterr().out)["skipped"]] == list("bcdefgh")
+
+
+def test_f66_folders_of_volumes_that_are_not_looked_into(
+    folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    masks, labels = folders
+    for folder in (labels / "more", masks / "overlays", masks / ".hidden"):
+        folder.mkdir()
+    (labels / "h.nii.gz").rename(labels / "more" / "h.nii.gz")
+    (masks / "overlays" / "a.png").touch()
+    evaluate(*folders, allow_missing=True)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "looked into" in line]
+    assert lines == [f"folders that are not looked into: {labels / 'more'}"]
+    evaluate(*folders, allow_missing=True, json=True)
+    assert json.loads(capfd.readouterr().out)["passed_over"] == [str(labels / "more")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,15 @@ def test_f96_one_file_is_the_label_of_one_case(raw: Path) -> None:
     target.unlink()
     target.symlink_to("a.nii.gz")
     assert codes(read(raw)[1]) == ["label.of-two-cases"]
+
+
+def test_one_image_under_two_names_and_in_training_and_test(raw: Path) -> None:
+    (raw / "imagesUn" / "u_0001.nii.gz").unlink()
+    (raw / "imagesUn" / "u_0001.nii.gz").symlink_to("../imagesTr/b_0001.nii.gz")
+    (raw / "imagesTs" / "t_0000.nii.gz").unlink()
+    os.link(raw / "imagesTr" / "a_0000.nii.gz", raw / "imagesTs" / "t_0000.nii.gz")
+    for use_test_images in (False, True):
+        _, problems = read(raw, use_test_images=use_test_images)
+        assert codes(problems) == ["data.train-and-test", "data.image-twice"]
+        assert problems[0].where.endswith("a_0000.nii.gz")
+        assert "u_0001.nii.gz" in problems[1].found

@@ -20,7 +20,7 @@ from pcl_auto.data.formats.grid import SCORING_TOLERANCE_VOXELS, difference_of, 
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix, unread_stem
 from pcl_auto.data.formats.volume import LoadedVolume, read_volume
 from pcl_auto.data.labels import MAX_VALUES, values_of
-from pcl_auto.errors import DataError, Problem, UsageError
+from pcl_auto.errors import DataError, Problem, UsageError, format_names
 from pcl_auto.evaluation.statistics import mean
 from pcl_auto.method.label_maps import class_mask, dice
 
@@ -64,8 +64,8 @@ class Evaluation:
     """Voxel values that occur, are not background, and are not among the classes that were asked for."""
     skipped: list[dict[str, str]] = field(default_factory=list)
     """Cases without a partner: ``id`` and ``reason``."""
-    passed_over: list[str] = field(default_factory=list)
-    """Folders of volumes inside the two folders: they are not looked into."""
+    warnings: list[Problem] = field(default_factory=list)
+    """What is worth a look before the scores are believed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; NaN becomes ``None``."""
@@ -75,7 +75,7 @@ class Evaluation:
             "undefined": self.undefined,
             "unscored_values": self.unscored_values,
             "skipped": self.skipped,
-            "passed_over": self.passed_over,
+            "warnings": [problem.as_dict() for problem in self.warnings],
             "cases": [_without_nan(vars(case)) for case in self.cases],
         }
 
@@ -148,6 +148,7 @@ def evaluate(
         classes = {name: value for name, value in classes.items() if value != 0}
     pairs, unpaired = _pair(predictions, labels)
     problems = [] if allow_missing else [problem for _, problem in unpaired]
+    problems += [_one_file(label) for _, prediction, label in pairs if prediction.samefile(label)]
     counted: list[_Counted] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         chosen = None if classes is None else list(classes.values())
@@ -161,8 +162,8 @@ def evaluate(
     if problems:
         raise DataError(problems)
     skipped = [{"id": case, "code": problem.code, "reason": problem.what} for case, problem in unpaired]
-    inside = [str(folder) for path in (predictions, labels) for folder in _folders_of_volumes(path)]
-    return replace(_summarize(counted, classes, skipped), passed_over=inside)
+    evaluation = _summarize(counted, classes, skipped)
+    return replace(evaluation, warnings=[*_passed_over(predictions, labels), *_all_alike(evaluation, labels)])
 
 
 def check_label(label: Path, scan: LoadedVolume, allowed: Collection[int]) -> tuple[set[int], list[Problem]]:
@@ -391,6 +392,35 @@ def _unread(cases: Collection[str], path: Path) -> Iterator[tuple[str, Problem]]
         if stem is not None and stem not in cases:
             what, fix = "volume in a format that is not scored", "convert it to .nii.gz, or take --allow-missing"
             yield stem, Problem("score.format", what, str(file), fix, " | ".join(VOLUME_SUFFIXES))
+
+
+def _one_file(label: Path) -> Problem:
+    what, fix = "prediction and label are one file", "name the folder of labels, or the label, second"
+    return Problem("score.same-file", what, str(label), fix, "two files")
+
+
+def _all_alike(evaluation: Evaluation, labels: Path) -> list[Problem]:
+    """Warn of masks that equal their labels, every one and to the voxel: no network makes such ones."""
+    scores = [value for case in evaluation.cases for value in case.dice.values() if not math.isnan(value)]
+    if not scores or min(scores) < 1:
+        return []
+    what, fix = "every mask equals its label", "make sure that these are not copies of the labels"
+    return [
+        Problem(
+            "score.all-alike", what, str(labels), fix, "masks that a network made", f"Dice 1 in {len(scores)} scores"
+        )
+    ]
+
+
+def _passed_over(*paths: Path) -> list[Problem]:
+    """Warn of volumes in folders inside a folder: they are not scored."""
+    what, fix = "folders that are not looked into", "nothing, if no masks or labels in them were to be scored"
+    found = {path: [folder.name for folder in _folders_of_volumes(path)] for path in paths}
+    return [
+        Problem("data.passed-over", what, str(path), fix, found=format_names(names, limit=5))
+        for path, names in found.items()
+        if names
+    ]
 
 
 def _folders_of_volumes(path: Path) -> list[Path]:

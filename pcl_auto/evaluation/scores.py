@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def evaluate_on_record(
 
     There is one if ``pclauto predict`` made the masks in the folder ``predictions`` as they are now
     (:func:`masks_of_others`) and their model is unchanged and of a training of pclauto, else None: a record can name
-    any folder. Scores on the same labels replace earlier ones; those of a single file are not kept.
+    any folder. Scores on the same labels replace earlier ones; those of a single file, and those against masks of
+    ``pclauto predict``, are not kept.
     ``classes`` and ``ignored`` default to the regions and the ignore label that :func:`labels_on_record` knows.
 
     Raises:
@@ -74,8 +76,11 @@ def evaluate_on_record(
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored
     evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
+    if has_record(labels):
+        evaluation = replace(evaluation, warnings=[*evaluation.warnings, _labels_are_masks(labels)])
     cases = [case.id for case in evaluation.cases]
-    model = None if record is None or folder != predictions else model_of(record.made_by)
+    is_kept = record is not None and folder == predictions and not has_record(labels)
+    model = model_of(record.made_by) if record is not None and is_kept else None
     if record is None or model is None or (model / SCORES).is_symlink() or masks_of_others(predictions, cases):
         return evaluation, None
     settings = {"labels": str(labels.resolve()), "mirroring": record.made_by.mirroring}
@@ -121,6 +126,11 @@ def labels_on_record(predictions: Path) -> Labels | None:
 def has_record(predictions: Path) -> bool:
     """Tell whether ``pclauto predict`` has left its record with masks, a folder of them or one."""
     return ((predictions if predictions.is_dir() else predictions.parent) / RECORD).is_file()
+
+
+def _labels_are_masks(labels: Path) -> Problem:
+    what, fix = "`pclauto predict` made what stands for the labels", "name masks first and labels second"
+    return Problem("score.labels-are-masks", what, str(labels), fix, "labels", f"masks with a {RECORD}")
 
 
 def masks_of_others(predictions: Path, cases: Sequence[str]) -> list[str]:

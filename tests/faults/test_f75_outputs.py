@@ -268,11 +268,12 @@ def test_f79_a_record_leads_to_no_other_folder(shell: Shell, tmp_path: Path, sca
     out, victim = tmp_path / "out", tmp_path / "victim"
     shell.pclauto(*predict(scans, out, model))
     shutil.copytree(model, victim, copy_function=shutil.copy2)
+    shutil.copytree(out, tmp_path / "drawn", ignore=shutil.ignore_patterns(RECORD))
     record: dict[str, Any] = json.loads((out / RECORD).read_text())
     for named in (victim, tmp_path / "scans", Path("victim"), Path("../victim"), Path("/")):
         (out / RECORD).write_text(json.dumps({**record, "model": str(named)}))
         before = contents(tmp_path)
-        shell.pclauto("evaluate", out, out)
+        shell.pclauto("evaluate", out, tmp_path / "drawn")
         assert contents(tmp_path) == before
     for damaged in ("[]", '{"model": ["x"], "checkpoints": {}}', "[" * 10_000):
         (out / RECORD).write_text(damaged)

@@ -79,6 +79,16 @@ def test_f96_a_copy_under_another_name_is_worth_a_look(task: Path) -> None:
     assert "label.equal" not in codes(checked(task).warnings)
 
 
+def test_f102_an_image_that_is_a_label_map(task: Path) -> None:
+    pool = image(task, 2).with_name("phantom_900.nii.gz")
+    shutil.copyfile(label(task, 1), pool)
+    rewrite(image(task, 3), lambda _voxels: np.asarray(nibabel.load(label(task, 3)).dataobj))
+    for problems in (checked(task).refused, refusal(task)):
+        wrong = [problem for problem in problems if problem.code == "data.image-is-label"]
+        found = {Path(problem.where).name: problem.found for problem in wrong}
+        assert found == {pool.name: "label of phantom_001", image(task, 3).name: "label of phantom_003"}
+
+
 def test_f96_labels_of_other_names_are_worth_a_look(task: Path) -> None:
     shutil.move(label(task, 1), task / "labelsTr" / "drawn.nii.gz")
     file = task / "dataset.json"

@@ -44,6 +44,7 @@ def evaluate(
         terminal.json(result)
     else:
         _render(terminal, result)
+    terminal.problems(evaluation.warnings, "warning")
     if has_record(predictions) and labels_on_record(predictions) is None:
         terminal.print_line(
             f"warning: every value was scored as a class of its own: {RECORD} does not say which are regions or "
@@ -80,5 +81,3 @@ def _render(terminal: Terminal, result: dict[str, Any]) -> None:
         skipped = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
         names = ", ".join(skipped[:MAX_NAMED]) + (", …; --json names all" if len(skipped) > MAX_NAMED else "")
         terminal.print_line(f"not scored, {reason}: {len(skipped)} ({names})")
-    if result["passed_over"]:
-        terminal.print_line(f"folders that are not looked into: {', '.join(result['passed_over'])}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pcl_auto.data.case import Case, Task
 
 # To be raised whenever probes judge differently, so that no earlier result is believed.
-_SCHEMA = 3
+_SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,10 @@ def check_cases(
         *of_classes,
     ]
     warnings += _warn_of_two_places(images, labels, where)
+    warnings += _channels_twice(images, where)
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
-    return Checks(readable, problems + of_labels, warnings, images, labels)
+    problems += [*_images_that_are_labels(images, labels), *of_labels]
+    return Checks(readable, problems, warnings, images, labels)
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ def check_labels(
     problems = [
         each for case in cases for each in _judge_case(case, images[case.id], found.get(case.id), channels, labels)
     ]
+    problems += _images_that_are_labels(images, found)
     checked = {
         case: CheckedLabel(record.identity.digest, (record.volume and record.volume.label_values) or {})
         for case, record in found.items()
@@ -348,6 +351,40 @@ def _label_contents(labels: Mapping[str, _Record]) -> dict[str, str]:
         for case, record in labels.items()
         if record.volume is not None and any(record.volume.label_values or ())  # a value that is not 0
     }
+
+
+def _images_that_are_labels(images: Mapping[str, _Record], labels: Mapping[str, _Record]) -> list[Problem]:
+    """Refuse images that are a label map, voxel by voxel, as when an editor has saved over the scan."""
+    contents = {digest: case for case, digest in _label_contents(labels).items()}
+    fix = "restore the image from its source"
+    return [
+        Problem("data.image-is-label", "the image is a label map", str(record.path), fix, "a scan", f"label of {label}")
+        for record in images.values()
+        for label in (contents.get(digest) for digest in _channel_digests(record))
+        if label is not None
+    ]
+
+
+def _channels_twice(images: Mapping[str, _Record], where: str) -> list[Problem]:
+    """Warn of channels that are alike, voxel by voxel, in one image or in two that differ otherwise."""
+    owners: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for case, record in images.items():
+        for channel, digest in enumerate(_channel_digests(record)):
+            if record.volume is not None and channel not in record.volume.constant_channels:
+                owners[digest].append((case, channel))
+    found = [
+        " = ".join(f"channel {channel} of {case}" for case, channel in same)
+        for same in owners.values()
+        if len(same) > len({case for case, _ in same}) or len({_channel_digests(images[case]) for case, _ in same}) > 1
+    ]
+    if not found:
+        return []
+    what, fix = "one channel stands for two", "look at their files: one may have been saved under the wrong name"
+    return [Problem("data.channel-twice", what, where, fix, "every channel once", format_names(found, limit=3))]
+
+
+def _channel_digests(record: _Record) -> tuple[str, ...]:
+    return tuple(record.volume.digest.split("-")) if record.volume is not None and record.volume.digest else ()
 
 
 def equal_labels(contents: Mapping[str, str], where: str) -> list[Problem]:

@@ -94,7 +94,7 @@ def probe_image(path: Path) -> tuple[Volume | None, list[Problem]]:
         return None, problems
     header, voxels = content
     survey = Survey.of(header, voxels)
-    volume = replace(_volume(path, header, survey), digest=survey.digest.hexdigest(), quartiles=survey.quartiles())
+    volume = replace(_volume(path, header, survey), digest=survey.digest, quartiles=survey.quartiles())
     return volume, survey.not_finite(str(path)) or survey.out_of_range(str(path))
 
 
@@ -160,7 +160,7 @@ def probe_label(path: Path, allowed: Collection[int]) -> tuple[Volume | None, li
     values = _count_values(header, voxels)
     problems = _undeclared(values, allowed, where)
     volume = _volume(path, header, survey, values if len(values) <= MAX_VALUES else None)
-    return replace(volume, digest=survey.digest.hexdigest()), problems
+    return replace(volume, digest=survey.digest), problems
 
 
 def compare_grids(image: Volume, other: Volume, kind: Literal["label", "channel"] = "label") -> list[Problem]:

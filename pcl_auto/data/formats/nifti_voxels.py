@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -32,10 +32,10 @@ class Survey:
     spreads: list[Spread]
     samples: list[list[npt.NDArray[np.float32]]]
     every: int
+    # Of each channel's values alone: the same scan in other files, compressed or typed otherwise, has the same ones.
+    digests: list[hashlib.blake2b]
     bad_count: int = 0
     first_bad: Index = ()
-    # Of the values alone: the same scan in another file, compressed or typed otherwise, has the same one.
-    digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
     @classmethod
     def of(cls, header: Header, voxels: Voxels) -> Survey:
@@ -43,8 +43,9 @@ class Survey:
         x, y, z = (np.zeros(size, dtype=np.bool_) for size in header.shape)
         channels = range(header.channels)
         every = max(1, int(np.prod(header.shape)) // _SAMPLE)
-        survey = cls((x, y, z), [Spread() for _ in channels], [[] for _ in channels], every)
-        survey.digest.update(repr((header.shape, header.channels)).encode())
+        shape = repr((header.shape, 1)).encode()
+        digests = [hashlib.blake2b(shape, digest_size=16) for _ in channels]
+        survey = cls((x, y, z), [Spread() for _ in channels], [[] for _ in channels], every, digests)
         for start, channel, values in iter_chunks(header, voxels):
             survey.add(start, channel, values)
         return survey
@@ -54,7 +55,7 @@ class Survey:
         with np.errstate(over="ignore"):
             as_read = values.astype("<f4")
         plain = as_read.ravel(order="F")
-        self.digest.update(plain.data)
+        self.digests[channel].update(plain.data)
         nonzero = values != 0
         if values.dtype.kind == "f":
             # nnU-Net reads 32 bits: what is larger becomes infinite there.
@@ -71,6 +72,11 @@ class Survey:
         self.spreads[channel].add(as_read)
         drawn = plain[:: self.every]
         self.samples[channel].append(drawn[np.isfinite(drawn) & (drawn != 0)])
+
+    @property
+    def digest(self) -> str:
+        """The digest of every channel, joined by dashes."""
+        return "-".join(digest.hexdigest() for digest in self.digests)
 
     def quartiles(self) -> tuple[Quartiles, ...]:
         """Return the quartiles of every channel's nonzero voxels, from a sample; 0 where there are none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
-from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Turn, difference_of
+from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Turn, difference_of, format_shape
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_nifti
 from pcl_auto.data.formats.nifti_geometry import header_at, write_nifti
@@ -22,6 +23,9 @@ from pcl_auto.workspace.atomic import atomic_path
 
 # Scanner coordinates, as NIfTI calls them.
 _SCANNER = 1
+# Voxels along an axis of NIfTI-1, which counts in 16 bits.
+_LONGEST = 32767
+_FIX_SOURCE = "restore the file from its source: no option of `pclauto repair` helps here"
 _AS_STORED: Turn = ((0, 1, 2), (False, False, False))
 
 GeometrySource = Literal["itk", "sform", "qform", "pixdim"]
@@ -86,16 +90,26 @@ def repair(
     if other is not None and voxels.shape[:3] != other.shape:
         what, fix = "the two files differ in shape", "name a file with the same voxels with --like"
         raise DataError(Problem("repair.other-shape", what, str(file), fix, str(other.shape), str(header.shape)))
+    if max(voxels.shape) > _LONGEST:
+        what, fix = "the volume is too long for NIfTI-1", "crop it, or store it as MetaImage (.mha) or NRRD"
+        expected = f"{_LONGEST} voxels along an axis at most"
+        raise DataError(Problem("repair.too-long", what, str(file), fix, expected, format_shape(header.shape)))
+    with np.errstate(over="ignore"):
+        scaling = np.array([header.slope, header.intercept]).astype(np.float32)
+    if not np.isfinite(scaling).all():
+        what, fix = "slope or intercept is too large for NIfTI-1", "choose the stored values with --values stored"
+        expected, found = "numbers of 32 bits", f"scl_slope {header.slope:g}, scl_inter {header.intercept:g}"
+        raise DataError(Problem("repair.scaling-too-large", what, str(file), fix, expected, found))
     native = voxels.dtype.newbyteorder("=")
     written = header_at(header.fields, voxels.shape if header.channels > 1 else voxels.shape[:3], native)
     _set_place(written, _affine(header))
-    written["scl_slope"], written["scl_inter"] = header.slope, header.intercept
+    written["scl_slope"], written["scl_inter"] = scaling
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary:
         write_nifti(temporary, voxels.astype(native, copy=False), written)
         _, problems = probe_image(temporary)
         if problems:
-            raise DataError(problems)
+            raise DataError([replace(problem, where=str(file), fix=_FIX_SOURCE) for problem in problems])
     return target
 
 

@@ -24,6 +24,8 @@ _HEADER_SUFFIXES = (".mhd", ".nhdr")
 _SEGMENTATION_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 # The record in a folder of masks.
 _MASKS = "predictions.json"
+# Files of more numbers than this are scans of many patients.
+_MOST_CHANNELS = 8
 # Names in a message, at most.
 _LISTED = 5
 _CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>[0-9]{4})", re.DOTALL)
@@ -111,7 +113,24 @@ def list_scans(inputs: Iterable[Path], channels: int) -> list[Scan]:
         problems += [scan.problem for scan in scans if scan.problem]
     if problems:
         raise UsageError(problems)
-    return scans + notes
+    return scans + notes + (_channels_apart(items) if channels == 1 else [])
+
+
+def _channels_apart(items: Sequence[Scan]) -> list[Scan]:
+    """Return what stands for scans that are called as the channels of one, where the model has one channel."""
+    found = {
+        folder / case: numbered
+        for (folder, case), numbered in _numbered(items).items()
+        if 2 <= len(numbered) <= _MOST_CHANNELS and sorted(number for number, _ in numbered) == [*range(len(numbered))]
+    }
+    if not found:
+        return []
+    what, fix = "scans have the names of channels of one", "nothing, if each is a scan of its own"
+    expected, named = "one file per scan, as the model has one channel", format_names((path.name for path in found), 3)
+    problem = Problem(
+        "predict.channels-apart", what, str(next(iter(found)).parent), fix, expected, f"{named}: _0000, …"
+    )
+    return [Scan(f"{named} (channels)", (), problem, is_auxiliary=True)]
 
 
 def _nothing_in(folder: Path, passed_over: Sequence[Path]) -> Problem:
@@ -253,14 +272,19 @@ def _channel_of(item: Scan) -> tuple[tuple[Path, str], int] | None:
     return (place.parent, match["case"] or place.resolve().parent.name), int(match["channel"])
 
 
-def _group_channels(items: Sequence[Scan], channels: int) -> list[Scan]:
+def _numbered(items: Iterable[Scan]) -> dict[tuple[Path, str], list[tuple[int, Scan]]]:
+    """Return the items that may be channels, each with its number, by folder and case."""
     groups: dict[tuple[Path, str], list[tuple[int, Scan]]] = {}
     for item in items:
         found = _channel_of(item)
         if found:
             groups.setdefault(found[0], []).append((found[1], item))
+    return groups
+
+
+def _group_channels(items: Sequence[Scan], channels: int) -> list[Scan]:
     scans, grouped = [], set()
-    for (_, case), numbered in groups.items():
+    for (_, case), numbered in _numbered(items).items():
         if sorted(number for number, _ in numbered) == list(range(channels)):
             members = [item for _, item in sorted(numbered, key=lambda pair: pair[0])]
             problem = next((item.problem for item in members if item.problem), None)

@@ -51,7 +51,8 @@ def test_f66_folders_of_volumes_that_are_not_looked_into(
     (labels / "h.nii.gz").rename(labels / "more" / "h.nii.gz")
     (masks / "overlays" / "a.png").touch()
     evaluate(*folders, allow_missing=True)
-    lines = [line for line in capfd.readouterr().err.splitlines() if "looked into" in line]
-    assert lines == [f"folders that are not looked into: {labels / 'more'}"]
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "looked into" in line]
+    assert f"{labels}: found more" in line
     evaluate(*folders, allow_missing=True, json=True)
-    assert json.loads(capfd.readouterr().out)["passed_over"] == [str(labels / "more")]
+    warnings = json.loads(capfd.readouterr().out)["warnings"]
+    assert [(each["code"], each["found"]) for each in warnings][:1] == [("data.passed-over", "more")]

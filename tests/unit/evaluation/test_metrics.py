@@ -1,8 +1,11 @@
 import itertools
 import json
 import math
+import os
+import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import SimpleITK
 from pairs import in_pairs
-from refusal import refused
+from refusal import codes, refused
 
 from pcl_auto.errors import DataError, UsageError
 from pcl_auto.evaluation.metrics import evaluate, hd95_mm
@@ -303,6 +306,25 @@ def test_f66_cases_in_formats_that_are_not_read_are_named(folders: Folders) -> N
     assert refusal.problem.where == str(folders[0] / "c.mgz")
     result = evaluate(*folders, allow_missing=True)
     assert result.skipped == [{"id": "c", "code": "score.format", "reason": "volume in a format that is not scored"}]
+
+
+@pytest.mark.parametrize("link", [None, os.link, os.symlink])
+def test_f102_masks_are_not_scored_against_themselves(folders: Folders, link: Any) -> None:
+    masks, labels = folders
+    if link:
+        (masks / "b.nii.gz").unlink()
+        link(labels / "b.nii.gz", masks / "b.nii.gz")
+    with refused(DataError, *["score.same-file"] * (1 if link else 2)):
+        evaluate(masks if link else labels, labels)
+
+
+def test_f102_masks_that_all_equal_their_labels_are_worth_a_look(folders: Folders) -> None:
+    masks, labels = folders
+    for case in "ab":
+        shutil.copy(labels / f"{case}.nii.gz", masks / f"{case}.nii.gz")
+    assert codes(evaluate(masks, labels).warnings) == ["score.all-alike"]
+    write(masks / "b.nii.gz", cube(3))
+    assert evaluate(masks, labels).warnings == []
 
 
 def test_a_scan_is_no_label_map(folders: Folders) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from kept_times import keeping_times
-from refusal import refused
+from refusal import codes, refused
 
 from pcl_auto.cli.commands import evaluate as command
 from pcl_auto.errors import StateError
@@ -57,6 +58,13 @@ def test_scores_lie_with_the_model_and_later_ones_replace_them(predicted: Path) 
     content = json.loads(Path(str(kept)).read_text())
     assert content["mean"] == evaluation.as_dict()["mean"] == {"dice": 1.0, "hd95_mm": 0.0}
     assert content["labels"] == str(predicted / "labels")
+
+
+def test_f102_masks_in_the_place_of_labels_are_worth_a_look(predicted: Path) -> None:
+    shutil.copytree(predicted / "out", predicted / "other")
+    for pair, code in ((("labels", "out"), "score.labels-are-masks"), (("other", "out"), "score.labels-are-masks")):
+        evaluation, kept = evaluate_on_record(predicted / pair[0], predicted / pair[1])
+        assert (code in codes(evaluation.warnings), kept) == (True, None)
 
 
 def test_masks_of_a_model_that_was_trained_again_are_not_its_own(predicted: Path) -> None:

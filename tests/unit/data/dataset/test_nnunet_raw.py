@@ -66,6 +66,27 @@ def test_channels_in_files_of_their_own_are_one_image(raw: Path) -> None:
     assert again.images == checks.images
 
 
+def test_f102_a_channel_that_stands_for_two(raw: Path) -> None:
+    images = raw / "imagesTr"
+    for number, case in enumerate("abc", start=1):
+        for channel in (0, 1):
+            save(images / f"{case}_{channel:04d}.nii.gz", ramp() + 10 * number + channel)
+
+    def found() -> list[str]:
+        checks = check_cases(read(raw)[0], threads=1)
+        assert checks.problems == []
+        return [problem.found for problem in checks.warnings if problem.code == "data.channel-twice"]
+
+    assert found() == []
+    shutil.copy(images / "a_0000.nii.gz", images / "a_0001.nii.gz")
+    assert found() == ["channel 0 of a = channel 1 of a"]
+    save(images / "c_0001.nii.gz", ramp() + 21)  # as b's, in another file
+    assert found() == ["channel 0 of a = channel 1 of a, channel 1 of b = channel 1 of c"]
+    for channel in (0, 1):
+        shutil.copy(images / f"b_{channel:04d}.nii.gz", images / f"c_{channel:04d}.nii.gz")
+    assert found() == ["channel 0 of a = channel 1 of a"]  # a whole scan twice is said by `pclauto check`
+
+
 @pytest.mark.parametrize("name", ["5", "005", "Dataset005_Prostate", "Prostate"])
 def test_it_is_found_by_number_and_name(raw: Path, name: str) -> None:
     assert find_task(name, [raw.parent]) == raw

@@ -39,6 +39,25 @@ def test_the_second_version_becomes_the_first(tmp_path: Path) -> None:
     assert probe_image(target)[1] == []
 
 
+def test_what_the_first_version_cannot_hold_is_named_in_the_file_that_was_given(tmp_path: Path) -> None:
+    long = save(tmp_path / "long.nii.gz", np.ones((32768, 2, 2), np.uint8), kind=nib.Nifti2Image)
+    with refused(DataError, "repair.too-long") as refusal:
+        repair(long, tmp_path / "new")
+    assert refusal.problem.where == str(long)
+    steep = save(tmp_path / "steep.nii", ramp(), kind=nib.Nifti2Image)
+    patch(steep, 176, "<dd", 1e60, 0)
+    with refused(DataError, "repair.scaling-too-large"):
+        repair(steep, tmp_path / "new")
+    stored = nib.load(repair(steep, tmp_path / "new", values="stored"))
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), ramp())
+    # What is wrong with the voxels too.
+    odd = save(tmp_path / "odd.nii", np.full((4, 4, 4), np.nan), kind=nib.Nifti2Image)
+    with refused(DataError, "data.not-finite") as refusal:
+        repair(odd, tmp_path / "new")
+    assert refusal.problem.where == str(odd)
+    assert not (tmp_path / "new" / "odd.nii").exists()
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 @pytest.mark.parametrize("intent", [1004, 1005, 1006])
 def test_an_intent_that_readers_take_differently_goes(tmp_path: Path, intent: int, dtype: type) -> None:

@@ -113,7 +113,14 @@ def test_a_lone_first_channel_loses_its_number(tmp_path: Path) -> None:
 
 
 def test_numbered_scans_of_one_channel_keep_their_numbers(tmp_path: Path) -> None:
-    assert list(scans(files(tmp_path, "p_0000.nii.gz", "p_0001.nii.gz"))) == ["p_0000", "p_0001"]
+    *found, note = list_scans(files(tmp_path, "p_0000.nii.gz", "p_0001.nii.gz"), 1)
+    assert [scan.id for scan in found] == ["p_0000", "p_0001"]
+    assert note.is_auxiliary
+    assert note.problem is not None
+    assert (note.problem.code, note.problem.found) == ("predict.channels-apart", "p: _0000, …")
+    many = files(tmp_path / "many", *(f"p_{number:04d}.nii.gz" for number in range(9)))
+    gaps = files(tmp_path / "gaps", "p_0001.nii.gz", "q_0000.nii.gz", "q_0002.nii.gz")
+    assert not any(scan.is_auxiliary for given in (many, gaps) for scan in list_scans(given, 1))
 
 
 def test_channels_in_a_folder_per_case(tmp_path: Path) -> None:

@@ -89,6 +89,15 @@ def test_f102_an_image_that_is_a_label_map(task: Path) -> None:
         assert found == {pool.name: "label of phantom_001", image(task, 3).name: "label of phantom_003"}
 
 
+def test_f102_masks_among_the_scans_are_worth_a_look(task: Path) -> None:
+    assert checked(task).warnings == ()
+    pool = image(task, 2).with_name("phantom_900.nii.gz")
+    shutil.copyfile(label(task, 1), pool)
+    rewrite(pool, lambda voxels: voxels[::-1])
+    (warning,) = [problem for problem in checked(task).warnings if problem.code == "data.like-label"]
+    assert warning.found == "1 of 5: phantom_900"
+
+
 def test_f96_labels_of_other_names_are_worth_a_look(task: Path) -> None:
     shutil.move(label(task, 1), task / "labelsTr" / "drawn.nii.gz")
     file = task / "dataset.json"

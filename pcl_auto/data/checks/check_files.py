@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # To be raised whenever probes judge differently, so that no earlier result is believed.
 _SCHEMA = 4
+# Values of labels, at most, that intensities of a scan are told from.
+_FEW_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def check_cases(
         *of_classes,
     ]
     warnings += _warn_of_two_places(images, labels, where)
-    warnings += _channels_twice(images, where)
+    warnings += [*_channels_twice(images, where), *_like_labels(images, allowed, where)]
     readable = {case: record.volume for case, record in images.items() if record.volume is not None}
     problems += [*_images_that_are_labels(images, labels), *of_labels]
     return Checks(readable, problems, warnings, images, labels)
@@ -381,6 +383,20 @@ def _channels_twice(images: Mapping[str, _Record], where: str) -> list[Problem]:
         return []
     what, fix = "one channel stands for two", "look at their files: one may have been saved under the wrong name"
     return [Problem("data.channel-twice", what, where, fix, "every channel once", format_names(found, limit=3))]
+
+
+def _like_labels(images: Mapping[str, _Record], allowed: Collection[int], where: str) -> list[Problem]:
+    """Warn of images whose intensities are values of labels: masks may lie among the scans."""
+    found = [
+        case
+        for case, record in images.items()
+        if record.volume and any(set(quartiles) <= {*allowed} - {0} for quartiles in record.volume.quartiles)
+    ]
+    if not found or len(allowed) > _FEW_VALUES:
+        return []
+    what, fix = "images that look like label maps", "nothing, if these are scans; else take them out of the data set"
+    named = f"{len(found)} of {len(images)}: {format_names(found, limit=3)}"
+    return [Problem("data.like-label", what, where, fix, "intensities of a scan", named)]
 
 
 def _channel_digests(record: _Record) -> tuple[str, ...]:

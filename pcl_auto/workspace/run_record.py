@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ RECORD = "run.json"
 FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
 # Of a run folder, which is a fold of a model folder.
 _OUTPUTS = (FINAL, "../plans.json", "../dataset.json", "../dataset_fingerprint.json")
+# Those that decide what its network makes of a scan.
+_NETWORK = (FINAL, "../plans.json", "../dataset.json")
 _FOLD = re.compile(r"fold_(\d{1,9}|all)", re.ASCII)
 _LEDGERS = "pseudo_labels/*/ledger.csv"
 # In a run's own folder: pseudo-labels that were exported to be corrected, and where else such folders are.
@@ -128,8 +130,12 @@ def has_manifest(run: Path) -> bool:
     return "outputs" in read_json(run / RECORD, _MANIFEST)
 
 
-def check_manifest(run: Path) -> None:
+def check_manifest(run: Path, names: Collection[str] | None = None) -> None:
     """Make sure that the files of a finished run are there, as they were written.
+
+    Args:
+        run: its folder.
+        names: look at these files alone.
 
     Raises:
         StateError: files that are gone or hold other bytes, all of them.
@@ -145,10 +151,20 @@ def check_manifest(run: Path) -> None:
             fix="restore the file, or train again with --restart",
         )
         for name, written in outputs.items()
-        if (found := _change(run / name, written)) is not None
+        if (names is None or name in names) and (found := _change(run / name, written)) is not None
     ]
     if problems:
         raise StateError(problems)
+
+
+def refuse_other_model(run: Path) -> None:
+    """Refuse a network, plans or classes that are not those that the run in a folder left; stock models have no record.
+
+    Raises:
+        StateError: files that are gone or hold other bytes, all of them; the record is damaged.
+    """
+    if (run / RECORD).is_file() and has_manifest(run):
+        check_manifest(run, _NETWORK)
 
 
 def _change(file: Path, written: Mapping[str, Any]) -> str | None:

@@ -32,7 +32,7 @@ from pcl_auto.nnunet.inference.sliding_window import SlidingWindow
 from pcl_auto.nnunet.network import refuse_unrunnable
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
-from pcl_auto.workspace.run_record import FINAL, finished_folds, is_fold, model_folder
+from pcl_auto.workspace.run_record import FINAL, finished_folds, is_fold, model_folder, refuse_other_model
 
 
 class Segmentation(NamedTuple):
@@ -63,7 +63,8 @@ class ModelPredictor:
         """Load the finished folds that ``model`` holds, the one whose folder it is, or the one ``checkpoint`` in it.
 
         Raises:
-            StateError: the folder holds no trained model, or one whose weights do not fit its plans.
+            StateError: the folder holds no trained model, one whose weights do not fit its plans, or one that has
+                changed since it was trained.
         """
         checkpoints = [checkpoint] if checkpoint is not None else finished_folds(model)
         if not checkpoints:
@@ -76,6 +77,9 @@ class ModelPredictor:
                     fix="finish the training (repeat its command), or name another model with --model",
                 )
             )
+        for file in checkpoints:
+            if file.name == FINAL:
+                refuse_other_model(file.parent)
         model = model_folder(model)
         folds = [read_checkpoint(path) for path in checkpoints]
         # Of several folds the first one speaks for all.

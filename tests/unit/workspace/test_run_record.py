@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from kept_times import keeping_times
+from kept_times import exchange, keeping_times
 from refusal import refused
+from tiny_model import make_model, make_scan
 
 from pcl_auto.errors import StateError
+from pcl_auto.inference.predict import predict
 from pcl_auto.workspace.files import read_json, write_json, write_text
-from pcl_auto.workspace.run_record import RECORD, check_manifest, has_manifest, write_manifest
+from pcl_auto.workspace.run_record import RECORD, check_manifest, has_manifest, refuse_other_model, write_manifest
 
 
 @pytest.fixture
@@ -56,6 +58,37 @@ def test_f70_other_bytes_of_the_same_size(run: Path) -> None:
     with refused(StateError, "run.file-changed") as refusal:
         check_manifest(run)
     assert refusal.problem.found == "other bytes"
+
+
+@pytest.mark.parametrize("name", ["checkpoint_final.pth", "../plans.json", "../dataset.json"])
+def test_f73_a_network_that_the_run_did_not_leave(tmp_path: Path, run: Path, name: str) -> None:
+    refuse_other_model(run)  # no manifest yet
+    refuse_other_model(tmp_path / "of stock nnU-Net")
+    write_manifest(run)
+    (run / "pseudo_labels" / "round_1" / "ledger.csv").unlink()  # no part of the network
+    refuse_other_model(run)
+    (run / name).write_text("of another run")
+    with refused(StateError, "run.file-changed") as refusal:
+        refuse_other_model(run)
+    assert refusal.problem.where == str(run / name)
+
+
+def test_f73_checkpoints_that_two_models_have_exchanged(tmp_path: Path) -> None:
+    models = [make_model(tmp_path / name, weight=weight) for name, weight in (("one", 0.1), ("other", 0.2))]
+    scan = make_scan(tmp_path / "a.nii.gz")
+    for model in models:
+        write_json(model / "dataset_fingerprint.json", {})
+        (run,) = model.glob("fold_*")
+        write_json(run / RECORD, {})
+        write_manifest(run)
+    assert [result.status for result in predict([scan], tmp_path / "out", models[0], listener=lambda *_: None)] == [
+        "done"
+    ]
+    exchange(*(file for model in models for file in model.glob("fold_*/checkpoint_final.pth")))
+    for model in models:
+        with refused(StateError, "run.file-changed"):
+            predict([scan], tmp_path / f"of {model.name}", model, listener=lambda *_: None)
+        assert not (tmp_path / f"of {model.name}").exists()
 
 
 def test_there_is_no_manifest_of_a_run_that_lacks_a_file(run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -202,36 +203,55 @@ def choose_split(
     *,
     labeled: Sequence[str],
     validation: Sequence[str] = (),
+    unlabeled: Sequence[str] | None = None,
     seed: int = 0,
     name: str | None = None,
 ) -> Split:
     """Make the split whose labeled and validation cases are named.
 
+    Args:
+        with_label: ids of cases that have a label.
+        without_label: ids of cases that have none.
+        labeled: to learn from, with their labels.
+        validation: never trained on.
+        unlabeled: to learn from without their labels; None for all others.
+        seed: of the run.
+        name: of the split; by default one that says which cases these are.
+
     Raises:
-        UsageError: unknown cases, cases without a label, or a case in both groups, all at once.
+        UsageError: unknown cases, cases without a label, or a case in two groups or twice in one, all at once.
     """
     problems = []
     known, has_label = {*with_label, *without_label}, set(with_label)
-    for where, ids in (("the labeled cases", labeled), ("the validation cases", validation)):
-        for case in ids:
+    groups = {"labeled": labeled, "validation": validation, "unlabeled": unlabeled or ()}
+    for group, ids in groups.items():
+        where = f"the {group} cases"
+        for case in dict.fromkeys(ids):
             if case not in known:
                 problems.append(
                     Problem("split.unknown-case", f"no case called {case!r}", where, "name cases of this task")
                 )
-            elif case not in has_label:
+            elif case not in has_label and group != "unlabeled":
                 what, fix = f"case {case!r} has no label", "name cases that have a label"
                 problems.append(Problem("split.unlabeled-case", what, where, fix))
-    for case in sorted(set(labeled) & set(validation)):
-        what, fix = f"case {case!r} is in both groups", "keep it in one of them"
-        problems.append(Problem("split.case-in-both", what, "the split", fix))
+    for case, times in Counter(case for ids in groups.values() for case in ids).items():
+        if times > 1:
+            what, fix = f"case {case!r} is in the split more than once", "keep it in one group, once"
+            found = ", ".join(group for group, ids in groups.items() for each in ids if each == case)
+            problems.append(Problem("split.case-twice", what, "the split", fix, found=found))
     if not labeled:
         fix = "name at least one case that has a label"
         problems.append(Problem("split.no-labeled", "no labeled case", "the split", fix))
     if problems:
         raise UsageError(problems)
-    suffix = f"_V{len(set(validation))}" if validation else ""
-    digest = _digest(sorted(set(labeled)), sorted(set(validation)))
-    name = name or f"L{len(set(labeled))}{suffix}_c{digest}{_seed_suffix(seed)}"
+    suffix = f"_V{len(validation)}" if validation else ""
+    chosen = [sorted(labeled), sorted(validation)]
+    used = known if unlabeled is None else {*labeled, *validation, *unlabeled}
+    if used != known:
+        suffix += f"_U{len(used) - len(labeled) - len(validation)}"
+        chosen.append(sorted(used - {*labeled, *validation}))
+    name = name or f"L{len(labeled)}{suffix}_c{_digest(*chosen)}{_seed_suffix(seed)}"
+    with_label, without_label = ([case for case in ids if case in used] for ids in (with_label, without_label))
     return _split(name, seed, labeled, validation, with_label, without_label)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 from pcl_auto.data.checks.check_files import CheckedLabel
 from pcl_auto.data.checks.shown_classes import judge_split
@@ -22,7 +23,7 @@ from pcl_auto.data.split import (
     read_split,
     with_corrections,
 )
-from pcl_auto.errors import DataError, Problem, StateError, UsageError
+from pcl_auto.errors import DataError, Problem, StateError, UsageError, format_names
 from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.inputs import check_inputs
 from pcl_auto.planning.plan import Plan, read_plan
@@ -37,6 +38,11 @@ from pcl_auto.workspace.shapes import CORRECTION
 
 JOINT_TRAINER, SUPERVISED_TRAINER = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
 # Of a split, from the name of a file.
+# A record of the workspace can be given, too.
+_SPLIT_FILE = {
+    "labeled": [str], "validation?": [str], "unlabeled?": [str], "hidden?": [str], "history?": [CORRECTION],
+    "name?": object, "seed?": object, "schema_version?": object,
+}  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9](?!.*__)[A-Za-z0-9._-]{0,119}")
 # Names in plans files must not hold nnU-Net's separator.
 PLANS_PREFIX = "nnUNetPlans"
@@ -370,16 +376,24 @@ def resolve_split(request: TrainRequest, plan: Plan) -> Split:
             )
         )
     if request.split_file is not None:
-        labeled, validation, history = _read_split_file(request.split_file)
-        if history:
-            corrected = {entry.case for entry in history}
-            plain = [case for case in labeled if case not in corrected]
-            chosen = choose_split(with_label, without_label, labeled=plain, validation=validation, seed=request.seed)
-            if wrong := corrected - ({*labeled} & {*chosen.unlabeled}):
-                raise UsageError([_not_corrected(case, str(request.split_file)) for case in sorted(wrong)])
-            name = request.split_file.stem.split("_plus")[0]
-            return with_corrections(replace(chosen, name=name) if _NAME.fullmatch(name) else chosen, history)
-        return choose_split(with_label, without_label, labeled=labeled, validation=validation, seed=request.seed)
+        named = _read_split_file(request.split_file)
+        corrected = dict.fromkeys(entry.case for entry in named.history)
+        chosen = choose_split(
+            with_label,
+            without_label,
+            labeled=[case for case in named.labeled if case not in corrected],
+            validation=named.validation,
+            unlabeled=None if named.unlabeled is None else [*named.unlabeled, *corrected],
+            seed=request.seed,
+        )
+        if opened := {*named.hidden} & {*named.labeled, *named.validation}:
+            raise UsageError([_hidden_and_open(case, str(request.split_file)) for case in sorted(opened)])
+        if not named.history:
+            return chosen
+        if wrong := {*corrected} - ({*named.labeled} & {*chosen.unlabeled}):
+            raise UsageError([_not_corrected(case, str(request.split_file)) for case in sorted(wrong)])
+        name = request.split_file.stem.split("_plus")[0]
+        return with_corrections(replace(chosen, name=name) if _NAME.fullmatch(name) else chosen, named.history)
     if request.labeled_cases:
         remaining = [case for case in with_label if case not in request.labeled_cases]
         drawn = draw_split(remaining, [], labeled=request.validation, seed=request.seed) if request.validation else None
@@ -433,14 +447,40 @@ def apart_from_recorded(split: Split, data: DatasetFolder) -> Split:
     return replace(split, name=f"{split.name}_g{digest}")
 
 
-def _read_split_file(path: Path) -> tuple[Sequence[str], Sequence[str], Sequence[Correction]]:
+class _SplitFile(NamedTuple):
+    """Cases that a file of ``--split`` names; ``unlabeled`` is None for all others."""
+
+    labeled: Sequence[str]
+    validation: Sequence[str]
+    unlabeled: Sequence[str] | None
+    hidden: Sequence[str]
+    history: Sequence[Correction]
+
+
+def _hidden_and_open(case: str, where: str) -> Problem:
+    what, fix = f"case {case!r} is hidden, and its label is used", "take it out of one of the two"
+    return Problem("split.hidden-and-open", what, where, fix, found="hidden, and labeled or validation")
+
+
+def _read_split_file(path: Path) -> _SplitFile:
     refuse_irregular(path, UsageError, "name a file with a split")
     try:
-        content = read_json(path, {"labeled": [str], "validation?": [str], "history?": [CORRECTION]})
+        content = read_json(path, _SPLIT_FILE)
         history = [Correction(**entry) for entry in content.get("history", [])]
     except (StateError, TypeError, ValueError) as error:
         fix = "write such a file; those under splits/ of a workspace are examples"
         expected = 'JSON with "labeled": [case, …] and, if wanted, "validation": [case, …]'
         found = error.problems[0].found if isinstance(error, StateError) else str(error)
         raise UsageError(Problem("split.unreadable", "not a split", str(path), fix, expected, found)) from error
-    return content["labeled"], content.get("validation", []), history
+    if unknown := sorted(content.keys() - {name.rstrip("?") for name in _SPLIT_FILE}):
+        what, fix = "keys of a split file that are not read", "correct or remove them"
+        expected = ", ".join(name.rstrip("?") for name in _SPLIT_FILE)
+        raise UsageError(Problem("split.unknown-key", what, str(path), fix, expected, format_names(unknown)))
+    none: list[str] = []
+    return _SplitFile(
+        content["labeled"],
+        content.get("validation", none),
+        content.get("unlabeled"),
+        content.get("hidden", none),
+        history,
+    )

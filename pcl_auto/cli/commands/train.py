@@ -42,7 +42,9 @@ def train(
     labeled_cases: Annotated[str, typer.Option(help="Use the labels of these cases: a,b,c.")] = "",
     split: Annotated[
         Path | None,
-        typer.Option(help='Use this split: JSON with "labeled" and, if wanted, "validation".', dir_okay=False),
+        typer.Option(
+            help='Use this split: JSON with "labeled" and, if wanted, "validation" and "unlabeled".', dir_okay=False
+        ),
     ] = None,
     validation: Annotated[
         int, typer.Option(help="Hold out so many labeled cases to choose the model with.", min=0, max=options.MAX_CASES)

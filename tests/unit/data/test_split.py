@@ -51,15 +51,39 @@ def test_a_task_without_labels(labeled: int | None) -> None:
 
 
 def test_every_wrong_choice_is_reported_at_once() -> None:
-    with refused(UsageError, "split.case-in-both", "split.unknown-case", "split.unlabeled-case") as refusal:
+    with refused(UsageError, "split.case-twice", "split.unknown-case", "split.unlabeled-case") as refusal:
         choose("case_00", "scan_1", "nobody", validation=("case_00", "scan_2", "no one"))
     assert [(problem.code, problem.what.split("'")[1]) for problem in refusal.problems] == [
         ("split.unlabeled-case", "scan_1"),
         ("split.unknown-case", "nobody"),
         ("split.unlabeled-case", "scan_2"),
         ("split.unknown-case", "no one"),
-        ("split.case-in-both", "case_00"),
+        ("split.case-twice", "case_00"),
     ]
+
+
+def test_f72_cases_in_several_groups_or_twice_in_one() -> None:
+    with refused(UsageError, "split.case-twice") as refusal:
+        choose("case_00", "case_01", "case_01", unlabeled=("case_00", "scan_0", "scan_0", "case_02"))
+    found = {problem.what.split("'")[1]: problem.found for problem in refusal.problems}
+    assert found == {
+        "case_00": "labeled, unlabeled",
+        "case_01": "labeled, labeled",
+        "scan_0": "unlabeled, unlabeled",
+    }
+    with refused(UsageError, "split.unknown-case"):
+        choose("case_00", unlabeled=("nobody",))
+
+
+def test_f72_unlabeled_cases_that_are_named_are_all_there_are() -> None:
+    everything = choose("case_00", validation=("case_01",))
+    others = [case for case in (*WITH_LABEL, *WITHOUT_LABEL) if case not in ("case_00", "case_01")]
+    assert choose("case_00", validation=("case_01",), unlabeled=others) == everything
+    few = choose("case_00", validation=("case_01",), unlabeled=("scan_2", "case_05"))
+    assert (few.unlabeled, few.hidden) == (("case_05", "scan_2"), ("case_05",))
+    assert few.name.startswith("L1_V1_U2_c")
+    assert len({few.name, everything.name, choose("case_00", validation=("case_01",), unlabeled=("scan_2",)).name}) == 3
+    assert choose("case_00", unlabeled=()).unlabeled == ()
 
 
 def test_a_choice_without_labeled_cases() -> None:
@@ -163,7 +187,7 @@ def test_the_names_that_people_type(labeled: int | None, name: str) -> None:
 
 
 def test_a_choice_is_the_same_however_it_is_written() -> None:
-    assert choose("case_01", "case_00", "case_01") == choose("case_00", "case_01")
+    assert choose("case_01", "case_00") == choose("case_00", "case_01")
     assert choose("case_00", name="mine").name == "mine"
 
 

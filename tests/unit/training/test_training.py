@@ -165,7 +165,31 @@ def test_named_cases_with_validation_drawn_among_the_others(plan: Plan) -> None:
 def test_a_split_file_of_the_workspace_itself(plan: Plan, tmp_path: Path) -> None:
     drawn = resolve_split(TrainRequest(labeled=2, validation=1), plan)
     again = resolve_split(TrainRequest(split_file=written(tmp_path, drawn.as_dict())), plan)
-    assert (again.labeled, again.validation, again.hidden) == (drawn.labeled, drawn.validation, drawn.hidden)
+    assert replace(again, name=drawn.name) == drawn
+
+
+def test_f72_a_split_file_says_what_is_learned_from_without_labels(plan: Plan, tmp_path: Path) -> None:
+    drawn = resolve_split(TrainRequest(labeled=2), plan)
+    few = {**drawn.as_dict(), "unlabeled": ["u"]}
+    split = resolve_split(TrainRequest(split_file=written(tmp_path, few)), plan)
+    assert (split.labeled, split.unlabeled, split.hidden) == (drawn.labeled, ("u",), ())
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ({"labeled": ["a"], "hidden": ["a"]}, "split.hidden-and-open"),
+        ({"labeled": ["b"], "validation": ["a"], "hidden": ["a", "c"]}, "split.hidden-and-open"),
+        ({"labeled": ["a"], "unlabeled": ["a", "u"]}, "split.case-twice"),
+        ({"labeled": ["a"], "unlabelled": ["u"]}, "split.unknown-key"),
+        ({"labeled": ["a"], "val": ["b"]}, "split.unknown-key"),
+    ],
+)
+def test_f72_a_split_file_that_contradicts_itself(
+    plan: Plan, tmp_path: Path, content: dict[str, Any], code: str
+) -> None:
+    with refused(UsageError, code):
+        resolve_split(TrainRequest(split_file=written(tmp_path, content)), plan)
 
 
 # --- the run --------------------------------------------------------------------------------------------------

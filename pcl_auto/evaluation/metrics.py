@@ -148,7 +148,7 @@ def evaluate(
         classes = {name: value for name, value in classes.items() if value != 0}
     pairs, unpaired = _pair(predictions, labels)
     problems = [] if allow_missing else [problem for _, problem in unpaired]
-    problems += [_one_file(label) for _, prediction, label in pairs if prediction.samefile(label)]
+    problems += [_one_file(label) for _, prediction, label in pairs if _is_one_file(prediction, label)]
     counted: list[_Counted] = []
     with ThreadPoolExecutor(max(1, threads)) as pool:
         chosen = None if classes is None else list(classes.values())
@@ -392,6 +392,13 @@ def _unread(cases: Collection[str], path: Path) -> Iterator[tuple[str, Problem]]
         if stem is not None and stem not in cases:
             what, fix = "volume in a format that is not scored", "convert it to .nii.gz, or take --allow-missing"
             yield stem, Problem("score.format", what, str(file), fix, " | ".join(VOLUME_SUFFIXES))
+
+
+def _is_one_file(prediction: Path, label: Path) -> bool:
+    try:
+        return prediction.samefile(label)
+    except OSError:  # a link to nowhere, which reading it will name
+        return False
 
 
 def _one_file(label: Path) -> Problem:

@@ -318,6 +318,16 @@ def test_f102_masks_are_not_scored_against_themselves(folders: Folders, link: An
         evaluate(masks if link else labels, labels)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_link_to_nowhere(folders: Folders, which: int) -> None:
+    link = folders[which] / "b.nii.gz"
+    link.unlink()
+    link.symlink_to("nowhere.nii.gz")
+    with pytest.raises(DataError) as refusal:
+        evaluate(*folders)
+    assert [problem.where for problem in refusal.value.problems] == [str(link)]
+
+
 def test_f102_masks_that_all_equal_their_labels_are_worth_a_look(folders: Folders) -> None:
     masks, labels = folders
     for case in "ab":

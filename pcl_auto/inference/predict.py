@@ -139,10 +139,12 @@ class PredictionJob:
         from pcl_auto.method.confidence import assess
         from pcl_auto.nnunet.data.images import write_mask
 
-        mask, properties, confidence, slabs = self.predictor.segment(scan.files, confidence=self.outputs.quality)
+        mask, properties, confidence, slabs, remarks = self.predictor.segment(
+            scan.files, confidence=self.outputs.quality
+        )
         volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], self.predictor.classes)
-        quality = assess(confidence, volumes_ml, self.predictor.reference).as_dict() if self.outputs.quality else None
-        facts: dict[str, Any] = {"volumes_ml": volumes_ml, "quality": quality, "slabs": slabs}
+        quality = assess(confidence, volumes_ml, self.predictor.reference, remarks) if self.outputs.quality else None
+        facts: dict[str, Any] = {"volumes_ml": volumes_ml, "quality": quality and quality.as_dict(), "slabs": slabs}
         self.masks.add(scan, name, facts, lambda file: write_mask(mask, file, properties))
         return Prediction(scan.id, str(self.masks.folder / name), "done", **facts)
 

@@ -6,7 +6,7 @@ labeled cases show of volumes; a flagged scan comes with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,10 +147,15 @@ def consistency(
     return [mean_dice(labels, labels_of(segment(other)), classes) for other in perturbed(image, in_plane=in_plane)]
 
 
-def assess(value: float | None, volumes_ml: Mapping[str, float], reference: Reference) -> Quality:
-    """Compare a segmentation's :func:`confidence` ``value``, if known, and its volumes with those of the training."""
+def assess(
+    value: float | None, volumes_ml: Mapping[str, float], reference: Reference, remarks: Iterable[str] = ()
+) -> Quality:
+    """Compare a segmentation's :func:`confidence` ``value``, if known, and its volumes with those of the training.
+
+    What is odd about the scan, in ``remarks``, is worth a look too.
+    """
     known: Sequence[float] = reference.confidences
-    percentile, reasons = None, []
+    percentile, reasons = None, [*remarks]
     if value is not None and len(known) >= MIN_REFERENCES:
         percentile = sum(each < value for each in known) / len(known)
         if percentile < REVIEW_SHARE:

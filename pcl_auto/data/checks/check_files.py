@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto.data.checks.shown_classes import absent_classes, empty_cases
 from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
 from pcl_auto.data.formats.suffixes import nifti_stem
+from pcl_auto.data.formats.usable_voxels import FEW_VALUES
 from pcl_auto.data.identity import FileState, Identity, identify
 from pcl_auto.data.labels import Labels, all_values, ignore_value
 from pcl_auto.errors import Problem, format_names
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 # To be raised whenever probes judge differently, so that no earlier result is believed.
 _SCHEMA = 4
-# Values of labels, at most, that intensities of a scan are told from.
-_FEW_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -392,7 +391,7 @@ def _like_labels(images: Mapping[str, _Record], allowed: Collection[int], where:
         for case, record in images.items()
         if record.volume and any(set(quartiles) <= {*allowed} - {0} for quartiles in record.volume.quartiles)
     ]
-    if not found or len(allowed) > _FEW_VALUES:
+    if not found or len(allowed) > FEW_VALUES:
         return []
     what, fix = "images that look like label maps", "nothing, if these are scans; else take them out of the data set"
     named = f"{len(found)} of {len(images)}: {format_names(found, limit=3)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from pcl_auto.errors import DataError, Problem
 MAX_INTENSITY = 1e14
 # It divides by their standard deviation, or by this where that is smaller: such an image would stay nearly constant.
 MIN_DEVIATION = 1e-8
+# Intensities of a scan are more, and larger, than values of labels, unless there are many classes.
+FEW_VALUES = 8
 
 
 @dataclass
@@ -71,6 +74,21 @@ class Spread:
             what, expected = "intensities hardly differ", f"a standard deviation of {MIN_DEVIATION:g} or more"
             return [Problem("data.intensities-too-small", what, where, fix, expected, found)]
         return []
+
+
+def remarks_on(image: npt.NDArray[np.number]) -> tuple[str, ...]:
+    """Say what is odd about an image to segment, shape (C, z, y, x): channels that are alike, values of a label map."""
+    pairs = [
+        f"channels {first} and {second} are the same"
+        for first, second in combinations(range(len(image)), 2)
+        if np.array_equal(image[first], image[second])
+    ]
+    like_labels = [
+        "the scan looks like a label map" + (f" in channel {index}" if len(image) > 1 else "")
+        for index, channel in enumerate(image)
+        if channel.min() >= 0 and channel.max() <= FEW_VALUES and (channel == np.rint(channel)).all()
+    ]
+    return (*pairs, *like_labels)
 
 
 def refuse_unusable(image: npt.NDArray[np.number], where: str) -> None:

@@ -13,7 +13,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from pcl_auto.data.formats.usable_voxels import refuse_unusable
+from pcl_auto.data.formats.usable_voxels import refuse_unusable, remarks_on
 from pcl_auto.data.formats.volume import Source
 from pcl_auto.data.labels import foreground, values_of
 from pcl_auto.errors import Problem, StateError
@@ -38,13 +38,15 @@ from pcl_auto.workspace.run_record import FINAL, finished_folds, is_fold, model_
 class Segmentation(NamedTuple):
     """A mask (z, y, x) on the scan's own grid, and the geometry to write it with.
 
-    ``confidence``: None where nobody asked for it, or where the scan was cut; ``slabs``: into how many parts.
+    ``confidence``: None where nobody asked for it, or where the scan was cut; ``slabs``: into how many parts;
+    ``remarks``: what is odd about the scan.
     """
 
     mask: np.ndarray
     properties: Properties
     confidence: float | None
     slabs: int = 1
+    remarks: tuple[str, ...] = ()
 
 
 class PatchSeconds(NamedTuple):
@@ -159,7 +161,7 @@ class ModelPredictor:
             NumericalError: the network's output is not finite.
         """
         demand = self.demand(image, properties, where)
-        count = demand.slabs_that_fit(where)
+        count, remarks = demand.slabs_that_fit(where), remarks_on(image)
         turn, grid = turn_for(self._reader, properties, where), properties
         image, spacing_mm = turn.forth(image), turn.of_lengths(grid["spacing"])
         properties = {**grid, "spacing": spacing_to_keep(image, spacing_mm, self.plans, self.configuration)}
@@ -167,13 +169,13 @@ class ModelPredictor:
         with memory_errors(lambda: where, "free memory, or predict with --device cpu, or with --no-mirroring"):
             if count > 1:
                 mask = self._in_slabs(image, properties, count, demand.margin_rows, where)
-                return Segmentation(turn.back(mask), grid, None, count)
+                return Segmentation(turn.back(mask), grid, None, count, remarks)
             data, properties = self._preprocessed(image, properties, self.configuration)
             logits = self._window.logits(torch.from_numpy(data), where)
             mask = mask_of(logits, self.plans, self.configuration, self._labels, properties)
             del logits
             sure = self.first_fold().confidence(data) if confidence else None
-        return Segmentation(turn.back(mask), grid, sure)
+        return Segmentation(turn.back(mask), grid, sure, remarks=remarks)
 
     def demand(self, image: np.ndarray, properties: Properties, where: str) -> InferenceDemand:
         """Return what segmenting an image takes; the arguments are those of :meth:`segment_image`.

@@ -57,7 +57,7 @@ class StubPredictor:
 
     def segment(
         self, files: Sequence[Path], *, confidence: bool
-    ) -> tuple[np.ndarray, dict[str, Any], float | None, int]:
+    ) -> tuple[np.ndarray, dict[str, Any], float | None, int, tuple[str, ...]]:
         if "bad" in files[0].name:
             raise RuntimeError("cannot read this")
         if "damaged" in files[0].name:
@@ -67,7 +67,8 @@ class StubPredictor:
         slabs = 3 if "tall" in files[0].name else 1
         sure = (0.5 if "odd" in files[0].name else 0.9) if confidence and slabs == 1 else None
         properties = {"sitk_stuff": {"spacing": (1, 2, 5)}, "of": f"mask of {files[0].name}"}
-        return np.ones((2, 2, 2), np.uint8), properties, sure, slabs
+        remarks = ("channels 0 and 1 are the same",) if "twin" in files[0].name else ()
+        return np.ones((2, 2, 2), np.uint8), properties, sure, slabs, remarks
 
 
 def write_stub_mask(mask: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
@@ -280,6 +281,13 @@ def test_quality_is_told_and_remembered(tmp_path: Path, model: Path) -> None:
         given, tmp_path / "fast", model, outputs=Outputs(quality=False), listener=lambda _event, _values: None
     )
     assert left_out.quality is None
+
+
+def test_f102_what_is_odd_about_a_scan_is_worth_a_look(tmp_path: Path, model: Path) -> None:
+    given, output = files(tmp_path / "scans", "twin.nrrd"), tmp_path / "out"
+    (result,) = predict(given, output, model, listener=lambda _event, _values: None)
+    assert result.quality is not None
+    assert (result.quality["review"], result.quality["reasons"]) == (True, ["channels 0 and 1 are the same"])
 
 
 def test_a_scan_in_slabs_is_judged_by_its_volumes_alone(tmp_path: Path, model: Path) -> None:

@@ -37,12 +37,14 @@ class ThresholdPredictor:
         self.classes = {"box": (1, 2), "right half": (2,), "absent": (3,)}
         self.reference = Reference()
 
-    def segment(self, files: Sequence[Source], *, confidence: bool) -> tuple[np.ndarray, Properties, float | None, int]:
+    def segment(
+        self, files: Sequence[Source], *, confidence: bool
+    ) -> tuple[np.ndarray, Properties, float | None, int, tuple[str, ...]]:
         image, properties = read_image(files)
         assert len(image) == self.channels
         mask = (image[-1] > BRIGHT).astype(np.uint8)
         mask[:, :, : mask.shape[2] // 2] *= 2
-        return mask, properties, 0.9 if confidence else None, 1
+        return mask, properties, 0.9 if confidence else None, 1, ()
 
 
 CHANNELS = [1]

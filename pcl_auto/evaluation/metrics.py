@@ -65,7 +65,7 @@ class Evaluation:
     skipped: list[dict[str, str]] = field(default_factory=list)
     """Cases without a partner: ``id`` and ``reason``."""
     warnings: list[Problem] = field(default_factory=list)
-    """What is worth a look before the scores are believed."""
+    """Findings to look at before the scores are believed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; NaN becomes ``None``."""

@@ -88,8 +88,10 @@ def _check(scan: Scan, held_out: HeldOut, plan: Plan) -> _Found:
 def _voxels_digest(volume: LoadedVolume) -> str:
     """Return the digest that the checks of a data set keep of an image's voxels (Volume.digest)."""
     shape = repr((volume.voxels.shape[:0:-1], 1)).encode()
-    channels = (shape + np.ascontiguousarray(channel, "<f4").tobytes() for channel in volume.voxels)
-    return "-".join(hashlib.blake2b(content, digest_size=16).hexdigest() for content in channels)
+    digests = [hashlib.blake2b(shape, digest_size=16) for _ in volume.voxels]
+    for digest, channel in zip(digests, volume.voxels, strict=True):
+        digest.update(np.ascontiguousarray(channel, "<f4").data)
+    return "-".join(digest.hexdigest() for digest in digests)
 
 
 def _training_digests(case: PlannedCase, known: Mapping[str, Any] | None) -> set[str]:

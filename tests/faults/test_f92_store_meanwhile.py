@@ -8,9 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from shell import Shell, warm_address
 from warm import Command
+
+from pcl_auto.errors import StateError
+from pcl_auto.nnunet.data.cases import StoredCases, reading
 
 MAX_SECONDS = 120
 
@@ -52,4 +57,22 @@ def test_f92_a_training_ends_with_the_name_of_the_stored_case(
     said = output.read_text()
     (problem,) = json.loads(said[said.index("{") :])["problems"]
     assert problem["code"] == "plan.stored-case-unreadable"
-    assert any(problem["where"].endswith(file.name) or file.parent.match(problem["where"]) for file in files)
+    assert any(problem["where"].endswith(file.name) for file in files)
+
+
+@pytest.mark.parametrize("suffix", ["", "_seg"])
+def test_f92_a_file_that_is_damaged_between_opening_and_reading_is_named(tmp_path: Path, suffix: str) -> None:
+    properties = {"spacing": [1.0, 1.0, 1.0]}
+    for case in ("first", "second"):
+        voxels = np.random.default_rng(0).random((1, 32, 32, 32), np.float32)
+        nnUNetDatasetBlosc2.save_case(voxels, (9 * voxels).astype(np.int8), properties, str(tmp_path / case))
+    cases = StoredCases(str(tmp_path), ["first", "second"])
+    arrays = cases.load_case("second")[:2]
+    damaged = tmp_path / f"second{suffix}.b2nd"
+    content = bytearray(damaged.read_bytes())
+    content[200:-200] = b"x" * (len(content) - 400)
+    damaged.write_bytes(content)
+    with pytest.raises(StateError) as refused, reading(cases):
+        _ = [array[:] for array in arrays]
+    (problem,) = refused.value.problems
+    assert (problem.code, problem.where) == ("plan.stored-case-unreadable", str(damaged))

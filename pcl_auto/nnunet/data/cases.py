@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,23 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         image, label = (self._open(folder / f"{identifier}{suffix}.b2nd") for suffix in ("", "_seg"))
         return image, label, None, read_properties(folder / f"{identifier}.pkl")
 
+    def refuse_damaged(self) -> None:
+        """Read every file whole: blosc2's own errors do not say which one is damaged.
+
+        Raises:
+            StateError: a file is missing or damaged.
+        """
+        for case in self.identifiers:
+            self.load_case(case)
+            for suffix in ("", "_seg"):
+                self._read_whole(Path(self.source_folder) / f"{case}{suffix}.b2nd")
+
+    def _read_whole(self, file: Path) -> None:
+        try:
+            self._open(file)[:]
+        except RuntimeError as error:
+            raise _unusable(file, "a blosc2 array", str(error)) from error
+
     def _open(self, file: Path) -> blosc2.NDArray:
         try:
             _refuse_recipe(file)
@@ -80,8 +97,8 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
 
 
 @contextmanager
-def reading(place: Callable[[], Path]) -> Iterator[None]:
-    """While voxels of stored cases in the folder ``place()`` are read, which blosc2 does when they are indexed.
+def reading(cases: StoredCases) -> Iterator[None]:
+    """While voxels of ``cases`` are read, which blosc2 does when they are indexed.
 
     Raises:
         StateError: a file is damaged.
@@ -91,7 +108,8 @@ def reading(place: Callable[[], Path]) -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith(_DAMAGED):
             raise
-        raise _unusable(place(), "a blosc2 array", str(error)) from error
+        cases.refuse_damaged()
+        raise _unusable(Path(cases.source_folder), "blosc2 arrays", str(error)) from error
 
 
 def read_properties(file: Path) -> dict[str, Any]:

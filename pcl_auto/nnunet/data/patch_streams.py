@@ -101,7 +101,7 @@ def next_batch(stream: Any) -> dict[str, Any]:
         StateError: a stored case is missing or damaged.
     """
     if not isinstance(stream, NonDetMultiThreadedAugmenter):
-        with reading(lambda: Path(loader_of(stream)._data.source_folder)):
+        with reading(loader_of(stream)._data):
             return next(stream)
     if not stream.initialized:
         stream._start()
@@ -112,9 +112,7 @@ def next_batch(stream: Any) -> dict[str, Any]:
         if gone:
             found = ", ".join(f"process {worker.pid} ended with exit code {worker.exitcode}" for worker in gone)
             _abandon(stream)
-            cases = loader_of(stream)._data
-            for case in cases.identifiers:  # perhaps what ended the worker
-                cases.load_case(case)
+            loader_of(stream)._data.refuse_damaged()  # perhaps what ended the worker
             raise _worker_gone(found)
 
 

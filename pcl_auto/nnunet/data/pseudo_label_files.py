@@ -64,8 +64,9 @@ def last_check_folder(run: Path) -> RoundFolder:
 
 def read_labels(folder: Path, case: str) -> np.ndarray:
     """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
-    _, seg, _, _ = StoredCases(str(folder), [case]).load_case(case)
-    with reading(lambda: folder):
+    cases = StoredCases(str(folder), [case])
+    _, seg, _, _ = cases.load_case(case)
+    with reading(cases):
         labels: np.ndarray = np.maximum(seg[0], 0)
     return labels
 

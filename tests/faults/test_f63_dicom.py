@@ -213,6 +213,36 @@ def test_f63_compressed_slices_and_a_padded_end_are_accepted(tmp_path: Path) -> 
     assert code(tmp_path) == ""
 
 
+def test_f63_a_localizer_among_other_slices_is_not_passed_over_with_them(tmp_path: Path) -> None:
+    slices = write_series(tmp_path / "a", volume())
+    _change(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])(slices[0])
+    assert code(tmp_path) == "dicom.mixed-series"
+    for file in slices:
+        _change(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])(file)
+    write_series(tmp_path / "b", volume())
+    assert [scan.is_auxiliary for scan in list_scans([tmp_path], 1)] == [True, False]
+
+
+@pytest.mark.parametrize("content", [b"", b"no slice"])
+def test_f63_an_empty_or_damaged_file_that_is_named_as_slices_is_one_of_them(tmp_path: Path, content: bytes) -> None:
+    slices = write_series(tmp_path, volume())
+    slices[0].write_bytes(content)
+    (tmp_path / "README").write_bytes(b"no slice, by its name")
+    scan, note = list_scans([tmp_path], 1)
+    assert scan.problem is not None
+    assert scan.problem.code == "dicom.unreadable-slices"
+    assert note.problem is not None
+    assert (note.problem.code, note.problem.found) == ("predict.passed-over", "README")
+
+
+def test_f63_slices_without_a_preamble_are_read_among_others(tmp_path: Path) -> None:
+    slices = write_series(tmp_path, volume())
+    slices[0].write_bytes(slices[0].read_bytes()[132:])
+    scan = only(tmp_path)
+    assert scan.problem is None
+    assert len(scan.paths) == len(slices)
+
+
 # --- F64 ------------------------------------------------------------------------------------------------------
 
 NAMES = ["a/etc/evil", "../../evil", "\x1b[31mred\nx", "x" * 300, "-rf", "...hidden", "~", "ü" * 300, "", " ", "A", "a"]

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from pcl_auto.data.formats.dicom_pixels import claims_too_much, holds_voxels, unread_fields
+from pcl_auto.data.formats.dicom_compressed import ENCODINGS, decode, tolerance
+from pcl_auto.data.formats.dicom_pixels import encoding_of, frame_of, holds_voxels, may_be_read, unread_fields
 from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
 from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.errors import Problem, format_names
@@ -44,6 +45,8 @@ _IN_COMMON = {
     "FrameOfReferenceUID": "0020|0052", "Modality": "0008|0060", "SeriesNumber": "0020|0011",
     "Units": "0054|1001",
 }  # fmt: skip
+# Slope and intercept, and what they are where they are not there.
+_SCALE = {"0028|1053": 1.0, "0028|1052": 0.0}
 # The longest description in DICOM is 64.
 _MAX_NAME = 100
 
@@ -104,6 +107,10 @@ class _Slice:
         (value, *more) = self.numbers(tag) or (0.0,)
         return int(value) if value > 0 and value.is_integer() and not more else 0
 
+    @property
+    def is_localizer(self) -> bool:
+        return "LOCALIZER" in self.text("0008|0008").upper()
+
     def common(self) -> tuple[str, ...]:
         """Return what :data:`_IN_COMMON` names."""
         return tuple(map(self.text, _IN_COMMON.values()))
@@ -147,7 +154,7 @@ class _Slice:
     @property
     def is_scaled_soundly(self) -> bool:
         """True if slope and intercept of the values, where they are there, are numbers, and the slope is not 0."""
-        slope, intercept = (self.numbers(tag) if self.text(tag) else (1.0,) for tag in ("0028|1053", "0028|1052"))
+        slope, intercept = (self.numbers(tag) if self.text(tag) else (1.0,) for tag in _SCALE)
         return len(slope) == 1 and slope[0] != 0 and len(intercept) == 1
 
     @property
@@ -217,6 +224,40 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
     return findings
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoder other than GDCM's makes of a compressed slice: values (y, x), and how far others' may be apart."""
+
+    values: npt.NDArray[np.float64]
+    tolerance: float
+
+    def is_like(self, plane: npt.NDArray[np.float32]) -> bool:
+        """Tell whether GDCM's values are these."""
+        rounding = np.finfo(np.float32).eps * np.abs(self.values).max()
+        return self.values.shape == plane.shape and bool(np.abs(self.values - plane).max() <= self.tolerance + rounding)
+
+
+def decode_slice(file: Path) -> Decoded | None:
+    """Decode a compressed slice that :func:`find_series` has found sound; None for a slice that is not compressed.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the slice is damaged.
+    """
+    content = file.read_bytes()
+    encoding = encoding_of(content)
+    if encoding not in ENCODINGS:
+        return None
+    header = _read_header(file)
+    if header is None or not header.holds_voxels():
+        raise ValueError("it has changed since it was found")
+    rows, columns, bits, stored = (header.number(f"0028|{tag}") for tag in ("0010", "0011", "0100", "0101"))
+    signed = header.text("0028|0103") == "1"
+    values = decode(frame_of(content), encoding, rows, columns, bits, signed=signed, stored=stored)
+    slope, intercept = ((header.numbers(tag) or (default,))[0] for tag, default in _SCALE.items())
+    return Decoded(slope * values + intercept, tolerance(encoding) * abs(slope))
+
+
 def _group(slices: Iterable[_Slice]) -> list[list[_Slice]]:
     """Return the slices that belong together, or that lie together though they do not.
 
@@ -253,7 +294,7 @@ def _read_header(file: Path) -> _Slice | None:
     reader.SetImageIO("GDCMImageIO")
     try:
         content = file.read_bytes()
-        if claims_too_much(content):
+        if not may_be_read(content):
             return None
         with paths_for_itk([file]) as (name,):
             reader.SetFileName(name)
@@ -302,7 +343,7 @@ def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
     """Name a series that is no scan, such as a scout."""
     fix = "leave it, unless it is a part of a scan"
     modalities = {each.text("0008|0060") for each in slices}
-    if any("LOCALIZER" in each.text("0008|0008").upper() for each in slices):
+    if all(each.is_localizer for each in slices):
         return Problem("dicom.localizer", "a localizer (scout)", where, fix)
     if all(each.components > 1 for each in slices):
         return Problem("dicom.color-pictures", "color pictures, no scan", where, fix)
@@ -315,6 +356,11 @@ def _no_scan(slices: Sequence[_Slice], where: str) -> Problem | None:
 
 def _no_one_series(slices: Sequence[_Slice], where: str) -> Problem | None:
     """Return what the slices of a series differ in that is one for all of them: the patient, the study, the frame."""
+    what, expected = "slices of several scans in one series", "one patient, study and frame of reference"
+    fix = "put each scan into a folder of its own, or export the series again"
+    if localizers := [each.file.name for each in slices if each.is_localizer]:
+        found = f"localizers among others: {format_names(localizers, 3)}"
+        return Problem("dicom.mixed-series", what, where, fix, expected, found)
     counts = Counter(each.common() for each in slices)
     if len(counts) == 1:
         return None
@@ -322,8 +368,6 @@ def _no_one_series(slices: Sequence[_Slice], where: str) -> Problem | None:
     firsts = {each.common(): each.file.name for each in reversed(slices)}
     groups = (f"{number} as {firsts[common]}" for common, number in counts.items())
     found = f"{', '.join(names)} differ: slices {format_names(groups, 3)}"
-    what, expected = "slices of several scans in one series", "one patient, study and frame of reference"
-    fix = "put each scan into a folder of its own, or export the series again"
     return Problem("dicom.mixed-series", what, where, fix, expected, found)
 
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+from pcl_auto.data.formats.dicom_compressed import ENCODINGS, is_sound, is_whole
 
 # The encoding of a file (TransferSyntaxUID) as it stands in its first group.
 _ENCODING = re.compile(rb"\x02\x00\x10\x00UI..([\d.]+)", re.DOTALL)
 _HEAD = 4096
-# Voxels as they are, in little or big endian; whatever else has a decoder, which counts them.
+# Voxels as they are, in little or big endian.
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN}
 _IMPLICIT = "1.2.840.10008.1.2"
 _PREAMBLE = 128
 # Values of these kinds have lengths of four bytes, after two that mean nothing.
 _LONG_KINDS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-_ITEM, _UNDEFINED = b"\xfe\xff", 0xFFFFFFFF
+_ITEM, _ITEM_END, _UNDEFINED = b"\xfe\xff", b"\xfe\xff\xdd\xe0", 0xFFFFFFFF
 _VOXELS = b"\xe0\x7f\x10\x00"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # Sequences that change the values of voxels, each with an item, which GDCM leaves alone in files of single slices.
@@ -32,7 +35,7 @@ _SEQUENCES = {
 
 
 def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
-    """Tell whether a slice holds ``rows`` x ``columns`` voxels of ``bits`` bits, which compressed ones are trusted to.
+    """Tell whether a slice holds ``rows`` x ``columns`` voxels of ``bits`` bits, and no more.
 
     Less than a row more is padding.
 
@@ -40,9 +43,11 @@ def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
         OSError: the file cannot be read.
     """
     content = file.read_bytes()
-    encoding = _encoding(content)
+    encoding = encoding_of(content)
+    if encoding in ENCODINGS:
+        return is_sound(frame_of(content), encoding, rows, columns, bits)
     if encoding and encoding not in _PLAIN:
-        return True
+        return True  # refused for its encoding
     wanted = math.ceil(rows * columns * bits / 8)
     most = wanted + max(2, math.ceil(columns * bits / 8))
     order: Literal["big", "little"] = "big" if encoding == _BIG_ENDIAN else "little"
@@ -59,38 +64,72 @@ def holds_voxels(file: Path, rows: int, columns: int, bits: int) -> bool:
     return False
 
 
+def may_be_read(content: bytes) -> bool:
+    """Tell whether GDCM may be given a file: damage may cost it all memory, or end the process."""
+    encoding = encoding_of(content)
+    return not claims_too_much(content) and (encoding not in ENCODINGS or is_whole(frame_of(content), encoding))
+
+
 def claims_too_much(content: bytes) -> bool:
     """Tell whether a value in a file's ``content`` claims more bytes than follow it: GDCM would take the memory.
 
-    Sequences and their items are walked into. What is not understood is left to GDCM.
+    Sequences, their items and frames are walked into. What is not understood is left to GDCM.
     """
-    encoding = _encoding(content)
-    if content[_PREAMBLE : _PREAMBLE + 4] != b"DICM" or encoding not in _PLAIN - {_BIG_ENDIAN}:
-        return False
+    return any(length != _UNDEFINED and begin + length > len(content) for _, begin, length in _elements(content))
+
+
+def frame_of(content: bytes) -> bytes:
+    """Return the compressed frame of a file's ``content``; of a film all of them in one, of damaged ones less."""
+    frames: list[bytes] = []
+    is_open = False
+    for tag, begin, length in _elements(content):
+        if tag == _VOXELS:  # that of an icon comes before
+            frames, is_open = [], length == _UNDEFINED
+        elif tag == _ITEM_END:
+            is_open = False
+        elif is_open:
+            frames.append(content[begin : begin + length])
+    return b"".join(frames[1:])  # the first tells where others begin
+
+
+def _elements(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield tag (in little endian), place and claimed length of the values of a file, as far as they are understood."""
+    encoding = encoding_of(content)
+    if content[_PREAMBLE : _PREAMBLE + 4] != b"DICM" or encoding not in _PLAIN | ENCODINGS:
+        return
     place = _PREAMBLE + 4
+    order: Literal["big", "little"] = "little"
+    in_frames = False
     while place + 8 <= len(content):
         tag, kind = content[place : place + 4], content[place + 4 : place + 6]
-        explicit = tag[:2] == b"\x02\0" or (encoding != _IMPLICIT and tag[:2] != _ITEM)
+        is_first_group = tag[:2] == b"\x02\0"
+        if encoding == _BIG_ENDIAN and not is_first_group:
+            tag, order = _swapped(tag), "big"
+        is_item = tag[:2] == _ITEM
+        explicit = is_first_group or (encoding != _IMPLICIT and not is_item)
         if explicit and not (kind.isalpha() and kind.isupper()):
-            return False
+            return
         if explicit and kind not in _LONG_KINDS:
-            begin, length = place + 8, int.from_bytes(content[place + 6 : place + 8], "little")
+            begin, length = place + 8, int.from_bytes(content[place + 6 : place + 8], order)
         else:
             begin = place + (12 if explicit else 8)
-            length = int.from_bytes(content[begin - 4 : begin], "little")
-        if length == _UNDEFINED:
-            length = 0
-        elif begin + length > len(content):
-            return True
-        place = begin + (0 if kind == b"SQ" or tag[:2] == _ITEM else length)
-    return False
+            length = int.from_bytes(content[begin - 4 : begin], order)
+        yield tag, begin, length
+        if tag == _VOXELS:
+            in_frames = length == _UNDEFINED
+        elif tag == _ITEM_END:
+            in_frames = False
+        is_walked_into = length == _UNDEFINED or (explicit and kind == b"SQ") or (is_item and not in_frames)
+        place = begin + (0 if is_walked_into else length)
 
 
 def unread_fields(content: bytes) -> str:
     """Name what changes the values in the ``content`` of a slice and is not read; nothing where there is nothing."""
-    encoding = _encoding(content)
+    encoding = encoding_of(content)
     if encoding == _DEFLATED:
         return "a deflated file"
+    if encoding and encoding not in _PLAIN | ENCODINGS:
+        return f"voxels in the encoding {encoding}"
     swap = _swapped if encoding == _BIG_ENDIAN else bytes
     item = swap(_ITEM + b"\0\xe0")
     found = []
@@ -102,7 +141,7 @@ def unread_fields(content: bytes) -> str:
     return ", ".join(found)
 
 
-def _encoding(content: bytes) -> str:
+def encoding_of(content: bytes) -> str:
     """Return the transfer syntax of a file; nothing where none is named."""
     match = _ENCODING.search(content[:_HEAD])
     return match[1].decode("ascii") if match else ""

@@ -29,6 +29,7 @@ _MOST_CHANNELS = 8
 # Names in a message, at most.
 _LISTED = 5
 _CHANNEL = re.compile(r"(?P<case>.*)_(?P<channel>[0-9]{4})", re.DOTALL)
+_DIGITS = re.compile("[0-9]+")
 
 # File systems end at 255 bytes, and masks, pictures and their temporary files have endings.
 _MAX_NAME_BYTES = 150
@@ -194,7 +195,11 @@ def _of_folder(folder: Path) -> tuple[list[Scan], list[Path]]:
                 items.append(Scan(file.name, (file,), problem, is_auxiliary=True))
             elif not (headers and file.name.lower().endswith(_DATA_SUFFIXES)):
                 passed_over.append(file)
-    return items + _name_series(find_series(slices), folder), passed_over
+    # What is named as slices beside it is a slice, if an empty or damaged one.
+    beside = {(file.parent, _DIGITS.sub("0", file.name)) for file in slices}
+    lost = [file for file in passed_over if (file.parent, _DIGITS.sub("0", file.name)) in beside]
+    passed_over = [file for file in passed_over if file not in lost]
+    return items + _name_series(find_series([*slices, *lost]), folder), passed_over
 
 
 def _of_file(file: Path) -> Scan:

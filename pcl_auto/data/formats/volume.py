@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.dicom import Decoded, Series, decode_slice
 from pcl_auto.data.formats.grid import Geometry, Grid
 from pcl_auto.data.formats.itk_files import read_by_itk
 from pcl_auto.data.formats.itk_paths import paths_for_itk
@@ -111,10 +111,33 @@ def _read_other(source: Source) -> LoadedVolume:
 def _read_series(series: Series) -> SimpleITK.Image:
     for file in series.files:
         refuse_irregular(file, DataError)
+    # Before GDCM, which damage may end.
+    decoded = [_decode(file, series) for file in series.files]
     reader = SimpleITK.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
     # The first slice would choose a type for all of them; each has a scale of its own.
     reader.SetOutputPixelType(SimpleITK.sitkFloat32)
     with paths_for_itk(series.files) as names:
         reader.SetFileNames(names)
-        return reader.Execute()
+        image = reader.Execute()
+    planes = SimpleITK.GetArrayViewFromImage(image)
+    for file, plane, other in zip(series.files, planes, decoded, strict=True):
+        if other is not None and not other.is_like(plane):
+            raise _damaged_slice(file, series, "two decoders read it differently")
+    return image
+
+
+def _decode(file: Path, series: Series) -> Decoded | None:
+    try:
+        return decode_slice(file)
+    except OSError as error:
+        raise _damaged_slice(file, series, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _damaged_slice(file, series, str(error)) from error
+
+
+def _damaged_slice(file: Path, series: Series, found: str) -> DataError:
+    what, expected = "a compressed slice that cannot be read", "voxels that every decoder reads alike"
+    fix = "export the series again, uncompressed if you can"
+    problem = Problem("dicom.damaged-slice", what, str(series), fix, expected, f"{file.name}: {found}")
+    return DataError(problem)

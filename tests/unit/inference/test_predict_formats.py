@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -282,10 +282,23 @@ def test_a_dicom_seg_beside_its_series(tmp_path: Path) -> None:
     assert not voxels[..., 2].any()
 
 
-def test_a_series_without_a_patient_gets_its_mask_and_no_dicom_seg(tmp_path: Path) -> None:
+def test_a_dicom_seg_has_the_distance_of_the_slices(tmp_path: Path) -> None:
+    slices = write_series(tmp_path / "anna", volume(), SpacingBetweenSlices=10.0, SliceThickness=3)
+    for file in slices:
+        file.rename(file.with_suffix(".dcm")).write_bytes(file.with_suffix(".dcm").read_bytes()[132:])
+    (result,) = run(tmp_path / "anna", tmp_path / "out", dicom_seg=True)
+    measures = highdicom.seg.segread(str(result.dicom_seg)).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (STEP_MM, 3)
+
+
+@pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "SOPClassUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("how", [delattr, lambda slice_, keyword: setattr(slice_, keyword, "")])
+def test_a_series_without_identity_gets_its_mask_and_no_dicom_seg(
+    tmp_path: Path, keyword: str, how: Callable[[pydicom.Dataset, str], None]
+) -> None:
     for file in write_series(tmp_path / "anna", volume()):
         slice_ = pydicom.dcmread(file)
-        del slice_.FrameOfReferenceUID
+        how(slice_, keyword)
         slice_.save_as(file)
     (result,) = run(tmp_path / "anna", tmp_path / "out", dicom_seg=True)
     assert codes(result.problems) == ["dicom.no-segmentation"]

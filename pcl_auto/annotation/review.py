@@ -36,7 +36,7 @@ from pcl_auto.workspace.files import file_digest, write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in
-from pcl_auto.workspace.run_record import REVIEW, REVIEWS, is_fold
+from pcl_auto.workspace.run_record import REVIEW, REVIEWS, is_fold, refuse_changed_outputs
 
 RECORD = REVIEW_RECORD
 SCHEMA_VERSION = 1
@@ -90,6 +90,7 @@ def export_review(
         LockedError: another process writes into the folder.
     """
     run = read_run(run_folder(model))
+    refuse_changed_outputs(run.folder)
     last, _ = last_round(run)
     ranked = worst_first(last.rows, read_confidences(run.folder).cases)
     if unknown := [case for case in cases if case not in ranked]:

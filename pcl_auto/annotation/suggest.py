@@ -27,6 +27,7 @@ from pcl_auto.workspace.files import read_json, refusing_nonsense, table_cell, w
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.output import sole_writer_in
 from pcl_auto.workspace.processes import output_to
+from pcl_auto.workspace.run_record import refuse_changed_outputs
 from pcl_auto.workspace.shapes import LABELS
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def suggest_cases(
     """
     chosen = choose_device(device)
     run = read_run(run_folder(model))
+    refuse_changed_outputs(run.folder)
     last_round(run)  # there is one
     folder = output_folder(output, run.folder / "suggest")
     earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others

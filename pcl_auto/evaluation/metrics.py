@@ -163,7 +163,8 @@ def evaluate(
         raise DataError(problems)
     skipped = [{"id": case, "code": problem.code, "reason": problem.what} for case, problem in unpaired]
     evaluation = _summarize(counted, classes, skipped)
-    return replace(evaluation, warnings=[*_passed_over(predictions, labels), *_all_alike(evaluation, labels)])
+    odd = [*_passed_over(predictions, labels), *_all_alike(evaluation, labels), *_all_ignored(counted, labels)]
+    return replace(evaluation, warnings=odd)
 
 
 def check_label(label: Path, scan: LoadedVolume, allowed: Collection[int]) -> tuple[set[int], list[Problem]]:
@@ -226,6 +227,7 @@ class _Counted:
     in_label: set[int]
     in_prediction: set[int]
     scores: dict[Values, _ClassScore]
+    all_ignored: bool = False
 
 
 def _count_case(
@@ -244,10 +246,12 @@ def _count_case(
     if problems or prediction is None or label is None:
         return problems
     spacing_mm = true.geometry.spacing_mm[::-1]
+    all_ignored = False
     if ignored is not None:
         unknown = label == ignored
+        all_ignored = bool(unknown.all())
         prediction, label = np.where(unknown, 0, prediction), np.where(unknown, 0, label)
-    counted = _Counted(case, _foreground_values(label), _foreground_values(prediction), {})
+    counted = _Counted(case, _foreground_values(label), _foreground_values(prediction), {}, all_ignored)
     problems += _too_many(counted.in_prediction, prediction_path) + _too_many(counted.in_label, label_path)
     return problems or _with_scores(counted, prediction, label, spacing_mm, chosen)
 
@@ -417,6 +421,15 @@ def _all_alike(evaluation: Evaluation, labels: Path) -> list[Problem]:
             "score.all-alike", what, str(labels), fix, "masks that a network made", f"Dice 1 in {len(scores)} scores"
         )
     ]
+
+
+def _all_ignored(counted: Sequence[_Counted], labels: Path) -> list[Problem]:
+    """Warn of labels in which nobody has looked at a single voxel: such cases count, but have no score."""
+    cases = [each.id for each in counted if each.all_ignored]
+    if not cases:
+        return []
+    what, fix = "labels in which every voxel is ignored", "leave these cases out, or label them"
+    return [Problem("score.all-ignored", what, str(labels), fix, found=format_names(cases, limit=5))]
 
 
 def _passed_over(*paths: Path) -> list[Problem]:

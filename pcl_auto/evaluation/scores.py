@@ -17,6 +17,7 @@ from pcl_auto.inference.mask_record import (
     RECORD,
     MaskEntry,
     MaskRecord,
+    file_state,
     labels_of,
     model_of,
     read_record,
@@ -75,6 +76,7 @@ def evaluate_on_record(
     if classes is None and has_regions(named):
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored
+    before = {**_states(folder), **_states(labels)}
     evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
     if has_record(labels):
         evaluation = replace(evaluation, warnings=[*evaluation.warnings, _labels_are_masks(labels)])
@@ -100,10 +102,14 @@ def evaluate_on_record(
         },
         **evaluation.as_dict(),
     }
+    if changed := _changed(before, [predictions, labels], cases, record):
+        return replace(evaluation, warnings=[*evaluation.warnings, changed]), None
     try:
         write_json(model / SCORES / f"{digest}.json", content)
-    except OSError:  # somebody else's model
-        return evaluation, None
+    except OSError as error:  # somebody else's model
+        what, fix = "scores are not kept with the model", "nothing, or make its folder writable and repeat the command"
+        unkept = Problem("score.not-kept", what, str(model), fix, found=error.strerror or str(error))
+        return replace(evaluation, warnings=[*evaluation.warnings, unkept]), None
     return evaluation, model / SCORES / f"{digest}.json"
 
 
@@ -182,6 +188,29 @@ def _scan_digest(entry: MaskEntry) -> str | None:
 
 def _digests(mask: Path, label: Path) -> dict[str, str]:
     return {"mask": file_digest(mask), "label": file_digest(label)}
+
+
+def _states(place: Path) -> dict[Path, list[int]]:
+    files = place.iterdir() if place.is_dir() else [place]
+    return {file: file_state(file) for file in files if file.is_file()}
+
+
+def _changed(
+    before: Mapping[Path, list[int]], folders: Sequence[Path], cases: Sequence[str], record: MaskRecord
+) -> Problem | None:
+    """Name what is no longer what was scored, whose digests would stand beside the scores of other bytes."""
+    files = [find_volume(folder, case) for folder in folders for case in cases]
+    changed = [file.name for file in files if not file.is_file() or file_state(file) != before.get(file)]
+    now = read_record(folders[0])
+    if now is None or now.made_by != record.made_by:
+        changed.append(RECORD)
+    if not changed:
+        return None
+    what, fix = (
+        "scores are not kept: files were changed meanwhile",
+        "repeat `pclauto evaluate` when nothing writes there",
+    )
+    return Problem("score.changed-meanwhile", what, str(folders[0]), fix, found=format_names(changed, 3))
 
 
 def _refuse_two_models(record: MaskRecord, predictions: Path) -> None:

@@ -98,10 +98,12 @@ class PredictionJob:
         with output_to(NOWHERE):
             from pcl_auto.nnunet.inference.predictor import ModelPredictor
 
+            before = MadeBy.of(model, mirroring=mirroring)
             self.predictor = ModelPredictor(model, chosen, mirroring=mirroring)
+            made_by = MadeBy.of(model, mirroring=mirroring)
+            _refuse_change(before, made_by)
             self.scans = _apart(inputs, list_scans(inputs, self.predictor.channels), output)
         self.outputs, self.model_name = outputs, model_folder(model).name
-        made_by = MadeBy.of(model, mirroring=mirroring)
         self.masks = MaskFolder(output, made_by, [scan.id for scan in self.scans], overwrite=overwrite)
 
     def decide(self, scan: Scan, segment: Callable[[Scan, str], Outcome]) -> Prediction | Outcome:
@@ -335,6 +337,17 @@ def _read_mask(file: Path) -> np.ndarray:
 
     mask: np.ndarray = read_label(file)[0].astype(np.uint16)  # it comes in float32
     return mask
+
+
+def _refuse_change(before: MadeBy, after: MadeBy) -> None:
+    """Refuse a model that was exchanged as it was loaded: masks would be on record as another one's.
+
+    Raises:
+        StateError: it is another one.
+    """
+    if not before.is_still(after):
+        what, fix = "the model was changed as it was loaded", "wait until nothing writes there, and repeat the command"
+        raise StateError(Problem("model.changed-meanwhile", what, before.model, fix))
 
 
 def _apart(inputs: Iterable[Path], scans: Sequence[Scan], output: Path) -> list[Scan]:

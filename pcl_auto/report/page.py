@@ -25,6 +25,7 @@ from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import JUDGMENTS, RunFacts, read_confidences, read_run, run_folder
 from pcl_auto.workspace.files import printable, refusing_nonsense, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
+from pcl_auto.workspace.run_record import refuse_changed_outputs
 
 REPORT = "report.html"
 # Of all reports since version 0.1.
@@ -61,6 +62,7 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
     _refuse_another_file(target)
     require_writable(target.parent, "choose another place with -o")
     run = read_run(folder)
+    refuse_changed_outputs(folder)
     # A page shows nearly all of a run's files: what makes no sense in one of them is found as it is drawn.
     try:
         with refusing_nonsense(folder):

@@ -19,6 +19,7 @@ from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import started_rank
+from pcl_auto.workspace.run_record import refuse_changed_outputs
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def continuation(
         LockedError: the run is still being trained.
     """
     run = read_run(run_folder(model))
+    refuse_changed_outputs(run.folder)
     last_round(run)  # there is one
     data = workspace.dataset(run.identity["dataset"])
     plan = read_plan(data)

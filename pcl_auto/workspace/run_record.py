@@ -157,6 +157,16 @@ def check_manifest(run: Path, names: Collection[str] | None = None) -> None:
         raise StateError(problems)
 
 
+def refuse_changed_outputs(run: Path) -> None:
+    """Refuse a finished run whose network, plans, classes or ledgers are not as it left them.
+
+    Raises:
+        StateError: files that are gone or hold other bytes, all of them; the record is damaged.
+    """
+    if has_manifest(run):
+        check_manifest(run)
+
+
 def refuse_other_model(run: Path) -> None:
     """Refuse a network, plans or classes that are not those that the run in a folder left; stock models have no record.
 

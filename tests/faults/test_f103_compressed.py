@@ -229,6 +229,23 @@ def test_f103_a_table_of_frames_that_claims_gigabytes_is_refused(tmp_path: Path)
     assert "dicom.unreadable" in refusal(tmp_path)
 
 
+def test_f103_a_value_of_unknown_type_before_the_voxels_hides_nothing(tmp_path: Path) -> None:
+    """Private sequences of type UN are implicit inside, whatever the file is."""
+    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + b"\x0a\0\x10\x10\x04\0\0\0abcd" + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    unknown = b"\x19\0\x01\x10UN\0\0\xff\xff\xff\xff" + item + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    for file in compressed(tmp_path, KINDS["JPEG-LS"]):
+        content = file.read_bytes()
+        at = content.index(b"\x20\0\x0d\0UI")
+        file.write_bytes(content[:at] + b"\x19\0\x10\0LO\x04\0ANNA" + unknown + content[at:])
+    np.testing.assert_array_equal(read(tmp_path), VOXELS + INTERCEPT)
+
+
+def test_f103_a_codestream_in_boxes_is_read(tmp_path: Path) -> None:
+    boxed = of_16_bits(imagecodecs.jpeg2k_encode, level=0, reversible=True, codecformat="jp2")
+    compressed(tmp_path, (J2K, boxed))
+    np.testing.assert_array_equal(read(tmp_path), VOXELS + INTERCEPT)
+
+
 def test_f103_encodings_that_are_not_checked_are_refused_by_name(tmp_path: Path) -> None:
     compressed(tmp_path, ("1.2.840.10008.1.2.4.201", KINDS["JPEG 2000"][1]))
     (scan,) = list_scans([tmp_path], 1)

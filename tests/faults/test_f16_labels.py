@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -119,3 +120,21 @@ def test_f29_labels_with_gaps_and_kinds(task: Path) -> None:
     ):
         describe(task, labels=labels)
         assert (code, str(task / "dataset.json")) in [(problem.code, problem.where) for problem in refusal(task)]
+
+
+@pytest.mark.parametrize(
+    ("regions", "order", "lost"),
+    [
+        ({"a": [1, 2], "b": [2, 3]}, [1, 3], "2 becomes 3"),
+        ({"a": [1, 2], "b": [2, 3], "both": 2}, [1, 3, 2], ""),
+        ({"whole": [1, 2, 3], "core": [2, 3], "inner": 3}, [1, 2, 3], ""),
+        ({"kidney": [1, 2, 3], "mass": [2, 3], "tumor": 2}, [1, 3, 2], ""),
+        ({"a": [1, 2, 3], "b": [2], "c": [3, 4]}, [1, 2, 4], "3 becomes 4"),
+    ],
+)
+def test_f29_regions_that_a_mask_cannot_hold_are_refused(
+    task: Path, regions: dict[str, Any], order: list[int], lost: str
+) -> None:
+    describe(task, labels={"background": 0, **regions}, regions_class_order=order)
+    found = {problem.code: problem.found for problem in read_task(task)[1]}
+    assert found.get("dataset-json.regions-overlap", "") == lost

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK
 from refusal import codes
 from refusals import image, label, refusal, small_task
+from scanner import volume, write_series
 from tiny_model import make_model, make_scan
 from toys import SHAPE, label_map, ramp, save, write_description
 
@@ -190,6 +191,16 @@ def test_f66_what_predict_passes_over_is_named(tmp_path: Path) -> None:
     (problem,) = results[1].problems
     assert problem.code == "predict.passed-over"
     assert problem.found == "d.mgz, e.seg.nrrd, lone.raw, notes.txt, sub/b.nii.gz"
+
+
+def test_f66_folders_behind_links_are_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "elsewhere", volume())
+    write_series(tmp_path / "scans" / "a", volume())
+    (tmp_path / "scans" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    scan, note = list_scans([tmp_path / "scans"], 1)
+    assert scan.id == "a"
+    assert note.problem is not None
+    assert (note.problem.code, note.problem.found) == ("predict.passed-over", "linked")
 
 
 def test_f66_a_folder_without_a_scan_says_what_it_holds(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_f92_a_file_that_is_damaged_between_opening_and_reading_is_named(tmp_pat
     content = bytearray(damaged.read_bytes())
     content[200:-200] = b"x" * (len(content) - 400)
     damaged.write_bytes(content)
-    with pytest.raises(StateError) as refused, reading(cases):
+    with pytest.raises(StateError) as refused, reading(lambda: cases):
         _ = [array[:] for array in arrays]
     (problem,) = refused.value.problems
     assert (problem.code, problem.where) == ("plan.stored-case-unreadable", str(damaged))

@@ -118,6 +118,18 @@ def test_f93_without_uids_slices_of_two_folders_never_meet(tmp_path: Path, uid: 
     assert codes(tmp_path) == {"anna": "", "bert": ""}
 
 
+@pytest.mark.parametrize("name", ["PatientID", "PatientName", "FrameOfReferenceUID", "StudyInstanceUID"])
+def test_f93_channels_of_two_scans_are_refused_by_what_differs(tmp_path: Path, name: str) -> None:
+    for number, tags in enumerate(two(name)):
+        write_series(tmp_path / "anna" / f"_{number:04d}", volume(number), uid=f"1.2.{number}", **tags)
+    (scan,) = list_scans([tmp_path], 2)
+    if name == "StudyInstanceUID":  # of one patient, in one frame
+        assert scan.problem is None
+    else:
+        assert scan.problem is not None
+        assert (scan.problem.code, scan.problem.found) == ("dicom.mixed-channels", f"{name} differ")
+
+
 def test_f93_a_scan_without_a_patient_is_read(tmp_path: Path) -> None:
     nameless: dict[str, Any] = {"PatientID": "", "PatientName": None, "FrameOfReferenceUID": ""}
     write_series(tmp_path / "anna", volume(), StudyInstanceUID="", **nameless)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,12 +260,32 @@ class _Parser:
             value in region and not any(value in later for later in regions[place + 1 :])
             for place, (value, region) in enumerate(zip(order, regions, strict=True))
         ):
-            return tuple(value for value in order if value is not None)
+            kept = tuple(value for value in order if value is not None)
+            self._refuse_lost(labels, regions, kept)
+            return kept
         code, what = "dataset-json.regions-order", "regions_class_order does not fit the regions"
         fix = "write a value for every region: one that it holds and no region after it does; larger regions come first"
         found = "no such key" if raw is None else _shown(raw)
         self._refuse(code, what, fix, 'as [1, 2] for {"whole": [1, 2], "core": 2}', found)
         return None
+
+    def _refuse_lost(self, labels: Labels, regions: Sequence[Sequence[int]], order: Sequence[int]) -> None:
+        """Refuse regions that a mask cannot hold together: a voxel gets the value of the last region that it is in."""
+
+        def within(value: int) -> list[int]:
+            return [place for place, region in enumerate(regions) if value in region]
+
+        lost = [
+            f"{value} becomes {order[within(value)[-1]]}"
+            for value in sorted({value for region in regions for value in region})
+            if within(order[within(value)[-1]]) != within(value)
+        ]
+        if lost:
+            code, what = "dataset-json.regions-overlap", "regions overlap so that masks cannot tell them apart"
+            fix = "nest the regions (each in the one before), or declare the overlap as a region of its own, last"
+            names = list(foreground(labels))
+            expected = f"for every value one that is in the same regions, of {', '.join(names)}"
+            self._refuse(code, what, fix, expected, ", ".join(lost))
 
     def _entries(self, content: dict[str, Any], key: str) -> tuple[Entry, ...]:
         items = content.get(key) or []

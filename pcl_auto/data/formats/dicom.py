@@ -39,10 +39,11 @@ _ORIENTATION_TOLERANCE = 1e-3
 _ITK_ROUNDING = 1e-4
 _EXPORT_AGAIN = "export the whole series again"
 _CONVERT = "convert it to NIfTI, for example with dcm2niix"
+# What series must have in common for their positions to mean the same.
+SPACE = {"PatientID": "0010|0020", "PatientName": "0010|0010", "FrameOfReferenceUID": "0020|0052"}
 # What slices of one series have in common, in space and by the standard.
 _IN_COMMON = {
-    "PatientID": "0010|0020", "PatientName": "0010|0010", "StudyInstanceUID": "0020|000d",
-    "FrameOfReferenceUID": "0020|0052", "Modality": "0008|0060", "SeriesNumber": "0020|0011",
+    **SPACE, "StudyInstanceUID": "0020|000d", "Modality": "0008|0060", "SeriesNumber": "0020|0011",
     "Units": "0054|1001",
 }  # fmt: skip
 # Slope and intercept, and what they are where they are not there.
@@ -58,6 +59,8 @@ class Series:
     uid: str
     name: str
     files: tuple[Path, ...]
+    # What :data:`SPACE` names.
+    space: tuple[str, ...] = ("",) * len(SPACE)
 
     @property
     def folder(self) -> Path:
@@ -334,7 +337,8 @@ def _judge(slices: Sequence[_Slice]) -> Finding:
     positions_mm = np.array([each.position_mm for each in slices])
     normal = _normal(first)
     order = np.argsort(positions_mm @ normal, kind="stable")
-    series = Series(uid, name, tuple(slices[index].file for index in order))
+    space = tuple(map(first.text, SPACE.values()))
+    series = Series(uid, name, tuple(slices[index].file for index in order), space)
     # Pixel spacing: between rows, between columns.
     return Finding(series, _no_volume(positions_mm[order], normal, min(first.grid[2]), str(series)))
 

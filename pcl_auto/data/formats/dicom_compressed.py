@@ -26,6 +26,8 @@ _LOSSY_TOLERANCE = 2
 _RLE_HEADER = 64
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _START_2000 = b"\xff\x4f\xff\x51"
+_BOX_2000, _MOST_BOXES = b"\0\0\0\x0cjP  ", 1024
+_HEADER_2000 = 45  # with one component
 _SCAN, _TABLE, _RESTART = 0xDA, 0xC4, 0xDD
 _LOSSLESS_FRAME = 0xC3
 # Frames of JPEG that there are decoders for: baseline, extended, progressive, lossless, JPEG-LS.
@@ -127,8 +129,11 @@ def _segments_are_sound(frame: bytes, bytes_per_voxel: int) -> bool:
 
 
 def _size_2000(frame: bytes) -> tuple[int, int, int, int] | None:
-    """Return rows, columns, bits and components of a whole JPEG 2000 codestream."""
-    if not frame.startswith(_START_2000) or not _ends(frame) or _START_2000 in frame[len(_START_2000) :]:
+    """Return rows, columns, bits and components of a whole JPEG 2000 codestream, also in JP2's boxes."""
+    begin = frame.find(_START_2000, 0, _MOST_BOXES) if frame.startswith(_BOX_2000) else 0
+    frame = frame[max(0, begin) :]
+    is_one = frame.startswith(_START_2000) and _START_2000 not in frame[len(_START_2000) :]
+    if not is_one or not _ends(frame) or len(frame) < _HEADER_2000:
         return None
     right, bottom, left, top = np.frombuffer(frame[8:24], ">u4").tolist()
     components = int.from_bytes(frame[40:42], "big")

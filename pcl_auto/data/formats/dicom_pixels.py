@@ -100,13 +100,14 @@ def _elements(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     place = _PREAMBLE + 4
     order: Literal["big", "little"] = "little"
     in_frames = False
+    unknown = 0  # depth in a sequence of unknown type, which is implicit everywhere
     while place + 8 <= len(content):
         tag, kind = content[place : place + 4], content[place + 4 : place + 6]
         is_first_group = tag[:2] == b"\x02\0"
         if encoding == _BIG_ENDIAN and not is_first_group:
             tag, order = _swapped(tag), "big"
         is_item = tag[:2] == _ITEM
-        explicit = is_first_group or (encoding != _IMPLICIT and not is_item)
+        explicit = is_first_group or not (encoding == _IMPLICIT or is_item or unknown)
         if explicit and not (kind.isalpha() and kind.isupper()):
             return
         if explicit and kind not in _LONG_KINDS:
@@ -118,7 +119,9 @@ def _elements(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         if tag == _VOXELS:
             in_frames = length == _UNDEFINED
         elif tag == _ITEM_END:
-            in_frames = False
+            in_frames, unknown = False, max(0, unknown - 1)
+        elif length == _UNDEFINED and not is_item and (unknown or (explicit and kind == b"UN")):
+            unknown += 1
         is_walked_into = length == _UNDEFINED or (explicit and kind == b"SQ") or (is_item and not in_frames)
         place = begin + (0 if is_walked_into else length)
 

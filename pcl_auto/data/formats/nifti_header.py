@@ -292,17 +292,13 @@ class _Judge:
     def _judge_sform(self, affine: Matrix, spacing_mm: tuple[float, float, float]) -> None:
         with np.errstate(all="ignore"):  # NIfTI-2 can hold numbers whose squares overflow
             lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        skew = _skew(affine)
-        if not np.all(np.abs(lengths - spacing_mm) <= _SPACING_TOLERANCE * np.asarray(spacing_mm)):
+        if sheared := shear_of(affine, self.where):  # no spacing would make it right
+            self.problems.append(sheared)
+        elif not np.all(np.abs(lengths - spacing_mm) <= _SPACING_TOLERANCE * np.asarray(spacing_mm)):
             command = repair_command(self.where, "--geometry sform")
             fix = f"take the spacing from one of them: {command}, or --geometry pixdim"
             what, expected = "spacing contradicts the affine", f"pixdim {_mm(spacing_mm)}"
             self._refuse("nifti.spacing-contradicts-affine", what, expected, _mm(lengths), fix)
-        elif not skew <= _SKEW:
-            fix = "resample the volume onto a grid with right angles"
-            expected = "axes at right angles: ITK, which nnU-Net reads with, refuses others"
-            found = f"cosines up to {skew:.2g} between axes"
-            self._refuse("nifti.sheared", "sform is sheared", expected, found, fix)
 
 
 def _is_near(geometry: Geometry, affine: Matrix) -> bool:
@@ -310,6 +306,16 @@ def _is_near(geometry: Geometry, affine: Matrix) -> bool:
     read = np.asarray(geometry.grid((1, 1, 1)).affine)
     apart = np.abs(read - affine)[:3] / np.asarray(geometry.spacing_mm).min()
     return bool(np.all(apart[:, :3] <= _SPACING_TOLERANCE) and np.all(apart[:, 3] <= SCORING_TOLERANCE_VOXELS))
+
+
+def shear_of(affine: Matrix, where: str) -> Problem | None:
+    """Return what is wrong with axes that are not at right angles."""
+    skew = _skew(affine)
+    if skew <= _SKEW:
+        return None
+    fix = "resample the volume onto a grid with right angles"
+    expected = "axes at right angles: ITK, which nnU-Net reads with, refuses others"
+    return Problem("nifti.sheared", "sform is sheared", where, fix, expected, f"cosines up to {skew:.2g} between axes")
 
 
 def _skew(affine: Matrix) -> float:

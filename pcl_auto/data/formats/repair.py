@@ -15,7 +15,7 @@ from pcl_auto.data.formats.grid import TRAINING_TOLERANCE_VOXELS, Turn, differen
 from pcl_auto.data.formats.nifti import probe_image
 from pcl_auto.data.formats.nifti_bytes import Voxels, read_nifti
 from pcl_auto.data.formats.nifti_geometry import header_at, write_nifti
-from pcl_auto.data.formats.nifti_header import Header, Mend
+from pcl_auto.data.formats.nifti_header import Header, Mend, shear_of
 from pcl_auto.data.formats.suffixes import split_suffix
 from pcl_auto.data.formats.volume import grids_of
 from pcl_auto.errors import DataError, Problem, StateError
@@ -79,10 +79,14 @@ def repair(
             ]
             try:
                 with np.errstate(all="ignore"):
-                    _set_place(fields, place())
+                    affine = place()
+                    _set_place(fields, affine)
             except (ValueError, ArithmeticError, HeaderDataError) as error:  # numpy's of matrices are ValueErrors
                 what, fix = f"{geometry} is no orientation", "choose another one with --geometry"
                 raise DataError(Problem("nifti.no-orientation", what, str(file), fix, found=str(error))) from error
+            # nibabel takes the shear out of the qform, which ITK would read then.
+            if sheared := shear_of(affine, str(file)):
+                raise DataError(sheared)
 
     axes, reverse = _AS_STORED if other is None else _turn_onto(other, file, mend_values)
     header, stored = _read(file, mend)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pcl_auto.data.formats.dicom import Finding, Series, find_series, is_dicom
+from pcl_auto.data.formats.dicom import SPACE, Finding, Series, find_series, is_dicom
 from pcl_auto.data.formats.itk_files import data_files
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
 from pcl_auto.data.formats.volume import Source
@@ -175,11 +175,17 @@ def _of_folder(folder: Path) -> tuple[list[Scan], list[Path]]:
     items: list[Scan] = []
     slices: list[Path] = []
     passed_over: list[Path] = []
-    for parent, folders, names in os.walk(folder):
+
+    def name_unreadable(error: OSError) -> None:
+        passed_over.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=name_unreadable):
         if _MASKS in names and Path(parent) != folder:
             folders.clear()  # masks that were made here
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # Links may lead in circles, and to folders of others.
+        passed_over += [Path(parent) / name for name in folders if (Path(parent) / name).is_symlink()]
         headers = any(name.lower().endswith(_HEADER_SUFFIXES) for name in names)
         for file in (Path(parent) / name for name in sorted(names) if not name.startswith(".")):
             # Channels of a case in a folder of its own; other volumes in subfolders are not asked for.
@@ -198,8 +204,8 @@ def _of_folder(folder: Path) -> tuple[list[Scan], list[Path]]:
     # What is named as slices beside it is a slice, if an empty or damaged one.
     beside = {(file.parent, _DIGITS.sub("0", file.name)) for file in slices}
     lost = [file for file in passed_over if (file.parent, _DIGITS.sub("0", file.name)) in beside]
-    passed_over = [file for file in passed_over if file not in lost]
-    return items + _name_series(find_series([*slices, *lost]), folder), passed_over
+    found = find_series([*slices, *lost])
+    return items + _name_series(found, folder), [file for file in passed_over if file not in lost]
 
 
 def _of_file(file: Path) -> Scan:
@@ -287,12 +293,25 @@ def _numbered(items: Iterable[Scan]) -> dict[tuple[Path, str], list[tuple[int, S
     return groups
 
 
+def _of_others(channels: Sequence[Scan]) -> Problem | None:
+    """Return the problem of DICOM series that lie as channels of one scan and are of two patients or frames."""
+    series = [source for item in channels for source in item.files if isinstance(source, Series)]
+    apart = [
+        name for place, name in enumerate(SPACE) if len({each.space[place] for each in series if each.space[place]}) > 1
+    ]
+    if not apart:
+        return None
+    what, fix = "channels of several scans", "put each scan into a folder of its own; as NIfTI, if they were registered"
+    expected, where = "one patient and frame of reference", str(series[0].folder.parent)
+    return Problem("dicom.mixed-channels", what, where, fix, expected, f"{', '.join(apart)} differ")
+
+
 def _group_channels(items: Sequence[Scan], channels: int) -> list[Scan]:
     scans, grouped = [], set()
     for (_, case), numbered in _numbered(items).items():
         if sorted(number for number, _ in numbered) == list(range(channels)):
             members = [item for _, item in sorted(numbered, key=lambda pair: pair[0])]
-            problem = next((item.problem for item in members if item.problem), None)
+            problem = next((item.problem for item in members if item.problem), None) or _of_others(members)
             scans.append(Scan(case, tuple(item.files[0] for item in members), problem))
             grouped |= {id(item) for item in members}
     return sorted([*scans, *(item for item in items if id(item) not in grouped)], key=lambda scan: scan.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,8 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
 
 
 @contextmanager
-def reading(cases: StoredCases) -> Iterator[None]:
-    """While voxels of ``cases`` are read, which blosc2 does when they are indexed.
+def reading(cases: Callable[[], StoredCases]) -> Iterator[None]:
+    """While voxels of ``cases()`` are read, which blosc2 does when they are indexed.
 
     Raises:
         StateError: a file is damaged.
@@ -108,8 +108,8 @@ def reading(cases: StoredCases) -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith(_DAMAGED):
             raise
-        cases.refuse_damaged()
-        raise _unusable(Path(cases.source_folder), "blosc2 arrays", str(error)) from error
+        cases().refuse_damaged()
+        raise _unusable(Path(cases().source_folder), "blosc2 arrays", str(error)) from error
 
 
 def read_properties(file: Path) -> dict[str, Any]:

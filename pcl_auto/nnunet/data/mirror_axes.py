@@ -20,7 +20,7 @@ def stored_symmetries(store: Path, cases: Sequence[str]) -> list[AxisSymmetry]:
     if len(chosen) > MAX_CASES:
         chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, MAX_CASES).round().astype(int)]
     scans = StoredCases(str(store), chosen)
-    with reading(scans):
+    with reading(lambda: scans):
         return axis_symmetries([thumbnail(scans.load_case(case)[0][:]) for case in chosen])
 
 

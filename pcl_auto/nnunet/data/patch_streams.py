@@ -101,7 +101,7 @@ def next_batch(stream: Any) -> dict[str, Any]:
         StateError: a stored case is missing or damaged.
     """
     if not isinstance(stream, NonDetMultiThreadedAugmenter):
-        with reading(loader_of(stream)._data):
+        with reading(lambda: loader_of(stream)._data):
             return next(stream)
     if not stream.initialized:
         stream._start()

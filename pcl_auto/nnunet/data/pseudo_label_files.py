@@ -66,7 +66,7 @@ def read_labels(folder: Path, case: str) -> np.ndarray:
     """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
     cases = StoredCases(str(folder), [case])
     _, seg, _, _ = cases.load_case(case)
-    with reading(cases):
+    with reading(lambda: cases):
         labels: np.ndarray = np.maximum(seg[0], 0)
     return labels
 

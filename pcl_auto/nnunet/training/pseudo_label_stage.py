@@ -132,7 +132,7 @@ def predict_round(
     for index, case in enumerate(cases):
         if not is_stored(folder.cases, case):
             data, region, _, properties = images.load_case(case)
-            with reading(StoredCases(str(store), [case])):
+            with reading(lambda: images):
                 image = data[:]
             labels = keep_largest(label_map(segment, labels_of, image), one_piece)[None]
             if check is not None:

@@ -415,6 +415,16 @@ def slow_scores(
     return 2 * both / (predicted + true), {"prediction": predicted * voxel_ml, "label": true * voxel_ml}
 
 
+def test_a_label_that_nobody_has_looked_at_is_worth_a_look(tmp_path: Path) -> None:
+    for name, value in (("seen", 0), ("unseen", 4)):
+        label = np.full((5, 6, 7), 4, np.uint8)
+        label[0, 0, :3] = value
+        write(tmp_path / "labels" / f"{name}.nii.gz", label)
+        write(tmp_path / "masks" / f"{name}.nii.gz", np.ones((5, 6, 7), np.uint8))
+    found = evaluate(tmp_path / "masks", tmp_path / "labels", ignored=4).warnings
+    assert [(problem.code, problem.found) for problem in found] == [("score.all-ignored", "unseen")]
+
+
 @pytest.mark.parametrize("ignored", [None, 4])
 def test_regions_and_ignored_voxels(tmp_path: Path, ignored: int | None) -> None:
     rng = np.random.default_rng(0)

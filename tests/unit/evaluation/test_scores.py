@@ -16,6 +16,8 @@ from refusal import codes, refused
 
 from pcl_auto.cli.commands import evaluate as command
 from pcl_auto.errors import StateError
+from pcl_auto.evaluation import scores
+from pcl_auto.evaluation.metrics import evaluate
 from pcl_auto.evaluation.scores import (
     SCORES,
     differ_in_input,
@@ -65,6 +67,39 @@ def test_f102_masks_in_the_place_of_labels_are_worth_a_look(predicted: Path) -> 
     for pair, code in ((("labels", "out"), "score.labels-are-masks"), (("other", "out"), "score.labels-are-masks")):
         evaluation, kept = evaluate_on_record(predicted / pair[0], predicted / pair[1])
         assert (code in codes(evaluation.warnings), kept) == (True, None)
+
+
+@pytest.mark.parametrize("changed", ["out/a.nii.gz", "labels/a.nii.gz", f"out/{RECORD}"])
+def test_f73_what_is_changed_while_it_is_scored_is_not_put_on_record(
+    predicted: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    def score(*args: Any, **named: Any) -> Any:
+        evaluation = evaluate(*args, **named)
+        file = predicted / changed
+        if file.name == RECORD:
+            file.write_text(file.read_text().replace('"mirroring": true', '"mirroring": false'))
+        else:
+            mask = np.ones((4, 4, 4), np.uint8)
+            nib.save(nib.Nifti1Image(mask, np.eye(4)), file)
+            if file.parent.name == "out":  # as a prediction would that came to its end meanwhile
+                record = json.loads((predicted / "out" / RECORD).read_text())
+                record["scans"]["a"]["sha256"] = file_digest(file)
+                (predicted / "out" / RECORD).write_text(json.dumps(record))
+        return evaluation
+
+    monkeypatch.setattr(scores, "evaluate", score)
+    evaluation, kept = evaluate_on_record(predicted / "out", predicted / "labels")
+    assert kept is None
+    assert not (predicted / "model" / SCORES).exists()
+    (warning,) = [problem for problem in evaluation.warnings if problem.code == "score.changed-meanwhile"]
+    assert warning.found == Path(changed).name
+
+
+def test_scores_that_cannot_be_kept_are_said_to_be_lost(predicted: Path) -> None:
+    (predicted / "model" / SCORES).write_text("no folder")
+    evaluation, kept = evaluate_on_record(predicted / "out", predicted / "labels")
+    assert kept is None
+    assert "score.not-kept" in codes(evaluation.warnings)
 
 
 def test_masks_of_a_model_that_was_trained_again_are_not_its_own(predicted: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from refusal import codes, refused
 from typer.testing import CliRunner
 
 from pcl_auto.cli.main import app
+from pcl_auto.data.formats.scans import list_scans
 from pcl_auto.data.formats.volume import read_volume
 from pcl_auto.errors import Problem, ResourceError, StateError, UsageError
 from pcl_auto.inference import predict as module
 from pcl_auto.inference.mask_record import RECORD
 from pcl_auto.inference.predict import Outputs, Prediction, predict
 from pcl_auto.method.confidence import Reference
+from pcl_auto.training import find_model  # noqa: F401 (needs what is stubbed below, whichever test comes first)
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.output import visible
@@ -162,6 +165,41 @@ def test_masks_of_another_model_are_not_mixed_with(tmp_path: Path, model: Path) 
     assert problem.found == f"1 (a.nii.gz, …) of {model}"
     assert segment(given, output, other.parent.parent, overwrite=True) == {"a": "done"}
     assert read_json(output / RECORD)["model"] == str(other.parent.parent)
+
+
+def test_f73_a_model_that_is_exchanged_as_it_is_loaded_makes_no_masks(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd"), tmp_path / "out"
+
+    class SlowPredictor(StubPredictor):
+        def __init__(self, model: Path, device: Any, *, mirroring: bool) -> None:
+            super().__init__(model, device, mirroring=mirroring)
+            (model / "fold_all" / "checkpoint_final.pth").write_bytes(b"others")
+
+    monkeypatch.setattr(sys.modules["pcl_auto.nnunet.inference.predictor"], "ModelPredictor", SlowPredictor)
+    with refused(StateError, "model.changed-meanwhile"):
+        segment(given, output, model)
+    assert not output.exists()
+    segment(given, output, model)  # which has changed before, not meanwhile
+
+
+def test_f73_a_model_that_is_exchanged_after_it_was_loaded_is_not_the_one_on_record(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, output = files(tmp_path / "scans", "a.nrrd"), tmp_path / "out"
+    found = list_scans
+
+    def train_meanwhile(*args: Any) -> Any:
+        (model / "fold_all" / "checkpoint_final.pth").write_bytes(b"others")
+        return found(*args)
+
+    monkeypatch.setattr(module, "list_scans", train_meanwhile)
+    segment(given, output, model)
+    (recorded,) = read_json(output / RECORD)["checkpoints"].values()
+    assert recorded[-1] == hashlib.sha256(b"voxels").hexdigest()
+    with refused(StateError, "predict.masks-of-older-model"):
+        segment(given, output, model)
 
 
 def test_replacing_some_masks_leaves_none_of_another_model(tmp_path: Path, model: Path) -> None:

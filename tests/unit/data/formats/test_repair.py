@@ -118,6 +118,21 @@ def test_a_place_that_is_none_cannot_be_chosen(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("shear", [0.001, 0.8])
+def test_a_shear_is_not_taken_out_without_a_word(tmp_path: Path, shear: float) -> None:
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    image = nib.Nifti1Image(ramp(), affine)
+    sheared = affine.copy()
+    sheared[0, 1] = shear
+    image.set_sform(sheared, 1)
+    image.set_qform(affine, 0)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert codes(probe_image(tmp_path / "a.nii.gz")[1]) == ["nifti.sheared"]
+    with refused(DataError, "nifti.sheared"):
+        repair(tmp_path / "a.nii.gz", tmp_path / "new", geometry="sform")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_label_gets_the_place_of_its_scan(tmp_path: Path) -> None:
     scan, label = save(tmp_path / "scan.nii", ramp()), save(tmp_path / "label.nii", ramp(), np.eye(4) * 3)
     target = repair(label, tmp_path / "new", like=scan)

@@ -33,6 +33,9 @@ def started(shell: Shell, workspace: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_f32_a_signal_ends_a_training_in_order(shell: Shell, planned: Path, sent: signal.Signals, code: int) -> None:
     workspace = planned
+    # So long that it cannot end before the signal is sent, on a busy machine too.
+    recipe = shell.folder / "tiny.toml"
+    recipe.write_text(recipe.read_text().replace("epochs_per_round = 2", "epochs_per_round = 6"))
     process = started(shell, workspace)
     os.kill(process.pid, sent)
     _, said = process.communicate(timeout=SECONDS_TO_END)

@@ -149,12 +149,25 @@ def test_f103_a_damaged_codestream_is_refused(tmp_path: Path, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["lossless JPEG", "JPEG-LS", "JPEG 2000"])
-@pytest.mark.parametrize("damage", [lambda frame: frame[: len(frame) // 2], lambda frame: frame + frame])
-def test_f103_a_codestream_that_is_cut_or_followed_by_another_is_refused(
-    tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]
-) -> None:
-    compressed(tmp_path, KINDS[kind], damage=damage)
-    assert "dicom.unreadable" in refusal(tmp_path)
+def test_f103_a_codestream_that_is_cut_or_followed_by_another_is_refused(tmp_path: Path, kind: str) -> None:
+    compressed(tmp_path / "cut", KINDS[kind], damage=lambda frame: frame[: len(frame) // 2])
+    assert "dicom.unreadable" in refusal(tmp_path / "cut")
+    compressed(tmp_path / "two", KINDS[kind], damage=lambda frame: frame + frame)
+    assert refusal(tmp_path / "two") == "dicom.voxel-count"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_f103_a_film_is_called_one(tmp_path: Path, kind: str) -> None:
+    film, *others = compressed(tmp_path, KINDS[kind])
+    for file in others:
+        file.unlink()
+    content = pydicom.dcmread(film)
+    frames = [KINDS[kind][1](plane) for plane in VOXELS]
+    content.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2) for frame in frames])
+    content["PixelData"].is_undefined_length = True
+    content.NumberOfFrames = len(frames)
+    content.save_as(film)
+    assert refusal(tmp_path) == "dicom.multi-frame"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -272,6 +272,7 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         _renew_chance()
+        tempfile.tempdir = None  # where TMPDIR says, whatever was asked for before
         if not request["pictures"]:
             _leave_out_pictures()
         if not request["spawns"]:

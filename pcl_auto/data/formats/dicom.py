@@ -229,7 +229,7 @@ def find_series(files: Iterable[Path]) -> list[Finding]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoder other than GDCM's makes of a compressed slice: values (y, x), and how far others' may be apart."""
+    """A compressed slice by a decoder other than GDCM's: values (y, x), and how far those of others may be apart."""
 
     values: npt.NDArray[np.float64]
     tolerance: float

@@ -36,7 +36,7 @@ _FRAMES = {0xC0, 0xC1, 0xC2, _LOSSLESS_FRAME, 0xF7}
 
 @dataclass(frozen=True)
 class _Jpeg:
-    """What the markers of a JPEG or JPEG-LS codestream say, to the start of its only scan."""
+    """The markers of a JPEG or JPEG-LS codestream, to the start of its only scan."""
 
     kind: int
     rows: int
@@ -51,7 +51,7 @@ class _Jpeg:
 
 
 def is_whole(frame: bytes, encoding: str) -> bool:
-    """Tell whether a frame's codestream begins and ends as it should: GDCM may not live to tell."""
+    """Tell whether a frame's codestream, or a film's, begins and ends as it should: GDCM may not live to tell."""
     if encoding == _RLE:
         return _segments_are_sound(frame, int.from_bytes(frame[:4], "little"))
     return (_size_2000(frame) if encoding in _JPEG_2000 else _size_jpeg(frame)) is not None
@@ -65,6 +65,8 @@ def is_sound(frame: bytes, encoding: str, rows: int, columns: int, bits: int) ->
     if found is None:
         return False
     *size, precision, components = found
+    if _holds_another(frame, encoding):
+        return False
     # In whole bytes: to GDCM a precision of its own is the header's fault, or the codestream's, as it happens.
     return size == [rows, columns] and components == 1 and 2 <= precision <= 16 and 8 * math.ceil(precision / 8) == bits
 
@@ -132,8 +134,7 @@ def _size_2000(frame: bytes) -> tuple[int, int, int, int] | None:
     """Return rows, columns, bits and components of a whole JPEG 2000 codestream, also in JP2's boxes."""
     begin = frame.find(_START_2000, 0, _MOST_BOXES) if frame.startswith(_BOX_2000) else 0
     frame = frame[max(0, begin) :]
-    is_one = frame.startswith(_START_2000) and _START_2000 not in frame[len(_START_2000) :]
-    if not is_one or not _ends(frame) or len(frame) < _HEADER_2000:
+    if not frame.startswith(_START_2000) or not _ends(frame) or len(frame) < _HEADER_2000:
         return None
     right, bottom, left, top = np.frombuffer(frame[8:24], ">u4").tolist()
     components = int.from_bytes(frame[40:42], "big")
@@ -144,10 +145,17 @@ def _size_2000(frame: bytes) -> tuple[int, int, int, int] | None:
 def _size_jpeg(frame: bytes) -> tuple[int, int, int, int] | None:
     """Return rows, columns, bits and components of a whole JPEG or JPEG-LS codestream."""
     header = _read_jpeg(frame)
-    # In the data of a scan there is neither of these; a second image may follow the first.
-    if header is None or not _ends(frame) or _START in frame[header.data_at :]:
+    if header is None or not _ends(frame):
         return None
     return header.rows, header.columns, header.bits, header.components
+
+
+def _holds_another(frame: bytes, encoding: str) -> bool:
+    """Tell whether a second image follows the first; in the data of one there is no such marker."""
+    if encoding in _JPEG_2000:
+        return frame.count(_START_2000) > 1
+    header = _read_jpeg(frame)
+    return header is not None and _START in frame[header.data_at :]
 
 
 def _ends(frame: bytes) -> bool:

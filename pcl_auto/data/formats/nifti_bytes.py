@@ -107,7 +107,7 @@ def _require_file(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        fix = "restore the file, or take it out of dataset.json"
+        fix = "restore the file, or leave it out"
         raise DataError(Problem("data.missing", "file does not exist", where, fix)) from error
     if status.st_size == 0:
         raise DataError(Problem("data.empty", "empty file", where, _COPY_AGAIN, "a NIfTI file", "0 bytes"))

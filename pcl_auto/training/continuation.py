@@ -82,14 +82,15 @@ def continuation(
         plan, corrected={case: data.correction_file(case, mask) for case, mask in run.split.corrected.items()}
     )
     check_inputs(plan, run.split, data)
-    warnings = [*found.warnings, *check_masks(found, plan, run.split, known_checks(data))]
     round_number = run.rounds[-1].number
+    # By the bytes that are checked: an editor may save a mask meanwhile.
     corrections = [
         Correction(case, mask_digest(mask), run.split.name, run.folder.parent.name, round_number)
         for case, mask in sorted(masks.items())
     ]
+    warnings = [*found.warnings, *check_masks(found, plan, run.split, known_checks(data))]
     for entry in corrections if write else []:
-        keep_mask(masks[entry.case], data.correction_file(entry.case, entry.mask))
+        keep_mask(masks[entry.case], data.correction_file(entry.case, entry.mask), entry.mask)
     recipe = remaining(from_dict(run.identity["recipe"]), _epochs_done(run), given.epochs)
     split = with_corrections(run.split, corrections)
     request = replace(

@@ -352,9 +352,16 @@ def gzipped(mask: Path) -> bytes:
     return gzip.compress(mask.read_bytes(), mtime=0)
 
 
-def keep_mask(mask: Path, target: Path) -> None:
-    """Copy a mask into the workspace, gzipped, if it is not there yet."""
+def keep_mask(mask: Path, target: Path, digest: str) -> None:
+    """Copy a mask into the workspace, gzipped, if it is not there yet.
+
+    Raises:
+        DataError: it is no longer the one of this :func:`mask_digest`.
+    """
     content = mask.read_bytes() if mask.name.lower().endswith(".gz") else gzipped(mask)
+    if hashlib.sha256(content).hexdigest() != digest:
+        what, fix = "the mask was saved anew while it was checked", "repeat the command"
+        raise DataError(Problem("review.mask-changed", what, str(mask), fix))
     if target.is_file() and target.read_bytes() == content:
         return
     with atomic_path(target) as temporary:

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import toys
 from refusal import codes, refused
 from report_files import write_run
 from toy_plans import toy_plan
@@ -23,6 +24,7 @@ from pcl_auto.nnunet.data import images, pseudo_label_files
 from pcl_auto.nnunet.inference import export
 from pcl_auto.planning.plan import write_plan
 from pcl_auto.training.continuation import Continuation, continuation
+from pcl_auto.training.corrected_masks import keep_mask, mask_digest
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.workspace import atomic
 from pcl_auto.workspace.files import file_digest, read_json, write_json
@@ -362,3 +364,14 @@ def test_f98_a_label_that_is_ignored_everywhere_teaches_nothing(tmp_path: Path) 
     nibabel.save(nibabel.Nifti1Image(np.full((6, 7, 8), 3, np.uint8), np.eye(4)), trained.label("a"))
     with refused(DataError, "label.ignored-everywhere"):
         trained.go_on()
+
+
+def test_f97_a_mask_that_is_saved_anew_while_it_is_checked_is_not_taken(tmp_path: Path) -> None:
+    for name in ("a.nii", "b.nii.gz"):
+        mask = toys.save(tmp_path / name, toys.label_map())
+        digest = mask_digest(mask)
+        keep_mask(mask, tmp_path / f"kept_{name}", digest)
+        toys.save(mask, toys.label_map() * 0)
+        with refused(DataError, "review.mask-changed"):
+            keep_mask(mask, tmp_path / f"new_{name}", digest)
+        assert not (tmp_path / f"new_{name}").exists()

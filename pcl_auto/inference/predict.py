@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.dicom import Series, differ_in_frame
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.errors import DataError, PclautoError, Problem, ResourceError, StateError, UsageError
 from pcl_auto.inference.mask_record import DICOM_SEG, PREVIEW, MadeBy
@@ -145,6 +145,8 @@ class PredictionJob:
             scan.files, confidence=self.outputs.quality
         )
         volumes_ml = _volumes_ml(mask, properties["sitk_stuff"]["spacing"], self.predictor.classes)
+        if differ_in_frame([source for source in scan.files if isinstance(source, Series)]):
+            remarks = (*remarks, "channels are in different frames of reference")
         quality = assess(confidence, volumes_ml, self.predictor.reference, remarks) if self.outputs.quality else None
         facts: dict[str, Any] = {"volumes_ml": volumes_ml, "quality": quality and quality.as_dict(), "slabs": slabs}
         self.masks.add(scan, name, facts, lambda file: write_mask(mask, file, properties))

@@ -21,7 +21,7 @@ from pydicom.uid import (
 from scanner import INTERCEPT, STEP_MM, volume, write_series
 from tiny_model import make_model
 
-from pcl_auto.data.formats.dicom import Series
+from pcl_auto.data.formats.dicom import Series, differ_in_frame
 from pcl_auto.data.formats.scans import Scan, list_scans
 from pcl_auto.data.formats.volume import read_volume
 from pcl_auto.inference.predict import predict
@@ -119,15 +119,13 @@ def test_f93_without_uids_slices_of_two_folders_never_meet(tmp_path: Path, uid: 
 
 
 @pytest.mark.parametrize("name", ["PatientID", "PatientName", "FrameOfReferenceUID", "StudyInstanceUID"])
-def test_f93_channels_of_two_scans_are_refused_by_what_differs(tmp_path: Path, name: str) -> None:
+def test_f93_channels_of_two_patients_are_refused(tmp_path: Path, name: str) -> None:
     for number, tags in enumerate(two(name)):
         write_series(tmp_path / "anna" / f"_{number:04d}", volume(number), uid=f"1.2.{number}", **tags)
     (scan,) = list_scans([tmp_path], 2)
-    if name == "StudyInstanceUID":  # of one patient, in one frame
-        assert scan.problem is None
-    else:
-        assert scan.problem is not None
-        assert (scan.problem.code, scan.problem.found) == ("dicom.mixed-channels", f"{name} differ")
+    assert (scan.problem.code if scan.problem else "") == ("dicom.mixed-channels" if "Patient" in name else "")
+    series = [source for source in scan.files if isinstance(source, Series)]
+    assert differ_in_frame(series) == (name == "FrameOfReferenceUID")
 
 
 def test_f93_a_scan_without_a_patient_is_read(tmp_path: Path) -> None:

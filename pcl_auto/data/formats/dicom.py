@@ -39,12 +39,13 @@ _ORIENTATION_TOLERANCE = 1e-3
 _ITK_ROUNDING = 1e-4
 _EXPORT_AGAIN = "export the whole series again"
 _CONVERT = "convert it to NIfTI, for example with dcm2niix"
-# What series must have in common for their positions to mean the same.
-SPACE = {"PatientID": "0010|0020", "PatientName": "0010|0010", "FrameOfReferenceUID": "0020|0052"}
+# Of whom a series is, and in which coordinates.
+_PATIENT = {"PatientID": "0010|0020", "PatientName": "0010|0010"}
+_FRAME = "0020|0052"
 # What slices of one series have in common, in space and by the standard.
 _IN_COMMON = {
-    **SPACE, "StudyInstanceUID": "0020|000d", "Modality": "0008|0060", "SeriesNumber": "0020|0011",
-    "Units": "0054|1001",
+    **_PATIENT, "StudyInstanceUID": "0020|000d", "FrameOfReferenceUID": _FRAME, "Modality": "0008|0060",
+    "SeriesNumber": "0020|0011", "Units": "0054|1001",
 }  # fmt: skip
 # Slope and intercept, and what they are where they are not there.
 _SCALE = {"0028|1053": 1.0, "0028|1052": 0.0}
@@ -59,8 +60,9 @@ class Series:
     uid: str
     name: str
     files: tuple[Path, ...]
-    # What :data:`SPACE` names.
-    space: tuple[str, ...] = ("",) * len(SPACE)
+    # PatientID and PatientName; FrameOfReferenceUID.
+    patient: tuple[str, ...] = ("", "")
+    frame: str = ""
 
     @property
     def folder(self) -> Path:
@@ -191,6 +193,17 @@ def is_dicom(file: Path) -> bool:
     except OSError:
         return True
     return is_named or start[_PREAMBLE:] == b"DICM"
+
+
+def differ_in_patient(channels: Sequence[Series]) -> bool:
+    """Tell whether series are of two patients, as far as they say."""
+    values = zip(*(each.patient for each in channels), strict=True)
+    return any(len({value for value in each if value}) > 1 for each in values)
+
+
+def differ_in_frame(channels: Sequence[Series]) -> bool:
+    """Tell whether positions of series are in two frames of reference, as far as they say."""
+    return len({each.frame for each in channels if each.frame}) > 1
 
 
 def find_series(files: Iterable[Path]) -> list[Finding]:
@@ -337,8 +350,8 @@ def _judge(slices: Sequence[_Slice]) -> Finding:
     positions_mm = np.array([each.position_mm for each in slices])
     normal = _normal(first)
     order = np.argsort(positions_mm @ normal, kind="stable")
-    space = tuple(map(first.text, SPACE.values()))
-    series = Series(uid, name, tuple(slices[index].file for index in order), space)
+    patient = tuple(map(first.text, _PATIENT.values()))
+    series = Series(uid, name, tuple(slices[index].file for index in order), patient, first.text(_FRAME))
     # Pixel spacing: between rows, between columns.
     return Finding(series, _no_volume(positions_mm[order], normal, min(first.grid[2]), str(series)))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pcl_auto.data.formats.dicom import SPACE, Finding, Series, find_series, is_dicom
+from pcl_auto.data.formats.dicom import Finding, Series, differ_in_patient, find_series, is_dicom
 from pcl_auto.data.formats.itk_files import data_files
 from pcl_auto.data.formats.suffixes import VOLUME_SUFFIXES, split_suffix
 from pcl_auto.data.formats.volume import Source
@@ -294,16 +294,13 @@ def _numbered(items: Iterable[Scan]) -> dict[tuple[Path, str], list[tuple[int, S
 
 
 def _of_others(channels: Sequence[Scan]) -> Problem | None:
-    """Return the problem of DICOM series that lie as channels of one scan and are of two patients or frames."""
+    """Return the problem of DICOM series that lie as channels of one scan and are of two patients."""
     series = [source for item in channels for source in item.files if isinstance(source, Series)]
-    apart = [
-        name for place, name in enumerate(SPACE) if len({each.space[place] for each in series if each.space[place]}) > 1
-    ]
-    if not apart:
+    if not differ_in_patient(series):
         return None
-    what, fix = "channels of several scans", "put each scan into a folder of its own; as NIfTI, if they were registered"
-    expected, where = "one patient and frame of reference", str(series[0].folder.parent)
-    return Problem("dicom.mixed-channels", what, where, fix, expected, f"{', '.join(apart)} differ")
+    what, fix = "channels of several patients", "put each patient's scan into a folder of its own"
+    expected, found = "one PatientID and PatientName", ", ".join(each.folder.name for each in series)
+    return Problem("dicom.mixed-channels", what, str(series[0].folder.parent), fix, expected, found)
 
 
 def _group_channels(items: Sequence[Scan], channels: int) -> list[Scan]:

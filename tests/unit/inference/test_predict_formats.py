@@ -197,6 +197,9 @@ def test_series_as_channels(tmp_path: Path) -> None:
     anna, bert = run(tmp_path / "study", tmp_path / "out")
     assert (anna.id, anna.status, bert.status) == ("anna", "done", "failed")
     assert "different grids" in str(bert.error)
+    # Each series of the scanner has a frame of its own here.
+    assert anna.quality is not None
+    assert "channels are in different frames of reference" in anna.quality["reasons"]
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])

@@ -158,13 +158,14 @@ def check_manifest(run: Path, names: Collection[str] | None = None) -> None:
 
 
 def refuse_changed_outputs(run: Path) -> None:
-    """Refuse a finished run whose network, plans, classes or ledgers are not as it left them.
+    """Refuse a finished run whose network, plans, classes or ledgers are not as it left them; gone ones are not read.
 
     Raises:
-        StateError: files that are gone or hold other bytes, all of them; the record is damaged.
+        StateError: files that hold other bytes, all of them; the record is damaged.
     """
     if has_manifest(run):
-        check_manifest(run)
+        written = read_json(run / RECORD, _MANIFEST)["outputs"]
+        check_manifest(run, [name for name in written if (run / name).exists()])
 
 
 def refuse_other_model(run: Path) -> None:

@@ -157,16 +157,16 @@ def test_f103_a_codestream_that_is_cut_or_followed_by_another_is_refused(tmp_pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_f103_a_film_is_called_one(tmp_path: Path, kind: str) -> None:
-    film, *others = compressed(tmp_path, KINDS[kind])
+def test_f103_a_multi_frame_file_is_called_one(tmp_path: Path, kind: str) -> None:
+    first, *others = compressed(tmp_path, KINDS[kind])
     for file in others:
         file.unlink()
-    content = pydicom.dcmread(film)
+    content = pydicom.dcmread(first)
     frames = [KINDS[kind][1](plane) for plane in VOXELS]
     content.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2) for frame in frames])
     content["PixelData"].is_undefined_length = True
     content.NumberOfFrames = len(frames)
-    content.save_as(film)
+    content.save_as(first)
     assert refusal(tmp_path) == "dicom.multi-frame"
 
 

@@ -271,7 +271,7 @@ def decode_slice(file: Path) -> Decoded | None:
     signed = header.text("0028|0103") == "1"
     values = decode(frame_of(content), encoding, rows, columns, bits, signed=signed, stored=stored)
     slope, intercept = ((header.numbers(tag) or (default,))[0] for tag, default in _SCALE.items())
-    return Decoded(slope * values + intercept, tolerance(encoding) * abs(slope))
+    return Decoded(slope * values.astype(np.float64) + intercept, tolerance(encoding) * abs(slope))
 
 
 def _group(slices: Iterable[_Slice]) -> list[list[_Slice]]:

@@ -14,7 +14,9 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-# By transfer syntax. Of one frame each; what holds films is not read.
+Stored = npt.NDArray[np.int32]
+
+# By transfer syntax.
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70)}
 _JPEG_LS = {f"1.2.840.10008.1.2.4.{number}" for number in (80, 81)}
@@ -51,7 +53,7 @@ class _Jpeg:
 
 
 def is_whole(frame: bytes, encoding: str) -> bool:
-    """Tell whether a frame's codestream, or a film's, begins and ends as it should: GDCM may not live to tell."""
+    """Tell whether the codestream of one or more frames begins and ends as it should: GDCM may not live to tell."""
     if encoding == _RLE:
         return _segments_are_sound(frame, int.from_bytes(frame[:4], "little"))
     return (_size_2000(frame) if encoding in _JPEG_2000 else _size_jpeg(frame)) is not None
@@ -71,7 +73,7 @@ def is_sound(frame: bytes, encoding: str, rows: int, columns: int, bits: int) ->
     return size == [rows, columns] and components == 1 and 2 <= precision <= 16 and 8 * math.ceil(precision / 8) == bits
 
 
-def decode(frame: bytes, encoding: str, rows: int, columns: int, bits: int, *, signed: bool, stored: int) -> Any:
+def decode(frame: bytes, encoding: str, rows: int, columns: int, bits: int, *, signed: bool, stored: int) -> Stored:
     """Return the stored values of a sound frame, shape (y, x), int32.
 
     Args:
@@ -94,10 +96,10 @@ def decode(frame: bytes, encoding: str, rows: int, columns: int, bits: int, *, s
         raise ValueError(f"shape {values.shape}")
     if encoding in _JPEG and not _is_used_up(frame, values):
         raise ValueError("other data than its voxels")
-    values = values.astype(np.int32)
-    if signed and values.min() >= 0:
-        values = (values + (1 << stored - 1)) % (1 << stored) - (1 << stored - 1)
-    return values
+    whole: Stored = values.astype(np.int32)
+    if signed and whole.min() >= 0:
+        whole = (whole + (1 << stored - 1)) % (1 << stored) - (1 << stored - 1)
+    return whole
 
 
 def tolerance(encoding: str) -> int:

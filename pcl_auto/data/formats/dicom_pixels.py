@@ -79,7 +79,7 @@ def claims_too_much(content: bytes) -> bool:
 
 
 def frame_of(content: bytes) -> bytes:
-    """Return the compressed frame of a file's ``content``; of a film all of them in one, of damaged ones less."""
+    """Return the compressed frame of a file's ``content``; of several all in one, of damaged ones less."""
     frames: list[bytes] = []
     is_open = False
     for tag, begin, length in _elements(content):

@@ -26,7 +26,7 @@ from pcl_auto.training.run_facts import (
     RunFacts,
     last_round,
     read_confidences,
-    read_run,
+    read_unchanged_run,
     review_folders,
     run_folder,
 )
@@ -36,7 +36,7 @@ from pcl_auto.workspace.files import file_digest, write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import REVIEW_RECORD, refuse_input_folder, sole_writer_in
-from pcl_auto.workspace.run_record import REVIEW, REVIEWS, is_fold, refuse_changed_outputs
+from pcl_auto.workspace.run_record import REVIEW, REVIEWS, is_fold
 
 RECORD = REVIEW_RECORD
 SCHEMA_VERSION = 1
@@ -85,12 +85,11 @@ def export_review(
 
     Raises:
         StateError: no pseudo-labels; a folder with other content, or with pseudo-labels that were edited in place;
-            images or classes that are not the run's.
+            images or classes that are not the run's; files of the run that are not as its training left them.
         UsageError: cases without a pseudo-label, or a folder that others read.
         LockedError: another process writes into the folder.
     """
-    run = read_run(run_folder(model))
-    refuse_changed_outputs(run.folder)
+    run = read_unchanged_run(run_folder(model))
     last, _ = last_round(run)
     ranked = worst_first(last.rows, read_confidences(run.folder).cases)
     if unknown := [case for case in cases if case not in ranked]:

@@ -20,14 +20,13 @@ from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.plan import Plan, PlannedCase, read_plan
 from pcl_auto.training.review_record import earlier_record
-from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder
+from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_unchanged_run, run_folder
 from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.events import Listener
 from pcl_auto.workspace.files import read_json, refusing_nonsense, table_cell, write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.output import sole_writer_in
 from pcl_auto.workspace.processes import output_to
-from pcl_auto.workspace.run_record import refuse_changed_outputs
 from pcl_auto.workspace.shapes import LABELS
 
 if TYPE_CHECKING:
@@ -77,14 +76,13 @@ def suggest_cases(
 
     Raises:
         StateError: no pseudo-labels, no checkpoint, or a folder with other content; images or classes that are not the
-            run's.
+            run's; files of the run that are not as its training left them.
         NumericalError: the network's output is not finite.
         UsageError: no such device, or a folder that others read.
         LockedError: another process writes into the folder.
     """
     chosen = choose_device(device)
-    run = read_run(run_folder(model))
-    refuse_changed_outputs(run.folder)
+    run = read_unchanged_run(run_folder(model))
     last_round(run)  # there is one
     folder = output_folder(output, run.folder / "suggest")
     earlier_record(folder, RECORD, run.folder.parent)  # not even a lock goes into a folder of others

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -76,7 +76,9 @@ def evaluate_on_record(
     if classes is None and has_regions(named):
         classes = foreground(named)
     ignored = ignore_value(named) if ignored is None else ignored
-    before = {**_states(folder), **_states(labels)}
+    before = _states(
+        file for place in (predictions, labels) for file in (place.iterdir() if place.is_dir() else [place])
+    )
     evaluation = evaluate(predictions, labels, classes=classes, ignored=ignored, allow_missing=allow_missing)
     if has_record(labels):
         evaluation = replace(evaluation, warnings=[*evaluation.warnings, _labels_are_masks(labels)])
@@ -190,8 +192,7 @@ def _digests(mask: Path, label: Path) -> dict[str, str]:
     return {"mask": file_digest(mask), "label": file_digest(label)}
 
 
-def _states(place: Path) -> dict[Path, list[int]]:
-    files = place.iterdir() if place.is_dir() else [place]
+def _states(files: Iterable[Path]) -> dict[Path, list[int]]:
     return {file: file_state(file) for file in files if file.is_file()}
 
 
@@ -200,16 +201,15 @@ def _changed(
 ) -> Problem | None:
     """Name what is no longer what was scored, whose digests would stand beside the scores of other bytes."""
     files = [find_volume(folder, case) for folder in folders for case in cases]
-    changed = [file.name for file in files if not file.is_file() or file_state(file) != before.get(file)]
+    after = _states(files)
+    changed = [file.name for file in files if file not in after or after[file] != before.get(file)]
     now = read_record(folders[0])
     if now is None or now.made_by != record.made_by:
         changed.append(RECORD)
     if not changed:
         return None
-    what, fix = (
-        "scores are not kept: files were changed meanwhile",
-        "repeat `pclauto evaluate` when nothing writes there",
-    )
+    what = "scores are not kept: files were changed meanwhile"
+    fix = "repeat `pclauto evaluate` when nothing writes there"
     return Problem("score.changed-meanwhile", what, str(folders[0]), fix, found=format_names(changed, 3))
 
 

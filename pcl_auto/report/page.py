@@ -22,10 +22,16 @@ from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label
 from pcl_auto.report.tables import default_recipe, heading, recipe_lines
 from pcl_auto.report.validation import mean_over_folds, read_fold_scores
 from pcl_auto.training.request import JOINT_TRAINER
-from pcl_auto.training.run_facts import JUDGMENTS, RunFacts, read_confidences, read_run, run_folder
+from pcl_auto.training.run_facts import (
+    JUDGMENTS,
+    RunFacts,
+    read_confidences,
+    read_run,
+    read_unchanged_run,
+    run_folder,
+)
 from pcl_auto.workspace.files import printable, refusing_nonsense, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
-from pcl_auto.workspace.run_record import refuse_changed_outputs
 
 REPORT = "report.html"
 # Of all reports since version 0.1.
@@ -54,15 +60,14 @@ def write_report(model: Path, workspace: Workspace, target: Path | None = None) 
         The file.
 
     Raises:
-        StateError: there is no run, or its files are damaged.
+        StateError: there is no run, or its files are damaged or changed.
         UsageError: something that is no report of ours has the name of ``target``.
     """
     folder = run_folder(model)
     target = folder / REPORT if target is None else target
     _refuse_another_file(target)
     require_writable(target.parent, "choose another place with -o")
-    run = read_run(folder)
-    refuse_changed_outputs(folder)
+    run = read_unchanged_run(folder)
     # A page shows nearly all of a run's files: what makes no sense in one of them is found as it is drawn.
     try:
         with refusing_nonsense(folder):

@@ -14,12 +14,18 @@ from pcl_auto.recipe.load import from_dict
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.training.corrected_masks import check_masks, find_corrected_masks, keep_mask, mask_digest
 from pcl_auto.training.request import TrainRequest, resolve_run
-from pcl_auto.training.run_facts import RunFacts, last_checkpoint, last_round, read_run, run_folder, run_folders
+from pcl_auto.training.run_facts import (
+    RunFacts,
+    last_checkpoint,
+    last_round,
+    read_unchanged_run,
+    run_folder,
+    run_folders,
+)
 from pcl_auto.training.run_inputs import refuse_other_inputs
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import started_rank
-from pcl_auto.workspace.run_record import refuse_changed_outputs
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,12 @@ def continuation(
 
     Raises:
         StateError: nothing is corrected, or not where it is looked for; the run has no round; the data set was planned
-            anew with other images, classes or channels than the run's, or its files have changed since.
+            anew with other images, classes or channels than the run's, or its files have changed since; files of the
+            run are not as its training left them.
         DataError: masks that cannot be labels, all problems at once.
         LockedError: the run is still being trained.
     """
-    run = read_run(run_folder(model))
-    refuse_changed_outputs(run.folder)
+    run = read_unchanged_run(run_folder(model))
     last_round(run)  # there is one
     data = workspace.dataset(run.identity["dataset"])
     plan = read_plan(data)

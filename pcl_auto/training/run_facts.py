@@ -20,7 +20,7 @@ from pcl_auto.nnunet.training.run_settings import KEY
 from pcl_auto.recipe.load import with_current_names
 from pcl_auto.recipe.settings import Schedule
 from pcl_auto.workspace.files import read_json, read_table, refusing_nonsense
-from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEW, REVIEWS, read_record
+from pcl_auto.workspace.run_record import FINAL, LATEST, RECORD, REVIEW, REVIEWS, read_record, refuse_changed_outputs
 from pcl_auto.workspace.shapes import DATASET, SCHEDULE, mismatch
 
 _LEDGERS = "pseudo_labels/round_*/ledger.csv"
@@ -239,6 +239,17 @@ def read_run(folder: Path) -> RunFacts:
         classes=classes,
         channels=names,
     )
+
+
+def read_unchanged_run(folder: Path) -> RunFacts:
+    """Read the facts of a run that is worked on: a finished one must be as its training left it.
+
+    Raises:
+        StateError: a file of the run is missing, damaged or changed.
+    """
+    run = read_run(folder)
+    refuse_changed_outputs(folder)
+    return run
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -163,9 +163,9 @@ def refuse_changed_outputs(run: Path) -> None:
     Raises:
         StateError: files that hold other bytes, all of them; the record is damaged.
     """
-    if has_manifest(run):
-        written = read_json(run / RECORD, _MANIFEST)["outputs"]
-        check_manifest(run, [name for name in written if (run / name).exists()])
+    written = read_json(run / RECORD, _MANIFEST).get("outputs", {})
+    if there := [name for name in written if (run / name).exists()]:
+        check_manifest(run, there)
 
 
 def refuse_other_model(run: Path) -> None:

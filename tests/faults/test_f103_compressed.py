@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import subprocess
 import sys
 import warnings
@@ -13,6 +16,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import RLELossless
 from scanner import INTERCEPT, volume, write_series
@@ -114,6 +118,25 @@ def no_warnings() -> None:
 def test_f103_a_sound_series_is_read_voxel_by_voxel(tmp_path: Path, kind: str) -> None:
     compressed(tmp_path, KINDS[kind], RescaleSlope="0.5", RescaleIntercept="-3.25")
     np.testing.assert_array_equal(read(tmp_path), VOXELS * 0.5 - 3.25)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+@pytest.mark.parametrize("lowest", [0, -2000])
+def test_f103_slices_of_gdcm_itself_are_read(tmp_path: Path, compressor: str, lowest: int) -> None:
+    voxels = VOXELS + lowest
+    for index, plane in enumerate(voxels):
+        image = SimpleITK.GetImageFromArray(plane[None].astype(np.int16 if lowest else np.uint16))
+        image.SetOrigin((1, 2, 3 + 2.5 * index))
+        series = {"0020|000e": "1.2.3", "0020|000d": "1.2.4", "0020|0052": "1.2.5", "0008|0060": "CT"}
+        for tag, value in (series | {"0020|0032": f"1\\2\\{3 + 2.5 * index}", "0020|0037": "1\\0\\0\\0\\1\\0"}).items():
+            image.SetMetaData(tag, value)
+        writer = SimpleITK.ImageFileWriter()
+        writer.SetFileName(str(tmp_path / f"{index}.dcm"))
+        writer.KeepOriginalImageUIDOn()
+        writer.UseCompressionOn()
+        writer.SetCompressor(compressor)
+        writer.Execute(image)
+    np.testing.assert_array_equal(read(tmp_path), voxels)
 
 
 def test_f103_other_precisions_and_signs_are_read(tmp_path: Path) -> None:
@@ -266,3 +289,42 @@ def test_f103_encodings_that_are_not_checked_are_refused_by_name(tmp_path: Path)
     assert (scan.problem.code, scan.problem.found.split(" of ")[0]) == (
         "dicom.unsupported", "voxels in the encoding 1.2.840.10008.1.2.4.201",
     )  # fmt: skip
+
+
+def _ending(folder: Path) -> int:
+    """Read a series in a fork; return the signal that ended it (negative), 1 for a fault, 0 or 3 for a refusal."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        signal.alarm(60)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print
+        for scan in list_scans([folder], 1):
+            if scan.problem is None:
+                read_volume(scan.files[0])
+        code = 0
+    except DataError:
+        code = 3
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["plain", "run lengths", "lossless JPEG", "JPEG-LS", "JPEG 2000"])
+def test_f103_no_damage_ends_the_process(tmp_path: Path, kind: str) -> None:
+    slices = write_series(tmp_path, VOXELS.astype(np.int16)) if kind == "plain" else compressed(tmp_path, KINDS[kind])
+    whole = slices[2].read_bytes()
+    voxels_at = whole.rfind(b"\xe0\x7f\x10\0")
+    draw = random.Random(0)
+    endings = set()
+    for number in range(600):
+        content = bytearray(whole)
+        first, last = ((132, voxels_at + 12), (voxels_at, len(whole)), (voxels_at, voxels_at + 140))[number % 3]
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            content[min(draw.randrange(first, last), len(whole) - 1)] = draw.choice((0, 1, 255, draw.randrange(256)))
+        slices[2].write_bytes(content)
+        ending = _ending(tmp_path)
+        assert ending in (0, 3), number
+        endings.add(ending)
+    assert endings == ({0} if kind == "plain" else {0, 3})

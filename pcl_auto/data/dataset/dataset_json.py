@@ -271,15 +271,12 @@ class _Parser:
 
     def _refuse_lost(self, labels: Labels, regions: Sequence[Sequence[int]], order: Sequence[int]) -> None:
         """Refuse regions that a mask cannot hold together: a voxel gets the value of the last region that it is in."""
-
-        def within(value: int) -> list[int]:
-            return [place for place, region in enumerate(regions) if value in region]
-
-        lost = [
-            f"{value} becomes {order[within(value)[-1]]}"
+        within = {
+            value: [place for place, region in enumerate(regions) if value in region]
             for value in sorted({value for region in regions for value in region})
-            if within(order[within(value)[-1]]) != within(value)
-        ]
+        }
+        written = {value: order[places[-1]] for value, places in within.items()}
+        lost = [f"{value} becomes {put}" for value, put in written.items() if within[put] != within[value]]
         if lost:
             code, what = "dataset-json.regions-overlap", "regions overlap so that masks cannot tell them apart"
             fix = "nest the regions (each in the one before), or declare the overlap as a region of its own, last"

@@ -13,8 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from pcl_auto.data.formats.dicom_compressed import ENCODINGS, decode, tolerance
-from pcl_auto.data.formats.dicom_pixels import encoding_of, frame_of, holds_voxels, may_be_read, unread_fields
+from pcl_auto.data.formats.dicom_compressed import ENCODINGS, decode, is_sound, tolerance
+from pcl_auto.data.formats.dicom_pixels import (
+    ENCODING_WITHIN,
+    encoding_of,
+    frame_of,
+    holds_voxels,
+    may_be_read,
+    unread_fields,
+)
 from pcl_auto.data.formats.grid import MAX_POSITION_MM, MAX_SPACING_MM, MIN_SPACING_MM
 from pcl_auto.data.formats.itk_paths import paths_for_itk
 from pcl_auto.errors import Problem, format_names
@@ -260,16 +267,19 @@ def decode_slice(file: Path) -> Decoded | None:
         OSError: the file cannot be read.
         ValueError: the slice is damaged.
     """
-    content = file.read_bytes()
-    encoding = encoding_of(content)
-    if encoding not in ENCODINGS:
-        return None
+    with file.open("rb") as handle:
+        start = handle.read(ENCODING_WITHIN)
+        encoding = encoding_of(start)
+        if encoding not in ENCODINGS:
+            return None
+        frame = frame_of(start + handle.read())
     header = _read_header(file)
-    if header is None or not header.holds_voxels():
+    if header is None:
         raise ValueError("it has changed since it was found")
     rows, columns, bits, stored = (header.number(f"0028|{tag}") for tag in ("0010", "0011", "0100", "0101"))
-    signed = header.text("0028|0103") == "1"
-    values = decode(frame_of(content), encoding, rows, columns, bits, signed=signed, stored=stored)
+    if not is_sound(frame, encoding, rows, columns, bits):
+        raise ValueError("it has changed since it was found")
+    values = decode(frame, encoding, rows, columns, bits, signed=header.text("0028|0103") == "1", stored=stored)
     slope, intercept = ((header.numbers(tag) or (default,))[0] for tag, default in _SCALE.items())
     return Decoded(slope * values.astype(np.float64) + intercept, tolerance(encoding) * abs(slope))
 

@@ -6,7 +6,7 @@ GDCM believes a codestream before the header, prints of damage at most, and ends
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ def decode(frame: bytes, encoding: str, rows: int, columns: int, bits: int, *, s
         ValueError: the frame is damaged.
     """
     try:
-        values = _decoder(encoding)(frame, rows, columns, bits)
+        values = _decode_by_codec(frame, encoding, rows, columns, bits)
     except Exception as error:  # each codec has errors of its own
         raise ValueError(str(error)) from error
     if values.shape != (rows, columns):
@@ -107,16 +107,15 @@ def tolerance(encoding: str) -> int:
     return 0 if encoding in _LOSSLESS else _LOSSY_TOLERANCE
 
 
-def _decoder(encoding: str) -> Callable[[bytes, int, int, int], npt.NDArray[Any]]:
+def _decode_by_codec(frame: bytes, encoding: str, rows: int, columns: int, bits: int) -> npt.NDArray[Any]:
     if encoding == _RLE:
-        return lambda frame, rows, columns, bits: np.frombuffer(
-            imagecodecs.dicomrle_decode(frame, np.dtype(f"<u{bits // 8}")), f"<u{bits // 8}"
-        ).reshape(rows, columns)
+        dtype = np.dtype(f"<u{bits // 8}")
+        return np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype), dtype).reshape(rows, columns)
     if encoding in _JPEG_LS:
-        return lambda frame, *_: imagecodecs.jpegls_decode(frame)
+        return imagecodecs.jpegls_decode(frame)
     if encoding in _JPEG_2000:
-        return lambda frame, *_: imagecodecs.jpeg2k_decode(frame)
-    return lambda frame, *_: imagecodecs.jpeg8_decode(frame)
+        return imagecodecs.jpeg2k_decode(frame)
+    return imagecodecs.jpeg8_decode(frame)
 
 
 def _segments_are_sound(frame: bytes, bytes_per_voxel: int) -> bool:

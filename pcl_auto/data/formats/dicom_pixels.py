@@ -15,7 +15,7 @@ from pcl_auto.data.formats.dicom_compressed import ENCODINGS, is_sound, is_whole
 
 # The encoding of a file (TransferSyntaxUID) as it stands in its first group.
 _ENCODING = re.compile(rb"\x02\x00\x10\x00UI..([\d.]+)", re.DOTALL)
-_HEAD = 4096
+ENCODING_WITHIN = 4096
 # Voxels as they are, in little or big endian.
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN}
@@ -146,7 +146,7 @@ def unread_fields(content: bytes) -> str:
 
 def encoding_of(content: bytes) -> str:
     """Return the transfer syntax of a file; nothing where none is named."""
-    match = _ENCODING.search(content[:_HEAD])
+    match = _ENCODING.search(content[:ENCODING_WITHIN])
     return match[1].decode("ascii") if match else ""
 
 

@@ -202,10 +202,14 @@ def _of_folder(folder: Path) -> tuple[list[Scan], list[Path]]:
             elif not (headers and file.name.lower().endswith(_DATA_SUFFIXES)):
                 passed_over.append(file)
     # What is named as slices beside it is a slice, if an empty or damaged one.
-    beside = {(file.parent, _DIGITS.sub("0", file.name)) for file in slices}
-    lost = [file for file in passed_over if (file.parent, _DIGITS.sub("0", file.name)) in beside]
-    found = find_series([*slices, *lost])
+    beside = {_without_numbers(file) for file in slices}
+    lost = {file for file in passed_over if _without_numbers(file) in beside}
+    found = find_series([*slices, *sorted(lost)])
     return items + _name_series(found, folder), [file for file in passed_over if file not in lost]
+
+
+def _without_numbers(file: Path) -> Path:
+    return file.with_name(_DIGITS.sub("0", file.name))
 
 
 def _of_file(file: Path) -> Scan:

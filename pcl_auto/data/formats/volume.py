@@ -130,8 +130,8 @@ def _read_series(series: Series) -> SimpleITK.Image:
 def _decode(file: Path, series: Series) -> Decoded | None:
     try:
         return decode_slice(file)
-    except OSError as error:
-        raise _damaged_slice(file, series, error.strerror or str(error)) from error
+    except OSError:
+        return None  # ITK says why it cannot be read
     except ValueError as error:
         raise _damaged_slice(file, series, str(error)) from error
 

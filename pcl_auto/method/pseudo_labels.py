@@ -25,7 +25,8 @@ class LedgerRow:
     ``change_dice``: mean foreground Dice to the same case's pseudo-label of the last round, None in round one.
     ``outside``: how far it lies from what the labeled cases show: classes that are absent though every labeled case
     has them, and doublings (log2) of volume beyond the widened range, summed over classes; (0, 0.0) within.
-    ``agreement``: Dice of the segmentations under two random transforms, None where that was not looked at.
+    ``agreement``: Dice of the segmentations under two random transforms, or of labels carried over from different
+    labeled cases; None where that was not looked at.
     ``used``: whether the round trains on it.
     """
 
@@ -122,9 +123,22 @@ def drop_disagreeing(rows: Sequence[LedgerRow], threshold: float) -> list[Ledger
 
     Where that would be all that are used, the quarter that agrees best stays, at least one.
     """
-    agreed = {row.case: 0.0 if row.agreement is None else row.agreement for row in rows}
-    inside = {case for case, dice in agreed.items() if dice >= threshold}
-    return _kept(rows, inside, lambda row: (-agreed[row.case], row.case), "transforms disagree")
+    inside = {row.case for row in rows if _agrees(row, threshold)}
+    return _kept(rows, inside, lambda row: (-(row.agreement or 0.0), row.case), "transforms disagree")
+
+
+def drop_unregistered(rows: Sequence[LedgerRow], threshold: float) -> list[LedgerRow]:
+    """Mark the rows whose atlases agree less than ``threshold`` as not used; all where fewer than a quarter agree more.
+
+    Where registration mostly fails, what looks right is right by chance.
+    """
+    works = sum(_agrees(row, threshold) for row in rows) >= MIN_SHARE * len(rows)
+    why = "atlases disagree" if works else "registration does not work here"
+    return [row if works and _agrees(row, threshold) else _decided(row, set(), why) for row in rows]
+
+
+def _agrees(row: LedgerRow, threshold: float) -> bool:
+    return row.agreement is not None and row.agreement >= threshold
 
 
 def _kept(rows: Sequence[LedgerRow], inside: set[str], order: Callable[[LedgerRow], Any], why: str) -> list[LedgerRow]:

@@ -4,6 +4,9 @@ Step one (Eq. 1) learns the segmentation from the labeled cases alone. Then, in 
 unlabeled cases, and step two (Eq. 2) learns from both: the segmentation loss on labeled cases, the local contrastive
 loss (Eq. 3 and 4) on labeled cases with their labels and on unlabeled cases with their pseudo-labels.
 
+Pseudo-labels that are there before any network, made by registration or by another tool, take the place of the first
+ones: then both losses learn from them in step one already, and the network of round one replaces them.
+
 A network may come out of a round collapsed. The round is then rolled back: network and pseudo-labels are those from
 before it, and the next round is a second try, with other patches and, where it decays, a lower learning rate. After a
 second collapse training ends, with the network from before it.
@@ -34,6 +37,9 @@ class Learner(Protocol):
     def epoch(self) -> int:
         """Epochs finished so far; above 0 at the start of a resumed run."""
 
+    def begin_with_pseudo_labels(self) -> bool:
+        """Take the pseudo-labels that are there before any network as round 0; return whether there are any."""
+
     def learn_from_labels(self, until_epoch: int) -> None:
         """Train on labeled cases alone (Eq. 1)."""
 
@@ -60,7 +66,10 @@ def self_train(learner: Learner, schedule: Schedule) -> None:
     The pseudo-labels of a round show what the round before it has made of the network; round 0 is step one.
     """
     if learner.epoch < schedule.supervised_epochs:
-        learner.learn_from_labels(schedule.supervised_epochs)
+        if learner.begin_with_pseudo_labels():
+            learner.learn_jointly(0, schedule.supervised_epochs)
+        else:
+            learner.learn_from_labels(schedule.supervised_epochs)
     for joint_round in joint_rounds(schedule):
         if learner.epoch < joint_round.last_epoch:
             learner.pseudo_label(joint_round.number)

@@ -178,6 +178,7 @@ def _not_together(recipe: Recipe) -> list[Problem]:
     settings = {
         "contrast.weight": recipe.contrast.weight,
         "pseudo_labels.segmentation_weight": recipe.pseudo_labels.segmentation_weight,
+        "pseudo_labels.start": recipe.pseudo_labels.start == "registration",
         "pseudo_labels.restart_network": recipe.pseudo_labels.restart_network,
         "pseudo_labels.student_noise": recipe.pseudo_labels.student_noise,
         # Cases would be left out for pseudo-labels that teach nothing.

@@ -16,6 +16,7 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 LearningRateSchedule = Literal["poly", "constant"]
 Mirroring = Literal["all", "symmetric", "none"]
 StageNetwork = Literal["last", "best_validation"]
+PseudoLabelStart = Literal["network", "registration"]
 UnlabeledMethod = Literal[
     "pseudo_labels",
     "mean_teacher",
@@ -146,6 +147,9 @@ class Contrast:
 class PseudoLabels:
     """Segmentation of the unlabeled cases at the start of a round, and its weight in the loss."""
 
+    # Who makes the first ones: the "network", after the supervised epochs; or "registration" of labeled scans to
+    # unlabeled ones, to learn from in the supervised epochs already, where the table below finds that it works.
+    start: PseudoLabelStart = "network"
     # Test-time mirroring: eight times the cost of a plain prediction in 3D.
     mirroring: bool = True
     # The weights that segment, and that training goes on from: the "last" ones, or of the epochs since the round before
@@ -157,6 +161,18 @@ class PseudoLabels:
     restart_network: bool = False
     # and learns from strongly perturbed patches, with channels of its deepest features dropped.
     student_noise: bool = False
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Pseudo-labels to begin with: labels of labeled scans, carried over to unlabeled scans by registration."""
+
+    # Unlabeled cases that are labeled so, drawn by the seed, and labeled cases that vote in each of them.
+    max_cases: int = _setting(64, 1, 1_000_000)
+    atlases: int = _setting(3, 2, 1000)
+    # Mean Dice of every two of the voting cases, from which on a case is used. Where fewer than a quarter of the cases
+    # come to that, registration does not work for the data set, and the network begins with labels alone.
+    min_agreement: float = _setting(0.6, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -244,6 +260,7 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
     contrast: Contrast = Contrast()
     pseudo_labels: PseudoLabels = PseudoLabels()
+    registration: Registration = Registration()
     pseudo_label_filter: PseudoLabelFilter = PseudoLabelFilter()
     collapse_guard: CollapseGuard = CollapseGuard()
     mixing: Mixing = Mixing()

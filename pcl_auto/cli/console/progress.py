@@ -115,6 +115,13 @@ class TrainingProgress:
     def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
         self._update(description=f"round {round}", note=f"pseudo-labels {done}/{total}")
 
+    def _on_initial_pseudo_label(self, done: int, total: int) -> None:
+        self._update(description="first pseudo-labels", note=f"cases {done}/{total}")
+        self._print_once(f"making {total} pseudo-labels to begin with", done)
+
+    def _on_registration_off(self, labeled: int) -> None:
+        self._print(f"registration is left out: it takes two labeled cases to judge it by, here is {labeled}")
+
     def _on_step(self, epoch: int, step: int) -> None:
         self._update(completed=epoch * self._steps_per_epoch + step)
 
@@ -166,6 +173,9 @@ class TrainingProgress:
         )
 
     def _on_pseudo_labels(self, round: int, cases: int, **rest: Any) -> None:  # noqa: A002
+        if round == 0 and not rest["used"]:
+            self._print("the first pseudo-labels are left out, labels alone teach (see round_0/ledger.csv)")
+            return
         text = f"round {round}: {rest['used']} pseudo-labels used, {cases - rest['used']} dropped"
         if rest["dice_to_last_round"] is not None:
             text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"

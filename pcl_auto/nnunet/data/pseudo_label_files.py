@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.method.label_maps import Classes
-from pcl_auto.method.pseudo_labels import KEPT, LedgerRow, assess_pseudo_label, drop_disagreeing, drop_outside
+from pcl_auto.method.pseudo_labels import KEPT, LedgerRow, assess_pseudo_label
 from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.cases import StoredCases, reading
-from pcl_auto.nnunet.data.store import case_files
-from pcl_auto.recipe.settings import PseudoLabelFilter
-from pcl_auto.workspace.files import read_json, read_table, refusing_nonsense, write_json, write_text
+from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, save_label
+from pcl_auto.workspace.atomic import staging_folder
+from pcl_auto.workspace.files import link_relative, read_json, read_table, refusing_nonsense, write_json, write_text
 
 # Beside nnU-Net's own properties of a case.
 AGREEMENT_KEY = "pclauto_agreement"
@@ -71,9 +73,39 @@ def read_labels(folder: Path, case: str) -> np.ndarray:
     return labels
 
 
-def _read_agreement(folder: Path, case: str) -> float | None:
+def read_agreement(folder: Path, case: str) -> float | None:
+    """Read the agreement that is kept with a stored pseudo-label, None where nobody looked at it."""
     agreement: float | None = StoredCases(str(folder), [case]).load_case(case)[3].get(AGREEMENT_KEY)
     return agreement
+
+
+def keep_pseudo_label(
+    folder: RoundFolder,
+    store: Path,
+    case: str,
+    labels: np.ndarray,
+    region: np.ndarray,
+    properties: dict[str, Any],
+    labels_of: LabelManager,
+    patch_voxels: tuple[int, ...],
+) -> None:
+    """Put the pseudo-label (1, z, y, x) of a stored case into the folder of a round, as nnU-Net reads it.
+
+    ``region`` is -1 outside the nonzero region of the scan.
+    """
+    # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
+    labels[(labels == 0) & (region < 0)] = -1
+    properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, _sampled_from(labels_of))
+    with staging_folder(folder.cases) as staged:
+        save_label(staged, case, labels, properties, patch_voxels)
+        link_relative(case_files(staged, case)[0], case_files(store, case)[0])
+        publish_case(staged, folder.cases, case)
+
+
+def _sampled_from(labels_of: LabelManager) -> list[Any]:
+    """List what nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
+    drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
+    return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn
 
 
 def keep_ledger(
@@ -84,26 +116,35 @@ def keep_ledger(
     *,
     classes: Classes,
     voxel_ml: float,
-    chosen: PseudoLabelFilter,
+    margin: float,
+    choose: Callable[[list[LedgerRow]], list[LedgerRow]],
 ) -> list[LedgerRow]:
-    """Judge the round's pseudo-labels against the labeled cases and the last round, and write the ledger."""
+    """Judge the round's pseudo-labels against the labeled cases and the last round, and write the ledger.
+
+    Args:
+        folder: of the round.
+        previous: of the last round, which may have had fewer cases; None where there was none.
+        cases: of the round.
+        labeled: volumes of each class in the labeled cases, in milliliters.
+        classes: foreground classes or regions.
+        voxel_ml: volume of a voxel in milliliters.
+        margin: see :func:`pcl_auto.method.pseudo_labels.assess_pseudo_label`.
+        choose: marks the rows that are not to be used.
+    """
     rows = [
         assess_pseudo_label(
             case,
             read_labels(folder.cases, case),
-            None if previous is None else read_labels(previous.cases, case),
+            read_labels(previous.cases, case) if previous is not None and is_stored(previous.cases, case) else None,
             labeled,
             classes=classes,
             voxel_ml=voxel_ml,
-            margin=chosen.range_margin,
-            agreement=_read_agreement(folder.cases, case),
+            margin=margin,
+            agreement=read_agreement(folder.cases, case),
         )
         for case in cases
     ]
-    if chosen.drop_outside_range:
-        rows = drop_outside(rows)
-    if chosen.min_agreement:
-        rows = drop_disagreeing(rows, chosen.min_agreement)
+    rows = choose(rows)
     files = [file for case in cases for file in case_files(folder.cases, case)[1:]]
     write_json(folder.checksums, store_records.checksums(files))
     _write_ledger(folder, [row.as_dict() for row in rows])

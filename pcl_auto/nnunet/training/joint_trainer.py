@@ -130,6 +130,22 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             if summary:
                 self.events.emit("pseudo_labels", round=round_number, **summary)
 
+    def begin_with_pseudo_labels(self) -> bool:
+        """Make the pseudo-labels that training begins with; return whether there are any that are worth it."""
+        folder = self.guard.labels_of(0)
+        if not self.stage.has_initial:
+            if self.recipe.pseudo_labels.start == "registration":
+                self.events.emit("registration_off", labeled=len(self.stage.labeled.cases))
+            return False
+        distributed.wait()
+        if not folder.complete:
+            done = self.stage.make_initial(folder)
+            self.seconds += done.seconds
+            if done.rows:
+                summary = pseudo_label_files.summary(done.rows, list(self.stage.labeled.classes))
+                self.events.emit("pseudo_labels", round=0, seconds=done.seconds, **summary)
+        return bool(self.stage.used(folder)[0])
+
     def _segment(
         self, network: nn.Module, cases: Sequence[str], folder: pseudo_label_files.RoundFolder, number: int
     ) -> dict[str, Any]:
@@ -148,7 +164,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
 
         On labeled cases alone where the pseudo-labels are unusable: what they teach would only be unlearned again.
         """
-        if self.epoch == self.guard.rounds[round_number].first_epoch:
+        if round_number and self.epoch == self.guard.rounds[round_number].first_epoch:
             self._begin_round(round_number)
         folder = self.guard.labels_of(round_number)
         used, unusable = self.stage.used(folder)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import nn
 
 from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
 from pcl_auto.method.label_maps import keep_largest
-from pcl_auto.method.pseudo_labels import LedgerRow
+from pcl_auto.method.pseudo_labels import LedgerRow, drop_disagreeing, drop_outside
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases, reading
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
-from pcl_auto.nnunet.data.pseudo_label_files import AGREEMENT_KEY, RoundFolder
-from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, save_label
+from pcl_auto.nnunet.data.pseudo_label_files import AGREEMENT_KEY, RoundFolder, keep_pseudo_label
+from pcl_auto.nnunet.data.store import is_stored
 from pcl_auto.nnunet.inference.sliding_window import AgreementCheck, Segmenter, agreement_check, label_map, segmenter
 from pcl_auto.nnunet.network import full_resolution_only
+from pcl_auto.nnunet.training.initial_pseudo_labels import InitialPseudoLabels
 from pcl_auto.nnunet.training.round_guard import RoundGuard
-from pcl_auto.workspace.atomic import staging_folder
-from pcl_auto.workspace.files import link_relative
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -87,16 +86,58 @@ class PseudoLabelStage:
             return Segmented(self._judge(cases, folder, number) if first else [], seconds)
 
     def _judge(self, cases: Sequence[str], folder: RoundFolder, number: int) -> list[LedgerRow]:
+        # Nothing is trained on what is segmented after the last round.
         last = number > self._trainer.recipe.schedule.rounds
+        previous = self._guard.labels_of(number - 1) if number else None
+        return self._keep_ledger(cases, folder, previous, (lambda rows: rows) if last else self._choose)
+
+    def _keep_ledger(
+        self,
+        cases: Sequence[str],
+        folder: RoundFolder,
+        previous: RoundFolder | None,
+        choose: Callable[[list[LedgerRow]], list[LedgerRow]],
+    ) -> list[LedgerRow]:
         return pseudo_label_files.keep_ledger(
             folder,
-            self._guard.labels_of(number - 1) if number > 1 else None,
+            previous,
             cases,
             self.labeled.volumes_ml(),
             classes=self.labeled.classes,
             voxel_ml=self.labeled.voxel_ml,
-            chosen=replace(self._filter, drop_outside_range=False, min_agreement=0.0) if last else self._filter,
+            margin=self._filter.range_margin,
+            choose=choose,
         )
+
+    def _choose(self, rows: list[LedgerRow]) -> list[LedgerRow]:
+        """Mark the pseudo-labels of a network that are not to be used, as the recipe says."""
+        rows = self._inside(rows)
+        return drop_disagreeing(rows, self._filter.min_agreement) if self._filter.min_agreement else rows
+
+    # --- before any network -----------------------------------------------------------------------------------
+
+    @property
+    def has_initial(self) -> bool:
+        """True if training is to begin with pseudo-labels: it was given masks, or may register labeled cases."""
+        registers = self._trainer.recipe.pseudo_labels.start == "registration" and len(self.labeled.cases) > 1
+        return bool(self._trainer.settings.initial_masks) or registers
+
+    def make_initial(self, folder: RoundFolder) -> Segmented:
+        """Make the pseudo-labels that training begins with, as round 0, and write their ledger."""
+        begun = monotonic()
+        initial = InitialPseudoLabels(self._trainer, self._split, self.labeled, self._store)
+        cases = initial.make(folder)
+        seconds = monotonic() - begun
+        with distributed.rank_zero_first() as first:
+            if not first:
+                return Segmented([], seconds)
+            rows = self._keep_ledger(cases, folder, None, lambda rows: initial.choose(self._inside(rows)))
+            if not any(row.used for row in rows):
+                shutil.rmtree(folder.cases)  # the ledger stays, as a record
+            return Segmented(rows, seconds)
+
+    def _inside(self, rows: list[LedgerRow]) -> list[LedgerRow]:
+        return drop_outside(rows) if self._filter.drop_outside_range else rows
 
     def used(self, folder: RoundFolder) -> tuple[list[str], list[str]]:
         """Return the cases that a round trains on, and why their pseudo-labels are not worth it, if they are not.
@@ -137,19 +178,6 @@ def predict_round(
             labels = keep_largest(label_map(segment, labels_of, image), one_piece)[None]
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)
-            # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
-            labels[(labels == 0) & (region[:] < 0)] = -1
-            properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
-                labels, _sampled_from(labels_of)
-            )
-            with staging_folder(folder.cases) as staged:
-                save_label(staged, case, labels, properties, patch_voxels)
-                link_relative(case_files(staged, case)[0], case_files(store, case)[0])
-                publish_case(staged, folder.cases, case)
+            with reading(lambda: images):
+                keep_pseudo_label(folder, store, case, labels, region[:], properties, labels_of, patch_voxels)
         progress(index + 1, len(cases))
-
-
-def _sampled_from(labels_of: LabelManager) -> list[Any]:
-    """List what nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
-    drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
-    return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn

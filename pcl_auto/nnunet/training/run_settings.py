@@ -22,7 +22,8 @@ class RunSettings:
     ``split``: its name. ``store``: the key of the case store that the split reads, empty until the split is prepared.
     ``folds``: of a cross-validation over the labeled cases, if a fold is trained. ``mirror_axes``: axes of the patch to
     mirror along; None leaves the choice to nnU-Net. ``recipe_mirroring``: a training without rounds mirrors along them
-    too, not as stock nnU-Net does.
+    too, not as stock nnU-Net does. ``initial_masks``: the folder, in that of the data set, of the stored cases with the
+    masks that training begins with; empty without such.
     """
 
     recipe: Recipe
@@ -33,6 +34,7 @@ class RunSettings:
     mirror_axes: tuple[int, ...] | None = None
     folds: int = NNUNET_FOLDS
     recipe_mirroring: bool = False
+    initial_masks: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for a plans file."""
@@ -83,6 +85,7 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
         "head_convolutions": recipe["contrast"]["head_convolutions"],
         "weights": recipe["pseudo_labels"]["network"],
+        "pseudo_labels": [recipe["pseudo_labels"]["start"], recipe["registration"], settings.get("initial_masks", "")],
         "steps_per_epoch": schedule.steps_per_epoch,
         "supervised_epochs": schedule.supervised_epochs,
         # The learning rate decays over all of them.

@@ -1,0 +1,134 @@
+"""Make the pseudo-labels that a training begins with: masks that it was given, or labels carried over by registration.
+
+They teach beside the labels in the supervised epochs; the network of round one replaces them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pcl_auto.data.labels import all_values, ignore_value
+from pcl_auto.data.split import Split, order_of_draw
+from pcl_auto.method.atlas_fusion import Atlas, Fusion, fuse_atlases, most_similar
+from pcl_auto.method.mirroring import thumbnail
+from pcl_auto.method.pseudo_labels import LedgerRow, drop_unregistered
+from pcl_auto.method.registration import Scan, with_even_contrast
+from pcl_auto.nnunet import distributed
+from pcl_auto.nnunet.data.cases import StoredCases, reading
+from pcl_auto.nnunet.data.labeled_cases import LabeledCases
+from pcl_auto.nnunet.data.pseudo_label_files import (
+    AGREEMENT_KEY,
+    RoundFolder,
+    keep_pseudo_label,
+    read_agreement,
+    read_labels,
+)
+from pcl_auto.nnunet.data.store import is_stored
+
+if TYPE_CHECKING:
+    from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+
+# Where atlases agree in none of so many cases, the others are not worth the time.
+FIRST_CASES = 8
+
+
+class InitialPseudoLabels:
+    """The pseudo-labels of round 0, before any network."""
+
+    def __init__(self, trainer: nnUNetTrainerPCLSupervised, split: Split, labeled: LabeledCases, store: Path) -> None:
+        """Work for ``trainer``, on the unlabeled cases of ``split``, whose images are in ``store``."""
+        self._trainer = trainer
+        self._split = split
+        self._labeled = labeled
+        self._store = store
+        self._settings = trainer.recipe.registration
+        given = trainer.settings.initial_masks
+        self._given = trainer.data.path / given if given else None
+
+    def make(self, folder: RoundFolder) -> list[str]:
+        """Put the pseudo-labels into ``folder`` and return their cases; what an interrupted try has made is kept."""
+        if self._given is not None:
+            cases = sorted(StoredCases.get_identifiers(str(self._given)))
+            self._keep_all(cases, folder, partial(_given_labels, self._given), len(cases))
+            return cases
+        cases = order_of_draw(self._split.unlabeled, self._split.seed)[: self._settings.max_cases]
+        first, others = cases[:FIRST_CASES], cases[FIRST_CASES:]
+        self._keep_all(first, folder, self._registered_labels, len(cases))
+        distributed.wait()
+        found = [read_agreement(folder.cases, case) or 0.0 for case in first]
+        if max(found, default=0.0) < self._settings.min_agreement:
+            return sorted(first)
+        self._keep_all(others, folder, self._registered_labels, len(cases))
+        return sorted(cases)
+
+    def choose(self, rows: list[LedgerRow]) -> list[LedgerRow]:
+        """Mark the pseudo-labels that are not to be used."""
+        return rows if self._given is not None else drop_unregistered(rows, self._settings.min_agreement)
+
+    def _keep_all(
+        self, cases: Sequence[str], folder: RoundFolder, labels_of: Callable[[str], Fusion], total: int
+    ) -> None:
+        """Store the pseudo-labels of ``cases``; several processes share them."""
+        mine, trainer = distributed.share(cases), self._trainer
+        stored = StoredCases(str(self._store), list(mine))
+        patch_voxels = tuple(trainer.configuration_manager.patch_size)
+        for case in mine:
+            if not is_stored(folder.cases, case):
+                found = labels_of(case)
+                _, region, _, properties = stored.load_case(case)
+                with reading(lambda: stored):
+                    nonzero = region[:]
+                if found.agreement is not None:
+                    properties[AGREEMENT_KEY] = found.agreement
+                keep_pseudo_label(
+                    folder, self._store, case, found.labels[None], nonzero, properties,
+                    trainer.label_manager, patch_voxels,
+                )  # fmt: skip
+            done = sum(is_stored(folder.cases, each) for each in self._split.unlabeled)
+            trainer.events.notify("initial_pseudo_label", done=done, total=total)
+
+    # --- registration -----------------------------------------------------------------------------------------
+
+    def _registered_labels(self, case: str) -> Fusion:
+        """Carry the labels of the labeled cases that look most like a case over to it."""
+        labels = self._trainer.dataset_json["labels"]
+        values = [value for value in all_values(labels) if value != ignore_value(labels)]
+        nearest = most_similar(
+            thumbnail(self._image(case)), [small for _, small in self._atlases], self._settings.atlases
+        )
+        atlases = [self._atlases[index][0] for index in nearest]
+        return fuse_atlases(self._scan(case), atlases, values, self._labeled.classes)
+
+    def _image(self, case: str) -> np.ndarray:
+        stored = StoredCases(str(self._store), [case])
+        image, _, _, _ = stored.load_case(case)
+        with reading(lambda: stored):
+            read: np.ndarray = image[:]
+        return read
+
+    def _scan(self, case: str) -> Scan:
+        properties = StoredCases(str(self._store), [case]).load_case(case)[3]
+        image = self._image(case)
+        # Its size in millimeters is what the scan had before it was resampled.
+        turned = [properties["spacing"][axis] for axis in self._trainer.plans_manager.transpose_forward]
+        before = properties["shape_after_cropping_and_before_resampling"]
+        spacing_mm = [mm * n / m for mm, n, m in zip(turned, before, image.shape[1:], strict=True)]
+        scan = Scan(torch.from_numpy(image), (spacing_mm[0], spacing_mm[1], spacing_mm[2]))
+        return with_even_contrast(scan, self._trainer.device)
+
+    @cached_property
+    def _atlases(self) -> list[tuple[Atlas, np.ndarray]]:
+        return [
+            (Atlas(self._scan(case), read_labels(self._labeled.folder, case)), thumbnail(self._image(case)))
+            for case in sorted(self._labeled.cases)
+        ]
+
+
+def _given_labels(folder: Path, case: str) -> Fusion:
+    return Fusion(read_labels(folder, case), None)

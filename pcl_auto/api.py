@@ -174,6 +174,7 @@ def train(
     budget: str | None = None,
     configuration: str | None = None,
     pretrained: PathLike | None = None,
+    initial_pseudo_labels: PathLike | None = None,
     supervised_only: bool = False,
     device: str = "auto",
     workers: int | None = None,
@@ -199,6 +200,7 @@ def train(
         budget: be done in this time, ``2h`` or ``1h30m``: the recipe's schedule is fitted to it.
         configuration: a planned configuration. Default: the plan's.
         pretrained: begin the rounds with this model: a checkpoint or its folder.
+        initial_pseudo_labels: begin with the masks CASE.nii.gz of unlabeled cases in this folder, made by any tool.
         supervised_only: train the baseline, nnU-Net on the labeled cases with as many steps.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         workers: processes that augment data, 0 for none. Default: one per core, none on a CPU.
@@ -246,6 +248,7 @@ def train(
             deterministic=deterministic,
             restart=restart,
             pretrained=None if pretrained is None else Path(pretrained),
+            initial_pseudo_labels=None if initial_pseudo_labels is None else Path(initial_pseudo_labels),
             folds=folds,
             prepare_only=prepare_only,
             tensorboard=tensorboard,

@@ -28,6 +28,7 @@ class LedgerRow:
     ``agreement``: Dice of the segmentations under two random transforms, or of labels carried over from different
     labeled cases; None where that was not looked at.
     ``used``: whether the round trains on it.
+    ``source``: where it comes from if not from a network.
     """
 
     case: str
@@ -38,6 +39,7 @@ class LedgerRow:
     outside: tuple[int, float] = (0, 0.0)
     agreement: float | None = None
     used: bool = True
+    source: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row as it stands in ``ledger.csv``."""
@@ -47,6 +49,7 @@ class LedgerRow:
             **{f"components_{name}": count for name, count in self.components.items()},
             "dice_to_last_round": "" if self.change_dice is None else round(self.change_dice, 4),
             **({} if self.agreement is None else {"agreement": round(self.agreement, 4)}),
+            **({"source": self.source} if self.source else {}),
             "used": int(self.used),
             "remarks": "; ".join(self.remarks),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from pcl_auto.planning.make_plan import image_digests, preprocess_images
 from pcl_auto.planning.plan import Plan, PlannedCase, store_key
 from pcl_auto.recipe.settings import Network, Recipe
 from pcl_auto.workspace.events import Listener
-from pcl_auto.workspace.files import read_kept, write_json
+from pcl_auto.workspace.files import file_digest, read_kept, write_json
 from pcl_auto.workspace.folders import DatasetFolder
 from pcl_auto.workspace.processes import output_to
 
@@ -121,6 +121,20 @@ def prepare_split(
     chosen = with_recipe(plans["configurations"][configuration], recipe)
     plans["configurations"] = {configuration: {**chosen, "data_identifier": str(labeled_view.relative_to(data.path))}}
     return PreparedSplit(plans, key, {case: labels[case].digest for case in labels})
+
+
+def prepare_masks(
+    plan: Plan, prepared: PreparedSplit, masks: Mapping[str, Path], view: Path, data: DatasetFolder, configuration: str
+) -> None:
+    """Store masks of cases on the grids of their images, in the folder ``view``; labels of these cases stay closed."""
+    from pcl_auto.nnunet.data import store
+
+    images = image_digests(plan, known_checks(data))
+    made_from = {case: {"image": images[case], "label": file_digest(mask)} for case, mask in masks.items()}
+    cases = [replace(plan.cases[case], label=mask) for case, mask in masks.items()]
+    how = store.Preprocessing(prepared.plans, configuration, plan.dataset_json)
+    with output_to(data.log_file), untouched(cases):
+        _fill_view(view, cases, made_from, how, data.store(prepared.store))
 
 
 def is_preprocessed(plan: Plan, split: Split, data: DatasetFolder, configuration: str) -> bool:

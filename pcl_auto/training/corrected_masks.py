@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.data.checks.check_files import equal_labels, ignored_everywhere, known_label
-from pcl_auto.data.dataset.safe_paths import identity_of
-from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
-from pcl_auto.data.formats.suffixes import is_other_volume, nifti_stem
+from pcl_auto.data.checks.check_files import equal_labels, known_label
+from pcl_auto.data.formats.nifti import Volume, probe_label
+from pcl_auto.data.formats.suffixes import nifti_stem
 from pcl_auto.data.labels import all_values
 from pcl_auto.data.split import Split
-from pcl_auto.errors import DataError, Problem, StateError, format_names
+from pcl_auto.errors import DataError, Problem, StateError
 from pcl_auto.planning.plan import Plan, PlannedCase
+from pcl_auto.training.mask_folder import judge_mask, masks_in, refuse_shared_files, warn_of_passed_over
 from pcl_auto.training.review_record import (
     CORRECTED,
     PSEUDO_LABELS,
@@ -31,7 +31,7 @@ from pcl_auto.training.review_record import (
 )
 from pcl_auto.training.run_facts import RunFacts, review_folders, run_folders
 from pcl_auto.workspace.atomic import atomic_path
-from pcl_auto.workspace.files import file_digest, find_irregular, refuse_irregular
+from pcl_auto.workspace.files import file_digest, refuse_irregular
 from pcl_auto.workspace.output import REVIEW_RECORD, visible
 
 _INSTEAD = "or name the folder whose masks are to be taken with --corrected"
@@ -76,7 +76,7 @@ def find_corrected_masks(run: RunFacts, plan: Plan, given: Path | None) -> Corre
         if record and not place.is_dir():
             problems.append(_gone(place))
         own, passed_over = masks_in(place if record or place.is_dir() else folder)
-        found.warnings += _passed_over(place, passed_over)
+        found.warnings += warn_of_passed_over(place, passed_over)
         problems += other_images(folder, record, plan, own, f"export the case anew into another folder, {_INSTEAD}")
         problems += _edited(folder, record, own, run.split, found.warnings)
         for case, mask in own.items():
@@ -141,42 +141,6 @@ def _require_own(folder: Path, run: RunFacts) -> dict[str, Any]:
         fix = "name the model that was reviewed with --model, or another folder with --corrected"
         raise StateError(folder_taken(folder, record, fix, str(run.folder.parent)))
     return record
-
-
-def masks_in(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """Find the masks in a folder, by case; return also what was passed over.
-
-    Raises:
-        DataError: files in a format that no label has, such as an editor's own; what is no file; two masks of one case.
-    """
-    masks: dict[str, Path] = {}
-    passed_over: list[Path] = []
-    problems: list[Problem] = []
-    for file in visible(folder):
-        case = nifti_stem(file.name)
-        if case is None and not is_other_volume(file.name):
-            passed_over.append(file)
-        elif case is None:
-            fix = "save the mask from the editor as NIfTI, CASE.nii.gz, and remove this file"
-            problems.append(Problem("review.mask-not-nifti", "no NIfTI", str(file), fix))
-        elif not file.exists():  # a link
-            fix = "save the corrected mask itself in this place, or remove the link"
-            problems.append(Problem("data.missing", "a link to no file", str(file), fix, "a file", "no such file"))
-        elif irregular := find_irregular(file, "save the corrected mask itself in this place"):
-            problems.append(irregular)
-        elif masks.setdefault(case, file) != file:
-            problems.append(Problem("review.mask-twice", "second mask of one case", str(file), "keep one of them"))
-    if problems:
-        raise DataError(problems)
-    return masks, passed_over
-
-
-def _passed_over(folder: Path, files: Sequence[Path]) -> list[Problem]:
-    if not files:
-        return []
-    what, fix = "files and folders passed over", "nothing, if these are no corrected masks"
-    found = format_names((file.name for file in files), limit=5)
-    return [Problem("data.passed-over", what, str(folder), fix, "masks CASE.nii.gz", found)]
 
 
 def _edited(
@@ -248,7 +212,7 @@ def check_masks(found: CorrectedMasks, plan: Plan, split: Split, known: Mapping[
     plan.require(case for case in found.masks if case in split.unlabeled or case in split.corrected)
     cases = plan.cases
     opened = {case: cases[case] for case in (*split.labeled, *split.validation)}
-    problems = [*_shared_files(found.masks, opened, cases, split)]
+    problems = [*refuse_shared_files(found.masks, opened, cases, split)]
     contents = {
         case: digest for case in opened
         if case not in split.corrected and (digest := _known_content(known_label(known, case)))
@@ -263,7 +227,7 @@ def check_masks(found: CorrectedMasks, plan: Plan, split: Split, known: Mapping[
             problems.append(
                 Problem("label.of-other-case", what, str(mask), fix, f"a mask of {case}", " = ".join(sorted(whose)))
             )
-        label, of_mask = _judged(mask, cases[case], plan.dataset_json["labels"])
+        label, of_mask = _judge(mask, cases[case], plan.dataset_json["labels"])
         problems += of_mask
         if label is not None and any(label.label_values or ()):
             drawn[case] = label.digest
@@ -291,13 +255,9 @@ def _pseudo_labels_of_others(
             yield Problem("label.of-other-case", what, str(found.masks[case]), fix, f"a mask of {case}", found_as)
 
 
-def _judged(mask: Path, case: PlannedCase, labels: Any) -> tuple[Volume | None, list[Problem]]:
-    """Read a mask; return it and what is wrong with it as the label of a case."""
-    label, problems = probe_label(mask, tuple(all_values(labels)))
-    image, _ = probe_channels(case.files)
-    if label is not None and image is not None:
-        problems = [*problems, *compare_grids(image, label)]
-    problems = [*problems, *ignored_everywhere(label, labels)]
+def _judge(mask: Path, case: PlannedCase, labels: Any) -> tuple[Volume | None, list[Problem]]:
+    """Read a mask; return it, if it can be read, and what is wrong with it as a corrected label of a case."""
+    label, problems = judge_mask(mask, case, labels)
     if label is not None and [*(label.label_values or ())] == [0]:
         fix = "save the corrected mask, not a new one"
         problems.append(Problem("review.mask-empty", "the mask is empty", str(mask), fix))
@@ -309,27 +269,6 @@ def _not_correctable(mask: Path, *, has_label: bool) -> Problem:
         fix = "correct the label in the data set and plan again"
         return Problem("review.case-has-label", "the case has a label of its own", str(mask), fix)
     return Problem("review.unknown-case", "no such case", str(mask), "name masks after unlabeled cases")
-
-
-def _shared_files(
-    masks: Mapping[str, Path], opened: Mapping[str, PlannedCase], cases: Mapping[str, PlannedCase], split: Split
-) -> Iterable[Problem]:
-    """Refuse one file, by whatever links, for two cases, and links to hidden labels; no file is opened."""
-    labels = [(case, entry.label) for case, entry in opened.items() if entry.label and case not in masks]
-    files: dict[object, list[tuple[str, Path]]] = defaultdict(list)
-    for case, file in (*masks.items(), *((case, label) for case, label in labels if label.is_file())):
-        files[identity_of(file)].append((case, file))
-    for same in files.values():
-        if len(same) > 1:
-            what, fix = "one file is the label of several cases", "give each case the mask that was drawn on it"
-            found = ", ".join(f"{case}: {file}" for case, file in same)
-            yield Problem("label.of-two-cases", what, str(same[0][1]), fix, "a file for each case", found)
-    hidden = [label for case in split.hidden if case in cases and (label := cases[case].label) and label.is_file()]
-    closed = {*map(identity_of, hidden)}
-    for mask in masks.values():
-        if identity_of(mask) in closed:
-            what, fix = "the mask is a link to the label of a hidden case", "put the mask itself in this place"
-            yield Problem("split.label-is-hidden", what, str(mask), fix)
 
 
 def _known_content(facts: Any) -> str:

@@ -30,6 +30,7 @@ from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
+from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks
 from pcl_auto.training.run_inputs import refuse_other_meaning
 from pcl_auto.workspace.files import file_digest, read_json, refuse_irregular
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -75,6 +76,8 @@ class TrainRequest:
     restart: bool = False
     # A model that is there already, in place of the supervised epochs: a checkpoint, or the folder of one.
     pretrained: Path | None = None
+    # A folder of masks CASE.nii.gz of unlabeled cases, to begin with.
+    initial_pseudo_labels: Path | None = None
     # Behind that model, where it is one that this training goes on from.
     steps_before: int = 0
     # Of a cross-validation over the labeled cases; None trains one model on all of them.
@@ -96,6 +99,7 @@ class Run:
 
     ``settings``: what its trainer reads. ``start``: the checkpoint that it begins with, if any. ``fitted``: the
     schedule that fits the time budget ``budget_s``; until there is one, the settings have the recipe's own.
+    ``initial``: the masks that it begins with, if any.
     """
 
     data: DatasetFolder
@@ -110,6 +114,7 @@ class Run:
     start: Path | None = None
     budget_s: int | None = None
     fitted: Fitted | None = None
+    initial: InitialMasks = field(default_factory=InitialMasks)
     # The digest of each label that it learns or chooses with.
     labels: dict[str, str] = field(default_factory=dict)
     # What its labels do not show.
@@ -216,6 +221,10 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     joint = not request.supervised_only and bool(split.unlabeled)
     if joint and has_regions(plan.dataset_json["labels"]):
         _refuse_what_regions_lack(recipe)
+    initial = InitialMasks()
+    if request.initial_pseudo_labels is not None:
+        refuse_unused_masks(recipe, supervised_only=request.supervised_only, pretrained=start is not None)
+        initial = find_initial_masks(request.initial_pseudo_labels, plan, split)
     name = "_".join(
         [
             split.name,
@@ -225,6 +234,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
             *(["deterministic"] if request.deterministic else []),
             *([f"cv{request.folds}"] if request.folds is not None else []),
             *([f"from{file_digest(start)[:6]}"] if start is not None else []),
+            *([f"masks{initial.digest}"] if initial.files else []),
         ]
     )
     plans_name = f"{PLANS_PREFIX}_{name}"
@@ -237,7 +247,8 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     )  # fmt: skip
     run = Run(
         data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s,
-        labels={case: label.digest for case, label in labels.items()}, warnings=warnings,
+        initial=initial, labels={case: label.digest for case, label in labels.items()},
+        warnings=(*warnings, *initial.warnings),
     )  # fmt: skip
     if budget_s is None or not run.budget_file.is_file():
         return run

@@ -22,7 +22,7 @@ from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_
 from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.ground_truth import require_ground_truth
 from pcl_auto.planning.plan import read_plan, require_whole
-from pcl_auto.planning.split_plans import prepare_split, record_split
+from pcl_auto.planning.split_plans import PreparedSplit, prepare_masks, prepare_split, record_split
 from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.training.estimate import expected, fit_budget, measured
 from pcl_auto.training.find_model import remember_model
@@ -118,9 +118,20 @@ def prepare(run: Run, listener: Listener) -> tuple[Run, dict[str, Any]]:
         prepared = prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener
         )
+        initial = _prepare_masks(run, prepared)
     axes = _mirror_axes(run, prepared.plans, prepared.store, listener)
-    settings = replace(run.settings, store=prepared.store, mirror_axes=axes)
+    settings = replace(run.settings, store=prepared.store, mirror_axes=axes, initial_masks=initial)
     return replace(run, settings=settings, labels=prepared.labels), prepared.plans
+
+
+def _prepare_masks(run: Run, prepared: PreparedSplit) -> str:
+    """Store the masks that the run begins with; return where, in the folder of the data set, or nothing without any."""
+    if not run.initial.files:
+        return ""
+    view = run.data.initial_view(run.split.name, run.configuration, run.initial.digest)
+    run.initial.require_unchanged()
+    prepare_masks(run.plan, prepared, run.initial.files, view, run.data, run.configuration)
+    return str(view.relative_to(run.data.path))
 
 
 def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:
@@ -252,6 +263,7 @@ def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
         "input_content": _content_digest(run),
         **meaning(run.plan.dataset_json),
         **({} if run.budget_s is None else {"budget_s": run.budget_s}),
+        **({"initial_pseudo_labels": dict(run.initial.digests)} if run.initial.files else {}),
     }
 
 

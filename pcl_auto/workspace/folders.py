@@ -86,6 +86,10 @@ class DatasetFolder:
         """Return the folder of a split's validation cases, with their labels."""
         return self.path / "splits" / split / f"validation_{configuration}"
 
+    def initial_view(self, split: str, configuration: str, masks: str) -> Path:
+        """Return the folder of the cases of a split that have a mask to begin with; ``masks``: their digest."""
+        return self.path / "splits" / split / f"initial_{masks}_{configuration}"
+
     def correction_file(self, case: str, mask: str) -> Path:
         """Return the copy of the corrected mask (by SHA-256) that stands for the label of a case."""
         return self.pclauto_dir / "corrections" / f"{case}_{mask[:12]}.nii.gz"

@@ -74,6 +74,14 @@ def train(
             help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.", exists=True
         ),
     ] = None,
+    initial_pseudo_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the masks CASE.nii.gz of unlabeled cases in this folder, made by any other tool.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     supervised_only: Annotated[
         bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labeled cases, as many steps.")
     ] = False,
@@ -124,6 +132,7 @@ def train(
         deterministic=deterministic,
         folds=folds,
         pretrained=pretrained,
+        initial_pseudo_labels=initial_pseudo_labels,
         tensorboard=tensorboard,
         restart=restart,
         prepare_only=prepare_only,
@@ -219,6 +228,8 @@ def _announce(terminal: Terminal, run: Run, request: TrainRequest, device: str) 
         terminal.print_line(f"validation {len(split.validation)}: {', '.join(split.validation)}")
     hidden = f", {len(split.hidden)} of them with labels that stay closed" if split.hidden else ""
     terminal.print_line(f"unlabeled  {len(split.unlabeled)}{hidden}")
+    if run.initial.files:
+        terminal.print_line(f"begins with {len(run.initial.files)} masks of unlabeled cases as pseudo-labels")
     terminal.print_line(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
     terminal.print_line(f"recipe     {run.recipe.name}{_length(run, supervised_only=request.supervised_only)}")
     terminal.problems(run.warnings, "warning")

@@ -5,8 +5,9 @@ They teach beside the labels in the supervised epochs; the network of round one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,36 +52,52 @@ class InitialPseudoLabels:
         given = trainer.settings.initial_masks
         self._given = trainer.data.path / given if given else None
 
+    def cases(self) -> list[str]:
+        """Return the cases that get a pseudo-label: those with a mask, or some that the seed draws."""
+        if self._given is not None:
+            return sorted(StoredCases.get_identifiers(str(self._given)))
+        return order_of_draw(self._split.unlabeled, self._split.seed)[: self._settings.max_cases]
+
     def make(self, folder: RoundFolder) -> list[str]:
         """Put the pseudo-labels into ``folder`` and return their cases; what an interrupted try has made is kept."""
-        if self._given is not None:
-            cases = sorted(StoredCases.get_identifiers(str(self._given)))
-            self._keep_all(cases, folder, partial(_given_labels, self._given), len(cases))
-            return cases
-        cases = order_of_draw(self._split.unlabeled, self._split.seed)[: self._settings.max_cases]
-        first, others = cases[:FIRST_CASES], cases[FIRST_CASES:]
-        self._keep_all(first, folder, self._registered_labels, len(cases))
-        distributed.wait()
-        found = [read_agreement(folder.cases, case) or 0.0 for case in first]
-        if max(found, default=0.0) < self._settings.min_agreement:
-            return sorted(first)
-        self._keep_all(others, folder, self._registered_labels, len(cases))
+        cases = self.cases()
+        if self._given is None:
+            first = cases[:FIRST_CASES]
+            self._keep_all(first, folder, len(cases))
+            distributed.wait()
+            found = [read_agreement(folder.cases, case) or 0.0 for case in first]
+            if max(found) < self._settings.min_agreement:
+                return sorted(first)
+        self._keep_all(cases, folder, len(cases))
         return sorted(cases)
 
-    def choose(self, rows: list[LedgerRow]) -> list[LedgerRow]:
-        """Mark the pseudo-labels that are not to be used."""
-        return rows if self._given is not None else drop_unregistered(rows, self._settings.min_agreement)
+    def labels_of(self, case: str) -> Fusion:
+        """Return the mask of a case, or labels of the labeled cases that look most like it, carried over to it."""
+        if self._given is not None:
+            return Fusion(read_labels(self._given, case), None)
+        labels = self._trainer.dataset_json["labels"]
+        values = [value for value in all_values(labels) if value != ignore_value(labels)]
+        nearest = most_similar(
+            thumbnail(self._image(case)), [small for _, small in self._atlases], self._settings.atlases
+        )
+        atlases = [self._atlases[index][0] for index in nearest]
+        return fuse_atlases(self._scan(case), atlases, values, self._labeled.classes)
 
-    def _keep_all(
-        self, cases: Sequence[str], folder: RoundFolder, labels_of: Callable[[str], Fusion], total: int
-    ) -> None:
-        """Store the pseudo-labels of ``cases``; several processes share them."""
+    def choose(self, rows: list[LedgerRow]) -> list[LedgerRow]:
+        """Mark the pseudo-labels that are not to be used, and say where all of them come from."""
+        if self._given is not None:
+            return [replace(row, source="given") for row in rows]
+        chosen = drop_unregistered(rows, self._settings.min_agreement)
+        return [replace(row, source="registration") for row in chosen]
+
+    def _keep_all(self, cases: Sequence[str], folder: RoundFolder, total: int) -> None:
+        """Store the pseudo-labels of ``cases`` that are not there yet; several processes share them."""
         mine, trainer = distributed.share(cases), self._trainer
         stored = StoredCases(str(self._store), list(mine))
         patch_voxels = tuple(trainer.configuration_manager.patch_size)
         for case in mine:
             if not is_stored(folder.cases, case):
-                found = labels_of(case)
+                found = self.labels_of(case)
                 _, region, _, properties = stored.load_case(case)
                 with reading(lambda: stored):
                     nonzero = region[:]
@@ -92,18 +109,6 @@ class InitialPseudoLabels:
                 )  # fmt: skip
             done = sum(is_stored(folder.cases, each) for each in self._split.unlabeled)
             trainer.events.notify("initial_pseudo_label", done=done, total=total)
-
-    # --- registration -----------------------------------------------------------------------------------------
-
-    def _registered_labels(self, case: str) -> Fusion:
-        """Carry the labels of the labeled cases that look most like a case over to it."""
-        labels = self._trainer.dataset_json["labels"]
-        values = [value for value in all_values(labels) if value != ignore_value(labels)]
-        nearest = most_similar(
-            thumbnail(self._image(case)), [small for _, small in self._atlases], self._settings.atlases
-        )
-        atlases = [self._atlases[index][0] for index in nearest]
-        return fuse_atlases(self._scan(case), atlases, values, self._labeled.classes)
 
     def _image(self, case: str) -> np.ndarray:
         stored = StoredCases(str(self._store), [case])
@@ -128,7 +133,3 @@ class InitialPseudoLabels:
             (Atlas(self._scan(case), read_labels(self._labeled.folder, case)), thumbnail(self._image(case)))
             for case in sorted(self._labeled.cases)
         ]
-
-
-def _given_labels(folder: Path, case: str) -> Fusion:
-    return Fusion(read_labels(folder, case), None)

@@ -122,10 +122,13 @@ class PseudoLabelStage:
         registers = self._trainer.recipe.pseudo_labels.start == "registration" and len(self.labeled.cases) > 1
         return bool(self._trainer.settings.initial_masks) or registers
 
+    def initial(self) -> InitialPseudoLabels:
+        """Return what makes the pseudo-labels that training begins with."""
+        return InitialPseudoLabels(self._trainer, self._split, self.labeled, self._store)
+
     def make_initial(self, folder: RoundFolder) -> Segmented:
         """Make the pseudo-labels that training begins with, as round 0, and write their ledger."""
-        begun = monotonic()
-        initial = InitialPseudoLabels(self._trainer, self._split, self.labeled, self._store)
+        begun, initial = monotonic(), self.initial()
         cases = initial.make(folder)
         seconds = monotonic() - begun
         with distributed.rank_zero_first() as first:

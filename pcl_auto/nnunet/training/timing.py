@@ -91,7 +91,10 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
     validated_s = _validation_s(trainer, beside_s, folds) if trainer.has_validation else 0.0
     joint = _Round(step_s=step_s)
     if isinstance(trainer, nnUNetTrainerPCL) and trainer.recipe.schedule.rounds:
+        begin_s += _initial_s(trainer)
         joint = _time_round(trainer, seconds)
+        if trainer.stage.has_initial:  # the supervised epochs have joint steps too
+            step_s = max(joint.step_s, step_s)
     costs = Costs(
         begin_s=begin_s,
         supervised_step_s=step_s,
@@ -107,6 +110,17 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
         folds=folds,
     )
     return Timing(costs, peak_memory_mb(), trainer.gpu_memory_mb(), latest.stat().st_size / 2**20, joint.mb)
+
+
+def _initial_s(trainer: nnUNetTrainerPCL) -> float:
+    """Estimate the seconds to make the pseudo-labels that training begins with, from one of them."""
+    if not trainer.stage.has_initial:
+        return 0.0
+    initial = trainer.stage.initial()
+    cases = initial.cases()
+    begun = monotonic()
+    initial.labels_of(cases[0])
+    return (monotonic() - begun) * len(cases)
 
 
 def _step(trainer: nnUNetTrainerPCLSupervised) -> None:

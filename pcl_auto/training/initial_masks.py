@@ -1,0 +1,116 @@
+"""Find the masks that a training is to begin with, and check them as labels are checked.
+
+They come from any other tool: a foundation model, an older network, an atlas. They teach as pseudo-labels do, never as
+labels: the first round replaces them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pcl_auto.data.checks.check_files import equal_labels
+from pcl_auto.data.split import Split
+from pcl_auto.errors import DataError, Problem, StateError, UsageError, format_names
+from pcl_auto.nnunet.environment import available_cores
+from pcl_auto.planning.plan import Plan
+from pcl_auto.recipe.settings import Recipe
+from pcl_auto.training.mask_folder import judge_mask, masks_in, refuse_shared_files, warn_of_passed_over
+from pcl_auto.workspace.files import file_digest
+
+OPTION = "--initial-pseudo-labels"
+
+
+@dataclass(frozen=True)
+class InitialMasks:
+    """Masks of unlabeled cases, and the SHA-256 of their files, by case; ``warnings`` of what was passed over."""
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """One short value for all of them."""
+        return hashlib.sha256(json.dumps(dict(self.digests), sort_keys=True).encode()).hexdigest()[:6]
+
+    def require_unchanged(self) -> None:
+        """Make sure that the files are those that were checked.
+
+        Raises:
+            StateError: some are others, or gone.
+        """
+        changed = [case for case, file in self.files.items() if _digest_of(file) != self.digests[case]]
+        if changed:
+            what, fix = "masks changed while they were read", "wait until nothing writes them, and repeat the command"
+            where = str(self.files[changed[0]].parent)
+            raise StateError(Problem("mask.changed-meanwhile", what, where, fix, found=format_names(changed)))
+
+
+def _digest_of(file: Path) -> str:
+    return file_digest(file) if file.is_file() else ""
+
+
+def find_initial_masks(folder: Path, plan: Plan, split: Split) -> InitialMasks:
+    """Find the masks CASE.nii.gz of unlabeled cases in ``folder`` and check each on its image; nothing is written.
+
+    Raises:
+        UsageError: no such folder.
+        DataError: masks that cannot be labels of their cases, all of them; or no mask of an unlabeled case.
+    """
+    if not folder.is_dir():
+        fix = f"name a folder with masks CASE.nii.gz with {OPTION}"
+        raise UsageError(Problem("mask.no-folder", "no folder of masks", str(folder), fix))
+    masks, passed_over = masks_in(folder)
+    warnings = warn_of_passed_over(folder, passed_over)
+    files = {case: masks[case] for case in sorted(masks) if case in split.unlabeled}
+    if others := sorted(masks.keys() - files.keys()):
+        what, fix = "masks that are not of unlabeled cases are passed over", "nothing, if they were made along the way"
+        warnings.append(Problem("mask.of-other-case", what, str(folder), fix, found=format_names(others, limit=5)))
+    if not files:
+        found = format_names([path.name for path in (*masks.values(), *passed_over)], limit=5) or "no file"
+        fix = "name the masks after unlabeled cases"
+        expected = f"{split.unlabeled[0]}.nii.gz, …" if split.unlabeled else "a split with unlabeled cases"
+        raise DataError(Problem("mask.of-no-case", "no mask of an unlabeled case", str(folder), fix, expected, found))
+    plan.require(files)
+    cases = plan.cases
+    opened = {case: cases[case] for case in (*split.labeled, *split.validation)}
+    # Before one is opened: it may be the label of a hidden case.
+    if problems := [*refuse_shared_files(files, opened, cases, split)]:
+        raise DataError(problems)
+    digests = {case: file_digest(file) for case, file in files.items()}
+    with ThreadPoolExecutor(available_cores()) as pool:
+        judged = list(pool.map(lambda case: judge_mask(files[case], cases[case], plan.dataset_json["labels"]), files))
+    if problems := [problem for _, found_here in judged for problem in found_here]:
+        raise DataError(problems)
+    contents = {
+        case: label.digest for case, (label, _) in zip(files, judged, strict=True)
+        if label is not None and any(label.label_values or ())
+    }  # fmt: skip
+    return InitialMasks(files, digests, (*warnings, *equal_labels(contents, str(folder))))
+
+
+def refuse_unused_masks(recipe: Recipe, *, supervised_only: bool, pretrained: bool) -> None:
+    """Refuse a training that would not learn from the masks it is given.
+
+    Raises:
+        UsageError: why it would not.
+    """
+    method = recipe.unlabeled_loss.method
+    reasons = {
+        "with --supervised-only labels alone teach": (supervised_only, "leave out one of the two"),
+        "with --pretrained a network makes the first pseudo-labels": (pretrained, "leave out one of the two"),
+        f"{method} has no pseudo-labels of a round": (method != "pseudo_labels", "choose another recipe"),
+        "the recipe has no rounds": (not recipe.schedule.rounds, "choose another recipe"),
+    }
+    problems = [
+        Problem("mask.not-learned-from", f"the masks would not be learned from: {why}", OPTION, fix)
+        for why, (applies, fix) in reasons.items()
+        if applies
+    ]
+    if problems:
+        raise UsageError(problems)

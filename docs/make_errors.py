@@ -34,6 +34,7 @@ AREAS = {
     "header": "Headers of MetaImage and NRRD files, and the voxels that they promise.",
     "label": "Label maps.",
     "lock": "Other processes.",
+    "mask": "Masks of unlabeled cases to begin a training with.",
     "memory": "Memory.",
     "model": "Trained models.",
     "nifti": "NIfTI files and their headers.",

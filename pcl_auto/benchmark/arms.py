@@ -103,11 +103,14 @@ def _make_arm(name: str, base: Recipe) -> Arm:
 
 
 def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:
-    """Return the method of ``recipe`` with the optimizer, batch, network and steps of ``base``."""
+    """Return the method of ``recipe`` with the optimizer, batch, network and steps of ``base``.
+
+    Where in a run the learning rate begins to decay belongs to the method.
+    """
     return replace(
         recipe,
         schedule=fit_schedule(base.schedule, recipe.schedule.rounds),
-        optimizer=base.optimizer,
+        optimizer=replace(base.optimizer, flat_share=recipe.optimizer.flat_share),
         batch=base.batch,
         network=base.network,
     )

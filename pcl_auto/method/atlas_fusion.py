@@ -61,6 +61,17 @@ def fuse_atlases(fixed: Scan, atlases: Sequence[Atlas], values: Sequence[int], c
     return Fusion(_winners(votes, values), float(np.mean(pairs)) if pairs else None)
 
 
+def move_labels(labels: np.ndarray, places: Tensor, values: Sequence[int]) -> np.ndarray:
+    """Bring a label map (z, y, x) to the fixed scan; see :func:`pcl_auto.method.registration.move`.
+
+    Args:
+        labels: on the grid of the moving scan.
+        places: from :func:`pcl_auto.method.registration.register`.
+        values: that a voxel may have.
+    """
+    return _winners(move(_indicators(labels, values).to(places.device), places), values)
+
+
 def most_similar(thumbnail: np.ndarray, thumbnails: Sequence[np.ndarray], count: int) -> list[int]:
     """Return the indices of the ``count`` thumbnails that correlate best with one, the best first.
 

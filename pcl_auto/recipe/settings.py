@@ -87,6 +87,8 @@ class Optimizer:
     weight_decay: float = _setting(3e-5, 0.0, 1.0)
     # "poly": nnU-Net's polynomial decay of the learning rate over the whole run; "constant": none.
     schedule: LearningRateSchedule = "poly"
+    # Share of the run in which the learning rate stays what it is; all of its decay is in the rest.
+    flat_share: float = _setting(0.0, 0.0, 0.99)
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ class Augmentation:
     # Axes to mirror along, in training and in prediction: "all" as nnU-Net does, "symmetric" those along which a
     # mirrored scan is as near to the other scans as the scan itself, "none" as nnUNetTrainerNoMirroring.
     mirroring: Mirroring = "all"
+    # Labeled cases in the shape of unlabeled ones, moved to them by registration with their labels, that half of the
+    # labeled patches are of in joint training and its supervised start; 0: none.
+    warped_cases: int = _setting(0, 0, 100_000)
     # Probability that a patch is deformed elastically, in joint training and its supervised start; nnU-Net's is 0.
     elastic: float = _setting(0.0, 0.0, 1.0)
 
@@ -157,6 +162,8 @@ class PseudoLabels:
     network: StageNetwork = "last"
     # Weight of the segmentation loss on pseudo-labeled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
+    # Divide the sum of both segmentation losses by 1 + that weight: a joint step is as long as one on labels alone.
+    divide_loss: bool = False
     # Noisy student: every round begins with a new network, and its learning rate anew,
     restart_network: bool = False
     # and learns from strongly perturbed patches, with channels of its deepest features dropped.
@@ -223,6 +230,8 @@ class Teacher:
 
     # How many rounds the average looks back, in steps; a share, so that it fits every schedule. 0: no teacher.
     ema_rounds: float = _setting(0.0, 0.0, 100.0)
+    # Follow the network from the first step of the supervised epochs, and make the pseudo-labels of round one too.
+    from_start: bool = False
 
     def decay(self, schedule: Schedule) -> float:
         """Return the share of the average that stays in a step."""

@@ -323,6 +323,7 @@ def _write_plans(run: Run, plans: dict[str, Any]) -> None:
 
 def _drive(run: Run, device: Any, threads: int, listener: Listener, shared_start: Path | None) -> None:
     """Build the trainer of a run as nnU-Net would, let it train to its end, and validate."""
+    shared_start = shared_start if run.settings.shares_start else None
     with output_to(run.folder / "log.txt"):
         import torch
 

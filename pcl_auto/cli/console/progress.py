@@ -119,6 +119,10 @@ class TrainingProgress:
         self._update(description="first pseudo-labels", note=f"cases {done}/{total}")
         self._print_once(f"making {total} pseudo-labels to begin with", done)
 
+    def _on_warped_case(self, done: int, total: int) -> None:
+        self._update(description="warped cases", note=f"cases {done}/{total}")
+        self._print_once(f"moving labeled cases into the shape of unlabeled ones, {total} times", done)
+
     def _on_registration_off(self, labeled: int) -> None:
         self._print(f"registration is left out: it takes two labeled cases to judge it by, here is {labeled}")
 

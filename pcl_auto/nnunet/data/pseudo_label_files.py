@@ -95,14 +95,14 @@ def keep_pseudo_label(
     """
     # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
     labels[(labels == 0) & (region < 0)] = -1
-    properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, _sampled_from(labels_of))
+    properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, sampled_from(labels_of))
     with staging_folder(folder.cases) as staged:
         save_label(staged, case, labels, properties, patch_voxels)
         link_relative(case_files(staged, case)[0], case_files(store, case)[0])
         publish_case(staged, folder.cases, case)
 
 
-def _sampled_from(labels_of: LabelManager) -> list[Any]:
+def sampled_from(labels_of: LabelManager) -> list[Any]:
     """List what nnU-Net's loader draws the centers of patches from: classes or regions, and all that is not ignored."""
     drawn = labels_of.foreground_regions if labels_of.has_regions else labels_of.foreground_labels
     return [*drawn, (-1, *labels_of.all_labels)] if labels_of.has_ignore_label else drawn

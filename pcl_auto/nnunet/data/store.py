@@ -79,8 +79,20 @@ class Preprocessing:
 
     def save(self, folder: Path, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]) -> None:
         """Write a case into ``folder`` as nnU-Net stores it."""
-        _write_array(case_files(folder, case)[0], data, self.patch_voxels)
-        save_label(folder, case, seg, properties, self.patch_voxels)
+        write_case(folder, case, data, seg, properties, self.patch_voxels)
+
+
+def write_case(
+    folder: Path,
+    case: str,
+    data: np.ndarray,
+    seg: np.ndarray,
+    properties: dict[str, Any],
+    patch_voxels: tuple[int, ...],
+) -> None:
+    """Write image (C, z, y, x), label map (1, z, y, x) and properties of a case into ``folder`` as nnU-Net reads it."""
+    _write_array(case_files(folder, case)[0], data, patch_voxels)
+    save_label(folder, case, seg, properties, patch_voxels)
 
 
 def save_label(

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from pcl_auto.data.labels import all_values, ignore_value
 from pcl_auto.data.split import Split, order_of_draw
 from pcl_auto.method.atlas_fusion import Atlas, Fusion, fuse_atlases, most_similar
 from pcl_auto.method.mirroring import thumbnail
 from pcl_auto.method.pseudo_labels import LedgerRow, drop_unregistered
-from pcl_auto.method.registration import Scan, with_even_contrast
+from pcl_auto.method.registration import Scan
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data.cases import StoredCases, reading
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases
@@ -31,6 +30,7 @@ from pcl_auto.nnunet.data.pseudo_label_files import (
     read_labels,
 )
 from pcl_auto.nnunet.data.store import is_stored
+from pcl_auto.nnunet.data.stored_scans import read_scan, read_stored_image
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -78,7 +78,9 @@ class InitialPseudoLabels:
         labels = self._trainer.dataset_json["labels"]
         values = [value for value in all_values(labels) if value != ignore_value(labels)]
         nearest = most_similar(
-            thumbnail(self._image(case)), [small for _, small in self._atlases], self._settings.atlases
+            thumbnail(read_stored_image(self._store, case)),
+            [small for _, small in self._atlases],
+            self._settings.atlases,
         )
         atlases = [self._atlases[index][0] for index in nearest]
         return fuse_atlases(self._scan(case), atlases, values, self._labeled.classes)
@@ -110,26 +112,19 @@ class InitialPseudoLabels:
             done = sum(is_stored(folder.cases, each) for each in self._split.unlabeled)
             trainer.events.notify("initial_pseudo_label", done=done, total=total)
 
-    def _image(self, case: str) -> np.ndarray:
-        stored = StoredCases(str(self._store), [case])
-        image, _, _, _ = stored.load_case(case)
-        with reading(lambda: stored):
-            read: np.ndarray = image[:]
-        return read
-
     def _scan(self, case: str) -> Scan:
-        properties = StoredCases(str(self._store), [case]).load_case(case)[3]
-        image = self._image(case)
-        # Its size in millimeters is what the scan had before it was resampled.
-        turned = [properties["spacing"][axis] for axis in self._trainer.plans_manager.transpose_forward]
-        before = properties["shape_after_cropping_and_before_resampling"]
-        spacing_mm = [mm * n / m for mm, n, m in zip(turned, before, image.shape[1:], strict=True)]
-        scan = Scan(torch.from_numpy(image), (spacing_mm[0], spacing_mm[1], spacing_mm[2]))
-        return with_even_contrast(scan, self._trainer.device)
+        turned = self._trainer.plans_manager.transpose_forward
+        return read_scan(self._store, case, turned, self._trainer.device)
+
+    def _thumbnail(self, case: str) -> np.ndarray:
+        return thumbnail(read_stored_image(self._store, case))
 
     @cached_property
     def _atlases(self) -> list[tuple[Atlas, np.ndarray]]:
         return [
-            (Atlas(self._scan(case), read_labels(self._labeled.folder, case)), thumbnail(self._image(case)))
+            (
+                Atlas(self._scan(case), read_labels(self._labeled.folder, case)),
+                thumbnail(read_stored_image(self._store, case)),
+            )
             for case in sorted(self._labeled.cases)
         ]

@@ -55,7 +55,8 @@ class JointStep:
         loss = segmentation = trainer.segmentation_loss(outputs, targets)
         if recipe.pseudo_labels.segmentation_weight:
             pseudo = trainer.segmentation_loss(pseudo_outputs, pseudo_targets)
-            loss = loss + recipe.pseudo_labels.segmentation_weight * pseudo
+            weight = recipe.pseudo_labels.segmentation_weight
+            loss = (loss + weight * pseudo) / (1 + weight * recipe.pseudo_labels.divide_loss)
         trained = [(trainer.optimizer, trainer.network)]
         losses = {"loss": segmentation}
         if self.contrast is not None and drawn is not None:

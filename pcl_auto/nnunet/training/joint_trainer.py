@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.method.rounds import joint_rounds, self_train
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import patch_streams, pseudo_label_files
+from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.elastic import deform_elastically
 from pcl_auto.nnunet.network import draw_anew, restart_segmentation_head, unwrapped
 from pcl_auto.nnunet.training.best_of_stage import BestOfStage
@@ -27,6 +29,7 @@ from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK, RoundGuard
 from pcl_auto.nnunet.training.teacher import Teacher
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.training.warped_cases import WarpedCases
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.workspace.run_record import LATEST
 
@@ -49,6 +52,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.best_of_stage = BestOfStage()
         self.stage = PseudoLabelStage(self, self.split, self.guard)
         self.dataloader_unlabeled: Any = None
+        self.warped: WarpedCases | None = None
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
         """Return nnU-Net's augmentation of training patches, with the recipe's elastic deformation."""
@@ -73,9 +77,23 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         with distributed.rank_zero_first() as first:
             for folder in folders if first else []:
                 shutil.rmtree(folder.path, ignore_errors=True)
+        if self.recipe.augmentation.warped_cases and self.epoch < self.recipe.schedule.epochs:
+            self._warp_labeled_cases()
         if self.recipe.pseudo_labels.network == "best_validation" and not self._chooses_stages:
             self.events.emit("last_weights")
         self_train(self, self.recipe.schedule)
+
+    def _warp_labeled_cases(self) -> None:
+        begun = monotonic()
+        warped = WarpedCases(self, self.split, self.stage.labeled)
+        warped.make()
+        self.seconds += monotonic() - begun
+        self.warped = warped
+
+    def get_tr_and_val_datasets(self) -> tuple[StoredCases, StoredCases]:
+        """Open the cases to learn from, warped ones among them once they are there, and those held out."""
+        learned, held_out = super().get_tr_and_val_datasets()
+        return learned if self.warped is None else self.warped.dataset(), held_out
 
     def on_train_end(self) -> None:
         """Write the model; there is no way back from it."""
@@ -83,6 +101,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             self.guard.forget_starts()
         self.best_of_stage.forget()
         super().on_train_end()
+        if self.warped is not None and self.local_rank == 0:
+            self.warped.forget()
 
     # --- the weights that a stage ends with -------------------------------------------------------------------
 
@@ -125,7 +145,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self._end_stage(round_number)
         distributed.wait()
         if not folder.complete:
-            network = self.network if self.teacher is None or round_number == 1 else self.teacher.network
+            is_taught = self.teacher is not None and (round_number > 1 or self.recipe.teacher.from_start)
+            network = self.teacher.network if self.teacher is not None and is_taught else self.network
             summary = self._segment(network, self.split.unlabeled, folder, round_number)
             if summary:
                 self.events.emit("pseudo_labels", round=round_number, **summary)
@@ -185,7 +206,7 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             if self.recipe.contrast.restart_head:
                 convolutions = self.recipe.contrast.head_convolutions
                 restart_segmentation_head(self.network, self.optimizer, self.settings.seed, convolutions)
-            if self.teacher is not None:
+            if self.teacher is not None and not self.recipe.teacher.from_start:
                 self.teacher.restart(unwrapped(self.network))
             self.joint_step.begin_rounds()
         if self.recipe.pseudo_labels.restart_network:
@@ -237,7 +258,8 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
             unlabeled = patch_streams.next_batch(self.dataloader_unlabeled)
             self.cases_of_step += list(unlabeled["keys"])
             losses = self.joint_step.take(batch, unlabeled)
-        if self.teacher is not None and self.epoch >= self.recipe.schedule.supervised_epochs:
+        is_followed = self.recipe.teacher.from_start or self.epoch >= self.recipe.schedule.supervised_epochs
+        if self.teacher is not None and is_followed:
             self.teacher.follow(unwrapped(self.network))
         return losses
 

@@ -25,10 +25,25 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
 
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, settings: Optimizer, epochs: int) -> PolyLRScheduler:
     """Make nnU-Net's scheduler of the learning rate over ``epochs``, which keeps it constant where a recipe says so."""
-    rate = settings.learning_rate
-    if settings.schedule == "constant":
-        return PolyLRScheduler(optimizer, rate, epochs, exponent=0)
-    return PolyLRScheduler(optimizer, rate, epochs)
+    exponent = 0.0 if settings.schedule == "constant" else 0.9
+    return _LatePolyLRScheduler(optimizer, settings.learning_rate, epochs, exponent, settings.flat_share)
+
+
+class _LatePolyLRScheduler(PolyLRScheduler):  # type: ignore[misc]
+    """nnU-Net's polynomial decay, all of it behind a share of the steps in which the rate stays what it is."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, rate: float, steps: int, exponent: float, flat_share: float
+    ) -> None:
+        self._flat_share = flat_share
+        super().__init__(optimizer, rate, steps, exponent)
+
+    def step(self, current_step: float | None = None) -> None:
+        """Set the rate of ``current_step``, which counts from 0; without it, as torch calls it once, the first rate."""
+        if current_step is not None:
+            flat = self._flat_share * self.max_steps
+            current_step = max(0.0, current_step - flat) / (1 - self._flat_share)
+        super().step(current_step)
 
 
 def backward_and_step(

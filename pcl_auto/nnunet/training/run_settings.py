@@ -36,6 +36,12 @@ class RunSettings:
     recipe_mirroring: bool = False
     initial_masks: str = ""
 
+    @property
+    def shares_start(self) -> bool:
+        """True if the supervised start is the network's alone, so that runs that differ in the rounds can share it."""
+        registers = self.recipe.pseudo_labels.start == "registration"
+        return not (registers or self.initial_masks or self.recipe.teacher.from_start)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for a plans file."""
         axes = None if self.mirror_axes is None else list(self.mirror_axes)
@@ -85,7 +91,6 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
         "head_convolutions": recipe["contrast"]["head_convolutions"],
         "weights": recipe["pseudo_labels"]["network"],
-        "pseudo_labels": [recipe["pseudo_labels"]["start"], recipe["registration"], settings.get("initial_masks", "")],
         "steps_per_epoch": schedule.steps_per_epoch,
         "supervised_epochs": schedule.supervised_epochs,
         # The learning rate decays over all of them.

@@ -1,0 +1,35 @@
+"""Read stored images as scans to register."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pcl_auto.method.registration import Scan, with_even_contrast
+from pcl_auto.nnunet.data.cases import StoredCases, reading
+
+
+def read_stored_image(folder: Path, case: str) -> np.ndarray:
+    """Read the stored image of a case, shape (C, z, y, x)."""
+    cases = StoredCases(str(folder), [case])
+    image, _, _, _ = cases.load_case(case)
+    with reading(lambda: cases):
+        read: np.ndarray = image[:]
+    return read
+
+
+def read_scan(folder: Path, case: str, transpose_forward: Sequence[int], device: torch.device) -> Scan:
+    """Read the stored image of a case as a scan to register, with even contrast.
+
+    ``transpose_forward``: how nnU-Net's plans turn the axes of a scan.
+    """
+    image = read_stored_image(folder, case)
+    properties = StoredCases(str(folder), [case]).load_case(case)[3]
+    # Its size in millimeters is what the scan had before it was resampled.
+    turned = [properties["spacing"][axis] for axis in transpose_forward]
+    before = properties["shape_after_cropping_and_before_resampling"]
+    spacing_mm = [mm * n / m for mm, n, m in zip(turned, before, image.shape[1:], strict=True)]
+    return with_even_contrast(Scan(torch.from_numpy(image), (spacing_mm[0], spacing_mm[1], spacing_mm[2])), device)

@@ -31,8 +31,11 @@ class Stopped(Exception):
 class Diary:
     """A learner that notes what it does, and is stopped before ``stop_at``."""
 
-    def __init__(self, epoch: int = 0, stop_at: int | None = None, collapses: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, epoch: int = 0, stop_at: int | None = None, collapses: tuple[int, ...] = (), *, begins: bool = False
+    ) -> None:
         self.collapses = collapses
+        self.begins = begins
         self.rolled_back = 0
         self.epoch = epoch
         self.stop_at = stop_at
@@ -44,6 +47,9 @@ class Diary:
                 raise Stopped
             self.notes.append(f"epoch {self.epoch} {stage}")
             self.epoch += 1
+
+    def begin_with_pseudo_labels(self) -> bool:
+        return self.begins
 
     def learn_from_labels(self, until_epoch: int) -> None:
         self._train(until_epoch, "supervised")
@@ -64,6 +70,15 @@ class Diary:
 def test_rounds_follow_the_supervised_start_without_a_gap() -> None:
     assert list(joint_rounds(SCHEDULE)) == [Round(1, 3, 5), Round(2, 5, 7)]
     assert list(joint_rounds(SCHEDULE))[-1].last_epoch == SCHEDULE.epochs
+
+
+def test_what_is_there_before_any_network_is_learned_from_in_step_one() -> None:
+    learner = Diary(begins=True)
+    self_train(learner, SCHEDULE)
+    assert learner.notes == [note.replace("supervised", "round 0") for note in FRESH]
+    resumed = Diary(epoch=4, begins=True)
+    self_train(resumed, SCHEDULE)
+    assert resumed.notes[0] == "pseudo-label 1", "step one is over"
 
 
 def test_a_fresh_run() -> None:

@@ -69,7 +69,8 @@ def find_initial_masks(folder: Path, plan: Plan, split: Split) -> InitialMasks:
     warnings = warn_of_passed_over(folder, passed_over)
     files = {case: masks[case] for case in sorted(masks) if case in split.unlabeled}
     if others := sorted(masks.keys() - files.keys()):
-        what, fix = "masks that are not of unlabeled cases are passed over", "nothing, if they were made along the way"
+        what = "masks that are not of unlabeled cases are passed over"
+        fix = "nothing, if they were made along the way; else name them after unlabeled cases"
         warnings.append(Problem("mask.of-other-case", what, str(folder), fix, found=format_names(others, limit=5)))
     if not files:
         found = format_names([path.name for path in (*masks.values(), *passed_over)], limit=5) or "no file"

@@ -51,7 +51,7 @@ def warn_of_passed_over(folder: Path, files: Sequence[Path]) -> list[Problem]:
     """Warn of what lies in a folder of masks and is none."""
     if not files:
         return []
-    what, fix = "files and folders passed over", "nothing, if these are no corrected masks"
+    what, fix = "files and folders passed over", "nothing, if these are no masks"
     found = format_names((file.name for file in files), limit=5)
     return [Problem("data.passed-over", what, str(folder), fix, "masks CASE.nii.gz", found)]
 
@@ -83,5 +83,6 @@ def refuse_shared_files(
     closed = {*map(identity_of, hidden)}
     for mask in masks.values():
         if identity_of(mask) in closed:
-            what, fix = "the mask is a link to the label of a hidden case", "put the mask itself in this place"
+            what = "the mask is the label of a hidden case, by its place or by a link"
+            fix = "put a mask that was made without the label in this place, or name another folder"
             yield Problem("split.label-is-hidden", what, str(mask), fix)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ def fuse_atlases(fixed: Scan, atlases: Sequence[Atlas], values: Sequence[int], c
         moved = move(_indicators(atlas.labels, values).to(votes.device), places)
         votes += (match.clamp_min(0) ** VOTE_POWER + _LEAST_WEIGHT) * moved
         alone.append(_winners(moved, values))
-    pairs = [mean_dice(first, second, classes) for first, second in combinations(alone, 2)]
+    pairs = [mean_dice(first, second, classes) for n, first in enumerate(alone) for second in alone[n + 1 :]]
     return Fusion(_winners(votes, values), float(np.mean(pairs)) if pairs else None)
 
 

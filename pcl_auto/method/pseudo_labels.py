@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcl_auto.method.label_maps import Classes, class_mask, component_counts, mean_dice
+from pcl_auto.recipe.settings import PseudoLabelFilter
 
 # Where every pseudo-label of a round would be dropped, this share of them stays.
 MIN_SHARE = 0.25
@@ -110,6 +111,12 @@ def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
     if not volumes_ml.size:
         return 0.0, math.inf
     return float(volumes_ml.min() / margin), float(volumes_ml.max() * margin)
+
+
+def filter_rows(rows: Sequence[LedgerRow], settings: PseudoLabelFilter) -> list[LedgerRow]:
+    """Mark the rows of a network's pseudo-labels that a recipe leaves out as not used."""
+    kept = drop_outside(rows) if settings.drop_outside_range else list(rows)
+    return drop_disagreeing(kept, settings.min_agreement) if settings.min_agreement else kept
 
 
 def drop_outside(rows: Sequence[LedgerRow]) -> list[LedgerRow]:

@@ -19,7 +19,6 @@ from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.store import case_files
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage, predict_round
-from pcl_auto.recipe.settings import PseudoLabelFilter
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -34,7 +33,14 @@ def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_label_files.R
         progress=lambda _done, _total: None,
     )  # fmt: skip
     pseudo_label_files.keep_ledger(
-        folder, None, cases, {"core": np.array([8.0])}, classes={"core": 1}, voxel_ml=1.0, chosen=PseudoLabelFilter()
+        folder,
+        None,
+        cases,
+        {"core": np.array([8.0])},
+        classes={"core": 1},
+        voxel_ml=1.0,
+        margin=2.0,
+        choose=lambda rows: rows,
     )
     return folder
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from torch import nn
 from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
 from pcl_auto.method.label_maps import keep_largest
-from pcl_auto.method.pseudo_labels import LedgerRow, drop_disagreeing, drop_outside
+from pcl_auto.method.pseudo_labels import LedgerRow, filter_rows
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases, reading
@@ -26,6 +27,7 @@ from pcl_auto.nnunet.inference.sliding_window import AgreementCheck, Segmenter, 
 from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.initial_pseudo_labels import InitialPseudoLabels
 from pcl_auto.nnunet.training.round_guard import RoundGuard
+from pcl_auto.recipe.settings import PseudoLabelFilter
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -88,8 +90,9 @@ class PseudoLabelStage:
     def _judge(self, cases: Sequence[str], folder: RoundFolder, number: int) -> list[LedgerRow]:
         # Nothing is trained on what is segmented after the last round.
         last = number > self._trainer.recipe.schedule.rounds
-        previous = self._guard.labels_of(number - 1) if number else None
-        return self._keep_ledger(cases, folder, previous, (lambda rows: rows) if last else self._choose)
+        chosen = PseudoLabelFilter() if last else self._filter
+        previous = self._guard.labels_of(number - 1)
+        return self._keep_ledger(cases, folder, previous, partial(filter_rows, settings=chosen))
 
     def _keep_ledger(
         self,
@@ -108,11 +111,6 @@ class PseudoLabelStage:
             margin=self._filter.range_margin,
             choose=choose,
         )
-
-    def _choose(self, rows: list[LedgerRow]) -> list[LedgerRow]:
-        """Mark the pseudo-labels of a network that are not to be used, as the recipe says."""
-        rows = self._inside(rows)
-        return drop_disagreeing(rows, self._filter.min_agreement) if self._filter.min_agreement else rows
 
     # --- before any network -----------------------------------------------------------------------------------
 
@@ -134,13 +132,12 @@ class PseudoLabelStage:
         with distributed.rank_zero_first() as first:
             if not first:
                 return Segmented([], seconds)
-            rows = self._keep_ledger(cases, folder, None, lambda rows: initial.choose(self._inside(rows)))
+            # Agreement of a network's predictions is not what registered labels have.
+            chosen = replace(self._filter, min_agreement=0.0)
+            rows = self._keep_ledger(cases, folder, None, lambda rows: initial.choose(filter_rows(rows, chosen)))
             if not any(row.used for row in rows):
                 shutil.rmtree(folder.cases)  # the ledger stays, as a record
             return Segmented(rows, seconds)
-
-    def _inside(self, rows: list[LedgerRow]) -> list[LedgerRow]:
-        return drop_outside(rows) if self._filter.drop_outside_range else rows
 
     def used(self, folder: RoundFolder) -> tuple[list[str], list[str]]:
         """Return the cases that a round trains on, and why their pseudo-labels are not worth it, if they are not.

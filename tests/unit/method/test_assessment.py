@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from pcl_auto.method.label_maps import Values, mean_dice
-from pcl_auto.method.pseudo_labels import LedgerRow, assess_pseudo_label, drop_disagreeing, drop_outside
+from pcl_auto.method.pseudo_labels import (
+    LedgerRow,
+    assess_pseudo_label,
+    drop_disagreeing,
+    drop_outside,
+    drop_unregistered,
+)
 
 CLASSES = {"core": 1, "rim": 2}
 LABELED_ML = {"core": np.array([2.0, 4.0]), "rim": np.array([1.0, 1.0])}
@@ -180,6 +186,25 @@ def test_where_nothing_agrees_the_best_quarter_stays() -> None:
 def test_the_best_are_chosen_from_what_is_in_use() -> None:
     rows = [*agreeing(0.99, 0.98, used=False), *(replace(row, case="used") for row in agreeing(0.5))]
     assert [entry.used for entry in drop_disagreeing(rows, 0.9)] == [False, False, True]
+
+
+def test_cases_whose_atlases_disagree_are_dropped() -> None:
+    judged = drop_unregistered(agreeing(0.7, 0.5, 0.6, 0.2), 0.6)
+    assert [entry.used for entry in judged] == [True, False, True, False]
+    assert judged[1].remarks == ("dropped: atlases disagree",)
+
+
+@pytest.mark.parametrize(("agreed", "works"), [(1, False), (2, True)])
+def test_registration_that_works_in_less_than_a_quarter_of_the_cases_is_not_believed(agreed: int, works: bool) -> None:
+    judged = drop_unregistered(agreeing(*[0.9] * agreed, *[0.1] * (8 - agreed)), 0.6)
+    assert sum(entry.used for entry in judged) == (agreed if works else 0)
+    if not works:
+        assert {entry.remarks for entry in judged} == {("dropped: registration does not work here",)}
+
+
+def test_what_was_dropped_before_stays_dropped() -> None:
+    rows = [*agreeing(0.9, used=False), *agreeing(0.9, 0.9)]
+    assert [entry.used for entry in drop_unregistered(rows, 0.6)] == [False, True, True]
 
 
 def test_a_ledger_without_the_check_has_no_column_for_it() -> None:

@@ -17,6 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from refusal import refused
 
 from pcl_auto.errors import StateError
+from pcl_auto.method.pseudo_labels import filter_rows
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.store import case_files, save_label
 from pcl_auto.nnunet.training.pseudo_label_stage import predict_round
@@ -60,7 +61,14 @@ def make_round(
     )
     previous = pseudo_label_files.round_folder(run, number - 1) if number > 1 else None
     rows = pseudo_label_files.keep_ledger(
-        folder, previous, cases, {"core": np.array([8.0])}, classes=CLASSES, voxel_ml=1.0, chosen=chosen
+        folder,
+        previous,
+        cases,
+        {"core": np.array([8.0])},
+        classes=CLASSES,
+        voxel_ml=1.0,
+        margin=chosen.range_margin,
+        choose=lambda rows: filter_rows(rows, chosen),
     )
     return folder, rows
 

@@ -85,6 +85,33 @@ def test_self_training_learns_from_the_segmentation_losses_and_draws_nothing(wei
     require_same_weights(trainer, alone)
 
 
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_averaged_losses_step_as_far_as_one(weight: float) -> None:
+    recipe = load_recipe("self_training")
+    settings = replace(recipe.pseudo_labels, segmentation_weight=weight, divide_loss=True)
+    trainer, alone = (SmallTrainer(replace(recipe, pseudo_labels=settings)) for _ in range(2))
+    labeled, unlabeled = small_batch(2, seed=1), small_batch(3, seed=2)
+    JointStep(trainer.trainer).take(labeled, unlabeled)
+    supervised, pseudo = (
+        alone.segmentation_loss(alone.forward(batch["data"]), batch["target"]) for batch in (labeled, unlabeled)
+    )
+    backward_and_step((supervised + weight * pseudo) / (1 + weight), [(alone.optimizer, alone.network)], None)
+    require_same_weights(trainer, alone)
+
+
+def test_a_teacher_from_the_first_step_goes_on_in_round_one() -> None:
+    recipe = load_recipe("default")
+    for from_start in (True, False):
+        trainer: Any = SmallTrainer(replace(recipe, teacher=replace(recipe.teacher, from_start=from_start)))
+        trainer._guards, trainer.guard = False, SimpleNamespace(source=lambda number: number)
+        trainer.joint_step = SimpleNamespace(begin_rounds=lambda: None)
+        trainer.teacher = Teacher(small_network(seed=9), 0.9)
+        before = [parameter.detach().clone() for parameter in trainer.teacher.network.parameters()]
+        nnUNetTrainerPCL._begin_round(trainer, 1)
+        after = trainer.teacher.network.parameters()
+        assert all(torch.equal(*pair) for pair in zip(before, after, strict=True)) is from_start
+
+
 def test_a_noisy_student_sees_strong_views_without_some_of_the_deepest_channels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

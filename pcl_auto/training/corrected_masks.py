@@ -212,7 +212,7 @@ def check_masks(found: CorrectedMasks, plan: Plan, split: Split, known: Mapping[
     plan.require(case for case in found.masks if case in split.unlabeled or case in split.corrected)
     cases = plan.cases
     opened = {case: cases[case] for case in (*split.labeled, *split.validation)}
-    problems = [*refuse_shared_files(found.masks, opened, cases, split)]
+    problems = [*refuse_shared_files(found.masks, opened, cases)]
     contents = {
         case: digest for case in opened
         if case not in split.corrected and (digest := _known_content(known_label(known, case)))
@@ -227,7 +227,7 @@ def check_masks(found: CorrectedMasks, plan: Plan, split: Split, known: Mapping[
             problems.append(
                 Problem("label.of-other-case", what, str(mask), fix, f"a mask of {case}", " = ".join(sorted(whose)))
             )
-        label, of_mask = _judge(mask, cases[case], plan.dataset_json["labels"])
+        label, of_mask = _judge(mask, cases[case], plan.dataset_json["labels"], known)
         problems += of_mask
         if label is not None and any(label.label_values or ()):
             drawn[case] = label.digest
@@ -255,9 +255,11 @@ def _pseudo_labels_of_others(
             yield Problem("label.of-other-case", what, str(found.masks[case]), fix, f"a mask of {case}", found_as)
 
 
-def _judge(mask: Path, case: PlannedCase, labels: Any) -> tuple[Volume | None, list[Problem]]:
+def _judge(
+    mask: Path, case: PlannedCase, labels: Any, known: Mapping[str, Any] | None
+) -> tuple[Volume | None, list[Problem]]:
     """Read a mask; return it, if it can be read, and what is wrong with it as a corrected label of a case."""
-    label, problems = judge_mask(mask, case, labels)
+    label, problems = judge_mask(mask, case, labels, known)
     if label is not None and [*(label.label_values or ())] == [0]:
         fix = "save the corrected mask, not a new one"
         problems.append(Problem("review.mask-empty", "the mask is empty", str(mask), fix))

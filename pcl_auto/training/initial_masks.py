@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pcl_auto.data.checks.check_files import equal_labels
 from pcl_auto.data.split import Split
@@ -55,8 +56,10 @@ def _digest_of(file: Path) -> str:
     return file_digest(file) if file.is_file() else ""
 
 
-def find_initial_masks(folder: Path, plan: Plan, split: Split) -> InitialMasks:
+def find_initial_masks(folder: Path, plan: Plan, split: Split, known: Mapping[str, Any] | None = None) -> InitialMasks:
     """Find the masks CASE.nii.gz of unlabeled cases in ``folder`` and check each on its image; nothing is written.
+
+    ``known``: what the checks of ``pclauto plan`` have found, so that images that they know are not read again.
 
     Raises:
         UsageError: no such folder.
@@ -81,11 +84,12 @@ def find_initial_masks(folder: Path, plan: Plan, split: Split) -> InitialMasks:
     cases = plan.cases
     opened = {case: cases[case] for case in (*split.labeled, *split.validation)}
     # Before one is opened: it may be the label of a hidden case.
-    if problems := [*refuse_shared_files(files, opened, cases, split)]:
+    if problems := [*refuse_shared_files(files, opened, cases)]:
         raise DataError(problems)
     digests = {case: file_digest(file) for case, file in files.items()}
     with ThreadPoolExecutor(available_cores()) as pool:
-        judged = list(pool.map(lambda case: judge_mask(files[case], cases[case], plan.dataset_json["labels"]), files))
+        labels = plan.dataset_json["labels"]
+        judged = list(pool.map(lambda case: judge_mask(files[case], cases[case], labels, known), files))
     if problems := [problem for _, found_here in judged for problem in found_here]:
         raise DataError(problems)
     contents = {

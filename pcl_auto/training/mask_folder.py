@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.data.checks.check_files import ignored_everywhere
+from pcl_auto.data.checks.check_files import ignored_everywhere, image_facts, known_image
 from pcl_auto.data.dataset.safe_paths import identity_of
-from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_channels, probe_label
+from pcl_auto.data.formats.nifti import Volume, compare_grids, probe_label
 from pcl_auto.data.formats.suffixes import is_other_volume, nifti_stem
 from pcl_auto.data.labels import all_values
-from pcl_auto.data.split import Split
 from pcl_auto.errors import DataError, Problem, format_names
 from pcl_auto.planning.plan import PlannedCase
 from pcl_auto.workspace.files import find_irregular
@@ -56,10 +55,15 @@ def warn_of_passed_over(folder: Path, files: Sequence[Path]) -> list[Problem]:
     return [Problem("data.passed-over", what, str(folder), fix, "masks CASE.nii.gz", found)]
 
 
-def judge_mask(mask: Path, case: PlannedCase, labels: Any) -> tuple[Volume | None, list[Problem]]:
-    """Read a mask; return it, if it can be read, and what is wrong with it as the label of a case."""
+def judge_mask(
+    mask: Path, case: PlannedCase, labels: Any, known: Mapping[str, Any] | None
+) -> tuple[Volume | None, list[Problem]]:
+    """Read a mask; return it, if it can be read, and what is wrong with it as the label of a case.
+
+    ``known``: what the checks of ``pclauto plan`` have found; an image that they know is not read again.
+    """
     label, problems = probe_label(mask, tuple(all_values(labels)))
-    image, _ = probe_channels(case.files)
+    image = image_facts(case.files, known_image(known, case.id))
     if label is not None and image is not None:
         problems = [*problems, *compare_grids(image, label)]
     problems = [*problems, *ignored_everywhere(label, labels)]
@@ -67,9 +71,12 @@ def judge_mask(mask: Path, case: PlannedCase, labels: Any) -> tuple[Volume | Non
 
 
 def refuse_shared_files(
-    masks: Mapping[str, Path], opened: Mapping[str, PlannedCase], cases: Mapping[str, PlannedCase], split: Split
+    masks: Mapping[str, Path], opened: Mapping[str, PlannedCase], cases: Mapping[str, PlannedCase]
 ) -> Iterable[Problem]:
-    """Refuse one file, by whatever links, for two cases, and links to hidden labels; no file is opened."""
+    """Refuse one file, by whatever links, for two cases, and labels that stay closed; no file is opened.
+
+    Closed are all but those of ``opened`` cases: also those of cases that the split leaves out altogether.
+    """
     labels = [(case, entry.label) for case, entry in opened.items() if entry.label and case not in masks]
     files: dict[object, list[tuple[str, Path]]] = defaultdict(list)
     for case, file in (*masks.items(), *((case, label) for case, label in labels if label.is_file())):
@@ -79,8 +86,8 @@ def refuse_shared_files(
             what, fix = "one file is the label of several cases", "give each case the mask that was drawn on it"
             found = ", ".join(f"{case}: {file}" for case, file in same)
             yield Problem("label.of-two-cases", what, str(same[0][1]), fix, "a file for each case", found)
-    hidden = [label for case in split.hidden if case in cases and (label := cases[case].label) and label.is_file()]
-    closed = {*map(identity_of, hidden)}
+    hidden = [entry.label for case, entry in cases.items() if case not in opened]
+    closed = {identity_of(label) for label in hidden if label is not None and label.is_file()}
     for mask in masks.values():
         if identity_of(mask) in closed:
             what = "the mask is the label of a hidden case, by its place or by a link"

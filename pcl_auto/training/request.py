@@ -25,7 +25,7 @@ from pcl_auto.data.split import (
 )
 from pcl_auto.errors import DataError, Problem, StateError, UsageError, format_names
 from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
-from pcl_auto.planning.inputs import check_inputs
+from pcl_auto.planning.inputs import check_inputs, known_checks
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Recipe
@@ -224,7 +224,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     initial = InitialMasks()
     if request.initial_pseudo_labels is not None:
         refuse_unused_masks(recipe, supervised_only=request.supervised_only, pretrained=start is not None)
-        initial = find_initial_masks(request.initial_pseudo_labels, plan, split)
+        initial = find_initial_masks(request.initial_pseudo_labels, plan, split, known_checks(data))
     name = "_".join(
         [
             split.name,

@@ -115,6 +115,14 @@ def known_image(known: Mapping[str, Any] | None, case: str) -> Any:
     return _known_section(known or {}, "images").get(case)
 
 
+def image_facts(files: tuple[Path, ...], known: Any) -> Volume | None:
+    """Return the facts of an image, or None where it cannot be read; one that is as it was is not read again.
+
+    ``known``: what :func:`known_image` says of it.
+    """
+    return _probe(files, None, known).volume
+
+
 def known_label(known: Mapping[str, Any] | None, case: str) -> Any:
     """Return what ``known`` (`Checks.as_dict`) says of the label of ``case``."""
     return _known_section(known or {}, "labels").get(case)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from refusal import codes, refused
 from toy_plans import toy_plan
 from toys import SHAPE, label_map, ramp, save
 
+from pcl_auto.data.checks import check_files
 from pcl_auto.data.checks.check_files import image_stats
+from pcl_auto.data.formats.nifti import probe_channels
 from pcl_auto.data.split import Split
 from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.planning.plan import read_plan, write_plan
@@ -174,6 +176,29 @@ def test_equal_masks_are_warned_of(workspace: Workspace, folder: Path) -> None:
     assert "label.equal" not in codes(find(workspace, folder).warnings)
 
 
+def test_images_that_the_checks_know_are_not_read_again(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, split = read_plan(workspace.dataset(None)), resolve(workspace, folder).split
+    images = {case: check_files._probe(entry.files, None, None).as_dict() for case, entry in plan.cases.items()}
+    known = {"schema": check_files._SCHEMA, "images": images}
+    read: list[str] = []
+
+    def probe(files: Sequence[Path]) -> Any:
+        read.append(files[0].name)
+        return probe_channels(files)
+
+    monkeypatch.setattr(check_files, "probe_channels", probe)
+    find_initial_masks(folder, plan, split, known)
+    assert read == []
+    find_initial_masks(folder, plan, split)
+    assert sorted(read) == ["h.nii.gz", "u.nii.gz"]
+    # Still compared with its image.
+    save(folder / "u.nii.gz", label_map((5, 6, 8)))
+    with refused(DataError, "label.other-shape"):
+        find_initial_masks(folder, plan, split, known)
+
+
 # --- what is refused ------------------------------------------------------------------------------------------
 
 
@@ -282,6 +307,15 @@ def test_a_link_to_a_hidden_label_is_refused_unopened(
     link(folder / "h.nii.gz", mask)
     with refused(DataError, "label.of-two-cases"):
         find(workspace, folder)
+
+
+def test_labels_of_cases_that_the_split_leaves_out_stay_closed(workspace: Workspace, folder: Path) -> None:
+    never_read(label_of(workspace, "i"))
+    (folder / "u.nii.gz").unlink()
+    (folder / "u.nii.gz").symlink_to(label_of(workspace, "i"))
+    (few := folder.parent / "split.json").write_text('{"labeled": ["a"], "unlabeled": ["u"]}')
+    with refused(DataError, "split.label-is-hidden"):
+        resolve(workspace, folder, labeled_cases=(), split_file=few)
 
 
 @pytest.mark.parametrize("linked", [False, True])

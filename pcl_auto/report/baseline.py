@@ -210,7 +210,8 @@ def _baseline_command(run: RunFacts, workspace: Workspace) -> str | None:
     if command[1:2] != ["train"]:
         return None
     if not run.steps_before:
-        return shlex.join(["pclauto", *command[1:], "--supervised-only"])
+        # Masks to begin with are no part of a baseline.
+        return shlex.join(["pclauto", *_without(command[1:], "--initial-pseudo-labels"), "--supervised-only"])
     first, identity, steps = _first_run(run), run.identity, steps_of(run)
     if first is None or first.identity.get("start") or "budget_s" in first.identity or steps % first.steps_per_epoch:
         return None
@@ -232,6 +233,16 @@ def _first_run(run: RunFacts) -> RunFacts | None:
             return None
         run = read_run(run_folder(model))
     return run
+
+
+def _without(command: Sequence[str], name: str) -> list[str]:
+    """Return a command without an option and its value."""
+    before = ["", *command]
+    return [
+        part
+        for part, previous in zip(command, before, strict=False)
+        if name not in (part, previous) and not part.startswith(f"{name}=")
+    ]
 
 
 def _option(command: Sequence[str], name: str) -> str | None:

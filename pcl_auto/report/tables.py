@@ -10,7 +10,7 @@ from pcl_auto.recipe.load import load_recipe
 
 def heading(column: str) -> str:
     """Return a reader's name for a column of the ledger."""
-    named = {"dice_to_last_round": "Dice to round before", "agreement": "agreement of two transforms"}
+    named = {"dice_to_last_round": "Dice to round before", "agreement": "agreement"}
     return named.get(column, column.replace("volume_ml_", "ml ").replace("components_", "parts "))
 
 

@@ -24,6 +24,16 @@ def test_without_a_baseline_the_page_says_so_and_how_to_get_one(tmp_path: Path) 
     assert found.command == "pclauto train --labeled 2 --supervised-only"
 
 
+@pytest.mark.parametrize("masks", [["--initial-pseudo-labels", "masks"], ["--initial-pseudo-labels=masks"]])
+def test_a_baseline_begins_with_no_masks(tmp_path: Path, masks: list[str]) -> None:
+    model = write_run(tmp_path)
+    record = json.loads((model / "fold_all/run.json").read_text())
+    record["command"] = ["pclauto", "train", *masks, "--labeled", "2"]
+    (model / "fold_all/run.json").write_text(json.dumps(record))
+    found = compare_to_baseline(read_run(model / "fold_all"), WORKSPACE)
+    assert found.command == "pclauto train --labeled 2 --supervised-only"
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -53,7 +53,11 @@ class InitialMasks:
 
 
 def _digest_of(file: Path) -> str:
-    return file_digest(file) if file.is_file() else ""
+    """Return the digest of a file; nothing of one that cannot be read: who reads it next says why."""
+    try:
+        return file_digest(file) if file.is_file() else ""
+    except OSError:
+        return ""
 
 
 def find_initial_masks(folder: Path, plan: Plan, split: Split, known: Mapping[str, Any] | None = None) -> InitialMasks:
@@ -86,7 +90,7 @@ def find_initial_masks(folder: Path, plan: Plan, split: Split, known: Mapping[st
     # Before one is opened: it may be the label of a hidden case.
     if problems := [*refuse_shared_files(files, opened, cases)]:
         raise DataError(problems)
-    digests = {case: file_digest(file) for case, file in files.items()}
+    digests = {case: _digest_of(file) for case, file in files.items()}
     with ThreadPoolExecutor(available_cores()) as pool:
         labels = plan.dataset_json["labels"]
         judged = list(pool.map(lambda case: judge_mask(files[case], cases[case], labels, known), files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -279,6 +280,22 @@ def test_a_mask_that_cannot_be_a_label_of_its_case(
     with refused(DataError, code) as refusal:
         find(workspace, folder)
     assert refusal.problem.where.split(" ")[0] == str(folder / "u.nii.gz")
+
+
+def test_masks_that_cannot_be_read_are_all_named(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.parent == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with refused(DataError, "data.unreadable") as refusal:
+        find(workspace, folder)
+    assert [Path(problem.where).name for problem in refusal.problems] == ["h.nii.gz", "u.nii.gz"]
 
 
 def test_all_problems_at_once(workspace: Workspace, folder: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from pcl_auto.method.label_maps import Classes, mean_dice
@@ -48,16 +49,45 @@ def fuse_atlases(fixed: Scan, atlases: Sequence[Atlas], values: Sequence[int], c
         values: that a voxel may have, background (0) first; of equal votes the first one wins.
         classes: foreground classes or regions, which agreement is about.
     """
-    votes = torch.zeros(len(values), *fixed.image.shape[1:], device=fixed.image.device)
-    alone = []
-    for atlas in atlases:
-        places = register(fixed, atlas.scan)
-        match = local_correlation(fixed.image, move(atlas.scan.image, places), VOTE_RADIUS)
-        moved = move(_indicators(atlas.labels, values).to(votes.device), places)
-        votes += (match.clamp_min(0) ** VOTE_POWER + _LEAST_WEIGHT) * moved
-        alone.append(_winners(moved, values))
-    pairs = [mean_dice(first, second, classes) for n, first in enumerate(alone) for second in alone[n + 1 :]]
-    return Fusion(_winners(votes, values), float(np.mean(pairs)) if pairs else None)
+    shape, device = fixed.image.shape[1:], fixed.image.device
+    places = [register(fixed, atlas.scan) for atlas in atlases]
+    weights = [_weight(fixed, atlas.scan, found) for atlas, found in zip(atlases, places, strict=True)]
+    together, *alone = (_Election(shape, device) for _ in range(len(atlases) + 1))
+    # Value by value: a scan of many classes would not fit into memory once for each of them.
+    for value in values:
+        votes = torch.zeros(shape, device=device)
+        for atlas, found, weight, election in zip(atlases, places, weights, alone, strict=True):
+            moved = move_indicator(atlas.labels == value, found)
+            election.count(value, moved)
+            votes += weight * moved
+        together.count(value, votes)
+    winners = [each.winners() for each in alone]
+    pairs = [mean_dice(first, second, classes) for n, first in enumerate(winners) for second in winners[n + 1 :]]
+    return Fusion(together.winners(), float(np.mean(pairs)) if pairs else None)
+
+
+def _weight(fixed: Scan, moving: Scan, places: Tensor) -> Tensor:
+    """Return the weight (z, y, x) of a scan's votes: how well its intensities match about each voxel."""
+    match = local_correlation(fixed.image, move(moving.image, places), VOTE_RADIUS)
+    return match.clamp_min(0) ** VOTE_POWER + _LEAST_WEIGHT
+
+
+class _Election:
+    """The value with the most votes in each voxel, as values are counted one after the other."""
+
+    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
+        self._most = torch.full(tuple(shape), -1.0, device=device)
+        self._values = torch.zeros(tuple(shape), dtype=torch.int16, device=device)
+
+    def count(self, value: int, votes: Tensor) -> None:
+        """Count the votes (z, y, x) for a value; of equal votes the value counted first wins."""
+        more = votes > self._most
+        self._most[more] = votes[more]
+        self._values[more] = value
+
+    def winners(self) -> np.ndarray:
+        labels: np.ndarray = self._values.cpu().numpy()
+        return labels
 
 
 def move_labels(labels: np.ndarray, places: Tensor, values: Sequence[int]) -> np.ndarray:
@@ -68,7 +98,33 @@ def move_labels(labels: np.ndarray, places: Tensor, values: Sequence[int]) -> np
         places: from :func:`pcl_auto.method.registration.register`.
         values: that a voxel may have.
     """
-    return _winners(move(_indicators(labels, values).to(places.device), places), values)
+    election = _Election(places.shape[1:4], places.device)
+    for value in values:
+        election.count(value, move_indicator(labels == value, places))
+    return election.winners()
+
+
+def move_indicator(mask: np.ndarray, places: Tensor) -> Tensor:
+    """Bring a mask (z, y, x) to the fixed scan as :func:`pcl_auto.method.registration.move` brings an image of 0 and 1.
+
+    Only the places about the mask are looked at: an organ is a small part of a scan.
+    """
+    moved = torch.zeros(places.shape[1:4], device=places.device)
+    if not mask.any():
+        return moved
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    start = [max(0, side.start - 1) for side in box]
+    cut = mask[tuple(slice(first, side.stop + 1) for first, side in zip(start, box, strict=True))]
+    sizes, cut_sizes, first = (
+        torch.tensor(each[::-1], dtype=torch.float32, device=places.device) for each in (mask.shape, cut.shape, start)
+    )
+    # In voxels along x, y, z from the first one of the cut; beyond the border of the scan it repeats the border.
+    voxels = (((places[0] + 1) * sizes - 1) / 2).clamp_min(0).minimum(sizes - 1) - first
+    about = ((voxels >= 0) & (voxels <= cut_sizes - 1)).all(-1)
+    inside = ((2 * voxels[about] + 1) / cut_sizes - 1).view(1, 1, 1, -1, 3)
+    image = torch.from_numpy(cut.astype(np.float32)).to(places.device)
+    moved[about] = move(image[None], inside).flatten()
+    return moved
 
 
 def most_similar(thumbnail: np.ndarray, thumbnails: Sequence[np.ndarray], count: int) -> list[int]:
@@ -78,13 +134,3 @@ def most_similar(thumbnail: np.ndarray, thumbnails: Sequence[np.ndarray], count:
     """
     order = np.argsort([-float(np.sum(thumbnail * each)) for each in thumbnails], kind="stable")
     return [int(index) for index in order[:count]]
-
-
-def _indicators(labels: np.ndarray, values: Sequence[int]) -> Tensor:
-    """Return an image (K, z, y, x) for each of K values: 1 where the labels have it, 0 elsewhere."""
-    return torch.stack([torch.from_numpy(np.asarray(labels == value, dtype=np.float32)) for value in values])
-
-
-def _winners(votes: Tensor, values: Sequence[int]) -> np.ndarray:
-    chosen: np.ndarray = np.asarray(values, dtype=np.int16)[votes.argmax(0).cpu().numpy()]
-    return chosen

@@ -40,6 +40,29 @@ def mean_dice(first: np.ndarray, second: np.ndarray, classes: Classes) -> float:
     return float(np.mean(defined)) if defined else 1.0
 
 
+def touching_share(maps: Iterable[np.ndarray], ignored: int | None = None) -> float:
+    """Return the share of the foreground's border voxels that touch another class, over label maps (z, y, x).
+
+    A border voxel has a neighbor across one of its six faces of another value; touching is one whose such neighbor is
+    foreground. 0 without any border. Voxels of the ``ignored`` value are neither.
+    """
+    border = touching = 0
+    for labels in maps:
+        padded = np.pad(labels, 1, mode="edge")
+        is_border, is_touching = np.zeros((2, *labels.shape), dtype=bool)
+        for axis, size in enumerate(labels.shape):
+            for start in (0, 2):  # the neighbors before and behind
+                neighbor = padded[
+                    tuple(slice(start, start + size) if each == axis else slice(1, -1) for each in range(labels.ndim))
+                ]
+                differs = (labels > 0) & (labels != ignored) & (neighbor != labels) & (neighbor != ignored)
+                is_border |= differs
+                is_touching |= differs & (neighbor > 0)
+        border += np.count_nonzero(is_border)
+        touching += np.count_nonzero(is_touching)
+    return touching / border if border else 0.0
+
+
 # A class is one piece where its largest component holds this share of its voxels: resampling leaves crumbs.
 ONE_PIECE = 0.99
 

@@ -131,6 +131,9 @@ class Contrast:
     """The local contrastive loss (Chaitanya et al., MedIA 2023, Eq. 2 to 4)."""
 
     weight: float = _setting(0.1, 0.0, 100.0)  # λ_cont, Eq. 2
+    # Where less than this share of the foreground's border in the labeled cases touches another class, there is hardly
+    # anything to tell apart, and the weight is 0.
+    min_touching: float = _setting(0.0, 0.0, 1.0)
     temperature: float = _setting(0.1, 1e-3, 100.0)  # τ, Eq. 4
     matching: Matching = "inter"
     anchors: int = _setting(3, 1, 100_000)  # |S̃_c|, Eq. 3: per class and image

@@ -119,6 +119,12 @@ class TrainingProgress:
         self._update(description="first pseudo-labels", note=f"cases {done}/{total}")
         self._print_once(f"making {total} pseudo-labels to begin with", done)
 
+    def _on_contrast_off(self, touching: float, least: float) -> None:
+        self._print(
+            f"the contrastive loss is left out: {touching:.1%} of the foreground's border touches another class "
+            f"(contrast.min_touching is {least:g})"
+        )
+
     def _on_warped_case(self, done: int, total: int) -> None:
         self._update(description="warped cases", note=f"cases {done}/{total}")
         self._print_once(f"moving labeled cases into the shape of unlabeled ones, {total} times", done)

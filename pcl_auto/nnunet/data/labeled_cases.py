@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcl_auto.data.labels import foreground, ignore_value
-from pcl_auto.method.label_maps import Classes, class_mask, one_piece_classes
+from pcl_auto.method.label_maps import Classes, class_mask, one_piece_classes, touching_share
 from pcl_auto.nnunet.data.pseudo_label_files import read_labels
 
 
@@ -53,6 +53,11 @@ class LabeledCases:
     def one_piece(self) -> list[int]:
         """List the classes that are one connected component in every case that is labeled throughout; no regions."""
         return one_piece_classes(self._maps(), [value for value in self.classes.values() if isinstance(value, int)])
+
+    def touching_share(self) -> float:
+        """Return the share of the foreground's border that touches another class, in all cases together."""
+        maps = (read_labels(self.folder, case) for case in self.cases)
+        return touching_share(maps, ignore_value(self.labels))
 
     def _maps(self) -> Iterator[np.ndarray]:
         maps = (read_labels(self.folder, case) for case in self.cases)

@@ -21,6 +21,11 @@ def read_stored_image(folder: Path, case: str) -> np.ndarray:
     return read
 
 
+def registering_device(trained_on: torch.device, *, deterministic: bool) -> torch.device:
+    """Return the device to register on: the GPU that is trained on, unless every run is to give the same bytes."""
+    return trained_on if trained_on.type == "cuda" and not deterministic else torch.device("cpu")
+
+
 def read_scan(folder: Path, case: str, transpose_forward: Sequence[int], device: torch.device) -> Scan:
     """Read the stored image of a case as a scan to register, with even contrast.
 

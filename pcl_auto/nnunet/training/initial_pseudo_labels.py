@@ -30,7 +30,7 @@ from pcl_auto.nnunet.data.pseudo_label_files import (
     read_labels,
 )
 from pcl_auto.nnunet.data.store import is_stored
-from pcl_auto.nnunet.data.stored_scans import read_scan, read_stored_image
+from pcl_auto.nnunet.data.stored_scans import read_scan, read_stored_image, registering_device
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
@@ -63,12 +63,12 @@ class InitialPseudoLabels:
         cases = self.cases()
         if self._given is None:
             first = cases[:FIRST_CASES]
-            self._keep_all(first, folder, len(cases))
+            self._keep_all(first, folder)
             distributed.wait()
             found = [read_agreement(folder.cases, case) or 0.0 for case in first]
             if max(found) < self._settings.min_agreement:
                 return sorted(first)
-        self._keep_all(cases, folder, len(cases))
+        self._keep_all(cases, folder)
         return sorted(cases)
 
     def labels_of(self, case: str) -> Fusion:
@@ -77,11 +77,8 @@ class InitialPseudoLabels:
             return Fusion(read_labels(self._given, case), None)
         labels = self._trainer.dataset_json["labels"]
         values = [value for value in all_values(labels) if value != ignore_value(labels)]
-        nearest = most_similar(
-            thumbnail(read_stored_image(self._store, case)),
-            [small for _, small in self._atlases],
-            self._settings.atlases,
-        )
+        thumbnails = [small for _, small in self._atlases]
+        nearest = most_similar(self._thumbnail(case), thumbnails, self._settings.atlases)
         atlases = [self._atlases[index][0] for index in nearest]
         return fuse_atlases(self._scan(case), atlases, values, self._labeled.classes)
 
@@ -92,12 +89,12 @@ class InitialPseudoLabels:
         chosen = drop_unregistered(rows, self._settings.min_agreement)
         return [replace(row, source="registration") for row in chosen]
 
-    def _keep_all(self, cases: Sequence[str], folder: RoundFolder, total: int) -> None:
+    def _keep_all(self, cases: Sequence[str], folder: RoundFolder) -> None:
         """Store the pseudo-labels of ``cases`` that are not there yet; several processes share them."""
         mine, trainer = distributed.share(cases), self._trainer
         stored = StoredCases(str(self._store), list(mine))
         patch_voxels = tuple(trainer.configuration_manager.patch_size)
-        for case in mine:
+        for done, case in enumerate(mine, start=1):
             if not is_stored(folder.cases, case):
                 found = self.labels_of(case)
                 _, region, _, properties = stored.load_case(case)
@@ -109,12 +106,11 @@ class InitialPseudoLabels:
                     folder, self._store, case, found.labels[None], nonzero, properties,
                     trainer.label_manager, patch_voxels,
                 )  # fmt: skip
-            done = sum(is_stored(folder.cases, each) for each in self._split.unlabeled)
-            trainer.events.notify("initial_pseudo_label", done=done, total=total)
+            trainer.events.notify("initial_pseudo_label", done=done, total=len(mine))
 
     def _scan(self, case: str) -> Scan:
-        turned = self._trainer.plans_manager.transpose_forward
-        return read_scan(self._store, case, turned, self._trainer.device)
+        device = registering_device(self._trainer.device, deterministic=self._trainer.settings.deterministic)
+        return read_scan(self._store, case, self._trainer.plans_manager.transpose_forward, device)
 
     def _thumbnail(self, case: str) -> np.ndarray:
         return thumbnail(read_stored_image(self._store, case))
@@ -122,9 +118,6 @@ class InitialPseudoLabels:
     @cached_property
     def _atlases(self) -> list[tuple[Atlas, np.ndarray]]:
         return [
-            (
-                Atlas(self._scan(case), read_labels(self._labeled.folder, case)),
-                thumbnail(read_stored_image(self._store, case)),
-            )
+            (Atlas(self._scan(case), read_labels(self._labeled.folder, case)), self._thumbnail(case))
             for case in sorted(self._labeled.cases)
         ]

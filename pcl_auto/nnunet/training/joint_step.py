@@ -13,10 +13,22 @@ from pcl_auto.nnunet.data.patch_streams import scales, split_patches
 from pcl_auto.nnunet.network import FeatureDropout
 from pcl_auto.nnunet.training.contrastive_branch import ContrastiveBranch
 from pcl_auto.nnunet.training.optimizers import backward_and_step
+from pcl_auto.nnunet.training.pseudo_label_stage import labeled_cases
 from pcl_auto.recipe.settings import Mixing
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+
+
+def has_contrast(trainer: nnUNetTrainerPCLSupervised) -> bool:
+    """Tell whether the contrastive loss counts, and whether it has classes to tell apart in the labeled cases."""
+    settings = trainer.recipe.contrast
+    if not settings.weight or not settings.min_touching:
+        return bool(settings.weight)
+    touching = labeled_cases(trainer).touching_share()
+    if touching < settings.min_touching:
+        trainer.events.emit("contrast_off", touching=touching, least=settings.min_touching)
+    return touching >= settings.min_touching
 
 
 class JointStep:
@@ -26,7 +38,7 @@ class JointStep:
         """Make what a step of ``trainer``, which has been initialized, needs beside the network."""
         self._trainer = trainer
         self._recipe = trainer.recipe
-        self.contrast = ContrastiveBranch(trainer) if trainer.recipe.contrast.weight else None
+        self.contrast = ContrastiveBranch(trainer) if has_contrast(trainer) else None
         noise = trainer.recipe.pseudo_labels.student_noise
         self._dropout = FeatureDropout(trainer.network, DROPPED_CHANNELS, deepest_only=True) if noise else None
 

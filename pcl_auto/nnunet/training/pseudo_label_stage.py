@@ -41,6 +41,16 @@ class Segmented:
     seconds: float
 
 
+def labeled_cases(trainer: nnUNetTrainerPCLSupervised) -> LabeledCases:
+    """Return the labeled cases that ``trainer`` learns from."""
+    return LabeledCases(
+        trainer.data.labeled_view(trainer.settings.split, trainer.configuration_name),
+        trainer.do_split()[0],
+        trainer.dataset_json["labels"],
+        stored_voxel_ml(trainer.configuration_manager.spacing, trainer.plans_manager.plans),
+    )
+
+
 class PseudoLabelStage:
     """The pseudo-labels of a training: made with its networks, judged against its labeled cases."""
 
@@ -51,12 +61,7 @@ class PseudoLabelStage:
         self._guard = guard
         self._split = split
         self._store = trainer.data.store(trainer.settings.store)
-        self.labeled = LabeledCases(
-            trainer.data.labeled_view(trainer.settings.split, trainer.configuration_name),
-            trainer.do_split()[0],
-            trainer.dataset_json["labels"],
-            stored_voxel_ml(trainer.configuration_manager.spacing, trainer.plans_manager.plans),
-        )
+        self.labeled = labeled_cases(trainer)
 
     def segmenter(self, network: nn.Module) -> Segmenter:
         """Return what turns a preprocessed image into logits, with ``network``."""

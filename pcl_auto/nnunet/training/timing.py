@@ -24,6 +24,7 @@ from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.round_guard import CASES_OF_LAST_CHECK
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+from pcl_auto.nnunet.training.warped_cases import WarpedCases
 from pcl_auto.recipe.time_budget import Costs
 from pcl_auto.workspace.resources import peak_memory_mb
 from pcl_auto.workspace.run_record import LATEST
@@ -113,14 +114,18 @@ def _measure(trainer: Any, seconds: float, beside_s: float, folds: int) -> Timin
 
 
 def _initial_s(trainer: nnUNetTrainerPCL) -> float:
-    """Estimate the seconds to make the pseudo-labels that training begins with, from one of them."""
-    if not trainer.stage.has_initial:
-        return 0.0
-    initial = trainer.stage.initial()
-    cases = initial.cases()
-    begun = monotonic()
-    initial.labels_of(cases[0])
-    return (monotonic() - begun) * len(cases)
+    """Estimate the seconds to make what training begins with, pseudo-labels and warped cases, from one of each."""
+    seconds = 0.0
+    if trainer.stage.has_initial:
+        initial = trainer.stage.initial()
+        cases, begun = initial.cases(), monotonic()
+        initial.labels_of(cases[0])
+        seconds += (monotonic() - begun) * len(cases)
+    if trainer.recipe.augmentation.warped_cases:
+        warped, begun = WarpedCases(trainer, trainer.split, trainer.stage.labeled), monotonic()
+        warped.warp(*warped.pairs[0])
+        seconds += (monotonic() - begun) * len(warped.pairs)
+    return seconds
 
 
 def _step(trainer: nnUNetTrainerPCLSupervised) -> None:

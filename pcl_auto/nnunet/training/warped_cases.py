@@ -21,7 +21,7 @@ from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases
 from pcl_auto.nnunet.data.pseudo_label_files import read_labels, sampled_from
 from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, write_case
-from pcl_auto.nnunet.data.stored_scans import read_scan, read_stored_image
+from pcl_auto.nnunet.data.stored_scans import read_scan, read_stored_image, registering_device
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.files import link_relative
 
@@ -42,17 +42,17 @@ class WarpedCases:
         targets = order_of_draw(split.unlabeled, split.seed)
         sources = order_of_draw(labeled.cases, split.seed)
         # Every labeled case in turn, and no pair twice.
-        self._pairs = [
+        self.pairs = [
             (sources[(number + number // len(targets)) % len(sources)], targets[number % len(targets)])
             for number in range(min(count, len(sources) * len(targets)))
         ]
 
     def make(self) -> None:
         """Make the warped cases; those that an interrupted try has made are kept. Several processes share them."""
-        mine = distributed.share(self._pairs)
+        mine = distributed.share(self.pairs)
         for done, (source, target) in enumerate(mine, start=1):
             if not is_stored(self._folder, _name(source, target)):
-                self._warp(source, target)
+                self.warp(source, target)
             self._trainer.events.notify("warped_case", done=done, total=len(mine))
         with distributed.rank_zero_first() as first:
             for case in self._labeled.cases if first else []:
@@ -64,7 +64,7 @@ class WarpedCases:
 
     def dataset(self) -> StoredCases:
         """Return the cases to learn from; half of the patches are of labeled cases as they are."""
-        warped = [_name(source, target) for source, target in self._pairs]
+        warped = [_name(source, target) for source, target in self.pairs]
         repeated = max(1, round(len(warped) / len(self._labeled.cases)))
         return StoredCases(str(self._folder), [*list(self._labeled.cases) * repeated, *warped])
 
@@ -72,9 +72,11 @@ class WarpedCases:
         """Remove the warped cases: training is over."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _warp(self, source: str, target: str) -> None:
+    def warp(self, source: str, target: str) -> None:
+        """Move a labeled case to an unlabeled one, and store it."""
         trainer, labels = self._trainer, self._trainer.dataset_json["labels"]
-        turned, device = trainer.plans_manager.transpose_forward, trainer.device
+        turned = trainer.plans_manager.transpose_forward
+        device = registering_device(trainer.device, deterministic=trainer.settings.deterministic)
         places = register(
             read_scan(self._store, target, turned, device), read_scan(self._labeled.folder, source, turned, device)
         )

@@ -6,14 +6,15 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from test_registration import blobs, identity, scan
 from torch import Tensor
 
 from pcl_auto.method import atlas_fusion
-from pcl_auto.method.atlas_fusion import Atlas, fuse_atlases, most_similar, move_labels
+from pcl_auto.method.atlas_fusion import Atlas, fuse_atlases, most_similar, move_indicator, move_labels
 from pcl_auto.method.label_maps import mean_dice
 from pcl_auto.method.mirroring import thumbnail
-from pcl_auto.method.registration import Scan, local_correlation
+from pcl_auto.method.registration import Scan, local_correlation, move
 
 SHAPE = (6, 10, 10)
 CLASSES = {"core": 1, "shell": 2}
@@ -99,6 +100,19 @@ def test_moved_labels_keep_every_value() -> None:
     labels = atlas(1, 1).labels
     labels[0, 0, :3] = 9
     assert np.array_equal(move_labels(labels, identity(SHAPE), (0, 1, 2, 9)), labels)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mask_is_moved_as_an_image_of_it(seed: int) -> None:
+    """Wherever the mask lies, at the border too, and wherever the places lead, beyond the border too."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(SHAPE, dtype=bool)
+    start = rng.integers(0, 5, 3)
+    mask[tuple(slice(first, first + rng.integers(1, 6)) for first in start)] = True
+    places = identity((5, 7, 8)) * 1.3 + 0.3 * torch.from_numpy(rng.normal(size=(1, 5, 7, 8, 3))).float()
+    expected = move(torch.from_numpy(mask.astype(np.float32))[None], places)[0]
+    assert torch.allclose(move_indicator(mask, places), expected, atol=1e-5)
+    assert not move_indicator(np.zeros(SHAPE, dtype=bool), places).any()
 
 
 def test_the_most_similar_atlases_come_first() -> None:

@@ -9,7 +9,13 @@ import pytest
 from pairs import in_pairs
 from scipy import ndimage
 
-from pcl_auto.method.label_maps import component_counts, component_sizes, keep_largest, one_piece_classes
+from pcl_auto.method.label_maps import (
+    component_counts,
+    component_sizes,
+    keep_largest,
+    one_piece_classes,
+    touching_share,
+)
 
 
 def flood(mask: np.ndarray) -> list[set[tuple[int, ...]]]:
@@ -103,3 +109,35 @@ def line(*pieces: int) -> np.ndarray:
 )
 def test_classes_in_one_piece_are_learned_from_every_case(maps: list[np.ndarray], expected: list[int]) -> None:
     assert one_piece_classes(maps, [1, 2, 3]) == expected
+
+
+def slow_touching_share(maps: list[np.ndarray], ignored: int | None) -> float:
+    """Count border voxels and those that touch another class, voxel by voxel and neighbor by neighbor."""
+    border = touching = 0
+    for labels in maps:
+        for place in np.argwhere((labels > 0) & (labels != ignored)):
+            others = set()
+            for axis, step in itertools.product(range(labels.ndim), (-1, 1)):
+                there = place.copy()
+                there[axis] += step
+                if 0 <= there[axis] < labels.shape[axis]:
+                    others.add(int(labels[tuple(there)]))
+            others -= {int(labels[tuple(place)]), *(() if ignored is None else (ignored,))}
+            border += bool(others)
+            touching += bool(others - {0})
+    return touching / border if border else 0.0
+
+
+@pytest.mark.parametrize("ignored", [None, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_share_of_the_border_that_touches_another_class(seed: int, ignored: int | None) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(2, 6, 9, 8)), (0, 1, 1, 1))
+    maps = [np.digitize(each, [0, 0.1, 0.25]) for each in noise]
+    assert {*np.unique(maps)} == {0, 1, 2, 3}
+    assert touching_share(maps, ignored) == pytest.approx(slow_touching_share(maps, ignored))
+
+
+def test_one_class_touches_no_other() -> None:
+    assert touching_share([np.eye(5, dtype=int)]) == 0
+    assert touching_share([np.zeros((4, 4), dtype=int)]) == 0
+    assert touching_share([np.array([[1, 2], [1, 2]])]) == 1

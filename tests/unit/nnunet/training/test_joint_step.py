@@ -99,6 +99,23 @@ def test_averaged_losses_step_as_far_as_one(weight: float) -> None:
     require_same_weights(trainer, alone)
 
 
+@pytest.mark.parametrize(("least", "counts"), [(0.0, True), (0.02, True), (0.05, False)])
+def test_contrast_is_left_out_where_classes_do_not_touch(
+    least: float, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("default")
+    trainer: Any = SmallTrainer(replace(recipe, contrast=replace(recipe.contrast, min_touching=least)))
+    told: list[tuple[str, dict[str, Any]]] = []
+    trainer.events = SimpleNamespace(emit=lambda event, **values: told.append((event, values)))
+    monkeypatch.setattr(joint_step, "labeled_cases", lambda _trainer: SimpleNamespace(touching_share=lambda: 0.03))
+    assert joint_step.has_contrast(trainer) is counts
+    assert told == ([] if counts else [("contrast_off", {"touching": 0.03, "least": 0.05})])
+
+
+def test_contrast_without_weight_is_left_out_without_a_word() -> None:
+    assert not joint_step.has_contrast(SmallTrainer(load_recipe("self_training")).trainer)
+
+
 def test_a_teacher_from_the_first_step_goes_on_in_round_one() -> None:
     recipe = load_recipe("default")
     for from_start in (True, False):

@@ -98,6 +98,12 @@ class StudyList:
         file = self.folder / arm
         return str(file) if file.suffix == ".toml" else arm
 
+    @property
+    def settings(self) -> list[str]:
+        """Names of the arms whose recipes lie beside the list: the default with one setting changed."""
+        named = dict.fromkeys(name for block in self.blocks for name in block.arms)
+        return [Path(name).stem for name in named if Path(name).suffix == ".toml"]
+
     def name_arm(self, run: StudyRun) -> str:
         """Return the name by which a benchmark makes the arm of ``run``.
 

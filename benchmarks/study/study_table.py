@@ -26,7 +26,7 @@ from study_rows import RowFiles, RunRows
 from pcl_auto.benchmark.arms import BASELINE_ARMS
 from pcl_auto.benchmark.table import ArmResults, Row, count_labels, decimals, find_ceiling, p_text, summarize
 from pcl_auto.errors import PclautoError
-from pcl_auto.evaluation.statistics import Interval, explain_no_verdict, mean
+from pcl_auto.evaluation.statistics import Comparison, Interval, compare_arms, explain_no_verdict, mean
 from pcl_auto.workspace.files import write_text
 
 TITLES = {"hippocampus": "hippocampus", "acdc": "ACDC, 2D", "left_atrium": "left atrium"}
@@ -39,6 +39,7 @@ ARM_TITLES = {
     "paper": "the paper's method",
 }
 README, DOCS = CHECKOUT / "README.md", CHECKOUT / "docs" / "benchmark.md"
+ABLATION = CHECKOUT / "docs" / "ablation.md"
 FIGURE = CHECKOUT / "docs" / "images" / "dice_two_labels.svg"
 # The comparison that README tells of, and more labels than any data set has.
 LABELED, ALL_LABELS = 2, 10**9
@@ -73,6 +74,11 @@ def current(listed: StudyList, found: Mapping[StudyRun, RunRows]) -> tuple[list[
     digests = listed.current_digests()
     runs = [entry for run, entry in found.items() if digests.get((run.dataset, run.arm)) == run.recipe_digest]
     return runs, len(found) - len(runs)
+
+
+def without_settings(runs: Sequence[RunRows], listed: StudyList) -> list[RunRows]:
+    """Return the runs of arms that stand in the tables of all arms; single settings have a page of their own."""
+    return [entry for entry in runs if entry.run.arm not in listed.settings]
 
 
 def make_tables(runs: Sequence[RunRows], datasets: Mapping[str, Dataset]) -> list[Table]:
@@ -176,6 +182,34 @@ def summary(tables: Sequence[Table]) -> list[str]:
     return lines
 
 
+def ablation(runs: Sequence[RunRows], settings: Sequence[str], datasets: Mapping[str, Dataset]) -> list[str]:
+    """Render what each setting changes in the default, at two labels, on development scans, paired by draw."""
+    scores: dict[str, dict[str, dict[int, Mapping[str, float]]]] = defaultdict(lambda: defaultdict(dict))
+    for entry in runs:
+        run = entry.run
+        if (run.labels, run.scans) == (str(LABELED), "development"):
+            scores[run.dataset][run.arm][run.draw] = entry.dice
+    chosen = [name for name in datasets if "default" in scores[name]]
+    compared = {
+        name: compare_arms({arm: scores[name][arm] for arm in settings if arm in scores[name]}, scores[name]["default"])
+        for name in chosen
+    }
+    lines = [
+        f"| Dice of the arm minus that of `default` | {' | '.join(TITLES.get(name, name) for name in chosen)} |",
+        f"|---|{'---|' * len(chosen)}",
+    ]
+    for arm in settings:
+        cells = [_change(compared[name].get(arm)) for name in chosen]
+        lines.append(f"| `{arm}` | {' | '.join(cells)} |")
+    return lines
+
+
+def _change(found: Comparison | None) -> str:
+    if found is None:
+        return ""
+    return f"{decimals(found.difference, '+')}{interval(found.t_interval)} ({found.draws})"
+
+
 def _verdict(row: Row) -> str:
     """Say in a few words how a recipe stands against all baselines."""
     if row.verdict == "no verdict":
@@ -221,9 +255,13 @@ def between(text: str, name: str, content: Sequence[str]) -> str:
     return f"{before}{begin}\n\n{body}\n\n{end}{after}"
 
 
-def documents(tables: Sequence[Table]) -> dict[Path, str]:
-    """Return README and the page on the benchmark with their tables as the rows have them."""
-    pages = {README: {"study": summary(tables)}, DOCS: {"tables": [line for table in tables for line in render(table)]}}
+def documents(tables: Sequence[Table], of_settings: Sequence[str]) -> dict[Path, str]:
+    """Return README and the pages on the benchmark and its settings with their tables as the rows have them."""
+    pages = {
+        README: {"study": summary(tables)},
+        DOCS: {"tables": [line for table in tables for line in render(table)]},
+        ABLATION: {"settings": of_settings},
+    }
     texts = {}
     for file, parts in pages.items():
         text = file.read_text(encoding="utf-8")
@@ -287,15 +325,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {problem}", file=sys.stderr)
         return error.exit_code
     runs, others = current(listed, found)
-    tables = make_tables(runs, listed.datasets)
-    print("\n".join([*summary(tables), ""]))
+    tables = make_tables(without_settings(runs, listed), listed.datasets)
+    of_settings = ablation(runs, listed.settings, listed.datasets)
+    print("\n".join([*summary(tables), "", *of_settings, ""]))
     print("\n".join(line for table in tables for line in render(table)))
     if given.costs:
         print("\n".join(costs(runs)))
     missing = [run for run in listed.runs() if run not in found]
     print(f"{len(runs)} runs; {len(missing)} are missing" + (f"; {others} of other recipes left out" if others else ""))
     if given.write:
-        for file, text in documents(tables).items():
+        for file, text in documents(tables, of_settings).items():
             write_text(file, text)
         draw(tables, FIGURE)
     return 0

@@ -56,7 +56,7 @@ class VoxelSample:
 
 
 def sample_voxels(
-    labels: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None = None
+    labels: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None = None, *, least: int = 1
 ) -> VoxelSample:
     """Draw up to ``per_class`` voxels of every class of every image, uniformly and without replacement.
 
@@ -68,6 +68,7 @@ def sample_voxels(
         n_classes: Number of foreground classes, C.
         per_class: Voxels per image and class; all of them where there are fewer. 0 draws every voxel.
         generator: Source of randomness, on the device of ``labels``.
+        least: A class of which fewer voxels of an image would be drawn is not drawn from there: their mean says little.
 
     Returns:
         The drawn voxels; empty where no image holds a foreground class.
@@ -85,8 +86,8 @@ def sample_voxels(
         raise ValueError(f"per_class must be at least 0 (0 draws every voxel), got {per_class}")
     flat = labels.flatten(1)  # (B, V)
     if per_class == 0:
-        return _every_voxel(flat, n_classes, generator)
-    return _few_voxels(flat, n_classes, min(per_class, flat.shape[1]), generator)
+        return _every_voxel(flat, n_classes, generator, least)
+    return _few_voxels(flat, n_classes, min(per_class, flat.shape[1]), generator, least)
 
 
 def gather_features(features: Tensor, sample: VoxelSample) -> Tensor:
@@ -110,7 +111,9 @@ def gather_features(features: Tensor, sample: VoxelSample) -> Tensor:
     return vectors
 
 
-def _few_voxels(flat: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None) -> VoxelSample:
+def _few_voxels(
+    flat: Tensor, n_classes: int, per_class: int, generator: torch.Generator | None, least: int
+) -> VoxelSample:
     """Draw by the lowest random keys: shapes are known beforehand, only ``nonzero`` waits for the device."""
     keys = torch.randint(_NEVER, flat.shape, generator=generator, dtype=torch.int32, device=flat.device)
     lowest = [
@@ -118,17 +121,20 @@ def _few_voxels(flat: Tensor, n_classes: int, per_class: int, generator: torch.G
         for label in range(1, n_classes + 1)
     ]
     drawn = torch.stack([values for values, _ in lowest], dim=1) != _NEVER  # (B, C, per_class)
+    drawn &= drawn.sum(2, keepdim=True) >= least
     voxels = torch.stack([indices for _, indices in lowest], dim=1)  # (B, C, per_class)
     image, cls, rank = drawn.nonzero(as_tuple=True)
     return VoxelSample(image=image, cls=cls, voxel=voxels[image, cls, rank], rank=rank)
 
 
-def _every_voxel(flat: Tensor, n_classes: int, generator: torch.Generator | None) -> VoxelSample:
+def _every_voxel(flat: Tensor, n_classes: int, generator: torch.Generator | None, least: int) -> VoxelSample:
     """Draw all voxels: shuffle them, then sort by group; the sort is stable, so each group stays shuffled."""
     image, voxel = ((flat >= 1) & (flat <= n_classes)).nonzero(as_tuple=True)
     shuffle = torch.randperm(len(image), generator=generator, device=flat.device)
     image, voxel = image[shuffle], voxel[shuffle]
     group, order = (image * n_classes + flat[image, voxel].long() - 1).sort(stable=True)
-    starts = torch.searchsorted(group, torch.arange(flat.shape[0] * n_classes, device=flat.device))
-    rank = torch.arange(len(group), device=flat.device) - starts[group]
-    return VoxelSample(image=image[order], cls=group % n_classes, voxel=voxel[order], rank=rank)
+    bounds = torch.searchsorted(group, torch.arange(flat.shape[0] * n_classes + 1, device=flat.device))
+    rank = torch.arange(len(group), device=flat.device) - bounds[group]
+    enough = (bounds.diff() >= least)[group]
+    kept = order[enough]
+    return VoxelSample(image=image[kept], cls=group[enough] % n_classes, voxel=voxel[kept], rank=rank[enough])

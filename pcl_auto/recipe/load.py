@@ -154,6 +154,17 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
                 1,
             )
         )
+    if not problems and 0 < recipe.contrast.mean_voxels < recipe.contrast.min_voxels:
+        expected = f"at most contrast.mean_voxels, {recipe.contrast.mean_voxels}: no more are drawn"
+        problems.append(
+            _problem(
+                "recipe.out-of-range",
+                "contrast.min_voxels",
+                "value out of range",
+                expected,
+                recipe.contrast.min_voxels,
+            )
+        )
     if not problems and recipe.pseudo_labels.network != "last" and recipe.teacher.ema_rounds:
         expected = "'last', or teacher.ema_rounds = 0: both would make the pseudo-labels"
         problems.append(

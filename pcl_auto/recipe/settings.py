@@ -138,6 +138,8 @@ class Contrast:
     matching: Matching = "inter"
     anchors: int = _setting(3, 1, 100_000)  # |S̃_c|, Eq. 3: per class and image
     mean_voxels: int = _setting(256, 0, 10_000_000)  # voxels that estimate z̄_c(x); 0: all of them
+    # A class that shows fewer of these in a patch is left out there: their mean would weigh as much as any other.
+    min_voxels: int = _setting(1, 1, 10_000_000)
     dimensions: int = _setting(16, 2, 4096)  # D, the output of h_φ
     batch_norm: bool = False  # between the two layers of h_φ
     # 3×3 convolutions of the segmentation head g_ξ, which follow where h_φ branches off; the plans of the run get as

@@ -65,7 +65,9 @@ class ContrastiveBranch:
         """
         labels = disjoint_classes(targets, self._patterns)  # (B, *patch)
         views = 2 if self.settings.intensity_views else 1
-        voxels = sample_voxels(torch.cat([labels] * views), self._n_classes, self.settings.mean_voxels)
+        voxels = sample_voxels(
+            torch.cat([labels] * views), self._n_classes, self.settings.mean_voxels, least=self.settings.min_voxels
+        )
         first, *second = voxels.split(len(images)) if views == 2 else [voxels]
         voxels = distributed.gather_sample(voxels, views * len(images))
         anchors = voxels.anchors(self.settings.anchors)

@@ -42,7 +42,9 @@ def study(draws: int) -> list[RunRows]:
 def test_readme_and_docs_say_what_the_committed_rows_say() -> None:
     """Fails where rows were added, or a recipe changed, without `make table`."""
     runs, _ = study_table.current(LISTED, RowFiles(CHECKOUT / "benchmarks" / "results").read())
-    for file, text in study_table.documents(study_table.make_tables(runs, LISTED.datasets)).items():
+    tables = study_table.make_tables(study_table.without_settings(runs, LISTED), LISTED.datasets)
+    of_settings = study_table.ablation(runs, LISTED.settings, LISTED.datasets)
+    for file, text in study_table.documents(tables, of_settings).items():
         assert file.read_text(encoding="utf-8") == text, f"run `make table`: {file.name} is not what the rows say"
 
 
@@ -85,6 +87,18 @@ def test_the_summary_has_a_column_for_each_data_set() -> None:
     ceiling = next(line for line in lines if "all labels" in line)
     assert ".850 (1)" in ceiling
     assert sum(line.startswith("- ") for line in lines) == 2
+
+
+def test_a_setting_is_compared_with_the_default_of_the_same_draws() -> None:
+    runs = [*study(3), *(result("warped", draw, 0.75 + 0.01 * draw) for draw in range(2))]
+    runs += [result("warped", 0, 0.1, scans="confirmation"), result("warped", 0, 0.1, labels="8")]
+    lines = study_table.ablation(runs, ["registration", "warped"], LISTED.datasets)
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["`registration`", "`warped`"]
+    assert lines[2].split("|")[2].strip() == ""
+    # .75 - .73 and .76 - .744
+    assert lines[3].split("|")[2].strip().startswith("+.018 [")
+    assert lines[3].strip().endswith("(2) |")
+    assert "`warped`" not in "\n".join(study_table.summary(tables_of(*study_table.without_settings(runs, LISTED))))
 
 
 def test_rows_of_another_recipe_are_left_out_and_counted() -> None:

@@ -54,6 +54,25 @@ def test_draws_from_the_classes_of_the_reference(
         assert set(voxels) <= set(groups[group])
 
 
+@pytest.mark.parametrize("per_class", [0, 8])
+@pytest.mark.parametrize("least", [1, 4, 8])
+def test_classes_of_too_few_voxels_are_not_drawn(per_class: int, least: int) -> None:
+    labels = torch.zeros(2, 5, 6, dtype=torch.long)
+    labels[0, 0, :3], labels[0, 1] = 1, 2
+    labels[1, :2], labels[1, 4, :4] = 1, 2
+    everything, kept = (drawn_groups(sample_voxels(labels, 2, per_class, least=each)) for each in (1, least))
+    assert {group: len(voxels) for group, voxels in everything.items()} == {
+        (0, 0): 3, (0, 1): 6, (1, 0): per_class or 12, (1, 1): 4,
+    }  # fmt: skip
+    assert kept.keys() == {group for group, voxels in everything.items() if len(voxels) >= least}
+    sample = sample_voxels(labels, 2, per_class, least=least)
+    for group, voxels in kept.items():
+        assert len(voxels) == len(everything[group])
+        assert {labels[group[0]].flatten()[voxel].item() for voxel in voxels} == {group[1] + 1}
+    ranks = list(zip(sample.image.tolist(), sample.cls.tolist(), sample.rank.tolist(), strict=True))
+    assert ranks == sorted(ranks)
+
+
 @pytest.mark.parametrize("per_class", [0, 3])
 def test_is_ordered_by_image_class_and_rank(per_class: int) -> None:
     sample = sample_voxels(random_labels((5, 6, 4), 3, 2), 2, per_class)

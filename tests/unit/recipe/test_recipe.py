@@ -41,6 +41,12 @@ SHIPPED = sorted(path.stem for path in recipe_folder().glob("*.toml"))
         ({"contrast": {"temperature": float("nan")}}, "contrast.temperature", "recipe.out-of-range", "0.001 to 100"),
         ({"contrast": {"weight": float("inf")}}, "contrast.weight", "recipe.out-of-range", "0 to 100"),
         ({"batch": {"patches": 1}}, "batch.patches", "recipe.out-of-range", "2 and more"),
+        (
+            {"contrast": {"min_voxels": 300}},
+            "contrast.min_voxels",
+            "recipe.out-of-range",
+            "at most contrast.mean_voxels, 256",
+        ),
         ({"optimizer": {"name": "lion"}}, "optimizer.name", "recipe.unknown-choice", "'sgd' | 'adam' | 'adamw'"),
         ({"optimizer": {"schedule": "cosine"}}, "optimizer.schedule", "recipe.unknown-choice", "'poly' | 'constant'"),
         ({"augmentation": {"elastic": 1.5}}, "augmentation.elastic", "recipe.out-of-range", "0 to 1"),

@@ -100,7 +100,7 @@ def status_of(folder: Path) -> Status:
         folder=str(run.folder),
         dataset=run.identity["dataset"],
         split=run.split.name,
-        recipe=run.identity["recipe"]["name"],
+        recipe=run.identity["recipe"]["name"] + (" + masks" if "initial_pseudo_labels" in run.identity else ""),
         trainer=run.identity["trainer"],
         state=state,
         epoch=done,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 from time import monotonic
 
@@ -95,4 +94,4 @@ def _read(plan: Plan, case: PlannedCase, device: torch.device) -> Atlas:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

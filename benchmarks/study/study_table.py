@@ -257,7 +257,7 @@ def between(text: str, name: str, content: Sequence[str]) -> str:
 
 def documents(tables: Sequence[Table], of_settings: Sequence[str]) -> dict[Path, str]:
     """Return README and the pages on the benchmark and its settings with their tables as the rows have them."""
-    pages = {
+    pages: dict[Path, dict[str, Sequence[str]]] = {
         README: {"study": summary(tables)},
         DOCS: {"tables": [line for table in tables for line in render(table)]},
         ABLATION: {"settings": of_settings},

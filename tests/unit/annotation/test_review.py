@@ -13,7 +13,7 @@ from pcl_auto.annotation.suggest import _suggested
 from pcl_auto.errors import DataError, StateError, UsageError
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.training.continuation import remaining
-from pcl_auto.training.corrected_masks import masks_in
+from pcl_auto.training.mask_folder import masks_in
 from pcl_auto.training.review_record import earlier_record
 from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.output import sole_writer_in

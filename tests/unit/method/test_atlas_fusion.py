@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from test_registration import blobs, identity, scan
+from smooth_scans import blobs, identity, scan
 from torch import Tensor
 
 from pcl_auto.method import atlas_fusion

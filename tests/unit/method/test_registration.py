@@ -9,30 +9,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch import Tensor
+from smooth_scans import SHAPE, SPACING_MM, blobs, identity, scan
 
 from pcl_auto.method import registration
 from pcl_auto.method.label_maps import dice
 from pcl_auto.method.registration import Scan, local_correlation, move, register, with_even_contrast
-
-SPACING_MM = (2.0, 1.0, 1.0)
-SHAPE = (12, 24, 24)
-
-
-def blobs(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
-    """Return a smooth image with structure everywhere, from 0 to 1."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), [1, 2, 2])
-    image = (noise - noise.min()) / (noise.max() - noise.min())
-    return image.astype(np.float32)
-
-
-def scan(image: np.ndarray, spacing_mm: tuple[float, float, float] = SPACING_MM) -> Scan:
-    return Scan(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None], spacing_mm)
-
-
-def identity(shape: tuple[int, ...]) -> Tensor:
-    axes = [(2 * torch.arange(n) + 1) / n - 1 for n in shape]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)[None]
 
 
 def moved_by(image: np.ndarray, voxels: tuple[float, float, float], order: int = 1) -> np.ndarray:

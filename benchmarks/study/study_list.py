@@ -76,6 +76,10 @@ class StudyRun:
         return "-".join(parts)
 
 
+# The block whose arms have a page of their own, docs/ablation.md.
+SETTINGS = "settings"
+
+
 @dataclass(frozen=True)
 class StudyList:
     """The whole list, checked."""
@@ -100,9 +104,8 @@ class StudyList:
 
     @property
     def settings(self) -> list[str]:
-        """Names of the arms whose recipes lie beside the list: the default with one setting changed."""
-        named = dict.fromkeys(name for block in self.blocks for name in block.arms)
-        return [Path(name).stem for name in named if Path(name).suffix == ".toml"]
+        """Names of the arms of the block called settings: the default with one setting changed, a recipe file each."""
+        return [Path(name).stem for block in self.blocks if block.name == SETTINGS for name in block.arms]
 
     def name_arm(self, run: StudyRun) -> str:
         """Return the name by which a benchmark makes the arm of ``run``.

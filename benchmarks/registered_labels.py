@@ -24,7 +24,6 @@ from pcl_auto.benchmark.draws import draw_labeled
 from pcl_auto.data.labels import all_values, foreground
 from pcl_auto.method.atlas_fusion import Atlas, fuse_atlases
 from pcl_auto.method.label_maps import mean_dice
-from pcl_auto.method.registration import Scan, with_even_contrast
 from pcl_auto.nnunet.environment import prepare_environment
 from pcl_auto.planning.plan import Plan, PlannedCase, read_plan
 from pcl_auto.recipe.settings import Registration
@@ -83,14 +82,12 @@ def _line(
 def _read(plan: Plan, case: PlannedCase, device: torch.device) -> Atlas:
     """Read a case with its label as nnU-Net preprocesses it."""
     from pcl_auto.nnunet.data.store import Preprocessing
+    from pcl_auto.nnunet.data.stored_scans import scan_of
 
     how = Preprocessing(plan.nnunet, plan.configuration, plan.dataset_json)
     image, seg, properties = how.run(case.files, case.label)
-    turned = [properties["spacing"][axis] for axis in plan.nnunet["transpose_forward"]]
-    before = properties["shape_after_cropping_and_before_resampling"]
-    spacing = [mm * n / m for mm, n, m in zip(turned, before, image.shape[1:], strict=True)]
-    scan = Scan(torch.from_numpy(image), (spacing[0], spacing[1], spacing[2]))
-    return Atlas(with_even_contrast(scan, device), np.maximum(seg[0], 0))
+    scan = scan_of(image, properties, plan.nnunet["transpose_forward"], device)
+    return Atlas(scan, np.maximum(seg[0], 0))
 
 
 if __name__ == "__main__":

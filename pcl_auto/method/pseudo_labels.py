@@ -23,7 +23,7 @@ class LedgerRow:
     """A line of the ledger: one pseudo-label, measured and compared.
 
     ``components``: connected components of each class.
-    ``change_dice``: mean foreground Dice to the same case's pseudo-label of the last round, None in round one.
+    ``change_dice``: mean foreground Dice to the same case's pseudo-label of the last round, None without one.
     ``outside``: how far it lies from what the labeled cases show: classes that are absent though every labeled case
     has them, and doublings (log2) of volume beyond the widened range, summed over classes; (0, 0.0) within.
     ``agreement``: Dice of the segmentations under two random transforms, or of labels carried over from different

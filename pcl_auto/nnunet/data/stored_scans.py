@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,24 @@ def registering_device(trained_on: torch.device, *, deterministic: bool) -> torc
 
 
 def read_scan(folder: Path, case: str, transpose_forward: Sequence[int], device: torch.device) -> Scan:
-    """Read the stored image of a case as a scan to register, with even contrast.
+    """Read the stored image of a case as a scan to register; see :func:`scan_of`."""
+    cases = StoredCases(str(folder), [case])
+    image, _, _, properties = cases.load_case(case)
+    with reading(lambda: cases):
+        return scan_of(image[:], properties, transpose_forward, device)
 
-    ``transpose_forward``: how nnU-Net's plans turn the axes of a scan.
+
+def scan_of(
+    image: np.ndarray, properties: Mapping[str, Any], transpose_forward: Sequence[int], device: torch.device
+) -> Scan:
+    """Return a preprocessed image (C, z, y, x) as a scan to register, with even contrast.
+
+    Args:
+        image: as nnU-Net preprocesses it.
+        properties: nnU-Net's, of the case.
+        transpose_forward: how nnU-Net's plans turn the axes of a scan.
+        device: to register on.
     """
-    image = read_stored_image(folder, case)
-    properties = StoredCases(str(folder), [case]).load_case(case)[3]
     # Its size in millimeters is what the scan had before it was resampled.
     turned = [properties["spacing"][axis] for axis in transpose_forward]
     before = properties["shape_after_cropping_and_before_resampling"]

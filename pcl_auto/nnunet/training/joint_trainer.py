@@ -145,8 +145,9 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self._end_stage(round_number)
         distributed.wait()
         if not folder.complete:
-            is_taught = self.teacher is not None and (round_number > 1 or self.recipe.teacher.from_start)
-            network = self.teacher.network if self.teacher is not None and is_taught else self.network
+            network = self.network
+            if self.teacher is not None and (round_number > 1 or self.recipe.teacher.from_start):
+                network = self.teacher.network
             summary = self._segment(network, self.split.unlabeled, folder, round_number)
             if summary:
                 self.events.emit("pseudo_labels", round=round_number, **summary)

@@ -73,7 +73,7 @@ def test_a_channel_without_contrast_stays_finite() -> None:
 
 
 def test_a_shifted_scan_is_found_where_it_is() -> None:
-    """Of a scan moved by known voxels, along axes of different spacing, every place comes back."""
+    """Move a scan by known voxels, along axes of different spacing, and find every place again."""
     image, voxels = blobs(), (0.7, -2.0, 1.5)
     places = register(scan(moved_by(image, voxels)), scan(image))
     inside = (..., slice(2, -2), slice(4, -4), slice(4, -4), slice(None))

@@ -105,24 +105,24 @@ def _make_arm(name: str, base: Recipe) -> Arm:
 def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:
     """Return the method of ``recipe`` with the optimizer, batch, network and steps of ``base``.
 
-    Where in a run the learning rate begins to decay belongs to the method.
+    Where in a run the rounds begin, and where the learning rate begins to decay, belongs to the method.
     """
     return replace(
         recipe,
-        schedule=fit_schedule(base.schedule, recipe.schedule.rounds),
+        schedule=fit_schedule(base.schedule, recipe.schedule),
         optimizer=replace(base.optimizer, flat_share=recipe.optimizer.flat_share),
         batch=base.batch,
         network=base.network,
     )
 
 
-def fit_schedule(base: Schedule, rounds: int) -> Schedule:
-    """Divide the joint epochs of ``base`` into ``rounds`` rounds, or into the most below that which divide them."""
-    joint = base.rounds * base.epochs_per_round
-    if not rounds:
+def fit_schedule(base: Schedule, own: Schedule) -> Schedule:
+    """Divide the epochs of ``base`` as ``own`` divides its own; into fewer rounds where there are too few epochs."""
+    if not own.rounds:
         return replace(base, supervised_epochs=base.epochs, rounds=0)
-    rounds = next(number for number in range(min(rounds, joint), 0, -1) if joint % number == 0)
-    return replace(base, rounds=rounds, epochs_per_round=joint // rounds)
+    rounds = min(own.rounds, base.epochs - 1)
+    own = replace(own, rounds=rounds, epochs_per_round=own.rounds * own.epochs_per_round // rounds)
+    return replace(own.scaled_to(base.epochs), steps_per_epoch=base.steps_per_epoch)
 
 
 def _named(recipe: Recipe, arm: str) -> Recipe:

@@ -22,20 +22,12 @@ MIN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class AxisSymmetry:
-    """Effect of mirroring along one axis.
-
-    ``share``: how often a mirrored scan is nearer to its nearest other scan than a scan as it is to its own, over all
-    pairs of the two; one half where mirroring makes no difference, 0 where mirrored scans look like none.
-    """
+class MeasuredAxis:
+    """A measure along one axis; whether patches are to be ``mirrored`` along it."""
 
     axis: int
-    share: float
-
-    @property
-    def symmetric(self) -> bool:
-        """True if the data set could hold the mirrored scans."""
-        return self.share >= MIN_SHARE
+    measure: float
+    mirrored: bool
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -47,8 +39,11 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return unit
 
 
-def axis_symmetries(thumbnails: Sequence[np.ndarray]) -> list[AxisSymmetry]:
+def axis_symmetries(thumbnails: Sequence[np.ndarray]) -> list[MeasuredAxis]:
     """Measure what mirroring along each spatial axis does to a data set; of fewer than 8 scans nothing.
+
+    The measure is how often a mirrored scan is nearer to its nearest other scan than a scan as it is to its own, over
+    all pairs of the two; one half where mirroring makes no difference, 0 where mirrored scans look like none.
 
     Args:
         thumbnails: one per scan, from :func:`thumbnail`; all of one shape (C, z, y, x).
@@ -57,10 +52,9 @@ def axis_symmetries(thumbnails: Sequence[np.ndarray]) -> list[AxisSymmetry]:
         return []
     scans = np.stack(thumbnails)
     plain = _nearest(scans, scans)
-    return [
-        AxisSymmetry(axis, float(np.mean(_nearest(np.flip(scans, axis + 2), scans)[:, None] >= plain[None, :])))
-        for axis in range(scans.ndim - 2)
-    ]
+    mirrored = [_nearest(np.flip(scans, axis + 2), scans) for axis in range(scans.ndim - 2)]
+    shares = [float(np.mean(each[:, None] >= plain[None, :])) for each in mirrored]
+    return [MeasuredAxis(axis, share, share >= MIN_SHARE) for axis, share in enumerate(shares)]
 
 
 def _nearest(these: np.ndarray, scans: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from pcl_auto.errors import Problem, UsageError
 Matching = Literal["intra", "inter"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 LearningRateSchedule = Literal["poly", "constant"]
-Mirroring = Literal["all", "symmetric", "none"]
+Mirroring = Literal["all", "symmetric", "unordered", "none"]
 StageNetwork = Literal["last", "best_validation"]
 PseudoLabelStart = Literal["network", "registration"]
 UnlabeledMethod = Literal[
@@ -117,7 +117,8 @@ class Augmentation:
     """Changes to nnU-Net's augmentation of the training patches."""
 
     # Axes to mirror along, in training and in prediction: "all" as nnU-Net does, "symmetric" those along which a
-    # mirrored scan is as near to the other scans as the scan itself, "none" as nnUNetTrainerNoMirroring.
+    # mirrored scan is as near to the other scans as the scan itself, "unordered" those along which the classes of the
+    # labeled cases are in no order, "none" as nnUNetTrainerNoMirroring.
     mirroring: Mirroring = "all"
     # Labeled cases in the shape of unlabeled ones, moved to them by registration with their labels, that half of the
     # labeled patches are of in joint training and its supervised start; 0: none.

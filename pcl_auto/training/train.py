@@ -135,21 +135,25 @@ def _prepare_masks(run: Run, prepared: PreparedSplit) -> str:
 
 
 def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:
-    """Measure the axes to mirror along on the stored scans; None where they are left to nnU-Net."""
+    """Measure the axes to mirror along on what is stored; None where they are left to nnU-Net."""
     mirroring = run.recipe.augmentation.mirroring
     if mirroring == "all":
         return None
     if mirroring == "none":
         return ()
-    from pcl_auto.nnunet.data.mirror_axes import mirror_axes, stored_symmetries
+    from pcl_auto.nnunet.data.mirror_axes import mirror_axes, stored_orders, stored_symmetries
 
-    # Of the cases that the run may see: a benchmark keeps some out.
-    seen = {*run.split.labeled, *run.split.validation, *run.split.unlabeled}
-    symmetries = stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
+    if mirroring == "unordered":
+        view = run.data.labeled_view(run.split.name, run.configuration)
+        found = stored_orders(view, run.split.labeled, run.plan.dataset_json["labels"])
+    else:
+        # Of the cases that the run may see: a benchmark keeps some out.
+        seen = {*run.split.labeled, *run.split.validation, *run.split.unlabeled}
+        found = stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
     if run.joint:
         names = ["zyx"[axis] for axis in plans["transpose_forward"]]
-        listener("mirroring", {names[entry.axis]: entry for entry in symmetries})
-    return mirror_axes(symmetries, len(plans["configurations"][run.configuration]["patch_size"]))
+        listener("mirroring", {"rule": mirroring, "axes": {names[entry.axis]: entry for entry in found}})
+    return mirror_axes(found, len(plans["configurations"][run.configuration]["patch_size"]))
 
 
 def _fit_budget(

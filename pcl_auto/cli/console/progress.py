@@ -13,8 +13,14 @@ from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.events import Listener
 
 if TYPE_CHECKING:
-    from pcl_auto.method.mirroring import AxisSymmetry
+    from pcl_auto.method.mirroring import MeasuredAxis
     from pcl_auto.recipe.time_budget import Fitted
+
+# What the rules of mirroring measure along each axis.
+_MEASURES = {
+    "symmetric": "share of mirrored scans that look like another",
+    "unordered": "distance between classes in order, in standard deviations",
+}
 
 
 def _bar(terminal: Terminal) -> Any:
@@ -151,13 +157,13 @@ class TrainingProgress:
         for line in fitted_lines(fitted, fresh=fresh, joint=joint):
             self._print(line)
 
-    def _on_mirroring(self, **axes: AxisSymmetry) -> None:
+    def _on_mirroring(self, rule: str, axes: Mapping[str, MeasuredAxis]) -> None:
         if not axes:
             self._print("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")
             return
-        along = " and ".join(name for name, found in axes.items() if found.symmetric) or "no axis"
-        shares = ", ".join(f"{name} {found.share:.2f}" for name, found in axes.items())
-        self._print(f"mirroring  along {along} (share of mirrored scans that look like another: {shares})")
+        along = " and ".join(name for name, found in axes.items() if found.mirrored) or "no axis"
+        measured = ", ".join(f"{name} {found.measure:.2f}" for name, found in axes.items())
+        self._print(f"mirroring  along {along} ({_MEASURES[rule]}: {measured})")
 
     def _on_epoch(self, epoch: int, epochs: int, stage: str, losses: dict[str, float], **rest: Any) -> None:
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())

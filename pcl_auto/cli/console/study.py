@@ -109,8 +109,7 @@ def _announce(terminal: Terminal, study: Study) -> None:
         + (", labeled ones that no arm learns from" if study.held_out.of_pool else "")
     )
     terminal.print_line(
-        f"base       {study.base_recipe.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps for "
-        f"every arm, {schedule.supervised_epochs} of them before the rounds"
+        f"base       {study.base_recipe.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, every arm"
     )
     for arm in study.arms:
         own = arm.recipe.schedule
@@ -118,7 +117,8 @@ def _announce(terminal: Terminal, study: Study) -> None:
             cases = "all labeled cases" if arm.all_labels else "the labeled cases alone"
             what = f"nnU-Net on {cases}, mirroring: {arm.recipe.augmentation.mirroring}"
         else:
-            what = f"{own.rounds} rounds of {own.epochs_per_round} epochs" if own.rounds else "no rounds"
+            start = f"{own.supervised_epochs} supervised epochs"
+            what = f"{start}, then {own.rounds} rounds of {own.epochs_per_round}" if own.rounds else "no rounds"
         terminal.print_line(f"arm        {arm.name}: {what}")
     shown = "that together show every class" if study.every_class else "whatever classes they show"
     few = f"; {explain_no_verdict(len(study.draws))}" if len(study.draws) < MIN_DRAWS else ""

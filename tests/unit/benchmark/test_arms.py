@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from pairs import in_pairs
 from refusal import codes, refused
 
 from pcl_auto.benchmark.arms import (
@@ -26,16 +25,19 @@ BASE = load_recipe("quick")
 SHARED = {"schedule", "optimizer", "batch", "network"}
 
 
-# Primes, numbers of many divisors, and rounds that divide them or do not.
-@in_pairs(joint=[1, 2, 3, 7, 12, 23, 24], wanted=[1, 2, 3, 5, 8, 100])
-def test_every_number_of_rounds_gets_as_many_epochs(joint: int, wanted: int) -> None:
-    budget = Schedule(steps_per_epoch=7, supervised_epochs=4, rounds=1, epochs_per_round=joint)
-    fitted = fit_schedule(budget, wanted)
-    assert fitted.epochs == budget.epochs
-    assert fitted.supervised_epochs == 4
+@pytest.mark.parametrize("epochs", [2, 3, 7, 12, 24, 1000])
+@pytest.mark.parametrize("rounds", [1, 2, 3, 9, 100])
+def test_every_number_of_rounds_gets_as_many_epochs(epochs: int, rounds: int) -> None:
+    budget = Schedule(steps_per_epoch=7, supervised_epochs=epochs - 1, rounds=1, epochs_per_round=1)
+    own = Schedule(steps_per_epoch=250, supervised_epochs=280, rounds=rounds, epochs_per_round=80)
+    fitted = fit_schedule(budget, own)
+    assert fitted.epochs == epochs
     assert fitted.steps_per_epoch == 7
-    # As many rounds as the arm has, or as few less as it takes for the rounds to be equal.
-    assert fitted.rounds == max(number for number in range(1, min(wanted, joint) + 1) if joint % number == 0)
+    assert fitted.rounds == min(rounds, epochs - 1)
+    # As near to the recipe's own shares as equal rounds of whole epochs allow, after a supervised start.
+    joint, longest = fitted.rounds * fitted.epochs_per_round, (epochs - 1) // fitted.rounds
+    nearest = abs(joint - epochs * rounds * 80 / own.epochs) <= fitted.rounds / 2
+    assert nearest or fitted.epochs_per_round in (1, longest)
 
 
 @pytest.mark.parametrize("name", ["paper", "default", "demo", "mixup", "noisy_student", "mean_teacher"])
@@ -61,8 +63,27 @@ def test_a_scaled_budget_scales_every_arm() -> None:
 
 
 def test_an_arm_without_rounds_has_as_many_epochs() -> None:
-    assert fit_schedule(BASE.schedule, 0).rounds == 0
-    assert fit_schedule(BASE.schedule, 0).epochs == BASE.schedule.epochs
+    fitted = fit_schedule(BASE.schedule, Schedule(rounds=0))
+    assert fitted.rounds == 0
+    assert fitted.epochs == BASE.schedule.epochs
+
+
+@pytest.mark.parametrize(
+    ("supervised", "rounds", "fitted"),
+    [
+        (280, 9, (3, 9, 1)),  # the default
+        (640, 4, (8, 4, 1)),
+        (80, 3, (3, 3, 3)),  # a quarter
+        (1, 9, (3, 9, 1)),  # as nearly as nine equal rounds can
+        (99_999, 1, (11, 1, 1)),  # there is a round
+        (0, 4, (0, 4, 3)),  # as with a start that is there already
+    ],
+)
+def test_rounds_begin_where_the_recipe_begins_them(supervised: int, rounds: int, fitted: tuple[int, int, int]) -> None:
+    own = Schedule(supervised_epochs=supervised, rounds=rounds, epochs_per_round=80)
+    found = fit_schedule(BASE.schedule, own)
+    assert (found.supervised_epochs, found.rounds, found.epochs_per_round) == fitted
+    assert found.epochs == BASE.schedule.epochs
 
 
 def test_a_budget_needs_rounds(tmp_path: Path) -> None:

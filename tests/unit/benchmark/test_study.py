@@ -84,9 +84,8 @@ def test_baselines_come_first_and_all_labels_after_the_first_comparison(workspac
 
 
 def test_arms_of_one_group_share_their_start_and_no_others_do(workspace: Workspace, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(
-        "[contrast]\nweight = 0.5\n"
-    )  # another method than nnU-Net's in the rounds alone
+    # Another method than nnU-Net's in the rounds alone, which begin where the base's do.
+    (tmp_path / "mine.toml").write_text('extends = "quick"\n[augmentation]\nmirroring = "all"\n')
     study = resolved(workspace, replace(REQUEST, arms=f"nnunet,{tmp_path / 'mine.toml'},all-labels"))
     starts: dict[tuple[int, int], set[Path | None]] = {}
     for run in study.runs:

@@ -22,14 +22,14 @@ def test_axes_along_which_mirrored_scans_exist(left_right: bool, expected: list[
     rng = np.random.default_rng(0)
     found = axis_symmetries([thumbnail(scan(rng, left_right=left_right)) for _ in range(12)])
     assert [entry.axis for entry in found] == [0, 1, 2]
-    assert [entry.symmetric for entry in found] == expected
+    assert [entry.mirrored for entry in found] == expected
 
 
 def test_left_and_right_organs_in_one_data_set_are_mirrored_scans_of_each_other() -> None:
     rng = np.random.default_rng(1)
     scans = [scan(rng, left_right=True) for _ in range(16)]
     found = axis_symmetries([thumbnail(s[..., ::-1] if index % 2 else s) for index, s in enumerate(scans)])
-    assert [entry.symmetric for entry in found] == [False, False, True]
+    assert [entry.mirrored for entry in found] == [False, False, True]
 
 
 def test_the_share_is_what_it_says() -> None:
@@ -41,7 +41,7 @@ def test_the_share_is_what_it_says() -> None:
             to_others = max(float((mirrored * other).sum()) for j, other in enumerate(scans) if j != i)
             for k, plain in enumerate(scans):
                 nearer.append(to_others >= max(float((plain * o).sum()) for j, o in enumerate(scans) if j != k))
-        assert entry.share == pytest.approx(np.mean(nearer))
+        assert entry.measure == pytest.approx(np.mean(nearer))
 
 
 def test_a_thumbnail_knows_nothing_of_brightness_and_contrast() -> None:

@@ -127,6 +127,29 @@ def test_patches_are_mirrored_along_the_axes_of_symmetry(shell: Shell, tmp_path:
     shell.pclauto("predict", task / "imagesTs", "-o", workspace / "masks", "--workspace", workspace)
 
 
+def test_patches_are_not_mirrored_along_axes_in_which_classes_are_in_order(shell: Shell, tmp_path: Path) -> None:
+    (shell.folder / "unordered.toml").write_text('extends = "tiny.toml"\n[augmentation]\nmirroring = "unordered"\n')
+    task = make_coarse_phantom(tmp_path, seed=3, labeled=4, unlabeled=2, test=1)
+    workspace = tmp_path / "work"
+    options = ("--labeled", "2", "--recipe", "unordered.toml", "--workspace", workspace, "--json")
+    shell.pclauto("plan", task, "--workspace", workspace, *PLAN_OPTIONS)
+    dry = json.loads(shell.train(*options, "--dry-run").stdout)
+    for file in (task / "labelsTr").glob("*.nii.gz"):  # of hidden cases the other way round: nobody may look
+        halves_along_x(file, swapped=file.name[: -len(".nii.gz")] not in dry["split"]["labeled"])
+    shell.pclauto("plan", task, "--workspace", workspace, *PLAN_OPTIONS)
+    done = shell.train(*options)
+    assert re.search(r"mirroring +along z and y \(distance between classes .*x [1-9]", done.stderr)
+    assert mirrored_in_prediction(json.loads(done.stdout)) == [0, 1]
+
+
+def halves_along_x(file: Path, *, swapped: bool) -> None:
+    image = nib.load(file)
+    foreground = np.asarray(image.dataobj) > 0
+    right = np.arange(foreground.shape[0])[:, None, None] >= np.argwhere(foreground)[:, 0].mean()
+    labels = np.where(right != swapped, 2, 1) * foreground
+    nib.save(nib.Nifti1Image(labels.astype(np.uint8), image.affine), file)
+
+
 def brighter_to_the_front(file: Path) -> None:
     """Let the signal rise along y, as near a coil."""
     scan = nib.load(file)

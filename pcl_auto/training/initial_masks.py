@@ -6,6 +6,7 @@ labels: the first round replaces them.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.data.checks.check_files import equal_labels
+from pcl_auto.data.checks.shown_classes import absent_classes
 from pcl_auto.data.split import Split
 from pcl_auto.errors import DataError, Problem, StateError, UsageError, format_names
 from pcl_auto.nnunet.environment import available_cores
@@ -22,6 +24,7 @@ from pcl_auto.planning.plan import Plan
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.training.mask_folder import judge_mask, masks_in, refuse_shared_files, warn_of_passed_over
 from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.run_record import FINAL, RECORD
 
 OPTION = "--initial-pseudo-labels"
 
@@ -100,7 +103,30 @@ def find_initial_masks(folder: Path, plan: Plan, split: Split, known: Mapping[st
         case: label.digest for case, (label, _) in zip(files, judged, strict=True)
         if label is not None and any(label.label_values or ())
     }  # fmt: skip
+    counts = [label.label_values or {} for label, _ in judged if label is not None]
+    warnings += [_never_shown(name, folder) for name in absent_classes(counts, labels)]
     return InitialMasks(files, digests, (*warnings, *equal_labels(contents, str(folder))))
+
+
+def _never_shown(name: str, folder: Path) -> Problem:
+    what = f"no mask shows class {name}, so that in the supervised epochs it is taught as background where it is"
+    fix = "nothing, if these cases have none; else name masks that show it"
+    return Problem("mask.class-absent", what, str(folder), fix, "1 voxel or more", "none")
+
+
+def warn_of_other_masks(model: Path, digest: str) -> list[Problem]:
+    """Warn of unfinished models that differ from ``model`` in the masks alone: it begins anew beside them."""
+    if not digest:
+        return []
+    others = [
+        other.name for other in sorted(model.parent.glob(glob.escape(model.name).replace(f"masks{digest}", "masks*")))
+        if other != model and any(not (record.parent / FINAL).is_file() for record in other.glob(f"fold_*/{RECORD}"))
+    ]  # fmt: skip
+    if not others:
+        return []
+    what = "the masks are not those that an unfinished training began with, so that another model begins"
+    fix = "nothing, if they were to change; else restore the masks, and repeat the command"
+    return [Problem("mask.others-before", what, str(model.parent), fix, found=format_names(others))]
 
 
 def refuse_unused_masks(recipe: Recipe, *, supervised_only: bool, pretrained: bool) -> None:

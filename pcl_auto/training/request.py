@@ -30,7 +30,7 @@ from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
-from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks
+from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks, warn_of_other_masks
 from pcl_auto.training.run_inputs import refuse_other_meaning
 from pcl_auto.workspace.files import file_digest, read_json, refuse_irregular
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
@@ -248,7 +248,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     run = Run(
         data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s,
         initial=initial, labels={case: label.digest for case, label in labels.items()},
-        warnings=(*warnings, *initial.warnings),
+        warnings=(*warnings, *initial.warnings, *warn_of_other_masks(model, initial.digest if initial.files else "")),
     )  # fmt: skip
     if budget_s is None or not run.budget_file.is_file():
         return run

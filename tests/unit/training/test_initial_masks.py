@@ -177,6 +177,28 @@ def test_equal_masks_are_warned_of(workspace: Workspace, folder: Path) -> None:
     assert "label.equal" not in codes(find(workspace, folder).warnings)
 
 
+def test_a_class_that_no_mask_shows_is_named(workspace: Workspace, folder: Path) -> None:
+    save(folder / "h.nii.gz", label_map() * (label_map() == 1))
+    assert codes(find(workspace, folder).warnings) == []
+    save(folder / "u.nii.gz", (label_map() * (label_map() == 1))[::-1])
+    (warning,) = resolve(workspace, folder).warnings
+    assert (warning.code, warning.where, "2 (shell)" in warning.what) == ("mask.class-absent", str(folder), True)
+
+
+def test_masks_that_changed_since_an_unfinished_training_began_are_named(workspace: Workspace, folder: Path) -> None:
+    first = resolve(workspace, folder)
+    (first.model / "fold_all").mkdir(parents=True)
+    (first.model / "fold_all" / "run.json").touch()
+    assert codes(resolve(workspace, folder).warnings) == []
+    save(folder / "u.nii.gz", label_map()[:, ::-1])
+    second = resolve(workspace, folder)
+    assert second.model != first.model
+    (warning,) = second.warnings
+    assert (warning.code, warning.found) == ("mask.others-before", first.model.name)
+    (first.model / "fold_all" / "checkpoint_final.pth").touch()
+    assert resolve(workspace, folder).warnings == ()
+
+
 def test_images_that_the_checks_know_are_not_read_again(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

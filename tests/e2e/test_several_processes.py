@@ -38,3 +38,20 @@ def test_two_processes_train_and_one_goes_on(shell: Shell, planned: Path) -> Non
     for number in (1, 2):
         rows = list(csv.DictReader((fold / "pseudo_labels" / f"round_{number}" / "ledger.csv").open()))
         assert len(rows) == 4
+
+
+@pytest.mark.soak
+def test_two_processes_begin_with_the_labels_of_one(shell: Shell, planned: Path) -> None:
+    (shell.folder / "begin.toml").write_text(
+        'extends = "tiny.toml"\n[pseudo_labels]\nstart = "registration"\n[registration]\nmin_agreement = 0.0\n'
+        "[augmentation]\nwarped_cases = 3\n"
+    )
+    command = ["train", "--workspace", planned, "--recipe", "begin.toml", "--epochs", "3", "--device", "cpu"]
+    ledgers = []
+    for more in (["--gpus", "2"], ["--restart"]):
+        shell.pclauto(*command, *more, pictures=False)
+        (fold,) = (planned / "nnUNet_results").glob("*/*/fold_all")
+        ledgers.append((fold / "pseudo_labels" / "round_0" / "ledger.csv").read_text())
+    assert ledgers[0] == ledgers[1]
+    rows = list(csv.DictReader(ledgers[0].splitlines()))
+    assert [row["source"] for row in rows] == ["registration"] * 4

@@ -105,7 +105,8 @@ class StudyList:
     @property
     def settings(self) -> list[str]:
         """Names of the arms of the block called settings: the default with one setting changed, a recipe file each."""
-        return [Path(name).stem for block in self.blocks if block.name == SETTINGS for name in block.arms]
+        arms = (name for block in self.blocks if block.name == SETTINGS for name in block.arms)
+        return [Path(name).stem for name in arms if name != "default"]
 
     def name_arm(self, run: StudyRun) -> str:
         """Return the name by which a benchmark makes the arm of ``run``.

@@ -40,6 +40,8 @@ ARM_TITLES = {
 }
 README, DOCS = CHECKOUT / "README.md", CHECKOUT / "docs" / "benchmark.md"
 ABLATION = CHECKOUT / "docs" / "ablation.md"
+# Settings compared by networks that a CPU trains by the dozen; the list has no other purpose.
+SMALL_LIST, SMALL_RESULTS = CHECKOUT / "benchmarks" / "small_study.toml", CHECKOUT / "benchmarks" / "small_results"
 FIGURE = CHECKOUT / "docs" / "images" / "dice_two_labels.svg"
 # The comparison that README tells of, and more labels than any data set has.
 LABELED, ALL_LABELS = 2, 10**9
@@ -255,12 +257,19 @@ def between(text: str, name: str, content: Sequence[str]) -> str:
     return f"{before}{begin}\n\n{body}\n\n{end}{after}"
 
 
-def documents(tables: Sequence[Table], of_settings: Sequence[str]) -> dict[Path, str]:
+def small_ablation() -> list[str]:
+    """Render what settings, and nnU-Net alone, change where small networks train."""
+    listed = read_list(SMALL_LIST)
+    runs, _ = current(listed, RowFiles(SMALL_RESULTS).read())
+    return ablation(runs, [*listed.settings, *BASELINE_ARMS], listed.datasets)
+
+
+def documents(tables: Sequence[Table], of_settings: Sequence[str], of_small: Sequence[str]) -> dict[Path, str]:
     """Return README and the pages on the benchmark and its settings with their tables as the rows have them."""
     pages: dict[Path, dict[str, Sequence[str]]] = {
         README: {"study": summary(tables)},
         DOCS: {"tables": [line for table in tables for line in render(table)]},
-        ABLATION: {"settings": of_settings},
+        ABLATION: {"settings": of_settings, "settings, small networks": of_small},
     }
     texts = {}
     for file, parts in pages.items():
@@ -320,6 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         listed = read_list(given.list)
         found = RowFiles(given.results).read()
+        of_small = small_ablation()
     except PclautoError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -327,14 +337,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs, others = current(listed, found)
     tables = make_tables(without_settings(runs, listed), listed.datasets)
     of_settings = ablation(runs, listed.settings, listed.datasets)
-    print("\n".join([*summary(tables), "", *of_settings, ""]))
+    print("\n".join([*summary(tables), "", *of_settings, "", "Small networks:", "", *of_small, ""]))
     print("\n".join(line for table in tables for line in render(table)))
     if given.costs:
         print("\n".join(costs(runs)))
     missing = [run for run in listed.runs() if run not in found]
     print(f"{len(runs)} runs; {len(missing)} are missing" + (f"; {others} of other recipes left out" if others else ""))
     if given.write:
-        for file, text in documents(tables, of_settings).items():
+        for file, text in documents(tables, of_settings, of_small).items():
             write_text(file, text)
         draw(tables, FIGURE)
     return 0

@@ -202,6 +202,9 @@ class PseudoLabelFilter:
     min_agreement: float = _setting(0.0, 0.0, 1.0)
     # Keep one connected component of every class that is in one piece in all labeled cases.
     largest_component: bool = False
+    # Bound a class by so many of its largest labeled volumes; what it is least sure of beyond goes to the next best
+    # class. 0: no bound.
+    max_volume: float = _setting(0.0, 0.0, 1000.0)
 
 
 @dataclass(frozen=True)

@@ -318,6 +318,11 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
     method = recipe.unlabeled_loss.method
     needing = {
         "pseudo_label_filter.largest_component": (recipe.pseudo_label_filter.largest_component, "false", "true"),
+        "pseudo_label_filter.max_volume": (
+            recipe.pseudo_label_filter.max_volume > 0,
+            "0",
+            f"{recipe.pseudo_label_filter.max_volume:g}",
+        ),
         "unlabeled_loss.method": (method != "pseudo_labels", repr("pseudo_labels"), repr(method)),
     }
     fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"
@@ -325,7 +330,7 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
         Problem("recipe.not-with-regions", f"{key} is not possible with regions", recipe.name, fix, expected, found)
         for key, (wanted, expected, found) in needing.items()
         if wanted
-    ]
+    ]  # fmt: skip
     if problems:
         raise UsageError(problems)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.method.label_maps import Classes, class_mask, one_piece_classes, touching_share
+from pcl_auto.method.volume_cap import max_voxels
 from pcl_auto.nnunet.data.pseudo_label_files import read_labels
 
 
@@ -49,6 +50,14 @@ class LabeledCases:
         counts = [[np.count_nonzero(class_mask(labels, v)) for v in self.classes.values()] for labels in self._maps()]
         volumes = np.array(counts, dtype=np.float64).reshape(-1, len(self.classes)) * self.voxel_ml
         return {name: volumes[:, index] for index, name in enumerate(self.classes)}
+
+    def max_voxels(self, times: float) -> dict[int, int]:
+        """Return the most voxels that a pseudo-label may have of each class: ``times`` its largest labeled volume."""
+        volumes = self.volumes_ml()
+        return max_voxels(
+            {value: volumes[name] for name, value in self.classes.items() if isinstance(value, int)},
+            self.voxel_ml, times,
+        )  # fmt: skip
 
     def one_piece(self) -> list[int]:
         """List the classes that are one connected component in every case that is labeled throughout; no regions."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import nn
 
@@ -17,13 +18,15 @@ from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
 from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.method.pseudo_labels import LedgerRow, filter_rows
+from pcl_auto.method.volume_cap import cap_volumes
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases, reading
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.data.pseudo_label_files import AGREEMENT_KEY, RoundFolder, keep_pseudo_label
 from pcl_auto.nnunet.data.store import is_stored
-from pcl_auto.nnunet.inference.sliding_window import AgreementCheck, Segmenter, agreement_check, label_map, segmenter
+from pcl_auto.nnunet.inference.export import labels_from
+from pcl_auto.nnunet.inference.sliding_window import AgreementCheck, Segmenter, agreement_check, segmenter
 from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.initial_pseudo_labels import InitialPseudoLabels
 from pcl_auto.nnunet.training.round_guard import RoundGuard
@@ -80,6 +83,7 @@ class PseudoLabelStage:
                 patch_voxels=tuple(self._trainer.configuration_manager.patch_size),
                 labels_of=self._trainer.label_manager,
                 one_piece=self.labeled.one_piece() if self._filter.largest_component else [],
+                max_voxels=self.labeled.max_voxels(self._filter.max_volume) if self._filter.max_volume else {},
                 # Nothing is trained on what is segmented after the last round.
                 check=agreement_check(self._trainer, segment)
                 if self._filter.min_agreement and number <= rounds
@@ -165,6 +169,7 @@ def predict_round(
     patch_voxels: tuple[int, ...],
     labels_of: LabelManager,
     one_piece: Sequence[int],
+    max_voxels: Mapping[int, int],
     check: AgreementCheck | None,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -172,7 +177,8 @@ def predict_round(
 
     Stored are label maps, with regions too: nnU-Net makes regions of them as of labels.
 
-    Of the classes ``one_piece`` only the largest connected component stays; what ``check`` finds is kept with the case.
+    Of the classes ``one_piece`` only the largest connected component stays, and of each class at most its
+    ``max_voxels``; what ``check`` finds is kept with the case.
     """
     images = StoredCases(str(store), list(cases))
     for index, case in enumerate(cases):
@@ -180,9 +186,12 @@ def predict_round(
             data, region, _, properties = images.load_case(case)
             with reading(lambda: images):
                 image = data[:]
-            labels = keep_largest(label_map(segment, labels_of, image), one_piece)[None]
+            logits = segment(torch.from_numpy(image))
+            labels = keep_largest(labels_from(labels_of, logits), one_piece)
+            if max_voxels:
+                labels = cap_volumes(labels, logits.float().cpu().numpy(), max_voxels)
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)
             with reading(lambda: images):
-                keep_pseudo_label(folder, store, case, labels, region[:], properties, labels_of, patch_voxels)
+                keep_pseudo_label(folder, store, case, labels[None], region[:], properties, labels_of, patch_voxels)
         progress(index + 1, len(cases))

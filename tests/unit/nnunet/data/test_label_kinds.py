@@ -77,6 +77,7 @@ def test_a_pseudo_label_is_nnunets_mask_and_its_loader_reads_it(
         patch_voxels=SHAPE,
         labels_of=manager,
         one_piece=[],
+        max_voxels={},
         check=None,
         progress=lambda _done, _total: None,
     )

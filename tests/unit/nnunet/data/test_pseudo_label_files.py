@@ -56,6 +56,7 @@ def make_round(
         patch_voxels=SHAPE,
         labels_of=LABELS,
         one_piece=one_piece,
+        max_voxels={},
         check=(lambda case, image: float(image.mean() * (case != "case0"))) if chosen.min_agreement else None,
         progress=lambda _done, _total: None,
     )

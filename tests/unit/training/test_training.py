@@ -229,14 +229,17 @@ def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
     assert sorted(workspace.preprocessed.parent.rglob("*")) == before
 
 
-def test_what_regions_do_not_allow_is_refused_at_once(workspace: Workspace, plan: Plan) -> None:
-    recipe = from_dict({"name": "mine", "pseudo_label_filter": {"largest_component": True}})
+@pytest.mark.parametrize("setting", [{"largest_component": True}, {"max_volume": 1.5}])
+def test_what_regions_do_not_allow_is_refused_at_once(
+    workspace: Workspace, plan: Plan, setting: dict[str, object]
+) -> None:
+    recipe = from_dict({"name": "mine", "pseudo_label_filter": setting})
     resolve_run(TrainRequest(recipe=recipe), workspace)
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {**plan.dataset_json, "labels": labels}})
     with refused(UsageError, "recipe.not-with-regions") as refusal:
         resolve_run(TrainRequest(recipe=recipe), workspace)
-    assert refusal.problem.what.split()[0] == "pseudo_label_filter.largest_component"
+    assert refusal.problem.what.split()[0] == f"pseudo_label_filter.{next(iter(setting))}"
     # Of pseudo-labels; there are none.
     resolve_run(TrainRequest(recipe=recipe, supervised_only=True), workspace)
     with refused(UsageError, "recipe.not-with-regions") as refusal:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import blosc2
@@ -45,7 +46,12 @@ def store(folder: Path, *sizes: int) -> list[str]:
 
 
 def make_round(
-    run: Path, number: int, cases: list[str], one_piece: list[int], chosen: PseudoLabelFilter
+    run: Path,
+    number: int,
+    cases: list[str],
+    one_piece: list[int],
+    chosen: PseudoLabelFilter,
+    max_voxels: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[pseudo_label_files.RoundFolder, list[Any]]:
     folder = pseudo_label_files.round_folder(run, number)
     predict_round(
@@ -56,7 +62,7 @@ def make_round(
         patch_voxels=SHAPE,
         labels_of=LABELS,
         one_piece=one_piece,
-        max_voxels={},
+        max_voxels=max_voxels,
         check=(lambda case, image: float(image.mean() * (case != "case0"))) if chosen.min_agreement else None,
         progress=lambda _done, _total: None,
     )
@@ -93,6 +99,13 @@ def test_one_component_stays_of_a_class_in_one_piece(tmp_path: Path) -> None:
     assert rows[0].volumes_ml == {"core": 7.0}
     labels = pseudo_label_files.read_labels(folder.cases, "case0")
     assert np.flatnonzero(labels).tolist() == list(range(7))
+
+
+def test_a_class_is_bounded_after_its_pieces_are_chosen(tmp_path: Path) -> None:
+    cases = store(tmp_path / "store", 7, 3)
+    folder, rows = make_round(tmp_path, 1, cases, [1], PseudoLabelFilter(), {1: 5})
+    assert [row.volumes_ml for row in rows] == [{"core": 5.0}, {"core": 3.0}]
+    assert np.flatnonzero(pseudo_label_files.read_labels(folder.cases, "case0")).tolist() == list(range(2, 7))
 
 
 def test_where_all_are_outside_the_nearest_is_used(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
         Problem("recipe.not-with-regions", f"{key} is not possible with regions", recipe.name, fix, expected, found)
         for key, (wanted, expected, found) in needing.items()
         if wanted
-    ]  # fmt: skip
+    ]
     if problems:
         raise UsageError(problems)
 

@@ -352,5 +352,7 @@ def test_a_recipe_on_record_is_compared_under_current_names() -> None:
     old["mixing"]["box"] = old["mixing"].pop("box_fraction")
     old["teacher"]["memory"] = old["teacher"].pop("ema_rounds")
     old["pseudo_labels"]["crf"] = False
-    assert with_current_names(old) == recipe.as_dict()
+    known = recipe.as_dict()
+    del known["pseudo_label_filter"]["max_volume"]  # came later
+    assert with_current_names(old) == known
     assert from_dict(old) == recipe

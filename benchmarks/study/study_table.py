@@ -40,7 +40,7 @@ ARM_TITLES = {
 }
 README, DOCS = CHECKOUT / "README.md", CHECKOUT / "docs" / "benchmark.md"
 ABLATION = CHECKOUT / "docs" / "ablation.md"
-# Settings compared by networks that a CPU trains by the dozen; the list has no other purpose.
+# Settings compared by networks that a CPU trains by the dozen.
 SMALL_LIST, SMALL_RESULTS = CHECKOUT / "benchmarks" / "small_study.toml", CHECKOUT / "benchmarks" / "small_results"
 FIGURE = CHECKOUT / "docs" / "images" / "dice_two_labels.svg"
 # The comparison that README tells of, and more labels than any data set has.

@@ -114,12 +114,13 @@ def _never_shown(name: str, folder: Path) -> Problem:
     return Problem("mask.class-absent", what, str(folder), fix, "1 voxel or more", "none")
 
 
-def warn_of_other_masks(model: Path, digest: str) -> list[Problem]:
-    """Warn of unfinished models that differ from ``model`` in the masks alone: it begins anew beside them."""
-    if not digest:
+def warn_of_other_masks(model: Path, masks: InitialMasks) -> list[Problem]:
+    """Warn of unfinished models that differ from ``model`` in the ``masks`` alone: it begins anew beside them."""
+    if not masks.files:
         return []
+    named = glob.escape(model.name).replace(f"masks{masks.digest}", "masks*")
     others = [
-        other.name for other in sorted(model.parent.glob(glob.escape(model.name).replace(f"masks{digest}", "masks*")))
+        other.name for other in sorted(model.parent.glob(named))
         if other != model and any(not (record.parent / FINAL).is_file() for record in other.glob(f"fold_*/{RECORD}"))
     ]  # fmt: skip
     if not others:

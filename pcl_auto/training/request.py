@@ -248,7 +248,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     run = Run(
         data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s,
         initial=initial, labels={case: label.digest for case, label in labels.items()},
-        warnings=(*warnings, *initial.warnings, *warn_of_other_masks(model, initial.digest if initial.files else "")),
+        warnings=(*warnings, *initial.warnings, *warn_of_other_masks(model, initial)),
     )  # fmt: skip
     if budget_s is None or not run.budget_file.is_file():
         return run

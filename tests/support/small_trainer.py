@@ -46,19 +46,24 @@ class SmallTrainer:
         self.num_epochs = recipe.schedule.epochs
         self.network = small_network(seed)
         self.optimizer = torch.optim.SGD(self.network.parameters(), self.initial_lr)
-        dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
-        loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
-        self.loss = DeepSupervisionWrapper(loss, WEIGHTS)
+        self.loss = self.loss_with(1.0)
 
     def forward(self, images: Tensor, network: nn.Module | None = None) -> list[Tensor]:
         """Return logits as the trainer does."""
         outputs: Any = (self.network if network is None else network)(images)
         return outputs if isinstance(outputs, list) else [outputs]
 
-    def segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """Return nnU-Net's loss."""
-        loss: Tensor = self.loss(outputs, targets)
-        return loss
+    def loss_with(self, dice_weight: float) -> nn.Module:
+        """Build nnU-Net's loss as the trainer does."""
+        dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
+        loss = DC_and_CE_loss(dice, {}, weight_dice=dice_weight, dice_class=MemoryEfficientSoftDiceLoss)
+        wrapped: nn.Module = DeepSupervisionWrapper(loss, WEIGHTS)
+        return wrapped
+
+    def segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor], loss: nn.Module | None = None) -> Tensor:
+        """Return nnU-Net's loss, or another of its kind."""
+        value: Tensor = (self.loss if loss is None else loss)(outputs, targets)
+        return value
 
     @property
     def trainer(self) -> nnUNetTrainerPCLSupervised:

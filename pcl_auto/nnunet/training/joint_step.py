@@ -39,6 +39,8 @@ class JointStep:
         self._trainer = trainer
         self._recipe = trainer.recipe
         self.contrast = ContrastiveBranch(trainer) if has_contrast(trainer) else None
+        dice_weight = trainer.recipe.pseudo_labels.dice_weight
+        self._pseudo_loss = None if dice_weight == 1 else trainer.loss_with(dice_weight)
         noise = trainer.recipe.pseudo_labels.student_noise
         self._dropout = FeatureDropout(trainer.network, DROPPED_CHANNELS, deepest_only=True) if noise else None
 
@@ -66,7 +68,7 @@ class JointStep:
         targets, pseudo_targets = split_patches(targets, count)
         loss = segmentation = trainer.segmentation_loss(outputs, targets)
         if recipe.pseudo_labels.segmentation_weight:
-            pseudo = trainer.segmentation_loss(pseudo_outputs, pseudo_targets)
+            pseudo = trainer.segmentation_loss(pseudo_outputs, pseudo_targets, self._pseudo_loss)
             weight = recipe.pseudo_labels.segmentation_weight
             loss = (loss + weight * pseudo) / (1 + weight * recipe.pseudo_labels.divide_loss)
         trained = [(trainer.optimizer, trainer.network)]

@@ -153,6 +153,13 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             one_scale.ce = OrderedCrossEntropy(one_scale.ce.ignore_index)
         return loss
 
+    def loss_with(self, dice_weight: float) -> nn.Module:
+        """Build nnU-Net's loss with another weight of the Dice term beside cross-entropy."""
+        loss: nn.Module = self._build_loss()
+        one_scale: Any = loss.loss if self.enable_deep_supervision else loss
+        one_scale.weight_dice = dice_weight
+        return loss
+
     # --- the training loop ------------------------------------------------------------------------------------
 
     def run_training(self) -> None:
@@ -262,12 +269,13 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         # On CUDA autocast knows which parts of the loss need float32.
         return outputs if self.device.type == "cuda" else [output.float() for output in outputs]
 
-    def segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """Return nnU-Net's Dice and cross-entropy with deep supervision."""
+    def segmentation_loss(self, outputs: list[Tensor], targets: list[Tensor], loss: nn.Module | None = None) -> Tensor:
+        """Return nnU-Net's Dice and cross-entropy with deep supervision, or another ``loss`` of that kind."""
+        loss = self.loss if loss is None else loss
         with autocast("cuda", enabled=self.device.type == "cuda"):
             if self.enable_deep_supervision:
-                return self.loss(outputs, targets)  # type: ignore[no-any-return]
-            return self.loss(outputs[0], targets[0])  # type: ignore[no-any-return]
+                return loss(outputs, targets)  # type: ignore[no-any-return]
+            return loss(outputs[0], targets[0])  # type: ignore[no-any-return]
 
     def _validate(self) -> None:
         with torch.no_grad():

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
-from small_trainer import SmallTrainer, small_batch, small_network
+from small_trainer import WEIGHTS, SmallTrainer, small_batch, small_network
 from torch import Tensor
+from torch.nn import functional
 
 from pcl_auto.nnunet.network import FeatureDropout
 from pcl_auto.nnunet.training import joint_step
@@ -96,6 +97,24 @@ def test_averaged_losses_step_as_far_as_one(weight: float) -> None:
         alone.segmentation_loss(alone.forward(batch["data"]), batch["target"]) for batch in (labeled, unlabeled)
     )
     backward_and_step((supervised + weight * pseudo) / (1 + weight), [(alone.optimizer, alone.network)], None)
+    require_same_weights(trainer, alone)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_pseudo_labels_are_learned_with_their_own_weight_of_the_dice_term(weight: float) -> None:
+    recipe = load_recipe("self_training")
+    settings = replace(recipe.pseudo_labels, dice_weight=weight)
+    trainer, alone = (SmallTrainer(replace(recipe, pseudo_labels=settings)) for _ in range(2))
+    labeled, unlabeled = small_batch(2, seed=1), small_batch(3, seed=2)
+    JointStep(trainer.trainer).take(labeled, unlabeled)
+    loss = alone.segmentation_loss(alone.forward(labeled["data"]), labeled["target"])
+    outputs = alone.forward(unlabeled["data"])
+    for share, logits, target in zip(WEIGHTS, outputs, unlabeled["target"], strict=True):
+        found, true = logits.softmax(1), functional.one_hot(target[:, 0].long(), logits.shape[1]).permute(0, 3, 1, 2)
+        both, either = (each.sum((2, 3))[:, 1:] for each in (found * true, found + true))
+        dice = ((2 * both + 1e-5) / (either + 1e-5)).mean()
+        loss = loss + share * (functional.cross_entropy(logits, target[:, 0].long()) - weight * dice)
+    backward_and_step(loss, [(alone.optimizer, alone.network)], None)
     require_same_weights(trainer, alone)
 
 

@@ -168,8 +168,8 @@ class PseudoLabels:
     network: StageNetwork = "last"
     # Weight of the segmentation loss on pseudo-labeled patches; the paper gives them none.
     segmentation_weight: float = _setting(0.0, 0.0, 10.0)
-    # Weight of the Dice term beside cross-entropy in that loss. Where a mask is uncertain, most Dice is had by finding too
-    # much, and a round that learns from it finds more.
+    # Weight of the Dice term beside cross-entropy in that loss. Where a mask is uncertain, most Dice is had by finding
+    # too much, and a round that learns from it finds more.
     dice_weight: float = _setting(1.0, 0.0, 10.0)
     # Divide the sum of both segmentation losses by 1 + that weight: a joint step is as long as one on labels alone.
     divide_loss: bool = False

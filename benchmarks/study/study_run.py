@@ -30,7 +30,17 @@ sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "benchmarks" / "gpu"), str(Path(__
 
 from study_list import ALL, StudyRun, collected, read_list
 from study_rows import RowFiles, RunRows, refuse_changed_data
-from study_setup import VARIABLES, Place, choose_parallel, data_digest, freeze, machine_name, plan, run_environment
+from study_setup import (
+    VARIABLES,
+    Place,
+    choose_parallel,
+    data_digest,
+    freeze,
+    in_copy,
+    machine_name,
+    plan,
+    run_environment,
+)
 from supervise import Child, Deadline, adopt_orphans, interrupt, kill_all, last_words, print_line, start_command
 
 from pcl_auto.errors import DataError, LockedError, PclautoError, Problem, StateError, UsageError
@@ -332,6 +342,8 @@ def in_frozen_copy(given: argparse.Namespace, words: Sequence[str]) -> int:
     copy, commit = freeze(given.work.resolve())
     folders = ["--results", str(given.results.resolve()), "--work", str(given.work.resolve()), "--data",
                str(Path(given.data).resolve())]  # fmt: skip
+    if given.list is not None:
+        folders += ["--list", str(in_copy(given.list, copy))]
     command = [
         sys.executable,
         str(copy / "benchmarks" / "study" / "study_run.py"),

@@ -83,6 +83,13 @@ def freeze(work: Path) -> tuple[Path, str]:
     return copy, commit
 
 
+def in_copy(file: Path, copy: Path) -> Path:
+    """Return the committed ``file`` of the checkout as the frozen ``copy`` has it, any other as it is."""
+    file = file.resolve()
+    frozen = copy / file.relative_to(CHECKOUT) if file.is_relative_to(CHECKOUT) else file
+    return frozen if frozen.is_file() else file
+
+
 def _ask_git(*words: str) -> str:
     try:
         command = ["git", "-C", str(CHECKOUT), *words]

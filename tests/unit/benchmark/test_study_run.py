@@ -269,6 +269,10 @@ def test_the_frozen_copy_is_the_last_commit(tmp_path: Path, monkeypatch: pytest.
     assert copy.name == commit
     assert study_setup.code_digest(copy) != study_setup.code_digest(checkout)
     assert study_setup.freeze(tmp_path / "work") == (copy, commit)
+    # A list of the checkout comes from the copy too, with the recipes beside it; another one from where it is.
+    assert study_setup.in_copy(code, copy) == copy / "pcl_auto" / "code.py"
+    for other in (checkout / "new.toml", tmp_path / "list.toml"):
+        assert study_setup.in_copy(other, copy) == other
     monkeypatch.setattr(study_setup, "CHECKOUT", tmp_path / "work")
     with refused(StateError, "study.no-commit"):
         study_setup.freeze(tmp_path / "elsewhere")

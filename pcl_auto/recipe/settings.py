@@ -208,6 +208,8 @@ class PseudoLabelFilter:
     # Bound a class by so many of its largest labeled volumes; what it is least sure of beyond goes to the next best
     # class. 0: no bound.
     max_volume: float = _setting(0.0, 0.0, 1000.0)
+    # Learn nothing from that share of each class which the network is least sure of, nor from as much background.
+    unsure_share: float = _setting(0.0, 0.0, 0.95)
 
 
 @dataclass(frozen=True)

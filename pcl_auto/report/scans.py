@@ -19,7 +19,7 @@ from pcl_auto.inference.mask_record import MaskEntry, is_same_file, read_record,
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
-from pcl_auto.nnunet.data.pseudo_label_files import round_folder
+from pcl_auto.nnunet.data.pseudo_label_files import read_labels, round_folder
 from pcl_auto.nnunet.data.store import is_stored
 from pcl_auto.nnunet.data.store_records import read_record as read_stored
 from pcl_auto.report.baseline import case_dice
@@ -125,14 +125,14 @@ def _stored(
     """Read a preprocessed case, its axes as in the scan's file, and its pseudo-label of the ``first`` round."""
     if case in changed:
         raise ValueError("scan or label is no longer the one that the run was trained on")
-    image, seg, _, properties = StoredCases(str(folder), [case]).load_case(case)
+    image, _, _, properties = StoredCases(str(folder), [case]).load_case(case)
     back = np.argsort(run.plans["transpose_forward"])
     spacing = np.array(stored_spacing_mm(run.configuration["spacing"], run.plans))[back]
-    masks = {name: seg}
+    masks = {name: read_labels(folder, case)}
     if first is not None:
         number, its_folder = first
-        masks[f"{name} of round {number}, outlined"] = StoredCases(str(its_folder), [case]).load_case(case)[1]
-    labels = {mask: np.maximum(values[0], 0).transpose(back) for mask, values in masks.items()}
+        masks[f"{name} of round {number}, outlined"] = read_labels(its_folder, case)
+    labels = {mask: values.transpose(back) for mask, values in masks.items()}
     direction = properties["sitk_stuff"]["direction"]
     return Volume(image[:].transpose(0, *(back + 1)), labels, spacing.tolist(), direction)
 

@@ -323,6 +323,11 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
             "0",
             f"{recipe.pseudo_label_filter.max_volume:g}",
         ),
+        "pseudo_label_filter.unsure_share": (
+            recipe.pseudo_label_filter.unsure_share > 0,
+            "0",
+            f"{recipe.pseudo_label_filter.unsure_share:g}",
+        ),
         "unlabeled_loss.method": (method != "pseudo_labels", repr("pseudo_labels"), repr(method)),
     }
     fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"

@@ -39,8 +39,11 @@ class JointStep:
         self._trainer = trainer
         self._recipe = trainer.recipe
         self.contrast = ContrastiveBranch(trainer) if has_contrast(trainer) else None
-        dice_weight = trainer.recipe.pseudo_labels.dice_weight
-        self._pseudo_loss = None if dice_weight == 1 else trainer.loss_with(dice_weight)
+        # Where nothing is learned from a class c, it has the value c + K; all of these become K.
+        unsure, dice_weight = trainer.recipe.pseudo_label_filter.unsure_share, trainer.recipe.pseudo_labels.dice_weight
+        self._left_out = len(trainer.label_manager.all_labels) if unsure else None
+        self._loss = trainer.loss_with(1.0, self._left_out) if unsure else trainer.loss
+        self._pseudo_loss = self._loss if dice_weight == 1 else trainer.loss_with(dice_weight, self._left_out)
         noise = trainer.recipe.pseudo_labels.student_noise
         self._dropout = FeatureDropout(trainer.network, DROPPED_CHANNELS, deepest_only=True) if noise else None
 
@@ -62,11 +65,13 @@ class JointStep:
         """Train on a batch of each stream; return the losses."""
         trainer, recipe, count = self._trainer, self._recipe, len(labeled["data"])
         images, targets = join_patches(labeled, unlabeled, recipe.mixing, trainer.device)
+        if self._left_out is not None:
+            targets = [target.clamp(max=self._left_out) for target in targets]
         drawn = None if self.contrast is None else self.contrast.draw(images, targets[0])
         trainer.optimizer.zero_grad(set_to_none=True)
         outputs, pseudo_outputs = split_patches(self._forward(images), count)
         targets, pseudo_targets = split_patches(targets, count)
-        loss = segmentation = trainer.segmentation_loss(outputs, targets)
+        loss = segmentation = trainer.segmentation_loss(outputs, targets, self._loss)
         if recipe.pseudo_labels.segmentation_weight:
             pseudo = trainer.segmentation_loss(pseudo_outputs, pseudo_targets, self._pseudo_loss)
             weight = recipe.pseudo_labels.segmentation_weight

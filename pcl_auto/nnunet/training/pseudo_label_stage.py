@@ -18,6 +18,7 @@ from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
 from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.method.pseudo_labels import LedgerRow, filter_rows
+from pcl_auto.method.unsure_voxels import unsure_voxels
 from pcl_auto.method.volume_cap import cap_volumes
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
@@ -85,6 +86,7 @@ class PseudoLabelStage:
                 one_piece=self.labeled.one_piece() if self._filter.largest_component else [],
                 max_voxels=self.labeled.max_voxels(self._filter.max_volume) if self._filter.max_volume else {},
                 # Nothing is trained on what is segmented after the last round.
+                unsure_share=self._filter.unsure_share if number <= rounds else 0.0,
                 check=agreement_check(self._trainer, segment)
                 if self._filter.min_agreement and number <= rounds
                 else None,
@@ -170,6 +172,7 @@ def predict_round(
     labels_of: LabelManager,
     one_piece: Sequence[int],
     max_voxels: Mapping[int, int],
+    unsure_share: float,
     check: AgreementCheck | None,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -178,7 +181,7 @@ def predict_round(
     Stored are label maps, with regions too: nnU-Net makes regions of them as of labels.
 
     Of the classes ``one_piece`` only the largest connected component stays, and of each class at most its
-    ``max_voxels``; what ``check`` finds is kept with the case.
+    ``max_voxels``; of each class the ``unsure_share`` is marked. What ``check`` finds is kept with the case.
     """
     images = StoredCases(str(store), list(cases))
     for index, case in enumerate(cases):
@@ -188,10 +191,14 @@ def predict_round(
                 image = data[:]
             logits = segment(torch.from_numpy(image))
             labels = keep_largest(labels_from(labels_of, logits), one_piece)
-            if max_voxels:
-                labels = cap_volumes(labels, logits.float().cpu().numpy(), max_voxels)
+            scores = logits.float().cpu().numpy() if max_voxels or unsure_share else None
+            if scores is not None and max_voxels:
+                labels = cap_volumes(labels, scores, max_voxels)
+            unsure = unsure_voxels(labels, scores, unsure_share) if scores is not None and unsure_share else None
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)
             with reading(lambda: images):
-                keep_pseudo_label(folder, store, case, labels[None], region[:], properties, labels_of, patch_voxels)
+                keep_pseudo_label(
+                    folder, store, case, labels[None], region[:], properties, labels_of, patch_voxels, unsure
+                )
         progress(index + 1, len(cases))

@@ -78,6 +78,7 @@ def test_a_pseudo_label_is_nnunets_mask_and_its_loader_reads_it(
         labels_of=manager,
         one_piece=[],
         max_voxels={},
+        unsure_share=0.0,
         check=None,
         progress=lambda _done, _total: None,
     )

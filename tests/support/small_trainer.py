@@ -36,7 +36,7 @@ class SmallTrainer:
     enable_deep_supervision = True
     initial_lr = 0.05
     label_manager = SimpleNamespace(
-        ignore_label=None, foreground_labels=[1, 2], all_labels=[0, 1, 2], has_regions=False
+        all_regions=None, ignore_label=None, foreground_labels=[1, 2], all_labels=[0, 1, 2], has_regions=False
     )
     configuration_manager = SimpleNamespace(batch_dice=False)
 

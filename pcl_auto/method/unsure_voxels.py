@@ -26,19 +26,22 @@ def unsure_voxels(labels: np.ndarray, logits: np.ndarray, share: float) -> np.nd
         Shape (z, y, x), bool.
     """
     flat, scores = labels.reshape(-1), logits.reshape(len(logits), -1)
-    own = flat == scores.argmax(axis=0)
+    # The best class of each voxel but background, one class after the other: many of them would not fit side by side.
+    best, rival = scores[1].copy(), np.ones(flat.shape, np.int16)
+    for value in range(2, len(logits)):
+        better = scores[value] > best
+        best[better], rival[better] = scores[value][better], value
+    own = flat == np.where(scores[0] >= best, 0, rival)
     unsure = np.zeros(flat.shape, dtype=bool)
-    background = np.flatnonzero(own & (flat == 0))
-    rival = scores[1:, background].argmax(axis=0) + 1
-    background_lead = scores[0, background] - scores[rival, background]
+    background = own & (flat == 0)
     for value in range(1, len(logits)):
         place = np.flatnonzero(own & (flat == value))
         others = scores[:, place]
         others[value] = -np.inf
         count = int(share * len(place))
         unsure[_least(place, scores[value, place] - others.max(axis=0), count)] = True
-        beside = rival == value
-        unsure[_least(background[beside], background_lead[beside], count)] = True
+        place = np.flatnonzero(background & (rival == value))
+        unsure[_least(place, scores[0, place] - best[place], count)] = True
     return unsure.reshape(labels.shape)
 
 

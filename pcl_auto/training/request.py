@@ -328,6 +328,7 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
             "0",
             f"{recipe.pseudo_label_filter.unsure_share:g}",
         ),
+        "pseudo_label_filter.expect_volume": (recipe.pseudo_label_filter.expect_volume, "false", "true"),
         "unlabeled_loss.method": (method != "pseudo_labels", repr("pseudo_labels"), repr(method)),
     }
     fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"

@@ -40,7 +40,7 @@ class JointStep:
         self._recipe = trainer.recipe
         self.contrast = ContrastiveBranch(trainer) if has_contrast(trainer) else None
         # Where nothing is learned from a class c, it has the value c + K; all of these become K.
-        unsure, dice_weight = trainer.recipe.pseudo_label_filter.unsure_share, trainer.recipe.pseudo_labels.dice_weight
+        unsure, dice_weight = trainer.recipe.pseudo_label_filter.doubts, trainer.recipe.pseudo_labels.dice_weight
         self._left_out = len(trainer.label_manager.all_labels) if unsure else None
         self._loss = trainer.loss_with(1.0, self._left_out) if unsure else trainer.loss
         self._pseudo_loss = self._loss if dice_weight == 1 else trainer.loss_with(dice_weight, self._left_out)

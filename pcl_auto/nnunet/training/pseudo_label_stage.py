@@ -18,7 +18,7 @@ from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
 from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.method.pseudo_labels import LedgerRow, filter_rows
-from pcl_auto.method.unsure_voxels import unsure_voxels
+from pcl_auto.method.unsure_voxels import Doubts, unsure_voxels
 from pcl_auto.method.volume_cap import cap_volumes
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
@@ -86,7 +86,7 @@ class PseudoLabelStage:
                 one_piece=self.labeled.one_piece() if self._filter.largest_component else [],
                 max_voxels=self.labeled.max_voxels(self._filter.max_volume) if self._filter.max_volume else {},
                 # Nothing is trained on what is segmented after the last round.
-                unsure_share=self._filter.unsure_share if number <= rounds else 0.0,
+                doubts=self._doubts() if number <= rounds else Doubts(0.0, {}),
                 check=agreement_check(self._trainer, segment)
                 if self._filter.min_agreement and number <= rounds
                 else None,
@@ -97,6 +97,10 @@ class PseudoLabelStage:
         seconds = monotonic() - begun
         with distributed.rank_zero_first() as first:
             return Segmented(self._judge(cases, folder, number) if first else [], seconds)
+
+    def _doubts(self) -> Doubts:
+        expected = self.labeled.expected_voxels() if self._filter.expect_volume else {}
+        return Doubts(self._filter.unsure_share, expected)
 
     def _judge(self, cases: Sequence[str], folder: RoundFolder, number: int) -> list[LedgerRow]:
         # Nothing is trained on what is segmented after the last round.
@@ -172,7 +176,7 @@ def predict_round(
     labels_of: LabelManager,
     one_piece: Sequence[int],
     max_voxels: Mapping[int, int],
-    unsure_share: float,
+    doubts: Doubts,
     check: AgreementCheck | None,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -181,7 +185,7 @@ def predict_round(
     Stored are label maps, with regions too: nnU-Net makes regions of them as of labels.
 
     Of the classes ``one_piece`` only the largest connected component stays, and of each class at most its
-    ``max_voxels``; of each class the ``unsure_share`` is marked. What ``check`` finds is kept with the case.
+    ``max_voxels``; what is in doubt is marked. What ``check`` finds is kept with the case.
     """
     images = StoredCases(str(store), list(cases))
     for index, case in enumerate(cases):
@@ -191,10 +195,10 @@ def predict_round(
                 image = data[:]
             logits = segment(torch.from_numpy(image))
             labels = keep_largest(labels_from(labels_of, logits), one_piece)
-            scores = logits.float().cpu().numpy() if max_voxels or unsure_share else None
+            scores = logits.float().cpu().numpy() if max_voxels or doubts else None
             if scores is not None and max_voxels:
                 labels = cap_volumes(labels, scores, max_voxels)
-            unsure = unsure_voxels(labels, scores, unsure_share) if scores is not None and unsure_share else None
+            unsure = unsure_voxels(labels, scores, doubts) if scores is not None and doubts else None
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)
             with reading(lambda: images):

@@ -229,7 +229,9 @@ def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
     assert sorted(workspace.preprocessed.parent.rglob("*")) == before
 
 
-@pytest.mark.parametrize("setting", [{"largest_component": True}, {"max_volume": 1.5}, {"unsure_share": 0.5}])
+@pytest.mark.parametrize(
+    "setting", [{"largest_component": True}, {"max_volume": 1.5}, {"unsure_share": 0.5}, {"expect_volume": True}]
+)
 def test_what_regions_do_not_allow_is_refused_at_once(
     workspace: Workspace, plan: Plan, setting: dict[str, object]
 ) -> None:

@@ -19,6 +19,7 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.method.pseudo_labels import filter_rows
+from pcl_auto.method.unsure_voxels import Doubts
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.store import case_files, save_label
@@ -64,7 +65,7 @@ def make_round(
         labels_of=LABELS,
         one_piece=one_piece,
         max_voxels=max_voxels,
-        unsure_share=chosen.unsure_share,
+        doubts=Doubts(chosen.unsure_share, {}),
         check=(lambda case, image: float(image.mean() * (case != "case0"))) if chosen.min_agreement else None,
         progress=lambda _done, _total: None,
     )

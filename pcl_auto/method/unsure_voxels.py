@@ -1,11 +1,11 @@
 """Leave out of a pseudo-label what is in doubt, on either side of a class's border.
 
 A network of two labels is sure of itself where it is wrong, and how sure differs from class to class: of one that it
-hardly knows no voxel passes a threshold on the probability. The order of the voxels within a class tells more. Two rules
+hardly knows no voxel passes a threshold on the probability. The order of voxels within a class tells more. Two rules
 say how many of them are in doubt. The first is a share of each class, and as much background beside it (class-balanced
 self-training: Zou et al., ECCV 2018). The second goes by how large a class is in the labeled cases: what a pseudo-label
-has beyond that is in doubt, and where it has less, as much background as is missing; so no round teaches that a class is
-larger than the labels say, nor that it is smaller.
+has beyond that is in doubt, and where it has less, as much background as is missing. So no round teaches that a class
+is larger than the labels say, or smaller.
 """
 
 from __future__ import annotations

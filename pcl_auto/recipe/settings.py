@@ -210,9 +210,9 @@ class PseudoLabelFilter:
     max_volume: float = _setting(0.0, 0.0, 1000.0)
     # Learn nothing from that share of each class which the network is least sure of, nor from as much background.
     unsure_share: float = _setting(0.0, 0.0, 0.95)
-    # Where a pseudo-label has more of a class than the labeled cases on average, learn nothing from the least sure of the
-    # surplus; where it has less, nothing from as much background as is missing. Of classes whose labeled volumes differ
-    # by more than a factor of four nothing is expected.
+    # Where a pseudo-label has more of a class than the labeled cases on average, learn nothing from the least sure of
+    # the surplus; where it has less, nothing from as much background as is missing. Of classes whose labeled volumes
+    # differ by more than a factor of four nothing is expected.
     expect_volume: bool = False
 
     @property

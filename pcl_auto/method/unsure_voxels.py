@@ -21,7 +21,7 @@ SIZES = 4.0
 
 @dataclass(frozen=True)
 class Doubts:
-    """How many voxels of a pseudo-label are in doubt.
+    """Count the voxels of a pseudo-label that are in doubt.
 
     Args:
         share: of each class, and of as much background.

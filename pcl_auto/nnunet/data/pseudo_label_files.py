@@ -67,18 +67,16 @@ def last_check_folder(run: Path) -> RoundFolder:
 
 
 def read_labels(folder: Path, case: str) -> np.ndarray:
-    """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
+    """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background.
+
+    In a pseudo-label the voxels that nothing is learned from have the class that the network has found there.
+    """
     cases = StoredCases(str(folder), [case])
     _, seg, _, properties = cases.load_case(case)
     with reading(lambda: cases):
-        labels: np.ndarray = np.maximum(as_found(seg[0], properties), 0)
-    return labels
-
-
-def as_found(stored: np.ndarray, properties: Mapping[str, Any]) -> np.ndarray:
-    """Return a stored label map as the network has found it, with the voxels that nothing is learned from."""
+        labels: np.ndarray = np.maximum(seg[0], 0)
     first = properties.get(UNSURE_FROM_KEY)
-    return stored if first is None else np.where(stored >= first, stored - first, stored)
+    return labels if first is None else np.where(labels >= first, labels - first, labels)
 
 
 def read_agreement(folder: Path, case: str) -> float | None:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import Properties
-from pcl_auto.nnunet.data.pseudo_label_files import as_found
+from pcl_auto.nnunet.data.pseudo_label_files import read_labels
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import read_json
 
@@ -112,8 +112,8 @@ def pseudo_label(model: Path, configuration: str, stored: Path, case: str) -> tu
     require_trusted(plans_json, dataset_json, model)
     plans = PlansManager(plans_json)
     manager = plans.get_label_manager(dataset_json)
-    _, seg, _, properties = StoredCases(str(stored), [case]).load_case(case)
-    labels = np.maximum(as_found(seg[0], properties), 0)
+    _, _, _, properties = StoredCases(str(stored), [case]).load_case(case)
+    labels = read_labels(stored, case)
     channels = manager.foreground_regions if manager.has_regions else manager.all_labels
     # Resampled as logits are: smooth, and each voxel has one class in the end.
     logits = np.stack([np.where(np.isin(labels, values), _SURE, -_SURE).astype(np.float32) for values in channels])

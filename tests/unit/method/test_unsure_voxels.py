@@ -1,4 +1,4 @@
-"""What a pseudo-label leaves out: the least sure voxels of each class, and as many beside it."""
+"""Compare the voxels that a pseudo-label leaves out with a slow search for the least sure ones."""
 
 from __future__ import annotations
 

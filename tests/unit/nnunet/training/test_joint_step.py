@@ -120,7 +120,7 @@ def test_pseudo_labels_are_learned_with_their_own_weight_of_the_dice_term(weight
 
 
 def test_nothing_is_learned_from_marked_voxels() -> None:
-    """Neither by the segmentation loss, with copy-paste or without, nor by the contrastive one."""
+    """Compare steps on batches that differ in marked voxels alone, with all losses, and one with a slow reference."""
     recipe = load_recipe("default")
     chosen = replace(recipe.pseudo_label_filter, unsure_share=0.5)
     labeled, first = small_batch(2, seed=1), small_batch(2, seed=2)

@@ -241,6 +241,9 @@ class Mixing:
     # Bidirectional copy-paste between the labeled and the pseudo-labeled patches of a joint step.
     copy_paste: bool = False
     box_fraction: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis
+    # No copy-paste where a patch covers less of the median image than this: there a box that changes places teaches
+    # that surroundings do not matter.
+    min_coverage: float = _setting(0.0, 0.0, 1.0)
     # Copy-paste between the labeled patches of a step on labels alone.
     labeled_copy_paste: bool = False
     # Mixup of the labeled patches of a step on labels alone: λ of Beta(α, α); 0: none.

@@ -74,7 +74,7 @@ def test_a_round_may_leave_out_what_is_unlike_the_labeled_cases(shell: Shell, ta
         'extends = "tiny.toml"\n[contrast]\nrestart_head = true\nintensity_views = true\n'
         "[pseudo_label_filter]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\n"
         "min_agreement = 0.5\nmax_volume = 1.0\nunsure_share = 0.3\nexpect_volume = true\n"
-        "[pseudo_labels]\ndice_weight = 0.5\n"
+        "[pseudo_labels]\ndice_weight = 0.5\n[mixing]\nmin_coverage = 1.0\n"
     )
     trained, events = run(shell, task, tmp_path / "work", "--recipe", "strict.toml")
     labels = Path(trained["model"]) / "fold_all" / "pseudo_labels"
@@ -90,6 +90,7 @@ def test_a_round_may_leave_out_what_is_unlike_the_labeled_cases(shell: Shell, ta
         rolled_back = rows[0]["remarks"] == "rolled back"
         assert sum(row["used"] == "1" for row in rows) == (0 if rolled_back else said[number]["used"])
         assert all("dropped" in row["remarks"] for row in rows if row["used"] == "0" and not rolled_back)
+    assert not [event for event in events if event["event"] == "copy_paste_off"], "a patch covers the phantom"
     assert len([event for event in events if event["event"] == "epoch"]) == 6
 
 

@@ -131,6 +131,12 @@ class TrainingProgress:
             f"(contrast.min_touching is {least:g})"
         )
 
+    def _on_copy_paste_off(self, coverage: float, least: float) -> None:
+        self._print(
+            f"copy-paste is left out: a patch covers {coverage:.0%} of the median image "
+            f"(mixing.min_coverage is {least:g})"
+        )
+
     def _on_warped_case(self, done: int, total: int) -> None:
         self._update(description="warped cases", note=f"cases {done}/{total}")
         self._print_once(f"moving labeled cases into the shape of unlabeled ones, {total} times", done)

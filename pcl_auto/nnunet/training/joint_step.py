@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +33,20 @@ def has_contrast(trainer: nnUNetTrainerPCLSupervised) -> bool:
     return touching >= settings.min_touching
 
 
+def mixing_of(trainer: nnUNetTrainerPCLSupervised) -> Mixing:
+    """Return the recipe's mixtures, without copy-paste where a patch covers too little of the median image."""
+    mixing = trainer.recipe.mixing
+    if not mixing.copy_paste or not mixing.min_coverage:
+        return mixing
+    planned = trainer.configuration_manager
+    sizes = zip(planned.patch_size, planned.median_image_size_in_voxels, strict=True)
+    coverage = math.prod(min(1.0, patch / image) for patch, image in sizes)
+    if coverage >= mixing.min_coverage:
+        return mixing
+    trainer.events.emit("copy_paste_off", coverage=coverage, least=mixing.min_coverage)
+    return replace(mixing, copy_paste=False)
+
+
 class JointStep:
     """A step of a joint round, with the contrastive branch that it needs beside the network, if its loss counts."""
 
@@ -38,6 +54,7 @@ class JointStep:
         """Make what a step of ``trainer``, which has been initialized, needs beside the network."""
         self._trainer = trainer
         self._recipe = trainer.recipe
+        self._mixing = mixing_of(trainer)
         self.contrast = ContrastiveBranch(trainer) if has_contrast(trainer) else None
         # Where nothing is learned from a class c, it has the value c + K; all of these become K.
         unsure, dice_weight = trainer.recipe.pseudo_label_filter.doubts, trainer.recipe.pseudo_labels.dice_weight
@@ -64,7 +81,7 @@ class JointStep:
     def take(self, labeled: dict[str, Any], unlabeled: dict[str, Any]) -> dict[str, Any]:
         """Train on a batch of each stream; return the losses."""
         trainer, recipe, count = self._trainer, self._recipe, len(labeled["data"])
-        images, targets = join_patches(labeled, unlabeled, recipe.mixing, trainer.device)
+        images, targets = join_patches(labeled, unlabeled, self._mixing, trainer.device)
         if self._left_out is not None:
             targets = [target.clamp(max=self._left_out) for target in targets]
         drawn = None if self.contrast is None else self.contrast.draw(images, targets[0])

@@ -168,6 +168,26 @@ def test_contrast_is_left_out_where_classes_do_not_touch(
     assert told == ([] if counts else [("contrast_off", {"touching": 0.03, "least": 0.05})])
 
 
+@pytest.mark.parametrize(("least", "copies"), [(0.0, True), (0.3, True), (0.5, False)])
+def test_boxes_are_copied_where_a_patch_covers_enough_of_the_median_image(least: float, copies: bool) -> None:
+    recipe = load_recipe("default")
+    trainer: Any = SmallTrainer(replace(recipe, mixing=replace(recipe.mixing, min_coverage=least)))
+    told: list[tuple[str, dict[str, Any]]] = []
+    trainer.events = SimpleNamespace(emit=lambda event, **values: told.append((event, values)))
+    # Larger than the image along the first axis, which does not make up for the others.
+    trainer.configuration_manager = SimpleNamespace(
+        patch_size=[32, 40, 80], median_image_size_in_voxels=[20.0, 50.0, 160.0]
+    )
+    assert joint_step.mixing_of(trainer) == replace(trainer.recipe.mixing, copy_paste=copies)
+    assert told == ([] if copies else [("copy_paste_off", {"coverage": 0.4, "least": 0.5})])
+
+
+def test_what_copies_no_boxes_asks_for_no_coverage() -> None:
+    recipe = load_recipe("self_training")
+    recipe = replace(recipe, mixing=replace(recipe.mixing, min_coverage=0.5))
+    assert joint_step.mixing_of(SmallTrainer(recipe).trainer) == recipe.mixing
+
+
 def test_contrast_without_weight_is_left_out_without_a_word() -> None:
     assert not joint_step.has_contrast(SmallTrainer(load_recipe("self_training")).trainer)
 

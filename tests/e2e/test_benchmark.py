@@ -87,6 +87,7 @@ def test_benchmark_compares_and_is_resumed(shell: Shell, task: Path, planned_onc
     assert shown[1].split()[0] == "2"
 
 
+@pytest.mark.soak
 def test_baselines_mirror_as_their_names_say_with_all_labels_too(shell: Shell, task: Path, planned_once: Path) -> None:
     (shell.folder / "short.toml").write_text('extends = "tiny.toml"\n[schedule]\nrounds = 1\nepochs_per_round = 1\n')
     copy_of(planned_once, shell.folder / "bench-work")

@@ -30,7 +30,9 @@ def started(shell: Shell, workspace: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), (signal.SIGTERM, 143)]
+)
 def test_f32_a_signal_ends_a_training_in_order(shell: Shell, planned: Path, sent: signal.Signals, code: int) -> None:
     workspace = planned
     # So long that it cannot end before the signal is sent, on a busy machine too.

@@ -222,7 +222,7 @@ def test_f78_a_mask_stays_until_the_new_one_is_there(shell: Shell, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("same", "stride"), [(True, 31), (False, 17)])
+@pytest.mark.parametrize(("same", "stride"), [(True, 61), (False, 37)])
 def test_f78_a_replacement_that_is_killed_anywhere_loses_no_mask(
     shell: Shell, tmp_path: Path, scans: Path, model: Path, same: bool, stride: int
 ) -> None:

@@ -192,6 +192,7 @@ def _not_together(recipe: Recipe) -> list[Problem]:
         "pseudo_labels.start": recipe.pseudo_labels.start == "registration",
         "pseudo_labels.restart_network": recipe.pseudo_labels.restart_network,
         "pseudo_labels.student_noise": recipe.pseudo_labels.student_noise,
+        "pseudo_labels.match_volumes": recipe.pseudo_labels.match_volumes,
         # Cases would be left out for pseudo-labels that teach nothing.
         "pseudo_label_filter.drop_outside_range": recipe.pseudo_label_filter.drop_outside_range,
         "pseudo_label_filter.min_agreement": recipe.pseudo_label_filter.min_agreement,

@@ -317,6 +317,11 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
     """Refuse settings that need classes that exclude each other."""
     method = recipe.unlabeled_loss.method
     needing = {
+        "pseudo_labels.match_volumes": (
+            recipe.pseudo_labels.match_volumes > 0,
+            "0",
+            f"{recipe.pseudo_labels.match_volumes:g}",
+        ),
         "pseudo_label_filter.largest_component": (recipe.pseudo_label_filter.largest_component, "false", "true"),
         "pseudo_label_filter.max_volume": (
             recipe.pseudo_label_filter.max_volume > 0,

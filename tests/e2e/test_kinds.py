@@ -74,7 +74,7 @@ def test_a_round_may_leave_out_what_is_unlike_the_labeled_cases(shell: Shell, ta
         'extends = "tiny.toml"\n[contrast]\nrestart_head = true\nintensity_views = true\n'
         "[pseudo_label_filter]\ndrop_outside_range = true\nrange_margin = 1.0\nlargest_component = true\n"
         "min_agreement = 0.5\nmax_volume = 1.0\nunsure_share = 0.3\nexpect_volume = true\n"
-        "[pseudo_labels]\ndice_weight = 0.5\n[mixing]\nmin_coverage = 1.0\n"
+        "[pseudo_labels]\ndice_weight = 0.5\nmatch_volumes = 1.0\n[mixing]\nmin_coverage = 1.0\n"
     )
     trained, events = run(shell, task, tmp_path / "work", "--recipe", "strict.toml")
     labels = Path(trained["model"]) / "fold_all" / "pseudo_labels"

@@ -51,6 +51,11 @@ class RoundFolder:
         return self.path / "checksums.json"
 
     @property
+    def shifts(self) -> Path:
+        """What the logits of each class were shifted by, in a round whose volumes are matched."""
+        return self.path / "logit_shifts.json"
+
+    @property
     def complete(self) -> bool:
         """True once every case of the round was pseudo-labeled."""
         return self.ledger.is_file()

@@ -10,9 +10,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from torch import nn
+from torch import Tensor, nn
 
 from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
@@ -20,6 +21,7 @@ from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.method.pseudo_labels import LedgerRow, filter_rows
 from pcl_auto.method.unsure_voxels import Doubts, unsure_voxels
 from pcl_auto.method.volume_cap import cap_volumes
+from pcl_auto.method.volume_matching import case_volumes, matching_shifts
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases, reading
@@ -32,9 +34,13 @@ from pcl_auto.nnunet.network import full_resolution_only
 from pcl_auto.nnunet.training.initial_pseudo_labels import InitialPseudoLabels
 from pcl_auto.nnunet.training.round_guard import RoundGuard
 from pcl_auto.recipe.settings import PseudoLabelFilter
+from pcl_auto.workspace.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
+
+# Volumes are matched on so many of the unlabeled cases.
+CASES_TO_MATCH = 16
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class PseudoLabelStage:
         begun = monotonic()
         rounds = self._trainer.recipe.schedule.rounds
         with full_resolution_only(self._trainer):
+            # Nothing is trained on what is segmented after the last round.
+            if self._trainer.recipe.pseudo_labels.match_volumes and number <= rounds:
+                segment = self._matched(segment, cases, folder, number)
             predict_round(
                 segment,
                 distributed.share(cases),
@@ -85,7 +94,6 @@ class PseudoLabelStage:
                 labels_of=self._trainer.label_manager,
                 one_piece=self.labeled.one_piece() if self._filter.largest_component else [],
                 max_voxels=self.labeled.max_voxels(self._filter.max_volume) if self._filter.max_volume else {},
-                # Nothing is trained on what is segmented after the last round.
                 doubts=self._doubts() if number <= rounds else Doubts(0.0, {}),
                 check=agreement_check(self._trainer, segment)
                 if self._filter.min_agreement and number <= rounds
@@ -97,6 +105,34 @@ class PseudoLabelStage:
         seconds = monotonic() - begun
         with distributed.rank_zero_first() as first:
             return Segmented(self._judge(cases, folder, number) if first else [], seconds)
+
+    def _matched(self, segment: Segmenter, cases: Sequence[str], folder: RoundFolder, number: int) -> Segmenter:
+        """Return ``segment`` with its logits shifted so that volumes match those of the labeled cases.
+
+        Rank 0 measures the shifts, on some of the cases, and keeps them for an interrupted round.
+        """
+        labels = self._trainer.dataset_json["labels"]
+        with distributed.rank_zero_first() as first:
+            if first and not folder.shifts.is_file():
+                bound = self._trainer.recipe.pseudo_labels.match_volumes
+                rng = np.random.default_rng([self._trainer.settings.seed, number])
+                drawn = sorted(rng.choice(cases, min(len(cases), CASES_TO_MATCH), replace=False).tolist())
+                images = StoredCases(str(self._store), drawn)
+                volumes = []
+                for case in drawn:
+                    image = images.load_case(case)[0]
+                    with reading(lambda: images):
+                        logits = segment(torch.from_numpy(image[:]))
+                    volumes.append(case_volumes(logits.float().cpu().numpy(), bound, rng))
+                found = matching_shifts(volumes, self.labeled.expected_voxels(), bound)
+                named = {name: found[value] for name, value in labels.items() if value in found}
+                folder.path.mkdir(parents=True, exist_ok=True)
+                write_json(folder.shifts, named)
+                self._trainer.events.emit("volumes_matched", round=number, logit_shifts=named)
+        shifts = torch.zeros(len(self._trainer.label_manager.all_labels))
+        for name, shift in read_json(folder.shifts).items():
+            shifts[labels[name]] = shift
+        return lambda image: add_shifts(segment(image), shifts)
 
     def _doubts(self) -> Doubts:
         expected = self.labeled.expected_voxels() if self._filter.expect_volume else {}
@@ -164,6 +200,11 @@ class PseudoLabelStage:
         margin = self._trainer.recipe.collapse_guard.volume_margin
         chosen = {case: volumes[case] for case in used}
         return used, unusable_reasons(chosen, self.labeled.volumes_ml(), margin=margin)
+
+
+def add_shifts(logits: Tensor, shifts: Tensor) -> Tensor:
+    """Return logits (K, z, y, x) with the shift of each class (K,) added."""
+    return logits + shifts.to(logits)[:, None, None, None]
 
 
 def predict_round(

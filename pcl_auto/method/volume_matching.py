@@ -1,0 +1,95 @@
+"""Make classes of pseudo-labels as large on the whole as in the labeled cases.
+
+A network of two labels finds too much of one class and too little of another in almost every case, and a round that
+learns from it finds more, or less, still. How large a class is on the whole is what even two labels say. So each class
+gets a number added to its logit in all cases, such that its median volume comes to the mean of the labeled ones.
+Which voxels are found first, and how cases differ, stays the network's to say. It is distribution alignment
+(ReMixMatch: Berthelot et al., ICLR 2020) with volumes for frequencies, and bounded, since two labels may mislead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Voxels of a case that its volumes are estimated from; more would not change them by a percent.
+SAMPLED_VOXELS = 50_000
+# The classes are matched in turn, so often; then they hardly change.
+SWEEPS = 4
+# Halvings of the interval of a shift.
+HALVINGS = 16
+
+
+@dataclass(frozen=True)
+class CaseVolumes:
+    """What tells the volumes of a case under shifts of its logits.
+
+    Args:
+        decided: voxels of each class that no shift within the bound changes, shape (K,).
+        logits: of a sample of the others, shape (K, n).
+        voxels_each: how many voxels each of the sample stands for.
+    """
+
+    decided: np.ndarray
+    logits: np.ndarray
+    voxels_each: float
+
+    def leads(self, value: int, shifts: np.ndarray) -> np.ndarray:
+        """Return by how much a class leads the best other one in each voxel of the sample, shape (n,)."""
+        shifted = self.logits + shifts[:, None]
+        own = shifted[value].copy()
+        shifted[value] = -np.inf
+        lead: np.ndarray = own - shifted.max(axis=0)
+        return lead
+
+
+def case_volumes(logits: np.ndarray, max_shift: float, rng: np.random.Generator) -> CaseVolumes:
+    """Sample the voxels of a case whose class may change when each logit is shifted by up to ``max_shift``.
+
+    Args:
+        logits: shape (K, z, y, x).
+        max_shift: the bound.
+        rng: draws the sample.
+    """
+    flat = logits.reshape(len(logits), -1)
+    # The best two classes of each voxel, one class after the other: sorted, many of them would not fit side by side.
+    best, second = flat[0].copy(), np.full(flat.shape[1], -np.inf, flat.dtype)
+    winner = np.zeros(flat.shape[1], np.int16)
+    for value in range(1, len(flat)):
+        better = flat[value] > best
+        second = np.maximum(second, np.where(better, best, flat[value]))
+        best[better], winner[better] = flat[value][better], value
+    is_open = best - second <= 2 * max_shift
+    decided = np.bincount(winner[~is_open], minlength=len(flat))
+    place = np.flatnonzero(is_open)
+    drawn = place if len(place) <= SAMPLED_VOXELS else np.sort(rng.choice(place, SAMPLED_VOXELS, replace=False))
+    return CaseVolumes(decided, flat[:, drawn].astype(np.float32), len(place) / max(1, len(drawn)))
+
+
+def matching_shifts(
+    cases: Sequence[CaseVolumes], expected_voxels: Mapping[int, int], max_shift: float
+) -> dict[int, float]:
+    """Return the shift of each class's logit with which its median volume comes nearest to what is expected.
+
+    Args:
+        cases: some unlabeled cases.
+        expected_voxels: of each class that has a size; the others are not shifted.
+        max_shift: no shift goes beyond this, up or down.
+    """
+    shifts = np.zeros(len(cases[0].decided))
+    for _ in range(SWEEPS):
+        for value, expected in expected_voxels.items():
+            shifts[value] = 0.0
+            leads = [case.leads(value, shifts) for case in cases]
+            low, high = -max_shift, max_shift
+            for _ in range(HALVINGS):
+                middle = (low + high) / 2
+                volumes = [
+                    case.decided[value] + case.voxels_each * np.count_nonzero(lead > -middle)
+                    for case, lead in zip(cases, leads, strict=True)
+                ]
+                low, high = (middle, high) if np.median(volumes) < expected else (low, middle)
+            shifts[value] = (low + high) / 2
+    return {value: float(shifts[value]) for value in expected_voxels}

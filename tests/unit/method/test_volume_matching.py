@@ -1,0 +1,75 @@
+"""Shifts of logits that make classes as large as labeled ones are those that a plain search finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pcl_auto.method import volume_matching
+from pcl_auto.method.volume_matching import case_volumes, matching_shifts
+
+MAX_SHIFT = 1.5
+
+
+def some_logits(cases: int, seed: int, shape: tuple[int, ...] = (4, 10, 12)) -> list[np.ndarray]:
+    """Return logits (3, z, y, x) of cases in which class 1 is found too often and class 2 hardly at all."""
+    rng = np.random.default_rng(seed)
+    bias = np.array([0.0, 0.5, -1.5])[:, None, None, None]
+    return [(rng.normal(0, 1 + 0.1 * index, (3, *shape)) + bias).astype(np.float32) for index in range(cases)]
+
+
+def median_volume(logits: list[np.ndarray], shifts: dict[int, float], value: int) -> float:
+    """Return the median volume of a class, with all voxels labeled anew."""
+    added = np.array([shifts.get(each, 0.0) for each in range(3)])[:, None, None, None]
+    return float(np.median([np.count_nonzero((case + added).argmax(0) == value) for case in logits]))
+
+
+def found_shifts(logits: list[np.ndarray], expected: dict[int, int], bound: float = MAX_SHIFT) -> dict[int, float]:
+    rng = np.random.default_rng(0)
+    return matching_shifts([case_volumes(case, bound, rng) for case in logits], expected, bound)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_median_volumes_come_to_what_is_expected(seed: int) -> None:
+    logits, expected = some_logits(5, seed), {1: 150, 2: 90}
+    assert median_volume(logits, {}, 1) > 200 > 60 > median_volume(logits, {}, 2)
+    shifts = found_shifts(logits, expected)
+    assert all(abs(shift) < MAX_SHIFT for shift in shifts.values())
+    for value, voxels in expected.items():
+        assert abs(median_volume(logits, shifts, value) - voxels) <= 2
+
+
+def test_one_class_is_shifted_as_a_plain_search_shifts_it() -> None:
+    logits = some_logits(3, seed=7)
+    tried = np.linspace(-MAX_SHIFT, MAX_SHIFT, 3001)
+    volumes = np.array([median_volume(logits, {2: shift}, 2) for shift in tried])
+    enough = tried[np.argmax(volumes >= 60)]
+    assert found_shifts(logits, {2: 60})[2] == pytest.approx(enough, abs=2e-3)
+
+
+@pytest.mark.parametrize(("expected", "shift"), [(0, -MAX_SHIFT), (10_000, MAX_SHIFT)])
+def test_no_shift_goes_beyond_the_bound(expected: int, shift: float) -> None:
+    assert found_shifts(some_logits(3, seed=1), {1: expected})[1] == pytest.approx(shift, abs=1e-3)
+
+
+def test_what_nothing_is_expected_of_is_not_shifted() -> None:
+    assert found_shifts(some_logits(3, seed=1), {}) == {}
+    assert found_shifts(some_logits(3, seed=1), {2: 50}).keys() == {2}
+
+
+def test_a_case_without_a_doubt_keeps_its_volumes() -> None:
+    labels = np.random.default_rng(3).integers(0, 3, (4, 5, 6))
+    logits = np.where(np.arange(3)[:, None, None, None] == labels, 50.0, 0.0).astype(np.float32)
+    found = case_volumes(logits, MAX_SHIFT, np.random.default_rng(0))
+    assert found.logits.shape == (3, 0)
+    assert found.decided.tolist() == np.bincount(labels.ravel(), minlength=3).tolist()
+
+
+def test_a_sample_tells_nearly_what_all_voxels_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, expected = some_logits(5, seed=2, shape=(10, 40, 40)), {1: 5000, 2: 3000}
+    whole = found_shifts(logits, expected)
+    monkeypatch.setattr(volume_matching, "SAMPLED_VOXELS", 2000)
+    sampled = found_shifts(logits, expected)
+    assert sampled != whole
+    for value, shift in whole.items():
+        assert sampled[value] == pytest.approx(shift, abs=0.1)

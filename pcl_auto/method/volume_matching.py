@@ -24,7 +24,7 @@ HALVINGS = 16
 
 @dataclass(frozen=True)
 class CaseVolumes:
-    """What tells the volumes of a case under shifts of its logits.
+    """Tell the volumes of a case under shifts of its logits.
 
     Args:
         decided: voxels of each class that no shift within the bound changes, shape (K,).

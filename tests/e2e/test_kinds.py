@@ -90,6 +90,12 @@ def test_a_round_may_leave_out_what_is_unlike_the_labeled_cases(shell: Shell, ta
         rolled_back = rows[0]["remarks"] == "rolled back"
         assert sum(row["used"] == "1" for row in rows) == (0 if rolled_back else said[number]["used"])
         assert all("dropped" in row["remarks"] for row in rows if row["used"] == "0" and not rolled_back)
+    for matched in (event for event in events if event["event"] == "volumes_matched"):
+        file = labels / f"round_{matched['round']}" / "logit_shifts.json"
+        assert json.loads(file.read_text()) == matched["logit_shifts"]
+        assert matched["logit_shifts"].keys() == largest_ml(task, trained["split"]["labeled"]).keys()
+        assert all(-1 <= shift <= 1 for shift in matched["logit_shifts"].values())
+    assert [event["round"] for event in events if event["event"] == "volumes_matched"] == [1, 2]
     assert not [event for event in events if event["event"] == "copy_paste_off"], "a patch covers the phantom"
     assert len([event for event in events if event["event"] == "epoch"]) == 6
 

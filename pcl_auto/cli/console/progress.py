@@ -121,6 +121,10 @@ class TrainingProgress:
     def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
         self._update(description=f"round {round}", note=f"pseudo-labels {done}/{total}")
 
+    def _on_volumes_matched(self, round: int, logit_shifts: dict[str, float]) -> None:  # noqa: A002
+        shifts = ", ".join(f"{name} {shift:+.1f}" for name, shift in logit_shifts.items())
+        self._print(f"round {round}: logits shifted, to match the volumes of the labeled cases: {shifts or 'none'}")
+
     def _on_initial_pseudo_label(self, done: int, total: int) -> None:
         self._update(description="first pseudo-labels", note=f"cases {done}/{total}")
         self._print_once(f"making {total} pseudo-labels to begin with", done)

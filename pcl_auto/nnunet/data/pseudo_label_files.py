@@ -52,7 +52,7 @@ class RoundFolder:
 
     @property
     def shifts(self) -> Path:
-        """What the logits of each class were shifted by, in a round whose volumes are matched."""
+        """The shift of each class's logit, in a round whose volumes are matched."""
         return self.path / "logit_shifts.json"
 
     @property

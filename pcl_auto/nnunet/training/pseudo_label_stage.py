@@ -114,17 +114,9 @@ class PseudoLabelStage:
         labels = self._trainer.dataset_json["labels"]
         with distributed.rank_zero_first() as first:
             if first and not folder.shifts.is_file():
-                bound = self._trainer.recipe.pseudo_labels.match_volumes
-                rng = np.random.default_rng([self._trainer.settings.seed, number])
-                drawn = sorted(rng.choice(cases, min(len(cases), CASES_TO_MATCH), replace=False).tolist())
-                images = StoredCases(str(self._store), drawn)
-                volumes = []
-                for case in drawn:
-                    image = images.load_case(case)[0]
-                    with reading(lambda: images):
-                        logits = segment(torch.from_numpy(image[:]))
-                    volumes.append(case_volumes(logits.float().cpu().numpy(), bound, rng))
-                found = matching_shifts(volumes, self.labeled.expected_voxels(), bound)
+                bound, seed = self._trainer.recipe.pseudo_labels.match_volumes, self._trainer.settings.seed
+                rng, expected = np.random.default_rng([seed, number]), self.labeled.expected_voxels()
+                found = measure_shifts(segment, cases, self._store, expected, bound, rng)
                 named = {name: found[value] for name, value in labels.items() if value in found}
                 folder.path.mkdir(parents=True, exist_ok=True)
                 write_json(folder.shifts, named)
@@ -200,6 +192,26 @@ class PseudoLabelStage:
         margin = self._trainer.recipe.collapse_guard.volume_margin
         chosen = {case: volumes[case] for case in used}
         return used, unusable_reasons(chosen, self.labeled.volumes_ml(), margin=margin)
+
+
+def measure_shifts(
+    segment: Segmenter,
+    cases: Sequence[str],
+    store: Path,
+    expected_voxels: Mapping[int, int],
+    max_shift: float,
+    rng: np.random.Generator,
+) -> dict[int, float]:
+    """Return the shift of each class's logit with which volumes match, by segmenting some of ``cases``."""
+    drawn = sorted(rng.choice(cases, min(len(cases), CASES_TO_MATCH), replace=False).tolist())
+    images = StoredCases(str(store), drawn)
+    volumes = []
+    for case in drawn:
+        image = images.load_case(case)[0]
+        with reading(lambda: images):
+            logits = segment(torch.from_numpy(image[:]))
+        volumes.append(case_volumes(logits.float().cpu().numpy(), max_shift, rng))
+    return matching_shifts(volumes, expected_voxels, max_shift)
 
 
 def add_shifts(logits: Tensor, shifts: Tensor) -> Tensor:

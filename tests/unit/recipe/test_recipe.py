@@ -74,7 +74,12 @@ def test_weights_chosen_by_validation_and_a_teacher_are_refused_together() -> No
 def test_pseudo_labels_and_a_network_of_the_moment_do_not_teach_together() -> None:
     settings = {
         "contrast": {"weight": 0.1},
-        "pseudo_labels": {"segmentation_weight": 1.0, "restart_network": True, "student_noise": True},
+        "pseudo_labels": {
+            "segmentation_weight": 1.0,
+            "restart_network": True,
+            "student_noise": True,
+            "match_volumes": 1.0,
+        },
         "pseudo_label_filter": {"drop_outside_range": True, "min_agreement": 0.9},
         "mixing": {"copy_paste": True, "mixup_alpha": 0.2},
     }

@@ -230,18 +230,25 @@ def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
 
 
 @pytest.mark.parametrize(
-    "setting", [{"largest_component": True}, {"max_volume": 1.5}, {"unsure_share": 0.5}, {"expect_volume": True}]
+    ("table", "setting"),
+    [
+        ("pseudo_label_filter", {"largest_component": True}),
+        ("pseudo_label_filter", {"max_volume": 1.5}),
+        ("pseudo_label_filter", {"unsure_share": 0.5}),
+        ("pseudo_label_filter", {"expect_volume": True}),
+        ("pseudo_labels", {"match_volumes": 1.0}),
+    ],
 )
 def test_what_regions_do_not_allow_is_refused_at_once(
-    workspace: Workspace, plan: Plan, setting: dict[str, object]
+    workspace: Workspace, plan: Plan, table: str, setting: dict[str, object]
 ) -> None:
-    recipe = from_dict({"name": "mine", "pseudo_label_filter": setting})
+    recipe = from_dict({"name": "mine", table: setting})
     resolve_run(TrainRequest(recipe=recipe), workspace)
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     write_plan(workspace.dataset(None), {**plan.content, "dataset_json": {**plan.dataset_json, "labels": labels}})
     with refused(UsageError, "recipe.not-with-regions") as refusal:
         resolve_run(TrainRequest(recipe=recipe), workspace)
-    assert refusal.problem.what.split()[0] == f"pseudo_label_filter.{next(iter(setting))}"
+    assert refusal.problem.what.split()[0] == f"{table}.{next(iter(setting))}"
     # Of pseudo-labels; there are none.
     resolve_run(TrainRequest(recipe=recipe, supervised_only=True), workspace)
     with refused(UsageError, "recipe.not-with-regions") as refusal:

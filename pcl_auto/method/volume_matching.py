@@ -1,10 +1,10 @@
-"""Make classes of pseudo-labels as large on the whole as in the labeled cases.
+"""Keep classes of pseudo-labels about as large, on the whole, as in the labeled cases.
 
 A network of two labels finds too much of one class and too little of another in almost every case, and a round that
-learns from it finds more, or less, still. How large a class is on the whole is what even two labels say. So each class
-gets a number added to its logit in all cases, such that its median volume comes to the mean of the labeled ones.
-Which voxels are found first, and how cases differ, stays the network's to say. It is distribution alignment
-(ReMixMatch: Berthelot et al., ICLR 2020) with volumes for frequencies, and bounded, since two labels may mislead.
+learns from it finds more, or less, still. How large a class is on the whole is what even two labels say, within a
+margin: their mean is not that of all cases. So where the median volume of a class lies beyond the margin, its logit is
+shifted, in all cases alike, until the median lies within. Which voxels are found first, and how cases differ, stays the
+network's to say. It is distribution alignment (ReMixMatch: Berthelot et al., ICLR 2020) with volumes for frequencies.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# No logit is shifted by more: what has so much lower a logit is no matter of degree.
+MAX_SHIFT = 2.0
 # Voxels of a case that its volumes are estimated from; more would not change them by a percent.
 SAMPLED_VOXELS = 50_000
 # The classes are matched in turn, so often; then they hardly change.
@@ -45,12 +47,11 @@ class CaseVolumes:
         return lead
 
 
-def case_volumes(logits: np.ndarray, max_shift: float, rng: np.random.Generator) -> CaseVolumes:
-    """Sample the voxels of a case whose class may change when each logit is shifted by up to ``max_shift``.
+def case_volumes(logits: np.ndarray, rng: np.random.Generator) -> CaseVolumes:
+    """Sample the voxels of a case whose class may change when each logit is shifted by up to :data:`MAX_SHIFT`.
 
     Args:
         logits: shape (K, z, y, x).
-        max_shift: the bound.
         rng: draws the sample.
     """
     flat = logits.reshape(len(logits), -1)
@@ -61,7 +62,7 @@ def case_volumes(logits: np.ndarray, max_shift: float, rng: np.random.Generator)
         better = flat[value] > best
         second = np.maximum(second, np.where(better, best, flat[value]))
         best[better], winner[better] = flat[value][better], value
-    is_open = best - second <= 2 * max_shift
+    is_open = best - second <= 2 * MAX_SHIFT
     decided = np.bincount(winner[~is_open], minlength=len(flat))
     place = np.flatnonzero(is_open)
     drawn = place if len(place) <= SAMPLED_VOXELS else np.sort(rng.choice(place, SAMPLED_VOXELS, replace=False))
@@ -69,27 +70,41 @@ def case_volumes(logits: np.ndarray, max_shift: float, rng: np.random.Generator)
 
 
 def matching_shifts(
-    cases: Sequence[CaseVolumes], expected_voxels: Mapping[int, int], max_shift: float
+    cases: Sequence[CaseVolumes], expected_voxels: Mapping[int, int], margin: float
 ) -> dict[int, float]:
-    """Return the shift of each class's logit with which its median volume comes nearest to what is expected.
+    """Return the smallest shift of each class's logit with which its median volume is within a margin of the expected.
 
     Args:
         cases: some unlabeled cases.
         expected_voxels: of each class that has a size; the others are not shifted.
-        max_shift: no shift goes beyond this, up or down.
+        margin: the median is to lie between the expected volume divided by this and times this.
     """
     shifts = np.zeros(len(cases[0].decided))
     for _ in range(SWEEPS):
         for value, expected in expected_voxels.items():
             shifts[value] = 0.0
             leads = [case.leads(value, shifts) for case in cases]
-            low, high = -max_shift, max_shift
-            for _ in range(HALVINGS):
-                middle = (low + high) / 2
-                volumes = [
-                    case.decided[value] + case.voxels_each * np.count_nonzero(lead > -middle)
-                    for case, lead in zip(cases, leads, strict=True)
-                ]
-                low, high = (middle, high) if np.median(volumes) < expected else (low, middle)
-            shifts[value] = (low + high) / 2
+            shifts[value] = _smallest_shift(value, cases, leads, expected / margin, expected * margin)
     return {value: float(shifts[value]) for value in expected_voxels}
+
+
+def _smallest_shift(
+    value: int, cases: Sequence[CaseVolumes], leads: Sequence[np.ndarray], least: float, most: float
+) -> float:
+    """Return the smallest shift with which the median volume of a class lies between ``least`` and ``most``."""
+
+    def median_at(shift: float) -> float:
+        volumes = [
+            case.decided[value] + case.voxels_each * np.count_nonzero(lead > -shift)
+            for case, lead in zip(cases, leads, strict=True)
+        ]
+        return float(np.median(volumes))
+
+    median = median_at(0.0)
+    if least <= median <= most:
+        return 0.0
+    target, low, high = (least, 0.0, MAX_SHIFT) if median < least else (most, -MAX_SHIFT, 0.0)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if median_at(middle) < target else (low, middle)
+    return (low + high) / 2

@@ -173,10 +173,10 @@ class PseudoLabels:
     dice_weight: float = _setting(1.0, 0.0, 10.0)
     # Divide the sum of both segmentation losses by 1 + that weight: a joint step is as long as one on labels alone.
     divide_loss: bool = False
-    # Bring the median volume of each class in unlabeled cases to the mean of the labeled ones, by shifting its logit by
-    # at most this in all cases; 0: no shift. Of classes whose labeled volumes differ by more than a factor of four
-    # nothing is expected.
-    match_volumes: float = _setting(0.0, 0.0, 10.0)
+    # Where the median volume of a class is beyond the mean of the labeled cases divided by this and times this, shift
+    # its logit in all cases alike until it is not; 0: no shift. Of classes whose labeled volumes differ by more than a
+    # factor of four nothing is expected.
+    match_volumes: float = _setting(0.0, 0.0, 1000.0)
     # Noisy student: every round begins with a new network, and its learning rate anew,
     restart_network: bool = False
     # and learns from strongly perturbed patches, with channels of its deepest features dropped.

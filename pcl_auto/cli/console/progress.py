@@ -123,7 +123,7 @@ class TrainingProgress:
 
     def _on_volumes_matched(self, round: int, logit_shifts: dict[str, float]) -> None:  # noqa: A002
         shifts = ", ".join(f"{name} {shift:+.1f}" for name, shift in logit_shifts.items())
-        self._print(f"round {round}: logits shifted, to match the volumes of the labeled cases: {shifts or 'none'}")
+        self._print(f"round {round}: logits shifted to match volumes of labeled cases: {shifts or 'none'}")
 
     def _on_initial_pseudo_label(self, done: int, total: int) -> None:
         self._update(description="first pseudo-labels", note=f"cases {done}/{total}")

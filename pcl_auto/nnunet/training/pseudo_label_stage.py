@@ -107,16 +107,16 @@ class PseudoLabelStage:
             return Segmented(self._judge(cases, folder, number) if first else [], seconds)
 
     def _matched(self, segment: Segmenter, cases: Sequence[str], folder: RoundFolder, number: int) -> Segmenter:
-        """Return ``segment`` with its logits shifted so that volumes match those of the labeled cases.
+        """Return ``segment`` with its logits shifted so that volumes are about those of the labeled cases.
 
         Rank 0 measures the shifts, on some of the cases, and keeps them for an interrupted round.
         """
         labels = self._trainer.dataset_json["labels"]
         with distributed.rank_zero_first() as first:
             if first and not folder.shifts.is_file():
-                bound, seed = self._trainer.recipe.pseudo_labels.match_volumes, self._trainer.settings.seed
+                margin, seed = self._trainer.recipe.pseudo_labels.match_volumes, self._trainer.settings.seed
                 rng, expected = np.random.default_rng([seed, number]), self.labeled.expected_voxels()
-                found = measure_shifts(segment, cases, self._store, expected, bound, rng)
+                found = measure_shifts(segment, cases, self._store, expected, margin, rng)
                 named = {name: found[value] for name, value in labels.items() if value in found}
                 folder.path.mkdir(parents=True, exist_ok=True)
                 write_json(folder.shifts, named)
@@ -199,7 +199,7 @@ def measure_shifts(
     cases: Sequence[str],
     store: Path,
     expected_voxels: Mapping[int, int],
-    max_shift: float,
+    margin: float,
     rng: np.random.Generator,
 ) -> dict[int, float]:
     """Return the shift of each class's logit with which volumes match, by segmenting some of ``cases``."""
@@ -210,8 +210,8 @@ def measure_shifts(
         image = images.load_case(case)[0]
         with reading(lambda: images):
             logits = segment(torch.from_numpy(image[:]))
-        volumes.append(case_volumes(logits.float().cpu().numpy(), max_shift, rng))
-    return matching_shifts(volumes, expected_voxels, max_shift)
+        volumes.append(case_volumes(logits.float().cpu().numpy(), rng))
+    return matching_shifts(volumes, expected_voxels, max(1.0, margin))
 
 
 def add_shifts(logits: Tensor, shifts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Shifts of logits that make classes as large as labeled ones are those that a plain search finds."""
+"""Shifts of logits that keep classes about as large as labeled ones are those that a plain search finds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from pcl_auto.method import volume_matching
-from pcl_auto.method.volume_matching import case_volumes, matching_shifts
-
-MAX_SHIFT = 1.5
+from pcl_auto.method.volume_matching import MAX_SHIFT, case_volumes, matching_shifts
 
 
 def some_logits(cases: int, seed: int, shape: tuple[int, ...] = (4, 10, 12)) -> list[np.ndarray]:
@@ -24,9 +22,9 @@ def median_volume(logits: list[np.ndarray], shifts: dict[int, float], value: int
     return float(np.median([np.count_nonzero((case + added).argmax(0) == value) for case in logits]))
 
 
-def found_shifts(logits: list[np.ndarray], expected: dict[int, int], bound: float = MAX_SHIFT) -> dict[int, float]:
+def found_shifts(logits: list[np.ndarray], expected: dict[int, int], margin: float = 1.0) -> dict[int, float]:
     rng = np.random.default_rng(0)
-    return matching_shifts([case_volumes(case, bound, rng) for case in logits], expected, bound)
+    return matching_shifts([case_volumes(case, rng) for case in logits], expected, margin)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -39,12 +37,31 @@ def test_median_volumes_come_to_what_is_expected(seed: int) -> None:
         assert abs(median_volume(logits, shifts, value) - voxels) <= 2
 
 
-def test_one_class_is_shifted_as_a_plain_search_shifts_it() -> None:
+@pytest.mark.parametrize("margin", [1.0, 1.25])
+def test_one_class_is_shifted_as_a_plain_search_shifts_it(margin: float) -> None:
     logits = some_logits(3, seed=7)
-    tried = np.linspace(-MAX_SHIFT, MAX_SHIFT, 3001)
+    tried = np.linspace(0, MAX_SHIFT, 3001)
     volumes = np.array([median_volume(logits, {2: shift}, 2) for shift in tried])
-    enough = tried[np.argmax(volumes >= 60)]
-    assert found_shifts(logits, {2: 60})[2] == pytest.approx(enough, abs=2e-3)
+    enough = tried[np.argmax(volumes >= 60 / margin)]
+    assert found_shifts(logits, {2: 60}, margin)[2] == pytest.approx(enough, abs=2e-3)
+
+
+@pytest.mark.parametrize(("expected", "times"), [(200, 1.3), (360, 1 / 1.2)])
+def test_what_is_beyond_the_margin_comes_to_its_nearer_end(expected: int, times: float) -> None:
+    logits = some_logits(5, seed=3)
+    margin = max(times, 1 / times)
+    before = median_volume(logits, {}, 1)
+    assert not expected / margin <= before <= expected * margin
+    assert median_volume(logits, found_shifts(logits, {1: expected}, margin), 1) == pytest.approx(
+        expected * times, abs=2
+    )
+
+
+def test_what_is_within_the_margin_stays() -> None:
+    logits = some_logits(5, seed=3)
+    expected = {value: round(1.15 * median_volume(logits, {}, value)) for value in (1, 2)}
+    assert found_shifts(logits, expected, 1.2) == {1: 0.0, 2: 0.0}
+    assert found_shifts(logits, expected, 1.1) != {1: 0.0, 2: 0.0}
 
 
 @pytest.mark.parametrize(("expected", "shift"), [(0, -MAX_SHIFT), (10_000, MAX_SHIFT)])
@@ -60,7 +77,7 @@ def test_what_nothing_is_expected_of_is_not_shifted() -> None:
 def test_a_case_without_a_doubt_keeps_its_volumes() -> None:
     labels = np.random.default_rng(3).integers(0, 3, (4, 5, 6))
     logits = np.where(np.arange(3)[:, None, None, None] == labels, 50.0, 0.0).astype(np.float32)
-    found = case_volumes(logits, MAX_SHIFT, np.random.default_rng(0))
+    found = case_volumes(logits, np.random.default_rng(0))
     assert found.logits.shape == (3, 0)
     assert found.decided.tolist() == np.bincount(labels.ravel(), minlength=3).tolist()
 

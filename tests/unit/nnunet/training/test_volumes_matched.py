@@ -47,10 +47,10 @@ def volumes(segmenter: Any, store: Path) -> list[int]:
     return [int((segmenter(image).argmax(0) == 1).sum()) for image in images]
 
 
-def stage_of(store: Path, expected: dict[int, int], told: list[Any], max_shift: float = 2.0) -> Any:
+def stage_of(store: Path, expected: dict[int, int], told: list[Any], margin: float = 1.0) -> Any:
     recipe = load_recipe("default")
     trainer = SimpleNamespace(
-        recipe=SimpleNamespace(pseudo_labels=SimpleNamespace(match_volumes=max_shift), schedule=recipe.schedule),
+        recipe=SimpleNamespace(pseudo_labels=SimpleNamespace(match_volumes=margin), schedule=recipe.schedule),
         settings=SimpleNamespace(seed=0),
         dataset_json={"labels": LABELS},
         label_manager=SimpleNamespace(all_labels=[0, 1]),
@@ -95,7 +95,7 @@ def test_many_cases_are_sampled(store: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(pseudo_label_stage, "CASES_TO_MATCH", 3)
     cases = [f"case{number}" for number in range(5)]
-    shifts = [measure_shifts(counting, cases, store, {1: 60}, 2.0, np.random.default_rng(4)) for _ in range(2)]
+    shifts = [measure_shifts(counting, cases, store, {1: 60}, 1.0, np.random.default_rng(4)) for _ in range(2)]
     assert shifts[0] == shifts[1]
     assert len(seen) == 6
     assert seen[:3] == seen[3:]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Largest by smallest labeled volume up to which a class has a size.
+SIZES = 4.0
 # No logit is shifted by more: what has so much lower a logit is no matter of degree.
 MAX_SHIFT = 2.0
 # Voxels of a case that its volumes are estimated from; more would not change them by a percent.
@@ -22,6 +24,17 @@ SAMPLED_VOXELS = 50_000
 SWEEPS = 4
 # Halvings of the interval of a shift.
 HALVINGS = 16
+
+
+def expected_voxels(volumes_ml: Mapping[int, np.ndarray], voxel_ml: float) -> dict[int, int]:
+    """Return the geometric mean of the labeled volumes of each class that has a size, in voxels.
+
+    Args:
+        volumes_ml: of each class in the labeled cases, shape (cases,).
+        voxel_ml: volume of a voxel.
+    """
+    sized = {value: ml for value, ml in volumes_ml.items() if ml.size and 0 < ml.max() <= SIZES * ml.min()}
+    return {value: round(float(np.exp(np.log(ml).mean())) / voxel_ml) for value, ml in sized.items()}
 
 
 @dataclass(frozen=True)

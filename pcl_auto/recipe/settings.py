@@ -209,20 +209,6 @@ class PseudoLabelFilter:
     min_agreement: float = _setting(0.0, 0.0, 1.0)
     # Keep one connected component of every class that is in one piece in all labeled cases.
     largest_component: bool = False
-    # Bound a class by so many of its largest labeled volumes; what it is least sure of beyond goes to the next best
-    # class. 0: no bound.
-    max_volume: float = _setting(0.0, 0.0, 1000.0)
-    # Learn nothing from that share of each class which the network is least sure of, nor from as much background.
-    unsure_share: float = _setting(0.0, 0.0, 0.95)
-    # Where a pseudo-label has more of a class than the labeled cases on average, learn nothing from the least sure of
-    # the surplus; where it has less, nothing from as much background as is missing. Of classes whose labeled volumes
-    # differ by more than a factor of four nothing is expected.
-    expect_volume: bool = False
-
-    @property
-    def doubts(self) -> bool:
-        """True if nothing is learned from some voxels of a pseudo-label."""
-        return self.unsure_share > 0 or self.expect_volume
 
 
 @dataclass(frozen=True)

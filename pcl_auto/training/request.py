@@ -323,17 +323,6 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
             f"{recipe.pseudo_labels.match_volumes:g}",
         ),
         "pseudo_label_filter.largest_component": (recipe.pseudo_label_filter.largest_component, "false", "true"),
-        "pseudo_label_filter.max_volume": (
-            recipe.pseudo_label_filter.max_volume > 0,
-            "0",
-            f"{recipe.pseudo_label_filter.max_volume:g}",
-        ),
-        "pseudo_label_filter.unsure_share": (
-            recipe.pseudo_label_filter.unsure_share > 0,
-            "0",
-            f"{recipe.pseudo_label_filter.unsure_share:g}",
-        ),
-        "pseudo_label_filter.expect_volume": (recipe.pseudo_label_filter.expect_volume, "false", "true"),
         "unlabeled_loss.method": (method != "pseudo_labels", repr("pseudo_labels"), repr(method)),
     }
     fix = "switch it off in the recipe, or declare classes in dataset.json instead of regions"

@@ -15,7 +15,6 @@ from refusal import refused
 from tiny_store import SHAPE, make_store
 
 from pcl_auto.errors import StateError
-from pcl_auto.method.unsure_voxels import Doubts
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.store import case_files
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
@@ -30,8 +29,8 @@ def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_label_files.R
     folder = pseudo_label_files.round_folder(run, 1)
     predict_round(
         lambda image: torch.stack([0.5 - image[0], image[0] - 0.5]), cases, store, folder, patch_voxels=SHAPE,
-        labels_of=LabelManager({"background": 0, "core": 1}, None), one_piece=[], max_voxels={},
-        doubts=Doubts(0.0, {}), check=None,
+        labels_of=LabelManager({"background": 0, "core": 1}, None), one_piece=[],
+        check=None,
         progress=lambda _done, _total: None,
     )  # fmt: skip
     pseudo_label_files.keep_ledger(

@@ -48,19 +48,17 @@ class SmallTrainer:
         self.num_epochs = recipe.schedule.epochs
         self.network = small_network(seed)
         self.optimizer = torch.optim.SGD(self.network.parameters(), self.initial_lr)
-        self.loss = self.loss_with(1.0, None)
+        self.loss = self.loss_with(1.0)
 
     def forward(self, images: Tensor, network: nn.Module | None = None) -> list[Tensor]:
         """Return logits as the trainer does."""
         outputs: Any = (self.network if network is None else network)(images)
         return outputs if isinstance(outputs, list) else [outputs]
 
-    def loss_with(self, dice_weight: float, left_out: int | None) -> nn.Module:
+    def loss_with(self, dice_weight: float) -> nn.Module:
         """Build nnU-Net's loss as the trainer does."""
         dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
-        loss = DC_and_CE_loss(
-            dice, {}, weight_dice=dice_weight, ignore_label=left_out, dice_class=MemoryEfficientSoftDiceLoss
-        )
+        loss = DC_and_CE_loss(dice, {}, weight_dice=dice_weight, dice_class=MemoryEfficientSoftDiceLoss)
         wrapped: nn.Module = DeepSupervisionWrapper(loss, WEIGHTS)
         return wrapped
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.method.label_maps import Classes, class_mask, one_piece_classes, touching_share
-from pcl_auto.method.unsure_voxels import expected_voxels
-from pcl_auto.method.volume_cap import max_voxels
+from pcl_auto.method.volume_matching import expected_voxels
 from pcl_auto.nnunet.data.pseudo_label_files import read_labels
 
 
@@ -52,17 +51,11 @@ class LabeledCases:
         volumes = np.array(counts, dtype=np.float64).reshape(-1, len(self.classes)) * self.voxel_ml
         return {name: volumes[:, index] for index, name in enumerate(self.classes)}
 
-    def max_voxels(self, times: float) -> dict[int, int]:
-        """Return the most voxels that a pseudo-label may have of each class: ``times`` its largest labeled volume."""
-        return max_voxels(self._volumes_of_values(), self.voxel_ml, times)
-
     def expected_voxels(self) -> dict[int, int]:
-        """Return how many voxels a pseudo-label is expected to have of each class that has a size."""
-        return expected_voxels(self._volumes_of_values(), self.voxel_ml)
-
-    def _volumes_of_values(self) -> dict[int, np.ndarray]:
+        """Return how many voxels a pseudo-label is expected to have of each class that has a size; of no regions."""
         volumes = self.volumes_ml()
-        return {value: volumes[name] for name, value in self.classes.items() if isinstance(value, int)}
+        of_values = {value: volumes[name] for name, value in self.classes.items() if isinstance(value, int)}
+        return expected_voxels(of_values, self.voxel_ml)
 
     def one_piece(self) -> list[int]:
         """List the classes that are one connected component in every case that is labeled throughout; no regions."""

@@ -25,8 +25,6 @@ from pcl_auto.workspace.files import link_relative, read_json, read_table, refus
 
 # Beside nnU-Net's own properties of a case.
 AGREEMENT_KEY = "pclauto_agreement"
-# In a pseudo-label with voxels that nothing is learned from, a class c has the value c + K there, with this K.
-UNSURE_FROM_KEY = "pclauto_unsure_from"
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,12 @@ def last_check_folder(run: Path) -> RoundFolder:
 
 
 def read_labels(folder: Path, case: str) -> np.ndarray:
-    """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background.
-
-    In a pseudo-label the voxels that nothing is learned from have the class that the network has found there.
-    """
+    """Read the stored label map of a case, shape (z, y, x); outside the nonzero region it is background."""
     cases = StoredCases(str(folder), [case])
-    _, seg, _, properties = cases.load_case(case)
+    _, seg, _, _ = cases.load_case(case)
     with reading(lambda: cases):
         labels: np.ndarray = np.maximum(seg[0], 0)
-    first = properties.get(UNSURE_FROM_KEY)
-    return labels if first is None else np.where(labels >= first, labels - first, labels)
+    return labels
 
 
 def read_agreement(folder: Path, case: str) -> float | None:
@@ -99,17 +93,13 @@ def keep_pseudo_label(
     properties: dict[str, Any],
     labels_of: LabelManager,
     patch_voxels: tuple[int, ...],
-    unsure: np.ndarray | None = None,
 ) -> None:
     """Put the pseudo-label (1, z, y, x) of a stored case into the folder of a round, as nnU-Net reads it.
 
-    ``region`` is -1 outside the nonzero region of the scan. Nothing is learned from the voxels in ``unsure``.
+    ``region`` is -1 outside the nonzero region of the scan.
     """
     # As in nnU-Net's own files: background outside the nonzero region is marked, foreground stays.
     labels[(labels == 0) & (region < 0)] = -1
-    if unsure is not None:
-        properties[UNSURE_FROM_KEY] = first = len(labels_of.all_labels)
-        labels[unsure[None] & (labels >= 0)] += first
     properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(labels, sampled_from(labels_of))
     with staging_folder(folder.cases) as staged:
         save_label(staged, case, labels, properties, patch_voxels)

@@ -56,11 +56,8 @@ class JointStep:
         self._recipe = trainer.recipe
         self._mixing = mixing_of(trainer)
         self.contrast = ContrastiveBranch(trainer) if has_contrast(trainer) else None
-        # Where nothing is learned from a class c, it has the value c + K; all of these become K.
-        unsure, dice_weight = trainer.recipe.pseudo_label_filter.doubts, trainer.recipe.pseudo_labels.dice_weight
-        self._left_out = len(trainer.label_manager.all_labels) if unsure else None
-        self._loss = trainer.loss_with(1.0, self._left_out) if unsure else trainer.loss
-        self._pseudo_loss = self._loss if dice_weight == 1 else trainer.loss_with(dice_weight, self._left_out)
+        dice_weight = trainer.recipe.pseudo_labels.dice_weight
+        self._pseudo_loss = trainer.loss if dice_weight == 1 else trainer.loss_with(dice_weight)
         noise = trainer.recipe.pseudo_labels.student_noise
         self._dropout = FeatureDropout(trainer.network, DROPPED_CHANNELS, deepest_only=True) if noise else None
 
@@ -82,13 +79,11 @@ class JointStep:
         """Train on a batch of each stream; return the losses."""
         trainer, recipe, count = self._trainer, self._recipe, len(labeled["data"])
         images, targets = join_patches(labeled, unlabeled, self._mixing, trainer.device)
-        if self._left_out is not None:
-            targets = [target.clamp(max=self._left_out) for target in targets]
         drawn = None if self.contrast is None else self.contrast.draw(images, targets[0])
         trainer.optimizer.zero_grad(set_to_none=True)
         outputs, pseudo_outputs = split_patches(self._forward(images), count)
         targets, pseudo_targets = split_patches(targets, count)
-        loss = segmentation = trainer.segmentation_loss(outputs, targets, self._loss)
+        loss = segmentation = trainer.segmentation_loss(outputs, targets)
         if recipe.pseudo_labels.segmentation_weight:
             pseudo = trainer.segmentation_loss(pseudo_outputs, pseudo_targets, self._pseudo_loss)
             weight = recipe.pseudo_labels.segmentation_weight

@@ -19,8 +19,6 @@ from pcl_auto.data.split import Split
 from pcl_auto.method.collapse import unusable_reasons
 from pcl_auto.method.label_maps import keep_largest
 from pcl_auto.method.pseudo_labels import LedgerRow, filter_rows
-from pcl_auto.method.unsure_voxels import Doubts, unsure_voxels
-from pcl_auto.method.volume_cap import cap_volumes
 from pcl_auto.method.volume_matching import case_volumes, matching_shifts
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import pseudo_label_files
@@ -93,8 +91,6 @@ class PseudoLabelStage:
                 patch_voxels=tuple(self._trainer.configuration_manager.patch_size),
                 labels_of=self._trainer.label_manager,
                 one_piece=self.labeled.one_piece() if self._filter.largest_component else [],
-                max_voxels=self.labeled.max_voxels(self._filter.max_volume) if self._filter.max_volume else {},
-                doubts=self._doubts() if number <= rounds else Doubts(0.0, {}),
                 check=agreement_check(self._trainer, segment)
                 if self._filter.min_agreement and number <= rounds
                 else None,
@@ -125,10 +121,6 @@ class PseudoLabelStage:
         for name, shift in read_json(folder.shifts).items():
             shifts[labels[name]] = shift
         return lambda image: add_shifts(segment(image), shifts)
-
-    def _doubts(self) -> Doubts:
-        expected = self.labeled.expected_voxels() if self._filter.expect_volume else {}
-        return Doubts(self._filter.unsure_share, expected)
 
     def _judge(self, cases: Sequence[str], folder: RoundFolder, number: int) -> list[LedgerRow]:
         # Nothing is trained on what is segmented after the last round.
@@ -228,8 +220,6 @@ def predict_round(
     patch_voxels: tuple[int, ...],
     labels_of: LabelManager,
     one_piece: Sequence[int],
-    max_voxels: Mapping[int, int],
-    doubts: Doubts,
     check: AgreementCheck | None,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -237,8 +227,7 @@ def predict_round(
 
     Stored are label maps, with regions too: nnU-Net makes regions of them as of labels.
 
-    Of the classes ``one_piece`` only the largest connected component stays, and of each class at most its
-    ``max_voxels``; what is in doubt is marked. What ``check`` finds is kept with the case.
+    Of the classes ``one_piece`` only the largest connected component stays. What ``check`` finds is kept with the case.
     """
     images = StoredCases(str(store), list(cases))
     for index, case in enumerate(cases):
@@ -246,16 +235,9 @@ def predict_round(
             data, region, _, properties = images.load_case(case)
             with reading(lambda: images):
                 image = data[:]
-            logits = segment(torch.from_numpy(image))
-            labels = keep_largest(labels_from(labels_of, logits), one_piece)
-            scores = logits.float().cpu().numpy() if max_voxels or doubts else None
-            if scores is not None and max_voxels:
-                labels = cap_volumes(labels, scores, max_voxels)
-            unsure = unsure_voxels(labels, scores, doubts) if scores is not None and doubts else None
+            labels = keep_largest(labels_from(labels_of, segment(torch.from_numpy(image))), one_piece)
             if check is not None:
                 properties[AGREEMENT_KEY] = check(case, image)
             with reading(lambda: images):
-                keep_pseudo_label(
-                    folder, store, case, labels[None], region[:], properties, labels_of, patch_voxels, unsure
-                )
+                keep_pseudo_label(folder, store, case, labels[None], region[:], properties, labels_of, patch_voxels)
         progress(index + 1, len(cases))

@@ -153,18 +153,11 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
             one_scale.ce = OrderedCrossEntropy(one_scale.ce.ignore_index)
         return loss
 
-    def loss_with(self, dice_weight: float, left_out: int | None) -> nn.Module:
-        """Build nnU-Net's loss with another weight of the Dice term, over the voxels that are not ``left_out``.
-
-        Args:
-            dice_weight: beside cross-entropy, whose weight is 1.
-            left_out: value of voxels that do not count; None where all do, or for regions.
-        """
+    def loss_with(self, dice_weight: float) -> nn.Module:
+        """Build nnU-Net's loss with another weight of the Dice term beside cross-entropy."""
         loss: nn.Module = self._build_loss()
         one_scale: Any = loss.loss if self.enable_deep_supervision else loss
         one_scale.weight_dice = dice_weight
-        if left_out is not None:
-            one_scale.ignore_label = one_scale.ce.ignore_index = left_out
         return loss
 
     # --- the training loop ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pcl_auto.method import volume_matching
-from pcl_auto.method.volume_matching import MAX_SHIFT, case_volumes, matching_shifts
+from pcl_auto.method.volume_matching import MAX_SHIFT, case_volumes, expected_voxels, matching_shifts
 
 
 def some_logits(cases: int, seed: int, shape: tuple[int, ...] = (4, 10, 12)) -> list[np.ndarray]:
@@ -90,3 +90,14 @@ def test_a_sample_tells_nearly_what_all_voxels_tell(monkeypatch: pytest.MonkeyPa
     assert sampled != whole
     for value, shift in whole.items():
         assert sampled[value] == pytest.approx(shift, abs=0.1)
+
+
+def test_a_class_is_expected_to_have_the_mean_of_its_labeled_volumes_if_it_has_a_size() -> None:
+    volumes = {
+        1: np.array([1.0, 4.0]),  # four times as large at most
+        2: np.array([1.0, 4.1]),
+        3: np.array([0.0, 4.0]),  # absent from a labeled case
+        4: np.array([3.0]),
+        5: np.array([]),
+    }
+    assert expected_voxels(volumes, voxel_ml=0.01) == {1: 200, 4: 300}

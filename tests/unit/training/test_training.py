@@ -233,9 +233,6 @@ def test_a_setting_whose_package_is_missing_is_refused_before_anything_is_done(
     ("table", "setting"),
     [
         ("pseudo_label_filter", {"largest_component": True}),
-        ("pseudo_label_filter", {"max_volume": 1.5}),
-        ("pseudo_label_filter", {"unsure_share": 0.5}),
-        ("pseudo_label_filter", {"expect_volume": True}),
         ("pseudo_labels", {"match_volumes": 1.0}),
     ],
 )

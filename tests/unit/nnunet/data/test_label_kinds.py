@@ -19,7 +19,6 @@ from pcl_auto.data.case import Case
 from pcl_auto.data.labels import head_count
 from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import sample_voxels
-from pcl_auto.method.unsure_voxels import Doubts
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.store import case_files, foreground_intensities, save_label
@@ -78,8 +77,6 @@ def test_a_pseudo_label_is_nnunets_mask_and_its_loader_reads_it(
         patch_voxels=SHAPE,
         labels_of=manager,
         one_piece=[],
-        max_voxels={},
-        doubts=Doubts(0.0, {}),
         check=None,
         progress=lambda _done, _total: None,
     )

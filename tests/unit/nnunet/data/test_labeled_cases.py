@@ -30,7 +30,7 @@ def test_volumes_and_pieces(tmp_path: Path) -> None:
     volumes = cases.volumes_ml()
     assert {name: values.tolist() for name, values in volumes.items()} == {"a": [1.0, 0.5], "b": [1.5, 1.0]}
     assert cases.one_piece() == [1]
-    assert cases.max_voxels(1.5) == {1: 3, 2: 4}  # 1.5 times two voxels, and three
+    assert cases.expected_voxels() == {1: 1, 2: 2}  # of two and one voxels, and three and two
 
 
 def test_volumes_of_regions(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import blosc2
@@ -19,9 +18,7 @@ from refusal import refused
 
 from pcl_auto.errors import StateError
 from pcl_auto.method.pseudo_labels import filter_rows
-from pcl_auto.method.unsure_voxels import Doubts
 from pcl_auto.nnunet.data import pseudo_label_files
-from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.store import case_files, save_label
 from pcl_auto.nnunet.training.pseudo_label_stage import predict_round
 from pcl_auto.recipe.settings import PseudoLabelFilter
@@ -53,7 +50,6 @@ def make_round(
     cases: list[str],
     one_piece: list[int],
     chosen: PseudoLabelFilter,
-    max_voxels: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[pseudo_label_files.RoundFolder, list[Any]]:
     folder = pseudo_label_files.round_folder(run, number)
     predict_round(
@@ -64,8 +60,6 @@ def make_round(
         patch_voxels=SHAPE,
         labels_of=LABELS,
         one_piece=one_piece,
-        max_voxels=max_voxels,
-        doubts=Doubts(chosen.unsure_share, {}),
         check=(lambda case, image: float(image.mean() * (case != "case0"))) if chosen.min_agreement else None,
         progress=lambda _done, _total: None,
     )
@@ -102,32 +96,6 @@ def test_one_component_stays_of_a_class_in_one_piece(tmp_path: Path) -> None:
     assert rows[0].volumes_ml == {"core": 7.0}
     labels = pseudo_label_files.read_labels(folder.cases, "case0")
     assert np.flatnonzero(labels).tolist() == list(range(7))
-
-
-def test_voxels_that_nothing_is_learned_from_are_marked_and_stay_in_the_ledger(tmp_path: Path) -> None:
-    cases = store(tmp_path / "store", 8)
-    folder, rows = make_round(tmp_path, 1, cases, [], PseudoLabelFilter(unsure_share=0.5))
-    (tmp_path / "plain").mkdir()
-    plain, plain_rows = make_round(
-        tmp_path / "plain", 1, store(tmp_path / "plain" / "store", 8), [], PseudoLabelFilter()
-    )
-    assert [row.volumes_ml for row in rows] == [row.volumes_ml for row in plain_rows]
-    found = pseudo_label_files.read_labels(folder.cases, "case0")
-    np.testing.assert_array_equal(found, pseudo_label_files.read_labels(plain.cases, "case0"))
-    _, stored, _, properties = StoredCases(str(folder.cases), ["case0"]).load_case("case0")
-    values, counts = np.unique(stored[0][found > 0], return_counts=True)
-    assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {1: 5, 3: 4}  # half of nine voxels
-    assert (stored[0] == 2).sum() == 4, "as much background"
-    assert (stored[0] == -1).sum() == np.prod(SHAPE[1:]), "outside the nonzero region nothing is marked"
-    # Patches are drawn around what is learned.
-    assert len(properties["class_locations"][1]) == 5
-
-
-def test_a_class_is_bounded_after_its_pieces_are_chosen(tmp_path: Path) -> None:
-    cases = store(tmp_path / "store", 7, 3)
-    folder, rows = make_round(tmp_path, 1, cases, [1], PseudoLabelFilter(), {1: 5})
-    assert [row.volumes_ml for row in rows] == [{"core": 5.0}, {"core": 3.0}]
-    assert np.flatnonzero(pseudo_label_files.read_labels(folder.cases, "case0")).tolist() == list(range(2, 7))
 
 
 def test_where_all_are_outside_the_nearest_is_used(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 SIZES = 4.0
 # No logit is shifted by more: what has so much lower a logit is no matter of degree.
 MAX_SHIFT = 2.0
-# Voxels of a case that its volumes are estimated from: one with a hundredth of them is known to within 5 percent.
+# Voxels of a case that its volumes are estimated from: a class with a hundredth of them is known to within 5 %.
 SAMPLED_VOXELS = 50_000
 # The classes are matched in turn, so often; then they hardly change.
 SWEEPS = 4

@@ -174,8 +174,8 @@ class PseudoLabels:
     # Divide the sum of both segmentation losses by 1 + that weight: a joint step is as long as one on labels alone.
     divide_loss: bool = False
     # Where the median volume of a class is beyond the mean of the labeled cases divided by this and times this, shift
-    # its logit in all cases alike until it is not; 0: no shift. Of classes whose labeled volumes differ by more than a
-    # factor of four nothing is expected.
+    # its logit in all cases alike until it is not; below 1 as 1, 0: no shift. Of classes whose labeled volumes differ
+    # by more than a factor of four nothing is expected.
     match_volumes: float = _setting(0.0, 0.0, 1000.0)
     # Noisy student: every round begins with a new network, and its learning rate anew,
     restart_network: bool = False

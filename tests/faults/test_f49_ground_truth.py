@@ -29,8 +29,7 @@ def make_round(run: Path, store: Path, cases: list[str]) -> pseudo_label_files.R
     folder = pseudo_label_files.round_folder(run, 1)
     predict_round(
         lambda image: torch.stack([0.5 - image[0], image[0] - 0.5]), cases, store, folder, patch_voxels=SHAPE,
-        labels_of=LabelManager({"background": 0, "core": 1}, None), one_piece=[],
-        check=None,
+        labels_of=LabelManager({"background": 0, "core": 1}, None), one_piece=[], check=None,
         progress=lambda _done, _total: None,
     )  # fmt: skip
     pseudo_label_files.keep_ledger(

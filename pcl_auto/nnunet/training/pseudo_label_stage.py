@@ -37,7 +37,7 @@ from pcl_auto.workspace.files import read_json, write_json
 if TYPE_CHECKING:
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
-# Volumes are matched on so many of the unlabeled cases.
+# Volumes are matched on so many of the unlabeled cases, which are segmented twice for it.
 CASES_TO_MATCH = 16
 
 

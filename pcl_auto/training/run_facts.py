@@ -13,9 +13,6 @@ from typing import Any
 from pcl_auto.data.labels import foreground, has_regions
 from pcl_auto.data.split import Split, from_dict
 from pcl_auto.errors import Problem, StateError
-from pcl_auto.method.confidence import MIN_REFERENCES, REVIEW_SHARE
-from pcl_auto.nnunet.inference.confidence import REFERENCE
-from pcl_auto.nnunet.inference.confidence import SHAPE as CONFIDENCES
 from pcl_auto.nnunet.training.run_settings import KEY
 from pcl_auto.recipe.load import with_current_names
 from pcl_auto.recipe.settings import Schedule
@@ -43,6 +40,8 @@ class Confidences:
     @property
     def review(self) -> float | None:
         """The highest value that still calls for review; None where too few scans were looked at to judge by them."""
+        from pcl_auto.method.confidence import MIN_REFERENCES, REVIEW_SHARE  # imports torch
+
         if len(self.values) < MIN_REFERENCES:
             return None
         return max(value for place, value in enumerate(self.values) if place / len(self.values) < REVIEW_SHARE)
@@ -50,8 +49,10 @@ class Confidences:
 
 def read_confidences(run: Path) -> Confidences:
     """Read the confidences of the run in folder ``run``; none where its training has left none."""
+    from pcl_auto.nnunet.inference.confidence import REFERENCE, SHAPE  # imports torch
+
     file = run / REFERENCE
-    found = read_json(file, CONFIDENCES) if file.is_file() else {}
+    found = read_json(file, SHAPE) if file.is_file() else {}
     # "certainties" in files of version 0.1.
     values = found.get("confidences", found.get("certainties", []))
     return Confidences(file, sorted(map(float, values)), found.get("cases", {}))

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcl_auto.errors import OldNameWarning, Problem, UsageError
-from pcl_auto.recipe.load import load_recipe, recipe_folder
+from pcl_auto.recipe.changes import change_recipe, load_changed
+from pcl_auto.recipe.load import load_recipe, shipped_recipes
 from pcl_auto.recipe.settings import Augmentation, Mirroring, Recipe, Schedule
 
 # How each of them mirrors its patches, and the scans that it segments.
@@ -39,21 +40,24 @@ class Arm:
     all_labels: bool = False
 
 
-def load_base_recipe(name: str, epochs: int | None) -> Recipe:
+def load_base_recipe(name: str, epochs: int | None, changes: Sequence[str] = ()) -> Recipe:
     """Load the recipe whose optimizer, batch, network and schedule every arm takes, scaled to ``epochs`` if given.
 
     Raises:
-        UsageError: there is no such recipe, or it has no rounds, or too few epochs for them.
+        UsageError: there is no such recipe, or it has no rounds, or too few epochs for them; the changes are wrong.
     """
-    base = load_recipe(name)
+    base = load_changed(name, changes)
     if not base.schedule.rounds:
         what, fix = f"recipe {base.name!r} leaves no time for rounds", "name one with schedule.rounds"
         raise UsageError(Problem("benchmark.budget-without-rounds", what, "--base-recipe", fix))
     return base if epochs is None else replace(base, schedule=base.schedule.scaled_to(epochs))
 
 
-def make_arms(names: Sequence[str], base: Recipe) -> tuple[list[Arm], list[Problem]]:
-    """Make the arms called ``names`` on ``base``, and list what is wrong with the other names."""
+def make_arms(names: Sequence[str], base: Recipe, changes: Sequence[str] = ()) -> tuple[list[Arm], list[Problem]]:
+    """Make the arms called ``names`` on ``base``, and list what is wrong with the other names.
+
+    ``changes`` are those of ``base``, "table.key=value", which all recipes take.
+    """
     arms: dict[str, Arm] = {}
     problems: list[Problem] = []
     names = [_current_name(name) for name in names]
@@ -61,7 +65,7 @@ def make_arms(names: Sequence[str], base: Recipe) -> tuple[list[Arm], list[Probl
         if name == ALL_LABELS:
             continue
         try:
-            arm = _make_arm(name, base)
+            arm = _make_arm(name, base, changes)
         except UsageError as error:
             problems += error.problems
             continue
@@ -85,12 +89,12 @@ def _current_name(name: str) -> str:
     return "nnunet"
 
 
-def _make_arm(name: str, base: Recipe) -> Arm:
+def _make_arm(name: str, base: Recipe, changes: Sequence[str] = ()) -> Arm:
     if name in BASELINE_ARMS:
         # Trained without rounds; their part of the schedule lets it share its start with arms that mirror alike.
         plain = Recipe("", schedule=base.schedule, augmentation=Augmentation(mirroring=BASELINE_ARMS[name]))
         return Arm(name, _named(fit_recipe(plain, base), name), baseline=True)
-    shipped = sorted(path.stem for path in recipe_folder().glob("*.toml"))
+    shipped = shipped_recipes()
     if name not in shipped and not Path(name).is_file():
         expected = " | ".join([*BASELINE_ARMS, ALL_LABELS, *shipped])
         fix = "take some of these, or give the path of a recipe's TOML file"
@@ -99,7 +103,10 @@ def _make_arm(name: str, base: Recipe) -> Arm:
     if recipe.name in (*BASELINE_ARMS, ALL_LABELS):
         what, fix = f"recipe called {recipe.name!r} as an arm that is none", "give its file, or its name, another name"
         raise UsageError(Problem("benchmark.arm-named-as-baseline", what, name, fix))
-    return Arm(recipe.name, _named(fit_recipe(recipe, base), recipe.name))
+    fitted = fit_recipe(recipe, base)
+    if changes:  # numbers of epochs are meant on the scale of the base recipe
+        fitted = fit_recipe(change_recipe(fitted, changes), base)
+    return Arm(recipe.name, _named(fitted, recipe.name))
 
 
 def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:

@@ -7,11 +7,13 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pcl_auto.errors import OldNameWarning, Problem, UsageError
-from pcl_auto.recipe.settings import Range, Recipe
+from pcl_auto.recipe.catalog import all_settings, tables
+from pcl_auto.recipe.settings import Range, Recipe, range_text
 from pcl_auto.workspace.shapes import MAX_WHOLE, shown
 
 if sys.version_info >= (3, 11):
@@ -58,10 +60,19 @@ def _checked(hint: Any, limits: Range | None, value: Any, where: str, problems: 
     if type(value) is not hint:
         problems.append(_problem("recipe.wrong-type", where, "wrong type", hint.__name__, value))
     elif limits is not None and not limits[0] <= value <= limits[1]:
-        problems.append(
-            _problem("recipe.out-of-range", where, "value out of range", f"{limits[0]:g} to {limits[1]:g}", value)
-        )
+        problems.append(_problem("recipe.out-of-range", where, "value out of range", range_text(limits), value))
     return value
+
+
+def _meant(place: str) -> str:
+    """Return how to correct an unknown table or key: by what was probably meant."""
+    key = place.rpartition(".")[2]
+    known = [setting.name for setting in all_settings()] if "." in place else list(tables())
+    # A known key in another table is likelier than another key with letters in common.
+    meant = [name for name in known if name.endswith(f".{key}")] or get_close_matches(place[:100], known, 1)
+    if place in RENAMED_KEYS:
+        meant = [RENAMED_KEYS[place]]
+    return f"write {' or '.join(meant)}, if that is meant" if meant else "`pclauto recipes default` shows every key"
 
 
 def _table(kind: type[_Table], values: Any, where: str, problems: list[Problem]) -> _Table:
@@ -83,7 +94,16 @@ def _table(kind: type[_Table], values: Any, where: str, problems: list[Problem])
                 )
             )
         elif key not in known:
-            problems.append(_problem("recipe.unknown-key", place, "unknown key", " | ".join(known), key))
+            problems.append(
+                Problem(
+                    code="recipe.unknown-key",
+                    what="unknown key",
+                    where=place,
+                    expected=" | ".join(known),
+                    found=shown(key),
+                    fix=_meant(place),
+                )
+            )
         elif hasattr(hints[key], "__dataclass_fields__"):
             given[key] = _table(hints[key], value, place, problems)
         else:
@@ -116,7 +136,7 @@ def recorded_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 
     A setting that the record does not know, since it is newer, has its default: what was before there was a choice.
     """
-    return _overlaid(Recipe(name="").as_dict(), with_current_names(values))
+    return overlaid(Recipe(name="").as_dict(), with_current_names(values))
 
 
 def old_keys(values: Mapping[str, Any]) -> list[str]:
@@ -138,7 +158,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     """
     problems: list[Problem] = []
     recipe = _table(Recipe, {"name": "unnamed", **with_current_names(values)}, "", problems)
-    if isinstance(recipe.name, str) and not _NAME.fullmatch(recipe.name):
+    if isinstance(recipe.name, str) and not usable_name(recipe.name):
         problems.append(
             _problem(
                 "recipe.unusable-name", "name", "unusable name", "letters, digits, '.', '-' and single '_'", recipe.name
@@ -182,6 +202,18 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def check_values(values: Mapping[str, Any]) -> list[Problem]:
+    """List the tables and keys that no recipe has, and values of other types or out of range; each by itself."""
+    problems: list[Problem] = []
+    _table(Recipe, {"name": "any", **values}, "", problems)
+    return problems
+
+
+def usable_name(name: str) -> bool:
+    """Tell whether a recipe can be called so: its name stands in names of folders and of nnU-Net's plans."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _not_together(recipe: Recipe) -> list[Problem]:
     """List the settings, most of them for a round's pseudo-labels, that must be off where another method teaches."""
     if recipe.unlabeled_loss.method == "pseudo_labels":
@@ -221,6 +253,11 @@ def recipe_folder() -> Path:
     return installed if installed.is_dir() else here.parent / "plans"
 
 
+def shipped_recipes() -> list[str]:
+    """List the names of the recipes that ship with the package."""
+    return sorted(path.stem for path in recipe_folder().glob("*.toml"))
+
+
 def load_recipe(name: str) -> Recipe:
     """Load the recipe called ``name`` (``default``, ``paper``, ``quick``), or the TOML file at that path.
 
@@ -249,11 +286,11 @@ def load_recipe(name: str) -> Recipe:
                 )
             )
         chain.append(base)
-        values = _overlaid(extended, values)
+        values = overlaid(extended, values)
     return from_dict({"name": path.stem, **values})
 
 
-def _overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Overlay ``base`` with the settings that ``changes`` name, table by table."""
     merged = dict(base)
     for key, value in changes.items():

@@ -1,9 +1,11 @@
 """Recipes: every setting of a training run, as data that can be read, changed, compared and saved.
 
 A recipe file under ``plans/`` is TOML; its tables are the dataclasses below, its keys their fields. Unknown keys,
-wrong types and values out of range are errors that name the key.
+wrong types and values out of range are errors that name the key. What a field does is said in its metadata and nowhere
+else: ``pclauto recipes`` prints it, and docs/recipes.md is made from it.
 """
 
+# ruff: noqa: RUF009 (_setting returns a field, as dataclasses.field does)
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
@@ -34,19 +36,29 @@ Range = tuple[float, float]
 VALIDATION_SHARE, GLANCE = 0.2, 0.04
 
 
-def _setting(default: Any, low: float, high: float) -> Any:
-    """Define a numeric field that must lie in ``[low, high]``."""
-    return field(default=default, metadata={"range": (low, high)})
+def _setting(default: Any, low: float | None = None, high: float | None = None, *, help: str) -> Any:  # noqa: A002
+    """Define a field; a number must lie in ``[low, high]``. ``help`` says its unit and effect, and the paper."""
+    limits = {} if low is None or high is None else {"range": (low, high)}
+    return field(default=default, metadata={"help": help, **limits})
+
+
+def range_text(limits: Range) -> str:
+    """Return the range of a number in words."""
+    return " to ".join(f"{limit:,.0f}" if float(limit).is_integer() else f"{limit:g}" for limit in limits)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Lengths of the parts of a training; an epoch is ``steps_per_epoch`` optimizer steps."""
+    """The length of a training: a supervised start on labels alone, then rounds on labels and pseudo-labels."""
 
-    steps_per_epoch: int = _setting(250, 1, 100_000)
-    supervised_epochs: int = _setting(400, 0, 100_000)  # 0: the rounds begin with a model that is there already
-    rounds: int = _setting(3, 0, 100)  # 0: what the rest of a recipe does without them
-    epochs_per_round: int = _setting(200, 1, 100_000)
+    steps_per_epoch: int = _setting(250, 1, 100_000, help="Optimizer steps in an epoch; nnU-Net has 250.")
+    supervised_epochs: int = _setting(
+        400, 0, 100_000, help="Epochs on labeled cases alone, before the first round. 0: begin with `--pretrained`."
+    )
+    rounds: int = _setting(
+        3, 0, 100, help="How often the unlabeled cases are segmented anew and learned from. 0: no joint training."
+    )
+    epochs_per_round: int = _setting(200, 1, 100_000, help="Epochs of joint training in each round.")
 
     @property
     def epochs(self) -> int:
@@ -82,22 +94,36 @@ class Schedule:
 class Optimizer:
     """The optimizer of the network and of the contrastive head."""
 
-    name: OptimizerName = "sgd"
-    learning_rate: float = _setting(1e-2, 1e-7, 10.0)
-    weight_decay: float = _setting(3e-5, 0.0, 1.0)
-    # "poly": nnU-Net's polynomial decay of the learning rate over the whole run; "constant": none.
-    schedule: LearningRateSchedule = "poly"
-    # Share of the run in which the learning rate stays what it is; all of its decay is in the rest.
-    flat_share: float = _setting(0.0, 0.0, 0.99)
+    name: OptimizerName = _setting(
+        "sgd",
+        help="The optimizer: `sgd` is nnU-Net's, with Nesterov momentum 0.99; `adamw` learns faster in short runs.",
+    )
+    learning_rate: float = _setting(1e-2, 1e-7, 10.0, help="Learning rate of the first step.")
+    weight_decay: float = _setting(3e-5, 0.0, 1.0, help="Weight decay; nnU-Net's is 3e-5.")
+    schedule: LearningRateSchedule = _setting(
+        "poly",
+        help="How the learning rate changes: `poly` is nnU-Net's polynomial decay to 0 over the whole run, `constant` "
+        "leaves it as it is.",
+    )
+    flat_share: float = _setting(
+        0.0,
+        0.0,
+        0.99,
+        help="Share of the run, from its beginning, in which the learning rate stays as it is; all of its decay is in "
+        "the rest.",
+    )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The patches of one step; in joint rounds part of them come from unlabeled cases."""
+    """The patches of one step."""
 
-    # 0: as many as planned for the memory asked for.
-    patches: int = _setting(0, 0, 1024)
-    unlabeled_fraction: float = _setting(0.5, 0.05, 0.95)
+    patches: int = _setting(
+        0, 0, 1024, help="Patches in a step, 2 or more. 0: as many as planned for the memory asked for."
+    )
+    unlabeled_fraction: float = _setting(
+        0.5, 0.05, 0.95, help="Share of a joint step's patches that comes from unlabeled cases; at least one does."
+    )
 
     def unlabeled(self, patches: int) -> int:
         """Return how many of ``patches`` are unlabeled in a joint step; at least one is, and one is not."""
@@ -108,146 +134,270 @@ class Batch:
 class Network:
     """Changes to the planned network."""
 
-    # Share of nnU-Net's feature maps per stage; short runs on a CPU train half of them.
-    width: float = _setting(1.0, 0.05, 4.0)
+    width: float = _setting(
+        1.0,
+        0.05,
+        4.0,
+        help="Factor on the planned feature maps of every stage. Half of them (0.5) make short runs on a CPU possible.",
+    )
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Changes to nnU-Net's augmentation of the training patches."""
 
-    # Axes to mirror along, in training and in prediction: "all" as nnU-Net does, "symmetric" those along which a
-    # mirrored scan is as near to the other scans as the scan itself, "unordered" those along which the classes of the
-    # labeled cases are in no order, "none" as nnUNetTrainerNoMirroring.
-    mirroring: Mirroring = "all"
-    # Labeled cases in the shape of unlabeled ones, moved to them by registration with their labels, that half of the
-    # labeled patches are of in joint training and its supervised start; 0: none.
-    warped_cases: int = _setting(0, 0, 100_000)
-    # Probability that a patch is deformed elastically, in joint training and its supervised start; nnU-Net's is 0.
-    elastic: float = _setting(0.0, 0.0, 1.0)
+    mirroring: Mirroring = _setting(
+        "all",
+        help="Axes to mirror along, in training and in prediction: `all` as nnU-Net does; `symmetric` those along "
+        "which a mirrored scan is as near to the other scans as the scan itself; `unordered` those along which the "
+        "classes of the labeled cases are in no order; `none` as nnUNetTrainerNoMirroring.",
+    )
+    warped_cases: int = _setting(
+        0,
+        0,
+        100_000,
+        help="So many labeled cases in the shape of unlabeled ones, moved to them by registration with their labels. "
+        "Half of the labeled patches are of them, in joint training and its supervised start. 0: none.",
+    )
+    elastic: float = _setting(
+        0.0,
+        0.0,
+        1.0,
+        help="Probability that a patch is deformed elastically, in joint training and its supervised start. nnU-Net's "
+        "is 0.",
+    )
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The local contrastive loss (Chaitanya et al., MedIA 2023, Eq. 2 to 4)."""
+    """The local contrastive loss of joint steps (Chaitanya et al., MedIA 2023, Eq. 2 to 4)."""
 
-    weight: float = _setting(0.1, 0.0, 100.0)  # λ_cont, Eq. 2
-    # Where less than this share of the foreground's border in the labeled cases touches another class, there is hardly
-    # anything to tell apart, and the weight is 0.
-    min_touching: float = _setting(0.0, 0.0, 1.0)
-    temperature: float = _setting(0.1, 1e-3, 100.0)  # τ, Eq. 4
-    matching: Matching = "inter"
-    anchors: int = _setting(3, 1, 100_000)  # |S̃_c|, Eq. 3: per class and image
-    mean_voxels: int = _setting(256, 0, 10_000_000)  # voxels that estimate z̄_c(x); 0: all of them
-    # A class that shows fewer of these in a patch is left out there: their mean would weigh as much as any other.
-    min_voxels: int = _setting(1, 1, 10_000_000)
-    dimensions: int = _setting(16, 2, 4096)  # D, the output of h_φ
-    batch_norm: bool = False  # between the two layers of h_φ
-    # 3×3 convolutions of the segmentation head g_ξ, which follow where h_φ branches off; the plans of the run get as
-    # many more at full resolution, and their memory is beyond what the patches were planned for. 0: h_φ branches off
-    # before the last layer, a 1×1 convolution.
-    head_convolutions: int = _setting(0, 0, 16)
-    # Draw the segmentation head anew at the start of round one; h_φ is new there in any case.
-    restart_head: bool = False
-    # Every image of a joint step also in a second view, of another brightness and contrast, for this loss alone: a step
-    # takes more than twice as long, on a GPU without more memory.
-    intensity_views: bool = False
+    weight: float = _setting(
+        0.1, 0.0, 100.0, help="Weight of the contrastive loss in the whole loss, λ_cont of Eq. 2. 0: no such loss."
+    )
+    min_touching: float = _setting(
+        0.0,
+        0.0,
+        1.0,
+        help="Least share of the foreground's border in the labeled cases that touches another class. Below it there "
+        "is hardly anything to tell apart, and the weight becomes 0.",
+    )
+    temperature: float = _setting(
+        0.1, 1e-3, 100.0, help="Temperature τ of Eq. 4: the lower, the more the most similar class means count."
+    )
+    matching: Matching = _setting(
+        "inter",
+        help="Which class means an anchor is compared with: `intra`, those of its own image; `inter`, those of every "
+        "other image of the step too.",
+    )
+    anchors: int = _setting(
+        3, 1, 100_000, help="Voxels of each class and image that are compared with class means, |S̃_c| of Eq. 3."
+    )
+    mean_voxels: int = _setting(
+        256, 0, 10_000_000, help="Voxels that a class mean is estimated from, z̄_c(x) of Eq. 3. 0: all of the class."
+    )
+    min_voxels: int = _setting(
+        1,
+        1,
+        10_000_000,
+        help="Least voxels of a class in a patch: with fewer the class is left out there, since their mean would weigh "
+        "as much as any other.",
+    )
+    dimensions: int = _setting(16, 2, 4096, help="Length of the embedding of a voxel, the output of the head h_φ.")
+    batch_norm: bool = _setting(
+        default=False, help="Normalize over the batch between the two layers of the contrastive head h_φ."
+    )
+    head_convolutions: int = _setting(
+        0,
+        0,
+        16,
+        help="3×3 convolutions of the segmentation head g_ξ after the point where h_φ branches off. The run's network "
+        "gets as many more at full resolution, whose memory comes on top of what was planned. 0: h_φ branches off "
+        "before the last layer, a 1×1 convolution.",
+    )
+    restart_head: bool = _setting(
+        default=False,
+        help="Draw the segmentation head anew at the start of round one; the contrastive head is new there anyway.",
+    )
+    intensity_views: bool = _setting(
+        default=False,
+        help="Show this loss every image of a joint step a second time, with another brightness and contrast. A step "
+        "takes more than twice as long, on a GPU without more memory.",
+    )
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Segmentation of the unlabeled cases at the start of a round, and its weight in the loss."""
+    """The segmentation of the unlabeled cases at the start of a round, and its weight in the loss."""
 
-    # Who makes the first ones: the "network", after the supervised epochs; or "registration" of labeled scans to
-    # unlabeled ones, to learn from in the supervised epochs already, where the table below finds that it works.
-    start: PseudoLabelStart = "network"
-    # Test-time mirroring: eight times the cost of a plain prediction in 3D.
-    mirroring: bool = True
-    # The weights that segment, and that training goes on from: the "last" ones, or of the epochs since the round before
-    # began those with the "best_validation" Dice, over patches of the validation cases; the last ones without such.
-    network: StageNetwork = "last"
-    # Weight of the segmentation loss on pseudo-labeled patches; the paper gives them none.
-    segmentation_weight: float = _setting(0.0, 0.0, 10.0)
-    # Weight of the Dice term beside cross-entropy in that loss. Where a mask is uncertain, most Dice is had by finding
-    # too much, and a round that learns from it finds more.
-    dice_weight: float = _setting(1.0, 0.0, 10.0)
-    # Divide the sum of both segmentation losses by 1 + that weight: a joint step is as long as one on labels alone.
-    divide_loss: bool = False
-    # Where the median volume of a class is beyond the mean of the labeled cases divided by this and times this, shift
-    # its logit in all cases alike until it is not; below 1 as 1, 0: no shift. Of classes whose labeled volumes differ
-    # by more than a factor of four nothing is expected.
-    match_volumes: float = _setting(0.0, 0.0, 1000.0)
-    # Noisy student: every round begins with a new network, and its learning rate anew,
-    restart_network: bool = False
-    # and learns from strongly perturbed patches, with channels of its deepest features dropped.
-    student_noise: bool = False
+    start: PseudoLabelStart = _setting(
+        "network",
+        help="What makes the first pseudo-labels: `network`, after the supervised epochs; `registration` of labeled "
+        "scans to unlabeled ones, to learn from in the supervised epochs already. See the table `registration`.",
+    )
+    mirroring: bool = _setting(
+        default=True,
+        help="Average over mirrored scans when pseudo-labels are made. In 3D it costs eight times a plain prediction.",
+    )
+    network: StageNetwork = _setting(
+        "last",
+        help="The weights that segment, and that training goes on from: the `last` ones; or `best_validation`, those "
+        "of the epoch with the best Dice over patches of the validation cases since the last round began. Without "
+        "such cases: the last ones.",
+    )
+    segmentation_weight: float = _setting(
+        0.0,
+        0.0,
+        10.0,
+        help="Weight of the segmentation loss on pseudo-labeled patches, beside 1 for labeled ones. 0, as in the "
+        "paper: pseudo-labels teach by the contrastive loss alone.",
+    )
+    dice_weight: float = _setting(
+        1.0,
+        0.0,
+        10.0,
+        help="Weight of the Dice term beside cross-entropy in that loss. Where a mask is uncertain, most Dice is had "
+        "by finding too much, and a round that learns from it finds more.",
+    )
+    divide_loss: bool = _setting(
+        default=False,
+        help="Divide the sum of both segmentation losses by 1 + `segmentation_weight`, so that a joint step is as long "
+        "as one on labels alone.",
+    )
+    match_volumes: float = _setting(
+        0.0,
+        0.0,
+        1000.0,
+        help="Factor by which the median volume of a class may differ from the mean of the labeled cases. Beyond it "
+        "the logit of the class is shifted, in all cases alike, until it does not. Below 1 counts as 1; 0: no shift. "
+        "Classes whose labeled volumes differ by more than a factor of four are left alone.",
+    )
+    restart_network: bool = _setting(
+        default=False,
+        help="Begin every round with a new network, and the learning rate anew, as in noisy student.",
+    )
+    student_noise: bool = _setting(
+        default=False,
+        help="Learn in the rounds from strongly perturbed patches, with channels of the deepest features dropped, as "
+        "in noisy student.",
+    )
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Pseudo-labels to begin with: labels of labeled scans, carried over to unlabeled scans by registration."""
+    """Labels of labeled scans, carried over to unlabeled scans by registration: the first pseudo-labels."""
 
-    # Unlabeled cases that are labeled so, drawn by the seed, and labeled cases that vote in each of them.
-    max_cases: int = _setting(64, 1, 1_000_000)
-    atlases: int = _setting(3, 2, 1000)
-    # Mean Dice of every two of the voting cases, from which on a case is used. Where fewer than a quarter of the cases
-    # come to that, registration does not work for the data set, and the network begins with labels alone.
-    min_agreement: float = _setting(0.6, 0.0, 1.0)
+    max_cases: int = _setting(
+        64, 1, 1_000_000, help="The most unlabeled cases that are labeled so; of more the seed draws as many."
+    )
+    atlases: int = _setting(
+        3, 2, 1000, help="Labeled cases that vote in each of them: those that look most like the scan."
+    )
+    min_agreement: float = _setting(
+        0.6,
+        0.0,
+        1.0,
+        help="Least mean Dice between every two of the voting cases for a scan to be learned from. Where fewer than a "
+        "quarter of the scans reach it, registration does not work for the data set, and labels alone begin.",
+    )
 
 
 @dataclass(frozen=True)
 class PseudoLabelFilter:
-    """Choose the pseudo-labels of a round by comparing them with the labeled cases."""
+    """The choice of a round's pseudo-labels, by comparing them with the labeled cases."""
 
-    # Leave out the pseudo-labels with a class volume beyond the labeled range, or without a class that every labeled
-    # case has.
-    drop_outside_range: bool = False
-    # The range: from the smallest labeled volume divided by this to the largest times this.
-    range_margin: float = _setting(2.0, 1.0, 1000.0)
-    # Leave out the pseudo-labels whose Dice to themselves under two random transforms is lower; 0: do not look. The
-    # paper's check, at 0.9; three predictions per case instead of one.
-    min_agreement: float = _setting(0.0, 0.0, 1.0)
-    # Keep one connected component of every class that is in one piece in all labeled cases.
-    largest_component: bool = False
+    drop_outside_range: bool = _setting(
+        default=False,
+        help="Leave out pseudo-labels in which a class is larger or smaller than the labeled range, or lacks although "
+        "every labeled case has it.",
+    )
+    range_margin: float = _setting(
+        2.0,
+        1.0,
+        1000.0,
+        help="Factor of that range: from the smallest labeled volume divided by it to the largest times it.",
+    )
+    min_agreement: float = _setting(
+        0.0,
+        0.0,
+        1.0,
+        help="Least Dice of a pseudo-label with itself under two random transforms; those below it are left out. The "
+        "paper's check, at 0.9; it takes three predictions a case instead of one. 0: no check.",
+    )
+    largest_component: bool = _setting(
+        default=False,
+        help="Keep the largest connected component alone of every class that is in one piece in all labeled cases.",
+    )
 
 
 @dataclass(frozen=True)
 class CollapseGuard:
-    """Keep a round from spoiling the network."""
+    """What keeps a round from spoiling the network."""
 
-    # Roll back a round that the network comes out of collapsed.
-    enabled: bool = True
-    # Train a round on labels alone where the median volume of a class in its pseudo-labels lies beyond the labeled
-    # volumes divided by this and times this; 0: only where they hold nothing.
-    volume_margin: float = _setting(4.0, 0.0, 1000.0)
-    # With validation cases: a collapse is a fall of their Dice in a round by more than this.
-    validation_drop: float = _setting(0.1, 0.0, 1.0)
+    enabled: bool = _setting(default=True, help="Roll back a round that the network comes out of collapsed.")
+    volume_margin: float = _setting(
+        4.0,
+        0.0,
+        1000.0,
+        help="Factor beyond the labeled volumes, up or down, at which the median volume of a class makes a round's "
+        "pseudo-labels unusable; the round then trains on labels alone. 0: only where they hold nothing.",
+    )
+    validation_drop: float = _setting(
+        0.1,
+        0.0,
+        1.0,
+        help="Fall of the validation cases' Dice in a round that counts as a collapse. Without such cases it has no "
+        "effect.",
+    )
 
 
 @dataclass(frozen=True)
 class Mixing:
     """Mixtures of the patches of a step."""
 
-    # Bidirectional copy-paste between the labeled and the pseudo-labeled patches of a joint step.
-    copy_paste: bool = False
-    box_fraction: float = _setting(0.667, 0.05, 0.95)  # the box's share of every axis
-    # No copy-paste where a patch covers less of the median image than this: there a box that changes places teaches
-    # that surroundings do not matter.
-    min_coverage: float = _setting(0.0, 0.0, 1.0)
-    # Copy-paste between the labeled patches of a step on labels alone.
-    labeled_copy_paste: bool = False
-    # Mixup of the labeled patches of a step on labels alone: λ of Beta(α, α); 0: none.
-    mixup_alpha: float = _setting(0.0, 0.0, 100.0)
+    copy_paste: bool = _setting(
+        default=False,
+        help="Exchange a box between labeled and pseudo-labeled patches of a joint step, both ways (BCP; Bai et al., "
+        "CVPR 2023).",
+    )
+    box_fraction: float = _setting(
+        0.667, 0.05, 0.95, help="Length of that box along every axis, as a share of the patch."
+    )
+    min_coverage: float = _setting(
+        0.0,
+        0.0,
+        1.0,
+        help="Least share of the median image that a patch covers for copy-paste. In smaller patches a box that "
+        "changes places teaches that surroundings do not matter.",
+    )
+    labeled_copy_paste: bool = _setting(
+        default=False, help="Exchange a box between the labeled patches of a step on labels alone."
+    )
+    mixup_alpha: float = _setting(
+        0.0,
+        0.0,
+        100.0,
+        help="Mix the labeled patches of a step on labels alone in pairs, with λ drawn from Beta(α, α) (mixup; Zhang "
+        "et al., ICLR 2018). 0: no mixup.",
+    )
 
 
 @dataclass(frozen=True)
 class Teacher:
     """An exponential moving average of the network's weights that makes the pseudo-labels."""
 
-    # How many rounds the average looks back, in steps; a share, so that it fits every schedule. 0: no teacher.
-    ema_rounds: float = _setting(0.0, 0.0, 100.0)
-    # Follow the network from the first step of the supervised epochs, and make the pseudo-labels of round one too.
-    from_start: bool = False
+    ema_rounds: float = _setting(
+        0.0,
+        0.0,
+        100.0,
+        help="How far back the average looks, in rounds, so that it fits every schedule. 0: no teacher, the network "
+        "makes the pseudo-labels.",
+    )
+    from_start: bool = _setting(
+        default=False,
+        help="Let the average follow the network from the first supervised step, and make the pseudo-labels of round "
+        "one too.",
+    )
 
     def decay(self, schedule: Schedule) -> float:
         """Return the share of the average that stays in a step."""
@@ -257,27 +407,44 @@ class Teacher:
 
 @dataclass(frozen=True)
 class UnlabeledLoss:
-    """The teacher of unlabeled patches in joint steps; docs/methods.md has the papers.
+    """Who teaches unlabeled patches in joint steps; docs/methods.md has the papers of all methods."""
 
-    The pseudo-labels of the round; or, patch by patch, a network of the moment, and then not those.
-    """
-
-    method: UnlabeledMethod = "pseudo_labels"
-    # All that follows is for a network of the moment.
-    weight: float = _setting(1.0, 0.0, 100.0)
-    ramp_up: float = _setting(0.0, 0.0, 1.0)  # share of the joint steps in which the weight grows to this
-    ema_decay: float = _setting(0.99, 0.0, 0.99999)  # what stays of an EMA teacher in a step
-    noise: float = _setting(0.1, 0.0, 10.0)  # on a teacher's images: standard deviation, where the image's is about 1
-    noisy_passes: int = _setting(8, 1, 64)  # T, that an uncertainty is the entropy of
-    min_confidence: float = _setting(0.95, 0.0, 1.0)  # τ, from which on FixMatch and UniMatch believe a prediction
+    method: UnlabeledMethod = _setting(
+        "pseudo_labels",
+        help="The teacher: `pseudo_labels`, those of the round; any other name, a network of the moment, patch by "
+        "patch, and then not those. All other keys of this table are for a network of the moment.",
+    )
+    weight: float = _setting(1.0, 0.0, 100.0, help="Weight of the loss on unlabeled patches.")
+    ramp_up: float = _setting(
+        0.0, 0.0, 1.0, help="Share of the joint steps in which the weight grows to its full size."
+    )
+    ema_decay: float = _setting(
+        0.99,
+        0.0,
+        0.99999,
+        help="Share of an EMA teacher's weights that stays in a step (mean_teacher, uncertainty_mean_teacher, "
+        "copy_paste_teacher).",
+    )
+    noise: float = _setting(
+        0.1,
+        0.0,
+        10.0,
+        help="Standard deviation of the noise on a mean teacher's images, whose own is about 1.",
+    )
+    noisy_passes: int = _setting(
+        8, 1, 64, help="Passes under noise that an uncertainty is the entropy of, T of UA-MT (Yu et al., MICCAI 2019)."
+    )
+    min_confidence: float = _setting(
+        0.95, 0.0, 1.0, help="Confidence from which on FixMatch and UniMatch believe a prediction, τ of FixMatch."
+    )
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All settings of a run but its data, its split and its seed."""
 
-    name: str
-    description: str = ""
+    name: str = field(metadata={"help": "Name in names of models and reports. Default: that of the file."})
+    description: str = _setting("", help="One line about the recipe.")
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
     batch: Batch = Batch()

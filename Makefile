@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all soak coverage test-lowest check study table clean
+.PHONY: demo test test-all soak coverage test-lowest check docs study table clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pclauto demo
@@ -49,6 +49,10 @@ study: $(VENV)/.installed
 table: $(VENV)/.installed
 	$(BIN)/python benchmarks/study/study_table.py --write
 
+# The documentation, as a folder of pages that load nothing from elsewhere: site/index.html.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +73,4 @@ $(LOWEST)/.installed: pyproject.toml .ci/lowest.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) dist build htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) dist build site htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache

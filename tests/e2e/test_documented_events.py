@@ -1,4 +1,4 @@
-"""Test that README names every verb, every event and its fields (its commands run in test_documented_commands.py)."""
+"""Test that docs/files.md names every event and its fields."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import json
 import re
 from pathlib import Path
 
+from documents import DOCS, ROOT
 from golden import fold
-from readme import COMMANDS, README, ROOT
-
-from pcl_auto.cli.main import app
-
-VERBS = [command.name for command in app.registered_commands]
-
-
-def test_readme_shows_every_verb() -> None:
-    assert {command[0] for command in COMMANDS} >= set(VERBS) - {"demo"}
 
 
 def documented_events() -> dict[str, set[str]]:
-    """Return README's table: an event's fields, those that are not always there included."""
+    """Return the table of events: an event's fields, those that are not always there included."""
+    text = (DOCS / "files.md").read_text(encoding="utf-8")
+    section = text.split("## events.jsonl")[1].split("\n## ")[0]
     found = {}
-    for name, text in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
-        found[name] = set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", text)))
+    for name, fields in re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE):
+        found[name] = set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", fields)))
     last_check = found.pop("last_check")
     assert last_check == {"pseudo_labels", "round"}  # told by reference
     return {**found, "last_check": found["pseudo_labels"] - {"round"}}
@@ -43,7 +37,7 @@ def emitted_events() -> dict[str, set[str]]:
     return found
 
 
-def test_readme_tells_every_event_and_its_fields(unperturbed: Path) -> None:
+def test_the_page_tells_every_event_and_its_fields(unperturbed: Path) -> None:
     documented, emitted = documented_events(), emitted_events()
     assert documented.keys() == emitted.keys()
     for name, fields in emitted.items():
@@ -56,9 +50,3 @@ def test_readme_tells_every_event_and_its_fields(unperturbed: Path) -> None:
         assert documented[name] - perhaps <= fields - {"event"} <= documented[name], name
         seen.add(name)
     assert seen >= {"started", "epoch", "pseudo_labels", "trained"}
-
-
-def test_make_targets_of_the_readme_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^    make (\w+)$", README, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -26,6 +26,7 @@ AREAS = {
     "benchmark": "What `pclauto benchmark` and `pclauto sweep` compare, and on which cases.",
     "budget": "Budgets of time.",
     "checkpoint": "Checkpoints.",
+    "command": "Verbs, options and arguments of a command.",
     "data": "The files of a data set, how they fit each other, and scans to predict.",
     "dataset-json": "What `dataset.json` says.",
     "device": "GPUs, and trainings on several of them.",

@@ -14,28 +14,12 @@ import typer
 from typer.core import TyperGroup
 
 from pcl_auto import __version__
-from pcl_auto.cli.commands import (
-    benchmark,
-    check,
-    continue_,
-    demo,
-    download,
-    env,
-    evaluate,
-    plan,
-    predict,
-    repair,
-    report,
-    review,
-    status,
-    suggest,
-    sweep,
-    train,
-)
+from pcl_auto.cli.console.help_pages import VerbCommand, help_page
 from pcl_auto.cli.console.interrupt import Terminated, end_in_order, exit_code, terminated
 from pcl_auto.cli.console.terminal import Terminal, open_standard_files
 from pcl_auto.cli.old_names import current_names, show_old_names
-from pcl_auto.errors import PclautoError
+from pcl_auto.cli.verbs import VERBS, load_verb
+from pcl_auto.errors import PclautoError, Problem, UsageError
 from pcl_auto.workspace.files import printable
 
 _EPILOG = (
@@ -58,50 +42,61 @@ _DEBUG = "--debug"
 
 
 class _Group(TyperGroup):
-    """Verbs whose arguments are shown without control characters where they are wrong."""
+    """Verbs whose modules are imported when they are used, and whose mistakes are problems as any others."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        # The names are for completion and suggestions.
+        self.commands = dict.fromkeys(VERBS)
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        """Make the command of a verb; None where there is none."""
+        if cmd_name not in VERBS:
+            return None
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=_SETTINGS)
+        alone.command(cmd_name, cls=VerbCommand)(load_verb(cmd_name))
+        return typer.main.get_command(alone)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the page of all verbs."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, verb in VERBS.items():
+            panels.setdefault(verb.panel, []).append((name, verb.summary))
+        formatter.write(help_page(ctx.get_usage(), _HELP, panels.items(), _EPILOG))
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Parse what comes before the verb."""
-        with _printable_messages():
+        with _mistakes_as_problems():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Parse the rest, and do it."""
-        with _printable_messages():
+        with _mistakes_as_problems():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _printable_messages() -> Iterator[None]:
-    """Take control characters out of what typer says of arguments, which are anyone's names of files."""
+def _mistakes_as_problems() -> Iterator[None]:
+    """Turn what typer says of arguments into a problem, so that --json shows it and no name steers the terminal.
+
+    Raises:
+        UsageError: arguments that the command does not know.
+    """
     try:
         yield
     except Exception as error:
-        message = getattr(error, "message", None)
-        if isinstance(message, str):
-            vars(error)["message"] = "\n".join(map(printable, message.split("\n")))
-        raise
+        # Which class this is depends on the version of typer.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "pclauto"
+        what = " ".join(printable(line) for line in str(message()).splitlines()).rstrip(".")
+        raise UsageError(Problem("command.arguments", what, f"`{command}`", f"see `{command} --help`")) from error
 
 
-app = typer.Typer(
-    cls=_Group,
-    name="pclauto",
-    help=_HELP,
-    epilog=_EPILOG,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_VERBS: dict[str, tuple[Any, ...]] = {
-    "Data": (download.download, check.check, repair.repair, plan.plan),
-    "Train": (train.train, predict.predict, evaluate.evaluate),
-    "Annotate": (suggest.suggest, review.review, continue_.continue_),
-    "Study": (benchmark.benchmark, sweep.sweep),
-    "Runs": (status.status, report.report),
-    "Installation": (env.env, demo.demo),
-}
-for _panel, _verbs in _VERBS.items():
-    for _verb in _verbs:
-        app.command(_verb.__name__.rstrip("_"), rich_help_panel=_panel)(_verb)
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(cls=_Group, name="pclauto", pretty_exceptions_enable=False, context_settings=_SETTINGS)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 (typer calls it with the option's value)

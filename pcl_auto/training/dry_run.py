@@ -58,8 +58,10 @@ class TrainingEstimate:
     commands: tuple[str, ...]
 
 
-def estimate_training(request: TrainRequest, run: Run) -> TrainingEstimate:
-    """Estimate what the training ``run`` takes; it is timed where the images are preprocessed and the memory suffices.
+def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) -> TrainingEstimate:
+    """Estimate what the training ``run`` takes.
+
+    If ``timed``, a few steps are made, where the images are preprocessed and the memory suffices.
 
     Raises:
         ResourceError: the budget is too small for it.
@@ -68,7 +70,7 @@ def estimate_training(request: TrainRequest, run: Run) -> TrainingEstimate:
     patches = run.recipe.batch.patches or planned["batch_size"]
     joint = run.joint
     unlabeled = run.recipe.batch.unlabeled(patches) if joint else 0
-    unknown = _why_unknown(run, request)
+    unknown = _why_unknown(run, request) if timed else "--time-steps makes a few steps to tell"
     timing = None if unknown else _timing(run, request)
     schedule, wall_s, costs = run.recipe.schedule, None, None
     if timing is not None:

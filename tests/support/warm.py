@@ -224,6 +224,10 @@ def _import_all() -> None:
     """Import everything that a command imports, then forget what looks at the environment."""
     import pcl_auto.cli.main
     import pcl_auto.nnunet.inference.predictor  # noqa: F401
+    from pcl_auto.cli.verbs import VERBS, load_verb
+
+    for verb in VERBS:
+        load_verb(verb)
 
     for name in [name for name in sys.modules if name.split(".")[0] in FRESH]:
         del sys.modules[name]

@@ -18,20 +18,32 @@ if TYPE_CHECKING:
 
 def benchmark(
     dataset: options.Planned = None,
-    labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labeled cases: 1,2,8.")] = "2",
+    labeled: Annotated[
+        str,
+        typer.Option(
+            "--labeled",
+            "-l",
+            help="Numbers of labeled cases: 1,2,8.",
+            metavar="NUMBERS",
+            rich_help_panel=options.WHAT_TO_COMPARE,
+        ),
+    ] = "2",
     draws: options.Draws = 6,
     every_class: options.EveryClass = True,
     arms: Annotated[
         str,
         typer.Option(
             help="nnunet, nnunet_no_mirroring, nnunet_symmetric (the baselines), all-labels (each baseline again with "
-            "all labels), recipes by name or TOML file; separated by commas."
+            "all labels), recipes by name or TOML file; separated by commas.",
+            metavar="ARMS",
+            rich_help_panel=options.WHAT_TO_COMPARE,
         ),
     ] = "nnunet,nnunet_no_mirroring,nnunet_symmetric,default,all-labels",
     test: options.Test = None,
     test_images: options.TestImages = None,
     test_cases: options.TestCases = 0,
     base_recipe: options.BaseRecipe = "quick",
+    settings: options.StudySettings = None,
     epochs: options.StudyEpochs = None,
     configuration: options.Configuration = None,
     mirroring: Annotated[
@@ -40,6 +52,7 @@ def benchmark(
             "--mirroring/--no-mirroring",
             help="Mirror the test scans along the axes that a model was trained to mirror along, as it would be used. "
             "Without, they take up to an eighth of the time.",
+            rich_help_panel=options.TEST_CASES,
         ),
     ] = True,
     folder: options.Folder = None,
@@ -49,11 +62,13 @@ def benchmark(
     dry_run: options.ListRuns = False,
     json: options.Json = False,
 ) -> None:
-    """Find out whether a recipe beats nnU-Net alone, on the same cases, steps and patches, over draws of labeled cases.
+    """Find out whether a recipe beats nnU-Net alone.
 
     \b
       pclauto benchmark Task05_Prostate --labeled 1,2,8
       pclauto benchmark --labeled 2 --arms nnunet,paper,mine.toml --test labelsTs
+
+    All arms have the same cases, steps and patches, over draws of labeled cases.
 
     \b
     Baselines: nnU-Net as it is, never mirrored, and mirrored as the
@@ -70,9 +85,10 @@ def benchmark(
     from pcl_auto.benchmark.study import BenchmarkRequest
 
     request = BenchmarkRequest(
-        labeled=labeled, draws=draws, every_class=every_class, arms=arms, base_recipe=base_recipe, epochs=epochs,
-        test_labels=test, test_images=test_images, test_cases=test_cases, configuration=configuration,
-        mirroring=mirroring, device=device, workers=workers, folder=folder,
+        labeled=labeled, draws=draws, every_class=every_class, arms=arms, base_recipe=base_recipe,
+        settings=tuple(settings or ()), epochs=epochs, test_labels=test, test_images=test_images,
+        test_cases=test_cases, configuration=configuration, mirroring=mirroring, device=device, workers=workers,
+        folder=folder,
     )  # fmt: skip
     carry_out(dataset, request, workspace_path, _render, dry_run=dry_run, json=json)
 

@@ -31,10 +31,12 @@ def check(
     workspace_path: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Look a data set over before any GPU time: damaged, missing, double and odd scans.
+    """Look a data set over before any GPU time.
 
     \b
       pclauto check Task05_Prostate
+
+    It finds damaged, missing, double and odd scans.
 
     Exit codes: 0 nothing found, 1 warnings alone, 3 what `pclauto plan` refuses or what spoils a score.
     """

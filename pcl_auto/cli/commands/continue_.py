@@ -22,7 +22,10 @@ def continue_(
     corrected: Annotated[
         Path | None,
         typer.Option(
-            help="The review's folder, where it was moved since, or one of masks alone.", file_okay=False, exists=True
+            help="The review's folder, where it was moved since, or one of masks alone.",
+            file_okay=False,
+            exists=True,
+            metavar="FOLDER",
         ),
     ] = None,
     epochs: options.Epochs = None,
@@ -35,11 +38,13 @@ def continue_(
     workspace_path: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Go on training with the masks that were corrected after `pclauto review`.
+    """Go on training with the masks that were corrected.
 
     \b
       pclauto continue
       pclauto continue --corrected review/ --epochs 2
+
+    The masks are those of `pclauto review`.
 
     The corrected cases are labeled from then on. Data set, split, recipe and
     seed are those of the run that they correct, which stays as it was.

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(help="Where the data, the models and the masks go.", file_okay=False)
+        Path, typer.Argument(help="Where the data, the models and the masks go.", file_okay=False, metavar="FOLDER")
     ] = Path("pclauto_demo"),
-    seed: Annotated[int, typer.Option(help="Of the phantom and of the training.", min=0, max=options.MAX_SEED)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the phantom and of the training.", min=0, max=options.MAX_SEED, metavar="N")
+    ] = 0,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Make a small data set and run the whole way: plan, train, predict, evaluate; a check of the installation.
+    """Make a small data set and go the whole way in minutes.
 
     \b
       pclauto demo
       pclauto demo my-demo --seed 1
+
+    It plans, trains, predicts and evaluates, which checks the installation, too.
     """
     from pcl_auto.benchmark.demo import RECIPE, run_demo
 

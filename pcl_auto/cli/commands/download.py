@@ -17,7 +17,8 @@ from pcl_auto.cli.console.terminal import Terminal
 
 def download(
     task: Annotated[
-        str | None, typer.Argument(help="Task05_Prostate, prostate or 5. Without it the ten tasks are listed.")
+        str | None,
+        typer.Argument(help="Task05_Prostate, prostate or 5. Without it the ten tasks are listed.", metavar="TASK"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -26,20 +27,26 @@ def download(
             "--output",
             help="Folder that gets the task's folder. Default: $PCLAUTO_DATA, else here.",
             file_okay=False,
+            metavar="FOLDER",
         ),
     ] = None,
     base_url: Annotated[
         str | None,
-        typer.Option(help="A mirror of the archives; their checksums hold there too. Default: the decathlon's own."),
+        typer.Option(
+            help="A mirror of the archives; their checksums hold there too. Default: the decathlon's own.",
+            metavar="URL",
+        ),
     ] = None,
     list_tasks: Annotated[bool, typer.Option("--list", help="List the ten tasks.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Download a task of the Medical Segmentation Decathlon; a download that broke off goes on.
+    """Download a task of the Medical Segmentation Decathlon.
 
     \b
       pclauto download
       pclauto download Task05_Prostate -o data
+
+    A download that broke off goes on when the command is repeated.
     """
     from pcl_auto.data.download import BASE_URL, LICENSE, download_task, find_archive
 

@@ -15,14 +15,18 @@ MAX_NAMED = 5
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or one file.")],
-    labels: Annotated[Path, typer.Argument(help="Folder of labels with the same names, or one file.")],
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or one file.", metavar="MASKS")],
+    labels: Annotated[
+        Path, typer.Argument(help="Folder of labels with the same names, or one file.", metavar="LABELS")
+    ],
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Score the cases that have both, and list the others.")
     ] = False,
     ignore: Annotated[
         int | None,
-        typer.Option(help="Value of label voxels that are not scored. Default: as the record of the masks says."),
+        typer.Option(
+            help="Value of label voxels that are not scored. Default: as the record of the masks says.", metavar="VALUE"
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

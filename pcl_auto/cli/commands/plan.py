@@ -19,36 +19,58 @@ from pcl_auto.workspace.folders import Workspace
 if TYPE_CHECKING:
     from pcl_auto.planning.make_plan import PlanOutcome
 
+NETWORK, CASES = "Patch and network", "Cases"
+
 
 def plan(
     task: options.Task,
     workspace_path: options.Workspace = None,
-    configuration: Annotated[str, typer.Option(help="2d, 3d_fullres, 3d_lowres or auto.")] = "auto",
-    planner: Annotated[str, typer.Option(help="default, resenc-m or resenc-l.")] = "default",
+    configuration: Annotated[
+        str, typer.Option(help="2d, 3d_fullres, 3d_lowres or auto.", metavar="NAME", rich_help_panel=NETWORK)
+    ] = "auto",
+    planner: Annotated[
+        str, typer.Option(help="default, resenc-m or resenc-l.", metavar="NAME", rich_help_panel=NETWORK)
+    ] = "default",
     gpu_memory_gb: Annotated[
         float | None,
         typer.Option(
             help="GPU memory a training step may take. Default: nnU-Net's, or 4 where there is no GPU.",
             min=1,
             max=options.MAX_GB,
+            metavar="GB",
+            rich_help_panel=NETWORK,
         ),
     ] = None,
     plans: Annotated[
         str | None,
-        typer.Option(help="Take these nnU-Net plans as they are: a file, or the name of plans of this data set."),
+        typer.Option(
+            help="Take these nnU-Net plans as they are: a file, or the name of plans of this data set.",
+            metavar="PLANS",
+            rich_help_panel=NETWORK,
+        ),
     ] = None,
     use_test_images: Annotated[
-        bool, typer.Option("--use-test-images", help="imagesTs joins the unlabeled cases.")
+        bool, typer.Option("--use-test-images", help="imagesTs joins the unlabeled cases.", rich_help_panel=CASES)
     ] = False,
     bias_correction: Annotated[
-        bool, typer.Option("--bias-correction", help="Even out the shading of MR scans first (N4).")
+        bool,
+        typer.Option("--bias-correction", help="Even out the shading of MR scans first (N4).", rich_help_panel=CASES),
     ] = False,
     follow_symlinks: options.FollowSymlinks = False,
     skip_bad_unlabeled: Annotated[
         bool,
-        typer.Option("--skip-bad-unlabeled", help="Leave out unlabeled scans that cannot be used, and list them."),
+        typer.Option(
+            "--skip-bad-unlabeled",
+            help="Leave out unlabeled scans that cannot be used, and list them.",
+            rich_help_panel=CASES,
+        ),
     ] = False,
-    dataset_id: Annotated[int | None, typer.Option(help="nnU-Net's number of the data set.", min=1, max=999)] = None,
+    dataset_id: Annotated[
+        int | None,
+        typer.Option(
+            help="nnU-Net's number of the data set.", min=1, max=999, metavar="N", rich_help_panel=options.WHERE
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Plan again even if the plan is up to date.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, write nothing.")] = False,
     json: options.Json = False,

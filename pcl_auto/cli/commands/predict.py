@@ -22,33 +22,61 @@ if TYPE_CHECKING:
     from pcl_auto.inference.estimate import MaskEstimate
     from pcl_auto.inference.predict import Prediction
 
+MASKS = "Masks"
+
 
 def predict(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="Scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D."),
+        typer.Argument(
+            help="Scans or folders of scans: NIfTI, NRRD, MHA, DICOM series; any names, 3D or 4D.", metavar="SCANS..."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the masks.", file_okay=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the masks.", file_okay=False, metavar="FOLDER", rich_help_panel=MASKS
+        ),
+    ],
     model: options.Model = None,
     supervised_only: options.Baseline = False,
     workspace_path: options.Workspace = None,
     device: options.Device = "auto",
     no_mirroring: Annotated[
-        bool, typer.Option("--no-mirroring", help="Eight times faster in 3D, a little less accurate.")
+        bool,
+        typer.Option("--no-mirroring", help="Eight times faster in 3D, a little less accurate.", rich_help_panel=MASKS),
     ] = False,
     preview: Annotated[
-        bool, typer.Option("--preview", help="A picture per scan: three planes through the largest structure.")
+        bool,
+        typer.Option(
+            "--preview", help="A picture per scan: three planes through the largest structure.", rich_help_panel=MASKS
+        ),
     ] = False,
     keep_format: Annotated[
-        bool, typer.Option("--keep-format", help="Masks of NRRD and MHA scans in that format. Default: all in NIfTI.")
+        bool,
+        typer.Option(
+            "--keep-format",
+            help="Masks of NRRD and MHA scans in that format. Default: all in NIfTI.",
+            rich_help_panel=MASKS,
+        ),
     ] = False,
     dicom_seg: Annotated[
-        bool, typer.Option("--dicom-seg", help="A DICOM SEG too for each DICOM series (needs the extra dicom).")
+        bool,
+        typer.Option(
+            "--dicom-seg", help="A DICOM SEG too for each DICOM series (needs the extra dicom).", rich_help_panel=MASKS
+        ),
     ] = False,
     no_quality: Annotated[
-        bool, typer.Option("--no-quality", help="Do not estimate how far each mask is to be trusted: saves time.")
+        bool,
+        typer.Option(
+            "--no-quality",
+            help="Do not estimate how far each mask is to be trusted: saves time.",
+            rich_help_panel=MASKS,
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that pclauto wrote there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace masks that pclauto wrote there.", rich_help_panel=MASKS)
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the scans and the masks that would be written, write nothing.")
     ] = False,

@@ -32,29 +32,42 @@ class Values(str, Enum):
 
 
 def repair(
-    files: Annotated[list[Path], typer.Argument(help="NIfTI files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the new files.", file_okay=False)],
+    files: Annotated[list[Path], typer.Argument(help="NIfTI files.", metavar="FILES...")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the new files.", file_okay=False, metavar="FOLDER")
+    ],
     geometry: Annotated[
-        Geometry, typer.Option(help="The place that is meant; pixdim: the axes of the sform, the spacing of pixdim.")
+        Geometry,
+        typer.Option(
+            help="The place that is meant: itk, sform, qform, or pixdim (axes of the sform, spacing of pixdim).",
+            metavar="PLACE",
+        ),
     ] = Geometry.itk,
     values: Annotated[
-        Values, typer.Option(help="The values that are meant: by slope and intercept, as stored, or shifted alone.")
+        Values,
+        typer.Option(
+            help="The values that are meant: header (by slope and intercept), stored, or shifted (intercept alone).",
+            metavar="VALUES",
+        ),
     ] = Values.header,
     like: Annotated[
         Path | None,
         typer.Option(
             help="Take the place of this file, which has as many voxels; what lies there is turned to its axes.",
             dir_okay=False,
+            metavar="FILE",
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Write NIfTI files anew that readers take differently: NIfTI-1, one place, one scaling.
+    """Write NIfTI files anew that programs read differently.
 
     \b
       pclauto repair scan.nii.gz -o repaired/
       pclauto repair labelsTr/case_01.nii.gz --values stored -o repaired/
       pclauto repair label.nii.gz --like scan.nii.gz -o repaired/
+
+    The new files are NIfTI-1, with one place and one scaling.
 
     The stored voxels stay, in the order of --like where that is named, and so
     do the files that are read. Look at the result beside its scan in a viewer.

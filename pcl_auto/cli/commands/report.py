@@ -17,16 +17,20 @@ def report(
     supervised_only: options.Baseline = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file. Default: report.html in the run's folder.", dir_okay=False),
+        typer.Option(
+            "--output", "-o", help="The file. Default: report.html in the run's folder.", dir_okay=False, metavar="FILE"
+        ),
     ] = None,
     workspace_path: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Write one HTML file on a run: its baseline beside it, curves, pseudo-labels, scans, command, versions.
+    """Write the report of a run: one HTML file.
 
     \b
       pclauto report
       pclauto report -o prostate.html
+
+    It holds the run beside its baseline, curves, pseudo-labels, scans, command and versions.
 
     `pclauto train` writes it at its end; repeat it here after `pclauto evaluate`, to see the scores in it.
     """

@@ -15,17 +15,22 @@ from pcl_auto.workspace.folders import Workspace
 def review(
     model: options.Model = None,
     number: Annotated[
-        int, typer.Option("--number", "-n", help="So many cases, the worst first.", min=1, max=options.MAX_CASES)
+        int,
+        typer.Option(
+            "--number", "-n", help="So many cases, the worst first.", min=1, max=options.MAX_CASES, metavar="N"
+        ),
     ] = 5,
-    cases: Annotated[str, typer.Option(help="These cases instead: a,b,c.")] = "",
+    cases: Annotated[str, typer.Option(help="These cases instead: a,b,c.", metavar="CASES")] = "",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The folder. Default: review in the run's folder.", file_okay=False),
+        typer.Option(
+            "--output", "-o", help="The folder. Default: review in the run's folder.", file_okay=False, metavar="FOLDER"
+        ),
     ] = None,
     workspace_path: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Export the worst pseudo-labels with their images, to be corrected in ITK-SNAP or 3D Slicer.
+    """Export the worst pseudo-labels, to be corrected in ITK-SNAP or 3D Slicer.
 
     \b
       pclauto review

@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 def status(
     model: Annotated[
         str | None,
-        typer.Argument(help="A model folder, or its name in the workspace. Default: all runs, the latest first."),
+        typer.Argument(
+            help="A model folder, or its name in the workspace. Default: all runs, the latest first.", metavar="MODEL"
+        ),
     ] = None,
     workspace_path: options.Workspace = None,
     json: options.Json = False,
 ) -> None:
-    """Show how far the runs are, from another shell: nothing is asked of them, their files are read.
+    """Show how far the runs are, from another shell.
 
     \b
       pclauto status
       pclauto status --json
+
+    Nothing is asked of the runs; their files are read.
     """
     from pcl_auto.report.status import DamagedRun, Status, all_runs, runs_of
     from pcl_auto.training.find_model import find_model

@@ -17,20 +17,30 @@ from pcl_auto.workspace.folders import Workspace
 
 def suggest(
     model: options.Model = None,
-    number: Annotated[int, typer.Option("--number", "-n", help="So many cases.", min=1, max=options.MAX_CASES)] = 5,
+    number: Annotated[
+        int, typer.Option("--number", "-n", help="So many cases.", min=1, max=options.MAX_CASES, metavar="N")
+    ] = 5,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The folder. Default: suggest in the run's folder.", file_okay=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder. Default: suggest in the run's folder.",
+            file_okay=False,
+            metavar="FOLDER",
+        ),
     ] = None,
     workspace_path: options.Workspace = None,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Choose the unlabeled cases to label next: uncertain ones, unlike the labeled ones and each other.
+    """Choose the unlabeled cases to label next.
 
     \b
       pclauto suggest
       pclauto suggest -n 3 -o next/
+
+    It takes uncertain cases, unlike the labeled ones and unlike each other.
 
     The first time every scan is looked at, as it is, blurred and brighter.
     The folder gets a picture of each case with its pseudo-label, and a table.

@@ -27,11 +27,24 @@ class Baseline(str, Enum):
 
 def sweep(
     dataset: options.Planned = None,
-    labeled: Annotated[str, typer.Option("--labeled", "-l", help="Numbers of labeled cases.")] = "1,2,4,8",
+    labeled: Annotated[
+        str,
+        typer.Option(
+            "--labeled",
+            "-l",
+            help="Numbers of labeled cases.",
+            metavar="NUMBERS",
+            rich_help_panel=options.WHAT_TO_COMPARE,
+        ),
+    ] = "1,2,4,8",
     recipe: options.Recipe = "default",
     baseline: Annotated[
         Baseline,
-        typer.Option(help="nnU-Net alone: as it is, never mirrored, or mirrored as the default recipe."),
+        typer.Option(
+            help="nnunet, nnunet_no_mirroring or nnunet_symmetric: as it is, never mirrored, or mirrored as default.",
+            metavar="ARM",
+            rich_help_panel=options.WHAT_TO_COMPARE,
+        ),
     ] = Baseline.NNUNET,
     draws: options.Draws = 1,
     every_class: options.EveryClass = True,
@@ -39,6 +52,7 @@ def sweep(
     test_images: options.TestImages = None,
     test_cases: options.TestCases = 0,
     base_recipe: options.BaseRecipe = "quick",
+    settings: options.StudySettings = None,
     epochs: options.StudyEpochs = None,
     folder: options.Folder = None,
     workspace_path: options.Workspace = None,
@@ -46,11 +60,13 @@ def sweep(
     dry_run: options.ListRuns = False,
     json: options.Json = False,
 ) -> None:
-    """Find out what more labels bring: Dice over their number, for a recipe and for nnU-Net alone.
+    """Find out what more labels bring.
 
     \b
       pclauto sweep Task05_Prostate --labeled 1,2,4,8
       pclauto sweep --labeled 2,4 --draws 6 --test-cases 4
+
+    It draws Dice over the number of labels, for a recipe and for nnU-Net alone.
 
     \b
     The cases of a smaller number are among those of a larger one.
@@ -61,8 +77,8 @@ def sweep(
 
     request = BenchmarkRequest(
         labeled=labeled, draws=draws, every_class=every_class, arms=f"{baseline.value},{recipe}",
-        base_recipe=base_recipe, epochs=epochs, test_labels=test, test_images=test_images, test_cases=test_cases,
-        device=device, folder=folder,
+        base_recipe=base_recipe, settings=tuple(settings or ()), epochs=epochs, test_labels=test,
+        test_images=test_images, test_cases=test_cases, device=device, folder=folder,
     )  # fmt: skip
     carry_out(dataset, request, workspace_path, _render, more=_curve, dry_run=dry_run, json=json)
 

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from pcl_auto.training.dry_run import TrainingEstimate
     from pcl_auto.training.request import Run, TrainRequest
 
+LEARN_FROM = "What to learn from"
+
 
 def train(
     dataset: Annotated[
-        str | None, typer.Argument(help="A planned data set by name or number. Default: the one planned last.")
+        str | None,
+        typer.Argument(help="A planned data set by name or number. Default: the one planned last.", metavar="DATASET"),
     ] = None,
     labeled: Annotated[
         int | None,
@@ -37,17 +40,49 @@ def train(
             help="Use the labels of so many cases, drawn by --seed. Default: all.",
             min=1,
             max=options.MAX_CASES,
+            metavar="N",
+            rich_help_panel=LEARN_FROM,
         ),
     ] = None,
-    labeled_cases: Annotated[str, typer.Option(help="Use the labels of these cases: a,b,c.")] = "",
+    labeled_cases: Annotated[
+        str, typer.Option(help="Use the labels of these cases: a,b,c.", metavar="CASES", rich_help_panel=LEARN_FROM)
+    ] = "",
     split: Annotated[
         Path | None,
         typer.Option(
-            help='Use this split: JSON with "labeled" and, if wanted, "validation" and "unlabeled".', dir_okay=False
+            help='Use this split: JSON with "labeled" and, if wanted, "validation" and "unlabeled".',
+            dir_okay=False,
+            metavar="FILE",
+            rich_help_panel=LEARN_FROM,
         ),
     ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of the draw and of the training.",
+            min=0,
+            max=options.MAX_SEED,
+            metavar="N",
+            rich_help_panel=LEARN_FROM,
+        ),
+    ] = 0,
+    supervised_only: Annotated[
+        bool,
+        typer.Option(
+            "--supervised-only",
+            help="Train the baseline: nnU-Net on the labeled cases, for as many steps.",
+            rich_help_panel=LEARN_FROM,
+        ),
+    ] = False,
     validation: Annotated[
-        int, typer.Option(help="Hold out so many labeled cases to choose the model with.", min=0, max=options.MAX_CASES)
+        int,
+        typer.Option(
+            help="Hold out so many labeled cases to choose the model with.",
+            min=0,
+            max=options.MAX_CASES,
+            metavar="N",
+            rich_help_panel=LEARN_FROM,
+        ),
     ] = 0,
     folds: Annotated[
         int | None,
@@ -55,23 +90,17 @@ def train(
             help="Cross-validate over the labeled cases; predict with all of these models.",
             min=2,
             max=options.MAX_CASES,
+            metavar="N",
+            rich_help_panel=LEARN_FROM,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw and of the training.", min=0, max=options.MAX_SEED)] = 0,
-    recipe: options.Recipe = "default",
-    epochs: options.Epochs = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Be done in this time, 2h or 1h30m: the recipe is fitted to it, for --supervised-only with it.",
-            metavar="TIME",
-        ),
-    ] = None,
-    configuration: options.Configuration = None,
     pretrained: Annotated[
         Path | None,
         typer.Option(
-            help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.", exists=True
+            help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.",
+            exists=True,
+            metavar="PATH",
+            rich_help_panel=LEARN_FROM,
         ),
     ] = None,
     initial_pseudo_labels: Annotated[
@@ -80,28 +109,49 @@ def train(
             help="Begin with the masks CASE.nii.gz of unlabeled cases in this folder, made by any other tool.",
             exists=True,
             file_okay=False,
+            metavar="FOLDER",
+            rich_help_panel=LEARN_FROM,
         ),
     ] = None,
-    supervised_only: Annotated[
-        bool, typer.Option("--supervised-only", help="The baseline: nnU-Net on the labeled cases, as many steps.")
-    ] = False,
+    recipe: options.Recipe = "default",
+    settings: options.Settings = None,
+    epochs: options.Epochs = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Be done in this time: 2h, 1h30m. The recipe's length is fitted to it.",
+            metavar="TIME",
+            rich_help_panel=options.RECIPE_AND_LENGTH,
+        ),
+    ] = None,
     device: options.Device = "auto",
     gpus: options.Gpus = 1,
     workers: options.Workers = None,
+    workspace_path: options.Workspace = None,
+    configuration: options.Configuration = None,
     deterministic: Annotated[
         bool,
         typer.Option(
             "--deterministic",
             help="Same command, same bytes: on a machine of one kind, with the same versions and threads; slower.",
+            rich_help_panel=options.ADVANCED,
+        ),
+    ] = False,
+    tensorboard: options.Tensorboard = False,
+    prepare_only: Annotated[
+        bool,
+        typer.Option(
+            "--prepare-only",
+            help="Write split, plans and data for stock nnU-Net; train nothing.",
+            rich_help_panel=options.ADVANCED,
         ),
     ] = False,
     restart: options.Restart = False,
-    tensorboard: options.Tensorboard = False,
-    prepare_only: Annotated[
-        bool, typer.Option("--prepare-only", help="Write split, plans and data for stock nnU-Net; train nothing.")
-    ] = False,
     dry_run: options.DryRun = False,
-    workspace_path: options.Workspace = None,
+    time_steps: Annotated[
+        bool,
+        typer.Option("--time-steps", help="With --dry-run: time a few steps on this machine, which takes a minute."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Train on a few labels and all images; repeat the command to resume.
@@ -111,6 +161,7 @@ def train(
       pclauto train --labeled 2 --supervised-only
       pclauto train --labeled 2 --recipe quick --device cpu
       pclauto train --labeled 2 --budget 2h
+      pclauto train --labeled 2 --set contrast.weight=0.2
     """
     from pcl_auto.training.request import TrainRequest
 
@@ -123,6 +174,7 @@ def train(
         validation=validation,
         seed=seed,
         recipe=recipe,
+        settings=tuple(settings or ()),
         epochs=epochs,
         budget=budget,
         configuration=configuration,
@@ -137,7 +189,9 @@ def train(
         restart=restart,
         prepare_only=prepare_only,
     )
-    carry_out(Terminal(), request, Workspace.find(workspace_path), dry_run=dry_run, json=json)
+    carry_out(
+        Terminal(), request, Workspace.find(workspace_path), dry_run=dry_run, time_steps=time_steps, json=json
+    )
 
 
 def start_on(gpus: int, device: str) -> None:
@@ -159,10 +213,13 @@ def carry_out(
     workspace: Workspace,
     *,
     dry_run: bool = False,
+    time_steps: bool = False,
     json: bool,
     warnings: Sequence[Problem] = (),
 ) -> None:
     """Show what is trained, train it and name the model; or for a dry run show what that would take.
+
+    A dry run takes no time but with ``time_steps``.
 
     ``warnings`` have been shown; they join those of the run in its JSON.
     """
@@ -172,7 +229,7 @@ def carry_out(
     runs = resolve_runs(request, workspace)
     run = runs[-1]
     _announce(terminal, run, request, str(choose_device(request.device)))
-    forecast = _estimate(terminal, request, run) if dry_run else None
+    forecast = _estimate(terminal, request, run, timed=time_steps) if dry_run else None
     if forecast is None:
         with resumable(terminal), TrainingProgress(terminal) as progress:
             progress.begin(run.recipe.schedule.epochs, run.recipe.schedule.steps_per_epoch)
@@ -184,12 +241,13 @@ def carry_out(
         terminal.json({**found, **({} if forecast is None else {"forecast": asdict(forecast)})})
 
 
-def _estimate(terminal: Terminal, request: TrainRequest, run: Run) -> TrainingEstimate:
+def _estimate(terminal: Terminal, request: TrainRequest, run: Run, *, timed: bool) -> TrainingEstimate:
     from pcl_auto.cli.console.estimates import training_lines
     from pcl_auto.training.dry_run import estimate_training
 
-    terminal.print_line("timing     a few steps on this machine, if the images are preprocessed …")
-    forecast = estimate_training(request, run)
+    if timed:
+        terminal.print_line("timing     a few steps on this machine, if the images are preprocessed …")
+    forecast = estimate_training(request, run, timed=timed)
     for line in training_lines(forecast, on_gpu=choose_device(request.device).type == "cuda"):
         terminal.print_line(line)
     terminal.print_line("dry run: nothing was written")
@@ -232,6 +290,8 @@ def _announce(terminal: Terminal, run: Run, request: TrainRequest, device: str) 
         terminal.print_line(f"begins with {len(run.initial.files)} masks of unlabeled cases as pseudo-labels")
     terminal.print_line(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
     terminal.print_line(f"recipe     {run.recipe.name}{_length(run, supervised_only=request.supervised_only)}")
+    if request.settings:
+        terminal.print_line(f"changed    {', '.join(request.settings)}")
     terminal.problems(run.warnings, "warning")
     if request.folds is not None:
         terminal.print_line(

@@ -111,6 +111,8 @@ def _announce(terminal: Terminal, study: Study) -> None:
     terminal.print_line(
         f"base       {study.base_recipe.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, every arm"
     )
+    if study.changes:
+        terminal.print_line(f"changed    {', '.join(study.changes)}; in the base and in every recipe")
     for arm in study.arms:
         own = arm.recipe.schedule
         if arm.baseline:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from pcl_auto.cli.console.problems import describe_group, group_problems
 from pcl_auto.errors import Problem
 from pcl_auto.workspace.files import finite, json_text, printable
 from pcl_auto.workspace.processes import started_rank
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 MAX_PROBLEMS_SHOWN = 40
 # Of what there is one of for each class: with hundreds of classes it would fill the screen.
 MAX_OF_CLASSES_SHOWN = 20
+# The first words of a message, and how a terminal that has colors shows them.
+WORDS = {"error": "bold red", "warning": "yellow", "next": "cyan"}
 Outcome = TypeVar("Outcome")
 
 
@@ -102,13 +105,24 @@ class Terminal:
         self._out.write(json_text(finite(value), indent=2, default=str, allow_nan=False) + "\n")
         self._out.flush()
 
+    def print_text(self, text: str) -> None:
+        """Write a whole text to stdout as it is; it has no control characters."""
+        self._out.write(text)
+        self._out.flush()
+
     def print_line(self, text: str) -> None:
         """Print a message as it is but for control characters: file names may hold what rich takes for markup."""
         if self.is_interactive:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self.err.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
+        from rich.text import Text
+
+        line = Text("\n".join(map(printable, text.split("\n"))))
+        for word, style in WORDS.items():
+            if text.startswith(f"{word}: "):
+                line.stylize(style, 0, len(word) + 1)
+        self.err.print(line, soft_wrap=True)
 
     def print_result(self, text: str = "", *, style: str = "") -> None:
         """Print a line of the result on stdout, with no markup but ``style`` and no control characters."""
@@ -161,12 +175,13 @@ class Terminal:
         self.out.print(table)
 
     def problems(self, problems: Iterable[Problem], word: str = "error") -> None:
-        """Print every problem on a line of its own; on a terminal so many that the first ones stay in sight."""
+        """Print problems, those of one kind in one line; where that leaves some out, say how many there are."""
         listed = list(problems)
-        shown = listed[:MAX_PROBLEMS_SHOWN] if self.err.is_terminal else listed
-        for problem in shown:
-            self._print(f"{word}: {printable(str(problem))}")
-        if len(shown) < len(listed):
-            self.print_line(
-                f"{word}: and {len(listed) - len(shown)} more; `2> FILE` behind the command keeps all of them"
-            )
+        groups = group_problems(listed)
+        shown = groups[:MAX_PROBLEMS_SHOWN] if self.err.is_terminal else groups
+        for group in shown:
+            self._print(f"{word}: {printable(describe_group(group))}")
+        if 1 < len(groups) < len(listed):
+            self._print(f"{word}: {len(listed)} in all; --json lists each")
+        elif len(shown) < len(groups):
+            self._print(f"{word}: and {len(groups) - len(shown)} more; --json lists each")

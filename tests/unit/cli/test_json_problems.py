@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pcl_auto.cli import main
+from pcl_auto.cli.verbs import VERBS
 from pcl_auto.errors import LockedError, Problem
 
 
@@ -58,7 +59,7 @@ REFUSED = {
 
 def test_all_verbs_are_here() -> None:
     # `env` tells what there is, whatever that is.
-    assert REFUSED.keys() | {"env"} == {command.name for command in main.app.registered_commands}
+    assert REFUSED.keys() | {"env"} == set(VERBS)
 
 
 @pytest.mark.parametrize(("arguments", "code", "codes"), REFUSED.values(), ids=REFUSED)
@@ -77,6 +78,24 @@ def test_every_verb_shows_its_problems(
     # Without the option stdout is empty, and stderr the same.
     assert end_of(monkeypatch, *arguments) == code
     assert capfd.readouterr() == ("", printed.err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nope",),
+        ("--nope",),
+        ("plan",),
+        ("train", "--labeled", "none"),
+        ("predict", "a.nii.gz"),
+        ("train", "--split", "."),
+    ],
+)
+def test_what_the_parser_refuses_is_a_problem_too(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of(monkeypatch, *arguments, "--json") == 2
+    assert codes_on(capfd.readouterr().out) == ["command.arguments"]
 
 
 @pytest.mark.parametrize(

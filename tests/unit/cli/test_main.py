@@ -18,9 +18,9 @@ from warm import Command
 
 from pcl_auto import __version__, errors
 from pcl_auto.cli import main
+from pcl_auto.cli.verbs import VERBS
 from pcl_auto.errors import PclautoError, Problem
 
-VERBS = tuple(str(command.name) for command in main.app.registered_commands)
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "numpy", "scipy", "nibabel", "matplotlib", "requests", "pooch")
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PclautoError)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pcl_auto.cli.console.problems import MAX_ALONE
 from pcl_auto.cli.console.terminal import MAX_OF_CLASSES_SHOWN, MAX_PROBLEMS_SHOWN, Terminal, some_of
 from pcl_auto.errors import Problem
 from pcl_auto.workspace.files import printable
@@ -55,9 +56,24 @@ def test_every_problem_has_a_line_up_to_a_limit(
     assert lines[0] == "warning: problem 0 in file\\x0a0. Fix: fix it."
     if on_terminal:
         assert len(lines) == MAX_PROBLEMS_SHOWN + 1
-        assert lines[-1] == "warning: and 2 more; `2> FILE` behind the command keeps all of them"
+        assert lines[-1] == "warning: and 2 more; --json lists each"
     else:
         assert len(lines) == MAX_PROBLEMS_SHOWN + 2
+
+
+def test_problems_of_one_kind_share_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    missing = [
+        Problem("data.missing", "image is missing", f"/data/x.json ({n})", "restore it", f"/data/images/{n}.nii.gz")
+        for n in range(269)
+    ]
+    other = [Problem("data.bad", "bad", f"file {n}", "fix it", found=str(n)) for n in range(MAX_ALONE)]
+    Terminal().problems([*missing, *other])
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == (
+        "error: image is missing, 269 times; in /data: x.json (0), x.json (1), x.json (2), x.json (3) and 265 more; "
+        "expected /data/images: 0.nii.gz, 1.nii.gz, 2.nii.gz, 3.nii.gz and 265 more. Fix: restore it."
+    )
+    assert lines[1:] == [*(f"error: {problem}" for problem in other), "error: 272 in all; --json lists each"]
 
 
 def test_json_is_one_document_without_what_json_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:

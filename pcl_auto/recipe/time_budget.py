@@ -67,6 +67,13 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{value}{unit}" for unit, value in parts.items() if value) or "0s"
 
 
+def format_seconds(seconds: float) -> str:
+    """Format a measured time as people write it: ``0.35 s``, ``4.2 s``, ``35 s``, ``1h30m``."""
+    if seconds >= 59.5:
+        return format_duration(seconds)
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
 @dataclass(frozen=True)
 class Costs:
     """Seconds that the parts of a training take on this machine, each of ``folds`` networks by itself.
@@ -244,7 +251,7 @@ def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float) 
             what="the budget is too small for a training on this machine",
             where="--budget",
             expected=f"{format_duration(smallest)} or more",
-            found=f"{format_duration(budget_s)}; a step takes {costs.joint_step_s:.2f} s",
+            found=f"{format_duration(budget_s)}; a step takes {format_seconds(costs.joint_step_s)}",
             fix=f"take --budget {format_duration(smallest)}, or a recipe with fewer patches or a narrower network",
         )
     )

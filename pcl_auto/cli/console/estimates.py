@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pcl_auto.recipe.settings import Schedule
-from pcl_auto.recipe.time_budget import format_duration
+from pcl_auto.recipe.time_budget import format_duration, format_seconds
 
 if TYPE_CHECKING:
     from pcl_auto.planning.plan import PlanEstimate
-    from pcl_auto.recipe.time_budget import Fitted
+    from pcl_auto.recipe.time_budget import Costs, Fitted
     from pcl_auto.training.dry_run import TrainingEstimate
 
 # A training below this share of the recipe's own length gets a warning.
@@ -21,14 +21,12 @@ SHORT = 0.5
 def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     """Return what was timed and chosen and, for a run that begins, when it should be done."""
     costs, schedule, own = fitted.costs, fitted.schedule, Schedule(**fitted.recipe["schedule"])
-    timed = f"timed      {costs.supervised_step_s:.3g} s a step"
-    if schedule.rounds:
-        timed += f", {costs.joint_step_s:.3g} s a joint step, {costs.round_s:.3g} s a round's pseudo-labels"
+    timed = f"timed      {_timed(costs, rounds=schedule.rounds > 0)}"
     length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
     if schedule.rounds:
         length += f", {schedule.supervised_epochs} supervised, then {schedule.rounds} rounds of "
         length += f"{schedule.epochs_per_round}"
-    lines = [f"{timed}, {costs.epoch_s:.2g} s a checkpoint", f"budget     {fitted.budget}: {length}"]
+    lines = [f"{timed}, {format_seconds(costs.epoch_s)} a checkpoint", f"budget     {fitted.budget}: {length}"]
     share = schedule.epochs * schedule.steps_per_epoch / (own.epochs * own.steps_per_epoch)
     lines.append(f"           {share:.3g} times the recipe's own {own.epochs * own.steps_per_epoch} steps")
     if schedule.rounds < own.rounds:
@@ -64,9 +62,7 @@ def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
     if costs is None or forecast.wall_s is None:
         lines.append(f"time       unknown: {forecast.unknown}")
     else:
-        timed = f"{costs.supervised_step_s:.2g} s a step"
-        if forecast.unlabeled_patches and schedule.rounds:
-            timed += f", {costs.joint_step_s:.2g} s a joint step, {costs.round_s:.2g} s a round's pseudo-labels"
+        timed = _timed(costs, rounds=forecast.unlabeled_patches > 0 and schedule.rounds > 0)
         lines.append(f"time       {format_duration(forecast.wall_s)} ({timed}; timed here, at a glance)")
     return [*lines, *_commands(forecast.commands)]
 
@@ -75,6 +71,15 @@ def plan_lines(forecast: PlanEstimate) -> list[str]:
     """Return what a plan's preprocessing would take, and the command that does it in stock nnU-Net."""
     room = f"disk       {_mb(forecast.store_mb)} at most for the preprocessed images; time unknown before they are read"
     return [room, *_commands(forecast.commands)]
+
+
+def _timed(costs: Costs, *, rounds: bool) -> str:
+    """Return what the parts of a training take each."""
+    text = f"{format_seconds(costs.supervised_step_s)} a step"
+    if rounds:
+        text += f", {format_seconds(costs.joint_step_s)} a joint step"
+        text += f", {format_seconds(costs.round_s)} a round's pseudo-labels"
+    return text
 
 
 def _mb(value: float | None) -> str:

@@ -41,7 +41,9 @@ def describe_group(group: Sequence[Problem]) -> str:
 
 def _named(values: Sequence[str]) -> str:
     """Return the first of some values; of paths the folder once."""
-    folder = os.path.commonprefix(values).rpartition("/")[0] if len(values) > 1 else ""
+    # Of texts that are no paths alone: "dataset.json (training[3])".
+    shared = os.path.commonprefix(values)  # noqa: RUF071
+    folder = shared.rpartition("/")[0] if len(values) > 1 else ""
     if not folder:
         return format_names(values, MAX_NAMED)
     return f"{folder}: {format_names([value[len(folder) + 1 :] for value in values], MAX_NAMED)}"

@@ -8,8 +8,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.cli.console.estimates import fitted_lines
+from pcl_auto.cli.console.heartbeat import Heartbeat
 from pcl_auto.cli.console.terminal import Terminal, some_of
-from pcl_auto.recipe.time_budget import format_duration
+from pcl_auto.recipe.time_budget import format_duration, format_seconds
 from pcl_auto.workspace.events import Listener
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]
     started: dict[str, float] = {}
     tasks: dict[str, Any] = {}
     bar = _bar(terminal)
+    heartbeat = Heartbeat(terminal, "at work")
 
     def listen(event: str, values: dict[str, Any]) -> None:
         if event not in names:
@@ -54,14 +56,15 @@ def counting(terminal: Terminal, names: Mapping[str, str]) -> Iterator[Listener]
             started[event] = monotonic()
             tasks[event] = bar.add_task(names[event], total=values["total"], note="")
         bar.update(tasks[event], completed=values["done"])
+        heartbeat.doing = f"{names[event]}: {values['done']} of {values['total']}"
         if values["done"] == values["total"]:
             bar.remove_task(tasks[event])
             seconds = monotonic() - started[event]
             if seconds > 1 or not terminal.err.is_terminal:
-                terminal.print_line(f"{names[event]}: {values['total']} done in {seconds:.0f} s")
+                terminal.print_line(f"{names[event]}: {values['total']} done in {format_seconds(seconds)}")
 
     # Elsewhere than on a terminal a bar without anything to count would still leave an empty line.
-    with bar if terminal.err.is_terminal else nullcontext():
+    with heartbeat, bar if terminal.err.is_terminal else nullcontext():
         yield listen
 
 
@@ -72,8 +75,11 @@ class TrainingProgress:
         self.live = terminal.err.is_terminal and terminal.is_interactive
         self._print = terminal.print_line
         self._bar = _bar(terminal)
+        self._heartbeat = Heartbeat(terminal, "preparing")
         self._task: Any = None
-        self._steps_per_epoch = 0
+        self._epochs = self._steps_per_epoch = 0
+        # What the last epoch came to, beside the bar of the next one.
+        self._last_epoch = ""
         self._stage = ""
         # True once it was printed how long the training will take.
         self._forecast_shown = False
@@ -81,6 +87,7 @@ class TrainingProgress:
 
     def __enter__(self) -> TrainingProgress:
         """Start drawing, on a terminal."""
+        self._heartbeat.__enter__()
         if self.live:
             self._bar.start()
         return self
@@ -89,11 +96,12 @@ class TrainingProgress:
         """Leave the terminal as it was."""
         if self.live:
             self._bar.stop()
+        self._heartbeat.__exit__()
 
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
         """Prepare for a training of so many epochs."""
-        self._steps_per_epoch = steps_per_epoch
-        self._task = self._bar.add_task("training", total=epochs * steps_per_epoch, note="")
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._task = self._bar.add_task("preparing", total=epochs * steps_per_epoch, note="")
 
     def __call__(self, event: str, values: dict[str, Any]) -> None:
         """Take an event of the trainer."""
@@ -105,28 +113,40 @@ class TrainingProgress:
         if self.live:
             self._bar.update(self._task, **values)
 
+    def _count(self, what: str, things: str, done: int, total: int) -> None:
+        """Show what is counted before the next step; what is done leaves no count behind."""
+        if done == total:
+            self._show(f"{what} done", "")
+        else:
+            self._show(what, f"{things} {done}/{total}")
+
+    def _show(self, what: str, note: str) -> None:
+        self._update(description=what, note=note)
+        self._heartbeat.doing = f"{what}: {note}" if note else what
+
     def _print_once(self, line: str, done: int) -> None:
         """Print a line for the first of what is counted, where no bar shows it."""
         if done == 1 and not self.live:
             self._print(line)
 
     def _on_preprocess(self, done: int, total: int) -> None:
-        self._update(description="preprocessing", note=f"images {done}/{total}")
+        self._count("preprocessing", "images", done, total)
         self._print_once(f"preprocessing {total} images", done)
 
     def _on_confidence(self, done: int, total: int) -> None:
-        self._update(description="confidences", note=f"unlabeled cases {done}/{total}")
+        self._count("confidences", "unlabeled cases", done, total)
         self._print_once(f"confidences of {total} unlabeled cases, to compare new scans with", done)
 
     def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
-        self._update(description=f"round {round}", note=f"pseudo-labels {done}/{total}")
+        self._count(f"round {round}", "pseudo-labels", done, total)
 
     def _on_volumes_matched(self, round: int, logit_shifts: dict[str, float]) -> None:  # noqa: A002
-        shifts = ", ".join(f"{name} {shift:+.1f}" for name, shift in logit_shifts.items())
-        self._print(f"round {round}: logits shifted to match volumes of labeled cases: {shifts or 'none'}")
+        shifts = ", ".join(f"{name} {shift:+.1f}" for name, shift in logit_shifts.items() if shift)
+        if shifts:
+            self._print(f"round {round}: logits shifted to match volumes of labeled cases: {shifts}")
 
     def _on_initial_pseudo_label(self, done: int, total: int) -> None:
-        self._update(description="first pseudo-labels", note=f"cases {done}/{total}")
+        self._count("first pseudo-labels", "cases", done, total)
         self._print_once(f"making {total} pseudo-labels to begin with", done)
 
     def _on_contrast_off(self, touching: float, least: float) -> None:
@@ -142,7 +162,7 @@ class TrainingProgress:
         )
 
     def _on_warped_case(self, done: int, total: int) -> None:
-        self._update(description="warped cases", note=f"cases {done}/{total}")
+        self._count("warped cases", "cases", done, total)
         self._print_once(f"moving labeled cases into the shape of unlabeled ones, {total} times", done)
 
     def _on_registration_off(self, labeled: int) -> None:
@@ -150,6 +170,8 @@ class TrainingProgress:
 
     def _on_step(self, epoch: int, step: int) -> None:
         self._update(completed=epoch * self._steps_per_epoch + step)
+        self._show(f"epoch {epoch + 1}/{self._epochs}", self._last_epoch)
+        self._heartbeat.doing = f"epoch {epoch + 1}/{self._epochs}: step {step} of {self._steps_per_epoch}"
 
     def _on_timing(self) -> None:
         self._print("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
@@ -161,7 +183,7 @@ class TrainingProgress:
 
     def _on_budget(self, fitted: Fitted, *, fresh: bool, joint: bool) -> None:
         schedule = fitted.schedule
-        self._steps_per_epoch = schedule.steps_per_epoch
+        self._epochs, self._steps_per_epoch = schedule.epochs, schedule.steps_per_epoch
         self._forecast_shown = fresh
         self._update(total=schedule.epochs * schedule.steps_per_epoch)
         for line in fitted_lines(fitted, fresh=fresh, joint=joint):
@@ -177,12 +199,15 @@ class TrainingProgress:
 
     def _on_epoch(self, epoch: int, epochs: int, stage: str, losses: dict[str, float], **rest: Any) -> None:
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        self._update(description=stage, note=f"epoch {epoch}/{epochs}  {text}")
+        self._last_epoch = f"{stage}  {text}"
+        self._show(f"epoch {epoch}/{epochs}", self._last_epoch)
         if not self.live or stage != self._stage:
             self._stage = stage
             dice = some_of((f"{value:.2f}" for value in rest["patch_dice"]), " ")
             dice += f" ({rest['patch_dice_of']})"
-            self._print(f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice}  {rest['seconds']:.1f} s")
+            self._print(
+                f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice}  {format_seconds(rest['seconds'])}"
+            )
         if not self._forecast_shown and epoch < epochs:
             self._forecast_shown = True
             left = format_duration(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
@@ -202,7 +227,7 @@ class TrainingProgress:
         if round == 0 and not rest["used"]:
             self._print("the first pseudo-labels are left out, labels alone teach (see round_0/ledger.csv)")
             return
-        text = f"round {round}: {rest['used']} pseudo-labels used, {cases - rest['used']} dropped"
+        text = f"round {round}: {rest['used']} of {cases} pseudo-labels pass"
         if rest["dice_to_last_round"] is not None:
             text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
         if rest["outside_labeled_range"]:

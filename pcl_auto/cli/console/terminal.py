@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pcl_auto.cli.console.problems import describe_group, group_problems
@@ -85,6 +86,7 @@ class Terminal:
         if started_rank() > 0:  # one of several processes speaks; each says what is wrong with it
             self._out = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
         self.is_interactive = started_rank() == 0
+        self._printed_at = monotonic()
 
     @cached_property
     def out(self) -> Console:
@@ -115,9 +117,15 @@ class Terminal:
         if self.is_interactive:
             self._print(text)
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last message."""
+        return monotonic() - self._printed_at
+
     def _print(self, text: str) -> None:
         from rich.text import Text
 
+        self._printed_at = monotonic()
         line = Text("\n".join(map(printable, text.split("\n"))))
         for word, style in WORDS.items():
             if text.startswith(f"{word}: "):

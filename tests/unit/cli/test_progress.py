@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from pcl_auto.cli.console.progress import TrainingProgress
+from pcl_auto.cli.console import heartbeat
+from pcl_auto.cli.console.progress import TrainingProgress, counting
 from pcl_auto.cli.console.terminal import Terminal
 
 LABELS: dict[str, Any] = {
@@ -27,9 +29,9 @@ def printed(capfd: pytest.CaptureFixture[str], event: str, **values: Any) -> lis
 
 def test_a_round_says_in_a_line_what_its_pseudo_labels_are(capfd: pytest.CaptureFixture[str]) -> None:
     (line,) = printed(capfd, "pseudo_labels", **LABELS)
-    assert line.startswith("round 2: 8 pseudo-labels used, 2 dropped, Dice 0.917 to the last round's; 3 with volumes")
+    assert line.startswith("round 2: 8 of 10 pseudo-labels pass, Dice 0.917 to the last round's; 3 with volumes")
     first = {**LABELS, "round": 1, "used": 10, "dice_to_last_round": None, "outside_labeled_range": 0}
-    assert printed(capfd, "pseudo_labels", **first) == ["round 1: 10 pseudo-labels used, 0 dropped"]
+    assert printed(capfd, "pseudo_labels", **first) == ["round 1: 10 of 10 pseudo-labels pass"]
 
 
 def test_what_is_wrong_with_pseudo_labels_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
@@ -92,3 +94,55 @@ def test_what_takes_long_beside_the_steps_is_said_once(event: str, capfd: pytest
         progress(event, {"done": done, "total": 3})
     (line,) = capfd.readouterr().err.splitlines()
     assert " 3 " in line
+
+
+def lines_while(capfd: pytest.CaptureFixture[str], least: int) -> list[str]:
+    """Wait until so many lines were printed."""
+    lines: list[str] = []
+    end = time.monotonic() + 20
+    while len(lines) < least and time.monotonic() < end:
+        lines += capfd.readouterr().err.splitlines()
+        time.sleep(0.02)
+    return lines
+
+
+def test_without_a_terminal_silent_work_says_what_it_is_at(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.1)
+    with TrainingProgress(Terminal()) as progress:
+        progress.begin(6, 250)
+        assert lines_while(capfd, 2)[0].startswith("… preparing, for ")
+        progress("pseudo_label", {"round": 1, "done": 7, "total": 200})
+        assert any(line.startswith("… round 1: pseudo-labels 7/200") for line in lines_while(capfd, 3))
+        progress("step", {"epoch": 2, "step": 30})
+        assert any(line.startswith("… epoch 3/6: step 30 of 250") for line in lines_while(capfd, 3))
+    with counting(Terminal(), {"features": "looking at scans"}) as listener:
+        listener("features", {"done": 3, "total": 9})
+        assert any(line.startswith("… looking at scans: 3 of 9") for line in lines_while(capfd, 2))
+    time.sleep(0.3)
+    capfd.readouterr()
+    time.sleep(0.3)
+    assert capfd.readouterr().err == ""  # the work is done
+
+
+def test_the_bar_tells_the_epoch_from_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    progress = TrainingProgress(Terminal())
+    progress.live = True
+    progress.begin(6, 250)
+
+    def shown() -> tuple[str, str]:
+        (task,) = progress._bar.tasks
+        return task.description, task.fields["note"]
+
+    assert shown() == ("preparing", "")
+    progress("preprocess", {"done": 13, "total": 14})
+    assert shown() == ("preprocessing", "images 13/14")
+    progress("preprocess", {"done": 14, "total": 14})
+    assert shown() == ("preprocessing done", "")
+    progress("step", {"epoch": 0, "step": 1})
+    assert shown() == ("epoch 1/6", "")
+    progress("pseudo_label", {"round": 1, "done": 12, "total": 12})
+    progress("step", {"epoch": 2, "step": 1})
+    assert shown()[0] == "epoch 3/6"

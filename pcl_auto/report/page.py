@@ -21,6 +21,7 @@ from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, color
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
 from pcl_auto.report.tables import default_recipe, heading, recipe_lines
 from pcl_auto.report.validation import mean_over_folds, read_fold_scores
+from pcl_auto.report.verdict import judge
 from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import (
     JUDGMENTS,
@@ -146,6 +147,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         plan_file=data.plan_file,
         configuration=run.configuration,
         comparison=comparison,
+        verdict=judge(run, comparison),
         figures=run_curves(run, baseline),
         shown_round=shown_round,
         pseudo=pseudo,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ def write_run(
     recipe_values: dict[str, Any] = RECIPE,
     cases: tuple[str, ...] = ("c", "d", "e"),
     classes: tuple[str, ...] = ("core", "shell"),
+    happened: Sequence[dict[str, Any]] = (),
     **identity: Any,
 ) -> Path:
-    """Write a finished run of 3 epochs and 2 rounds; return its model folder."""
+    """Write a finished run of 3 epochs and 2 rounds, with the events ``happened`` besides; return its model folder."""
     model = results / "Dataset001_X" / f"{trainer}__nnUNetPlans_tiny__3d_fullres"
     folder = model / "fold_all"
     split = {"name": "L2_s0", "seed": 0, "labeled": ["a", "b"], "validation": [], "unlabeled": cases, "hidden": cases}
@@ -56,13 +58,14 @@ def write_run(
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text(json.dumps(dataset))
     epoch = {"event": "epoch", "seconds": 2.0, "patch_dice": [0.5, None], "patch_dice_of": "labeled cases"}
-    drawn = {"event": "pseudo_labels", "cases": 3, "used": 2, "outside_labeled_range": 0, "vanished": []}
+    drawn = {"event": "pseudo_labels", "cases": len(cases), "outside_labeled_range": 0, "vanished": []}
     events: list[dict[str, Any]] = [
         {**epoch, "epoch": 1, "losses": {"loss": 1.0}},
-        {**drawn, "round": 1, "dice_to_last_round": None},
+        {**drawn, "round": 1, "used": len(cases), "dice_to_last_round": None},
         {**epoch, "epoch": 2, "losses": {"loss": 0.5, "contrast": 2.0}},
-        {**drawn, "round": 2, "dice_to_last_round": 0.8772},
+        {**drawn, "round": 2, "used": len(cases) - 1, "dice_to_last_round": 0.8772},
         {**epoch, "epoch": 3, "losses": {"loss": 0.25, "contrast": 1.5}},
+        *happened,
         {"event": "trained", "epochs": 3, "seconds": 4.5, "memory_mb": 321},
     ]
     lines = [json.dumps({"time": "2026-01-01T00:00:00+00:00", **event}) for event in events]

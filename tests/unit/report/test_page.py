@@ -101,7 +101,7 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     for folder, dice in ((model, 0.6), (baseline, 0.5)):
         write_scores(folder, {f"t{index}": dice + index / 1000 for index in range(12)})
     text = write_report(model, workspace).read_text(encoding="utf-8")
-    for said in ("0.432", "0.877", "4.5 s", "321 MB", "nnU-Net alone on the same labels", "train --labeled 2"):
+    for said in ("0.432", "0.877", "4.5 s", "321 MB", "of nnU-Net alone (12 cases)", "train --labeled 2"):
         assert said in text, said
     assert "Nature Methods" in text
     assert "Chaitanya" in text
@@ -232,7 +232,7 @@ def test_a_round_on_labels_alone_used_no_pseudo_label(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "test")
     model = write_run(workspace.results)
     used = '<td class="n">1</td><td class="n">3</td><td class="n">{}</td>'
-    assert used.format(2) in write_report(model, workspace).read_text(encoding="utf-8")
+    assert used.format(3) in write_report(model, workspace).read_text(encoding="utf-8")
     events = model / "fold_all" / "events.jsonl"
     whole = events.read_text(encoding="utf-8").rpartition("\n")[0]
     event = {"time": "t", "event": "degenerate", "round": 1, "reasons": ["rim is 20 ml"]}

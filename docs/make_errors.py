@@ -33,6 +33,7 @@ AREAS = {
     "dicom": "Series of DICOM files.",
     "disk": "Room on the disk, and the right to use it.",
     "header": "Headers of MetaImage and NRRD files, and the voxels that they promise.",
+    "init": "Folders of images and masks that `pclauto init` makes a data set of.",
     "label": "Label maps.",
     "lock": "Other processes.",
     "mask": "Masks of unlabeled cases to begin a training with.",

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture
 def user(tmp_path: Path) -> Shell:
-    """Make a folder with README's data sets and scan, phantoms all."""
+    """Make a folder with the data sets and scans of the pages, phantoms all."""
     (tmp_path / "readme").mkdir()
     shell = Shell(tmp_path / "readme")
     for name in ("Task05_Prostate", "Task04_Hippocampus"):
@@ -45,13 +45,31 @@ def user(tmp_path: Path) -> Shell:
     shutil.copytree(shell.folder / "study", shell.folder / "study_from_the_scanner")
     for name in ("Task05_Prostate", "Task04_Hippocampus"):
         shutil.copytree(shell.folder / name, shell.folder / "data" / name)
+    make_plain_folders(shell.folder)
     shutil.copytree(shell.folder / "Task05_Prostate" / "labelsTs", shell.folder / "labelsTs")
+    shutil.copytree(shell.folder / "Task05_Prostate" / "labelsTr", shell.folder / "their_masks")
     (shell.folder / "labelsTr").mkdir()
     for name in ("scan.nii.gz", "label.nii.gz", "labelsTr/case_01.nii.gz"):
         shutil.copyfile(next((shell.folder / "labelsTs").iterdir()), shell.folder / name)
     (shell.folder / "mine.toml").write_text((ROOT / "plans" / "quick.toml").read_text())
     (shell.folder / "tiny.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
     return shell
+
+
+def make_plain_folders(folder: Path) -> None:
+    """Make the folders of somebody who has no data set yet: scans, and masks of two of them; new scans, and masks."""
+    task = folder / "Task05_Prostate"
+    for images, masks, source in (("images", "masks", "Tr"), ("new", "new_masks", "Ts")):
+        for name in (images, masks):
+            (folder / name).mkdir()
+        for label in sorted((task / f"labels{source}").iterdir())[:2]:
+            volume = nibabel.load(label)
+            one_class = (np.asanyarray(volume.dataobj) > 0).astype(np.uint8)
+            nibabel.save(nibabel.Nifti1Image(one_class, volume.affine), folder / masks / label.name)
+        for image in sorted((task / f"images{source}").iterdir()):
+            volume = nibabel.load(image)
+            first_channel = np.asanyarray(volume.dataobj)[..., 0]
+            nibabel.save(nibabel.Nifti1Image(first_channel, volume.affine), folder / images / image.name)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +170,7 @@ def train(
     folds: int | None = None,
     seed: int = 0,
     recipe: PathLike | Recipe = "default",
+    settings: Mapping[str, object] | None = None,
     epochs: int | None = None,
     budget: str | None = None,
     configuration: str | None = None,
@@ -196,6 +197,7 @@ def train(
         folds: cross-validate over the labeled cases, with so many models.
         seed: of the draw and of the training.
         recipe: ``default``, ``paper``, ``quick``, a TOML file, or a recipe.
+        settings: what is changed in the recipe, ``{"contrast.weight": 0.2}``; the option ``--set``.
         epochs: train so many epochs; the recipe's parts keep their shares.
         budget: be done in this time, ``2h`` or ``1h30m``: the recipe's schedule is fitted to it.
         configuration: a planned configuration. Default: the plan's.
@@ -225,6 +227,7 @@ def train(
     for name, (value, least) in {**minimum, "epochs": (epochs, 1), "workers": (workers, 0)}.items():
         _refuse_outside(name, value, least)
     with _quiet(listener) as hear:
+        from pcl_auto.recipe.changes import as_changes
         from pcl_auto.recipe.settings import Recipe
         from pcl_auto.training.request import TrainRequest
         from pcl_auto.training.train import train as train_run
@@ -239,6 +242,7 @@ def train(
             validation=validation,
             seed=seed,
             recipe=recipe if isinstance(recipe, Recipe) else str(recipe),
+            settings=as_changes(settings or {}),
             epochs=epochs,
             budget=budget,
             configuration=configuration,

@@ -77,6 +77,8 @@ class BenchmarkRequest:
     every_class: bool = True
     arms: str = DEFAULT_ARMS
     base_recipe: str = "quick"
+    # What is changed in it and in the recipes of all arms, each as "table.key=value".
+    settings: tuple[str, ...] = ()
     epochs: int | None = None
     test_labels: Path | None = None
     test_images: Path | None = None
@@ -120,6 +122,7 @@ class Study:
     mirroring: bool
     device: str
     workers: int | None
+    changes: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[BenchmarkRun]:
@@ -329,11 +332,11 @@ def _settle(request: BenchmarkRequest) -> tuple[Recipe | None, list[Arm], list[i
     names = [name.strip() for name in request.arms.split(",") if name.strip()]
     base = None
     try:
-        base = load_base_recipe(request.base_recipe, request.epochs)
+        base = load_base_recipe(request.base_recipe, request.epochs, request.settings)
     except UsageError as error:
         problems += error.problems
     # The names of the arms are checked even where the base recipe is wrong.
-    arms, wrong = make_arms(names, base or Recipe("any"))
+    arms, wrong = make_arms(names, base or Recipe("any"), request.settings if base else ())
     problems += wrong
     if request.test_cases and (request.test_labels or request.test_images):
         where = "--test-cases and --test or --test-images"
@@ -382,6 +385,7 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         mirroring=request.mirroring,
         device=request.device,
         workers=request.workers,
+        changes=request.settings,
     )
 
 

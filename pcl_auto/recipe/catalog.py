@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
@@ -45,11 +45,14 @@ class Setting:
         """Return the setting and its value in ``recipe`` for ``--json``."""
         value = self.value_in(recipe)
         return {
-            **asdict(self),
             "name": self.name,
-            "kind": self.kind.__name__,
             "value": value,
-            "differs": value != self.default,
+            "default": self.default,
+            "changed": value != self.default,
+            "type": self.kind.__name__,
+            "range": self.limits,
+            "choices": list(self.choices) or None,
+            "help": self.help,
         }
 
 

@@ -22,7 +22,7 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 OPTION = "--set"
-# A longer one would break the table of `pclauto status`.
+# Longer names of folders are hard to read.
 MAX_NAME = 40
 _KEY = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)

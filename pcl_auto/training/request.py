@@ -27,7 +27,7 @@ from pcl_auto.errors import DataError, Problem, StateError, UsageError, format_n
 from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.inputs import check_inputs, known_checks
 from pcl_auto.planning.plan import Plan, read_plan
-from pcl_auto.recipe.load import load_recipe
+from pcl_auto.recipe.changes import load_changed
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
 from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks, warn_of_other_masks
@@ -63,6 +63,8 @@ class TrainRequest:
     seed: int = 0
     # A name, the path of a TOML file, or the recipe itself.
     recipe: str | Recipe = "default"
+    # What is changed in it, each as "table.key=value".
+    settings: tuple[str, ...] = ()
     epochs: int | None = None
     # Wall-clock time for the whole command: the schedule is fitted to it.
     budget: str | None = None
@@ -210,7 +212,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     plan = replace(plan, corrected={case: data.correction_file(case, mask) for case, mask in split.corrected.items()})
     labels = check_inputs(plan, split, data)
     warnings = _judge_labels(split, labels, plan, request.folds)
-    recipe = request.recipe if isinstance(request.recipe, Recipe) else load_recipe(request.recipe)
+    recipe = load_changed(request.recipe, request.settings)
     budget_s = _budget_s(request)
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))

@@ -83,6 +83,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["train", "--recipe", HOSTILE],
         ["train", f"--{HOSTILE}"],
         ["train", "--seed", HOSTILE],
+        ["train", "--set", HOSTILE],
     ],
     "predict": [
         ["predict", f"{HOSTILE}.nii.gz", "-o", "out"],
@@ -98,6 +99,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "sweep": [["sweep", HOSTILE, "--labeled", HOSTILE]],
     "status": [["status"], ["status", "nnUNetTrainerPCL__nnUNetPlans_tiny__3d_fullres"], ["status", HOSTILE]],
     "report": [["report"], ["report", "--model", "nnUNetTrainerPCL__nnUNetPlans_tiny__3d_fullres"]],
+    "recipes": [["recipes", HOSTILE], ["recipes", f"{HOSTILE}.toml"], ["recipes", "--set", f"a.b={HOSTILE}"]],
     "env": [["env"], ["env", "--export"]],
     "demo": [["demo", "--seed", HOSTILE]],
 }

@@ -48,7 +48,7 @@ def options_of(verb: str) -> set[str]:
     ("verb", "of_the_command_alone", "own"),
     [
         ("plan", set(), set()),
-        ("train", {"dry_run", "gpus"}, set()),
+        ("train", {"dry_run", "gpus", "set"}, {"settings"}),
         (
             "predict",
             {"dry_run", "no_mirroring", "no_quality"},

@@ -188,3 +188,42 @@ def test_what_is_no_number_of_labels(text: str, wrong: int) -> None:
     problems = parse_labeled(text)[1]
     assert codes(problems) == ["benchmark.labeled-not-a-number"] * wrong
     assert all(problem.where == "--labeled" for problem in problems)
+
+
+def test_settings_are_those_of_the_base_and_of_every_recipe() -> None:
+    changes = (
+        "schedule.rounds=3",
+        "optimizer.learning_rate=0.05",
+        "contrast.temperature=0.5",
+        "optimizer.flat_share=0.2",
+    )
+    base = load_base_recipe("quick", None, changes)
+    assert (base.schedule.epochs, base.optimizer.learning_rate) == (6, 0.05)
+    arms, problems = make_arms(["nnunet", "default", "paper", "copy_paste_teacher"], base, changes)
+    assert problems == []
+    assert {arm.recipe.schedule.epochs for arm in arms} == {6}
+    assert {arm.recipe.optimizer for arm in arms if not arm.baseline} == {base.optimizer}
+    assert {arm.recipe.contrast.temperature for arm in arms} == {0.5, Recipe("").contrast.temperature}
+    assert [arm.recipe.contrast.temperature == 0.5 for arm in arms] == [False, True, True, True]
+    assert [arm.recipe.schedule.rounds for arm in arms][1:] == [3, 3, 3]
+
+
+def test_numbers_of_epochs_are_on_the_scale_of_the_base() -> None:
+    changes = ("schedule.supervised_epochs=5",)
+    base = load_base_recipe("quick", None, changes)
+    (default,), _ = make_arms(["default"], base, changes)
+    assert default.recipe.schedule == replace(BASE.schedule, supervised_epochs=5)
+
+
+def test_settings_that_change_nothing_leave_every_arm_as_it_is() -> None:
+    names = ["nnunet", "default", "paper", "mixup", "noisy_student"]
+    assert make_arms(names, BASE, ("network.width=0.5",)) != make_arms(names, load_recipe("default"))
+    for name in names:
+        changes = (f"mixing.box_fraction={load_recipe('default').mixing.box_fraction}",)
+        assert make_arms([name], load_base_recipe("quick", None, changes), changes) == make_arms([name], BASE)
+
+
+def test_a_setting_that_does_not_go_with_an_arm_is_refused() -> None:
+    changes = ("mixing.copy_paste=true",)
+    _, problems = make_arms(["fixmatch", "default"], load_base_recipe("quick", None, changes), changes)
+    assert codes(problems) == ["recipe.not-together"]

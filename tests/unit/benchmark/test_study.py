@@ -367,3 +367,24 @@ def test_results_of_something_else_are_not_written_over(tmp_path: Path, name: st
     for other in RESULTS:
         (tmp_path / other).write_text('{"runs_done": 1, "runs_wanted": 2}')
     _refuse_others(tmp_path)
+
+
+def test_settings_without_a_file_are_part_of_every_run(workspace: Workspace) -> None:
+    study, changed = (resolved(workspace, replace(REQUEST, settings=given)) for given in ((), ("batch.patches=6",)))
+    before, after = ({run.name: study.settings(run) for run in study.runs} for study in (study, changed))
+    assert before.keys() == after.keys()
+    assert all(
+        after[name]["recipe"]["batch"]["patches"] == 6 != before[name]["recipe"]["batch"]["patches"] for name in after
+    )
+    run(study, workspace, Work())
+    with pytest.raises(StateError) as caught:
+        changed.recorded()
+    assert {problem.code for problem in caught.value.problems} == {"run.settings-changed"}
+
+
+def test_wrong_settings_are_told_once_with_all_else(workspace: Workspace) -> None:
+    request = replace(REQUEST, settings=("contrast.temprature=1", "a"), labeled="x", arms="paper,nope")
+    told = [problem.code for problem in request_problems(request)]
+    assert sorted(told) == [
+        "benchmark.labeled-not-a-number", "benchmark.unknown-arm", "recipe.not-set-syntax", "recipe.unknown-key",
+    ]  # fmt: skip

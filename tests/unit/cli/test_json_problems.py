@@ -53,6 +53,7 @@ REFUSED = {
     "review": (("review", "--model", "none"), 4, ["model.unknown"]),
     "benchmark": (("benchmark", "nowhere", "-l", "x"), 2, ["data.unknown-task", "benchmark.labeled-not-a-number"]),
     "sweep": (("sweep",), 4, ["plan.missing"]),
+    "recipes": (("recipes", "none", "--set", "contrast"), 2, ["recipe.unknown", "recipe.not-set-syntax"]),
     "demo": (("demo", "taken"), 2, ["data.place-taken"]),
 }
 

@@ -236,6 +236,16 @@ def test_the_baseline_of_a_run_that_goes_on_has_the_steps_of_both(tmp_path: Path
     assert find_baseline(run) == baseline
 
 
+@pytest.mark.parametrize("given", [["--set", "batch.patches=6"], ["--set=batch.patches=6"]])
+def test_the_baseline_has_the_settings_that_the_first_run_was_given(tmp_path: Path, given: list[str]) -> None:
+    model, _ = continued(tmp_path)
+    file = model.parent / "origin" / "fold_all" / "run.json"
+    command = ["pclauto", "train", "--recipe", "quick", *given, "--set", "network.width=0.25"]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "command": command}))
+    (training,) = trainings(compare_to_baseline(read_run(model / "fold_all"), WORKSPACE))
+    assert "--recipe quick --set batch.patches=6 --set network.width=0.25 --configuration" in training
+
+
 def trainings(found: BaselineComparison) -> list[str]:
     return [command for command in found.commands if command.startswith("pclauto train")]
 

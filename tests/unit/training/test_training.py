@@ -473,6 +473,27 @@ def test_different_runs_have_different_folders_that_nnunet_can_parse(workspace: 
     assert {len(model.name.split("__")) for model in models} == {3}
 
 
+def test_settings_without_a_file_are_part_of_the_run(workspace: Workspace) -> None:
+    request = TrainRequest(labeled=2, recipe="quick", epochs=24)
+    plain, same, changed, other = (
+        resolve_run(replace(request, settings=settings), workspace)
+        for settings in ((), ("batch.patches=4",), ("batch.patches=6",), ("batch.patches=8",))
+    )
+    assert same == plain, "the recipe's own value changes nothing"
+    assert len({run.model for run in (plain, changed, other)}) == 3
+    assert changed.model.name == f"{JOINT_TRAINER}__nnUNetPlans_L2_s0_quick-batch.patches-6_e24__3d_fullres"
+    recipe = identity(changed, {})["recipe"]
+    assert (recipe["name"], recipe["batch"]["patches"]) == ("quick-batch.patches-6", 6)
+    baseline = resolve_run(replace(request, settings=("batch.patches=6",), supervised_only=True), workspace)
+    assert baseline.recipe == changed.recipe
+    assert baseline.model.name.startswith(SUPERVISED_TRAINER)
+
+
+def test_wrong_settings_are_told_with_a_wrong_recipe(workspace: Workspace) -> None:
+    with refused(UsageError, "recipe.unknown", "recipe.not-set-syntax"):
+        resolve_run(TrainRequest(recipe="none", settings=("batch",)), workspace)
+
+
 def test_fewer_epochs_scale_the_recipe(workspace: Workspace) -> None:
     run = resolve_run(TrainRequest(recipe="quick", epochs=24), workspace)
     assert run.recipe.schedule.epochs == 24

@@ -57,9 +57,7 @@ INTRODUCTION = """# Refusals
 Every refusal has a code, which names its kind and stays when the words of the message change.
 With `--json`, a command that is refused prints `{"problems": [...]}`, and each problem has its `code` beside what is
 wrong, where, what was expected, what was found and how to fix it.
-The exit code says of which sort the refusal is: 0 done, 1 an unexpected fault (of `check`: warnings alone), 2 usage, 3
-bad data, 4 a bad plan, run or model, 5 resources, 6 locked by another run, 7 numerical failure, 130 interrupted,
-143 terminated.
+[Its exit code](files.md#exit-codes) says of which sort the refusal is.
 
 The tables are made from the source (`python docs/make_errors.py`); … stands for what differs from case to case.
 Some codes are warnings too: of scans that are left out, or of what is worth a look.

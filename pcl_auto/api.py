@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pcl_auto.workspace.folders import Workspace
 
 PathLike = str | Path
-# Hears the name of each event and its values; README.md lists the events of a training.
+# Hears the name of each event and its values; docs/files.md lists the events of a training.
 Listener = Callable[[str, dict[str, Any]], None]
 
 
@@ -211,7 +211,7 @@ def train(
         restart: throw away an earlier run of these settings.
         tensorboard: write the curves for TensorBoard too.
         prepare_only: write split, plans and data for stock nnU-Net; train nothing.
-        listener: hears every event of the training, as README.md lists them, and ``step`` after each step.
+        listener: hears every event of the training, as docs/files.md lists them, and ``step`` after each step.
 
     Returns:
         The model folder with split, recipe and report.

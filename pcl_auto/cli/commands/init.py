@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pcl_auto.data.dataset.write_dataset import Written
 
 
+_MEANING = "What the values mean"
+
+
 class Modality(str, Enum):
     """The kinds of scans that nnU-Net normalizes differently."""
 
@@ -29,30 +32,50 @@ class Modality(str, Enum):
 
 
 def init(
-    images: Annotated[Path, typer.Argument(help="Folder of images.")],
-    masks: Annotated[Path, typer.Argument(help="Folder with masks of some of them, called as their images.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images.", metavar="IMAGES")],
+    masks: Annotated[
+        Path, typer.Argument(help="Folder with masks of some of them, called as their images.", metavar="MASKS")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder of the data set. Default: here, Task_ and the name of the folder of IMAGES."
+            "--output",
+            "-o",
+            help="Folder of the data set. Default: Task_ and the name of the folder that IMAGES lies in, here.",
+            metavar="FOLDER",
         ),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="Names of the classes: 1=liver,2=tumor or liver,tumor. Default: class_1, class_2, …"),
+        typer.Option(
+            help="The classes: 1=liver,2=tumor, or their names in order. Default: class_1, class_2, …",
+            metavar="NAMES",
+            rich_help_panel=_MEANING,
+        ),
     ] = None,
     modality: Annotated[
         Modality | None,
         typer.Option(
             case_sensitive=False,
-            help="CT, which is normalized by its units, or MRI for all else. Default: MRI, unless it may be CT.",
+            help="CT is normalized by its units, all else as MRI. Default: MRI; images that may be CT are refused.",
+            metavar="CT|MRI",
+            rich_help_panel=_MEANING,
         ),
     ] = None,
     channels: Annotated[
-        str | None, typer.Option(help="Names of the channels in order, where there are several: T2,ADC.")
+        str | None,
+        typer.Option(
+            help="The channels of an image in order, where it has several: T2,ADC.",
+            metavar="NAMES",
+            rich_help_panel=_MEANING,
+        ),
     ] = None,
-    test_images: Annotated[Path | None, typer.Option(help="Folder of images that are kept for tests.")] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the files; otherwise they are hard links.")] = False,
+    test_images: Annotated[
+        Path | None, typer.Option(help="Folder of images that are kept for tests.", metavar="FOLDER")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the files. Default: hard links, where the disk allows it.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and match the files, write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -98,6 +121,7 @@ def _facts(made: NewDataset, *, modality_is_guess: bool) -> dict[str, Any]:
     written = made.written
     return {
         "folder": str(made.folder),
+        "format": "nnunet_raw" if made.is_raw else "decathlon",
         "channels": list(made.channels),
         "modality_is_guess": modality_is_guess,
         "labels": made.labels,
@@ -120,6 +144,7 @@ def _render(terminal: Terminal, made: NewDataset, *, is_guess: bool, classes_are
     unnamed = "" if classes_are_named else "  (--labels gives them names)"
     classes = some_of((f"{format_values(value)} {name}" for name, value in made.labels.items() if value), ", ")
     facts = [
+        ("format", "nnU-Net raw, a file for each channel" if made.is_raw else "decathlon"),
         ("channels", ", ".join(made.channels) + guess),
         ("classes", classes + unnamed),
         ("labeled", _some(made.labeled)),

@@ -10,6 +10,8 @@ from pcl_auto.data.labels import BACKGROUND, IGNORE, MAX_VALUES, Labels
 from pcl_auto.errors import Problem
 
 _VALUE = re.compile(r"\d{1,4}", re.ASCII)
+# What looks like a value and a name that were written otherwise.
+_NO_NAME = re.compile(r"\d+(\s.*)?|.*[=:;].*", re.ASCII)
 _OPTION = "--labels"
 _FIX = "write the value and the name of every class, as in --labels 1=liver,2=tumor, or the names alone, in order"
 
@@ -29,7 +31,7 @@ def parse_labels(text: str) -> tuple[Labels, list[Problem]]:
     problems: list[Problem] = []
     classes: list[tuple[int, str]] = []
     for value, _, name in ((value.strip(), equals, name.strip()) for value, equals, name in numbered):
-        if not name or not name.isprintable():
+        if not name.isprintable() or not name or _NO_NAME.fullmatch(name):
             problems.append(_problem("a class without a name that can be used", repr(f"{value}={name}"), "a name"))
         elif not _VALUE.fullmatch(value) or int(value) > MAX_VALUES:
             problems.append(_problem("the value of a class is none", repr(f"{value}={name}"), "1, 2, 3, …"))

@@ -12,7 +12,7 @@ from pcl_auto.errors import Problem, format_names
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.ASCII)
 # What people add to a name to say what a file is.
-_OF_MASKS = "seg|segm|segmentations?|masks?|labels?|labelmap|lbl|gt|ground_?truth|annotations?|roi|contour"
+_OF_MASKS = "seg|dseg|segm|segmentations?|masks?|labels?|labelmap|lbl|gt|ground_?truth|annotations?|roi|contour"
 _OF_IMAGES = "images?|img|scan|volume|vol|orig|ct|mri?|pet|t1|t1w|t1c|t1ce|t1gd|t2|t2w|flair|adc|dwi"
 SAME_NAME = "the same name"
 

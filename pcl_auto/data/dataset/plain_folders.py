@@ -19,7 +19,7 @@ from pcl_auto.data.dataset.grouped_problems import grouped
 from pcl_auto.data.dataset.label_names import parse_labels
 from pcl_auto.data.dataset.plain_cases import Sources, find_cases
 from pcl_auto.data.dataset.plain_listing import refuse_places
-from pcl_auto.data.dataset.write_dataset import Written, write_dataset
+from pcl_auto.data.dataset.write_dataset import Written, is_raw, write_dataset
 from pcl_auto.data.labels import Labels
 from pcl_auto.errors import DataError, Problem, UsageError
 from pcl_auto.workspace.atomic import staging_folder
@@ -34,6 +34,7 @@ class NewDataset:
         labeled: cases with a mask, and so on.
         channels: their names, in order.
         labels: classes by name.
+        is_raw: in nnU-Net's raw format, since each channel has a file of its own; otherwise in the decathlon's.
         matched: how many masks were matched with their images in which way.
         converted: files that were no NIfTI.
         written: None of a dry run.
@@ -46,6 +47,7 @@ class NewDataset:
     test: tuple[str, ...]
     channels: tuple[str, ...]
     labels: Labels
+    is_raw: bool
     matched: Mapping[str, int]
     converted: int
     written: Written | None
@@ -116,6 +118,7 @@ def make_dataset(
         test=tuple(case.id for case in cases if case.source == "imagesTs"),
         channels=checked.channels,
         labels=checked.labels,
+        is_raw=is_raw(cases),
         matched=found.matched,
         converted=len(converted.originals),
         written=written,

@@ -115,8 +115,10 @@ def _refuse_target(target: Path, sources: Sequence[Path]) -> list[Problem]:
             return [Problem("init.target-in-source", what, shown(target), fix, expected, f"it lies in {source}")]
     if target.is_dir() and (there := sorted(target.iterdir())):
         return [target_taken(target, format_names(map(_name, there), 3))]
+    if same_file(target, Path.cwd()):  # its place is taken by a new folder, and nobody is in that one
+        return [target_taken(target, "the folder that you are in")]
     try:
-        refuse_input_folder(target, "-o", data=True)
+        refuse_input_folder(target)
     except UsageError as error:
         return [*error.problems]
     return []

@@ -35,14 +35,14 @@ def layout(cases: Sequence[Case]) -> dict[Path, str]:
     places = {}
     for case in cases:
         for channel, file in enumerate(case.files):
-            number = f"_{channel:04d}" if _is_raw(cases) else ""
+            number = f"_{channel:04d}" if is_raw(cases) else ""
             places[file] = f"{case.source}/{case.id}{number}{_suffix(file)}"
         if case.label is not None:
             places[case.label] = f"labelsTr/{case.id}{_suffix(case.label)}"
     return places
 
 
-def _is_raw(cases: Sequence[Case]) -> bool:
+def is_raw(cases: Sequence[Case]) -> bool:
     """Tell whether nnU-Net's raw format is needed: the decathlon's has one file for all channels of a case."""
     return any(case.further for case in cases)
 
@@ -110,7 +110,7 @@ def _description(
 ) -> dict[str, Any]:
     labeled = [case for case in cases if case.label is not None]
     names = {str(number): channel for number, channel in enumerate(channels)}
-    if _is_raw(cases):
+    if is_raw(cases):
         ending = Counter(_suffix(case.image) for case in cases).most_common(1)[0][0]
         return {
             "name": name, "channel_names": names, "labels": labels, "numTraining": len(labeled), "file_ending": ending

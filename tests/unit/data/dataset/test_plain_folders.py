@@ -232,7 +232,7 @@ def test_a_class_that_no_mask_shows_is_worth_a_look(folder: Path) -> None:
         ("2=tumor,1=liver", {"liver": 1, "tumor": 2}),
         ("0=background,1=liver", {"liver": 1}),
         ("left lung,right lung,Ignore", {"left lung": 1, "right lung": 2, "ignore": 3}),
-        ("1=a=b", {"a=b": 1}),
+        ("3rd ventricle,left-lung", {"3rd ventricle": 1, "left-lung": 2}),
     ],
 )
 def test_names_of_classes(text: str, expected: dict[str, int]) -> None:
@@ -244,7 +244,7 @@ def test_names_of_classes(text: str, expected: dict[str, int]) -> None:
     [
         "", ",", "liver,", "1=", "=liver", "1=liver,tumor", "liver,liver", "liver,Liver", "1=liver,1=tumor",
         "1=liver,3=tumor", "2=liver", "0=liver", "0=liver,1=tumor", "background,liver", "1=background", "x=liver",
-        "-1=liver", "1.0=liver", "99999=liver", "1=ignore,2=liver", "li\x1b[31mver", "0=background", "١=liver",
+        "-1=liver", "1.0=liver", "99999=liver", "1=ignore,2=liver", "li\x1b[31mver", "0=background", "١=liver", "1=a=b", "1=liver;2=tumor", "1:liver,2:tumor", "1 liver,2 tumor", "1,2",
     ],
 )  # fmt: skip
 def test_bad_names_of_classes(folder: Path, text: str) -> None:
@@ -389,10 +389,16 @@ def test_f104_folders_that_make_no_data_set(folder: Path, spoil: Callable[[Path]
 # Folders
 
 
-def test_f104_places_that_no_data_set_is_made_from_or_in(folder: Path) -> None:
+def test_f104_places_that_no_data_set_is_made_from_or_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refusal(UsageError, folder, "init.target-in-source", target="images/Task_Toy")
     refusal(UsageError, folder, "init.target-in-source", target="masks")
     refusal(UsageError, folder, "init.target-taken", target=".")
+    (folder / "empty").mkdir()
+    monkeypatch.chdir(folder / "empty")
+    refusal(UsageError, folder, "init.target-taken", target="empty")
+    refusal(UsageError, folder, "output.input-folder", target="nnUNet_raw")
+    (folder / "file").touch()
+    refusal(UsageError, folder, "output.no-folder", target="file")
     refusal(UsageError, folder, "init.no-folder", tests="nowhere")
     refusal(UsageError, folder, "init.same-folder", tests="images")
     refusal(UsageError, folder, "init.no-folder", "init.labels", "init.channels", tests="x", labels="", channels=("",))

@@ -148,14 +148,18 @@ class StudyList:
                             found[StudyRun(name, arm.name, str(labels), draw, block.scans, digest)] = None
         return list(found)
 
-    def current_digests(self) -> dict[tuple[str, str], str]:
-        """Return the digest of every recipe as it is now, by data set and arm."""
+    def current_arms(self) -> dict[tuple[str, str], Arm]:
+        """Return every arm with its recipe as it is now, by data set and name."""
         return {
-            (name, arm.name): recipe_digest(arm, self.datasets[name])
+            (name, arm.name): arm
             for block in self.blocks
             for name in block.datasets
             for arm in self._arms(self.datasets[name], block.arms)
         }
+
+    def current_digests(self) -> dict[tuple[str, str], str]:
+        """Return the digest of every recipe as it is now, by data set and arm."""
+        return {place: recipe_digest(arm, self.datasets[place[0]]) for place, arm in self.current_arms().items()}
 
     def _arms(self, dataset: Dataset, names: Sequence[str]) -> list[Arm]:
         arms, problems = make_arms([self.arm_name(name) for name in names], self.base_recipe(dataset))

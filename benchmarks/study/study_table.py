@@ -20,6 +20,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CHECKOUT), str(Path(__file__).resolve().parent)]
 
+from setting_effects import find_effects
 from study_list import ALL, Dataset, StudyList, StudyRun, read_list
 from study_rows import RowFiles, RunRows
 
@@ -27,6 +28,7 @@ from pcl_auto.benchmark.arms import BASELINE_ARMS
 from pcl_auto.benchmark.table import ArmResults, Row, count_labels, decimals, find_ceiling, p_text, summarize
 from pcl_auto.errors import PclautoError
 from pcl_auto.evaluation.statistics import Comparison, Interval, compare_arms, explain_no_verdict, mean
+from pcl_auto.recipe.write import toml_value
 from pcl_auto.workspace.files import write_text
 
 TITLES = {"hippocampus": "hippocampus", "acdc": "ACDC, 2D", "left_atrium": "left atrium"}
@@ -39,7 +41,7 @@ ARM_TITLES = {
     "paper": "the paper's method",
 }
 README, DOCS = CHECKOUT / "README.md", CHECKOUT / "docs" / "benchmark.md"
-ABLATION = CHECKOUT / "docs" / "ablation.md"
+ABLATION, RECIPES = CHECKOUT / "docs" / "ablation.md", CHECKOUT / "docs" / "recipes.md"
 # Settings compared by networks that a CPU trains by the dozen.
 SMALL_LIST, SMALL_RESULTS = CHECKOUT / "benchmarks" / "small_study.toml", CHECKOUT / "benchmarks" / "small_results"
 FIGURE = CHECKOUT / "docs" / "images" / "dice_two_labels.svg"
@@ -212,6 +214,20 @@ def _change(found: Comparison | None) -> str:
     return f"{decimals(found.difference, '+')}{interval(found.t_interval)} ({found.draws})"
 
 
+def measured_effects(runs: Sequence[RunRows], listed: StudyList) -> list[str]:
+    """Render what each setting changes by itself, wherever two arms differ in nothing else."""
+    lines = ["| setting | from → to | data set | labels | draws | difference in Dice |", "|---|---|---|---|---|---|"]
+    order = sorted({entry.run.arm for entry in runs}, key=_place)
+    for each in find_effects(runs, listed, order):
+        values = " → ".join(f"`{toml_value(value)}`" for value in each.values)
+        difference = f"{decimals(each.found.difference, '+')}{interval(each.found.t_interval)}"
+        lines.append(
+            f"| `{each.setting.name}` | {values} (`{each.arms[0]}` → `{each.arms[1]}`) "
+            f"| {TITLES.get(each.dataset, each.dataset)} | {each.labels} | {each.found.draws} | {difference} |"
+        )
+    return lines
+
+
 def _verdict(row: Row) -> str:
     """Say in a few words how a recipe stands against all baselines."""
     if row.verdict == "no verdict":
@@ -264,12 +280,15 @@ def small_ablation() -> list[str]:
     return ablation(runs, [*listed.settings, *BASELINE_ARMS], listed.datasets)
 
 
-def documents(tables: Sequence[Table], of_settings: Sequence[str], of_small: Sequence[str]) -> dict[Path, str]:
-    """Return README and the pages on the benchmark and its settings with their tables as the rows have them."""
+def documents(
+    tables: Sequence[Table], of_settings: Sequence[str], of_small: Sequence[str], of_effects: Sequence[str]
+) -> dict[Path, str]:
+    """Return README and the pages on the benchmark and on settings with their tables as the rows have them."""
     pages: dict[Path, dict[str, Sequence[str]]] = {
         README: {"study": summary(tables)},
         DOCS: {"tables": [line for table in tables for line in render(table)]},
         ABLATION: {"settings": of_settings, "settings, small networks": of_small},
+        RECIPES: {"measured effects": of_effects},
     }
     texts = {}
     for file, parts in pages.items():
@@ -344,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [run for run in listed.runs() if run not in found]
     print(f"{len(runs)} runs; {len(missing)} are missing" + (f"; {others} of other recipes left out" if others else ""))
     if given.write:
-        for file, text in documents(tables, of_settings, of_small).items():
+        for file, text in documents(tables, of_settings, of_small, measured_effects(runs, listed)).items():
             write_text(file, text)
         draw(tables, FIGURE)
     return 0

@@ -27,8 +27,9 @@ def block_lines(page: Path) -> Iterator[str]:
 
 
 def block_commands(page: Path) -> list[list[str]]:
-    """Return the arguments of every ``pclauto`` command in a page's code blocks."""
-    return [shlex.split(line, comments=True)[1:] for line in block_lines(page) if line.startswith("pclauto ")]
+    """Return the arguments of every ``pclauto`` command in a page's code blocks, without the file it is written to."""
+    commands = [line.partition(" > ")[0] for line in block_lines(page) if line.startswith("pclauto ")]
+    return [shlex.split(command, comments=True)[1:] for command in commands]
 
 
 def inline_commands(page: Path) -> list[list[str]]:

@@ -41,14 +41,14 @@ def test_the_package_lists_the_functions_and_nothing_that_is_not_there() -> None
 def options_of(verb: str) -> set[str]:
     """Return the names of a verb's arguments and options: ``gpu_memory_gb`` for ``--gpu-memory-gb``."""
     command: Any = get_command(app)
-    return {parameter.opts[0].lstrip("-").replace("-", "_") for parameter in command.commands[verb].params}
+    return {parameter.opts[0].lstrip("-").replace("-", "_") for parameter in command.get_command(None, verb).params}
 
 
 @pytest.mark.parametrize(
     ("verb", "of_the_command_alone", "own"),
     [
         ("plan", set(), set()),
-        ("train", {"dry_run", "gpus", "set"}, {"settings"}),
+        ("train", {"dry_run", "time_steps", "gpus", "set"}, {"settings"}),
         (
             "predict",
             {"dry_run", "no_mirroring", "no_quality"},

@@ -44,7 +44,8 @@ def test_readme_and_docs_say_what_the_committed_rows_say() -> None:
     runs, _ = study_table.current(LISTED, RowFiles(CHECKOUT / "benchmarks" / "results").read())
     tables = study_table.make_tables(study_table.without_settings(runs, LISTED), LISTED.datasets)
     of_settings = study_table.ablation(runs, LISTED.settings, LISTED.datasets)
-    for file, text in study_table.documents(tables, of_settings, study_table.small_ablation()).items():
+    of_effects = study_table.measured_effects(runs, LISTED)
+    for file, text in study_table.documents(tables, of_settings, study_table.small_ablation(), of_effects).items():
         assert file.read_text(encoding="utf-8") == text, f"run `make table`: {file.name} is not what the rows say"
 
 
@@ -161,3 +162,23 @@ def test_a_dataset_without_a_title_has_its_name() -> None:
     assert listed.runs() == []
     (table,) = tables_of(result("nnunet", 0, 0.5))
     assert replace(table, dataset="toy").title == "toy"
+
+
+def test_effects_are_of_arms_that_differ_in_one_setting_alone() -> None:
+    arms = {
+        "nnunet": 0.70, "nnunet_symmetric": 0.72, "default": 0.75, "registration": 0.76, "registered_and_warped": 0.7,
+    }  # fmt: skip
+    results = [result(arm, draw, dice + draw / 100) for arm, dice in arms.items() for draw in range(3)]
+    results += [result("no_contrast", 7, 0.8), result("warped", 0, 0.9, scans="confirmation")]
+    lines = [line.split(" | ") for line in study_table.measured_effects(results, LISTED)[2:]]
+    assert [(line[0], line[1], line[3], line[4]) for line in lines] == [
+        ("| `augmentation.mirroring`", '`"all"` → `"symmetric"` (`nnunet` → `nnunet_symmetric`)', "2", "3"),
+        ("| `augmentation.warped_cases`", "`64` → `0` (`registered_and_warped` → `registration`)", "2", "3"),
+        ("| `pseudo_labels.start`", '`"network"` → `"registration"` (`default` → `registration`)', "2", "3"),
+    ]
+    assert lines[0][5].startswith("+.020")
+    assert lines[2][5].startswith("+.010")
+
+
+def test_effects_of_no_rows() -> None:
+    assert len(study_table.measured_effects([], LISTED)) == 2

@@ -47,7 +47,8 @@ class _Group(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         # The names are for completion and suggestions.
-        self.commands = dict.fromkeys(VERBS)
+        names: dict[str, Any] = dict.fromkeys(VERBS)
+        self.commands = names
 
     def get_command(self, _ctx: Any, cmd_name: str) -> Any:
         """Make the command of a verb; None where there is none."""

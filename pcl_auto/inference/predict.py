@@ -93,13 +93,15 @@ class PredictionJob:
         overwrite: bool,
     ) -> None:
         refuse_input_folder(output)
-        chosen = choose_device(device)
+        before = MadeBy.of(model, mirroring=mirroring)
+        if not overwrite:  # the masks of another model are refused at once, not after torch is there
+            MaskFolder(output, before, (), overwrite=False)
+        self.device = choose_device(device)
         prepare_environment()
         with output_to(NOWHERE):
             from pcl_auto.nnunet.inference.predictor import ModelPredictor
 
-            before = MadeBy.of(model, mirroring=mirroring)
-            self.predictor = ModelPredictor(model, chosen, mirroring=mirroring)
+            self.predictor = ModelPredictor(model, self.device, mirroring=mirroring)
             made_by = MadeBy.of(model, mirroring=mirroring)
             _refuse_change(before, made_by)
             self.scans = _apart(inputs, list_scans(inputs, self.predictor.channels), output)
@@ -160,7 +162,7 @@ class PredictionJob:
         mask = Path(result.output)
         try:
             if self.outputs.preview:
-                result = replace(result, preview=str(self._preview(scan, mask)))
+                result = replace(result, preview=str(self._preview(scan, mask, result.quality)))
             if self.outputs.dicom_seg and isinstance(scan.files[0], Series):
                 result = replace(result, dicom_seg=str(self._dicom_seg(scan.id, scan.files[0], mask)))
         except (DataError, StateError) as error:  # the mask is there all the same
@@ -169,7 +171,7 @@ class PredictionJob:
             )
         return result
 
-    def _preview(self, scan: Scan, mask: Path) -> Path:
+    def _preview(self, scan: Scan, mask: Path, quality: dict[str, Any] | None) -> Path:
         def write(target: Path) -> None:
             from pcl_auto.inference.preview import draw
             from pcl_auto.nnunet.data.images import read_image
@@ -177,7 +179,7 @@ class PredictionJob:
             image, properties = read_image(scan.files)
             grid = properties["sitk_stuff"]
             classes = self.predictor.classes
-            draw(image[0], _read_mask(mask), grid["spacing"], grid["direction"], classes, scan.id, target)
+            draw(image[0], _read_mask(mask), grid["spacing"], grid["direction"], classes, scan.id, target, quality)
 
         return self.masks.beside(scan.id, PREVIEW, write)
 
@@ -230,6 +232,7 @@ def predict(
     if outputs.dicom_seg:
         require("highdicom", "dicom", "--dicom-seg")
     job = PredictionJob(inputs, output, model, outputs, device=device, mirroring=mirroring, overwrite=overwrite)
+    listener("device", {"device": str(job.device)})
     results: list[Prediction] = []
     with job.masks.writing():
         for scan in job.scans:

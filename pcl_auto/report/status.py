@@ -12,9 +12,10 @@ from typing import Any, Literal
 import psutil
 
 from pcl_auto.errors import PclautoError, Problem, StateError
+from pcl_auto.report.rounds import round_uses
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders, schedule_of
 from pcl_auto.workspace.folders import Workspace
-from pcl_auto.workspace.lock import is_held
+from pcl_auto.workspace.lock import held_folders, is_held
 from pcl_auto.workspace.run_record import RECORD, is_trained
 
 State = Literal["finished", "running", "stopped", "elsewhere", "damaged"]
@@ -71,7 +72,39 @@ def all_runs(workspace: Workspace) -> list[Status | DamagedRun]:
     """List every run of the workspace, the last written first; those that cannot be read are among them by name."""
     # A record that is a link to nowhere is one too.
     folders = [fold for fold in workspace.results.glob("Dataset*/*/fold_*") if os.path.lexists(fold / RECORD)]
-    return [_status_or_damage(folder) for folder in sorted(folders, key=_last_written, reverse=True)]
+    beginning = [
+        model
+        for data in sorted(workspace.results.glob("Dataset*"))
+        for model in held_folders(data)
+        if not any(fold.parent == model for fold in folders)
+    ]
+    known = [_status_or_damage(folder) for folder in sorted(folders, key=_last_written, reverse=True)]
+    return [*map(_beginning, beginning), *known]
+
+
+def _beginning(model: Path) -> Status:
+    """Return the status of a run that has no record yet: its images are preprocessed, or its steps are timed."""
+    trainer, plans, *_ = [*model.name.split("__"), "", ""]
+    split, _, recipe = plans.removeprefix("nnUNetPlans_").partition("_s")
+    seed, _, recipe = recipe.partition("_")
+    return Status(
+        folder=str(model),
+        dataset=model.parent.name,
+        split=f"{split}_s{seed}" if seed else split,
+        recipe=recipe,
+        trainer=trainer,
+        state="running",
+        epoch=0,
+        epochs=0,
+        stage="preparing",
+        losses={},
+        dice=[],
+        dice_of="",
+        seconds_left=None,
+        last_event="",
+        rounds=[],
+        command=[],
+    )
 
 
 def _status_or_damage(folder: Path) -> Status | DamagedRun:
@@ -111,12 +144,21 @@ def status_of(folder: Path) -> Status:
         dice_of=last.get("patch_dice_of", ""),
         seconds_left=None if state == "finished" else _seconds_left(run, schedule.epochs - done, schedule.rounds),
         last_event=run.events[-1].get("time", "") if run.events else "",
-        rounds=[
-            {key: value for key, value in event.items() if key != "time"}
-            for event in run.happened("pseudo_labels", "rolled_back", "degenerate")
-        ],
+        rounds=_rounds(run),
         command=list(run.record.get("command", ())),
     )
+
+
+def _rounds(run: RunFacts) -> list[dict[str, Any]]:
+    """List what happened in the rounds; ``used``: the pseudo-labels that the network has learned from."""
+    used = {use.number: use.used for use in round_uses(run) if use.outcome != "not reached"}
+    return [
+        {
+            **{key: value for key, value in event.items() if key != "time"},
+            **({"used": used[event["round"]]} if event["event"] == "pseudo_labels" and event["round"] in used else {}),
+        }
+        for event in run.happened("pseudo_labels", "rolled_back", "degenerate")
+    ]
 
 
 def _state(folder: Path) -> State:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.training.request import JOINT_TRAINER, SUPERVISED_TRAINER, Run
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.lock import held_folders
 from pcl_auto.workspace.run_record import is_fold
 
 # Of a model folder in nnUNet_results: data set, model.
@@ -102,10 +103,14 @@ def _last_models(workspace: Workspace) -> dict[str, Path]:
 
 
 def _no_model(code: str, what: str, workspace: Workspace, known: Sequence[Path]) -> Problem:
+    fix = "train one with `pclauto train`, or name a model folder with --model"
+    running = [model.name for data in workspace.results.glob("Dataset*") for model in held_folders(data)]
+    if running:
+        fix = f"wait for the training of {' and '.join(running)} (`pclauto status` shows it), or {fix}"
     return Problem(
         code=code,
         what=what,
         where=str(workspace.results),
         expected=" | ".join(model.name for model in known),
-        fix="train one with `pclauto train`, or name a model folder with --model",
+        fix=f"{fix}{workspace.elsewhere}",
     )

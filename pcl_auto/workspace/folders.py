@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 # nnU-Net's name of a data set.
 DATASET_NAME = re.compile(r"Dataset\d{3,}_.+", re.ASCII)
 _OPTION = "--workspace"
+_EXPORTED = "nnUNet_preprocessed and nnUNet_results of this shell"
 # What a workspace remembers.
 _STATE = {"last_dataset?": str, "last_run?": {...: str}}
 _VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -133,7 +134,7 @@ class Workspace:
                 Path(raw or Path(preprocessed).parent / "nnUNet_raw").expanduser().resolve(),
                 Path(preprocessed).expanduser().resolve(),
                 Path(results).expanduser().resolve(),
-                "nnUNet_preprocessed and nnUNet_results of this shell",
+                _EXPORTED,
             ).require_usable()
         return cls.at(Path(DEFAULT_FOLDER), f"./{DEFAULT_FOLDER}")
 
@@ -161,6 +162,8 @@ class Workspace:
         """
         self.require_usable()
         for name, folder in zip(_VARIABLES, (self.raw, self.preprocessed, self.results), strict=True):
+            if self.is_exported and name != _VARIABLES[0] and not folder.exists():
+                raise UsageError(_not_there(name, folder))
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -175,9 +178,33 @@ class Workspace:
         return [Path.cwd(), *data, self.raw, self.raw.parent]
 
     @property
+    def is_exported(self) -> bool:
+        """True if the folders are those of the variables that the shell exports."""
+        return self.origin == _EXPORTED
+
+    @property
     def option(self) -> str:
         """The option that a command needs to work here again; empty where it comes here by itself."""
         return f" {self.origin}" if self.origin.startswith(_OPTION) else ""
+
+    def others(self, environment: Mapping[str, str] = os.environ) -> list[Workspace]:
+        """Return the workspaces that commands would take here in other circumstances, where something was planned."""
+        default, exported = Workspace.at(Path(DEFAULT_FOLDER), f"./{DEFAULT_FOLDER}"), None
+        if environment.get(_VARIABLES[1]) and environment.get(_VARIABLES[2]):
+            exported = Workspace.find(None, environment)
+        candidates = [other for other in (default, exported) if other is not None]
+        return [other for other in candidates if other.preprocessed != self.preprocessed and other.planned()]
+
+    def describe(self) -> str:
+        """Say in a line which folders these are, who chose them, and where else there are some."""
+        where = [self.preprocessed, self.results] if self.is_exported else [self.preprocessed.parent]
+        return f"{' and '.join(map(str, where))} ({self.origin}){self.elsewhere}"
+
+    @property
+    def elsewhere(self) -> str:
+        """What an error adds to its fix where another workspace has what this one lacks."""
+        others = [str(other.preprocessed.parent) for other in self.others()]
+        return f"; another workspace lies in {' and '.join(others)}" if others else ""
 
     @property
     def state_file(self) -> Path:
@@ -223,7 +250,7 @@ class Workspace:
                     code="plan.missing",
                     what="no planned data set",
                     where=str(self.preprocessed),
-                    fix="run `pclauto plan TASK` first, or name the workspace with --workspace",
+                    fix=f"run `pclauto plan TASK` first, or name the workspace with --workspace{self.elsewhere}",
                 )
             )
         if name is None:
@@ -243,6 +270,16 @@ class Workspace:
                 fix=f"name one of these, or run `pclauto plan {name}`",
             )
         )
+
+
+def _not_there(name: str, folder: Path) -> Problem:
+    # A slip of the finger in a profile would otherwise begin a second workspace.
+    return Problem(
+        code="output.exported-missing",
+        what=f"the folder that this shell exports as {name} does not exist",
+        where=str(folder),
+        fix=f"correct the export, or make it with `mkdir -p {shlex.quote(str(folder))}`",
+    )
 
 
 def require_writable(folder: Path, fix: str) -> None:

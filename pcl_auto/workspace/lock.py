@@ -19,6 +19,7 @@ from pcl_auto.workspace.files import write_text
 _HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
 # Whoever asks whether a lock is held holds it for a moment: see is_held.
 _TRIES, _SECONDS_BETWEEN = 4, 0.05
+_HOLDER = ".holder"
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def sole_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
         ResourceError: the file system has no locks.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    holder = folder.parent / f".{folder.name}.holder"
+    holder = folder.parent / f".{folder.name}{_HOLDER}"
     descriptor = _open(_lock_file(folder))
     try:
         if not _acquire(descriptor, folder, wait=wait):
@@ -61,6 +62,12 @@ def is_held(folder: Path) -> bool | None:
     finally:
         os.close(descriptor)
     return False
+
+
+def held_folders(parent: Path) -> list[Path]:
+    """List the folders in ``parent`` that a process holds now, whether they exist yet or not."""
+    held = [parent / holder.name[1 : -len(_HOLDER)] for holder in sorted(parent.glob(f".*{_HOLDER}"))]
+    return [folder for folder in held if is_held(folder)]
 
 
 def _open(file: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from pcl_auto.cli.console.terminal import Terminal
 
 # Of the cases that were not scored, in a line.
 MAX_NAMED = 5
+# Of the cases that were, in a table.
+MAX_CASES = 10
 
 
 def evaluate(
@@ -47,7 +50,7 @@ def evaluate(
     if json:
         terminal.json(result)
     else:
-        _render(terminal, result)
+        _render(terminal, result, class_names(predictions, labels))
     terminal.problems(evaluation.warnings, "warning")
     if has_record(predictions) and labels_on_record(predictions) is None:
         terminal.print_line(
@@ -62,20 +65,40 @@ def evaluate(
         terminal.print_line(f"kept with the model, for `pclauto report`: {kept}")
 
 
+def class_names(predictions: Path, labels: Path) -> dict[str, str]:
+    """Return the names of class values, by the record of the masks or the dataset.json beside the folder of labels."""
+    from pcl_auto.data.labels import foreground
+    from pcl_auto.evaluation.scores import labels_on_record
+    from pcl_auto.workspace.files import read_kept
+
+    named = labels_on_record(predictions)
+    if named is None:
+        folder = labels if labels.is_dir() else labels.parent
+        content = read_kept(folder.resolve().parent / "dataset.json", {"labels": {...: object}, ...: object})
+        # A decathlon folder names by value, nnU-Net's values by name.
+        found = {} if content is None else content["labels"]
+        pairs = [(name, value) if isinstance(name, str) else (value, name) for value, name in found.items()]
+        return {str(value): str(name) for name, value in pairs if str(value).isdigit()}
+    # Regions are scored under their names already.
+    return {str(value): name for name, value in foreground(named).items()}
+
+
 def _number(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def _render(terminal: Terminal, result: dict[str, Any]) -> None:
+def _render(terminal: Terminal, result: dict[str, Any], names: Mapping[str, str]) -> None:
+    _render_cases(terminal, result)
     rows = []
     for name, entry in result["per_class"].items():
         dice, hd95 = entry["dice"], entry["hd95_mm"]
         scores = (_number(entry[kind], digits) for entry, digits in ((dice, 3), (hd95, 2)) for kind in ("mean", "std"))
-        rows.append((name, *scores, str(dice["n"])))
+        rows.append((names.get(name, name), *scores, str(dice["n"])))
     mean, cases = result["mean"], str(len(result["cases"]))
     rows.append(("mean", _number(mean["dice"], 3), "", _number(mean["hd95_mm"], 2), "", cases))
     columns = ("class", ">Dice", ">± sd", ">HD95 (mm)", ">± sd", ">cases")
     terminal.print_table(columns, rows, bold_row=len(rows) - 1)
+    terminal.print_line("Dice, HD95: means over the cases in which one of the two masks has the class")
     missing = result["undefined"]["hd95_mm"] - result["undefined"]["dice"]
     if missing:
         terminal.print_line(f"{missing} structures are in one mask only: Dice 0, no HD95")
@@ -85,3 +108,18 @@ def _render(terminal: Terminal, result: dict[str, Any]) -> None:
         skipped = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
         names = ", ".join(skipped[:MAX_NAMED]) + (", …; --json names all" if len(skipped) > MAX_NAMED else "")
         terminal.print_line(f"not scored, {reason}: {len(skipped)} ({names})")
+
+
+def _render_cases(terminal: Terminal, result: dict[str, Any]) -> None:
+    """Print a row per case, the worst first; of many the worst."""
+
+    def mean(values: Mapping[str, float | None]) -> float | None:
+        known = [value for value in values.values() if value is not None]
+        return sum(known) / len(known) if known else None
+
+    scored = [(mean(case["dice"]), mean(case["hd95_mm"]), case["id"]) for case in result["cases"]]
+    scored.sort(key=lambda entry: (entry[0] is None, entry[0] or 0.0, entry[2]))
+    rows = [(case, _number(dice, 3), _number(hd95, 2)) for dice, hd95, case in scored[:MAX_CASES]]
+    more = f" (worst {MAX_CASES} of {len(scored)}; --json has all)" if len(scored) > MAX_CASES else ""
+    terminal.print_table((f"case{more}", ">Dice", ">HD95 (mm)"), rows)
+    terminal.print_result()

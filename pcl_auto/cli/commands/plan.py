@@ -110,7 +110,7 @@ def plan(
     if json:
         terminal.json({**facts, "workspace": str(workspace.preprocessed.parent)})
         return
-    _render(terminal, facts, memory_reason)
+    _render(terminal, facts, workspace, memory_reason)
     _print_next(terminal, outcome, workspace, dry_run=dry_run)
 
 
@@ -154,13 +154,13 @@ def _some(names: list[str], limit: int = 3) -> str:
     return f"{len(names)}" + (f"  ({shown}{', …' if len(names) > limit else ''})" if names else "")
 
 
-def _render(terminal: Terminal, facts: dict[str, Any], memory_reason: str) -> None:
-
+def _render(terminal: Terminal, facts: dict[str, Any], workspace: Workspace, memory_reason: str) -> None:
     if facts["up_to_date"]:
         terminal.print_line("plan: up to date, nothing to do (--force plans again)")
     hidden = "" if facts["unlabeled"] else "  (and those of the labeled ones that train --labeled leaves out)"
     summary = [
         ("from", facts["source"]),
+        ("workspace", workspace.describe()),
         ("channels", ", ".join(facts["channels"])),
         (
             "classes",

@@ -105,8 +105,10 @@ def predict(
 
     terminal = Terminal()
     refuse_missing(inputs)
-    folder = find_model(Workspace.find(workspace_path), model, supervised_only=supervised_only)
-    terminal.print_line(f"model: {folder}, on {choose_device(device)}")
+    workspace = Workspace.find(workspace_path)
+    folder = find_model(workspace, model, supervised_only=supervised_only)
+    terminal.print_line(f"workspace: {workspace.describe()}")
+    terminal.print_line(f"model: {folder}")
     if unfinished := unfinished_folds(folder):
         folds = len(finished_folds(folder))
         terminal.print_line(
@@ -123,21 +125,35 @@ def predict(
         if json:
             terminal.json({"model": str(folder), "cases": [entry.as_dict() for entry in found], "commands": commands})
         _print_estimate(terminal, found, commands)
+        _end_with([entry.scan for entry in found])
         return
-    with resumable(terminal), counting(terminal, {"predict": "segmenting"}) as listener:
+    with resumable(terminal), counting(terminal, {"predict": "segmenting"}) as count:
+
+        def listener(event: str, values: dict[str, Any]) -> None:
+            if event == "device":
+                terminal.print_line(f"device: {values['device']}")
+            count(event, values)
+
         results = segment(inputs, output, folder, outputs=wanted, listener=listener, **how)
-    failed = [result for result in results if result.status == "failed"]
     made = [result for result in results if result.output]
     if json:
         done = sum(result.status in ("done", "kept") for result in results)
+        failed = sum(result.status == "failed" for result in results)
         cases = [result.as_dict() for result in results]
-        terminal.json({"model": str(folder), "cases": cases, "done": done, "failed": len(failed)})
+        terminal.json({"model": str(folder), "cases": cases, "done": done, "failed": failed})
     elif made:
         _show_volumes(terminal, made)
     _print_outcome(terminal, results, output)
-    if failed:
-        # Of several kinds the first in the list of codes; an unexpected fault comes before all of them.
-        raise typer.Exit(min(result.exit_code for result in failed))
+    _end_with(results)
+
+
+def _end_with(results: Sequence[Prediction]) -> None:
+    """End the command with the exit code of the scans that failed.
+
+    Of several kinds the first in the list of codes; an unexpected fault comes before all of them.
+    """
+    if failed := [result.exit_code for result in results if result.status == "failed"]:
+        raise typer.Exit(min(failed))
 
 
 def _print_outcome(terminal: Terminal, results: Sequence[Prediction], output: Path) -> None:

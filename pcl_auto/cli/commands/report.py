@@ -9,6 +9,7 @@ import typer
 
 from pcl_auto.cli.console import options
 from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.verdict import show_verdict
 from pcl_auto.workspace.folders import Workspace
 
 
@@ -36,11 +37,15 @@ def report(
     """
     from pcl_auto.report.page import write_report
     from pcl_auto.training.find_model import find_model
+    from pcl_auto.training.run_facts import run_folder
 
+    terminal = Terminal()
     workspace = Workspace.find(workspace_path)
     folder = find_model(workspace, model, supervised_only=supervised_only)
     written = write_report(folder, workspace, output)
+    terminal.print_line(f"workspace: {workspace.describe()}")
+    show_verdict(terminal, run_folder(folder), workspace)
     if json:
-        Terminal().json({"report": str(written)})
+        terminal.json({"report": str(written)})
     else:
-        Terminal().print_result(str(written))
+        terminal.print_result(str(written))

@@ -45,6 +45,7 @@ def review(
     terminal = Terminal()
     workspace = Workspace.find(workspace_path)
     found = find_model(workspace, model)
+    terminal.print_line(f"workspace: {workspace.describe()}")
     which = model_options(workspace, found)
     folder, chosen = export_review(found, workspace, output, number=number, cases=options.split_names(cases))
     if json:

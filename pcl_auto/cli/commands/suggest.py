@@ -51,6 +51,7 @@ def suggest(
     terminal = Terminal()
     workspace = Workspace.find(workspace_path)
     found = find_model(workspace, model)
+    terminal.print_line(f"workspace: {workspace.describe()}")
     which = model_options(workspace, found)
     with resumable(terminal), counting(terminal, {"features": "looking at scans"}) as listener:
         folder, suggestions = suggest_cases(found, workspace, output, number=number, device=device, listener=listener)

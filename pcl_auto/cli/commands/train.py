@@ -14,6 +14,7 @@ from pcl_auto.cli.console import options
 from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import TrainingProgress
 from pcl_auto.cli.console.terminal import Terminal
+from pcl_auto.cli.console.verdict import show_verdict
 from pcl_auto.cli.gpu_processes import start_ranks
 from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import choose_device
@@ -189,9 +190,7 @@ def train(
         restart=restart,
         prepare_only=prepare_only,
     )
-    carry_out(
-        Terminal(), request, Workspace.find(workspace_path), dry_run=dry_run, time_steps=time_steps, json=json
-    )
+    carry_out(Terminal(), request, Workspace.find(workspace_path), dry_run=dry_run, time_steps=time_steps, json=json)
 
 
 def start_on(gpus: int, device: str) -> None:
@@ -228,7 +227,10 @@ def carry_out(
 
     runs = resolve_runs(request, workspace)
     run = runs[-1]
-    _announce(terminal, run, request, str(choose_device(request.device)))
+    done = all(each.finished for each in runs) and not (request.restart or request.prepare_only or dry_run)
+    _announce(terminal, run, request, workspace, str(choose_device(request.device)))
+    if done:
+        terminal.print_line("already trained: it is checked that nothing has changed since (--restart trains anew)")
     forecast = _estimate(terminal, request, run, timed=time_steps) if dry_run else None
     if forecast is None:
         with resumable(terminal), TrainingProgress(terminal) as progress:
@@ -269,15 +271,18 @@ def _print_next(terminal: Terminal, run: Run, workspace: Workspace, *, prepare_o
 
 
 def _report(terminal: Terminal, run: Run, workspace: Workspace) -> None:
-    """Write the run's report and name it, or warn of what is wrong with it."""
+    """Write the run's report and name it, or warn of what is wrong with it; say what the run shows."""
     from pcl_auto.report.page import report_of_training
 
     report, why_none = report_of_training(run.folder, workspace)
     terminal.print_line(f"report: {report}" if report else f"warning: {why_none}")
+    if report:
+        show_verdict(terminal, run.folder, workspace)
 
 
-def _announce(terminal: Terminal, run: Run, request: TrainRequest, device: str) -> None:
+def _announce(terminal: Terminal, run: Run, request: TrainRequest, workspace: Workspace, device: str) -> None:
     split = run.split
+    terminal.print_line(f"workspace  {workspace.describe()}")
     terminal.print_line(f"data set   {run.data.name}, {run.configuration}, on {device}")
     terminal.print_line(
         f"labeled    {len(split.labeled)}: {', '.join(split.labeled[:8])}{' …' if len(split.labeled) > 8 else ''}"
@@ -291,7 +296,7 @@ def _announce(terminal: Terminal, run: Run, request: TrainRequest, device: str) 
     terminal.print_line(f"split      {run.data.split_file(split.name)} (seed {split.seed})")
     terminal.print_line(f"recipe     {run.recipe.name}{_length(run, supervised_only=request.supervised_only)}")
     if request.settings:
-        terminal.print_line(f"changed    {', '.join(request.settings)}")
+        terminal.print_line(f"set        {', '.join(request.settings)}")
     terminal.problems(run.warnings, "warning")
     if request.folds is not None:
         terminal.print_line(

@@ -53,6 +53,7 @@ def carry_out(
     terminal = Terminal()
     workspace = Workspace.find(workspace_path)
     study = resolve_study(request, _planned(terminal, dataset, request, workspace, dry_run=dry_run), workspace)
+    terminal.print_line(f"workspace  {workspace.describe()}")
     _announce(terminal, study)
     if len(study.recorded()) < len(study.runs):
         terminal.problems(check_test_cases(study.held_out, study.plan, study.data), "warning")
@@ -112,7 +113,7 @@ def _announce(terminal: Terminal, study: Study) -> None:
         f"base       {study.base_recipe.name}: {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, every arm"
     )
     if study.changes:
-        terminal.print_line(f"changed    {', '.join(study.changes)}; in the base and in every recipe")
+        terminal.print_line(f"set        {', '.join(study.changes)}; in the base and in every recipe")
     for arm in study.arms:
         own = arm.recipe.schedule
         if arm.baseline:

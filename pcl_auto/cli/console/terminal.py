@@ -78,6 +78,22 @@ def open_standard_files() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
 
 
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str], width: int, gap: int
+) -> tuple[list[str], list[list[str]]]:
+    """Leave ``optional`` columns out, in that order, until the table fits or none is left."""
+    kept, left = list(range(len(columns))), list(optional)
+
+    def needed() -> int:
+        table = [[name.removeprefix(">") for name in columns], *rows]
+        return sum(max(len(row[index]) for row in table) + gap for index in kept) - gap
+
+    while left and needed() > width:
+        name = left.pop(0)
+        kept = [index for index in kept if columns[index].removeprefix(">") != name]
+    return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
 class Terminal:
     """Print what a verb has to say; rich is imported when something is rendered, not before."""
 
@@ -144,6 +160,7 @@ class Terminal:
         title: str = "",
         gap: int = 2,
         bold_row: int | None = None,
+        optional: Sequence[str] = (),
     ) -> None:
         """Print a table on stdout, every text as it is.
 
@@ -153,10 +170,12 @@ class Terminal:
             title: above the table.
             gap: spaces between columns.
             bold_row: the index of a row to be set in bold.
+            optional: columns that are left out, the first one first, where the table would be wider than the terminal.
         """
         from rich.table import Table
         from rich.text import Text
 
+        columns, rows = _fitting(columns, [*rows], optional, self.out.width, gap)
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, gap, 0, 0))
         if title:
             table.title, table.title_justify = Text(printable(title)), "left"

@@ -21,6 +21,8 @@ from pcl_auto.workspace.resources import full_disk, has_room, is_full
 # Temporary names live beside their target, in a folder that no reader lists (nnU-Net takes every file in its own
 # folders for a case).
 STAGING = ".tmp"
+# Other processes may tidy up at the same moment so often, and no more.
+_MAX_TRIES = 1000
 
 
 def _here() -> str:
@@ -61,13 +63,15 @@ def staging_folder(beside: Path) -> Iterator[Path]:
 
 
 def _new_staging(parent: Path) -> Path:
+    tries = _MAX_TRIES
     while True:
+        tries -= 1
         try:
             parent.mkdir(parents=True, exist_ok=True)
             _sweep(parent)
             return Path(tempfile.mkdtemp(prefix=f"{_HOST}-{os.getpid()}-", dir=parent))
-        except (FileNotFoundError, FileExistsError):  # noqa: PERF203 (another process has just tidied up behind itself)
-            if parent.is_file():
+        except (FileNotFoundError, FileExistsError):  # another process has just tidied up behind itself
+            if parent.is_file() or not tries:  # or nothing can be made there at all, as in /proc
                 raise
 
 

@@ -51,11 +51,13 @@ def convert_files(found: Found, root: Path, threads: int, progress: Progress) ->
             return [*error.problems]
         return []
 
+    if foreign:
+        progress("convert", 0, len(foreign))
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for file, refusals in zip(foreign, pool.map(convert, foreign), strict=True):
+        for done, (file, refusals) in enumerate(zip(foreign, pool.map(convert, foreign), strict=True), 1):
             problems += refusals
             originals |= {} if refusals else {root / places[file]: file}
-            progress("convert", len(originals), len(foreign))
+            progress("convert", done, len(foreign))
     new = {file: file for file in places if file not in foreign} | {file: made for made, file in originals.items()}
     cases = [
         replace(

@@ -160,6 +160,15 @@ def test_another_writer_tidies_up_at_the_wrong_moment(
     assert names(tmp_path) == ["file.txt"]
 
 
+def test_where_nothing_can_be_made_the_writer_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise FileNotFoundError  # as in /proc
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "file.txt", "new")
+
+
 def test_many_writers_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # what is tested is the staging folder, not the disk
     with ThreadPoolExecutor(8) as pool:

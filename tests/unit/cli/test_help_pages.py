@@ -12,7 +12,7 @@ import typer
 from pcl_auto.cli import main
 from pcl_auto.cli.verbs import VERBS, load_verb
 
-PLACEHOLDER = re.compile(r"[A-Z]+(\.\.\.)?")
+PLACEHOLDER = re.compile(r"[A-Z.|=]+")
 
 
 def parameters_of(verb: str) -> list[Any]:

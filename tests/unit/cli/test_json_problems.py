@@ -40,6 +40,7 @@ def codes_on(stdout: str) -> list[str]:
 
 REFUSED = {
     "download": (("download", "Task11_None"), 2, ["archive.unknown-task"]),
+    "init": (("init", "nowhere", "none", "-o", "Task100_New"), 2, ["init.no-folder", "init.no-folder"]),
     "check": (("check", "nowhere"), 2, ["data.unknown-task"]),
     "repair": (("repair", "a.nii", "b.nii", "-o", "out"), 3, ["data.missing", "data.missing"]),
     "plan": (("plan", "nowhere"), 2, ["data.unknown-task"]),

@@ -17,6 +17,7 @@ from report_files import write_run
 from pcl_auto.cli.commands.status import status
 from pcl_auto.errors import StateError
 from pcl_auto.report.status import DamagedRun, all_runs, runs_of, status_of
+from pcl_auto.training.find_model import find_model
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
@@ -119,10 +120,25 @@ def test_the_command_shows_it(workspace: Workspace, model: Path, capfd: pytest.C
     status(model.name, workspace_path=root)
     shown = capfd.readouterr().out
     assert "Dice       0.50 – (labeled cases)" in shown
-    assert "round 2    2 of 3 pseudo-labels used, Dice 0.877 to the last round's" in shown
+    assert "round 2    2 of 3 pseudo-labels pass, Dice 0.877 to the last round's" in shown
     assert "command    pclauto train --labeled 2" in shown
+    status("tiny", workspace_path=root)
+    assert capfd.readouterr().out == shown
     status(workspace_path=root, json=True)
     assert json.loads(capfd.readouterr().out) == [status_of(model / "fold_all").as_dict()]
+
+
+def test_a_run_without_a_record_is_preparing(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    model = workspace.results / "Dataset001_X" / "nnUNetTrainerPCL__nnUNetPlans_L2_s0_my_recipe__3d_fullres"
+    with sole_writer(model):
+        (found,) = all_runs(workspace)
+        status(workspace_path=workspace.results.parent)
+        assert capfd.readouterr().out.splitlines()[1].split() == ["X", "L2_s0", "my_recipe", "running", "preparing"]
+        with refused(StateError, "model.missing") as refusal:
+            find_model(workspace, None)
+        assert model.name in refusal.problems[0].fix
+    assert (found.state, found.stage, found.split, found.recipe) == ("running", "preparing", "L2_s0", "my_recipe")
+    assert all_runs(workspace) == []
 
 
 def test_an_empty_workspace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

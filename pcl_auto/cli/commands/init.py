@@ -57,8 +57,8 @@ def init(
         Modality | None,
         typer.Option(
             case_sensitive=False,
-            help="CT is normalized by its units, all else as MRI. Default: MRI; images that may be CT are refused.",
-            metavar="CT|MRI",
+            help="CT, normalized by its units, or MRI, as all else. Default: MRI; images that may be CT are refused.",
+            metavar="KIND",
             rich_help_panel=_MEANING,
         ),
     ] = None,

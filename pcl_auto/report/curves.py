@@ -9,22 +9,34 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pcl_auto.data.palette import COLORS
 from pcl_auto.training.run_facts import RunFacts
 from pcl_auto.workspace.files import printable
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 22, 42
-# Colors of the style sheet; further series take them again, dashed.
-_COLORS = 6
 _MAX_MARKED = 40
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve through ``points`` of (x, y); a y that is None or not finite leaves a gap."""
+    """A curve through ``points`` of (x, y); a y that is None or not finite leaves a gap.
+
+    ``color``: the place of its class, None for what is of no class. ``dashed``: a baseline's.
+    """
 
     name: str
     points: Sequence[tuple[float, float | None]]
+    color: int | None = None
+    dashed: bool = False
+
+    @property
+    def style(self) -> str:
+        """Names of the style sheet; classes beyond the palette have its colors again, dotted."""
+        if self.color is None:
+            return "plain"
+        again = " dotted" if self.color >= len(COLORS) else ""
+        return f"c{self.color % len(COLORS)}" + (" dashed" if self.dashed else again)
 
 
 def run_curves(run: RunFacts, baseline: RunFacts | None) -> list[dict[str, Any]]:
@@ -33,7 +45,7 @@ def run_curves(run: RunFacts, baseline: RunFacts | None) -> list[dict[str, Any]]
     The Dice of ``baseline``, which has as many steps, is added where both validate on the same cases.
 
     Returns:
-        For each figure its ``title``, its ``svg`` and the ``keys`` of its legend: (color, dashed, name).
+        For each figure its ``title``, its ``svg`` and the ``keys`` of its legend: (style, name).
     """
     epochs = run.epochs
     on_epochs = {"x_name": "epoch", "boundaries": {number: start - 0.5 for number, start in run.round_starts().items()}}
@@ -46,18 +58,22 @@ def run_curves(run: RunFacts, baseline: RunFacts | None) -> list[dict[str, Any]]
     if baseline is not None and run.split.validation and not run.steps_before:
         # Its epochs may have another number of steps.
         epoch = baseline.steps_per_epoch / run.steps_per_epoch
-        dice += [replace(series, name=f"{series.name}, baseline") for series in _patch_dice(baseline, epoch)]
+        alone = _patch_dice(baseline, epoch)
+        dice += [replace(series, name=f"{series.name}, nnU-Net alone", dashed=True) for series in alone]
     figures.append(_figure(f"Dice on patches of {cases}", dice, **on_epochs, y_range=(0.0, 1.0)))
     changes = [(event["round"], event.get("dice_to_last_round")) for event in run.happened("pseudo_labels")]
-    title = "Dice of pseudo-labels to those of the round before"
-    figures.append(_figure(title, [Series("mean over cases", changes)], x_name="round"))
+    if sum(change is not None for _, change in changes) > 1:  # one stands in the table of rounds
+        title = "Dice of pseudo-labels to those of the round before"
+        figures.append(_figure(title, [Series("mean over cases", changes)], x_name="round"))
     return [figure for figure in figures if figure["svg"]]
 
 
 def _patch_dice(run: RunFacts, epoch: float = 1.0) -> list[Series]:
     """Return the Dice of each class over the epochs, which are ``epoch`` wide."""
     return [
-        Series(name, [(epoch * event["epoch"], _nth(event.get("patch_dice", ()), index)) for event in run.epochs])
+        Series(
+            name, [(epoch * event["epoch"], _nth(event.get("patch_dice", ()), index)) for event in run.epochs], index
+        )
         for index, name in enumerate(run.classes)
     ]
 
@@ -69,7 +85,7 @@ def _nth(values: Sequence[float | None], index: int) -> float | None:
 def _figure(title: str, series: list[Series], **options: Any) -> dict[str, Any]:
     # Names are anyone's; the rest of the page prints its texts by itself.
     title, series = printable(title), [replace(one, name=printable(one.name)) for one in series]
-    keys = [(index % _COLORS, index >= _COLORS, one.name) for index, one in enumerate(series)]
+    keys = [(one.style, one.name) for one in series]
     return {"title": title, "svg": draw_curves(series, title=title, **options), "keys": keys}
 
 
@@ -129,14 +145,14 @@ def draw_curves(
         parts.append(_line("boundary", x, TOP, x, HEIGHT - BOTTOM))
         if index % math.ceil(len(shown) / 10) == 0:
             parts.append(_text("tick middle", x, TOP - 7, f"{number}"))
-    for index, one in enumerate(series):
-        parts += _curve(index, one, locate)
+    for one in series:
+        parts += _curve(one, locate)
     parts.append(Markup("</svg>"))
     return Markup("").join(parts)
 
 
-def _curve(index: int, one: Series, locate: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
-    style = f"series s{index % _COLORS}" + (" dashed" if index >= _COLORS else "")
+def _curve(one: Series, locate: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
+    style = f"series {one.style}"
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in one.points:
         if y is None or not math.isfinite(y):

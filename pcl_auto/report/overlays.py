@@ -11,14 +11,16 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from pcl_auto.data.palette import COLORS, rgb
 from pcl_auto.data.planes import PLANES, find_structure, orient, to_patient
 
 # Pixels along the longer side of a picture, slices of a plane, and channels to choose from.
-LONGEST_SIDE, MAX_SLICES, MAX_CHANNELS = 160, 24, 4
+LONGEST_SIDE, MAX_SLICES, MAX_CHANNELS = 208, 24, 4
 QUALITY = 72
-# After Okabe and Ito: told apart with any kind of color vision, and on gray.
-PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 _AREA_OPACITY = 110
+# Pixels of an outline, and of its casing on either side, without which it is lost on an area of its color.
+_OUTLINE, _CASING = 2, 1
+_CASING_COLOR = (255, 255, 255)
 # x to the left, y to the back, z to the head.
 _AS_ITK = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -41,19 +43,22 @@ class Volume:
 class PlanePictures:
     """Slices of one plane, one below the other in a picture (a data URI) for each channel and each mask.
 
-    ``left`` and ``top``: the letters of the side of the patient there. ``slices``: their numbers in the file, from 0.
-    ``start``: the index in ``slices`` of the one to begin with. ``width`` and ``height``: of a slice, in pixels.
+    ``left`` and ``top``: the letters of the side of the patient there. ``slices``: their numbers in the file, from 0
+    and ascending, of ``total``. ``start``: the index in ``slices`` of the one to begin with. ``width`` and ``height``:
+    of a slice, in pixels. ``outlined``: names of the masks that are outlines.
     """
 
     name: str
     left: str
     top: str
     slices: list[int]
+    total: int
     start: int
     width: int
     height: int
     channels: list[str]
     masks: dict[str, str]
+    outlined: tuple[str, ...]
 
 
 def draw_planes(
@@ -79,6 +84,8 @@ def draw_planes(
         if min(shape[rows], shape[columns]) < 2:
             continue
         slices = shown_slices(structure.center[axis], structure.extent[axis], shape[axis], max_slices)
+        if axis in flips:  # as they are numbered in the file
+            slices.reverse()
         scale = LONGEST_SIDE / max(sides_mm[rows], sides_mm[columns])
         width, height = (max(1, round(sides_mm[side] * scale)) for side in (columns, rows))
         drawn.append(
@@ -87,6 +94,7 @@ def draw_planes(
                 left,
                 top,
                 slices=[shape[axis] - 1 - index for index in slices] if axis in flips else slices,
+                total=shape[axis],
                 start=slices.index(structure.center[axis]),
                 width=width,
                 height=height,
@@ -98,6 +106,7 @@ def draw_planes(
                     mask: _mask_strip(_cut(labels, axis, slices), classes, (width, height), outline=mask in outlined)
                     for mask, labels in masks.items()
                 },
+                outlined=tuple(mask for mask in masks if mask in outlined),
             )
         )
     return drawn
@@ -130,7 +139,7 @@ def _gray_strip(slices: np.ndarray, window: tuple[float, float], size: tuple[int
     low, high = window
     scaled = np.clip((np.nan_to_num(slices.astype(float), nan=low) - low) / (high - low), 0, 1)
     gray = _resized((scaled * 255).astype(np.uint8), size, Image.Resampling.BICUBIC)
-    return _uri(Image.fromarray(np.concatenate(gray)), "webp", quality=QUALITY, method=4)
+    return _uri(Image.fromarray(np.concatenate(gray)), "webp", quality=QUALITY, method=2)
 
 
 def _mask_strip(slices: np.ndarray, classes: Sequence[int], size: tuple[int, int], *, outline: bool) -> str:
@@ -138,25 +147,39 @@ def _mask_strip(slices: np.ndarray, classes: Sequence[int], size: tuple[int, int
     indices = np.zeros(slices.shape, np.int32)
     for index, value in enumerate(classes, start=1):
         indices[slices == value] = index
-    strips = _resized(indices, size, Image.Resampling.NEAREST)
-    if outline:
-        # Keep the pixels whose class differs from one in their neighborhood.
-        strips = [strip * (ndimage.maximum_filter(strip, 3) != ndimage.minimum_filter(strip, 3)) for strip in strips]
-    colors = min(len(classes), len(PALETTE))
-    found = np.concatenate(strips)
-    colored = np.where(found > 0, 1 + (found - 1) % len(PALETTE), 0).astype(np.uint8)
-    picture = Image.fromarray(colored, mode="P")
-    picture.putpalette([0, 0, 0, *(value for index in range(colors) for value in color(index))])
-    return _uri(picture, "png", transparency=bytes([0, *[255 if outline else _AREA_OPACITY] * colors]))
+    strips = [_smooth(each, size) for each in indices]
+    colors = min(len(classes), len(COLORS))
+    drawn = [_outlined(strip, colors + 1) if outline else _colored(strip) for strip in strips]
+    picture = Image.fromarray(np.concatenate(drawn), mode="P")
+    values = [value for index in range(colors) for value in rgb(index)]
+    picture.putpalette([0, 0, 0, *values, *_CASING_COLOR])
+    return _uri(picture, "png", transparency=bytes([0, *[255 if outline else _AREA_OPACITY] * colors, 255]))
+
+
+def _smooth(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a slice of class indices; of each pixel the class that has most of it, so that edges have no steps."""
+    found, most = np.zeros(size[::-1], np.int32), np.zeros(size[::-1], np.float32)
+    for index in np.unique(labels):
+        share = Image.fromarray((labels == index).astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        found, most = np.where(share > most, index, found), np.maximum(share, most)
+    return found
+
+
+def _colored(strip: np.ndarray) -> np.ndarray:
+    """Return the colors of class indices: 0 for none, else from 1 on."""
+    return np.where(strip > 0, 1 + (strip - 1) % len(COLORS), 0).astype(np.uint8)
+
+
+def _outlined(strip: np.ndarray, casing: int) -> np.ndarray:
+    """Return the colors of the pixels along the inner edge of each class, with the color ``casing`` around them."""
+    reach = 2 * _OUTLINE + 1
+    edge = (strip > 0) & (ndimage.maximum_filter(strip, reach) != ndimage.minimum_filter(strip, reach))
+    around = ndimage.binary_dilation(edge, np.ones((3, 3)), iterations=_CASING)
+    return np.where(edge, _colored(strip), np.where(around, casing, 0)).astype(np.uint8)
 
 
 def _resized(slices: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> list[np.ndarray]:
     return [np.asarray(Image.fromarray(each).resize(size, method)) for each in slices]
-
-
-def color(index: int) -> tuple[int, int, int]:
-    """Return the color of a foreground class, by its index among them: red, green and blue."""
-    return PALETTE[index % len(PALETTE)]
 
 
 def _uri(picture: Image.Image, kind: str, **options: object) -> str:

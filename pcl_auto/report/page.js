@@ -51,7 +51,7 @@ if (ledgers.length) {
       const down = head.getAttribute("aria-sort") === "ascending";
       for (const other of heads) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const text = (row) => row.cells[column].textContent;
+      const text = ({ cells: { [column]: cell } }) => cell.dataset.value ?? cell.textContent;
       const order = (one, two) => {
         // What is empty comes last either way.
         if (!text(one) || !text(two)) return !text(one) - !text(two);

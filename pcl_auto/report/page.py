@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
+from pcl_auto.data.palette import COLORS, color
 from pcl_auto.errors import Problem, StateError, UsageError
-from pcl_auto.recipe.time_budget import format_duration
-from pcl_auto.report.baseline import compare_to_baseline, damaged_evaluations
+from pcl_auto.recipe.time_budget import format_duration, format_seconds
+from pcl_auto.report.baseline import BaselineComparison, compare_to_baseline, damaged_evaluations
+from pcl_auto.report.commands import shell_path
 from pcl_auto.report.curves import run_curves
-from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES, color
+from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES
+from pcl_auto.report.rounds import RoundUse, round_uses, used_ledgers
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
-from pcl_auto.report.tables import default_recipe, heading, recipe_lines
+from pcl_auto.report.summary import story, tiles
+from pcl_auto.report.tables import default_recipe, heading, ledger_rows, recipe_lines
 from pcl_auto.report.validation import mean_over_folds, read_fold_scores
-from pcl_auto.report.verdict import judge
+from pcl_auto.report.verdict import judge, model_uses
 from pcl_auto.training.request import JOINT_TRAINER
 from pcl_auto.training.run_facts import (
     JUDGMENTS,
@@ -123,6 +126,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
     folds = read_fold_scores(run.folder.parent)
     comparison = compare_to_baseline(run, workspace)
     baseline = None if comparison.baseline is None else read_run(comparison.baseline / run.folder.name)
+    uses, uses_of_model = round_uses(run), model_uses(run)
     shown_round, pseudo = pseudo_label_panels(run, data, extent.slices)
     environment = Environment(
         loader=PackageLoader("pcl_auto.report", "."),
@@ -135,19 +139,20 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
     )
     page = environment.get_template("page.html").render(
         run=run,
-        ledgers=run.rounds[-extent.rounds :] if extent.rounds else run.rounds,
-        max_rows=extent.rows,
+        ledgers=_ledgers(run, uses, extent),
         folds=folds,
         mean_over_folds=mean_over_folds(folds),
         confidences=read_confidences(run.folder),
         identity=identity,
         record=run.record,
         split=run.split,
-        split_file=data.split_file(run.split.name),
-        plan_file=data.plan_file,
         configuration=run.configuration,
         comparison=comparison,
         verdict=judge(run, comparison),
+        story=story(run, comparison, uses_of_model),
+        tiles=tiles(run, comparison, uses_of_model),
+        uses={use.number: use for use in uses},
+        model=shell_path(run.folder.parent),
         figures=run_curves(run, baseline),
         shown_round=shown_round,
         pseudo=pseudo,
@@ -159,27 +164,58 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
             **{name: name for name in run.classes},
         },
         max_channels=MAX_CHANNELS,
-        colors=["#{:02x}{:02x}{:02x}".format(*color(index)) for index in range(len(run.classes))],
+        colors=[color(index) for index in range(len(run.classes))],
         recipe=recipe_lines(
             {key: value for key, value in recipe.items() if key not in ("name", "description")}, default_recipe()
         ),
         notes=[*_notes(run), *_left_out(extent, max_bytes)],
         costs=forecast_rows(run.record),
-        command=shlex.join(map(str, run.record["command"])),
+        files=_files(run, data, comparison),
+        command=shlex.join(["pclauto", *map(str, run.record["command"][1:])]),
         joint=JOINT_TRAINER,
-        relative=partial(_relative, run),
         number=_number,
         heading=heading,
         cell=_cell,
-        style=_inline("page.css"),
+        seconds=format_seconds,
+        style=_inline("page.css") + _color_rules(),
         script=_inline("page.js"),
     )
     return str(page)
 
 
-def _relative(run: RunFacts, path: Path) -> str:
-    """Return a file's path, relative to the run's folder if it belongs to the run's model."""
-    return os.path.relpath(path, run.folder) if Path(path).is_relative_to(run.folder.parent) else str(path)
+def _ledgers(run: RunFacts, uses: Sequence[RoundUse], extent: Extent) -> list[dict[str, Any]]:
+    """Return the ledger of each round that is shown: its number, its rows, and how many of all were used."""
+    used = used_ledgers(uses)
+    shown = []
+    for entry in run.rounds[-extent.rounds :] if extent.rounds else run.rounds:
+        rows = ledger_rows(entry, is_used=entry.number in used)
+        count = sum(row["used"] == "1" for row in rows)
+        shown.append({"number": entry.number, "rows": rows[: extent.rows], "cases": len(rows), "used": count})
+    return shown
+
+
+def _files(run: RunFacts, data: DatasetFolder, comparison: BaselineComparison) -> list[tuple[str, str]]:
+    """List the files behind the page, each once: paths show the names of users, and stand nowhere else on it."""
+    scores = comparison.scores or {}
+    files: dict[str, Path | None] = {
+        "run": run.folder,
+        "data set": data.path,
+        "split": data.split_file(run.split.name),
+        "scores": comparison.scores_file,
+        "masks that were scored": Path(scores["predictions"]) if scores else None,
+        "labels that they were scored by": Path(scores["labels"]) if scores else None,
+        "nnU-Net alone": comparison.baseline,
+    }
+    return [(name, str(file)) for name, file in files.items() if file is not None]
+
+
+def _color_rules() -> Markup:
+    """Return the rules of the style sheet that give curves, keys and swatches the colors of their class."""
+    rules = [
+        f".c{index} {{ color: {value}; }} .series.c{index} {{ stroke: {value}; }} circle.c{index} {{ fill: {value}; }}"
+        for index, value in enumerate(COLORS)
+    ]
+    return Markup("\n".join(rules))  # noqa: S704 (constants of this package)
 
 
 def _inline(name: str) -> Markup:
@@ -206,19 +242,10 @@ def _cost(key: str, value: float | None) -> str:
 
 
 def _notes(run: RunFacts) -> list[str]:
-    """List what happened on the way that a reader should know."""
+    """List what happened on the way that a reader should know and that no table of the page has."""
     notes = [f"Resumed after epoch {event['epoch']}." for event in run.happened("resumed")]
-    notes += [
-        f"Round {event['round']} was rolled back after epoch {event['epoch']}: {'; '.join(map(str, event['reasons']))}."
-        for event in run.happened("rolled_back")
-    ]
-    notes += [
-        f"Round {event['round']} trained on labels alone, as its pseudo-labels were unusable: "
-        f"{'; '.join(map(str, event.get('reasons', ['all background'])))}."
-        for event in run.happened("degenerate")
-    ]
     damaged = damaged_evaluations(run.folder.parent)
-    notes += [f"An evaluation cannot be read and is left out: {file}." for file in damaged]
+    notes += [f"An evaluation cannot be read and is left out: {file.name}." for file in damaged]
     if not run.happened("trained"):
         notes.append("The training has not ended yet.")
     return notes
@@ -234,11 +261,10 @@ def _left_out(extent: Extent, max_bytes: int) -> list[str]:
 
 
 def _cell(column: str, value: str) -> str:
-    """Format a value of the ledger, with as many decimals as the others of its column."""
+    """Format a value of the ledger: numbers of decimals with two of them."""
     if column == "used":
         return "yes" if value == "1" else "no"
-    digits = 3 if column.startswith("volume_ml_") else 4 if column in JUDGMENTS else None
-    return value if digits is None or not value else _number(float(value), digits)
+    return _number(float(value), 2) if value and (column.startswith("volume_ml_") or column in JUDGMENTS) else value
 
 
 def _number(value: float | None, digits: int = 3) -> str:

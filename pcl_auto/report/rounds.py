@@ -84,5 +84,7 @@ def count_used(uses: Sequence[RoundUse]) -> tuple[int, int]:
 def describe_use(uses: Sequence[RoundUse]) -> str:
     """Say how many rounds used the unlabeled scans, as "1 of 2 rounds used the unlabeled scans"."""
     used, rounds = count_used(uses)
+    if not rounds:
+        return "no round was to use the unlabeled scans"
     start = "the supervised start and " if any(use.used for use in uses if not use.number) else ""
     return f"{start}{used} of {rounds} round{'s' * (rounds != 1)} used the unlabeled scans"

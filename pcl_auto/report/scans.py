@@ -24,7 +24,8 @@ from pcl_auto.nnunet.data.store import is_stored
 from pcl_auto.nnunet.data.store_records import read_record as read_stored
 from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
-from pcl_auto.report.tables import best_median_worst, heading
+from pcl_auto.report.rounds import round_uses, used_ledgers
+from pcl_auto.report.tables import BY_DICE, BY_NAME, STABLE, first_middle_last, heading
 from pcl_auto.training.run_facts import Round, RunFacts
 from pcl_auto.training.run_inputs import changed_images, changed_labels, used_cases
 from pcl_auto.workspace.folders import DatasetFolder
@@ -40,26 +41,26 @@ class Panel:
     role: str
     case: str
     facts: str
-    source: Path
     planes: list[PlanePictures]
     problem: str = ""
 
 
 def pseudo_label_panels(run: RunFacts, data: DatasetFolder, max_slices: int) -> tuple[Round | None, list[Panel]]:
-    """Show the best, median and worst of the last round whose pseudo-labels are still there, by its ledger."""
+    """Show the most stable, median and least stable of the last round whose pseudo-labels are still there."""
     there = [(each, round_folder(run.folder, each.number).cases) for each in run.rounds]
     there = [(each, folder) for each, folder in there if folder.is_dir()]
     if not there:
         return None, []
     *earlier, (last, folder) = there
     panels, changed = [], changed_scans(run, data)
-    for role, row in best_median_worst(last.ranked()):
+    is_used = last.number in used_ledgers(round_uses(run))
+    for role, row in first_middle_last(last.ranked(), STABLE if last.judged_by else BY_NAME):
         case = row["case"]
-        judged = f"{heading(last.judged_by)} {row[last.judged_by]}" if last.judged_by else "not judged"
-        facts = f"{judged}, {'used' if row.get('used') == '1' else 'not used'}"
+        judged = f"{heading(last.judged_by)} {float(row[last.judged_by]):.2f}, " if last.judged_by else ""
+        facts = f"{judged}{'used' if is_used and row.get('used') == '1' else 'not used'}"
         first = next(((each.number, cases) for each, cases in earlier if is_stored(cases, case)), None)
         read = partial(_stored, folder, case, run, PSEUDO_LABEL, changed, first)
-        panels.append(_panel(role, case, facts, folder, run, read, max_slices))
+        panels.append(_panel(role, case, facts, run, read, max_slices))
     return last, panels
 
 
@@ -68,7 +69,7 @@ def labeled_panels(run: RunFacts, data: DatasetFolder, max_slices: int) -> list[
     folder = data.labeled_view(run.split.name, run.identity["configuration"])
     changed = [*changed_scans(run, data), *changed_labels(run, data)]
     return [
-        _panel("labeled", case, "", folder, run, partial(_stored, folder, case, run, LABEL, changed), max_slices)
+        _panel("labeled", case, "", run, partial(_stored, folder, case, run, LABEL, changed), max_slices)
         for case in run.split.labeled[:MAX_LABELED]
     ]
 
@@ -87,16 +88,14 @@ def evaluated_panels(run: RunFacts, scores: Mapping[str, Any] | None, max_slices
     dice = {case: value for case, value in case_dice(scores).items() if case not in run.split.hidden}
     ranked = sorted((-value, case) for case, value in dice.items() if not math.isnan(value))
     panels = []
-    for role, row in best_median_worst([{"case": case} for _, case in ranked]):
+    for role, row in first_middle_last([{"case": case} for _, case in ranked], BY_DICE):
         case = row["case"]
         read = partial(_scored, case, masks, labels, scans, scores)
-        panels.append(_panel(role, case, f"mean Dice {dice[case]:.3f}", masks, run, read, max_slices))
+        panels.append(_panel(role, case, f"mean Dice {dice[case]:.3f}", run, read, max_slices))
     return panels
 
 
-def _panel(
-    role: str, case: str, facts: str, source: Path, run: RunFacts, read: Callable[[], Volume], max_slices: int
-) -> Panel:
+def _panel(role: str, case: str, facts: str, run: RunFacts, read: Callable[[], Volume], max_slices: int) -> Panel:
     """Draw a panel, or say why it cannot be shown: that files were moved since spoils no report."""
     try:
         volume = read()
@@ -104,8 +103,17 @@ def _panel(
         outlined = [LABEL, *list(volume.masks)[1:]]
         shown = draw_planes(volume, list(run.classes.values()), outlined, max_slices=max_slices)
     except (PclautoError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        return Panel(role, case, facts, source, [], f"cannot be shown: {error}")
-    return Panel(role, case, facts, source, shown)
+        return Panel(role, case, facts, [], f"cannot be shown: {_in_words(error)}")
+    return Panel(role, case, facts, shown)
+
+
+def _in_words(error: Exception) -> str:
+    """Return what is wrong without the path of a file: paths stand in the record alone, and show names of users."""
+    if isinstance(error, PclautoError):
+        return error.problems[0].what
+    if isinstance(error, OSError):
+        return error.strerror or "a file cannot be read"
+    return str(error) if isinstance(error, ValueError) else "its files are damaged"
 
 
 def changed_scans(run: RunFacts, data: DatasetFolder) -> list[str]:
@@ -131,7 +139,7 @@ def _stored(
     masks = {name: read_labels(folder, case)}
     if first is not None:
         number, its_folder = first
-        masks[f"{name} of round {number}, outlined"] = read_labels(its_folder, case)
+        masks[f"{name} of round {number}"] = read_labels(its_folder, case)
     labels = {mask: values.transpose(back) for mask, values in masks.items()}
     direction = properties["sitk_stuff"]["direction"]
     return Volume(image[:].transpose(0, *(back + 1)), labels, spacing.tolist(), direction)

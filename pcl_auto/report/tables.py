@@ -6,18 +6,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pcl_auto.recipe.load import load_recipe
+from pcl_auto.training.run_facts import Round
 
 
 def heading(column: str) -> str:
     """Return a reader's name for a column of the ledger."""
-    named = {"dice_to_last_round": "Dice to round before", "agreement": "agreement"}
+    named = {"dice_to_last_round": "Dice to round before", "remarks": "reason"}
     return named.get(column, column.replace("volume_ml_", "ml ").replace("components_", "parts "))
 
 
-def best_median_worst(ranked: Sequence[dict[str, str]]) -> list[tuple[str, dict[str, str]]]:
-    """Select the first, middle and last of ``ranked``, each once."""
+def ledger_rows(entry: Round, *, is_used: bool) -> list[dict[str, str]]:
+    """Return the rows of a ledger as they are read: case, whether it was used and why not, then its numbers.
+
+    Args:
+        entry: the ledger of a round.
+        is_used: whether the network has learned from it at all, see :func:`pcl_auto.report.rounds.used_ledgers`.
+    """
+    rows = []
+    for row in entry.rows:
+        chosen = row.get("used") == "1"
+        reasons = [] if is_used or not chosen else ["the round trained on labels alone, or was rolled back"]
+        rows.append(
+            {
+                "case": row["case"],
+                "used": "1" if chosen and is_used else "0",
+                "remarks": "; ".join([*reasons, *filter(None, [row.get("remarks", "")])]),
+                **{column: value for column, value in row.items() if column not in ("case", "used", "remarks")},
+            }
+        )
+    return rows
+
+
+STABLE = ("most stable", "median", "least stable")
+BY_DICE = ("best", "median", "worst")
+BY_NAME = ("first", "middle", "last")
+
+
+def first_middle_last(
+    ranked: Sequence[dict[str, str]], names: tuple[str, str, str]
+) -> list[tuple[str, dict[str, str]]]:
+    """Select the first, middle and last of ``ranked``, each once, under these names; of two the first and last."""
     chosen: dict[int, str] = {}
-    for name, index in {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}.items():
+    for name, index in zip((names[0], names[2], names[1]), (0, len(ranked) - 1, len(ranked) // 2), strict=True):
         if ranked:
             chosen.setdefault(index, name)
     return [(name, ranked[index]) for index, name in sorted(chosen.items())]

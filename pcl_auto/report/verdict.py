@@ -144,20 +144,20 @@ def is_noise(comparison: BaselineComparison) -> bool:
 def rest_of_recipe(run: RunFacts, baseline: Path | None) -> list[str]:
     """List what ``run`` and its baseline may differ by where no pseudo-label was used."""
     recipe = run.identity["recipe"]
-    mirrored = mirror_axes(run.folder.parent, run.identity)
-    their = None if baseline is None else mirror_axes(baseline, read_run(baseline / run.folder.name).identity)
-    chosen = recipe["pseudo_labels"].get("network") == "best_validation" and bool(run.split.validation)
+    augmentation, mixing, contrast, labels = (
+        recipe.get(table, {}) for table in ("augmentation", "mixing", "contrast", "pseudo_labels")
+    )
+    theirs = None if baseline is None else mirror_axes(baseline, read_run(baseline / run.folder.name).identity)
     parts = {
-        "mirroring": mirrored != their,
-        "warped labeled cases": recipe["augmentation"].get("warped_cases", 0) > 0,
-        "elastic deformation": recipe["augmentation"].get("elastic", 0) > 0,
-        "copy-paste between labeled cases": recipe["mixing"].get("labeled_copy_paste", False),
-        "mixup": recipe["mixing"].get("mixup_alpha", 0) > 0,
-        "a deeper segmentation head": recipe["contrast"].get("head_convolutions", 0) > 0,
-        "layers drawn anew": recipe["contrast"].get("restart_head", False)
-        or recipe["pseudo_labels"].get("restart_network", False),
-        "weights chosen by validation cases": chosen,
-        "steps lost in rounds that were rolled back": bool(run.happened("rolled_back")),
+        "mirroring": mirror_axes(run.folder.parent, run.identity) != theirs,
+        "warped labeled cases": augmentation.get("warped_cases"),
+        "elastic deformation": augmentation.get("elastic"),
+        "copy-paste between labeled cases": mixing.get("labeled_copy_paste"),
+        "mixup": mixing.get("mixup_alpha"),
+        "a deeper segmentation head": contrast.get("head_convolutions"),
+        "layers drawn anew": contrast.get("restart_head") or labels.get("restart_network"),
+        "weights chosen by validation cases": labels.get("network") == "best_validation" and run.split.validation,
+        "steps lost in rounds that were rolled back": run.happened("rolled_back"),
     }
     return [name for name, is_there in parts.items() if is_there]
 

@@ -95,4 +95,4 @@ def write_scores(
         **more,
     }  # fmt: skip
     (model / "evaluations").mkdir(exist_ok=True)
-    (model / "evaluations" / f"{labels}_{mirroring}.json").write_text(json.dumps(content))
+    (model / "evaluations" / f"{Path(labels).name}_{mirroring}.json").write_text(json.dumps(content))

@@ -132,5 +132,5 @@ def _round(entry: dict[str, object]) -> str:
         reasons = entry.get("reasons")
         return f"{what}: {some_of(map(str, reasons))}" if isinstance(reasons, list) and reasons else what
     change = entry.get("dice_to_last_round")
-    text = f"{entry.get('used', '?')} of {entry.get('cases', '?')} pseudo-labels pass"
+    text = f"{entry.get('used', '?')} of {entry.get('cases', '?')} pseudo-labels used"
     return text + (f", Dice {change:.3f} to the last round's" if isinstance(change, float) else "")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from pcl_auto.benchmark.plot import draw
 from pcl_auto.benchmark.table import ArmResults, Row, summarize
+from pcl_auto.data.palette import BASELINE_COLOR, color
 from pcl_auto.evaluation.statistics import t_interval
 
 
@@ -45,10 +46,16 @@ def test_bars_are_intervals_over_draws_and_the_ceiling_is_the_best(
 ) -> None:
     bars: dict[str, Any] = {}
     dashed: list[float] = []
-    monkeypatch.setattr(Axes, "errorbar", lambda _self, _x, _y, yerr, label, **_more: bars.update({label: yerr}))
+    colors: dict[str, str] = {}
+
+    def errorbar(_self: Axes, _x: Any, _y: Any, yerr: Any, label: str, color: str, **_more: Any) -> None:
+        bars[label], colors[label] = yerr, color
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
     monkeypatch.setattr(Axes, "axhline", lambda _self, y, **_more: dashed.append(y))
-    monkeypatch.setattr(Axes, "legend", lambda _self: None)
+    monkeypatch.setattr(Axes, "legend", lambda _self, **_more: None)
     draw(ROWS, "Dataset005_Toy", tmp_path / "results.png")
     interval = t_interval([0.3, 0.4, 0.5])
-    assert bars == {"nnunet": pytest.approx([(interval.high - interval.low) / 2, 0.0]), "paper": [0.0]}
+    assert bars == {"nnU-Net alone": pytest.approx([(interval.high - interval.low) / 2, 0.0]), "paper": [0.0]}
     assert dashed == [0.8]
+    assert colors == {"nnU-Net alone": BASELINE_COLOR, "paper": color(0)}

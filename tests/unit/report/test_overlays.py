@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pcl_auto.data.palette import COLORS, rgb
 from pcl_auto.inference.preview import draw
 from pcl_auto.report.overlays import (
     LONGEST_SIDE,
     MAX_CHANNELS,
     MAX_SLICES,
-    PALETTE,
     Volume,
-    color,
     draw_planes,
     shown_slices,
 )
@@ -47,7 +46,7 @@ def test_masks_are_drawn_where_the_labels_are_in_the_color_of_their_class() -> N
     assert strip.shape[:2] == (len(plane.slices) * plane.height, plane.width)
     cut = strip[plane.start * plane.height :][: plane.height]
     scale = plane.height / 40
-    assert tuple(cut[int(10 * scale), int(30 * scale)][:3]) == color(1)
+    assert tuple(cut[int(10 * scale), int(30 * scale)][:3]) == rgb(1)
     assert cut[int(10 * scale), int(30 * scale)][3] > 0
     assert cut[int(30 * scale), int(30 * scale)][3] == 0
     assert (cut[..., 3] > 0).mean() == pytest.approx(200 / 1600, rel=0.05)
@@ -56,11 +55,11 @@ def test_masks_are_drawn_where_the_labels_are_in_the_color_of_their_class() -> N
 def test_f90_hundreds_of_classes_are_drawn(tmp_path: Path) -> None:
     """More than a picture has colors; neighbors of one color have an outline between them all the same."""
     labels = np.zeros((4, 40, 40), np.int16)
-    labels[:, :20], labels[:, 20:] = 300, 300 + len(PALETTE)
+    labels[:, :20], labels[:, 20:] = 300, 300 + len(COLORS)
     volume = Volume(np.zeros((1, 4, 40, 40), np.float32), {"p": labels, "l": labels}, (1, 1, 1))
     plane = draw_planes(volume, range(1, 501), outlined=["l"])[0]
     area, outline = (np.asarray(picture(plane.masks[name]).convert("RGBA")) for name in ("p", "l"))
-    assert {tuple(pixel[:3]) for pixel in area.reshape(-1, 4)} == {color(299)}
+    assert {tuple(pixel[:3]) for pixel in area.reshape(-1, 4)} == {rgb(299)}
     assert outline[plane.start * plane.height + plane.height // 2, plane.width // 2, 3] > 0
     assert outline[plane.start * plane.height + plane.height // 4, plane.width // 2, 3] == 0
     classes = {f"c{value}": (value,) for value in range(1, 501)}
@@ -80,14 +79,39 @@ def test_an_outline_leaves_the_inside_free() -> None:
     assert outline.any()
 
 
+def test_an_outline_has_a_casing_on_both_sides() -> None:
+    labels = np.zeros((4, 40, 40), np.int16)
+    labels[:, 10:30, 10:30] = 1
+    plane = draw_planes(Volume(np.zeros((1, 4, 40, 40), np.float32), {"l": labels}, (1, 1, 1)), [1], outlined=["l"])[0]
+    strip = np.asarray(picture(plane.masks["l"]).convert("RGBA"))
+    across = strip[plane.start * plane.height + plane.height // 2, : plane.width // 2]
+    drawn = [tuple(pixel[:3]) for pixel in across if pixel[3]]
+    assert drawn[0] == drawn[-1] == (255, 255, 255)
+    assert set(drawn[1:-1]) == {rgb(0)}
+
+
+def luminance(red: int, green: int, blue: int) -> float:
+    linear = [
+        (c / 255 / 12.92) if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("index", range(len(COLORS)))
+def test_colors_are_seen_on_a_white_page_and_on_a_dark_one(index: int) -> None:
+    own = luminance(*rgb(index))
+    assert 1.05 / (own + 0.05) > 3
+    assert (own + 0.05) / (luminance(20, 24, 29) + 0.05) > 3
+
+
 def test_a_picture_has_the_shape_of_the_body_and_shows_its_intensities() -> None:
     image = np.zeros((1, 10, 40, 20), np.float32)
     image[:, :, :20] = 100
     plane = draw_planes(Volume(image, {"m": np.zeros((10, 40, 20), np.int16)}, (5, 1, 2)), [1])[0]
     assert (plane.width, plane.height) == (LONGEST_SIDE, LONGEST_SIDE)
     cut = np.asarray(picture(plane.channels[0]).convert("L"))[: plane.height]
-    assert cut[: plane.height // 2 - 8].mean() > 240
-    assert cut[plane.height // 2 + 8 :].mean() < 15
+    assert cut[: plane.height // 2 - 16].mean() > 240
+    assert cut[plane.height // 2 + 16 :].mean() < 15
 
 
 def test_the_head_is_up() -> None:
@@ -95,7 +119,7 @@ def test_the_head_is_up() -> None:
     image[:, 5:] = 1
     plane = draw_planes(Volume(image, {"m": np.zeros((10, 10, 10), np.int16)}, (1, 1, 1)), [1])[1]
     cut = np.asarray(picture(plane.channels[0]).convert("L"))[: plane.height]
-    assert cut[:70].mean() > cut[90:].mean()
+    assert cut[: plane.height // 3].mean() > cut[-plane.height // 3 :].mean()
 
 
 def test_the_patients_right_is_on_the_left_whatever_the_file_says() -> None:

@@ -15,6 +15,7 @@ from refusal import refused
 from report_files import write_run, write_scores
 
 import pcl_auto.report
+from pcl_auto.data.palette import COLORS
 from pcl_auto.errors import UsageError
 from pcl_auto.method.confidence import Reference, assess
 from pcl_auto.report import scans as shown
@@ -115,6 +116,34 @@ def test_scores_by_name_are_those_of_the_name_even_if_it_is_a_number(tmp_path: P
     assert '<th scope="row">1</th><td class="n">0.432</td>' in table.split("</table>")[0]
 
 
+def test_paths_stand_in_the_record_alone_and_once(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path / "user", "test")
+    model, baseline = write_run(workspace.results), write_run(workspace.results, trainer=SUPERVISED_TRAINER)
+    for folder in (model, baseline):
+        write_scores(folder, {"t": 0.5}, labels=str(tmp_path / "labelsTs"), predictions=str(tmp_path / "masks"))
+    page, record = write_report(model, workspace).read_text(encoding="utf-8").split('<section id="record">')
+    assert str(tmp_path) not in page
+    for path in (model / "fold_all", baseline, tmp_path / "labelsTs", tmp_path / "masks"):
+        assert record.count(f"<code>{path}</code>") == 1
+
+
+def test_the_tiles_have_what_was_measured(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "test")
+    model = write_run(workspace.results)
+    assert "<dt>difference</dt><dd>" in report(tmp_path / "other")
+    assert write_report(model, workspace).read_text(encoding="utf-8").count("not measured yet") >= 4
+    baseline = write_run(workspace.results, trainer=SUPERVISED_TRAINER)
+    write_scores(model, {"a": 0.8, "b": 0.9})
+    write_scores(baseline, {"a": 0.7, "b": 0.6})
+    text = write_report(model, workspace).read_text(encoding="utf-8")
+    assert "2 of 2 rounds used the unlabeled scans · Dice 0.850, nnU-Net alone 0.650 · 2 cases" in text
+    found = dict(re.findall(r'<dt>([^<]*)</dt><dd><span class="value">(.*?)</span>', text))
+    assert found == {
+        "Dice": "0.850", "nnU-Net alone": "0.650", "difference": "+0.200", "cases scored": "2",
+        "rounds used": "2 of 2", "training time": "4.5 s",
+    }  # fmt: skip
+
+
 def test_files_that_are_gone_are_said_to_be_and_spoil_nothing(tmp_path: Path) -> None:
     assert report(tmp_path).count("cannot be shown") == 5  # three pseudo-labels, two labeled cases
 
@@ -193,11 +222,11 @@ def test_the_dice_of_validation_cases_stands_beside_the_baselines(tmp_path: Path
     workspace = Workspace.at(tmp_path, "test")
     split = {"name": "L1_V1_s0", "seed": 0, "labeled": ["a"], "validation": ["b"], "unlabeled": ["c"], "hidden": []}
     model = write_run(workspace.results, split=split)
-    assert "core, baseline" not in write_report(model, workspace).read_text(encoding="utf-8")
+    assert "core, nnU-Net alone" not in write_report(model, workspace).read_text(encoding="utf-8")
     baseline = write_run(workspace.results, trainer=SUPERVISED_TRAINER, split=split)
     for folder in (model, baseline):
         write_scores(folder, {"t": 0.5})
-    assert "core, baseline" in write_report(model, workspace).read_text(encoding="utf-8")
+    assert "core, nnU-Net alone" in write_report(model, workspace).read_text(encoding="utf-8")
 
 
 def test_the_scores_of_a_fold_are_found_by_class_and_by_region(tmp_path: Path) -> None:
@@ -220,7 +249,7 @@ def test_confidences_are_shown_and_stand_in_the_last_ledger(tmp_path: Path) -> N
     text = write_report(model, workspace).read_text(encoding="utf-8")
     ledgers = text.split('class="scroll ledger"')[1:]
     assert ["confidence" in ledger.split("</table>")[0] for ledger in ledgers] == [False, True]
-    assert '<td class="n">0.6234</td>' in ledgers[1] or '<td class="n">0.6235</td>' in ledgers[1]
+    assert '<td class="n" data-value="0.62345">0.62</td>' in ledgers[1]
     known = read_confidences(model / "fold_all")
     flagged = [value for value in values if assess(value, {}, Reference(tuple(values))).review]
     assert known.review == max(flagged)
@@ -231,15 +260,21 @@ def test_confidences_are_shown_and_stand_in_the_last_ledger(tmp_path: Path) -> N
 def test_a_round_on_labels_alone_used_no_pseudo_label(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "test")
     model = write_run(workspace.results)
-    used = '<td class="n">1</td><td class="n">3</td><td class="n">{}</td>'
+    used = '<td class="n">1</td><td class="n">{}</td><td class="n">3</td>'
     assert used.format(3) in write_report(model, workspace).read_text(encoding="utf-8")
     events = model / "fold_all" / "events.jsonl"
     whole = events.read_text(encoding="utf-8").rpartition("\n")[0]
     event = {"time": "t", "event": "degenerate", "round": 1, "reasons": ["rim is 20 ml"]}
     events.write_text(f"{whole}\n{json.dumps(event)}\n", encoding="utf-8")
     text = write_report(model, workspace).read_text(encoding="utf-8")
+    # One number in the story, the tiles, the table of rounds and the ledger.
     assert used.format(0) in text
-    assert "Round 1 trained on labels alone, as its pseudo-labels were unusable: rim is 20 ml." in text
+    assert "trained on labels alone: rim is 20 ml" in text
+    assert "1 of 2 rounds used the unlabeled scans" in text
+    assert '<span class="value">1 of 2</span>' in text
+    assert '<option value="1">1 (0 of 3 used)</option>' in text
+    first, second = text.split('class="scroll ledger"')[1:]
+    assert [ledger.split("</table>")[0].count('data-used="1"') for ledger in (first, second)] == [0, 2]
 
 
 def test_corrected_cases_are_listed(tmp_path: Path) -> None:
@@ -331,8 +366,8 @@ def test_text_and_curves_can_be_seen(scheme: int) -> None:
         for ink in ("ink", "soft", "link"):
             assert contrast(colors[ink], colors[ground]) >= 4.5, (ink, ground)
     assert contrast(colors["ink"], colors["mark"]) >= 4.5
-    for curve in (f"s{place}" for place in range(6)):
-        assert contrast(colors[curve], colors["paper"]) >= 3, curve
+    for curve in COLORS:
+        assert contrast(curve[1:], colors["paper"]) >= 3, curve
 
 
 def test_contrast_is_that_of_the_standard() -> None:

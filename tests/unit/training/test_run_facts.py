@@ -8,7 +8,7 @@ from refusal import refused
 from report_files import write_run
 
 from pcl_auto.errors import StateError
-from pcl_auto.report.tables import best_median_worst, default_recipe, recipe_lines
+from pcl_auto.report.tables import BY_DICE, default_recipe, first_middle_last, recipe_lines
 from pcl_auto.training.run_facts import read_run, run_folder
 
 
@@ -43,7 +43,7 @@ def test_pseudo_labels_are_ranked_by_what_their_ledger_says(tmp_path: Path) -> N
     [("", []), ("a", ["best"]), ("ab", ["best", "worst"]), ("abcde", ["best", "median", "worst"])],
 )
 def test_best_median_and_worst_are_each_shown_once(cases: str, roles: list[str]) -> None:
-    chosen = best_median_worst([{"case": case} for case in cases])
+    chosen = first_middle_last([{"case": case} for case in cases], BY_DICE)
     assert [role for role, _ in chosen] == roles
     assert [row["case"] for _, row in chosen] == sorted({cases[:1], cases[len(cases) // 2 :][:1], cases[-1:]} - {""})
 

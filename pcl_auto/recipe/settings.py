@@ -332,7 +332,7 @@ class PseudoLabelFilter:
 
 @dataclass(frozen=True)
 class CollapseGuard:
-    """What keeps a round from spoiling the network."""
+    """The guard that keeps a round from spoiling the network."""
 
     enabled: bool = _setting(default=True, help="Roll back a round that the network comes out of collapsed.")
     volume_margin: float = _setting(
@@ -407,7 +407,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class UnlabeledLoss:
-    """Who teaches unlabeled patches in joint steps; docs/methods.md has the papers of all methods."""
+    """The teacher of unlabeled patches in joint steps; docs/methods.md has the papers of all methods."""
 
     method: UnlabeledMethod = _setting(
         "pseudo_labels",

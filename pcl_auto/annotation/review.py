@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pcl_auto.data.formats.suffixes import split_suffix
+from pcl_auto.data.palette import rgb
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.plan import Plan, PlannedCase, read_plan
@@ -40,7 +41,6 @@ from pcl_auto.workspace.run_record import REVIEW, REVIEWS, is_fold
 
 RECORD = REVIEW_RECORD
 SCHEMA_VERSION = 1
-_COLORS = ((230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (60, 84, 136), (145, 209, 194))
 _README = """Pseudo-labels to look at, made by {model}, round {round}.
 
 1. Open images/{image} with pseudo_labels/CASE.nii.gz as its segmentation:
@@ -217,7 +217,7 @@ def _copy_image(case: PlannedCase, folder: Path) -> None:
 
 def _write_colors(classes: Mapping[str, int], folder: Path) -> None:
     """Write the classes' names and colors in the formats of ITK-SNAP and 3D Slicer."""
-    rows = [(value, name, *_COLORS[index % len(_COLORS)]) for index, (name, value) in enumerate(classes.items())]
+    rows = [(value, name, *rgb(index)) for index, (name, value) in enumerate(classes.items())]
     snap = ['0 0 0 0 0 0 0 "Clear Label"', *(f'{value} {r} {g} {b} 1 1 1 "{name}"' for value, name, r, g, b in rows)]
     write_text(folder / "itk-snap-labels.txt", "\n".join(snap) + "\n")
     slicer = ["0 background 0 0 0 0"]

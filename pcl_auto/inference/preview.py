@@ -136,9 +136,10 @@ def _caption(figure: Figure, title: str, quality: Mapping[str, Any] | None, colo
 
 def _judged(quality: Mapping[str, Any]) -> list[str]:
     """Return confidence, and whether and why somebody should review the mask, in a line."""
-    reasons = quality["reasons"]
+    # Records of version 0.2 and before have another name for it.
+    confidence, reasons = quality.get("confidence", quality.get("certainty")), quality.get("reasons", ())
     more = f" and {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
-    parts = [] if quality["confidence"] is None else [f"confidence {quality['confidence']:.2f}"]
-    if quality["review"]:
+    parts = [] if confidence is None else [f"confidence {confidence:.2f}"]
+    if quality.get("review"):
         parts.append(f"review: {'; '.join(reasons[:_MAX_REASONS])}{more}")
     return [" · ".join(parts)] if parts else []

@@ -64,8 +64,8 @@ def compare_to_baseline(run: RunFacts, workspace: Workspace) -> BaselineComparis
         return BaselineComparison(
             scores,
             file,
-            missing="there is no nnU-Net alone on the same terms" if own else "this run has no scores",
-            refused="" if refused is None else f"{refused.model}: {format_names(refused.reasons)}",
+            missing="nnU-Net alone was not trained on the same labels and steps" if own else "this run has no scores",
+            refused="" if refused is None else str(refused),
             commands=commands,
         )
     alone = _evaluations(baseline)
@@ -101,7 +101,7 @@ def compare_to_baseline(run: RunFacts, workspace: Workspace) -> BaselineComparis
         file,
         baseline,
         missing="the scores of nnU-Net alone are no fair pair",
-        refused=f"{baseline.name}: {format_names(reasons or ['no case in common'])}",
+        refused=f"{baseline.name}: {'; '.join(reasons or ['no case in common'])}",
         commands=commands,
     )
 

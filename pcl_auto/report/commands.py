@@ -105,11 +105,12 @@ def scoring_command(scores: Mapping[str, Any]) -> str | None:
 def training_command(run: RunFacts, workspace: Workspace) -> str | None:
     """Return the command that trains the baseline of ``run``; None where no command has its number of steps."""
     command = [str(part) for part in run.record.get("command", [])]
-    if command[1:2] != ["train"]:
-        return None
     if not run.steps_before:
-        # Masks to begin with are no part of a baseline.
-        return shlex.join(["pclauto", *_without(command[1:], "--initial-pseudo-labels"), "--supervised-only"])
+        if command[1:2] != ["train"]:
+            return None
+        # Masks to begin with are no part of a baseline, and a second start is none of its own.
+        kept = [part for part in _without(command[1:], "--initial-pseudo-labels") if part != "--restart"]
+        return shlex.join(["pclauto", *kept, "--supervised-only"])
     first, identity, steps = first_run(run), run.identity, steps_of(run)
     if first is None or first.identity.get("start") or "budget_s" in first.identity or steps % first.steps_per_epoch:
         return None

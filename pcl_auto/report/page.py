@@ -19,7 +19,7 @@ from pcl_auto.report.baseline import BaselineComparison, compare_to_baseline, da
 from pcl_auto.report.commands import shell_path
 from pcl_auto.report.curves import run_curves
 from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES
-from pcl_auto.report.rounds import RoundUse, round_uses, used_ledgers
+from pcl_auto.report.rounds import RoundUse, round_uses, why_unused
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
 from pcl_auto.report.summary import story, tiles
 from pcl_auto.report.tables import default_recipe, heading, ledger_rows, recipe_lines
@@ -152,7 +152,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         story=story(run, comparison, uses_of_model),
         tiles=tiles(run, comparison, uses_of_model),
         uses={use.number: use for use in uses},
-        model=shell_path(run.folder.parent),
+        other_fold=next((shell_path(fold.folder) for fold in folds if fold.folder != run.folder), ""),
         figures=run_curves(run, baseline),
         shown_round=shown_round,
         pseudo=pseudo,
@@ -185,10 +185,9 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
 
 def _ledgers(run: RunFacts, uses: Sequence[RoundUse], extent: Extent) -> list[dict[str, Any]]:
     """Return the ledger of each round that is shown: its number, its rows, and how many of all were used."""
-    used = used_ledgers(uses)
     shown = []
     for entry in run.rounds[-extent.rounds :] if extent.rounds else run.rounds:
-        rows = ledger_rows(entry, is_used=entry.number in used)
+        rows = ledger_rows(entry, why_unused(uses, entry.number))
         count = sum(row["used"] == "1" for row in rows)
         shown.append({"number": entry.number, "rows": rows[: extent.rows], "cases": len(rows), "used": count})
     return shown

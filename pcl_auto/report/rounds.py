@@ -70,9 +70,17 @@ def round_uses(run: RunFacts) -> list[RoundUse]:
     return uses
 
 
-def used_ledgers(uses: Sequence[RoundUse]) -> set[int]:
-    """Return the rounds whose pseudo-labels the network has learned from, in that round or in one after a roll-back."""
-    return {use.source for use in uses if use.used}
+def why_unused(uses: Sequence[RoundUse], number: int) -> str:
+    """Say why the network has learned from none of the pseudo-labels of round ``number``; empty where it has.
+
+    They may have been learned from in a later round, after a roll-back.
+    """
+    outcomes = [use.outcome for use in uses if use.source == number]
+    if "used" in outcomes:
+        return ""
+    if "rolled back" in outcomes or not outcomes:
+        return "the round was rolled back"
+    return {"labels alone": "the round trained on labels alone"}.get(outcomes[-1], "the round has not begun")
 
 
 def count_used(uses: Sequence[RoundUse]) -> tuple[int, int]:

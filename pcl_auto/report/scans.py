@@ -24,7 +24,7 @@ from pcl_auto.nnunet.data.store import is_stored
 from pcl_auto.nnunet.data.store_records import read_record as read_stored
 from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes
-from pcl_auto.report.rounds import round_uses, used_ledgers
+from pcl_auto.report.rounds import round_uses, why_unused
 from pcl_auto.report.tables import BY_DICE, BY_NAME, STABLE, first_middle_last, heading
 from pcl_auto.training.run_facts import Round, RunFacts
 from pcl_auto.training.run_inputs import changed_images, changed_labels, used_cases
@@ -53,7 +53,7 @@ def pseudo_label_panels(run: RunFacts, data: DatasetFolder, max_slices: int) -> 
         return None, []
     *earlier, (last, folder) = there
     panels, changed = [], changed_scans(run, data)
-    is_used = last.number in used_ledgers(round_uses(run))
+    is_used = not why_unused(round_uses(run), last.number)
     for role, row in first_middle_last(last.ranked(), STABLE if last.judged_by else BY_NAME):
         case = row["case"]
         judged = f"{heading(last.judged_by)} {float(row[last.judged_by]):.2f}, " if last.judged_by else ""

@@ -44,18 +44,18 @@ def tiles(run: RunFacts, comparison: BaselineComparison, uses: Sequence[RoundUse
     own, other, cases = _numbers(comparison)
     scored = Tile("cases scored", str(cases)) if cases else Tile("cases scored", "–", NOT_MEASURED)
     time = Tile("training time", *_time(run))
-    dice = Tile("Dice", f"{own:.3f}", "mean of classes and cases") if cases else Tile("Dice", "–", NOT_MEASURED)
+    dice = Tile("Dice", f"{own:.3f}", "mean over classes") if cases else Tile("Dice", "–", NOT_MEASURED)
     if run.identity["trainer"] == SUPERVISED_TRAINER:
         return [dice, scored, Tile("labeled cases", str(len(run.split.labeled)), "nnU-Net alone"), time]
     if math.isnan(other):
         pair = [Tile("nnU-Net alone", "–", NOT_MEASURED), Tile("difference", "–", NOT_MEASURED)]
     else:
         words = "within noise" if is_noise(comparison) else "one draw, no proof"
-        pair = [Tile("nnU-Net alone", f"{other:.3f}", "same labels, as many steps"),
+        pair = [Tile("nnU-Net alone", f"{other:.3f}", "same labels and steps"),
                 Tile("difference", f"{own - other:+.3f}".replace("-", "−"), words)]  # fmt: skip
     used, rounds = count_used(uses)
     folds = len(run_folders(run.folder.parent))
-    words = f"of {folds} folds" if folds > 1 else _outcomes(uses) or "with the unlabeled scans"
+    words = f"of {folds} folds" if folds > 1 else _outcomes(uses) or "on unlabeled scans"
     return [dice, *pair, scored, Tile("rounds used", f"{used} of {rounds}", words), time]
 
 
@@ -72,7 +72,8 @@ def _numbers(comparison: BaselineComparison) -> tuple[float, float, int]:
 def _outcomes(uses: Sequence[RoundUse]) -> str:
     """Say what the other rounds did."""
     found = [use.outcome for use in uses if use.number and not use.used]
-    return ", ".join(f"{found.count(outcome)} {outcome}" for outcome in dict.fromkeys(found))
+    names = {"labels alone": "on labels alone"}
+    return ", ".join(f"{found.count(outcome)} {names.get(outcome, outcome)}" for outcome in dict.fromkeys(found))
 
 
 def _time(run: RunFacts) -> tuple[str, str]:
@@ -80,4 +81,5 @@ def _time(run: RunFacts) -> tuple[str, str]:
     seconds = ended[-1].get("seconds") if ended else None
     if seconds is None:
         return "–", "" if ended else "not ended yet"
-    return format_seconds(float(seconds)), str(run.record["device"]).upper()
+    fold = run.identity.get("fold", "all")
+    return format_seconds(float(seconds)), f"on {run.record['device']}" + ("" if fold == "all" else f", fold {fold}")

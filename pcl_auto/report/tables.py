@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pcl_auto.recipe.load import load_recipe
-from pcl_auto.training.run_facts import Round
+from pcl_auto.training.run_facts import JUDGMENTS, Round
 
 
 def heading(column: str) -> str:
@@ -15,23 +15,24 @@ def heading(column: str) -> str:
     return named.get(column, column.replace("volume_ml_", "ml ").replace("components_", "parts "))
 
 
-def ledger_rows(entry: Round, *, is_used: bool) -> list[dict[str, str]]:
+def ledger_rows(entry: Round, unused: str = "") -> list[dict[str, str]]:
     """Return the rows of a ledger as they are read: case, whether it was used and why not, then its numbers.
 
     Args:
         entry: the ledger of a round.
-        is_used: whether the network has learned from it at all, see :func:`pcl_auto.report.rounds.used_ledgers`.
+        unused: why the network has learned from none of them, where it has not.
     """
-    rows = []
+    rows, first = [], ("case", "used", "remarks", *JUDGMENTS)
     for row in entry.rows:
         chosen = row.get("used") == "1"
-        reasons = [] if is_used or not chosen else ["the round trained on labels alone, or was rolled back"]
+        reasons = [unused] if unused and chosen else []
         rows.append(
             {
                 "case": row["case"],
-                "used": "1" if chosen and is_used else "0",
+                "used": "1" if chosen and not unused else "0",
                 "remarks": "; ".join([*reasons, *filter(None, [row.get("remarks", "")])]),
-                **{column: value for column, value in row.items() if column not in ("case", "used", "remarks")},
+                **{column: row[column] for column in JUDGMENTS if column in row},
+                **{column: value for column, value in row.items() if column not in first},
             }
         )
     return rows

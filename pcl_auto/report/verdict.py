@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pcl_auto.errors import StateError
 from pcl_auto.evaluation.statistics import mean, t_interval
 from pcl_auto.report.baseline import BaselineComparison, case_dice, compare_to_baseline
 from pcl_auto.report.find_baseline import earlier_runs, mirror_axes
@@ -43,12 +45,12 @@ def verdict_sentence(run_folder: Path, workspace: Workspace) -> str:
 
 
 def model_uses(run: RunFacts) -> list[RoundUse]:
-    """List what the rounds behind the model of ``run`` did: those of all its folds."""
-    return [use for folder in run_folders(run.folder.parent) for use in _uses_of(folder, run)]
-
-
-def _uses_of(folder: Path, run: RunFacts) -> list[RoundUse]:
-    return round_uses(run if folder == run.folder else read_run(folder))
+    """List what the rounds behind the model of ``run`` did: those of all its folds that can be read."""
+    uses = round_uses(run)
+    for folder in run_folders(run.folder.parent):
+        with suppress(StateError):  # `pclauto status` names a damaged one
+            uses += round_uses(read_run(folder)) if folder != run.folder else []
+    return uses
 
 
 def judge(run: RunFacts, comparison: BaselineComparison) -> Verdict:

@@ -37,11 +37,16 @@ addEventListener("load", () => {
   const filter = document.getElementById("ledger-filter");
   filter.value = found.up[1]; filter.dispatchEvent(new Event("input"));
   found.filtered = cases(); found.count = document.getElementById("ledger-count").textContent;
+  found.tiles = [...document.querySelectorAll(".tile")].map((tile) => tile.querySelector("dt").textContent);
   const plane = document.querySelector(".plane"), slider = plane.querySelector("input");
+  const shift = () => new DOMMatrix(getComputedStyle(plane.querySelector("img")).transform).m42;
+  found.begins = [slider.value === slider.dataset.start, shift() < 0 || slider.dataset.start === "0"];
   slider.value = 0; slider.dispatchEvent(new Event("input"));
   found.slice = [plane.querySelector("output").textContent, plane.dataset.slices.split(" ")[0]];
   const channel = document.querySelector("[data-channel]");
   channel.value = "1"; channel.dispatchEvent(new Event("change"));
+  found.first = shift();
+  found.numbers = plane.dataset.slices.split(" ").map(Number);
   found.channels = [...plane.querySelectorAll("[data-of-channel]")].map((picture) => picture.hidden);
   found.wide = document.documentElement.scrollWidth > innerWidth;
   found.wrong = window.wrong;
@@ -60,7 +65,8 @@ def page(model: Path) -> str:
 
 def test_train_leaves_a_report_of_its_own(page: str) -> None:
     assert len(page.encode()) < MAX_BYTES
-    assert "There is no supervised baseline" in page
+    assert "not measured yet" in page
+    assert "rounds used the unlabeled scans" in page
     assert "--supervised-only" in page
     assert "cannot be shown" not in page
     assert '<button type="button">confidence</button>' in page
@@ -105,5 +111,9 @@ def test_a_browser_shows_it_and_its_controls_work(page: str, tmp_path: Path) -> 
     assert found["outline"] == "solid"
     assert found["count"] == "1 of 4"
     assert found["slice"][0] == found["slice"][1]
+    assert found["tiles"] == ["Dice", "nnU-Net alone", "difference", "cases scored", "rounds used", "training time"]
+    assert found["begins"] == [True, True]
+    assert found["first"] == 0
+    assert found["numbers"] == sorted(found["numbers"])
     assert found["channels"] == [True, False]
     assert not found["wide"]

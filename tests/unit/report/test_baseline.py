@@ -214,7 +214,7 @@ def continued(results: Path, **origin: Any) -> tuple[Path, dict[str, Any]]:
     corrected = {**split.as_dict(), "name": "L2_s0_plus1", "labeled": ["a", "b", "c"], "history": [entry]}
     model = write_run(results, split=corrected)
     record = json.loads((model / "fold_all/run.json").read_text())
-    record |= {"command": ["pclauto", "train", "--continue"], "steps_before": 2 * RECIPE["schedule"]["steps_per_epoch"]}
+    record |= {"command": ["pclauto", "continue"], "steps_before": 2 * RECIPE["schedule"]["steps_per_epoch"]}
     (model / "fold_all/run.json").write_text(json.dumps(record))
     return model, corrected
 

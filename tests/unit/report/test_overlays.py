@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pcl_auto.data.palette import COLORS, rgb
@@ -65,6 +67,33 @@ def test_f90_hundreds_of_classes_are_drawn(tmp_path: Path) -> None:
     classes = {f"c{value}": (value,) for value in range(1, 501)}
     draw(volume.image[0], labels, (1, 1, 1), volume.direction, classes, "a", tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").width > 100
+
+
+@pytest.mark.parametrize("downwards", [1, -1])
+def test_a_preview_says_which_slices_how_much_and_how_sure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, downwards: int
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda _self, text, **_more: titles.append(text))
+    monkeypatch.setattr(Figure, "suptitle", lambda _self, text, **_more: titles.append(text))
+    monkeypatch.setattr(Figure, "legend", lambda _self, _lines, names, **_more: titles.extend(names))
+    labels = ball((40, 50, 60), (12, 20, 33), 5)
+    quality = {"confidence": 0.713, "review": True, "reasons": ["a", "b", "c"]}
+    direction = (1, 0, 0, 0, 1, 0, 0, 0, downwards)
+    draw(labels, labels, (1, 1, 2), direction, {"core": (1,)}, "scan", tmp_path / "a.png", quality)
+    assert titles == [
+        "axial, slice 13 of 40", "coronal, slice 21 of 50", "sagittal, slice 34 of 60",
+        "scan\nconfidence 0.71 · review: a; b and 1 more", f"core {2 * labels.sum() / 1000:.3g} ml",
+    ]  # fmt: skip
+
+
+def test_single_voxels_have_an_outline(tmp_path: Path) -> None:
+    labels = np.zeros((9, 9, 9), np.int16)
+    labels[4, 4, 4] = 1
+    draw(labels * 0, labels, (1, 1, 1), (1, 0, 0, 0, 1, 0, 0, 0, 1), {"speck": (1,)}, "a", tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    pictures = pixels[60 : pixels.shape[0] - 60]  # without title and legend
+    assert (np.abs(pictures - np.array(rgb(0))).max(2) < 40).sum() > 50
 
 
 def test_an_outline_leaves_the_inside_free() -> None:

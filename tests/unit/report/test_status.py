@@ -120,7 +120,7 @@ def test_the_command_shows_it(workspace: Workspace, model: Path, capfd: pytest.C
     status(model.name, workspace_path=root)
     shown = capfd.readouterr().out
     assert "Dice       0.50 – (labeled cases)" in shown
-    assert "round 2    2 of 3 pseudo-labels pass, Dice 0.877 to the last round's" in shown
+    assert "round 2    2 of 3 pseudo-labels used, Dice 0.877 to the last round's" in shown
     assert "command    pclauto train --labeled 2" in shown
     status("tiny", workspace_path=root)
     assert capfd.readouterr().out == shown

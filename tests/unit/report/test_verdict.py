@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from report_files import write_run, write_scores
 
-from pcl_auto.report.rounds import describe_use, round_uses, used_ledgers
+from pcl_auto.report.rounds import describe_use, round_uses, why_unused
 from pcl_auto.report.verdict import verdict_sentence
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import read_run
@@ -65,7 +66,7 @@ def test_what_was_not_measured_is_not_measured_yet(tmp_path: Path) -> None:
     assert "Not measured yet: this run has no scores. 2 of 2 rounds used" in verdict(tmp_path / "1", None, None)
     found = verdict(tmp_path / "2", 0.8, None)
     assert found.startswith("Dice 0.800 on 12 cases.")
-    assert "not measured yet: there is no nnU-Net alone on the same terms" in found
+    assert "not measured yet: nnU-Net alone was not trained on the same labels and steps" in found
     write_run(tmp_path / "2", trainer=SUPERVISED_TRAINER, seed=1)
     found = verdict_sentence(next((tmp_path / "2").glob("*/nnUNetTrainerPCL__*")) / "fold_all", WORKSPACE)
     assert "(refused: seed 1, not 0)" in found
@@ -86,12 +87,10 @@ def test_a_round_after_a_roll_back_learns_from_the_pseudo_labels_before_it(tmp_p
         (1, "rolled back", 1, 0),
         (2, "used", 1, 3),
     ]
-    assert used_ledgers(uses) == {1}
+    assert [why_unused(uses, number) for number in (1, 2)] == ["", "the round was rolled back"]
     assert describe_use(uses) == "1 of 2 rounds used the unlabeled scans"
 
 
 def test_the_sentence_needs_no_torch() -> None:
     code = "import sys, pcl_auto.report.verdict; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
-    import subprocess
-
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

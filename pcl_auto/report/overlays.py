@@ -160,7 +160,8 @@ def _smooth(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a slice of class indices; of each pixel the class that has most of it, so that edges have no steps."""
     found, most = np.zeros(size[::-1], np.int32), np.zeros(size[::-1], np.float32)
     for index in np.unique(labels):
-        share = Image.fromarray((labels == index).astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        inside = Image.fromarray((labels == index).astype(np.float32))
+        share = np.asarray(inside.resize(size, Image.Resampling.BILINEAR))
         found, most = np.where(share > most, index, found), np.maximum(share, most)
     return found
 

@@ -13,7 +13,7 @@ Outcome = Literal["used", "labels alone", "rolled back", "not reached"]
 
 @dataclass(frozen=True)
 class RoundUse:
-    """What a round did with its pseudo-labels.
+    """Outcome of a round for its pseudo-labels.
 
     ``number``: 0 for the epochs before the rounds, where they begin with pseudo-labels. ``source``: the round whose
     pseudo-labels it had, an earlier one after a roll-back. ``cases``: how many there were. ``used``: how many of them

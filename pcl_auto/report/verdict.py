@@ -28,7 +28,7 @@ Tone = Literal["neutral", "bad", "good"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run shows: the ``sentence``, and whether it is to be seen as good or bad."""
+    """The ``sentence`` on a run, and whether it is to be seen as good or bad."""
 
     sentence: str
     tone: Tone = "neutral"
@@ -117,7 +117,7 @@ def _why_unused(uses: Sequence[RoundUse]) -> str:
 def _judge_pair(comparison: BaselineComparison) -> Verdict:
     own, other = comparison.means
     pair, cases = pair_in_words(comparison), len(comparison.dice)
-    one_draw = "One draw of labeled cases is no proof: `pclauto benchmark` compares several."
+    one_draw = "One draw of labeled cases is no proof: pclauto benchmark compares several."
     if max(own, other) < MIN_SANE_DICE:
         return Verdict(f"{pair}: too low to say what the unlabeled scans bring. Train longer, or label more.", "bad")
     if is_noise(comparison):

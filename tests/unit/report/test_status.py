@@ -16,7 +16,7 @@ from report_files import write_run
 
 from pcl_auto.cli.commands.status import status
 from pcl_auto.errors import StateError
-from pcl_auto.report.status import DamagedRun, all_runs, runs_of, status_of
+from pcl_auto.report.status import DamagedRun, Status, all_runs, runs_of, status_of
 from pcl_auto.training.find_model import find_model
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.workspace.folders import Workspace
@@ -137,6 +137,7 @@ def test_a_run_without_a_record_is_preparing(workspace: Workspace, capfd: pytest
         with refused(StateError, "model.missing") as refusal:
             find_model(workspace, None)
         assert model.name in refusal.problems[0].fix
+    assert isinstance(found, Status)
     assert (found.state, found.stage, found.split, found.recipe) == ("running", "preparing", "L2_s0", "my_recipe")
     assert all_runs(workspace) == []
 

@@ -52,24 +52,26 @@ def user(tmp_path: Path) -> Shell:
     for name in ("scan.nii.gz", "label.nii.gz", "labelsTr/case_01.nii.gz"):
         shutil.copyfile(next((shell.folder / "labelsTs").iterdir()), shell.folder / name)
     (shell.folder / "mine.toml").write_text((ROOT / "plans" / "quick.toml").read_text())
+    (shell.folder / "small.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
     (shell.folder / "tiny.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
     return shell
 
 
 def make_plain_folders(folder: Path) -> None:
-    """Make the folders of somebody who has no data set yet: scans, and masks of two of them; new scans, and masks."""
+    """Make the folders of somebody who has no data set yet: scans, and masks of two of them; new scans and masks."""
     task = folder / "Task05_Prostate"
-    for images, masks, source in (("images", "masks", "Tr"), ("new", "new_masks", "Ts")):
-        for name in (images, masks):
-            (folder / name).mkdir()
-        for label in sorted((task / f"labels{source}").iterdir())[:2]:
-            volume = nibabel.load(label)
-            one_class = (np.asanyarray(volume.dataobj) > 0).astype(np.uint8)
-            nibabel.save(nibabel.Nifti1Image(one_class, volume.affine), folder / masks / label.name)
-        for image in sorted((task / f"images{source}").iterdir()):
-            volume = nibabel.load(image)
-            first_channel = np.asanyarray(volume.dataobj)[..., 0]
-            nibabel.save(nibabel.Nifti1Image(first_channel, volume.affine), folder / images / image.name)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for label in sorted((task / "labelsTr").iterdir())[:2]:
+        volume = nibabel.load(label)
+        one_class = (np.asanyarray(volume.dataobj) > 0).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(one_class, volume.affine), folder / "masks" / label.name)
+    for image in sorted((task / "imagesTr").iterdir()):
+        volume = nibabel.load(image)
+        first_channel = np.asanyarray(volume.dataobj)[..., 0]
+        nibabel.save(nibabel.Nifti1Image(first_channel, volume.affine), folder / "images" / image.name)
+    shutil.copytree(task / "imagesTs", folder / "new")
+    shutil.copytree(task / "labelsTs", folder / "new_masks")
 
 
 @pytest.fixture
@@ -85,6 +87,8 @@ def run_all(commands: list[list[str]], user: Shell, model: Path, work: Path) -> 
         rest = list(given)
         if verb in NOT_STARTED and "--dry-run" not in rest:
             rest.append("--dry-run")
+        if "--gpus" in rest:  # there may be none
+            del rest[rest.index("--gpus") : rest.index("--gpus") + 2]
         if verb == "plan":
             rest += ["--gpu-memory-gb", "1"]
         if verb == "predict":

@@ -58,20 +58,24 @@ def user(tmp_path: Path) -> Shell:
 
 
 def make_plain_folders(folder: Path) -> None:
-    """Make the folders of somebody who has no data set yet: scans, and masks of two of them; new scans and masks."""
+    """Make the folders of somebody who has no data set yet: scans; new scans and masks."""
     task = folder / "Task05_Prostate"
-    for name in ("images", "masks"):
-        (folder / name).mkdir()
-    for label in sorted((task / "labelsTr").iterdir())[:2]:
-        volume = nibabel.load(label)
-        one_class = (np.asanyarray(volume.dataobj) > 0).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(one_class, volume.affine), folder / "masks" / label.name)
+    (folder / "images").mkdir()
     for image in sorted((task / "imagesTr").iterdir()):
         volume = nibabel.load(image)
         first_channel = np.asanyarray(volume.dataobj)[..., 0]
         nibabel.save(nibabel.Nifti1Image(first_channel, volume.affine), folder / "images" / image.name)
     shutil.copytree(task / "imagesTs", folder / "new")
     shutil.copytree(task / "labelsTs", folder / "new_masks")
+
+
+def draw_masks(folder: Path, classes: int) -> None:
+    """Make masks of two of the scans in ``images``, with as many classes as the command names."""
+    (folder / "masks").mkdir(exist_ok=True)
+    for label in sorted((folder / "Task05_Prostate" / "labelsTr").iterdir())[:2]:
+        volume = nibabel.load(label)
+        voxels = np.minimum(np.asanyarray(volume.dataobj), classes).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(voxels, volume.affine), folder / "masks" / label.name)
 
 
 @pytest.fixture
@@ -89,6 +93,8 @@ def run_all(commands: list[list[str]], user: Shell, model: Path, work: Path) -> 
             rest.append("--dry-run")
         if "--gpus" in rest:  # there may be none
             del rest[rest.index("--gpus") : rest.index("--gpus") + 2]
+        if verb == "init":
+            draw_masks(user.folder, len(rest[rest.index("--labels") + 1].split(",")))
         if verb == "plan":
             rest += ["--gpu-memory-gb", "1"]
         if verb == "predict":

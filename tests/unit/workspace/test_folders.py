@@ -117,6 +117,32 @@ def test_activate_makes_the_folders_and_sets_the_variables(
     assert all(folder.is_dir() for folder in folders)
 
 
+def test_an_exported_folder_that_is_not_there_is_a_slip_of_the_finger(tmp_path: Path) -> None:
+    (tmp_path / "nnUNet_results").mkdir()
+    found = Workspace.find(None, {name: str(tmp_path / name) for name in VARIABLES})
+    with refused(UsageError, "output.exported-missing") as refusal:
+        found.activate()
+    assert refusal.problems[0].where == str(tmp_path / "nnUNet_preprocessed")
+    assert not (tmp_path / "nnUNet_preprocessed").exists()
+
+
+def test_another_workspace_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    work = Workspace.at(tmp_path / "work", "--workspace work")
+    assert work.describe() == f"{tmp_path / 'work'} (--workspace work)"
+    plan_file = DatasetFolder(tmp_path / DEFAULT_FOLDER / "nnUNet_preprocessed" / "Dataset001_X").plan_file
+    plan_file.parent.mkdir(parents=True)
+    plan_file.touch()
+    elsewhere = f"another workspace lies in {tmp_path / DEFAULT_FOLDER}"
+    assert work.describe().endswith(elsewhere)
+    with refused(StateError, "plan.missing") as refusal:
+        work.dataset(None)
+    assert refusal.problems[0].fix.endswith(elsewhere)
+    assert Workspace.find(None).others() == []
+
+
 def test_a_new_workspace_remembers_nothing(workspace: Workspace) -> None:
     assert workspace.remembered() == {}
 

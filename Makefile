@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/pclauto demo
+	@echo 'To use pclauto in this shell: . $(VENV)/bin/activate'
 
 # Two processes of tests, each on one core: trainings this small gain nothing from more.
 OPTIONS := -n 2 --dist worksteal

@@ -160,7 +160,7 @@ def render(table: Table) -> list[str]:
 
 
 def summary(tables: Sequence[Table]) -> list[str]:
-    """Render the table of README: arms over data sets at two labels, on development scans."""
+    """Render arms over data sets at two labels, on development scans."""
     chosen = [table for table in tables if table.scans == "development" and table.with_labels(LABELED)]
     if not chosen:
         return ["No runs yet."]
@@ -176,9 +176,14 @@ def summary(tables: Sequence[Table]) -> list[str]:
     ceilings = [find_ceiling(table.rows) for table in chosen]
     if any(ceilings):
         lines.append(f"| the best nnU-Net with all labels | {' | '.join(map(_cell, ceilings))} |")
-    lines.append("")
-    for table in chosen:
-        for row in table.with_labels(LABELED):
+    return lines
+
+
+def gains(tables: Sequence[Table]) -> list[str]:
+    """Render the list of README: what the default gains over the best baseline at two labels."""
+    lines = []
+    for table in tables:
+        for row in table.with_labels(LABELED) if table.scans == "development" else []:
             if row.arm == "default" and row.to_best is not None:
                 gain = f"{decimals(row.to_best.difference, '+')}{interval(row.to_best.t_interval)}"
                 gain += f" to the best baseline, `{row.best_baseline}`"
@@ -285,8 +290,8 @@ def documents(
 ) -> dict[Path, str]:
     """Return README and the pages on the benchmark and on settings with their tables as the rows have them."""
     pages: dict[Path, dict[str, Sequence[str]]] = {
-        README: {"study": summary(tables)},
-        DOCS: {"tables": [line for table in tables for line in render(table)]},
+        README: {"study": gains(tables)},
+        DOCS: {"summary": summary(tables), "tables": [line for table in tables for line in render(table)]},
         ABLATION: {"settings": of_settings, "settings, small networks": of_small},
         RECIPES: {"measured effects": of_effects},
     }

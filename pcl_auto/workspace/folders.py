@@ -202,7 +202,7 @@ class Workspace:
 
     @property
     def elsewhere(self) -> str:
-        """What an error adds to its fix where another workspace has what this one lacks."""
+        """The words that an error adds to its fix where another workspace has what this one lacks."""
         others = [str(other.preprocessed.parent) for other in self.others()]
         return f"; another workspace lies in {' and '.join(others)}" if others else ""
 

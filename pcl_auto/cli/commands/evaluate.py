@@ -106,8 +106,8 @@ def _render(terminal: Terminal, result: dict[str, Any], names: Mapping[str, str]
         terminal.print_line(f"values of no class, counted as background: {result['unscored_values']}")
     for reason in dict.fromkeys(entry["reason"] for entry in result["skipped"]):
         skipped = [entry["id"] for entry in result["skipped"] if entry["reason"] == reason]
-        names = ", ".join(skipped[:MAX_NAMED]) + (", …; --json names all" if len(skipped) > MAX_NAMED else "")
-        terminal.print_line(f"not scored, {reason}: {len(skipped)} ({names})")
+        first = ", ".join(skipped[:MAX_NAMED]) + (", …; --json names all" if len(skipped) > MAX_NAMED else "")
+        terminal.print_line(f"not scored, {reason}: {len(skipped)} ({first})")
 
 
 def _render_cases(terminal: Terminal, result: dict[str, Any]) -> None:

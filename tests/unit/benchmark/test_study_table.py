@@ -63,18 +63,18 @@ def test_a_table_has_every_arm_and_its_verdict() -> None:
     assert "| 6 | .758" in text
 
 
-def test_the_summary_claims_nothing_of_baselines_that_were_not_run() -> None:
+def test_readme_claims_nothing_of_baselines_that_were_not_run() -> None:
     some = study(6)
-    *_, line = study_table.summary(tables_of(*some))
+    (line,) = study_table.gains(tables_of(*some))
     assert line.endswith("; better than nnunet, nnunet_symmetric.")
     some += [result("nnunet_no_mirroring", draw, 0.7 + 0.01 * draw) for draw in range(6)]
-    *_, line = study_table.summary(tables_of(*some))
+    (line,) = study_table.gains(tables_of(*some))
     assert line.endswith("; better than every baseline.")
 
 
 def test_three_draws_have_no_verdict() -> None:
     (table,) = tables_of(*study(3))
-    text = "\n".join([*study_table.render(table), *study_table.summary([table])])
+    text = "\n".join([*study_table.render(table), *study_table.gains([table])])
     assert "no verdict: three draws" in text
     assert "better than" not in text
 
@@ -87,7 +87,7 @@ def test_the_summary_has_a_column_for_each_data_set() -> None:
     assert lines[0].index("hippocampus") < lines[0].index("ACDC")
     ceiling = next(line for line in lines if "all labels" in line)
     assert ".850 (1)" in ceiling
-    assert sum(line.startswith("- ") for line in lines) == 2
+    assert sum(line.startswith("- ") for line in study_table.gains(tables_of(*study(6), *acdc))) == 2
 
 
 def test_a_setting_is_compared_with_the_default_of_the_same_draws() -> None:

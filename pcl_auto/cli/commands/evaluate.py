@@ -97,7 +97,7 @@ def _render(terminal: Terminal, result: dict[str, Any], names: Mapping[str, str]
     mean, cases = result["mean"], str(len(result["cases"]))
     rows.append(("mean", _number(mean["dice"], 3), "", _number(mean["hd95_mm"], 2), "", cases))
     columns = ("class", ">Dice", ">± sd", ">HD95 (mm)", ">± sd", ">cases")
-    terminal.print_table(columns, rows, bold_row=len(rows) - 1)
+    terminal.print_table(columns, rows, bold_row=len(rows) - 1, optional=("± sd", "cases"))
     terminal.print_line("Dice, HD95: means over the cases in which one of the two masks has the class")
     missing = result["undefined"]["hd95_mm"] - result["undefined"]["dice"]
     if missing:

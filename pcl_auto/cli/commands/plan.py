@@ -189,7 +189,8 @@ def _render(terminal: Terminal, facts: dict[str, Any], workspace: Workspace, mem
         for name, entry in facts["configurations"].items()
     ]
     columns = ("configuration", "spacing (mm)", "median shape", "patch", "batch", "stages", "step needs")
-    terminal.print_table(columns, rows, bold_row=names.index(facts["configuration"]))
+    less = ("stages", "median shape", "step needs", "batch")
+    terminal.print_table(columns, rows, bold_row=names.index(facts["configuration"]), optional=less)
     terminal.print_result()
     terminal.print_result(f"Training takes {facts['configuration']}: {facts['configuration_reason']}.")
     terminal.print_result("A batch holds labeled and unlabeled patches together; axes are slices first.")

@@ -115,10 +115,7 @@ class TrainingProgress:
 
     def _count(self, what: str, things: str, done: int, total: int) -> None:
         """Show what is counted before the next step; what is done leaves no count behind."""
-        if done == total:
-            self._show(f"{what} done", "")
-        else:
-            self._show(what, f"{things} {done}/{total}")
+        self._show(what, f"{things} done" if done == total else f"{things} {done}/{total}")
 
     def _show(self, what: str, note: str) -> None:
         self._update(description=what, note=note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -24,6 +25,8 @@ MAX_PROBLEMS_SHOWN = 40
 MAX_OF_CLASSES_SHOWN = 20
 # The first words of a message, and how a terminal that has colors shows them.
 WORDS = {"error": "bold red", "warning": "yellow", "next": "cyan"}
+# A path, or a command.
+COPIED = re.compile(r"\S{30}|pclauto ")
 Outcome = TypeVar("Outcome")
 
 
@@ -76,6 +79,11 @@ def open_standard_files() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
+
+
+def _stays_whole(text: str, console: Console) -> bool:
+    """Tell whether a line is left whole; what is to be copied is, and a terminal knows that it broke it."""
+    return not console.is_terminal or COPIED.search(text) is not None
 
 
 def _fitting(
@@ -146,11 +154,11 @@ class Terminal:
         for word, style in WORDS.items():
             if text.startswith(f"{word}: "):
                 line.stylize(style, 0, len(word) + 1)
-        self.err.print(line, soft_wrap=True)
+        self.err.print(line, soft_wrap=_stays_whole(text, self.err))
 
     def print_result(self, text: str = "", *, style: str = "") -> None:
         """Print a line of the result on stdout, with no markup but ``style`` and no control characters."""
-        self.out.print(printable(text), markup=False, soft_wrap=True, style=style or None)
+        self.out.print(printable(text), markup=False, soft_wrap=_stays_whole(text, self.out), style=style or None)
 
     def print_table(
         self,

@@ -140,7 +140,7 @@ def test_the_bar_tells_the_epoch_from_its_first_step(monkeypatch: pytest.MonkeyP
     progress("preprocess", {"done": 13, "total": 14})
     assert shown() == ("preprocessing", "images 13/14")
     progress("preprocess", {"done": 14, "total": 14})
-    assert shown() == ("preprocessing done", "")
+    assert shown() == ("preprocessing", "images done")
     progress("step", {"epoch": 0, "step": 1})
     assert shown() == ("epoch 1/6", "")
     progress("pseudo_label", {"round": 1, "done": 12, "total": 12})

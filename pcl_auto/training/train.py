@@ -329,6 +329,11 @@ def _drive(run: Run, device: Any, threads: int, listener: Listener, shared_start
     """Build the trainer of a run as nnU-Net would, let it train to its end, and validate."""
     shared_start = shared_start if run.settings.shares_start else None
     with output_to(run.folder / "log.txt"):
+        print(  # noqa: T201 (into the log)
+            f"pclauto {__version__}: what nnU-Net and torch print while {run.plans_name}, fold {run.fold_name}, is "
+            "trained; nnU-Net's own log of epochs is training_log_*.txt, ours events.jsonl",
+            flush=True,
+        )
         import torch
 
         from pcl_auto.nnunet.distributed import rank_zero_first

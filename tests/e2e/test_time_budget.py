@@ -161,7 +161,7 @@ def test_train_tells_what_it_would_take_and_writes_nothing(
     shutil.copytree(roomy.preprocessed.parent, tmp_path / "work", symlinks=True)
     before = everything(tmp_path)
     command = ["train", "-w", tmp_path / "work", "-l", "2", "--recipe", recipe, "--device", "cpu", "--dry-run"]
-    out, _ = pclauto(*command, "--json", *options)
+    out, _ = pclauto(*command, "--time-steps", "--json", *options)
     found = json.loads(out)["forecast"]
     assert everything(tmp_path) == before
     assert len(found["patch_voxels"]) == 3
@@ -183,7 +183,10 @@ def test_without_preprocessed_images_the_time_is_unknown(
     shutil.rmtree(next((tmp_path / "work").glob("nnUNet_preprocessed/*/pclauto/store")))
     before = everything(tmp_path)
     _, err = pclauto("train", "-w", tmp_path / "work", "--recipe", recipe, "--device", "cpu", "--dry-run")
-    assert "time       unknown" in err
+    assert "time       unknown: --time-steps" in err
+    command = ["train", "-w", tmp_path / "work", "--recipe", recipe, "--device", "cpu", "--dry-run", "--time-steps"]
+    _, err = pclauto(*command)
+    assert "time       unknown: the images are not preprocessed yet" in err
     assert everything(tmp_path) == before
 
 

@@ -60,6 +60,7 @@ def benchmark(
     device: options.Device = "auto",
     workers: options.Workers = None,
     dry_run: options.ListRuns = False,
+    time_steps: options.TimeSteps = False,
     json: options.Json = False,
 ) -> None:
     """Find out whether a recipe beats nnU-Net alone.
@@ -90,7 +91,7 @@ def benchmark(
         test_cases=test_cases, configuration=configuration, mirroring=mirroring, device=device, workers=workers,
         folder=folder,
     )  # fmt: skip
-    carry_out(dataset, request, workspace_path, _render, dry_run=dry_run, json=json)
+    carry_out(dataset, request, workspace_path, _render, dry_run=dry_run, time_steps=time_steps, json=json)
 
 
 def table_cells(row: Row) -> list[str]:

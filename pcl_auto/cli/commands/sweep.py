@@ -58,6 +58,7 @@ def sweep(
     workspace_path: options.Workspace = None,
     device: options.Device = "auto",
     dry_run: options.ListRuns = False,
+    time_steps: options.TimeSteps = False,
     json: options.Json = False,
 ) -> None:
     """Find out what more labels bring.
@@ -80,7 +81,7 @@ def sweep(
         base_recipe=base_recipe, settings=tuple(settings or ()), epochs=epochs, test_labels=test,
         test_images=test_images, test_cases=test_cases, device=device, folder=folder,
     )  # fmt: skip
-    carry_out(dataset, request, workspace_path, _render, more=_curve, dry_run=dry_run, json=json)
+    carry_out(dataset, request, workspace_path, _render, more=_curve, dry_run=dry_run, time_steps=time_steps, json=json)
 
 
 def _curve(rows: list[Row]) -> dict[str, Any]:

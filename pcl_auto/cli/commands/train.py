@@ -149,10 +149,7 @@ def train(
     ] = False,
     restart: options.Restart = False,
     dry_run: options.DryRun = False,
-    time_steps: Annotated[
-        bool,
-        typer.Option("--time-steps", help="With --dry-run: time a few steps on this machine, which takes a minute."),
-    ] = False,
+    time_steps: options.TimeSteps = False,
     json: options.Json = False,
 ) -> None:
     """Train on a few labels and all images; repeat the command to resume.

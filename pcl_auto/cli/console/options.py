@@ -119,6 +119,9 @@ Tensorboard = Annotated[
         rich_help_panel=ADVANCED,
     ),
 ]
+TimeSteps = Annotated[
+    bool, typer.Option("--time-steps", help="With --dry-run: make a few steps on this machine, to tell the time.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, write nothing.")]
 
 # A model.

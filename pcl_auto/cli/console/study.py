@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto.cli.console.interrupt import resumable
@@ -10,6 +11,7 @@ from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.planning.plan import PlanSettings, memory_to_plan_for
+from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def carry_out(
     *,
     more: Callable[[list[Row]], dict[str, Any]] = lambda _rows: {},
     dry_run: bool,
+    time_steps: bool,
     json: bool,
 ) -> None:
     """Settle a study, do its runs and show the results; for a dry run list the runs.
@@ -41,6 +44,7 @@ def carry_out(
         render: prints the results.
         more: what JSON has beside the results.
         dry_run: whether the runs are listed only.
+        time_steps: whether a few steps are made for that, to tell how long the runs will take.
         json: whether JSON is printed instead.
 
     Raises:
@@ -58,7 +62,7 @@ def carry_out(
     if len(study.recorded()) < len(study.runs):
         terminal.problems(check_test_cases(study.held_out, study.plan, study.data), "warning")
     if dry_run:
-        _list_runs(terminal, study, json=json)
+        _list_runs(terminal, study, workspace, timed=time_steps, json=json)
         return
     choose_device(study.device)
     schedule = study.base_recipe.schedule
@@ -130,14 +134,21 @@ def _announce(terminal: Terminal, study: Study) -> None:
     terminal.print_line(f"folder     {study.folder}")
 
 
-def _list_runs(terminal: Terminal, study: Study, *, json: bool) -> None:
+def _list_runs(terminal: Terminal, study: Study, workspace: Workspace, *, timed: bool, json: bool) -> None:
+    from pcl_auto.benchmark.study_estimate import estimate_study
+
     found = study.recorded()
     for run in study.runs:
         terminal.print_line(f"  {run.name}{'  done before' if run.name in found else ''}")
+    if timed:
+        terminal.print_line("timing     a few steps on this machine, if the images are preprocessed …")
+    forecast = estimate_study(study, workspace, found, timed=timed)
+    about = "unknown" if forecast.seconds is None else f"about {format_duration(forecast.seconds)} of training"
+    terminal.print_line(f"time       {about}: {forecast.known_from}; then {len(study.held_out.scans)} test cases a run")
     if json:
         runs = [
             {"name": run.name, "arm": run.arm.name, "labeled": run.labeled, "draw": run.draw, "done": run.name in found}
             for run in study.runs
         ]
-        terminal.json({"folder": str(study.folder), "runs": runs})
+        terminal.json({"folder": str(study.folder), "runs": runs, "forecast": asdict(forecast)})
     terminal.print_line("dry run: nothing was written")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -58,12 +60,13 @@ class SlidingWindow:
         self.network = network
         self._device, self._averages_folds = device, fold_weights is not None
         self._configuration, self._classes = configuration, foreground(dataset_json.get("labels", {}))
-        self._nnunet = nnUNetPredictor(
-            use_mirroring=mirroring,
-            perform_everything_on_device=device.type == "cuda",
-            device=device,
-            allow_tqdm=False,
-        )
+        with redirect_stdout(io.StringIO()):  # it says on any other device than CUDA what was not asked for
+            self._nnunet = nnUNetPredictor(
+                use_mirroring=mirroring,
+                perform_everything_on_device=device.type == "cuda",
+                device=device,
+                allow_tqdm=False,
+            )
         if torch.are_deterministic_algorithms_enabled():
             # nnU-Net's predictor lets cuDNN choose its kernels by timing them, in the training around it too: two runs
             # would choose, and round, differently.

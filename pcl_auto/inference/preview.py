@@ -73,7 +73,7 @@ def draw(
         picture.imshow(flat, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="bicubic", **shape)
         labels = mask.take(cut, axis=plane.axis)
         for name in found:
-            _outline(picture, np.isin(labels, classes[name]), colors[name])
+            draw_outline(picture, np.isin(labels, classes[name]), colors[name])
         # As the file numbers them, and as viewers count: from 1.
         number = mask.shape[plane.axis] - cut if plane.axis in flips else cut + 1
         text = f"{plane.name}, slice {number} of {mask.shape[plane.axis]}"
@@ -88,7 +88,7 @@ def draw(
         figure.savefig(temporary, format="png", dpi=100)
 
 
-def _outline(picture: Any, inside: np.ndarray, shade: str) -> None:
+def draw_outline(picture: Any, inside: np.ndarray, shade: str) -> None:
     """Draw a smooth contour around the pixels ``inside``, with a dark casing that sets it off from bright tissue."""
     if not inside.any() or min(inside.shape) < 2:
         return

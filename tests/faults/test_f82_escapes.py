@@ -76,6 +76,11 @@ def place(tmp_path: Path) -> Path:
 
 COMMANDS: dict[str, list[list[str]]] = {
     "download": [["download", HOSTILE]],
+    "init": [
+        ["init", HOSTILE, "masks", "-o", "made"],
+        ["init", "Task09_X/imagesTr", "masks", "--labels", HOSTILE, "-o", "made"],
+        ["init", "Task09_X/imagesTr", "labels", "-o", HOSTILE],
+    ],
     "check": [["check", "Task09_X"], ["check", HOSTILE]],
     "plan": [["plan", "Task09_X"], ["plan", HOSTILE], ["plan", "Task09_X", "--plans", HOSTILE]],
     "train": [
@@ -113,7 +118,9 @@ def test_f82_every_verb_is_tried() -> None:
 def test_f82_no_verb_passes_on_what_steers_a_terminal(place: Path, verb: str) -> None:
     shell = Shell(place)
     for command in COMMANDS[verb]:
-        workspace = [] if verb in ("evaluate", "check", "download", "demo") else ["--workspace", "work"]
+        workspace = (
+            [] if verb in ("evaluate", "check", "download", "demo", "init", "recipes") else ["--workspace", "work"]
+        )
         for options in ([], ["--json"], ["--debug"]):
             done = shell.python("-m", "pcl_auto", *command, *workspace, *options)
             shown = (command, options, done.stdout, done.stderr)

@@ -18,7 +18,7 @@ from pcl_auto.recipe.catalog import Setting, all_settings
 
 @dataclass(frozen=True)
 class Effect:
-    """What it changes on one data set when ``setting`` goes from the value of one arm to that of another."""
+    """Change of Dice on one data set when ``setting`` goes from the value of one arm to that of another."""
 
     setting: Setting
     arms: tuple[str, str]

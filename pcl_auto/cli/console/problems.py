@@ -12,10 +12,10 @@ MAX_ALONE, MAX_NAMED = 3, 4
 
 
 def group_problems(problems: Sequence[Problem]) -> list[list[Problem]]:
-    """Group the problems of one kind that have one fix, in the order of the first; a few stay alone."""
-    groups: dict[tuple[str, str, str], list[Problem]] = {}
+    """Group the problems of one kind, in the order of the first; a few stay alone."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
-        groups.setdefault((problem.code, problem.what, problem.fix), []).append(problem)
+        groups.setdefault((problem.code, problem.what), []).append(problem)
     found: list[list[Problem]] = []
     for group in groups.values():
         found += [group] if len(group) > MAX_ALONE else [[problem] for problem in group]
@@ -36,7 +36,8 @@ def describe_group(group: Sequence[Problem]) -> str:
         named = list(dict.fromkeys(filter(None, values)))
         if named:
             parts.append(f"{word} {_named(named)}")
-    return f"{'; '.join(parts)}. Fix: {first.fix.rstrip('.')}."
+    alike = all(problem.fix == first.fix for problem in group)
+    return f"{'; '.join(parts)}. Fix: {first.fix.rstrip('.')}{'' if alike else ', and so on (--json has each)'}."
 
 
 def _named(values: Sequence[str]) -> str:

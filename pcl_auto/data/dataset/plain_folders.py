@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pcl_auto.data.dataset.channel_names import choose_channels
 from pcl_auto.data.dataset.check_plain import Progress, check_files, convert_files
-from pcl_auto.data.dataset.grouped_problems import grouped
 from pcl_auto.data.dataset.label_names import parse_labels
 from pcl_auto.data.dataset.plain_cases import Sources, find_cases
 from pcl_auto.data.dataset.plain_listing import refuse_places
@@ -105,7 +104,7 @@ def make_dataset(
         name = partial(choose_channels, given=channels, modality=modality, where=str(sources.images))
         checked = check_files(converted, sources, None if wrong else classes, name, threads, progress)
         if checked.problems or wrong:
-            raise (DataError if checked.problems else UsageError)(grouped([*wrong, *checked.problems]))
+            raise (DataError if checked.problems else UsageError)([*dict.fromkeys([*wrong, *checked.problems])])
         cases = converted.cases
         written = None
         if not dry_run:
@@ -122,7 +121,7 @@ def make_dataset(
         matched=found.matched,
         converted=len(converted.originals),
         written=written,
-        warnings=tuple(grouped(checked.warnings)),
+        warnings=tuple(dict.fromkeys(checked.warnings)),
     )
 
 

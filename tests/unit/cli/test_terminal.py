@@ -67,13 +67,16 @@ def test_problems_of_one_kind_share_a_line(capfd: pytest.CaptureFixture[str]) ->
         for n in range(269)
     ]
     other = [Problem("data.bad", "bad", f"file {n}", "fix it", found=str(n)) for n in range(MAX_ALONE)]
-    Terminal().problems([*missing, *other])
+    renamed = [Problem("data.name", "odd name", f"/data/{n}?", f"rename it to {n}") for n in range(MAX_ALONE + 1)]
+    Terminal().problems([*missing, *other, *renamed])
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == (
         "error: image is missing, 269 times; in /data: x.json (0), x.json (1), x.json (2), x.json (3) and 265 more; "
         "expected /data/images: 0.nii.gz, 1.nii.gz, 2.nii.gz, 3.nii.gz and 265 more. Fix: restore it."
     )
-    assert lines[1:] == [*(f"error: {problem}" for problem in other), "error: 272 in all; --json lists each"]
+    assert lines[1:-2] == [f"error: {problem}" for problem in other]
+    assert lines[-2].endswith("Fix: rename it to 0, and so on (--json has each).")
+    assert lines[-1] == "error: 276 in all; --json lists each"
 
 
 def test_json_is_one_document_without_what_json_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What is said of every setting, and recipes and a schema that are written from it."""
+"""Test what is said of every setting, and recipes and a schema that are written from it."""
 
 from __future__ import annotations
 

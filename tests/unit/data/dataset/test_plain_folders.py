@@ -244,7 +244,8 @@ def test_names_of_classes(text: str, expected: dict[str, int]) -> None:
     [
         "", ",", "liver,", "1=", "=liver", "1=liver,tumor", "liver,liver", "liver,Liver", "1=liver,1=tumor",
         "1=liver,3=tumor", "2=liver", "0=liver", "0=liver,1=tumor", "background,liver", "1=background", "x=liver",
-        "-1=liver", "1.0=liver", "99999=liver", "1=ignore,2=liver", "li\x1b[31mver", "0=background", "١=liver", "1=a=b", "1=liver;2=tumor", "1:liver,2:tumor", "1 liver,2 tumor", "1,2",
+        "-1=liver", "1.0=liver", "99999=liver", "1=ignore,2=liver", "li\x1b[31mver", "0=background", "١=liver",
+        "1=a=b", "1=liver;2=tumor", "1:liver,2:tumor", "1 liver,2 tumor", "1,2",
     ],
 )  # fmt: skip
 def test_bad_names_of_classes(folder: Path, text: str) -> None:

@@ -23,8 +23,8 @@ from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.output import refuse_input_folder, sole_writer_in
 
-# The phantom is small: a plan for this memory keeps its patches small too.
-MEMORY_GB = 1.0
+# The phantom is small: a plan for this memory keeps its patches small too. Slices, since a CPU trains them in a minute.
+MEMORY_GB, CONFIGURATION = 1.0, "2d"
 RECIPE = "demo"
 NAMES = WORK, PREDICTIONS, SCORES, REPORT = "work", "predictions", "scores.json", "report.html"
 
@@ -66,7 +66,8 @@ def _run(folder: Path, *, seed: int, device: str, print_line: Callable[[str], No
     make_phantom(folder, seed=seed)
     print_line(f"phantom   {task}")
     print_line("plan      2 labeled and 12 unlabeled volumes, 2 channels, 3 classes")
-    plan = plan_task(task, workspace, PlanSettings(memory_gb=MEMORY_GB), listener=listener).plan
+    settings = PlanSettings(memory_gb=MEMORY_GB, configuration=CONFIGURATION)
+    plan = plan_task(task, workspace, settings, listener=listener).plan
     classes = plan.dataset_json["labels"]
 
     def score(arm: str, *, supervised_only: bool) -> tuple[Path, dict[str, Any]]:

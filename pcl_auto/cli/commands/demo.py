@@ -12,6 +12,7 @@ from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import TrainingProgress
 from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.recipe.load import load_recipe
+from pcl_auto.recipe.time_budget import format_seconds
 
 if TYPE_CHECKING:
     from pcl_auto.benchmark.demo import DemoResult
@@ -61,8 +62,8 @@ def _render(terminal: Terminal, result: DemoResult) -> None:
     terminal.print_table(columns, rows, title="Dice on 6 test volumes, 2 labels")
     gain = arms["pclauto"]["mean"]["dice"] - arms["nnU-Net alone"]["mean"]["dice"]
     terminal.print_result(
-        f"{gain:+.3f} mean Dice to nnU-Net alone, in {result.seconds:.0f} s altogether; one draw of two labels on a "
-        "phantom shows that everything runs, not what the unlabeled volumes are worth"
+        f"{gain:+.3f} mean Dice to nnU-Net alone, in {format_seconds(result.seconds)} altogether. One draw of two "
+        "labels on a phantom shows that everything runs, not what the unlabeled volumes are worth."
     )
     terminal.print_line(f"data, models and masks: {result.folder}")
     terminal.print_line(f"report: {result.report}")

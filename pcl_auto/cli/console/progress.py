@@ -134,6 +134,12 @@ class TrainingProgress:
         self._count("confidences", "unlabeled cases", done, total)
         self._print_once(f"confidences of {total} unlabeled cases, to compare new scans with", done)
 
+    def _on_device(self, device: str) -> None:
+        self._show("segmenting", f"scans, on {device}")
+
+    def _on_predict(self, done: int, total: int) -> None:
+        self._count("segmenting", "scans", done, total)
+
     def _on_pseudo_label(self, round: int, done: int, total: int) -> None:  # noqa: A002 (the event's own field)
         self._count(f"round {round}", "pseudo-labels", done, total)
 

@@ -79,7 +79,7 @@ def draw(image: np.ndarray, masks: dict[str, np.ndarray], classes: list[str], ca
     )
     flat = image.take(cut, axis=SHOWN.axis)[rows, columns]
     low, high = np.percentile(flat, [1, 99])
-    figure = Figure(figsize=(9.6, 3.9), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     for axes, (title, mask) in zip(figure.subplots(1, len(masks)), masks.items(), strict=True):
         axes.imshow(flat, cmap="gray", interpolation="bicubic", vmin=low, vmax=high)

@@ -56,7 +56,7 @@ def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
         f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds",
         f"GPU memory {_mb(forecast.gpu_memory_mb)}" + ("" if on_gpu else ", by an estimate, on a GPU"),
         f"memory     {_mb(forecast.memory_mb)}",
-        f"disk       {_mb(forecast.disk_mb)}, and {_mb(forecast.disk_meanwhile_mb)} more until the end",
+        f"disk       {_disk(forecast)}",
         f"           {_mb(forecast.store_mb)} of preprocessed images are there",
     ]
     if costs is None or forecast.wall_s is None:
@@ -80,6 +80,12 @@ def _timed(costs: Costs, *, rounds: bool) -> str:
         text += f", {format_seconds(costs.joint_step_s)} a joint step"
         text += f", {format_seconds(costs.round_s)} a round's pseudo-labels"
     return text
+
+
+def _disk(forecast: TrainingEstimate) -> str:
+    if forecast.disk_mb is None:
+        return "unknown"
+    return f"{_mb(forecast.disk_mb)}, and {_mb(forecast.disk_meanwhile_mb)} more until the end"
 
 
 def _mb(value: float | None) -> str:

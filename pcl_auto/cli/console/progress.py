@@ -177,6 +177,7 @@ class TrainingProgress:
         self._heartbeat.doing = f"epoch {epoch + 1}/{self._epochs}: step {step} of {self._steps_per_epoch}"
 
     def _on_timing(self) -> None:
+        self._show("timing", "a few steps")
         self._print("timing     a few steps, pseudo-labels and a checkpoint on this machine …")
 
     def _on_fold(self, fold: int, folds: int) -> None:

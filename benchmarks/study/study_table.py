@@ -236,7 +236,9 @@ def measured_effects(runs: Sequence[RunRows], listed: StudyList) -> list[str]:
 def _verdict(row: Row) -> str:
     """Say in a few words how a recipe stands against all baselines."""
     if row.verdict == "no verdict":
-        return explain_no_verdict(min(found.draws for found in row.comparisons.values()))
+        draws = [found.draws for found in row.comparisons.values()]
+        text = explain_no_verdict(min(draws))
+        return text if min(draws) == max(draws) else text.replace("no verdict:", "no verdict: of one baseline")
     # Some baseline may not have been run.
     better = "every baseline" if row.comparisons.keys() == BASELINE_ARMS.keys() else ", ".join(row.comparisons)
     words = {"better": f"better than {better}", "worse": "worse than a baseline"}

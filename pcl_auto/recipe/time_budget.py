@@ -252,7 +252,8 @@ def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float) 
             where="--budget",
             expected=f"{format_duration(smallest)} or more",
             found=f"{format_duration(budget_s)}; a step takes {format_seconds(costs.joint_step_s)}",
-            fix=f"take --budget {format_duration(smallest)}, or a recipe with fewer patches or a narrower network",
+            fix=f"take --budget {format_duration(smallest)}, or a smaller network and fewer patches, as with "
+            "--set network.width=0.25 --set batch.patches=2",
         )
     )
 

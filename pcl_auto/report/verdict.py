@@ -99,7 +99,7 @@ def _judge_unused(run: RunFacts, comparison: BaselineComparison, uses: Sequence[
         return Verdict(f"{unused}; {measured}.", "bad")
     pair = pair_in_words(comparison)
     if is_noise(comparison):
-        return Verdict(f"{unused}; {pair} differ within noise.", "bad")
+        return Verdict(f"{unused}; {pair} {_noise_in_words(comparison)}.", "bad")
     rest = ", ".join(rest_of_recipe(run, comparison.baseline))
     source = f"the rest of the recipe ({rest})" if rest else "chance: nothing else in the recipe differs"
     return Verdict(f"{unused}; the difference comes from {source}: {pair}.", "bad")
@@ -121,7 +121,7 @@ def _judge_pair(comparison: BaselineComparison) -> Verdict:
     if max(own, other) < MIN_SANE_DICE:
         return Verdict(f"{pair}: too low to say what the unlabeled scans bring. Train longer, or label more.", "bad")
     if is_noise(comparison):
-        return Verdict(f"{pair} differ within noise. {one_draw}")
+        return Verdict(f"{pair} {_noise_in_words(comparison)}. {one_draw}")
     better = sum(mine > alone for mine, alone in comparison.dice.values())
     if own > other:
         tone: Tone = "good" if own >= MIN_SANE_DICE and cases >= MIN_CASES else "neutral"
@@ -141,6 +141,12 @@ def is_noise(comparison: BaselineComparison) -> bool:
     if abs(mean(differences)) < NOISE_DICE or len(differences) < 2:
         return True
     return not t_interval(differences).excludes_zero
+
+
+def _noise_in_words(comparison: BaselineComparison) -> str:
+    """Say why a difference is taken for noise: it is small, or the cases are few."""
+    few = len(comparison.dice) < MIN_CASES and abs(mean([a - b for a, b in comparison.dice.values()])) >= NOISE_DICE
+    return "are of too few cases to tell them apart" if few else "differ within noise"
 
 
 def rest_of_recipe(run: RunFacts, baseline: Path | None) -> list[str]:

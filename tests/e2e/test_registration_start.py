@@ -76,7 +76,7 @@ def test_a_training_begins_with_registered_labels(shell: Shell) -> None:
     assert {row["source"] for row in rows} == {"registration"}
     assert all(0.05 <= float(row["agreement"]) <= 1 for row in rows)
     assert {row["used"] for row in rows} == {"1"}
-    assert re.search(r"round 0: 3 of \d+ pseudo-labels pass", printed)
+    assert re.search(r"round 0: \d+ pseudo-labels", printed)
     # The supervised epochs are joint ones, and the first round has something to be compared with.
     stages = [event["stage"] for event in events(run, "epoch")]
     assert stages == ["round 0"] * 2 + ["round 1"] * 2 + ["round 2"] * 2

@@ -205,4 +205,6 @@ def _print_next(terminal: Terminal, outcome: PlanOutcome, workspace: Workspace, 
     # The default recipe's length is for a GPU.
     recipe = "" if choose_device("auto").type == "cuda" else " --recipe quick"
     labeled = sum(case.label is not None for case in outcome.plan.cases.values())
-    terminal.print_line(f"next: pclauto train --labeled {min(2, labeled)}{recipe}{workspace.option}")
+    # Where there are unlabeled cases all labels are for training; else some are hidden, to try it out.
+    few = "" if labeled < len(outcome.plan.cases) else f" --labeled {min(2, labeled)}"
+    terminal.print_line(f"next: pclauto train{few}{recipe}{workspace.option}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcl_auto.cli.console import options
+from pcl_auto.cli.console.estimates import rounds_in_words
 from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import TrainingProgress
 from pcl_auto.cli.console.terminal import Terminal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pcl_auto.training.request import Run, TrainRequest
 
 LEARN_FROM = "What to learn from"
+# More steps than anybody waits for without a GPU.
+LONG_ON_A_CPU = 50_000
 
 
 def train(
@@ -295,6 +298,9 @@ def _announce(terminal: Terminal, run: Run, request: TrainRequest, workspace: Wo
     if request.settings:
         terminal.print_line(f"set        {', '.join(request.settings)}")
     terminal.problems(run.warnings, "warning")
+    steps = run.recipe.schedule.epochs * run.recipe.schedule.steps_per_epoch
+    if device == "cpu" and steps > LONG_ON_A_CPU and run.budget_s is None:
+        terminal.print_line(f"warning: {steps} steps take days to months on a CPU; see --recipe quick and --budget")
     if request.folds is not None:
         terminal.print_line(
             f"folds      {request.folds}, each a model that does not learn from its part of the labeled cases"
@@ -311,7 +317,7 @@ def _length(run: Run, *, supervised_only: bool) -> str:
         return f", nnU-Net on the labeled cases alone: {length}"
     if not run.split.unlabeled:
         return f"; no unlabeled cases, so nnU-Net on the labeled ones: {length}"
-    rounds = f"then {schedule.rounds} rounds of {schedule.epochs_per_round}"
+    rounds = f"then {rounds_in_words(schedule)}"
     return f": {length}, {schedule.supervised_epochs} supervised, {rounds}"
 
 

@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 SHORT = 0.5
 
 
+def rounds_in_words(schedule: Schedule) -> str:
+    """Return how many rounds there are, and of how many epochs."""
+    return f"{schedule.rounds} round{'' if schedule.rounds == 1 else 's'} of {schedule.epochs_per_round}"
+
+
 def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     """Return what was timed and chosen and, for a run that begins, when it should be done."""
     costs, schedule, own = fitted.costs, fitted.schedule, Schedule(**fitted.recipe["schedule"])
     timed = f"timed      {_timed(costs, rounds=schedule.rounds > 0)}"
     length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
     if schedule.rounds:
-        length += f", {schedule.supervised_epochs} supervised, then {schedule.rounds} rounds of "
-        length += f"{schedule.epochs_per_round}"
+        length += f", {schedule.supervised_epochs} supervised, then {rounds_in_words(schedule)}"
     lines = [f"{timed}, {format_seconds(costs.epoch_s)} a checkpoint", f"budget     {fitted.budget}: {length}"]
     share = schedule.epochs * schedule.steps_per_epoch / (own.epochs * own.steps_per_epoch)
     lines.append(f"           {share:.3g} times the recipe's own {own.epochs * own.steps_per_epoch} steps")

@@ -231,7 +231,8 @@ class TrainingProgress:
         if round == 0 and not rest["used"]:
             self._print("the first pseudo-labels are left out, labels alone teach (see round_0/ledger.csv)")
             return
-        text = f"round {round}: {rest['used']} of {cases} pseudo-labels pass"
+        left_out = cases - rest["used"]
+        text = f"round {round}: {cases} pseudo-labels" + (f", {left_out} of them left out" if left_out else "")
         if rest["dice_to_last_round"] is not None:
             text += f", Dice {rest['dice_to_last_round']:.3f} to the last round's"
         if rest["outside_labeled_range"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.cli.console.estimates import rounds_in_words
 from pcl_auto.cli.console.interrupt import resumable
 from pcl_auto.cli.console.progress import TrainingProgress, counting
 from pcl_auto.cli.console.terminal import Terminal
@@ -125,7 +126,7 @@ def _announce(terminal: Terminal, study: Study) -> None:
             what = f"nnU-Net on {cases}, mirroring: {arm.recipe.augmentation.mirroring}"
         else:
             start = f"{own.supervised_epochs} supervised epochs"
-            what = f"{start}, then {own.rounds} rounds of {own.epochs_per_round}" if own.rounds else "no rounds"
+            what = f"{start}, then {rounds_in_words(own)}" if own.rounds else "no rounds"
         terminal.print_line(f"arm        {arm.name}: {what}")
     shown = "that together show every class" if study.every_class else "whatever classes they show"
     few = f"; {explain_no_verdict(len(study.draws))}" if len(study.draws) < MIN_DRAWS else ""

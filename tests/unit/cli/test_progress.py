@@ -29,9 +29,11 @@ def printed(capfd: pytest.CaptureFixture[str], event: str, **values: Any) -> lis
 
 def test_a_round_says_in_a_line_what_its_pseudo_labels_are(capfd: pytest.CaptureFixture[str]) -> None:
     (line,) = printed(capfd, "pseudo_labels", **LABELS)
-    assert line.startswith("round 2: 8 of 10 pseudo-labels pass, Dice 0.917 to the last round's; 3 with volumes")
+    assert line.startswith(
+        "round 2: 10 pseudo-labels, 2 of them left out, Dice 0.917 to the last round's; 3 with volumes"
+    )
     first = {**LABELS, "round": 1, "used": 10, "dice_to_last_round": None, "outside_labeled_range": 0}
-    assert printed(capfd, "pseudo_labels", **first) == ["round 1: 10 of 10 pseudo-labels pass"]
+    assert printed(capfd, "pseudo_labels", **first) == ["round 1: 10 pseudo-labels"]
 
 
 def test_what_is_wrong_with_pseudo_labels_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:

@@ -62,5 +62,6 @@ def load_verb(name: str) -> Callable[..., Any]:
         raise KeyError(name)
     # A keyword of Python can name no function.
     python_name = f"{name}_" if name == "continue" else name
-    function: Callable[..., Any] = getattr(import_module(f"pcl_auto.cli.commands.{python_name}"), python_name)
+    module = import_module(f"pcl_auto.cli.commands.{python_name}")
+    function: Callable[..., Any] = getattr(module, python_name)
     return function

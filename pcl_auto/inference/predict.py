@@ -94,8 +94,8 @@ class PredictionJob:
     ) -> None:
         refuse_input_folder(output)
         before = MadeBy.of(model, mirroring=mirroring)
-        if not overwrite:  # the masks of another model are refused at once, not after torch is there
-            MaskFolder(output, before, (), overwrite=False)
+        if not overwrite and not _overlap(inputs, output):
+            MaskFolder(output, before, (), overwrite=False)  # refuses masks of another model before torch is there
         self.device = choose_device(device)
         prepare_environment()
         with output_to(NOWHERE):
@@ -190,6 +190,12 @@ class PredictionJob:
             write_dicom_seg(_read_mask(mask), series, self.predictor.classes, self.model_name, target)
 
         return self.masks.beside(case, DICOM_SEG, write)
+
+
+def _overlap(inputs: Sequence[Path], output: Path) -> bool:
+    """Tell whether scans lie in the folder for masks, or it among them, which is refused by what they are."""
+    folder = output.resolve()
+    return any(folder in (path, *path.parents) or path in folder.parents for path in map(Path.resolve, inputs))
 
 
 def attempt(scan: Scan, action: Callable[[Scan], Outcome]) -> Prediction | Outcome:

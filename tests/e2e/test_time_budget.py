@@ -51,7 +51,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("recipe") / "thin.toml"
-    file.write_text('extends = "demo"\n[network]\nwidth = 0.25\n')
+    lines = "[schedule]\nsteps_per_epoch = 16\n[batch]\npatches = 4\n[network]\nwidth = 0.25\n"
+    file.write_text(f'extends = "demo"\n{lines}')
     return str(file)
 
 

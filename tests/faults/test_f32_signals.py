@@ -90,11 +90,12 @@ def test_f32_any_verb_says_which_signal_it_was() -> None:
     code = (
         DOZE
         + """
-from pcl_auto.cli import main
-@main.app.command("wait")
+from pcl_auto.cli import main, verbs
 def wait() -> None:
     print("ready", flush=True)
     doze()
+verbs.VERBS["wait"] = verbs.Verb("Data", "Wait.")
+main.load_verb = lambda name: wait
 main.run()
 """
     )

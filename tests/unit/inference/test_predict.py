@@ -249,7 +249,8 @@ def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: Path) -> Non
     assert results[1] == Prediction("bad", None, "failed", "cannot read this", exit_code=1, problems=())
     assert read_stub_mask(output / "a.nii.gz") == "mask of a.nrrd"
     assert sorted(path.name for path in visible(output)) == ["a.nii.gz", "c.nii.gz", RECORD]
-    assert heard == [{"done": done, "total": 3} for done in (1, 2, 3)]
+    assert heard[0].keys() == {"device"}
+    assert heard[1:] == [{"done": done, "total": 3} for done in (1, 2, 3)]
 
 
 def test_a_scan_too_large_for_the_memory_does_not_stop_the_others(tmp_path: Path, model: Path) -> None:

@@ -33,9 +33,9 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     lines = [f"{timed}, {format_seconds(costs.epoch_s)} a checkpoint", f"budget     {fitted.budget}: {length}"]
     share = schedule.epochs * schedule.steps_per_epoch / (own.epochs * own.steps_per_epoch)
     lines.append(f"           {share:.3g} times the recipe's own {own.epochs * own.steps_per_epoch} steps")
-    if schedule.rounds < own.rounds:
+    if joint and schedule.rounds < own.rounds:
         lines.append(f"           {schedule.rounds} rounds instead of {own.rounds}, so that each has steps to learn in")
-    if schedule.rounds and share < SHORT:
+    if joint and schedule.rounds and share < SHORT:
         lines += [
             "           a short start makes poor pseudo-labels: compare with --supervised-only, or take",
             f"           --budget {format_duration(fitted.budget_of_own_length_s)}, which fits the recipe's own length",

@@ -117,7 +117,8 @@ def main(task: Path, folders: list[Path]) -> None:
     caption = f"{case}: median gain of {len(gains)} scans; mean Dice {means}; one draw of two labels"
     masks = {title: orient(mask, axes, flips) for title, mask in arrays.items()}
     draw(orient(SimpleITK.GetArrayFromImage(read), axes, flips), masks, classes, caption)
-    print(f"{TARGET}: {caption}")  # noqa: T201
+    better, worse = (sum(sign * gain > 0 for gain in gains.values()) for sign in (1, -1))
+    print(f"{TARGET}: {caption}; {better} scans better, {worse} worse")  # noqa: T201
 
 
 if __name__ == "__main__":

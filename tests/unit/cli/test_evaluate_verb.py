@@ -56,3 +56,19 @@ def test_f66_folders_of_volumes_that_are_not_looked_into(
     evaluate(*folders, allow_missing=True, json=True)
     warnings = json.loads(capfd.readouterr().out)["warnings"]
     assert [(each["code"], each["found"]) for each in warnings][:1] == [("data.passed-over", "more")]
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "1": "core"}, {"background": 0, "core": 1, "whole": [1, 2]}])
+def test_classes_are_named_by_the_data_set_and_cases_stand_worst_first(
+    labels: dict[str, object], folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    masks, truth = folders
+    (truth.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    for case in "bc":
+        voxels = np.zeros((4, 4, 4), np.uint8)
+        voxels[1 : 2 if case == "c" else 3] = 1
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), masks / f"{case}.nii.gz")
+    evaluate(masks, truth, allow_missing=True)
+    rows = [line.split() for line in capfd.readouterr().out.splitlines() if line]
+    assert [row[0] for row in rows] == ["case", "c", "a", "b", "class", "core", "mean"]
+    assert rows[1][1] == "0.667"

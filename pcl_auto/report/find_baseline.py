@@ -113,6 +113,18 @@ def mirror_axes(model: Path, identity: Mapping[str, Any]) -> tuple[int, ...] | N
     return tuple(sorted(axes))
 
 
+def mirroring_in_words(model: Path, identity: Mapping[str, Any]) -> str:
+    """Say along which axes a model's patches are mirrored, such as "along z and x"."""
+    axes = mirror_axes(model, identity)
+    if axes is None:
+        return "along every axis"
+    plans = read_kept(model / "plans.json") or {}
+    stored = ["zyx"[axis] for axis in plans.get("transpose_forward", (0, 1, 2))]
+    patch = plans["configurations"][identity["configuration"]]["patch_size"]
+    names = stored[len(stored) - len(patch) :]
+    return f"along {' and '.join(names[axis] for axis in axes) or 'no axis'}"
+
+
 def earlier_runs(run: RunFacts) -> list[RunFacts]:
     """Follow ``run`` back over all corrections, as far as the runs are there."""
     found = []

@@ -18,6 +18,7 @@ from pcl_auto.recipe.time_budget import format_duration, format_seconds
 from pcl_auto.report.baseline import BaselineComparison, compare_to_baseline, damaged_evaluations
 from pcl_auto.report.commands import shell_path
 from pcl_auto.report.curves import run_curves
+from pcl_auto.report.find_baseline import mirroring_in_words
 from pcl_auto.report.overlays import MAX_CHANNELS, MAX_SLICES
 from pcl_auto.report.rounds import RoundUse, round_uses, why_unused
 from pcl_auto.report.scans import evaluated_panels, labeled_panels, pseudo_label_panels
@@ -148,6 +149,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         split=run.split,
         configuration=run.configuration,
         comparison=comparison,
+        mirroring=mirroring_in_words(run.folder.parent, identity),
         verdict=judge(run, comparison),
         story=story(run, comparison, uses_of_model),
         tiles=tiles(run, comparison, uses_of_model),

@@ -11,7 +11,7 @@ from typing import Literal
 from pcl_auto.errors import StateError
 from pcl_auto.evaluation.statistics import mean, t_interval
 from pcl_auto.report.baseline import BaselineComparison, case_dice, compare_to_baseline
-from pcl_auto.report.find_baseline import earlier_runs, mirror_axes
+from pcl_auto.report.find_baseline import earlier_runs, mirroring_in_words
 from pcl_auto.report.rounds import RoundUse, describe_use, round_uses
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folders, schedule_of
@@ -68,7 +68,7 @@ def judge(run: RunFacts, comparison: BaselineComparison) -> Verdict:
     if not is_used:
         return _judge_unused(run, comparison, uses, own)
     if comparison.dice:
-        return _judge_pair(comparison)
+        return _judge_pair(run, comparison)
     story = describe_use(uses)
     story = story[0].upper() + story[1:]
     if not own:
@@ -114,10 +114,12 @@ def _why_unused(uses: Sequence[RoundUse]) -> str:
     return f" ({outcomes.count('rolled back')} rolled back{trained})"
 
 
-def _judge_pair(comparison: BaselineComparison) -> Verdict:
+def _judge_pair(run: RunFacts, comparison: BaselineComparison) -> Verdict:
     own, other = comparison.means
     pair, cases = pair_in_words(comparison), len(comparison.dice)
     one_draw = "One draw of labeled cases is no proof: pclauto benchmark compares several."
+    if differs := _other_mirroring(run, comparison.baseline):
+        one_draw = f"Not alike either: {differs}. {one_draw}"
     if max(own, other) < MIN_SANE_DICE:
         return Verdict(f"{pair}: too low to say what the unlabeled scans bring. Train longer, or label more.", "bad")
     if is_noise(comparison):
@@ -127,6 +129,15 @@ def _judge_pair(comparison: BaselineComparison) -> Verdict:
         tone: Tone = "good" if own >= MIN_SANE_DICE and cases >= MIN_CASES else "neutral"
         return Verdict(f"{pair}: better in {better} of them. {one_draw}", tone)
     return Verdict(f"{pair}: worse in {cases - better} of them. {one_draw}", "bad")
+
+
+def _other_mirroring(run: RunFacts, baseline: Path | None) -> str:
+    """Say along which axes a run and its baseline mirror; empty where that is alike, or not known."""
+    if baseline is None:
+        return ""
+    own = mirroring_in_words(run.folder.parent, run.identity)
+    other = mirroring_in_words(baseline, read_run(baseline / run.folder.name).identity)
+    return f"mirroring {own}, that of nnU-Net alone {other}" if own != other else ""
 
 
 def pair_in_words(comparison: BaselineComparison) -> str:
@@ -155,9 +166,9 @@ def rest_of_recipe(run: RunFacts, baseline: Path | None) -> list[str]:
     augmentation, mixing, contrast, labels = (
         recipe.get(table, {}) for table in ("augmentation", "mixing", "contrast", "pseudo_labels")
     )
-    theirs = None if baseline is None else mirror_axes(baseline, read_run(baseline / run.folder.name).identity)
+    mirroring = _other_mirroring(run, baseline)
     parts = {
-        "mirroring": mirror_axes(run.folder.parent, run.identity) != theirs,
+        mirroring: mirroring,
         "warped labeled cases": augmentation.get("warped_cases"),
         "elastic deformation": augmentation.get("elastic"),
         "copy-paste between labeled cases": mixing.get("labeled_copy_paste"),

@@ -54,6 +54,7 @@ from pcl_auto.workspace.run_record import (
 )
 
 if TYPE_CHECKING:
+    from pcl_auto.method.mirroring import MeasuredAxis
     from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 
 SCHEMA_VERSION = 1
@@ -135,25 +136,30 @@ def _prepare_masks(run: Run, prepared: PreparedSplit) -> str:
 
 
 def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener) -> tuple[int, ...] | None:
-    """Measure the axes to mirror along on what is stored; None where they are left to nnU-Net."""
-    mirroring = run.recipe.augmentation.mirroring
-    if mirroring == "all":
-        return None
-    if mirroring == "none":
+    """Choose the axes to mirror along, by what is stored where the recipe says so; None leaves it to nnU-Net."""
+    rule = run.recipe.augmentation.mirroring
+    found = [] if rule in ("all", "none") else _measure_axes(run, store)
+    names = ["zyx"[axis] for axis in plans["transpose_forward"]]
+    axes = {names[entry.axis]: entry for entry in found}
+    # A baseline mirrors as stock nnU-Net, whatever its recipe says.
+    listener("mirroring", {"rule": rule if run.settings.recipe_mirroring else "all", "axes": axes})
+    if rule == "none":
         return ()
-    from pcl_auto.nnunet.data.mirror_axes import mirror_axes, stored_orders, stored_symmetries
+    from pcl_auto.nnunet.data.mirror_axes import mirror_axes
 
-    if mirroring == "unordered":
-        view = run.data.labeled_view(run.split.name, run.configuration)
-        found = stored_orders(view, run.split.labeled, run.plan.dataset_json["labels"])
-    else:
-        # Of the cases that the run may see: a benchmark keeps some out.
-        seen = {*run.split.labeled, *run.split.validation, *run.split.unlabeled}
-        found = stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
-    if run.joint:
-        names = ["zyx"[axis] for axis in plans["transpose_forward"]]
-        listener("mirroring", {"rule": mirroring, "axes": {names[entry.axis]: entry for entry in found}})
     return mirror_axes(found, len(plans["configurations"][run.configuration]["patch_size"]))
+
+
+def _measure_axes(run: Run, store: str) -> list[MeasuredAxis]:
+    """Measure the symmetry of the scans that the run may see, or the order of the classes in its labeled cases."""
+    from pcl_auto.nnunet.data.mirror_axes import stored_orders, stored_symmetries
+
+    if run.recipe.augmentation.mirroring == "unordered":
+        view = run.data.labeled_view(run.split.name, run.configuration)
+        return stored_orders(view, run.split.labeled, run.plan.dataset_json["labels"])
+    # A benchmark keeps some cases out.
+    seen = {*run.split.labeled, *run.split.validation, *run.split.unlabeled}
+    return stored_symmetries(run.data.store(store), [case for case in run.plan.cases if case in seen])
 
 
 def _fit_budget(

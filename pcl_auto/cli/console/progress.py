@@ -194,12 +194,17 @@ class TrainingProgress:
             self._print(line)
 
     def _on_mirroring(self, rule: str, axes: Mapping[str, MeasuredAxis]) -> None:
-        if not axes:
-            self._print("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")
-            return
         along = " and ".join(name for name, found in axes.items() if found.mirrored) or "no axis"
         measured = ", ".join(f"{name} {found.measure:.2f}" for name, found in axes.items())
-        self._print(f"mirroring  along {along} ({_MEASURES[rule]}: {measured})")
+        if rule == "all":
+            with_rounds = f"; with rounds this recipe mirrors along {along}" if axes else ""
+            self._print(f"mirroring  along every axis, as stock nnU-Net{with_rounds}")
+        elif rule == "none":
+            self._print("mirroring  along no axis")
+        elif not axes:
+            self._print("mirroring  along every axis, as nnU-Net: too few scans to tell which are symmetric")
+        else:
+            self._print(f"mirroring  along {along} ({_MEASURES[rule]}: {measured})")
 
     def _on_epoch(self, epoch: int, epochs: int, stage: str, losses: dict[str, float], **rest: Any) -> None:
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from report_files import write_run, write_scores
 
+from pcl_auto.report.find_baseline import mirroring_in_words
 from pcl_auto.report.rounds import describe_use, round_uses, why_unused
 from pcl_auto.report.verdict import verdict_sentence
 from pcl_auto.training.request import SUPERVISED_TRAINER
@@ -38,12 +40,37 @@ def test_rounds_on_labels_alone_have_not_used_the_unlabeled_scans(tmp_path: Path
 
 def test_what_else_the_recipe_does_is_named(tmp_path: Path) -> None:
     model = write_run(tmp_path, happened=ALONE)
-    plans = model / "plans.json"
-    plans.write_text(plans.read_text().replace('"store": "s"', '"store": "s", "mirror_axes": [0]'))
+    mirror_otherwise(model, [0])
     write_scores(model, {"a": 0.9, "b": 0.91})
     write_scores(write_run(tmp_path, trainer=SUPERVISED_TRAINER), {"a": 0.7, "b": 0.7})
     found = verdict_sentence(model / "fold_all", WORKSPACE)
-    assert "comes from the rest of the recipe (mirroring): Dice 0.905 and 0.700 of nnU-Net alone (2 cases)" in found
+    rest = "the rest of the recipe (mirroring along z, that of nnU-Net alone along every axis)"
+    assert f"comes from {rest}: Dice 0.905 and 0.700 of nnU-Net alone (2 cases)" in found
+
+
+def mirror_otherwise(model: Path, axes: list[int]) -> None:
+    """Let the model in this folder mirror its patches along these axes."""
+    plans = model / "plans.json"
+    plans.write_text(plans.read_text().replace('"store": "s"', f'"store": "s", "mirror_axes": {axes}'))
+
+
+@pytest.mark.parametrize(("axes", "words"), [([], "along no axis"), ([0, 2], "along z and x")])
+def test_a_pair_that_mirrors_otherwise_says_so(tmp_path: Path, axes: list[int], words: str) -> None:
+    """Most of a gain may come from the mirroring alone: it shall not be taken for that of the unlabeled scans."""
+    verdict(tmp_path, 0.9, 0.8)
+    model = next(tmp_path.glob("*/nnUNetTrainerPCL__*"))
+    mirror_otherwise(model, axes)
+    found = verdict_sentence(model / "fold_all", WORKSPACE)
+    assert f"Not alike either: mirroring {words}, that of nnU-Net alone along every axis. One draw" in found
+
+
+def test_axes_are_named_as_the_scan_lies(tmp_path: Path) -> None:
+    """The axes of a patch follow the order in which the data set is stored."""
+    model = write_run(tmp_path)
+    mirror_otherwise(model, [0])
+    plans = json.loads((model / "plans.json").read_text())
+    (model / "plans.json").write_text(json.dumps({**plans, "transpose_forward": [2, 0, 1]}))
+    assert mirroring_in_words(model, read_run(model / "fold_all").identity) == "along x"
 
 
 @pytest.mark.parametrize(

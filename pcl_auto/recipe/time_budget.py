@@ -33,6 +33,13 @@ _SHAPE = {
 }
 # What is planned for; the rest is for a machine that slows down.
 AIM = 0.95
+# Of the budget that a refusal names, for the next try: a machine that is busier by a fifth, and a longer look at the
+# steps of a longer budget.
+NAMED_MARGIN = 1.3
+# What makes steps shorter, where a recipe has more: below, there are no fewer feature maps and no joint step.
+SMALL_WIDTH, FEWEST_PATCHES = 0.25, 2
+# From so many seconds on, lengths that people write are whole multiples of so many.
+_WRITTEN = ((3600, 900), (600, 60), (120, 30), (0, 10))
 # Fewer steps on new pseudo-labels are not worth making them.
 MIN_ROUND_STEPS = 25
 # Of the time, for the pseudo-labels of all rounds: where they would take more, there are fewer rounds.
@@ -65,6 +72,12 @@ def format_duration(seconds: float) -> str:
     whole = round(seconds)
     parts = {"h": whole // 3600, "m": whole // 60 % 60, "s": whole % 60}
     return "".join(f"{value}{unit}" for unit, value in parts.items() if value) or "0s"
+
+
+def round_up(seconds: float) -> int:
+    """Round up to a length that people write: ``40s``, ``2m30s``, ``17m``, ``1h15m``."""
+    step = next(step for least, step in _WRITTEN if seconds >= least)
+    return step * math.ceil(seconds / step)
 
 
 def format_seconds(seconds: float) -> str:
@@ -235,16 +248,19 @@ class Fitted:
         return asdict(self)
 
 
-def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float) -> Schedule:
+def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float, planned_patches: int) -> Schedule:
     """Fit the schedule of ``recipe`` to what is left of a budget after ``before_s`` seconds.
 
+    ``planned_patches``: of a step, where the recipe leaves them to the plan.
+
     Raises:
-        ResourceError: the budget is too small; the smallest that works is named.
+        ResourceError: the budget is too small; one is named that works on a busier machine too.
     """
     fitted = fit(recipe.schedule, costs, AIM * budget_s - before_s)
     if fitted is not None:
         return fitted
-    smallest = 10 * math.ceil((before_s + least_seconds(recipe.schedule, costs)) / AIM / 10)
+    smallest = round_up(NAMED_MARGIN * (before_s + least_seconds(recipe.schedule, costs)) / AIM)
+    shorter = _shorter_steps(recipe, planned_patches)
     raise ResourceError(
         Problem(
             code="budget.too-small",
@@ -252,10 +268,17 @@ def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float) 
             where="--budget",
             expected=f"{format_duration(smallest)} or more",
             found=f"{format_duration(budget_s)}; a step takes {format_seconds(costs.joint_step_s)}",
-            fix=f"take --budget {format_duration(smallest)}, or a smaller network and fewer patches, as with "
-            "--set network.width=0.25 --set batch.patches=2",
+            fix=f"take --budget {format_duration(smallest)}" + (f", or shorter steps: {shorter}" if shorter else ""),
         )
     )
+
+
+def _shorter_steps(recipe: Recipe, planned_patches: int) -> str:
+    """Return the options that make steps shorter than those of ``recipe``; empty where it has nothing to take away."""
+    width = f"--set network.width={SMALL_WIDTH:g}" if recipe.network.width > SMALL_WIDTH else ""
+    more = (recipe.batch.patches or planned_patches) > FEWEST_PATCHES
+    patches = f"--set batch.patches={FEWEST_PATCHES}" if more else ""
+    return f"{width} {patches}".strip()
 
 
 def write_fit(file: Path, fitted: Fitted) -> None:

@@ -77,7 +77,9 @@ def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) ->
         costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
         before_s = monotonic() - request.asked_at
         if run.budget_s is not None and run.fitted is None:
-            schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s)
+            schedule = fit_recipe(
+                run.recipe, run.budget_s, costs, before_s=before_s, planned_patches=planned["batch_size"]
+            )
         costs = costs if joint or not run.split.unlabeled else costs.of_baseline()
         wall_s = round(before_s + costs.forecast_s(schedule), 1)
     rounds, folds = schedule.rounds if joint else 0, request.folds or 1

@@ -59,7 +59,8 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], device: A
             timing = time_training(run, request, plans, device, run.data.path.parent, scratch, seconds)
         costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
         before_s = monotonic() - request.asked_at
-        schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s)
+        planned: int = run.plan.nnunet["configurations"][run.configuration]["batch_size"]
+        schedule = fit_recipe(run.recipe, run.budget_s, costs, before_s=before_s, planned_patches=planned)
         fitted = Fitted(
             budget=format_duration(run.budget_s),
             recipe=run.recipe.as_dict(),

@@ -29,8 +29,10 @@ from pcl_auto.recipe.time_budget import (
     least_seconds,
     parse_budget,
     read_fit,
+    round_up,
     write_fit,
 )
+from pcl_auto.training.estimate import MAX_TIMING_S, TIMING_SHARE
 
 DEFAULT, QUICK, PAPER = (load_recipe(name).schedule for name in ("default", "quick", "paper"))
 ODD = Schedule(steps_per_epoch=100, supervised_epochs=37, rounds=3, epochs_per_round=13)
@@ -168,11 +170,56 @@ def test_the_least_time_works_and_less_does_not(own: Schedule, costs: Costs) -> 
 def test_too_small_a_budget_is_refused_with_the_smallest_that_works(name: str) -> None:
     recipe = load_recipe(name)
     with refused(ResourceError, "budget.too-small") as refusal:
-        fit_recipe(recipe, 20, CPU, before_s=15.0)
+        fit_recipe(recipe, 20, CPU, before_s=15.0, planned_patches=4)
     smallest = parse_budget(refusal.problem.expected.split()[0])
-    fitted = fit_recipe(recipe, smallest, CPU, before_s=15.0)
+    fitted = fit_recipe(recipe, smallest, CPU, before_s=15.0, planned_patches=4)
     assert 15.0 + CPU.forecast_s(fitted) <= AIM * smallest
     assert f"--budget {format_duration(smallest)}" in refusal.problem.fix
+
+
+@pytest.mark.parametrize("costs", MACHINES)
+def test_the_named_budget_works_on_a_machine_that_has_become_busier(costs: Costs) -> None:
+    recipe = load_recipe("quick")
+    with refused(ResourceError, "budget.too-small") as refusal:
+        fit_recipe(recipe, 20, costs, before_s=15.0, planned_patches=4)
+    named = parse_budget(refusal.problem.expected.split()[0])
+    times = ("begin_s", "supervised_step_s", "joint_step_s", "validation_step_s", "epoch_s", "round_s", "end_s")
+    busier = replace(costs, **{name: 1.2 * getattr(costs, name) for name in times})
+    # Steps, joint steps and pseudo-labels are looked at for a share of the budget each, validation for a quarter.
+    looked_s = 3.25 * min(TIMING_SHARE * named, MAX_TIMING_S)
+    schedule = fit_recipe(recipe, named, busier, before_s=1.2 * 15.0 + looked_s, planned_patches=4)
+    assert schedule.epochs * schedule.steps_per_epoch >= MIN_ROUND_STEPS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(3, "10s"), (51, "1m"), (111, "2m"), (121, "2m30s"), (190, "3m30s"), (601, "11m"), (3601, "1h15m"), (7200, "2h")],
+)
+def test_a_length_is_rounded_up_to_one_that_people_write(seconds: float, written: str) -> None:
+    assert format_duration(round_up(seconds)) == written
+
+
+@pytest.mark.parametrize(
+    ("width", "patches", "planned", "suggested"),
+    [
+        (1.0, 0, 4, ["network.width=0.25", "batch.patches=2"]),
+        (0.5, 2, 4, ["network.width=0.25"]),
+        (0.25, 0, 4, ["batch.patches=2"]),
+        (0.25, 0, 2, []),
+        (0.25, 2, 4, []),
+        (0.1, 3, 2, ["batch.patches=2"]),
+    ],
+)
+def test_a_refusal_suggests_only_what_is_smaller_than_what_the_run_has(
+    width: float, patches: int, planned: int, suggested: list[str]
+) -> None:
+    recipe = load_recipe("quick")
+    recipe = replace(recipe, network=replace(recipe.network, width=width), batch=replace(recipe.batch, patches=patches))
+    with refused(ResourceError, "budget.too-small") as refusal:
+        fit_recipe(recipe, 20, CPU, before_s=15.0, planned_patches=planned)
+    words = refusal.problem.fix.replace(",", " ").split()
+    assert [word for word in words if "=" in word] == suggested
+    assert words.count("--set") == len(suggested)
 
 
 # --- on file ---
@@ -180,7 +227,7 @@ def test_too_small_a_budget_is_refused_with_the_smallest_that_works(name: str) -
 
 def fitted_on_file(folder: Path) -> tuple[Path, Fitted]:
     recipe = load_recipe("quick")
-    schedule = fit_recipe(recipe, 600, CPU, before_s=30.0)
+    schedule = fit_recipe(recipe, 600, CPU, before_s=30.0, planned_patches=4)
     fitted = Fitted("10m", recipe.as_dict(), schedule, CPU, 30.0, 900, 30.0, 1.1, "cpu")
     write_fit(folder / "budgets" / "fit.json", fitted)
     return folder / "budgets" / "fit.json", fitted

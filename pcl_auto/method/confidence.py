@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from pcl_auto.method.label_maps import Classes, mean_dice
+from pcl_auto.method.pseudo_labels import volume_remark
 
 # Of the scans of the training that had no label: the least certain share of them is what "review" means.
 REVIEW_SHARE = 0.1
@@ -161,9 +162,6 @@ def assess(
         if percentile < REVIEW_SHARE:
             reasons.append(f"less certain than {1 - percentile:.0%} of the unlabeled scans of the training")
     for name, (low, high) in (reference.ranges_ml or {}).items():
-        volume = volumes_ml.get(name, 0.0)
-        if volume == 0 and low > 0:
-            reasons.append(f"{name} is absent")
-        elif not low <= volume <= high:
-            reasons.append(f"{name} has {volume:.3g} ml, the labeled cases let expect {low:.3g} to {high:.3g}")
+        if remark := volume_remark(name, volumes_ml.get(name, 0.0), low, high):
+            reasons.append(remark)
     return Quality(None if value is None else round(value, 4), percentile, bool(reasons), tuple(reasons))

@@ -83,13 +83,12 @@ def assess_pseudo_label(
     volumes = {name: float(np.count_nonzero(class_mask(labels, values)) * voxel_ml) for name, values in classes.items()}
     remarks, absent, doublings = [], 0, 0.0
     for name, volume in volumes.items():
-        known = labeled_volumes_ml[name]
-        low, high = labeled_range(known, margin)
-        if volume == 0 and low > 0:
-            remarks.append(f"{name} is absent")
+        low, high = labeled_range(labeled_volumes_ml[name], margin)
+        remark = volume_remark(name, volume, low, high)
+        remarks += [remark] if remark else []
+        if remark and volume == 0:
             absent += 1
-        elif not low <= volume <= high:
-            remarks.append(f"{name} has {volume:.3g} ml, labeled cases {known.min():.3g} to {known.max():.3g}")
+        elif remark:
             # Half a voxel stands in for the largest volume of a class that no labeled case holds.
             doublings += float(np.log2(low / volume if volume < low else volume / max(high, voxel_ml / 2)))
     return LedgerRow(
@@ -111,6 +110,15 @@ def labeled_range(volumes_ml: np.ndarray, margin: float) -> tuple[float, float]:
     if not volumes_ml.size:
         return 0.0, math.inf
     return float(volumes_ml.min() / margin), float(volumes_ml.max() * margin)
+
+
+def volume_remark(name: str, volume_ml: float, low_ml: float, high_ml: float) -> str:
+    """Say that the volume of a class lies outside its range; empty where it does not."""
+    if low_ml <= volume_ml <= high_ml:
+        return ""
+    if not volume_ml:
+        return f"{name} is absent"
+    return f"{name} has {volume_ml:.3g} ml, expected {low_ml:.3g} to {high_ml:.3g}"
 
 
 def filter_rows(rows: Sequence[LedgerRow], settings: PseudoLabelFilter) -> list[LedgerRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pcl_auto.method.pseudo_labels import KEPT
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.training.run_facts import JUDGMENTS, Round
 
@@ -24,13 +25,16 @@ def ledger_rows(entry: Round, unused: str = "") -> list[dict[str, str]]:
     """
     rows, first = [], ("case", "used", "remarks", *JUDGMENTS)
     for row in entry.rows:
-        chosen = row.get("used") == "1"
-        reasons = [unused] if unused and chosen else []
+        chosen, remarks = row.get("used") == "1", row.get("remarks", "")
+        if chosen and unused:
+            remarks = "; ".join(filter(None, [unused, remarks]))
+        elif chosen and remarks and KEPT not in remarks:
+            remarks = f"used although {remarks}"
         rows.append(
             {
                 "case": row["case"],
                 "used": "1" if chosen and not unused else "0",
-                "remarks": "; ".join([*reasons, *filter(None, [row.get("remarks", "")])]),
+                "remarks": remarks,
                 **{column: row[column] for column in JUDGMENTS if column in row},
                 **{column: value for column, value in row.items() if column not in first},
             }

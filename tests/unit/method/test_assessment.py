@@ -67,11 +67,11 @@ def test_mean_dice_of_special_maps() -> None:
     ("core", "remark"),
     [
         (0, "core is absent"),
-        (1, "core has 0.5 ml, labeled cases 2 to 4"),
+        (1, "core has 0.5 ml, expected 1 to 8"),
         (2, None),  # 1 ml, half of the smallest
         (6, None),
         (16, None),  # 8 ml, twice the largest
-        (17, "core has 8.5 ml, labeled cases 2 to 4"),
+        (17, "core has 8.5 ml, expected 1 to 8"),
     ],
 )
 def test_volumes_beyond_half_and_twice_the_labeled_ones_are_remarkable(core: int, remark: str | None) -> None:
@@ -79,7 +79,7 @@ def test_volumes_beyond_half_and_twice_the_labeled_ones_are_remarkable(core: int
 
 
 def test_every_class_is_judged() -> None:
-    assert row(0, 20).remarks == ("core is absent", "rim has 10 ml, labeled cases 1 to 1")
+    assert row(0, 20).remarks == ("core is absent", "rim has 10 ml, expected 0.5 to 2")
 
 
 def test_a_class_that_some_labeled_cases_lack_may_be_absent() -> None:
@@ -90,7 +90,7 @@ def test_a_class_that_some_labeled_cases_lack_may_be_absent() -> None:
 def test_a_class_that_no_labeled_case_holds_is_remarkable_where_it_appears() -> None:
     known = {"core": np.array([0.0, 0.0]), "rim": np.array([1.0])}
     assert row(0, 2, labeled_ml=known).remarks == ()
-    assert row(1, 2, labeled_ml=known).remarks == ("core has 0.5 ml, labeled cases 0 to 0",)
+    assert row(1, 2, labeled_ml=known).remarks == ("core has 0.5 ml, expected 0 to 0",)
 
 
 def test_change_is_measured_against_the_last_round() -> None:
@@ -108,7 +108,7 @@ def test_a_row_as_it_stands_in_the_ledger() -> None:
         "components_rim": 1,
         "dice_to_last_round": 1.0,
         "used": 1,
-        "remarks": "core is absent; rim has 10 ml, labeled cases 1 to 1",
+        "remarks": "core is absent; rim has 10 ml, expected 0.5 to 2",
     }
     assert row(6, 2).as_dict()["dice_to_last_round"] == ""
     assert list(row(6, 2).as_dict()) == list(row(0, 0, last=labels(1, 1)).as_dict())

@@ -93,7 +93,7 @@ def test_the_least_certain_tenth_is_flagged() -> None:
     ("volumes_ml", "reason"),
     [
         ({"a": 0.0, "b": 1.0}, "a is absent"),
-        ({"a": 5.0, "b": 0.0}, "a has 5 ml, the labeled cases let expect 1 to 4"),
+        ({"a": 5.0, "b": 0.0}, "a has 5 ml, expected 1 to 4"),
     ],
 )
 def test_volumes_beyond_the_labeled_cases_are_flagged(volumes_ml: dict[str, float], reason: str) -> None:

@@ -49,6 +49,7 @@ study: $(VENV)/.installed
 # Every table and figure of README and docs, from benchmarks/results alone.
 table: $(VENV)/.installed
 	$(BIN)/python benchmarks/study/study_table.py --write
+	$(BIN)/python docs/make_recipes.py
 
 # The documentation, as a folder of pages that load nothing from elsewhere: site/index.html.
 docs: $(VENV)/.installed

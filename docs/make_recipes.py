@@ -75,7 +75,8 @@ This page is made from the program (`python docs/make_recipes.py`).
 SETTINGS = """## Settings
 
 A default is what a key has that a recipe leaves out; the recipe called `default` sets some of them. The last column
-has the value of that recipe, where it is another one, and of the shipped recipes that differ from it.
+has the value of that recipe, where it is another one, and of the shipped recipes that differ from it. Where the
+study has measured a change of the setting, a link says so.
 """
 MEASURED = """## Measured effects
 
@@ -103,14 +104,15 @@ def page(measured: str) -> str:
             "| key | default | values | what it does | recipes |",
             "|---|---|---|---|---|",
         ]
-        lines += [_row(setting) for setting in all_settings() if setting.table == table]
+        lines += [_row(setting, measured) for setting in all_settings() if setting.table == table]
         lines.append("")
     return "\n".join([*lines, MEASURED, f"{BEGIN}{measured}{END}"]) + "\n"
 
 
-def _row(setting: Setting) -> str:
+def _row(setting: Setting, measured: str) -> str:
+    about = setting.help + (" [Measured](#measured-effects)." if f"`{setting.name}`" in measured else "")
     values = ", ".join(f"`{choice}`" for choice in setting.choices) or setting.allowed
-    cells = (f"`{setting.key}`", f"`{toml_value(setting.default)}`", values, setting.help, _recipes(setting))
+    cells = (f"`{setting.key}`", f"`{toml_value(setting.default)}`", values, about, _recipes(setting))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -31,3 +31,10 @@ def test_the_page_has_every_recipe_and_every_key(maker: dict[str, Any]) -> None:
         if setting.table:
             table = text.partition(f"### {setting.table}\n")[2].partition("###")[0]
             assert f"| `{setting.key}` |" in table
+
+
+def test_a_setting_with_a_measured_effect_links_to_it(maker: dict[str, Any]) -> None:
+    text = maker["page"]("\n| `mixing.mixup_alpha` | `0.0` → `0.4` | +.010 |\n")
+    linked = [line for line in text.splitlines() if "[Measured](#measured-effects)" in line]
+    assert len(linked) == 1
+    assert linked[0].startswith("| `mixup_alpha` |")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,6 +38,8 @@ AIM = 0.95
 NAMED_MARGIN = 1.3
 # What makes steps shorter, where a recipe has more: below, there are no fewer feature maps and no joint step.
 SMALL_WIDTH, FEWEST_PATCHES = 0.25, 2
+# A training that takes more than so many times its budget says so.
+OVERRUN = 1.1
 # From so many seconds on, lengths that people write are whole multiples of so many.
 _WRITTEN = ((3600, 900), (600, 60), (120, 30), (0, 10))
 # Fewer steps on new pseudo-labels are not worth making them.
@@ -111,13 +113,17 @@ class Costs:
 
     def forecast_s(self, schedule: Schedule) -> float:
         """Return the seconds that a training by ``schedule`` takes."""
+        beside = self.begin_s + schedule.epochs * self.epoch_s + schedule.rounds * self.round_s
+        return self.steps_s(schedule) + self.folds * beside + self.end_s
+
+    def steps_s(self, schedule: Schedule) -> float:
+        """Return the seconds of all steps of a training by ``schedule``, those of its validation too."""
         joint = schedule.rounds * schedule.epochs_per_round
         steps = schedule.steps_per_epoch * (
             schedule.supervised_epochs * self.supervised_step_s + joint * self.joint_step_s
         )
         validation = schedule.epochs * schedule.validation_steps(held_out=self.held_out) * self.validation_step_s
-        beside = self.begin_s + schedule.epochs * self.epoch_s + schedule.rounds * self.round_s
-        return self.folds * (steps + validation + beside) + self.end_s
+        return self.folds * (steps + validation)
 
 
 def fit(own: Schedule, costs: Costs, seconds: float) -> Schedule | None:
@@ -246,6 +252,39 @@ class Fitted:
     def as_dict(self) -> dict[str, Any]:
         """Return the fit as plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Overrun:
+    """What a training took that was to be done in ``budget_s`` seconds: in all, and its steps with their validation.
+
+    ``timed_s``: what the steps would have taken as they were timed, when the schedule was fitted.
+    """
+
+    budget_s: int
+    wall_s: float
+    steps: int
+    steps_s: float
+    timed_s: float
+
+
+def overrun(fitted: Fitted, *, joint: bool, budget_s: int, wall_s: float, epochs_s: Sequence[float]) -> Overrun | None:
+    """Return what a training took, if that is well beyond its budget.
+
+    Args:
+        fitted: its schedule.
+        joint: whether it had rounds; a baseline has none.
+        budget_s: what it was to be done in.
+        wall_s: what it took.
+        epochs_s: what the steps of each epoch took, of all folds.
+    """
+    if wall_s <= OVERRUN * budget_s or not epochs_s:
+        return None
+    costs = fitted.costs if joint else fitted.costs.of_baseline()
+    # Training may have ended early, after collapsed rounds.
+    share = len(epochs_s) / (costs.folds * fitted.schedule.epochs)
+    steps = len(epochs_s) * fitted.schedule.steps_per_epoch
+    return Overrun(budget_s, wall_s, steps, sum(epochs_s), share * costs.steps_s(fitted.schedule))
 
 
 def fit_recipe(recipe: Recipe, budget_s: int, costs: Costs, *, before_s: float, planned_patches: int) -> Schedule:

@@ -24,6 +24,7 @@ from pcl_auto.planning.ground_truth import require_ground_truth
 from pcl_auto.planning.plan import read_plan, require_whole
 from pcl_auto.planning.split_plans import PreparedSplit, prepare_masks, prepare_split, record_split
 from pcl_auto.recipe.load import recorded_recipe
+from pcl_auto.recipe.time_budget import overrun
 from pcl_auto.training.estimate import expected, fit_budget, measured
 from pcl_auto.training.find_model import remember_model
 from pcl_auto.training.request import Run, TrainRequest, resolve_runs
@@ -95,10 +96,15 @@ def train_runs(runs: Sequence[Run], request: TrainRequest, workspace: Workspace,
         run, plans = prepare(runs[0], listener)
         runs = [replace(each, settings=run.settings, labels=run.labels) for each in runs]
         runs = _fit_budget(runs, request, plans, device, listener)
+        unbroken = not any((run.folder / RECORD).is_file() for run in runs)
+        epochs_s: list[float] = []
         for run in runs:
             if run.fold is not None:
                 listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
-            _train_run(run, plans, request, device, listener)
+            _train_run(run, plans, request, device, _noting_epochs(listener, epochs_s))
+        # Of what earlier commands took nothing is known.
+        if unbroken:
+            _tell_overrun(runs[-1], monotonic() - request.asked_at, epochs_s, listener)
     if first and request.remember and not request.prepare_only:
         remember_model(workspace, runs[-1])
     return runs[-1]
@@ -175,6 +181,30 @@ def _fit_budget(
         fitted = fit_budget(run, request, plans, device)
     listener("budget", {"fitted": fitted, "fresh": run.fitted is None, "joint": run.joint})
     return [each.with_fit(fitted) for each in runs]
+
+
+def _noting_epochs(listener: Listener, epochs_s: list[float]) -> Listener:
+    """Return a listener that also notes what the steps of each epoch take."""
+
+    def hear(event: str, values: dict[str, Any]) -> None:
+        listener(event, values)
+        if event == "epoch":
+            epochs_s.append(values["seconds"])
+
+    return hear
+
+
+def _tell_overrun(run: Run, wall_s: float, epochs_s: Sequence[float], listener: Listener) -> None:
+    """Tell of a training that took well longer than its time budget.
+
+    Its schedule stays as it was fitted, however slow the machine becomes: the run could not be repeated or resumed
+    else, and its baseline would have other steps.
+    """
+    if run.budget_s is None or run.fitted is None:
+        return
+    found = overrun(run.fitted, joint=run.joint, budget_s=run.budget_s, wall_s=wall_s, epochs_s=epochs_s)
+    if found is not None:
+        listener("overrun", {"overrun": found})
 
 
 def workers_of(request: TrainRequest, device: Any) -> int | None:

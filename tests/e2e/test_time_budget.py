@@ -98,9 +98,14 @@ def test_one_schedule_for_a_run_its_resumption_and_its_baseline(
         train(stop)
     (file,) = (workspace.dataset(None).pclauto_dir / "budgets").glob("*.json")
     fitted = file.read_bytes()
+    monkeypatch.setattr(budget, "OVERRUN", 0.0)  # so that what was trained in one go tells what it took
     run = train(lambda event, values: heard.append((event, values)))
-    baseline = train(supervised_only=True)
+    of_baseline: list[str] = []
+    baseline = train(lambda event, _values: of_baseline.append(event), supervised_only=True)
+    train(lambda event, _values: of_baseline.append(f"again {event}"), supervised_only=True)
 
+    assert [event for event, _ in heard if "overrun" in event] == []
+    assert [event for event in of_baseline if "overrun" in event] == ["overrun"]
     assert file.read_bytes() == fitted
     assert run.finished
     assert run.recipe.schedule == baseline.recipe.schedule

@@ -11,7 +11,7 @@ from pcl_auto.recipe.time_budget import format_duration, format_seconds
 
 if TYPE_CHECKING:
     from pcl_auto.planning.plan import PlanEstimate
-    from pcl_auto.recipe.time_budget import Costs, Fitted
+    from pcl_auto.recipe.time_budget import Costs, Fitted, Overrun
     from pcl_auto.training.dry_run import TrainingEstimate
 
 # A training below this share of the recipe's own length gets a warning.
@@ -46,6 +46,17 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     whole_s = fitted.forecast_s if joint else fitted.before_s + costs.of_baseline().forecast_s(schedule)
     end = datetime.now() + timedelta(seconds=whole_s - fitted.before_s)  # noqa: DTZ005 (the user's own clock)
     return [*lines, f"forecast   {format_duration(whole_s)} in all: done at {end:%H:%M:%S}"]
+
+
+def overrun_lines(found: Overrun) -> list[str]:
+    """Return how far a training went beyond its budget, and where the time went."""
+    over = f"{format_duration(found.wall_s - found.budget_s)} more than the budget of {format_duration(found.budget_s)}"
+    step, timed = (format_seconds(seconds / found.steps) for seconds in (found.steps_s, found.timed_s))
+    steps = f"{format_seconds(found.steps_s)} ({step} each, timed as {timed})"
+    return [
+        f"took       {format_duration(found.wall_s)}, {over}: the length was fitted once, before it began",
+        f"           steps took {steps}, all else {format_seconds(found.wall_s - found.steps_s)}",
+    ]
 
 
 def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:

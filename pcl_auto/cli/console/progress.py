@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.cli.console.estimates import fitted_lines
+from pcl_auto.cli.console.estimates import fitted_lines, overrun_lines
 from pcl_auto.cli.console.heartbeat import Heartbeat
 from pcl_auto.cli.console.terminal import Terminal, some_of
 from pcl_auto.recipe.time_budget import format_duration, format_seconds
@@ -15,7 +15,7 @@ from pcl_auto.workspace.events import Listener
 
 if TYPE_CHECKING:
     from pcl_auto.method.mirroring import MeasuredAxis
-    from pcl_auto.recipe.time_budget import Fitted
+    from pcl_auto.recipe.time_budget import Fitted, Overrun
 
 # What the rules of mirroring measure along each axis.
 _MEASURES = {
@@ -191,6 +191,10 @@ class TrainingProgress:
         self._forecast_shown = fresh
         self._update(total=schedule.epochs * schedule.steps_per_epoch)
         for line in fitted_lines(fitted, fresh=fresh, joint=joint):
+            self._print(line)
+
+    def _on_overrun(self, overrun: Overrun) -> None:
+        for line in overrun_lines(overrun):
             self._print(line)
 
     def _on_mirroring(self, rule: str, axes: Mapping[str, MeasuredAxis]) -> None:

@@ -12,7 +12,7 @@ from pairs import in_pairs
 from reference import training_seconds
 from refusal import refused
 
-from pcl_auto.cli.console.estimates import fitted_lines
+from pcl_auto.cli.console.estimates import fitted_lines, overrun_lines
 from pcl_auto.errors import ResourceError, StateError, UsageError
 from pcl_auto.recipe.load import load_recipe
 from pcl_auto.recipe.settings import Schedule
@@ -27,6 +27,7 @@ from pcl_auto.recipe.time_budget import (
     fit_recipe,
     format_duration,
     least_seconds,
+    overrun,
     parse_budget,
     read_fit,
     round_up,
@@ -272,3 +273,34 @@ def test_a_short_training_is_told_the_budget_of_the_recipe_s_own_length(tmp_path
     assert longer is not None
     steps = longer.epochs * longer.steps_per_epoch
     assert 0.95 <= steps / (own.epochs * own.steps_per_epoch) <= 1.5  # to the minute
+
+
+# --- what it took ---
+
+
+@pytest.mark.parametrize(("joint", "costs"), [(True, CPU), (True, FOLDS), (False, CPU)])
+def test_a_training_beyond_its_budget_tells_what_steps_took_and_were_timed_as(
+    tmp_path: Path, joint: bool, costs: Costs
+) -> None:
+    fitted = replace(fitted_on_file(tmp_path)[1], costs=costs)
+    of_this = costs if joint else costs.of_baseline()
+    epochs = costs.folds * fitted.schedule.epochs
+    timed_s = of_this.steps_s(fitted.schedule) / epochs
+    found = overrun(fitted, joint=joint, budget_s=600, wall_s=700.0, epochs_s=[1.5 * timed_s] * epochs)
+    assert found is not None
+    assert found.steps_s / found.timed_s == pytest.approx(1.5)
+    # Of a training that ended early, no more than the epochs that it had.
+    early = overrun(fitted, joint=joint, budget_s=600, wall_s=700.0, epochs_s=[1.5 * timed_s] * (epochs // 2))
+    assert early is not None
+    assert early.steps_s / early.timed_s == pytest.approx(1.5)
+    told = "\n".join(overrun_lines(found))
+    assert "took       11m40s, 1m40s more than the budget of 10m" in told
+    step, timed = (f"{seconds / found.steps:.2g} s" for seconds in (found.steps_s, found.timed_s))
+    assert f"{step} each, timed as {timed}" in told
+
+
+def test_a_training_within_its_budget_or_a_little_beyond_tells_nothing(tmp_path: Path) -> None:
+    _, fitted = fitted_on_file(tmp_path)
+    for wall_s in (400.0, 600.0, 660.0):
+        assert overrun(fitted, joint=True, budget_s=600, wall_s=wall_s, epochs_s=[1.0] * 20) is None
+    assert overrun(fitted, joint=True, budget_s=600, wall_s=700.0, epochs_s=[]) is None  # it was trained before

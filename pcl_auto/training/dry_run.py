@@ -37,7 +37,8 @@ class TrainingEstimate:
     """Estimate of what a training does and takes, memory and disk in MB (2^20 bytes); None where it is unknown.
 
     ``unknown``: why steps were not timed, empty where they were. ``gpu_memory_mb``: as seen here, or without a GPU
-    an estimate from nnU-Net's. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
+    an estimate from nnU-Net's. ``to_be_fitted``: the schedule is the recipe's own, and a budget will give it another
+    length once steps have been timed. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
     """
 
     patch_voxels: tuple[int, ...]
@@ -45,6 +46,7 @@ class TrainingEstimate:
     unlabeled_patches: int
     features: tuple[int, ...]
     schedule: Schedule
+    to_be_fitted: bool
     gpu_memory_mb: int | None
     memory_mb: int | None
     store_mb: int
@@ -73,10 +75,12 @@ def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) ->
     unknown = _why_unknown(run, request) if timed else "--time-steps makes a few steps to tell"
     timing = None if unknown else _timing(run, request)
     schedule, wall_s, costs = run.recipe.schedule, None, None
+    to_be_fitted = _to_be_fitted(run)
     if timing is not None:
         costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
         before_s = monotonic() - request.asked_at
-        if run.budget_s is not None and run.fitted is None:
+        if run.budget_s is not None and to_be_fitted:
+            to_be_fitted = False
             schedule = fit_recipe(
                 run.recipe, run.budget_s, costs, before_s=before_s, planned_patches=planned["batch_size"]
             )
@@ -90,6 +94,7 @@ def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) ->
         unlabeled_patches=unlabeled,
         features=tuple(configuration["architecture"]["arch_kwargs"]["features_per_stage"]),
         schedule=schedule,
+        to_be_fitted=to_be_fitted,
         gpu_memory_mb=(None if timing is None else timing.gpu_memory_mb) or gpu_memory_mb(run),
         memory_mb=None if timing is None else timing.memory_mb,
         store_mb=round(size_mb(run.data.pclauto_dir / "store")),
@@ -103,6 +108,10 @@ def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) ->
         unknown=unknown,
         commands=_train_commands(run, request),
     )
+
+
+def _to_be_fitted(run: Run) -> bool:
+    return run.budget_s is not None and run.fitted is None
 
 
 def _train_commands(run: Run, request: TrainRequest) -> tuple[str, ...]:
@@ -140,4 +149,8 @@ def _timing(run: Run, request: TrainRequest) -> Timing:
         for name in ("dataset.json", "dataset_fingerprint.json"):
             (data.path / name).symlink_to(run.data.path / name)
         apart, plans = prepare(replace(run, data=data), silent)
-        return time_training(apart, request, plans, device, data.path.parent, scratch / "results", TIMING_S)
+        # A budget is fitted to the joint training, for its baseline too; else what is timed is what would be trained.
+        joint = run.joint or (_to_be_fitted(run) and bool(run.split.unlabeled))
+        return time_training(
+            apart, request, plans, device, data.path.parent, scratch / "results", TIMING_S, joint=joint
+        )

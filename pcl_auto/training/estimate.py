@@ -56,7 +56,9 @@ def fit_budget(run: Run, request: TrainRequest, plans: dict[str, Any], device: A
             return read_fit(run.budget_file, run.recipe)
         seconds = min(TIMING_SHARE * run.budget_s, MAX_TIMING_S)
         with staging_folder(run.budget_file) as scratch:
-            timing = time_training(run, request, plans, device, run.data.path.parent, scratch, seconds)
+            timing = time_training(
+                run, request, plans, device, run.data.path.parent, scratch, seconds, joint=bool(run.split.unlabeled)
+            )
         costs = replace(timing.costs, end_s=timing.costs.end_s + REPORT_S)
         before_s = monotonic() - request.asked_at
         planned: int = run.plan.nnunet["configurations"][run.configuration]["batch_size"]
@@ -85,8 +87,10 @@ def time_training(
     preprocessed: Path,
     scratch: Path,
     seconds: float,
+    *,
+    joint: bool,
 ) -> Timing:
-    """Time the parts of the joint training of ``run``, or without unlabeled cases of nnU-Net's.
+    """Time the parts of a training of ``run``.
 
     Args:
         run: what is to be trained, with the settings that its trainer reads.
@@ -96,6 +100,7 @@ def time_training(
         preprocessed: the folder with the data set's folder in it.
         scratch: a folder for what the trainer writes.
         seconds: about how long to look at each kind of step.
+        joint: with its rounds; else nnU-Net's training on the labeled cases.
     """
     begun = monotonic()
     with output_to(run.data.log_file if scratch.is_relative_to(run.data.path) else scratch / "log.txt"):
@@ -110,7 +115,7 @@ def time_training(
             keep_freed_memory()
             forget_peak_memory()
         torch.backends.cudnn.benchmark = not run.settings.deterministic
-        kind = TRAINERS[JOINT_TRAINER if run.split.unlabeled else SUPERVISED_TRAINER]
+        kind = TRAINERS[JOINT_TRAINER if joint else SUPERVISED_TRAINER]
         named = with_settings(plans, run.plans_name, run.configuration, run.settings)
         with variables_set(nnUNet_preprocessed=str(preprocessed), nnUNet_results=str(scratch)):
             trainer = kind(

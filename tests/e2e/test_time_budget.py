@@ -167,7 +167,7 @@ def test_train_tells_what_it_would_take_and_writes_nothing(
     shutil.copytree(roomy.preprocessed.parent, tmp_path / "work", symlinks=True)
     before = everything(tmp_path)
     command = ["train", "-w", tmp_path / "work", "-l", "2", "--recipe", recipe, "--device", "cpu", "--dry-run"]
-    out, _ = pclauto(*command, "--time-steps", "--json", *options)
+    out, err = pclauto(*command, "--time-steps", "--json", *options)
     found = json.loads(out)["forecast"]
     assert everything(tmp_path) == before
     assert len(found["patch_voxels"]) == 3
@@ -176,6 +176,9 @@ def test_train_tells_what_it_would_take_and_writes_nothing(
     )
     for what in ("wall_s", "memory_mb", "disk_mb", "disk_meanwhile_mb", "store_mb", "gpu_memory_mb"):
         assert found[what] > 0, what
+    assert ("rounds" in err) == ("--supervised-only" not in options)
+    assert "GPU memory" not in err
+    assert not found["to_be_fitted"]
     if "--budget" in options:
         assert 0 < found["wall_s"] < 3600
     trained = [command.split() for command in found["commands"] if command.startswith("nnUNetv2_train")]
@@ -189,10 +192,10 @@ def test_without_preprocessed_images_the_time_is_unknown(
     shutil.rmtree(next((tmp_path / "work").glob("nnUNet_preprocessed/*/pclauto/store")))
     before = everything(tmp_path)
     _, err = pclauto("train", "-w", tmp_path / "work", "--recipe", recipe, "--device", "cpu", "--dry-run")
-    assert "time       unknown: --time-steps" in err
+    assert "unknown    time, memory and disk: --time-steps" in err
     command = ["train", "-w", tmp_path / "work", "--recipe", recipe, "--device", "cpu", "--dry-run", "--time-steps"]
     _, err = pclauto(*command)
-    assert "time       unknown: the images are not preprocessed yet" in err
+    assert "unknown    time, memory and disk: the images are not preprocessed yet" in err
     assert everything(tmp_path) == before
 
 

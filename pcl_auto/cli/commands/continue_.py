@@ -80,8 +80,8 @@ def _render_estimate(terminal: Terminal, found: Continuation, *, json: bool) -> 
         f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds of "
         f"{schedule.epochs_per_round}"
     )
-    known = "" if wall_s is None else f"{format_duration(wall_s)} if it goes as the last epochs of that run"
-    terminal.print_line(f"time       {known or 'unknown'}")
+    if wall_s is not None:
+        terminal.print_line(f"time       {format_duration(wall_s)} if it goes as the last epochs of that run")
     terminal.print_line("dry run: nothing was written")
     if json:
         terminal.json(

@@ -247,6 +247,8 @@ def _estimate(terminal: Terminal, request: TrainRequest, run: Run, *, timed: boo
     from pcl_auto.cli.console.estimates import training_lines
     from pcl_auto.training.dry_run import estimate_training
 
+    if run.finished and not request.restart:
+        terminal.print_line("already trained: the command would only check it; this is what --restart would take")
     if timed:
         terminal.print_line("timing     a few steps on this machine, if the images are preprocessed …")
     forecast = estimate_training(request, run, timed=timed)

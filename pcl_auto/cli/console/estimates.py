@@ -26,10 +26,9 @@ def rounds_in_words(schedule: Schedule) -> str:
 def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     """Return what was timed and chosen and, for a run that begins, when it should be done."""
     costs, schedule, own = fitted.costs, fitted.schedule, Schedule(**fitted.recipe["schedule"])
+    # Of a baseline too the joint steps are what was timed and fitted.
     timed = f"timed      {_timed(costs, rounds=schedule.rounds > 0)}"
-    length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
-    if schedule.rounds:
-        length += f", {schedule.supervised_epochs} supervised, then {rounds_in_words(schedule)}"
+    length = _length(schedule, rounds=joint and schedule.rounds > 0, to_be_fitted=False)
     lines = [f"{timed}, {format_seconds(costs.epoch_s)} a checkpoint", f"budget     {fitted.budget}: {length}"]
     share = schedule.epochs * schedule.steps_per_epoch / (own.epochs * own.steps_per_epoch)
     lines.append(f"           {share:.3g} times the recipe's own {own.epochs * own.steps_per_epoch} steps")
@@ -60,25 +59,31 @@ def overrun_lines(found: Overrun) -> list[str]:
 
 
 def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
-    """Return what a training would take, ``on_gpu`` or not; a time that nobody knows comes with the reason."""
+    """Return what a training would take, ``on_gpu`` or not; what nobody knows is in one line, with the reason."""
     schedule, costs = forecast.schedule, forecast.costs
+    rounds = schedule.rounds > 0 and forecast.unlabeled_patches > 0
     patches = f"{forecast.labeled_patches} labeled"
     if forecast.unlabeled_patches:
         patches += f" and {forecast.unlabeled_patches} unlabeled in the rounds"
     lines = [
         f"patch      {'×'.join(map(str, forecast.patch_voxels))} voxels; {patches}",
         f"network    {len(forecast.features)} stages of {', '.join(map(str, forecast.features))} feature maps",
-        f"length     {schedule.epochs} epochs of {schedule.steps_per_epoch} steps, {schedule.rounds} rounds",
-        f"GPU memory {_mb(forecast.gpu_memory_mb)}" + ("" if on_gpu else ", by an estimate, on a GPU"),
-        f"memory     {_mb(forecast.memory_mb)}",
-        f"disk       {_disk(forecast)}",
-        f"           {_mb(forecast.store_mb)} of preprocessed images are there",
+        f"length     {_length(schedule, rounds=rounds, to_be_fitted=forecast.to_be_fitted)}",
     ]
+    if forecast.store_mb:
+        lines.append(f"stored     {_mb(forecast.store_mb)} of preprocessed images are there")
+    if on_gpu and forecast.gpu_memory_mb is not None:
+        lines.append(f"GPU memory {_mb(forecast.gpu_memory_mb)}")
+    if forecast.memory_mb is not None:
+        lines.append(f"memory     {_mb(forecast.memory_mb)}")
+    if forecast.disk_mb is not None and forecast.disk_meanwhile_mb is not None:
+        meanwhile = f"{_mb(forecast.disk_meanwhile_mb)} more until the end"
+        lines.append(f"disk       {_mb(forecast.disk_mb)}, and {meanwhile}")
     if costs is None or forecast.wall_s is None:
-        lines.append(f"time       unknown: {forecast.unknown}")
+        lines.append(f"unknown    time, memory and disk: {forecast.unknown}")
     else:
-        timed = _timed(costs, rounds=forecast.unlabeled_patches > 0 and schedule.rounds > 0)
-        lines.append(f"time       {format_duration(forecast.wall_s)} ({timed}; timed here, at a glance)")
+        timed = f"{_timed(costs, rounds=rounds)}; timed here, at a glance"
+        lines.append(f"time       {format_duration(forecast.wall_s)} ({timed})")
     return [*lines, *_commands(forecast.commands)]
 
 
@@ -97,15 +102,14 @@ def _timed(costs: Costs, *, rounds: bool) -> str:
     return text
 
 
-def _disk(forecast: TrainingEstimate) -> str:
-    if forecast.disk_mb is None:
-        return "unknown"
-    return f"{_mb(forecast.disk_mb)}, and {_mb(forecast.disk_meanwhile_mb)} more until the end"
+def _length(schedule: Schedule, *, rounds: bool, to_be_fitted: bool) -> str:
+    if to_be_fitted:
+        return "fitted to the budget once steps have been timed"
+    length = f"{schedule.epochs} epochs of {schedule.steps_per_epoch} steps"
+    return f"{length}, {schedule.supervised_epochs} supervised, then {rounds_in_words(schedule)}" if rounds else length
 
 
-def _mb(value: float | None) -> str:
-    if value is None:
-        return "unknown"
+def _mb(value: float) -> str:
     return f"{value:.0f} MB" if value < 10_000 else f"{value / 1024:.1f} GB"
 
 

@@ -309,7 +309,7 @@ def _read_toml(name: str, folder: Path = Path()) -> tuple[Path, dict[str, Any]]:
             Problem(
                 code="recipe.unknown",
                 what=f"no recipe called {name!r}",
-                where=str(recipe_folder()),
+                where="the shipped recipes" if path.suffix != ".toml" else str(path.absolute().parent),
                 expected=" | ".join(shipped),
                 fix="name one of these, or give the path of a TOML file",
             )

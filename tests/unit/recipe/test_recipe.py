@@ -124,10 +124,12 @@ def test_a_name_that_no_folder_should_have(name: str) -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    for name in ("papr", str(tmp_path), str(tmp_path / "none.toml")):
+    shipped = "the shipped recipes"
+    for name, where in {"papr": shipped, str(tmp_path): shipped, str(tmp_path / "none.toml"): str(tmp_path)}.items():
         with refused(UsageError, "recipe.unknown") as refusal:
             load_recipe(name)
         assert refusal.problem.expected.split(" | ") == SHIPPED
+        assert refusal.problem.where == where
 
 
 @pytest.mark.parametrize("content", [b"[schedule", b"rounds = ", b"\xff\xfe"])

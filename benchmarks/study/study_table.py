@@ -186,8 +186,8 @@ def gains(tables: Sequence[Table]) -> list[str]:
         for row in table.with_labels(LABELED) if table.scans == "development" else []:
             if row.arm == "default" and row.to_best is not None:
                 gain = f"{decimals(row.to_best.difference, '+')}{interval(row.to_best.t_interval)}"
-                gain += f" to the best baseline, `{row.best_baseline}`"
-                lines.append(f"- {table.title}: `default` {gain}; {_verdict(row)}.")
+                gain += f" over the best baseline (`{row.best_baseline}`)"
+                lines.append(f"- {table.title}: {gain}; {_verdict(row)}.")
     return lines
 
 
@@ -238,7 +238,7 @@ def _verdict(row: Row) -> str:
     if row.verdict == "no verdict":
         draws = [found.draws for found in row.comparisons.values()]
         text = explain_no_verdict(min(draws))
-        return text if min(draws) == max(draws) else text.replace("no verdict:", "no verdict: of one baseline")
+        return text if min(draws) == max(draws) else text.replace("no verdict:", "no verdict: one baseline has")
     # Some baseline may not have been run.
     better = "every baseline" if row.comparisons.keys() == BASELINE_ARMS.keys() else ", ".join(row.comparisons)
     words = {"better": f"better than {better}", "worse": "worse than a baseline"}

@@ -143,7 +143,7 @@ def render(table: Table) -> list[str]:
         head += [*(f"Δ {base}" for base in baselines), "p to the best", "gap closed"] if compared else []
         lines += [f"**{labels_text(labeled)}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in rows:
-            dice = f"{decimals(row.dice.mean)} ± {decimals(row.dice.sd)}"
+            dice = _with_sd(row)
             cells = [f"`{row.arm}`", str(row.dice.draws), dice, f"{row.hd95_mm.mean:.2f}"]
             if compared:
                 found = [row.comparisons.get(base) for base in baselines]
@@ -248,8 +248,13 @@ def _verdict(row: Row) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return ""
+    return f"{_with_sd(row)} ({row.dice.draws})"
+
+
+def _with_sd(row: Row) -> str:
+    """Return the mean Dice of an arm and the standard deviation over its draws; one draw has none."""
     sd = "" if math.isnan(row.dice.sd) else f" ± {decimals(row.dice.sd)}"
-    return f"{decimals(row.dice.mean)}{sd} ({row.dice.draws})"
+    return f"{decimals(row.dice.mean)}{sd}"
 
 
 def costs(runs: Sequence[RunRows]) -> list[str]:

@@ -117,18 +117,18 @@ def _why_unused(uses: Sequence[RoundUse]) -> str:
 def _judge_pair(run: RunFacts, comparison: BaselineComparison) -> Verdict:
     own, other = comparison.means
     pair, cases = pair_in_words(comparison), len(comparison.dice)
-    one_draw = "One draw of labeled cases is no proof: pclauto benchmark compares several."
+    caveat = "One draw of labeled cases is no proof: pclauto benchmark compares several."
     if differs := _other_mirroring(run, comparison.baseline):
-        one_draw = f"Not alike either: {differs}. {one_draw}"
+        caveat = f"The pair also differs in {differs}. {caveat}"
     if max(own, other) < MIN_SANE_DICE:
         return Verdict(f"{pair}: too low to say what the unlabeled scans bring. Train longer, or label more.", "bad")
     if is_noise(comparison):
-        return Verdict(f"{pair} {_noise_in_words(comparison)}. {one_draw}")
+        return Verdict(f"{pair} {_noise_in_words(comparison)}. {caveat}")
     better = sum(mine > alone for mine, alone in comparison.dice.values())
     if own > other:
         tone: Tone = "good" if own >= MIN_SANE_DICE and cases >= MIN_CASES else "neutral"
-        return Verdict(f"{pair}: better in {better} of them. {one_draw}", tone)
-    return Verdict(f"{pair}: worse in {cases - better} of them. {one_draw}", "bad")
+        return Verdict(f"{pair}: better in {better} of them. {caveat}", tone)
+    return Verdict(f"{pair}: worse in {cases - better} of them. {caveat}", "bad")
 
 
 def _other_mirroring(run: RunFacts, baseline: Path | None) -> str:
@@ -137,7 +137,7 @@ def _other_mirroring(run: RunFacts, baseline: Path | None) -> str:
         return ""
     own = mirroring_in_words(run.folder.parent, run.identity)
     other = mirroring_in_words(baseline, read_run(baseline / run.folder.name).identity)
-    return f"mirroring {own}, that of nnU-Net alone {other}" if own != other else ""
+    return f"mirroring {own} instead of {other}" if own != other else ""
 
 
 def pair_in_words(comparison: BaselineComparison) -> str:

@@ -101,7 +101,8 @@ def _render(terminal: Terminal, result: dict[str, Any], names: Mapping[str, str]
     terminal.print_line("Dice, HD95: means over the cases in which one of the two masks has the class")
     missing = result["undefined"]["hd95_mm"] - result["undefined"]["dice"]
     if missing:
-        terminal.print_line(f"{missing} structure{' is' if missing == 1 else 's are'} in one mask only: Dice 0, no HD95")
+        structures = "1 structure is" if missing == 1 else f"{missing} structures are"
+        terminal.print_line(f"{structures} in one mask only: Dice 0, no HD95")
     if result["unscored_values"]:
         terminal.print_line(f"values of no class, counted as background: {result['unscored_values']}")
     for reason in dict.fromkeys(entry["reason"] for entry in result["skipped"]):

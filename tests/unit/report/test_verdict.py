@@ -44,7 +44,7 @@ def test_what_else_the_recipe_does_is_named(tmp_path: Path) -> None:
     write_scores(model, {"a": 0.9, "b": 0.91})
     write_scores(write_run(tmp_path, trainer=SUPERVISED_TRAINER), {"a": 0.7, "b": 0.7})
     found = verdict_sentence(model / "fold_all", WORKSPACE)
-    rest = "the rest of the recipe (mirroring along z, that of nnU-Net alone along every axis)"
+    rest = "the rest of the recipe (mirroring along z instead of along every axis)"
     assert f"comes from {rest}: Dice 0.905 and 0.700 of nnU-Net alone (2 cases)" in found
 
 
@@ -61,7 +61,7 @@ def test_a_pair_that_mirrors_otherwise_says_so(tmp_path: Path, axes: list[int], 
     model = next(tmp_path.glob("*/nnUNetTrainerPCL__*"))
     mirror_otherwise(model, axes)
     found = verdict_sentence(model / "fold_all", WORKSPACE)
-    assert f"Not alike either: mirroring {words}, that of nnU-Net alone along every axis. One draw" in found
+    assert f"The pair also differs in mirroring {words} instead of along every axis. One draw" in found
 
 
 def test_axes_are_named_as_the_scan_lies(tmp_path: Path) -> None:

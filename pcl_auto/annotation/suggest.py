@@ -114,7 +114,7 @@ def _suggest(
     prepare_environment()
     with output_to(Path("/dev/null")):  # what nnU-Net prints
         from pcl_auto.nnunet.data.pseudo_label_files import refuse_damaged
-        from pcl_auto.nnunet.data.store import refuse_damaged_store
+        from pcl_auto.nnunet.data.store_records import refuse_damaged_store
         from pcl_auto.nnunet.inference.case_features import features_of
 
         refuse_damaged(stored.parent, cases)

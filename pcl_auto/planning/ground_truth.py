@@ -45,8 +45,7 @@ def require_ground_truth(data: DatasetFolder, labels: Mapping[str, str]) -> None
     Raises:
         StateError: copies of other labels, or none, all of them.
     """
-    recorded = _recorded(data)
-    other = [case for case, label in labels.items() if not _is_copy(recorded.get(case), label, copy_of(data, case))]
+    other = _other_copies(data, labels)
     fix = "put the label back that the run was trained with and repeat the command, or train again with --restart"
     if other:
         raise StateError(
@@ -55,6 +54,16 @@ def require_ground_truth(data: DatasetFolder, labels: Mapping[str, str]) -> None
                 for file in (copy_of(data, case) for case in other)
             ]
         )
+
+
+def holds_ground_truth(data: DatasetFolder, labels: Mapping[str, str]) -> bool:
+    """Tell whether the copies are those of these labels, by the digest of each case's."""
+    return not _other_copies(data, labels)
+
+
+def _other_copies(data: DatasetFolder, labels: Mapping[str, str]) -> list[str]:
+    recorded = _recorded(data)
+    return [case for case, label in labels.items() if not _is_copy(recorded.get(case), label, copy_of(data, case))]
 
 
 def copy_of(data: DatasetFolder, case: str) -> Path:

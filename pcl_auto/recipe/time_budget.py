@@ -256,7 +256,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Overrun:
-    """What a training took that was to be done in ``budget_s`` seconds: in all, and its steps with their validation.
+    """Time of a training that was to be done in ``budget_s`` seconds: of all, and of its steps with their validation.
 
     ``timed_s``: what the steps would have taken as they were timed, when the schedule was fitted.
     """

@@ -37,8 +37,8 @@ from pcl_auto.training.run_facts import (
 )
 from pcl_auto.workspace.files import printable, refusing_nonsense, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace, require_writable
+from pcl_auto.workspace.run_record import REPORT
 
-REPORT = "report.html"
 # Of all reports since version 0.1.
 _TITLE_END, _MAX_HEAD_BYTES = b": pclauto report</title>", 2**16
 MAX_BYTES = 15_000_000

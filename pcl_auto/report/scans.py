@@ -20,7 +20,7 @@ from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.images import read_image
 from pcl_auto.nnunet.data.labeled_cases import stored_spacing_mm
 from pcl_auto.nnunet.data.pseudo_label_files import read_labels, round_folder
-from pcl_auto.nnunet.data.store import is_stored
+from pcl_auto.nnunet.data.store_records import is_stored
 from pcl_auto.nnunet.data.store_records import read_record as read_stored
 from pcl_auto.report.baseline import case_dice
 from pcl_auto.report.overlays import PlanePictures, Volume, draw_planes

@@ -15,29 +15,22 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto import __version__
-from pcl_auto.data.checks.check_files import image_stats
-from pcl_auto.data.labels import meaning
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import with_settings
 from pcl_auto.planning.ground_truth import require_ground_truth
 from pcl_auto.planning.plan import read_plan, require_whole
 from pcl_auto.planning.split_plans import PreparedSplit, prepare_masks, prepare_split, record_split
-from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.recipe.time_budget import overrun
 from pcl_auto.training.estimate import expected, fit_budget, measured
 from pcl_auto.training.find_model import remember_model
 from pcl_auto.training.request import Run, TrainRequest, resolve_runs
-from pcl_auto.training.run_inputs import (
-    content_digest,
-    digest_of,
-    planned_images,
-    recorded_meaning,
-    used_cases,
-)
+from pcl_auto.training.run_identity import compared, identity, input_content
+from pcl_auto.training.run_inputs import used_cases
+from pcl_auto.training.trained_before import trained_before
 from pcl_auto.workspace.atomic import atomic_path
 from pcl_auto.workspace.events import Listener, with_tensorboard
-from pcl_auto.workspace.files import file_digest, read_json, write_json
+from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to, started_rank, started_ranks
@@ -81,11 +74,18 @@ def train_runs(runs: Sequence[Run], request: TrainRequest, workspace: Workspace,
     Raises:
         UsageError, StateError, ResourceError, NumericalError: see :func:`resolve_runs` and the trainers.
     """
-    device = choose_device(request.device)
     model = runs[-1].model
     if request.tensorboard:
         require("tensorboard", "tensorboard", "--tensorboard")
     workspace.activate()
+    if not (request.restart or request.prepare_only) and started_ranks() == 1 and all(run.finished for run in runs):
+        with sole_writer(model):
+            trained = trained_before(runs)
+        if trained is not None:
+            if request.remember:
+                remember_model(workspace, trained[-1])
+            return trained[-1]
+    device = choose_device(request.device)
     prepare_environment(workers=workers_of(request, device))
     from pcl_auto.nnunet.distributed import process_group, rank_zero_first
 
@@ -261,16 +261,7 @@ def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, li
     Returns:
         the number of threads to go on with: sums are added up in another order where there are more or fewer.
     """
-    now = dict(record["identity"])
-    recorded = {**before["identity"], "recipe": recorded_recipe(before["identity"]["recipe"])}
-    # Which earlier versions did not record.
-    recorded |= recorded_meaning(run.folder, before) or meaning(run.plan.dataset_json)
-    if "input_content" in recorded:
-        # Which says it alone: a copy of the same images and labels may have other times.
-        now["input"] = recorded["input"]
-    else:  # of version 0.2
-        recorded["input_content"] = now["input_content"]
-    refuse_changes(recorded, now, run.folder)
+    refuse_changes(*compared(before, record["identity"], run), run.folder)
     if not run.finished:
         strict = run.settings.deterministic
         # Another device gives other bytes, and other versions may.
@@ -284,46 +275,6 @@ def _refuse_another(before: dict[str, Any], record: dict[str, Any], run: Run, li
             listener("threads", {"threads": threads, "here": record["threads"]})
             return threads
     return int(record["threads"])
-
-
-def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run this run; a run folder goes on only with the same."""
-    return {
-        "dataset": run.data.name,
-        "configuration": run.configuration,
-        "trainer": run.trainer,
-        "split": run.split.as_dict(),
-        "seed": run.settings.seed,
-        "recipe": run.recipe.as_dict(),
-        "deterministic": run.settings.deterministic,
-        "fold": run.fold_name,
-        "start": None if run.start is None else file_digest(run.start),
-        "plan": digest_of(plans),
-        "input": _input_digest(run),
-        "input_content": _content_digest(run),
-        **meaning(run.plan.dataset_json),
-        **({} if run.budget_s is None else {"budget_s": run.budget_s}),
-        **({"initial_pseudo_labels": dict(run.initial.digests)} if run.initial.files else {}),
-    }
-
-
-def _input_digest(run: Run) -> str:
-    """Return one value for the files that a run learns from; hidden labels are not among them."""
-    cases = run.plan.cases
-    labels = [cases[case].label for case in (*run.split.labeled, *run.split.validation)]
-    stats = [
-        *(
-            (case, cases[case].size, cases[case].mtime_ns)
-            for case in sorted({*run.split.labeled, *run.split.validation, *run.split.unlabeled})
-        ),
-        *(image_stats(label) for label in labels if label is not None),
-    ]
-    return digest_of(stats)
-
-
-def _content_digest(run: Run) -> str:
-    """Return one value for what is in the files of :func:`_input_digest`, wherever and since when they lie there."""
-    return content_digest(run.split, planned_images(run.plan.cases), run.labels)
 
 
 def _record(run: Run, plans: dict[str, Any], device: Any) -> dict[str, Any]:
@@ -437,7 +388,7 @@ def _keeping_start(listener: Listener, run: Run, shared_start: Path | None) -> L
             record.unlink(missing_ok=True)
             with atomic_path(shared_start) as temporary:
                 shutil.copyfile(values["file"], temporary)
-            write_json(record, {"schema_version": SCHEMA_VERSION, "input_content": _content_digest(run)})
+            write_json(record, {"schema_version": SCHEMA_VERSION, "input_content": input_content(run)})
 
     return hear
 
@@ -452,4 +403,4 @@ def _is_start_of(run: Run, shared_start: Path) -> bool:
     record = start_record(shared_start)
     if not shared_start.is_file() or not record.is_file():
         return False
-    return bool(read_json(record).get("input_content") == _content_digest(run))
+    return bool(read_json(record).get("input_content") == input_content(run))

@@ -15,6 +15,7 @@ from pcl_auto.workspace.files import file_digest, read_json, write_json
 from pcl_auto.workspace.shapes import NAME, SCHEDULE, SPLIT
 
 RECORD = "run.json"
+REPORT = "report.html"
 # Checkpoints in a run folder, by nnU-Net's names; the one before the latest is for when that is damaged where it lies.
 FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
 # Of a run folder, which is a fold of a model folder.

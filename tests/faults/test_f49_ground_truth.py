@@ -16,7 +16,7 @@ from tiny_store import SHAPE, make_store
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.data import pseudo_label_files
-from pcl_auto.nnunet.data.store import case_files
+from pcl_auto.nnunet.data.store_records import case_files
 from pcl_auto.nnunet.training.joint_trainer import nnUNetTrainerPCL
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage, predict_round
 

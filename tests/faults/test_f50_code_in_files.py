@@ -18,7 +18,8 @@ from pcl_auto.errors import StateError
 from pcl_auto.inference.predict import predict
 from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.data.cases import StoredCases, read_properties
-from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.data.store import save_label
+from pcl_auto.nnunet.data.store_records import case_files
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
 from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.training.pretrained import refuse_other_model

@@ -16,7 +16,7 @@ from refusals import image, label, rewrite, small_task
 from toys import patch
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.data import store
+from pcl_auto.nnunet.data import store, store_records
 from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.make_plan import plan_task
 from pcl_auto.planning.plan import PlanSettings, read_plan
@@ -160,7 +160,7 @@ def test_f71_a_damaged_stored_case_is_made_anew(
 ) -> None:
     place = store_of(folder)
     before = digests(place)
-    file = store.case_files(place, CASE)[which]
+    file = store_records.case_files(place, CASE)[which]
     if damage is Path.unlink:
         damage(file)
     else:
@@ -171,10 +171,10 @@ def test_f71_a_damaged_stored_case_is_made_anew(
 
 def test_f71_a_damaged_store_is_not_looked_at(folder: Path) -> None:
     place = store_of(folder)
-    store.refuse_damaged_store(place, [CASE, OTHER])
-    flip_bit(store.case_files(place, OTHER)[0])
+    store_records.refuse_damaged_store(place, [CASE, OTHER])
+    flip_bit(store_records.case_files(place, OTHER)[0])
     with refused(StateError, "plan.stored-case-damaged") as refusal:
-        store.refuse_damaged_store(place, [CASE, OTHER])
+        store_records.refuse_damaged_store(place, [CASE, OTHER])
     assert refusal.problem.found == OTHER
 
 
@@ -190,7 +190,7 @@ def test_f70_another_image_is_shown_to_nobody(folder: Path) -> None:
 def test_f71_stored_cases_that_changed_their_places(folder: Path) -> None:
     place = store_of(folder)
     before = digests(place)
-    for mine, other in zip(store.case_files(place, CASE), store.case_files(place, OTHER), strict=True):
+    for mine, other in zip(store_records.case_files(place, CASE), store_records.case_files(place, OTHER), strict=True):
         exchange(mine, other)
     prepare(folder)
     assert digests(place) == before
@@ -200,7 +200,7 @@ def test_f71_a_store_without_records_is_made_anew(folder: Path) -> None:
     place = store_of(folder)
     before = digests(place)
     shutil.rmtree(data_of(folder).pclauto_dir / "store_records")
-    flip_bit(store.case_files(place, CASE)[0])
+    flip_bit(store_records.case_files(place, CASE)[0])
     plan(folder)
     assert digests(place) == before
 
@@ -255,7 +255,7 @@ def test_f71_a_damaged_label_beside_the_store_is_made_anew(folder: Path, which: 
     prepare(folder)
     view = data_of(folder).path / "splits"
     before = digests(view)
-    (file,) = view.rglob(store.case_files(view, CASE)[which].name)
+    (file,) = view.rglob(store_records.case_files(view, CASE)[which].name)
     keeping_times(file, flip_bit)
     prepare(folder)
     assert digests(view) == before
@@ -264,9 +264,9 @@ def test_f71_a_damaged_label_beside_the_store_is_made_anew(folder: Path, which: 
 def test_f71_a_link_to_another_stored_image_is_made_anew(folder: Path) -> None:
     (link,) = (data_of(folder).path / "splits").rglob(f"{CASE}.b2nd")
     link.unlink()
-    link.symlink_to(store.case_files(store_of(folder), OTHER)[0])
+    link.symlink_to(store_records.case_files(store_of(folder), OTHER)[0])
     prepare(folder)
-    assert link.resolve() == store.case_files(store_of(folder), CASE)[0].resolve()
+    assert link.resolve() == store_records.case_files(store_of(folder), CASE)[0].resolve()
 
 
 def test_f71_copies_to_validate_with_are_of_the_label_that_is_there(folder: Path) -> None:

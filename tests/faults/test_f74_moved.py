@@ -15,7 +15,7 @@ from pcl_auto.errors import UsageError
 from pcl_auto.planning.make_plan import PlanOutcome, plan_task
 from pcl_auto.planning.plan import PlanSettings
 from pcl_auto.training.request import TrainRequest, resolve_run
-from pcl_auto.training.train import identity
+from pcl_auto.training.run_identity import identity
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import Workspace
 

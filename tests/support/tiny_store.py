@@ -7,7 +7,8 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.data.store import save_label
+from pcl_auto.nnunet.data.store_records import case_files
 
 SHAPE = (4, 6, 8)
 

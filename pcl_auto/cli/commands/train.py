@@ -21,6 +21,7 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.processes import started_ranks
+from pcl_auto.workspace.run_record import REPORT
 
 if TYPE_CHECKING:
     from pcl_auto.training.dry_run import TrainingEstimate
@@ -228,7 +229,8 @@ def carry_out(
     runs = resolve_runs(request, workspace)
     run = runs[-1]
     done = all(each.finished for each in runs) and not (request.restart or request.prepare_only or dry_run)
-    _announce(terminal, run, request, workspace, str(choose_device(request.device)))
+    # To look at the devices takes torch, whose import takes longer than the check of a finished training.
+    _announce(terminal, run, request, workspace, "" if done else str(choose_device(request.device)))
     if done:
         terminal.print_line("already trained: it is checked that nothing has changed since (--restart trains anew)")
     forecast = _estimate(terminal, request, run, timed=time_steps) if dry_run else None
@@ -236,7 +238,7 @@ def carry_out(
         with resumable(terminal), TrainingProgress(terminal) as progress:
             progress.begin(run.recipe.schedule.epochs, run.recipe.schedule.steps_per_epoch)
             run = train_runs(runs, request, workspace, progress)
-        _print_next(terminal, run, workspace, prepare_only=request.prepare_only)
+        _print_next(terminal, run, workspace, prepare_only=request.prepare_only, done=done)
     if json:
         found = _as_json(run)
         found["warnings"] = [*(problem.as_dict() for problem in warnings), *found["warnings"]]
@@ -258,7 +260,7 @@ def _estimate(terminal: Terminal, request: TrainRequest, run: Run, *, timed: boo
     return forecast
 
 
-def _print_next(terminal: Terminal, run: Run, workspace: Workspace, *, prepare_only: bool) -> None:
+def _print_next(terminal: Terminal, run: Run, workspace: Workspace, *, prepare_only: bool, done: bool) -> None:
     from pcl_auto.training.find_model import model_options
 
     if prepare_only:
@@ -267,17 +269,24 @@ def _print_next(terminal: Terminal, run: Run, workspace: Workspace, *, prepare_o
         return
     terminal.print_line(f"model: {run.model}")
     if terminal.is_interactive:
-        _report(terminal, run, workspace)
+        _report(terminal, run, workspace, done=done)
     which = model_options(workspace, run.model, baseline=True)
     terminal.print_line(f"next: pclauto predict NEW_SCAN.nii.gz -o out/{which}")
 
 
-def _report(terminal: Terminal, run: Run, workspace: Workspace) -> None:
-    """Write the run's report and name it, or warn of what is wrong with it; say what the run shows."""
-    from pcl_auto.report.page import report_of_training
+def _report(terminal: Terminal, run: Run, workspace: Workspace, *, done: bool) -> None:
+    """Write the run's report and name it, or warn of what is wrong with it; say what the run shows.
 
-    report, why_none = report_of_training(run.folder, workspace)
-    terminal.print_line(f"report: {report}" if report else f"warning: {why_none}")
+    If the run was ``done`` before, the report that it left is named: to draw its scans takes torch.
+    """
+    report: Path | None = run.folder / REPORT
+    if done and (run.folder / REPORT).is_file():
+        terminal.print_line(f"report: {report}, of before (`pclauto report` writes it anew)")
+    else:
+        from pcl_auto.report.page import report_of_training
+
+        report, why_none = report_of_training(run.folder, workspace)
+        terminal.print_line(f"report: {report}" if report else f"warning: {why_none}")
     if report:
         show_verdict(terminal, run.folder, workspace)
 
@@ -285,7 +294,8 @@ def _report(terminal: Terminal, run: Run, workspace: Workspace) -> None:
 def _announce(terminal: Terminal, run: Run, request: TrainRequest, workspace: Workspace, device: str) -> None:
     split = run.split
     terminal.print_line(f"workspace  {workspace.describe()}")
-    terminal.print_line(f"data set   {run.data.name}, {run.configuration}, on {device}")
+    on = f", on {device}" if device else ""
+    terminal.print_line(f"data set   {run.data.name}, {run.configuration}{on}")
     terminal.print_line(
         f"labeled    {len(split.labeled)}: {', '.join(split.labeled[:8])}{' …' if len(split.labeled) > 8 else ''}"
     )

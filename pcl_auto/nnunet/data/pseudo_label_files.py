@@ -19,7 +19,8 @@ from pcl_auto.method.label_maps import Classes
 from pcl_auto.method.pseudo_labels import KEPT, LedgerRow, assess_pseudo_label
 from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.cases import StoredCases, reading
-from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, save_label
+from pcl_auto.nnunet.data.store import publish_case, save_label
+from pcl_auto.nnunet.data.store_records import case_files, is_stored
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.files import link_relative, read_json, read_table, refusing_nonsense, write_json, write_text
 

@@ -20,10 +20,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pcl_auto.data.case import Case
 from pcl_auto.data.identity import FileState, Identity, identify
-from pcl_auto.errors import Problem, StateError, format_names
+from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.data.bias_field import preprocessor_of
 from pcl_auto.nnunet.data.images import read_image, read_label
+from pcl_auto.nnunet.data.store_records import case_files, is_sound
 from pcl_auto.nnunet.data.thin_scans import spacing_to_keep
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.atomic import publish, staging_folder
@@ -117,51 +118,6 @@ def _write_array(file: Path, array: np.ndarray, patch_voxels: tuple[int, ...]) -
     )
 
 
-def case_files(folder: Path, case: str) -> tuple[Path, Path, Path]:
-    """Return the files of a stored case: image, label (or nonzero region), properties; the last is written last."""
-    return folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd", folder / f"{case}.pkl"
-
-
-def is_stored(folder: Path, case: str) -> bool:
-    """Tell whether ``case`` lies complete in ``folder``."""
-    return all(file.is_file() for file in case_files(folder, case))
-
-
-def is_made_from(folder: Path, case: str, image: str) -> bool:
-    """Tell whether ``case`` lies in the case store ``folder``, made from the image of that digest."""
-    return is_stored(folder, case) and store_records.read_record(folder, case).get("image") == image
-
-
-def is_sound(folder: Path, case: str, image: str) -> bool:
-    """Tell whether ``case`` lies in the case store ``folder``, made from the image of that digest and undamaged."""
-    record = store_records.read_record(folder, case)
-    return record.get("image") == image and store_records.hold(case_files(folder, case), record.get("files"))
-
-
-def refuse_damaged_store(folder: Path, cases: Sequence[str]) -> None:
-    """Refuse stored cases whose files are not those on record; a store of version 0.2 has no records.
-
-    Raises:
-        StateError: such cases, all of them.
-    """
-    records = {case: store_records.read_record(folder, case) for case in cases}
-    damaged = [
-        case
-        for case, record in records.items()
-        if record and not store_records.hold(case_files(folder, case), record.get("files"))
-    ]
-    if damaged:
-        fix = "repeat `pclauto train` of the run: it makes them anew"
-        what, found = "stored cases are not as they were written", format_names(damaged)
-        raise StateError(Problem("plan.stored-case-damaged", what, str(folder), fix, found=found))
-
-
-def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:
-    """Tell whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
-    wanted = {file.name for case in cases for file in case_files(folder, case)}
-    return folder.is_dir() and {path.name for path in folder.iterdir()} == wanted
-
-
 def publish_case(staged: Path, folder: Path, case: str) -> None:
     """Move a complete case from ``staged`` to ``folder``, on the same file system."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -248,7 +204,7 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[Case], store: Path, vi
     The view appears as a whole; one that is there is replaced.
 
     Returns:
-        size and checksum of the files beside the links, for :func:`is_whole_view`.
+        size and checksum of the files beside the links, for :func:`pcl_auto.nnunet.data.store_records.is_whole_view`.
     """
     with staging_folder(view) as staged:
         whole = staged / view.name
@@ -262,17 +218,6 @@ def fill_labeled_view(how: Preprocessing, cases: Sequence[Case], store: Path, vi
         files = store_records.checksums(file for case in cases for file in case_files(whole, case.id)[1:])
         publish(whole, view)
     return files
-
-
-def is_whole_view(view: Path, cases: Sequence[str], store: Path, files: Any) -> bool:
-    """Tell whether ``view`` holds exactly ``cases``, linked to ``store``, and ``files`` as they were made."""
-    if not holds_exactly(view, cases):
-        return False
-    for case in cases:
-        image, *beside = case_files(view, case)
-        if image.resolve() != case_files(store, case)[0].resolve() or not store_records.hold(beside, files):
-            return False
-    return True
 
 
 def foreground_intensities(

@@ -6,11 +6,11 @@ in a store of version 0.2, is made anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.errors import StateError
+from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.workspace.files import file_digest, read_json, write_json
 
 FOLDER = "store_records"
@@ -58,3 +58,57 @@ def read_record(store: Path, case: str) -> dict[str, Any]:
     except StateError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def case_files(folder: Path, case: str) -> tuple[Path, Path, Path]:
+    """Return the files of a stored case: image, label (or nonzero region), properties; the last is written last."""
+    return folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd", folder / f"{case}.pkl"
+
+
+def is_stored(folder: Path, case: str) -> bool:
+    """Tell whether ``case`` lies complete in ``folder``."""
+    return all(file.is_file() for file in case_files(folder, case))
+
+
+def is_made_from(folder: Path, case: str, image: str) -> bool:
+    """Tell whether ``case`` lies in the case store ``folder``, made from the image of that digest."""
+    return is_stored(folder, case) and read_record(folder, case).get("image") == image
+
+
+def is_sound(folder: Path, case: str, image: str) -> bool:
+    """Tell whether ``case`` lies in the case store ``folder``, made from the image of that digest and undamaged."""
+    record = read_record(folder, case)
+    return record.get("image") == image and hold(case_files(folder, case), record.get("files"))
+
+
+def refuse_damaged_store(folder: Path, cases: Sequence[str]) -> None:
+    """Refuse stored cases whose files are not those on record; a store of version 0.2 has no records.
+
+    Raises:
+        StateError: such cases, all of them.
+    """
+    records = {case: read_record(folder, case) for case in cases}
+    damaged = [
+        case for case, record in records.items() if record and not hold(case_files(folder, case), record.get("files"))
+    ]
+    if damaged:
+        fix = "repeat `pclauto train` of the run: it makes them anew"
+        what, found = "stored cases are not as they were written", format_names(damaged)
+        raise StateError(Problem("plan.stored-case-damaged", what, str(folder), fix, found=found))
+
+
+def holds_exactly(folder: Path, cases: Sequence[str]) -> bool:
+    """Tell whether ``folder`` holds ``cases`` and nothing else, which nnU-Net would take for a case too."""
+    wanted = {file.name for case in cases for file in case_files(folder, case)}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} == wanted
+
+
+def is_whole_view(view: Path, cases: Sequence[str], store: Path, files: Any) -> bool:
+    """Tell whether ``view`` holds exactly ``cases``, linked to ``store``, and ``files`` as they were made."""
+    if not holds_exactly(view, cases):
+        return False
+    for case in cases:
+        image, *beside = case_files(view, case)
+        if image.resolve() != case_files(store, case)[0].resolve() or not hold(beside, files):
+            return False
+    return True

@@ -29,7 +29,7 @@ from pcl_auto.nnunet.data.pseudo_label_files import (
     read_agreement,
     read_labels,
 )
-from pcl_auto.nnunet.data.store import is_stored
+from pcl_auto.nnunet.data.store_records import is_stored
 from pcl_auto.nnunet.data.stored_scans import read_scan, read_stored_image, registering_device
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases, reading
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_voxel_ml
 from pcl_auto.nnunet.data.pseudo_label_files import AGREEMENT_KEY, RoundFolder, keep_pseudo_label
-from pcl_auto.nnunet.data.store import is_stored
+from pcl_auto.nnunet.data.store_records import is_stored
 from pcl_auto.nnunet.inference.export import labels_from
 from pcl_auto.nnunet.inference.sliding_window import AgreementCheck, Segmenter, agreement_check, segmenter
 from pcl_auto.nnunet.network import full_resolution_only

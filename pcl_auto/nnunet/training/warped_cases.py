@@ -20,7 +20,8 @@ from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases
 from pcl_auto.nnunet.data.pseudo_label_files import read_labels, sampled_from
-from pcl_auto.nnunet.data.store import case_files, is_stored, publish_case, write_case
+from pcl_auto.nnunet.data.store import publish_case, write_case
+from pcl_auto.nnunet.data.store_records import case_files, is_stored
 from pcl_auto.nnunet.data.stored_scans import read_scan, read_stored_image, registering_device
 from pcl_auto.workspace.atomic import staging_folder
 from pcl_auto.workspace.files import link_relative

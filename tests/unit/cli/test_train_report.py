@@ -19,6 +19,7 @@ def test_a_report_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
     printed: list[str] = []
     monkeypatch.setattr(page, "write_report", fail)
     run: Any = SimpleNamespace(folder=tmp_path)
-    train._report(SimpleNamespace(print_line=printed.append), run, Workspace.at(tmp_path, "test"))  # type: ignore[arg-type]
+    terminal: Any = SimpleNamespace(print_line=printed.append)
+    train._report(terminal, run, Workspace.at(tmp_path, "test"), done=False)
     assert len(printed) == 1
     assert printed[0].startswith(f"warning: no report: {fault}")

@@ -10,7 +10,7 @@ import pytest
 
 from pcl_auto.data.case import Case
 from pcl_auto.data.split import Correction, Split
-from pcl_auto.nnunet.data import store
+from pcl_auto.nnunet.data import store, store_records
 from pcl_auto.nnunet.data.store_records import write_record
 from pcl_auto.planning.make_plan import image_digests, neutral_intensities
 from pcl_auto.planning.plan import Plan, store_key
@@ -59,7 +59,7 @@ def test_a_corrected_case_does_not_decide_which_store_is_looked_into(
     folder = data.store(store_key(plans, "3d_fullres"))
     folder.mkdir(parents=True)
     for case, image in image_digests(plan, None).items():
-        for file in store.case_files(folder, case):
+        for file in store_records.case_files(folder, case):
             file.touch()
         write_record(folder, case, image, {})
     assert is_preprocessed(plan, split, data, "3d_fullres")

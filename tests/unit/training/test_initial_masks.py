@@ -25,7 +25,7 @@ from pcl_auto.planning.plan import read_plan, write_plan
 from pcl_auto.recipe.load import from_dict, load_recipe
 from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks
 from pcl_auto.training.request import Run, TrainRequest, resolve_run
-from pcl_auto.training.train import identity
+from pcl_auto.training.run_identity import identity
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 NAME = "Dataset005_Toy"

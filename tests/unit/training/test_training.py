@@ -37,7 +37,8 @@ from pcl_auto.training.request import (
     resolve_runs,
     resolve_split,
 )
-from pcl_auto.training.train import identity, train
+from pcl_auto.training.run_identity import identity
+from pcl_auto.training.train import train
 from pcl_auto.workspace.events import silent
 from pcl_auto.workspace.files import file_digest, write_json, write_text
 from pcl_auto.workspace.folders import DatasetFolder, Workspace

@@ -21,7 +21,8 @@ from pcl_auto.method.regions import disjoint_classes, patterns_of
 from pcl_auto.method.sampling import sample_voxels
 from pcl_auto.nnunet.data import pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases
-from pcl_auto.nnunet.data.store import case_files, foreground_intensities, save_label
+from pcl_auto.nnunet.data.store import foreground_intensities, save_label
+from pcl_auto.nnunet.data.store_records import case_files
 from pcl_auto.nnunet.training.pseudo_label_stage import predict_round
 
 SHAPE = (4, 6, 8)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pcl_auto.nnunet.data.labeled_cases import LabeledCases, stored_spacing_mm, stored_voxel_ml
-from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.data.store import save_label
+from pcl_auto.nnunet.data.store_records import case_files
 
 SHAPE = (2, 4, 6)
 

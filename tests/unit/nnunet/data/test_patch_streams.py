@@ -12,7 +12,8 @@ from refusal import refused
 
 from pcl_auto.errors import ResourceError
 from pcl_auto.nnunet.data import patch_streams
-from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.data.store import save_label
+from pcl_auto.nnunet.data.store_records import case_files
 
 SHAPE = (4, 4, 4)
 

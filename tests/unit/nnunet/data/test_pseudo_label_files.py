@@ -19,7 +19,8 @@ from refusal import refused
 from pcl_auto.errors import StateError
 from pcl_auto.method.pseudo_labels import filter_rows
 from pcl_auto.nnunet.data import pseudo_label_files
-from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.data.store import save_label
+from pcl_auto.nnunet.data.store_records import case_files
 from pcl_auto.nnunet.training.pseudo_label_stage import predict_round
 from pcl_auto.recipe.settings import PseudoLabelFilter
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from pcl_auto.nnunet.data.store import case_files, save_label
+from pcl_auto.nnunet.data.store import save_label
+from pcl_auto.nnunet.data.store_records import case_files
 from pcl_auto.nnunet.training import timing
 
 

@@ -15,7 +15,7 @@ from batchgenerators.utilities.file_and_folder_operations import write_pickle
 
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data.pseudo_label_files import RoundFolder
-from pcl_auto.nnunet.data.store import case_files
+from pcl_auto.nnunet.data.store_records import case_files
 from pcl_auto.nnunet.training import pseudo_label_stage
 from pcl_auto.nnunet.training.pseudo_label_stage import PseudoLabelStage, measure_shifts
 from pcl_auto.recipe.load import load_recipe

@@ -146,14 +146,15 @@ def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener
     rule = run.recipe.augmentation.mirroring
     found = [] if rule in ("all", "none") else _measure_axes(run, store)
     names = ["zyx"[axis] for axis in plans["transpose_forward"]]
-    axes = {names[entry.axis]: entry for entry in found}
+    dimensions = len(plans["configurations"][run.configuration]["patch_size"])
+    axes = {names[entry.axis]: entry for entry in found[-dimensions:]}
     # A baseline mirrors as stock nnU-Net, whatever its recipe says.
     listener("mirroring", {"rule": rule if run.settings.recipe_mirroring else "all", "axes": axes})
     if rule == "none":
         return ()
     from pcl_auto.nnunet.data.mirror_axes import mirror_axes
 
-    return mirror_axes(found, len(plans["configurations"][run.configuration]["patch_size"]))
+    return mirror_axes(found, dimensions)
 
 
 def _measure_axes(run: Run, store: str) -> list[MeasuredAxis]:

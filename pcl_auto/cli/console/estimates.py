@@ -20,7 +20,11 @@ SHORT = 0.5
 
 def rounds_in_words(schedule: Schedule) -> str:
     """Return how many rounds there are, and of how many epochs."""
-    return f"{schedule.rounds} round{'' if schedule.rounds == 1 else 's'} of {schedule.epochs_per_round}"
+    return f"{_rounds(schedule.rounds)} of {schedule.epochs_per_round}"
+
+
+def _rounds(number: int) -> str:
+    return f"{number} round{'' if number == 1 else 's'}"
 
 
 def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
@@ -33,7 +37,8 @@ def fitted_lines(fitted: Fitted, *, fresh: bool, joint: bool) -> list[str]:
     share = schedule.epochs * schedule.steps_per_epoch / (own.epochs * own.steps_per_epoch)
     lines.append(f"           {share:.3g} times the recipe's own {own.epochs * own.steps_per_epoch} steps")
     if joint and schedule.rounds < own.rounds:
-        lines.append(f"           {schedule.rounds} rounds instead of {own.rounds}, so that each has steps to learn in")
+        rounds = _rounds(schedule.rounds)
+        lines.append(f"           {rounds} instead of {own.rounds}, so that each has steps to learn in")
     if joint and schedule.rounds and share < SHORT:
         lines += [
             "           a short start makes poor pseudo-labels: compare with --supervised-only, or take",

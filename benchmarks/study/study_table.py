@@ -207,9 +207,10 @@ def ablation(runs: Sequence[RunRows], settings: Sequence[str], datasets: Mapping
         f"| Dice of the arm minus that of `default` | {' | '.join(TITLES.get(name, name) for name in chosen)} |",
         f"|---|{'---|' * len(chosen)}",
     ]
-    for arm in settings:
-        cells = [_change(compared[name].get(arm)) for name in chosen]
-        lines.append(f"| `{arm}` | {' | '.join(cells)} |")
+    cells = {arm: [_change(compared[name].get(arm)) for name in chosen] for arm in settings}
+    lines += [f"| `{arm}` | {' | '.join(found)} |" for arm, found in cells.items() if any(found)]
+    if unknown := [f"`{arm}`" for arm, found in cells.items() if not any(found)]:
+        lines += ["", f"Not measured yet: {', '.join(unknown)}."]
     return lines
 
 

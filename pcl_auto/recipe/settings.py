@@ -269,8 +269,8 @@ class PseudoLabels:
         0.0,
         1000.0,
         help="Factor by which the median volume of a class may differ from the geometric mean of the labeled cases. "
-        "Beyond it the logit of the class is shifted, in all cases alike, until it does not. Below 1 counts as 1; 0: no shift. "
-        "Classes whose labeled volumes differ by more than a factor of four are left alone.",
+        "Beyond it the logit of the class is shifted, in all cases alike, until it does not. Below 1 counts as 1; 0: "
+        "no shift. Classes whose labeled volumes differ by more than a factor of four are left alone.",
     )
     restart_network: bool = _setting(
         default=False,

@@ -7,10 +7,9 @@
 Both segment the unlabeled cases of the split, without and with mirroring along the same axes. Ours is what a round
 starts with: it reads the case store, in which every scan was preprocessed once, segments in the trainer's process,
 writes pseudo-labels as training reads them and judges them. `nnUNetv2_predict` is a process of its own with its own
-defaults: it starts, preprocesses the scans, segments, resamples and writes masks. On a CPU it computes in float32,
-ours in bfloat16 where that is fast. The weights are those that the split's training has left in the workspace; without
-them they are untrained, which costs the network as much. In a small pool nnUNetv2_predict's start is most of its time:
-take dozens of cases, and read the ratio of a case more.
+defaults: it starts, preprocesses the scans, segments, resamples and writes masks. The weights are those that the
+split's training has left in the workspace; without them they are untrained, which costs the network as much. In a
+small pool nnUNetv2_predict's start is most of its time: take dozens of cases, and read the ratio of a case more.
 
 Memory is that of our process, in halves of the pool: what it holds after the first half and after all, and the peaks
 of each half. A pool that is twice as large must not take more.

@@ -8,8 +8,7 @@ Three trainers, each in a process of its own, take turns in blocks of steps on t
 
     joint        ours in a round, L labeled and U unlabeled patches, with everything that the recipe switches on
     supervised   our baseline, L + U labeled patches: the same precision, so joint / supervised is the method's cost
-    stock        nnUNetTrainer as it comes, L + U labeled patches: on a CPU it computes in float32, ours in bfloat16
-                 where that is fast, and ours keeps freed memory for the next step
+    stock        nnUNetTrainer as it comes, L + U labeled patches: on a CPU ours keeps freed memory for the next step
 
 A step is what training repeats: draw and augment the patches, then train on them. The unlabeled stream draws the
 labeled cases once more, under their labels: as in a round with perfect pseudo-labels, where the contrastive loss has

@@ -73,18 +73,13 @@ def refuse_unrunnable(
         raise StateError(Problem("model.no-network", what, str(where), fix, expected, found))
 
 
-def fast_in_bfloat16() -> bool:
-    """Tell whether this processor multiplies bfloat16 numbers itself; others emulate it, slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def half_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast as nnU-Net does on CUDA, to bfloat16 on a CPU that is fast in it, not at all elsewhere."""
-    if device.type == "cuda":
-        return torch.autocast("cuda")
-    if device.type == "cpu" and fast_in_bfloat16():
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
+    """Autocast as nnU-Net does: on CUDA alone.
+
+    Some CPUs multiply bfloat16 numbers twice as fast, but oneDNN's 3D convolutions for them (torch 2.14) write beyond
+    their memory in patches of few slices, and are wrong at other sizes (pytorch/pytorch#169688).
+    """
+    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

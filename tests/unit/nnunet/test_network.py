@@ -288,16 +288,14 @@ def test_a_deeper_head_changes_nothing_of_how_the_last_layers_are_drawn() -> Non
         assert torch.equal(value, deeper.decoder.seg_layers.state_dict()[name])
 
 
-@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_cpu_in_what_it_is_fast_in(monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype) -> None:
-    monkeypatch.setattr(precision, "fast_in_bfloat16", lambda: fast)
+def test_a_cpu_trains_in_float32() -> None:
+    """Its kernels for bfloat16 write beyond their memory at some sizes of a patch."""
     layer = torch.nn.Conv2d(1, 1, 1)
     with precision.half_precision(torch.device("cpu")):
-        assert layer(torch.zeros(1, 1, 2, 2)).dtype == expected
+        assert layer(torch.zeros(1, 1, 2, 2)).dtype == torch.float32
 
 
-def test_other_devices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "fast_in_bfloat16", lambda: True)
+def test_other_devices_stay_as_they_are() -> None:
     with precision.half_precision(torch.device("meta")):
         assert not torch.is_autocast_enabled()
 

@@ -60,7 +60,7 @@ def digests(workspace: Path) -> dict[str, str]:
 
 
 def contents(workspace: Path) -> dict[str, str]:
-    """Return what each of them holds, of compressed ones the voxels: the bytes depend on the number of threads.
+    """Return what each of them holds, of compressed ones the voxels: the order of threads changes the bytes.
 
     Records of the digests of such files are left out.
     """

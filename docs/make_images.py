@@ -27,7 +27,7 @@ from pcl_auto.data.planes import PLANES, find_structure, orient, to_patient
 from pcl_auto.workspace.atomic import atomic_path
 
 TARGET = Path(__file__).resolve().parent / "images" / "two_labels.png"
-ARMS = {"nnunet": "nnU-Net alone", "default": "pclauto"}
+ARMS = {"nnunet": "stock nnU-Net", "default": "pclauto"}
 SHOWN = PLANES[2]
 # Around the structure, in voxels.
 MARGIN = 9

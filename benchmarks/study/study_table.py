@@ -186,7 +186,7 @@ def gains(tables: Sequence[Table]) -> list[str]:
         for row in table.with_labels(LABELED) if table.scans == "development" else []:
             if row.arm == "default" and row.to_best is not None:
                 gain = f"{decimals(row.to_best.difference, '+')}{interval(row.to_best.t_interval)}"
-                gain += f" over the best baseline (`{row.best_baseline}`)"
+                gain += f" over the strongest baseline, `{row.best_baseline}`"
                 lines.append(f"- {table.title}: {gain}; {_verdict(row)}.")
     return lines
 

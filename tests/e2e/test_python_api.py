@@ -59,3 +59,22 @@ def test_the_page_runs_as_it_stands(
 
     again = pcl_auto.predict([tmp_path / "Task05_Prostate" / "imagesTs"], tmp_path / "out")
     assert [prediction.status for prediction in again] == ["kept", "kept"]
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("nnUNet_")]:
+        monkeypatch.delenv(name)
+    copy_of(task, tmp_path / "Task04_Hippocampus")
+    copy_of(task / "imagesTs", tmp_path / "new")
+    copy_of(task / "labelsTs", tmp_path / "new_masks")
+    (tmp_path / "quick.toml").write_text(TINY_RECIPE)
+    readme = (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    said: list[float] = []
+    # Only the length of the training is another one.
+    short = block.replace("train(labeled=2)", 'train(labeled=2, recipe="quick.toml")')
+    assert short != block
+    exec(compile(short, "README.md", "exec"), {"print": said.append})
+    assert 0 <= said[0] <= 1

@@ -44,7 +44,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def request_(shell: Shell) -> TrainRequest:
-    """What the tiny run was asked for with."""
+    """Return the request of the tiny run."""
     return TrainRequest(recipe=str(shell.folder / "tiny.toml"), device="cpu")
 
 

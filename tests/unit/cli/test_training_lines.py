@@ -1,4 +1,4 @@
-"""What a dry run of a training tells: only what is true of this run, on this device."""
+"""A dry run of a training tells only what is true of this run, on this device."""
 
 from __future__ import annotations
 

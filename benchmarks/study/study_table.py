@@ -242,7 +242,13 @@ def _verdict(row: Row) -> str:
         return text if min(draws) == max(draws) else text.replace("no verdict:", "no verdict: one baseline has")
     # Some baseline may not have been run.
     better = "every baseline" if row.comparisons.keys() == BASELINE_ARMS.keys() else ", ".join(row.comparisons)
-    words = {"better": f"better than {better}", "worse": "worse than a baseline"}
+    # An interval of one comparison may exclude 0 where p, adjusted for the number of recipes, says too little.
+    least_sure = p_text(max(found.p_holm for found in row.comparisons.values()))
+    words = {
+        "better": f"better than {better}",
+        "worse": "worse than a baseline",
+        "no clear difference": f"no clear difference (p {least_sure})",
+    }
     return words.get(str(row.verdict), str(row.verdict))
 
 

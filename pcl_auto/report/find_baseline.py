@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.training.run_settings import KEY
+from pcl_auto.nnunet.training.run_settings import KEY, patch_axes
 from pcl_auto.training.request import SUPERVISED_TRAINER
 from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders, schedule_of
 from pcl_auto.training.run_inputs import recorded_meaning
@@ -119,9 +119,7 @@ def mirroring_in_words(model: Path, identity: Mapping[str, Any]) -> str:
     if axes is None:
         return "along every axis"
     plans = read_kept(model / "plans.json") or {}
-    stored = ["zyx"[axis] for axis in plans.get("transpose_forward", (0, 1, 2))]
-    patch = plans["configurations"][identity["configuration"]]["patch_size"]
-    names = stored[len(stored) - len(patch) :]
+    names = patch_axes(plans, identity["configuration"])
     return f"along {' and '.join(names[axis] for axis in axes) or 'no axis'}"
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto import __version__
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
-from pcl_auto.nnunet.training.run_settings import with_settings
+from pcl_auto.nnunet.training.run_settings import patch_axes, with_settings
 from pcl_auto.planning.ground_truth import require_ground_truth
 from pcl_auto.planning.plan import read_plan, require_whole
 from pcl_auto.planning.split_plans import PreparedSplit, prepare_masks, prepare_split, record_split
@@ -145,16 +145,15 @@ def _mirror_axes(run: Run, plans: dict[str, Any], store: str, listener: Listener
     """Choose the axes to mirror along, by what is stored where the recipe says so; None leaves it to nnU-Net."""
     rule = run.recipe.augmentation.mirroring
     found = [] if rule in ("all", "none") else _measure_axes(run, store)
-    names = ["zyx"[axis] for axis in plans["transpose_forward"]]
-    dimensions = len(plans["configurations"][run.configuration]["patch_size"])
-    axes = {names[entry.axis]: entry for entry in found[-dimensions:]}
+    names = patch_axes(plans, run.configuration)
+    axes = dict(zip(names, found[-len(names) :], strict=False))  # nothing may have been measured
     # A baseline mirrors as stock nnU-Net, whatever its recipe says.
     listener("mirroring", {"rule": rule if run.settings.recipe_mirroring else "all", "axes": axes})
     if rule == "none":
         return ()
     from pcl_auto.nnunet.data.mirror_axes import mirror_axes
 
-    return mirror_axes(found, dimensions)
+    return mirror_axes(found, len(names))
 
 
 def _measure_axes(run: Run, store: str) -> list[MeasuredAxis]:

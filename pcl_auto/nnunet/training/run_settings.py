@@ -98,3 +98,9 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "mixing": {key: recipe["mixing"][key] for key in ("labeled_copy_paste", "mixup_alpha")},
         "second_network": recipe["unlabeled_loss"]["method"] == "cross_supervision",
     }
+
+
+def patch_axes(plans: Mapping[str, Any], configuration: str) -> list[str]:
+    """Name the axes of a patch by those of the scans (x, y, z), in the order in which the data set is stored."""
+    stored = ["zyx"[axis] for axis in plans.get("transpose_forward", (0, 1, 2))]
+    return stored[-len(plans["configurations"][configuration]["patch_size"]) :]

@@ -174,7 +174,8 @@ def train(
     epochs: int | None = None,
     budget: str | None = None,
     configuration: str | None = None,
-    pretrained: PathLike | None = None,
+    pretrained: PathLike = "",
+    start_from: PathLike | None = None,
     initial_pseudo_labels: PathLike | None = None,
     supervised_only: bool = False,
     device: str = "auto",
@@ -201,7 +202,9 @@ def train(
         epochs: train so many epochs; the recipe's parts keep their shares.
         budget: be done in this time, ``2h`` or ``1h30m``: the recipe's schedule is fitted to it.
         configuration: a planned configuration. Default: the plan's.
-        pretrained: begin the rounds with this model: a checkpoint or its folder.
+        pretrained: begin with these weights: a checkpoint or folder of nnssl, nnU-Net or pclauto, ``hf://OWNER/NAME``,
+            or ``auto``, those that :func:`pretrain` made last.
+        start_from: begin the rounds with this model of the same classes: a checkpoint or its folder.
         initial_pseudo_labels: begin with the masks CASE.nii.gz of unlabeled cases in this folder, made by any tool.
         supervised_only: train the baseline, nnU-Net on the labeled cases with as many steps.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
@@ -251,7 +254,8 @@ def train(
             supervised_only=supervised_only,
             deterministic=deterministic,
             restart=restart,
-            pretrained=None if pretrained is None else Path(pretrained),
+            pretrained=str(pretrained),
+            start_from=None if start_from is None else Path(start_from),
             initial_pseudo_labels=None if initial_pseudo_labels is None else Path(initial_pseudo_labels),
             folds=folds,
             prepare_only=prepare_only,

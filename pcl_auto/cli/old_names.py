@@ -12,7 +12,6 @@ VERBS = {"checks": "check"}
 _STUDY = {"--budget": "--base-recipe", "--hold-out": "--test-cases", "--seeds": "--draws"}
 # By verb, under its current name.
 OPTIONS = {
-    "train": {"--start-from": "--pretrained"},
     "predict": {"--like-input": "--keep-format"},
     "benchmark": _STUDY,
     "sweep": _STUDY,

@@ -147,6 +147,24 @@ def require_trusted(plans: Any, dataset_json: Any, owner: object) -> None:
         raise StateError(problems)
 
 
+def require_trusted_network(entry: Mapping[str, Any], owner: object) -> None:
+    """Refuse the network of a pretrained checkpoint that is not nnU-Net's own, or of no possible size.
+
+    Args:
+        entry: as the ``architecture`` of a configuration of nnU-Net's plans.
+        owner: what says so, for the message.
+
+    Raises:
+        StateError: everything in it that is not accepted.
+    """
+    problems: list[Problem] = []
+    convolution = str(entry.get("arch_kwargs", {}).get("conv_op", ""))
+    axes = 2 if convolution.endswith("2d") else 3
+    _architecture(_Findings(str(owner), problems), "architecture", entry, axes)
+    if problems:
+        raise StateError(problems)
+
+
 class _Findings:
     """Collect what is not accepted; every check tells whether its value is."""
 

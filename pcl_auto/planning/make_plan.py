@@ -24,6 +24,7 @@ from pcl_auto.data.formats.nifti import Volume
 from pcl_auto.data.identity import Identity, identify
 from pcl_auto.errors import DataError, Problem, StateError, UsageError
 from pcl_auto.nnunet.environment import available_cores, prepare_environment
+from pcl_auto.nnunet.pretrained.find import find_source
 from pcl_auto.nnunet.trusted_plans import FILE_NAME
 from pcl_auto.planning.inputs import known_checks
 from pcl_auto.planning.moved import accept_moved, differing_at_a_glance, number_taken
@@ -127,8 +128,11 @@ def _plan_in(
     if not dry_run:
         claim(data, shared=shared)
         write_json(data.checks_file, checks.as_dict())
+    _refuse_two_networks(settings)
     if settings.plans_file is not None:
         settings = replace(settings, plans_file=str(find_plans(settings.plans_file, data)))
+    if settings.pretrained is not None:  # with the revision that a hub has now
+        settings = replace(settings, pretrained=find_source(settings.pretrained).address)
     inputs = _describe_inputs(task, checks, data, settings, previous)
     up_to_date = previous is not None and not force and previous.is_made_from(inputs)
     if previous is not None and up_to_date:
@@ -246,6 +250,25 @@ def _check(
     return task, checks, warnings
 
 
+def _refuse_two_networks(settings: PlanSettings) -> None:
+    """Refuse settings that ask for the networks of two sources.
+
+    Raises:
+        UsageError: they do, or for the spacing of none.
+    """
+    given = {
+        "--plans": settings.plans_file is not None,
+        "--planner": settings.planner != PlanSettings.planner,
+    }
+    both = [option for option, is_given in given.items() if is_given]
+    if settings.pretrained is not None and both:
+        what, fix = "two networks to plan", "keep one of them"
+        raise UsageError(Problem("pretrained.two-plans", what, " and ".join(["--for", *both]), fix))
+    if settings.pretrained is None and settings.pretrained_spacing:
+        what, fix = "the spacing of no pre-training", "name the weights with --for, or leave it out"
+        raise UsageError(Problem("pretrained.spacing-of-none", what, "--pretrained-spacing", fix))
+
+
 def find_plans(name: str, data: DatasetFolder) -> Path:
     """Return the plans file called ``name``: a path, or nnU-Net's name of plans of this data set.
 
@@ -295,6 +318,7 @@ def _describe_inputs(
         "task": {"root": str(task.root), "name": task.name, "number": task.number},
         "settings": settings.as_dict(),
         "given_plans": None if settings.plans_file is None else file_digest(Path(settings.plans_file)),
+        **({} if settings.pretrained is None else {"pretrained": find_source(settings.pretrained).digest}),
         "cases": cases,
         "test_images": [relative(case.image) for case in task.test],
         "dataset_json": {
@@ -322,7 +346,8 @@ def _choose_network(
     """Return the fingerprint, nnU-Net's plans for it, the configuration to train, and why."""
     prepare_environment()
     from pcl_auto.nnunet.data import bias_field
-    from pcl_auto.nnunet.planning import planner
+    from pcl_auto.nnunet.planning import planner, pretrained_planner
+    from pcl_auto.nnunet.pretrained import source
 
     fingerprint = make_fingerprint({case.id: checks.images[case.id] for case in task.cases})
     memory_gb: Mapping[str, float | None]
@@ -330,6 +355,17 @@ def _choose_network(
         if settings.plans_file is not None:
             plans = planner.read_plans(Path(settings.plans_file), data.name, dataset_json)
             memory_gb = dict.fromkeys(plans["configurations"])
+        elif settings.pretrained is not None:
+            found = find_source(settings.pretrained)
+            plans, memory_gb = pretrained_planner.plan_for(
+                source.read_source(found.file, found.address),
+                data.name,
+                dataset_json,
+                fingerprint,
+                memory_gb=settings.memory_gb,
+                min_patches=MIN_PATCHES,
+                its_spacing=settings.pretrained_spacing,
+            )
         else:
             plans, memory_gb = planner.plan_network(
                 data.name,

@@ -29,7 +29,8 @@ SHAPE = {
     "schema_version": int,
     "task": {"root": str, ...: object},
     "settings": {
-        "configuration?": str, "planner?": str, "memory_gb?": float, "plans_file?": (str, None), ...: bool,
+        "configuration?": str, "planner?": str, "memory_gb?": float, "plans_file?": (str, None),
+        "pretrained?": str, ...: bool,
     },
     "cases": {...: _ENTRY},
     "configuration": NAME,
@@ -84,10 +85,17 @@ class PlanSettings:
     # Links may lead out of the data set's folder; unlabeled scans that cannot be used are left out, not refused.
     follow_links: bool = False
     skip_bad_unlabeled: bool = False
+    # The network is that of these pretrained weights: a checkpoint, its folder, or a hub's address with its revision.
+    pretrained: str | None = None
+    # Images get the spacing of the pre-training, not that of the data set.
+    pretrained_spacing: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
-        return dict(self.__dict__)
+        """Return the settings as plain values; plans without pretrained weights have none for them, as before."""
+        values = dict(self.__dict__)
+        if self.pretrained is None:
+            del values["pretrained"], values["pretrained_spacing"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +332,6 @@ def estimate_plan(plan: Plan) -> PlanEstimate:
     size = voxels * (4 * len(plan.dataset_json["channel_names"]) + 2)
     number = str(int(plan.nnunet["dataset_name"].split("_")[0].removeprefix("Dataset")))
     command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", plan.configuration]
-    if plan.settings.plans_file is None:
+    if plan.settings.plans_file is None and plan.settings.pretrained is None:
         command += ["-pl", _PLANNERS[plan.settings.planner], "-gpu_memory_target", f"{plan.settings.memory_gb:g}"]
     return PlanEstimate(math.ceil(size / 2**20), (shlex.join(command),))

@@ -18,6 +18,8 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 LearningRateSchedule = Literal["poly", "constant"]
 Mirroring = Literal["all", "symmetric", "unordered", "none"]
 StageNetwork = Literal["last", "best_validation"]
+PartOfNetwork = Literal["network", "encoder"]
+PretrainingMethod = Literal["masked", "contrastive"]
 PseudoLabelStart = Literal["network", "registration"]
 UnlabeledMethod = Literal[
     "pseudo_labels",
@@ -53,7 +55,7 @@ class Schedule:
 
     steps_per_epoch: int = _setting(250, 1, 100_000, help="Optimizer steps in an epoch; nnU-Net has 250.")
     supervised_epochs: int = _setting(
-        400, 0, 100_000, help="Epochs on labeled cases alone, before the first round. 0: begin with `--pretrained`."
+        400, 0, 100_000, help="Epochs on labeled cases alone, before the first round. 0: begin with `--start-from`."
     )
     rounds: int = _setting(
         3, 0, 100, help="How often the unlabeled cases are segmented anew and learned from. 0: no joint training."
@@ -111,6 +113,40 @@ class Optimizer:
         0.99,
         help="Share of the run, from its beginning, in which the learning rate stays as it is; all of its decay is in "
         "the rest.",
+    )
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A start from weights that were trained before, on other scans or for another task (`--pretrained`).
+
+    The other keys of this table have no effect without such weights.
+    """
+
+    source: str = _setting(
+        "",
+        help="Where the weights are: a checkpoint or its folder, of nnssl (OpenMind), nnU-Net or pclauto; "
+        "`hf://OWNER/NAME`, with `@REVISION` behind it; or `auto`, those that `pclauto pretrain` made of this data "
+        "set last. Empty: none. The option `--pretrained` goes before it.",
+    )
+    decoder: bool = _setting(
+        default=True, help="Take the stages of the decoder too, where they fit and the file has them."
+    )
+    rate_factor: float = _setting(
+        0.1,
+        1e-4,
+        10.0,
+        help="Factor on `optimizer.learning_rate`: weights that know something change more slowly than random ones.",
+    )
+    rate_of: PartOfNetwork = _setting(
+        "network", help="What the factor is for: the whole `network`, or the `encoder` alone."
+    )
+    warmup_share: float = _setting(
+        0.1,
+        0.0,
+        0.9,
+        help="Share of the run, from its beginning, in which the learning rate grows to its full size, epoch by "
+        "epoch; its decay is in the rest.",
     )
 
 
@@ -440,6 +476,58 @@ class UnlabeledLoss:
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """What `pclauto pretrain` does, before any training and without labels; batch and network are the recipe's."""
+
+    method: PretrainingMethod = _setting(
+        "masked",
+        help="`masked`: fill in what is hidden of an image (He et al., CVPR 2022; in 3D Wald et al., CVPR 2025). "
+        "`contrastive`: global contrast for the encoder, in the first half of the epochs, then local contrast for the "
+        "decoder (Chaitanya et al., NeurIPS 2020).",
+    )
+    epochs: int = _setting(200, 1, 100_000, help="Epochs of the pre-training.")
+    steps_per_epoch: int = _setting(250, 1, 100_000, help="Optimizer steps in an epoch.")
+    patches: int = _setting(0, 0, 1024, help="Patches in a step. 0: as many as in a step of the training.")
+    learning_rate: float = _setting(
+        1e-3,
+        1e-7,
+        10.0,
+        help="Highest learning rate of AdamW, whose steps do not depend on the scale of a loss: one rate does for both "
+        "methods.",
+    )
+    weight_decay: float = _setting(1e-2, 0.0, 1.0, help="Weight decay of AdamW.")
+    warmup_share: float = _setting(
+        0.05,
+        0.0,
+        0.9,
+        help="Share of the steps in which the learning rate grows to its full size; it decays to 0 in the rest.",
+    )
+    masked_share: float = _setting(0.75, 0.01, 0.99, help="`masked`: share of the blocks of a patch that are hidden.")
+    block_voxels: int = _setting(
+        16,
+        1,
+        1024,
+        help="`masked`: length of a block along every axis, in voxels; along an axis of the patch at most a quarter.",
+    )
+    temperature: float = _setting(0.1, 1e-3, 100.0, help="`contrastive`: temperature τ of both losses.")
+    dimensions: int = _setting(128, 2, 4096, help="`contrastive`: length of an embedding.")
+    partitions: int = _setting(
+        4,
+        2,
+        1000,
+        help="`contrastive`: parts of a volume along its slices, S. Slices of one part, of whichever volume, are to be "
+        "alike.",
+    )
+    decoder_stages: int = _setting(
+        3, 1, 16, help="`contrastive`: stages of the decoder that local contrast trains, l, from the deepest on."
+    )
+    region_voxels: int = _setting(
+        3, 1, 64, help="`contrastive`: length of a region of the feature map that is compared, along every axis."
+    )
+    regions: int = _setting(13, 2, 100_000, help="`contrastive`: regions of an image that are compared.")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All settings of a run but its data, its split and its seed."""
 
@@ -447,6 +535,7 @@ class Recipe:
     description: str = _setting("", help="One line about the recipe.")
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
+    pretrained: Pretrained = Pretrained()
     batch: Batch = Batch()
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
@@ -458,6 +547,7 @@ class Recipe:
     mixing: Mixing = Mixing()
     teacher: Teacher = Teacher()
     unlabeled_loss: UnlabeledLoss = UnlabeledLoss()
+    pretraining: Pretraining = Pretraining()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values; :func:`from_dict` reads it back."""

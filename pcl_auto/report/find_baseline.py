@@ -81,6 +81,7 @@ def _differences(run: RunFacts, folder: Path, record: Mapping[str, Any]) -> list
         or (own["input"] == other["input"] and len(contents) < 2),
         "other classes or channels": recorded_meaning(run.folder, run.record) == recorded_meaning(folder, record),
         "begun with another model": start == other.get("start"),
+        "begun with other pretrained weights": own.get("pretrained") == other.get("pretrained"),
         "mirrors its patches in another way": other_axes in (None, axes),
         "its training has not ended": has_manifest(folder),
     }

@@ -108,7 +108,7 @@ def continuation(
         epochs=None,
         configuration=run.identity["configuration"],
         deterministic=run.identity["deterministic"],
-        pretrained=start,
+        start_from=start,
         steps_before=run.steps_before + _epochs_done(run) * run.steps_per_epoch,
     )
     folds = len(run_folders(run.folder.parent))

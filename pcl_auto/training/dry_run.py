@@ -8,13 +8,14 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pcl_auto.nnunet.data import store_records
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.split_plans import is_preprocessed, with_recipe
 from pcl_auto.recipe.time_budget import Costs, fit_recipe
 from pcl_auto.training.estimate import REPORT_S, gpu_memory_mb, step_memory_mb, time_training
+from pcl_auto.training.pretrained_start import match_record
 from pcl_auto.training.request import Run, TrainRequest
 from pcl_auto.training.train import prepare, workers_of
 from pcl_auto.workspace.events import silent
@@ -39,6 +40,7 @@ class TrainingEstimate:
     ``unknown``: why steps were not timed, empty where they were. ``gpu_memory_mb``: as seen here, or without a GPU
     an estimate from nnU-Net's. ``to_be_fitted``: the schedule is the recipe's own, and a budget will give it another
     length once steps have been timed. ``disk_mb``: what stays; ``disk_meanwhile_mb``: what goes again.
+    ``pretrained``: what the network takes of pretrained weights.
     """
 
     patch_voxels: tuple[int, ...]
@@ -58,6 +60,7 @@ class TrainingEstimate:
     wall_s: float | None
     unknown: str
     commands: tuple[str, ...]
+    pretrained: dict[str, Any] | None = None
 
 
 def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) -> TrainingEstimate:
@@ -67,7 +70,11 @@ def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) ->
 
     Raises:
         ResourceError: the budget is too small for it.
+        StateError: pretrained weights that cannot be used.
     """
+    matched = None
+    if run.pretrained is not None:
+        matched = match_record(run.pretrained, run.plan, run.configuration, run.recipe)
     planned = run.plan.nnunet["configurations"][run.configuration]
     patches = run.recipe.batch.patches or planned["batch_size"]
     joint = run.joint
@@ -107,6 +114,7 @@ def estimate_training(request: TrainRequest, run: Run, *, timed: bool = True) ->
         wall_s=wall_s,
         unknown=unknown,
         commands=_train_commands(run, request),
+        pretrained=matched,
     )
 
 

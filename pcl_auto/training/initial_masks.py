@@ -130,7 +130,7 @@ def warn_of_other_masks(model: Path, masks: InitialMasks) -> list[Problem]:
     return [Problem("mask.others-before", what, str(model.parent), fix, found=format_names(others))]
 
 
-def refuse_unused_masks(recipe: Recipe, *, supervised_only: bool, pretrained: bool) -> None:
+def refuse_unused_masks(recipe: Recipe, *, supervised_only: bool, started: bool) -> None:
     """Refuse a training that would not learn from the masks it is given.
 
     Raises:
@@ -139,7 +139,7 @@ def refuse_unused_masks(recipe: Recipe, *, supervised_only: bool, pretrained: bo
     method = recipe.unlabeled_loss.method
     reasons = {
         "with --supervised-only labels alone teach": (supervised_only, "leave out one of the two"),
-        "with --pretrained a network makes the first pseudo-labels": (pretrained, "leave out one of the two"),
+        "with --start-from a network makes the first pseudo-labels": (started, "leave out one of the two"),
         f"{method} has no pseudo-labels of a round": (method != "pseudo_labels", "choose another recipe"),
         "the recipe has no rounds": (not recipe.schedule.rounds, "choose another recipe"),
     }

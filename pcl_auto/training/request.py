@@ -24,6 +24,7 @@ from pcl_auto.data.split import (
     with_corrections,
 )
 from pcl_auto.errors import DataError, Problem, StateError, UsageError, format_names
+from pcl_auto.nnunet.pretrained.find import FoundSource, find_checkpoint
 from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.inputs import check_inputs, known_checks
 from pcl_auto.planning.plan import Plan, read_plan
@@ -31,10 +32,11 @@ from pcl_auto.recipe.changes import load_changed
 from pcl_auto.recipe.settings import Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
 from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks, warn_of_other_masks
+from pcl_auto.training.pretrained_start import refuse_both_starts, resolve_pretrained
 from pcl_auto.training.run_inputs import refuse_other_meaning
 from pcl_auto.workspace.files import file_digest, read_json, refuse_irregular
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
-from pcl_auto.workspace.run_record import FINAL, RECORD, is_trained, read_record
+from pcl_auto.workspace.run_record import RECORD, is_trained, read_record
 from pcl_auto.workspace.shapes import CORRECTION
 
 JOINT_TRAINER, SUPERVISED_TRAINER = "nnUNetTrainerPCL", "nnUNetTrainerPCLSupervised"
@@ -76,8 +78,11 @@ class TrainRequest:
     recipe_mirroring: bool = False
     deterministic: bool = False
     restart: bool = False
-    # A model that is there already, in place of the supervised epochs: a checkpoint, or the folder of one.
-    pretrained: Path | None = None
+    # A model that segments these classes already, in place of the supervised epochs: a checkpoint, or its folder.
+    start_from: Path | None = None
+    # Weights of any network to begin with: a checkpoint, its folder, a hub's address, or "auto"; goes before the
+    # recipe's own.
+    pretrained: str = ""
     # A folder of masks CASE.nii.gz of unlabeled cases, to begin with.
     initial_pseudo_labels: Path | None = None
     # Behind that model, where it is one that this training goes on from.
@@ -99,9 +104,10 @@ class TrainRequest:
 class Run:
     """A run as it will be or as it is: data, split, settings, and the folder of its model.
 
-    ``settings``: what its trainer reads. ``start``: the checkpoint that it begins with, if any. ``fitted``: the
-    schedule that fits the time budget ``budget_s``; until there is one, the settings have the recipe's own.
-    ``initial``: the masks that it begins with, if any.
+    ``settings``: what its trainer reads. ``start``: the model whose rounds it goes on with, if any. ``pretrained``: the
+    weights that its supervised start begins with, if any. ``fitted``: the schedule that fits the time budget
+    ``budget_s``; until there is one, the settings have the recipe's own. ``initial``: the masks that it begins with, if
+    any.
     """
 
     data: DatasetFolder
@@ -114,6 +120,7 @@ class Run:
     model: Path
     fold: int | None = None
     start: Path | None = None
+    pretrained: FoundSource | None = None
     budget_s: int | None = None
     fitted: Fitted | None = None
     initial: InitialMasks = field(default_factory=InitialMasks)
@@ -216,16 +223,18 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     budget_s = _budget_s(request)
     if request.epochs is not None:
         recipe = replace(recipe, schedule=recipe.schedule.scaled_to(request.epochs))
-    start = None if request.pretrained is None else find_start(request.pretrained)
+    start = None if request.start_from is None else find_checkpoint(request.start_from)
     if start is not None:
         recipe = replace(recipe, schedule=replace(recipe.schedule, supervised_epochs=0))
+    configuration = plan.configuration_named(request.configuration)
+    recipe, pretrained = _pretrained_of(recipe, request, workspace, data, configuration)
     _refuse_nothing_learned(recipe, request)
     joint = not request.supervised_only and bool(split.unlabeled)
     if joint and has_regions(plan.dataset_json["labels"]):
         _refuse_what_regions_lack(recipe)
     initial = InitialMasks()
     if request.initial_pseudo_labels is not None:
-        refuse_unused_masks(recipe, supervised_only=request.supervised_only, pretrained=start is not None)
+        refuse_unused_masks(recipe, supervised_only=request.supervised_only, started=start is not None)
         initial = find_initial_masks(request.initial_pseudo_labels, plan, split, known_checks(data))
     name = "_".join(
         [
@@ -236,25 +245,49 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
             *(["deterministic"] if request.deterministic else []),
             *([f"cv{request.folds}"] if request.folds is not None else []),
             *([f"from{file_digest(start)[:6]}"] if start is not None else []),
+            *([f"pre{pretrained.digest[:6]}"] if pretrained is not None else []),
             *([f"masks{initial.digest}"] if initial.files else []),
         ]
     )
     plans_name = f"{PLANS_PREFIX}_{name}"
     trainer = JOINT_TRAINER if joint else SUPERVISED_TRAINER
-    configuration = plan.configuration_named(request.configuration)
     model = workspace.results / data.name / f"{trainer}__{plans_name}__{configuration}"
     settings = RunSettings(
         recipe, request.seed, split.name, deterministic=request.deterministic, folds=request.folds or NNUNET_FOLDS,
         recipe_mirroring=request.recipe_mirroring or not request.supervised_only,
+        pretrained="" if pretrained is None else pretrained.digest,
     )  # fmt: skip
     run = Run(
-        data, plan, split, settings, configuration, trainer, plans_name, model, start=start, budget_s=budget_s,
-        initial=initial, labels={case: label.digest for case, label in labels.items()},
+        data, plan, split, settings, configuration, trainer, plans_name, model, start=start, pretrained=pretrained,
+        budget_s=budget_s, initial=initial, labels={case: label.digest for case, label in labels.items()},
         warnings=(*warnings, *initial.warnings, *warn_of_other_masks(model, initial)),
     )  # fmt: skip
     if budget_s is None or not run.budget_file.is_file():
         return run
     return run.with_fit(read_fit(run.budget_file, recipe))
+
+
+def _pretrained_of(
+    recipe: Recipe, request: TrainRequest, workspace: Workspace, data: DatasetFolder, configuration: str
+) -> tuple[Recipe, FoundSource | None]:
+    """Return the weights to begin with, and the recipe without their address: they are known by what is in them."""
+    if request.start_from is not None:
+        refuse_both_starts(request.pretrained, request.start_from)
+        return replace(recipe, pretrained=replace(recipe.pretrained, source="")), None
+    source = request.pretrained or recipe.pretrained.source
+    if not source:
+        return recipe, None
+    found = resolve_pretrained(source, workspace, data, configuration)
+    if recipe.pseudo_labels.restart_network and not request.supervised_only:
+        raise UsageError(
+            Problem(
+                code="pretrained.not-with-new-networks",
+                what="every round of the recipe begins with a new network, which would have none of the weights",
+                where="--pretrained and pseudo_labels.restart_network",
+                fix="leave out one of the two",
+            )
+        )
+    return replace(recipe, pretrained=replace(recipe.pretrained, source="")), found
 
 
 def _judge_labels(
@@ -290,18 +323,19 @@ def _budget_s(request: TrainRequest) -> int | None:
 def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
     schedule = recipe.schedule
     problems = []
-    if request.pretrained is not None and request.prepare_only:
+    given = "--start-from" if request.start_from is not None else "--pretrained"
+    if (request.start_from is not None or request.pretrained or recipe.pretrained.source) and request.prepare_only:
         fix = "leave out --prepare-only; for stock nnU-Net there is `nnUNetv2_train -pretrained_weights`"
         problems.append(
             Problem(
                 "model.start-unknown-to-stock",
                 "stock nnU-Net does not know the model to start from",
-                "--pretrained",
+                given,
                 fix,
             )
         )
-    if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.pretrained is None):
-        fix = "give the recipe supervised epochs, or a model with --pretrained; and rounds to learn in"
+    if schedule.epochs == 0 or (schedule.supervised_epochs == 0 and request.start_from is None):
+        fix = "give the recipe supervised epochs, or a model with --start-from; and rounds to learn in"
         problems.append(
             Problem(
                 "recipe.nothing-to-begin-with",
@@ -335,29 +369,6 @@ def _refuse_what_regions_lack(recipe: Recipe) -> None:
     ]
     if problems:
         raise UsageError(problems)
-
-
-def find_start(given: Path) -> Path:
-    """Find the checkpoint that ``given`` means: a checkpoint, the folder of a fold, or a model folder of one fold.
-
-    Raises:
-        StateError: there is none, or more than one.
-    """
-    if given.is_file():
-        return given.resolve()
-    found = [*given.glob(FINAL), *sorted(given.glob(f"fold_*/{FINAL}"))]
-    if len(found) == 1:
-        return found[0].resolve()
-    raise StateError(
-        Problem(
-            code="model.no-start" if not found else "model.several-starts",
-            what="no model to start from" if not found else "several models to start from",
-            where=str(given),
-            expected=f"one {FINAL}",
-            found=" | ".join(str(file.parent.name) for file in found),
-            fix="name a checkpoint, or the folder of a fold, with --pretrained",
-        )
-    )
 
 
 def resolve_split(request: TrainRequest, plan: Plan) -> Split:

@@ -30,6 +30,7 @@ def identity(run: Run, plans: dict[str, Any]) -> dict[str, Any]:
         "input_content": input_content(run),
         **meaning(run.plan.dataset_json),
         **({} if run.budget_s is None else {"budget_s": run.budget_s}),
+        **({} if run.pretrained is None else {"pretrained": run.pretrained.digest}),
         **({"initial_pseudo_labels": dict(run.initial.digests)} if run.initial.files else {}),
     }
 

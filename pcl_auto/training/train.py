@@ -24,6 +24,7 @@ from pcl_auto.planning.split_plans import PreparedSplit, prepare_masks, prepare_
 from pcl_auto.recipe.time_budget import overrun
 from pcl_auto.training.estimate import expected, fit_budget, measured
 from pcl_auto.training.find_model import remember_model
+from pcl_auto.training.pretrained_start import match_record, read_and_match
 from pcl_auto.training.request import Run, TrainRequest, resolve_runs
 from pcl_auto.training.run_identity import compared, identity, input_content
 from pcl_auto.training.run_inputs import used_cases
@@ -89,6 +90,12 @@ def train_runs(runs: Sequence[Run], request: TrainRequest, workspace: Workspace,
     prepare_environment(workers=workers_of(request, device))
     from pcl_auto.nnunet.distributed import process_group, rank_zero_first
 
+    last = runs[-1]
+    matched: dict[str, Any] = {}
+    if last.pretrained is not None:  # known before anything is prepared
+        matched = match_record(last.pretrained, last.plan, last.configuration, last.recipe)
+        listener("pretrained", {"matched": matched})
+
     with sole_writer(model) if started_rank() == 0 else nullcontext(), process_group(device):
         with rank_zero_first() as first:
             if first and request.restart and model.is_dir():
@@ -101,7 +108,7 @@ def train_runs(runs: Sequence[Run], request: TrainRequest, workspace: Workspace,
         for run in runs:
             if run.fold is not None:
                 listener("fold", {"fold": run.fold + 1, "folds": len(runs)})
-            _train_run(run, plans, request, device, _noting_epochs(listener, epochs_s))
+            _train_run(run, plans, request, device, _noting_epochs(listener, epochs_s), matched)
         # Of what earlier commands took nothing is known.
         if unbroken:
             _tell_overrun(runs[-1], monotonic() - request.asked_at, epochs_s, listener)
@@ -221,16 +228,20 @@ def workers_of(request: TrainRequest, device: Any) -> int | None:
 # --- one run --------------------------------------------------------------------------------------------------
 
 
-def _train_run(run: Run, plans: dict[str, Any], request: TrainRequest, device: Any, listener: Listener) -> None:
+def _train_run(
+    run: Run, plans: dict[str, Any], request: TrainRequest, device: Any, listener: Listener, matched: dict[str, Any]
+) -> None:
     """Train a run, or resume it, and put it on record; or only write its plans, if that is all that is asked for."""
     from pcl_auto.nnunet.distributed import rank_zero_first
 
     if run.start is not None:
-        from pcl_auto.nnunet.training.pretrained import refuse_other_model
+        from pcl_auto.nnunet.pretrained.strict_start import refuse_other_model
 
         refuse_other_model(run.start, plans, run.configuration, run.plan.dataset_json)
     record_file = run.folder / RECORD
     record = {**_record(run, plans, device), "steps_before": request.steps_before, "forecast": expected(run)}
+    if matched:
+        record["pretrained"] = matched
     unbroken = not record_file.is_file()
     if record_file.is_file():
         record["threads"] = _refuse_another(read_record(run.folder), record, run, listener)
@@ -359,7 +370,7 @@ def _drive(run: Run, device: Any, threads: int, listener: Listener, shared_start
 
 def _begin(trainer: nnUNetTrainerPCLSupervised, run: Run, latest: Path | None, shared_start: Path | None) -> None:
     """Give the trainer the state of the ``latest`` checkpoint, if there is one, else the start that it is to have."""
-    from pcl_auto.nnunet.training.pretrained import load_weights
+    from pcl_auto.nnunet.pretrained.strict_start import load_weights
     from pcl_auto.nnunet.training.save_and_resume import load_supervised_start
 
     epochs = trainer.num_epochs
@@ -369,6 +380,9 @@ def _begin(trainer: nnUNetTrainerPCLSupervised, run: Run, latest: Path | None, s
     elif run.start is not None:
         load_weights(trainer, run.start)
         trainer.events.emit("started", epochs=epochs, from_model=str(run.start))
+    elif run.pretrained is not None and not (shared_start is not None and _is_start_of(run, shared_start)):
+        trainer.begin_with(*read_and_match(run.pretrained, run.plan, run.configuration, run.recipe))
+        trainer.events.emit("started", epochs=epochs, pretrained=run.pretrained.address)
     elif shared_start is not None and _is_start_of(run, shared_start):
         load_supervised_start(trainer, shared_start)
         trainer.events.emit("started", epochs=epochs, from_shared_start=str(shared_start))

@@ -54,6 +54,7 @@ SHAPE = {
     "device?": str,
     "last_start?": str,
     "steps_before?": int,
+    "pretrained?": {...: object},
     "images?": {...: str},
     "labels?": {...: str},
     "threads?": int,
@@ -115,12 +116,12 @@ def _numbered_folds(model: Path) -> list[Path]:
     return [folds[number] for number in sorted(folds)]
 
 
-def write_manifest(run: Path) -> None:
+def write_manifest(run: Path, names: Collection[str] = ()) -> None:
     """Add the files that the run in folder ``run`` made to its record, with their sizes in bytes and SHA-256.
 
-    Written last: a run with a manifest has all of its files.
+    Written last: a run with a manifest has all of its files. Without ``names`` they are those of a training.
     """
-    names = [*_OUTPUTS, *(ledger.relative_to(run).as_posix() for ledger in sorted(run.glob(_LEDGERS)))]
+    names = names or [*_OUTPUTS, *(ledger.relative_to(run).as_posix() for ledger in sorted(run.glob(_LEDGERS)))]
     outputs = {name: {"bytes": (run / name).stat().st_size, "sha256": file_digest(run / name)} for name in names}
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_json(run / RECORD, {**read_json(run / RECORD, _MANIFEST), "finished": finished, "outputs": outputs})

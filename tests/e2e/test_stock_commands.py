@@ -173,7 +173,7 @@ def test_pclauto_predicts_with_a_stock_model(stock: Stock, results: Path, task: 
     assert "2 of 2 masks" in done.stderr
 
     # And it is a start for the rounds, for the network that it is.
-    train = ["train", "--workspace", results.parent, "--recipe", "tiny.toml", "--device", "cpu", "--pretrained", model]
+    train = ["train", "--workspace", results.parent, "--recipe", "tiny.toml", "--device", "cpu", "--start-from", model]
     started = stock.shell.pclauto(*train)
     assert "epoch 1/4  round 1" in started.stderr
     (tmp_path / "wide.toml").write_text(f'extends = "{stock.shell.folder}/tiny.toml"\n[network]\nwidth = 0.5\n')

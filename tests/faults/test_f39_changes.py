@@ -12,7 +12,7 @@ from shell import Shell
 from tiny_model import make_model
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.training.pretrained import refuse_other_model
+from pcl_auto.nnunet.pretrained.strict_start import refuse_other_model
 from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.run_record import compare_versions
 

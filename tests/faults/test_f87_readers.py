@@ -22,7 +22,7 @@ from pcl_auto.nnunet import trusted_plans
 from pcl_auto.nnunet.data.orientation import Turn, turn_for
 from pcl_auto.nnunet.inference import memory_demand
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
-from pcl_auto.nnunet.training.pretrained import refuse_other_model
+from pcl_auto.nnunet.pretrained.strict_start import refuse_other_model
 from pcl_auto.workspace.files import read_json
 
 READERS = ["NibabelIO", "NibabelIOWithReorient", "SimpleITKIO", "SimpleITKIOWithReorient"]

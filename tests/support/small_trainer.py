@@ -12,6 +12,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 
+from pcl_auto.nnunet.training.optimizers import make_lr_scheduler, make_optimizer
 from pcl_auto.nnunet.training.trainer import nnUNetTrainerPCLSupervised
 from pcl_auto.recipe.settings import Recipe
 
@@ -66,6 +67,11 @@ class SmallTrainer:
         """Return nnU-Net's loss, or another of its kind."""
         value: Tensor = (self.loss if loss is None else loss)(outputs, targets)
         return value
+
+    def optimizer_of(self, network: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
+        """Make an optimizer and its schedule as the trainer does."""
+        optimizer = make_optimizer(network.parameters(), self.recipe.optimizer)
+        return optimizer, make_lr_scheduler(optimizer, self.recipe.optimizer, self.num_epochs)
 
     @property
     def trainer(self) -> nnUNetTrainerPCLSupervised:

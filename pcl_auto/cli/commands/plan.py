@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +50,23 @@ def plan(
             rich_help_panel=NETWORK,
         ),
     ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="Plan the network of these pretrained weights: a checkpoint, its folder, or hf://OWNER/NAME.",
+            metavar="SOURCE",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    pretrained_spacing: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained-spacing",
+            help="With --for: resample to the spacing of the pre-training. Default: the data set's own.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = False,
     use_test_images: Annotated[
         bool, typer.Option("--use-test-images", help="imagesTs joins the unlabeled cases.", rich_help_panel=CASES)
     ] = False,
@@ -97,6 +115,8 @@ def plan(
         plans_file=plans,
         follow_links=follow_symlinks,
         skip_bad_unlabeled=skip_bad_unlabeled,
+        pretrained=pretrained,
+        pretrained_spacing=pretrained_spacing,
     )
     with (
         resumable(terminal),
@@ -125,6 +145,7 @@ def _facts(outcome: PlanOutcome) -> dict[str, Any]:
         "configuration_reason": plan.content["configuration_reason"],
         "planner": plan.settings.planner,
         "plans_file": plan.settings.plans_file,
+        "for": plan.settings.pretrained,
         "memory_gb": plan.settings.memory_gb,
         "bias_correction": plan.settings.bias_correction,
         "configurations": {
@@ -154,6 +175,12 @@ def _some(names: list[str], limit: int = 3) -> str:
     return f"{len(names)}" + (f"  ({shown}{', …' if len(names) > limit else ''})" if names else "")
 
 
+def _planner(facts: dict[str, Any]) -> str:
+    if facts["for"] is not None:
+        return f"none: the network of {facts['for']}"
+    return facts["planner"] if facts["plans_file"] is None else f"none: {facts['plans_file']} as it is"
+
+
 def _render(terminal: Terminal, facts: dict[str, Any], workspace: Workspace, memory_reason: str) -> None:
     if facts["up_to_date"]:
         terminal.print_line("plan: up to date, nothing to do (--force plans again)")
@@ -169,7 +196,7 @@ def _render(terminal: Terminal, facts: dict[str, Any], workspace: Workspace, mem
         ("labeled", _some(facts["labeled"])),
         ("unlabeled", _some(facts["unlabeled"]) + hidden),
         ("memory", f"{facts['memory_gb']:g} GB ({memory_reason})"),
-        ("planner", facts["planner"] if facts["plans_file"] is None else f"none: {facts['plans_file']} as it is"),
+        ("planner", _planner(facts)),
     ]
     if facts["bias_correction"]:
         summary.append(("shading", "evened out first (N4), in prediction too"))
@@ -204,6 +231,11 @@ def _print_next(terminal: Terminal, outcome: PlanOutcome, workspace: Workspace, 
         return
     # The default recipe's length is for a GPU.
     recipe = "" if choose_device("auto").type == "cuda" else " --recipe quick"
+    if outcome.plan.settings.pretrained is not None:
+        # At the width of the weights, whatever the recipe.
+        recipe += (
+            " --set network.width=1" * bool(recipe) + f" --pretrained {shlex.quote(outcome.plan.settings.pretrained)}"
+        )
     labeled = sum(case.label is not None for case in outcome.plan.cases.values())
     # Where there are unlabeled cases all labels are for training; else some are hidden, to try it out.
     few = "" if labeled < len(outcome.plan.cases) else f" --labeled {min(2, labeled)}"

@@ -21,7 +21,7 @@ from pcl_auto.errors import Problem, UsageError
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.processes import started_ranks
-from pcl_auto.workspace.run_record import REPORT
+from pcl_auto.workspace.run_record import REPORT, read_record
 
 if TYPE_CHECKING:
     from pcl_auto.training.dry_run import TrainingEstimate
@@ -99,10 +99,11 @@ def train(
             rich_help_panel=LEARN_FROM,
         ),
     ] = None,
-    pretrained: Annotated[
+    pretrained: options.Pretrained = "",
+    start_from: Annotated[
         Path | None,
         typer.Option(
-            help="Begin the rounds with this model, nnU-Net's or ours: a checkpoint or its folder.",
+            help="Begin the rounds with this model of the same classes: a checkpoint or its folder.",
             exists=True,
             metavar="PATH",
             rich_help_panel=LEARN_FROM,
@@ -164,6 +165,7 @@ def train(
       pclauto train --labeled 2 --recipe quick --device cpu
       pclauto train --labeled 2 --budget 2h
       pclauto train --labeled 2 --set contrast.weight=0.2
+      pclauto train --labeled 2 --pretrained hf://OWNER/NAME
     """
     from pcl_auto.training.request import TrainRequest
 
@@ -186,6 +188,7 @@ def train(
         deterministic=deterministic,
         folds=folds,
         pretrained=pretrained,
+        start_from=start_from,
         initial_pseudo_labels=initial_pseudo_labels,
         tensorboard=tensorboard,
         restart=restart,
@@ -241,6 +244,8 @@ def carry_out(
         _print_next(terminal, run, workspace, prepare_only=request.prepare_only, done=done)
     if json:
         found = _as_json(run)
+        if run.pretrained is not None:
+            found["pretrained"] = forecast.pretrained if forecast else read_record(run.folder).get("pretrained")
         found["warnings"] = [*(problem.as_dict() for problem in warnings), *found["warnings"]]
         terminal.json({**found, **({} if forecast is None else {"forecast": asdict(forecast)})})
 

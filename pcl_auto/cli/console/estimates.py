@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pcl_auto.recipe.settings import Schedule
 from pcl_auto.recipe.time_budget import format_duration, format_seconds
@@ -63,6 +63,41 @@ def overrun_lines(found: Overrun) -> list[str]:
     ]
 
 
+def pretrained_lines(matched: Mapping[str, Any]) -> list[str]:
+    """Return what of a network comes from pretrained weights, stage by stage, and how the data differ from theirs."""
+    source, kind, license_ = (matched[key] for key in ("source", "format", "license"))
+    shares = [f"{matched[f'matched_fraction_of_{part}']:.0%} of the {part}" for part in ("encoder", "decoder")]
+    lines = [
+        f"pretrained {source} ({kind}; license: {license_})",
+        f"           {' and '.join(shares)}: {matched['tensors']} tensors, {matched['parameters']:,} weights",
+        f"           taken: {_stages_in_words(stage['name'] for stage in matched['stages'] if stage['taken'])}",
+    ]
+    lines += [
+        f"           not taken: {stage['name']} ({stage['reason']})"
+        for stage in matched["stages"]
+        if not stage["taken"]
+    ]
+    lines += [f"           {text}" for text in [matched["adapted"], *matched["differences"]] if text]
+    if matched["matched_fraction_of_encoder"] < 1:
+        lines.append(f"           all of it would match after `pclauto plan TASK --for {source}`")
+    return [*lines, *(f"           cite: {citation}" for citation in matched["citations"])]
+
+
+def _stages_in_words(names: Iterable[str]) -> str:
+    """Return "encoder stage 1", "encoder stage 2", … in short: "encoder stages 1 to 2"."""
+    runs: list[tuple[str, list[str]]] = []
+    for name in names:
+        part, _, number = name.rpartition(" ")
+        if runs and runs[-1][0] == part and number.isdigit() and int(number) == int(runs[-1][1][-1]) + 1:
+            runs[-1][1].append(number)
+        else:
+            runs.append((part, [number]))
+    return ", ".join(
+        f"{part} {numbers[0]}" if len(numbers) == 1 else f"{part}s {numbers[0]} to {numbers[-1]}"
+        for part, numbers in runs
+    )
+
+
 def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
     """Return what a training would take, ``on_gpu`` or not; what nobody knows is in one line, with the reason."""
     schedule, costs = forecast.schedule, forecast.costs
@@ -75,6 +110,8 @@ def training_lines(forecast: TrainingEstimate, *, on_gpu: bool) -> list[str]:
         f"network    {len(forecast.features)} stages of {', '.join(map(str, forecast.features))} feature maps",
         f"length     {_length(schedule, rounds=rounds, to_be_fitted=forecast.to_be_fitted)}",
     ]
+    if forecast.pretrained:
+        lines += pretrained_lines(forecast.pretrained)
     if forecast.store_mb:
         lines.append(f"stored     {_mb(forecast.store_mb)} of preprocessed images are there")
     if on_gpu and forecast.gpu_memory_mb is not None:

@@ -119,6 +119,15 @@ Tensorboard = Annotated[
         rich_help_panel=ADVANCED,
     ),
 ]
+Pretrained = Annotated[
+    str,
+    typer.Option(
+        help="Begin with pretrained weights: a checkpoint or folder of nnssl, nnU-Net or pclauto, hf://OWNER/NAME, or "
+        "auto, those of `pclauto pretrain`.",
+        metavar="SOURCE",
+        rich_help_panel=RECIPE_AND_LENGTH,
+    ),
+]
 TimeSteps = Annotated[
     bool, typer.Option("--time-steps", help="With --dry-run: make a few steps on this machine, to tell the time.")
 ]

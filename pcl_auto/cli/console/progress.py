@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pcl_auto.cli.console.estimates import fitted_lines, overrun_lines
+from pcl_auto.cli.console.estimates import fitted_lines, overrun_lines, pretrained_lines
 from pcl_auto.cli.console.heartbeat import Heartbeat
 from pcl_auto.cli.console.terminal import Terminal, some_of
 from pcl_auto.recipe.time_budget import format_duration, format_seconds
@@ -193,6 +193,10 @@ class TrainingProgress:
         for line in fitted_lines(fitted, fresh=fresh, joint=joint):
             self._print(line)
 
+    def _on_pretrained(self, matched: dict[str, Any]) -> None:
+        for line in pretrained_lines(matched):
+            self._print(line)
+
     def _on_overrun(self, overrun: Overrun) -> None:
         for line in overrun_lines(overrun):
             self._print(line)
@@ -216,15 +220,15 @@ class TrainingProgress:
         self._show(f"epoch {epoch}/{epochs}", self._last_epoch)
         if not self.live or stage != self._stage:
             self._stage = stage
-            dice = some_of((f"{value:.2f}" for value in rest["patch_dice"]), " ")
-            dice += f" ({rest['patch_dice_of']})"
-            self._print(
-                f"epoch {epoch}/{epochs}  {stage}  {text}  patch Dice {dice}  {format_seconds(rest['seconds'])}"
-            )
+            if "patch_dice" in rest:  # without labels there is none
+                dice = some_of((f"{value:.2f}" for value in rest["patch_dice"]), " ")
+                text += f"  patch Dice {dice} ({rest['patch_dice_of']})"
+            self._print(f"epoch {epoch}/{epochs}  {stage}  {text}  {format_seconds(rest['seconds'])}")
         if not self._forecast_shown and epoch < epochs:
             self._forecast_shown = True
             left = format_duration(rest["seconds"] * (epochs - epoch + self._folds_after * epochs))
-            self._print(f"about {left} to go at the pace of this epoch, pseudo-labels not counted")
+            not_counted = ", pseudo-labels not counted" if "patch_dice" in rest else ""
+            self._print(f"about {left} to go at the pace of this epoch{not_counted}")
 
     def _on_last_weights(self) -> None:
         self._print(

@@ -40,7 +40,7 @@ CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
 _MEMORY_KEY = "step_memory_gb"
 
 
-def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
+def budgeted(planner: type[Any], min_patches: int) -> type[Any]:
     """Return ``planner`` with patches small enough that ``min_patches`` of them fit the memory, not two."""
 
     class Budgeted(planner):  # type: ignore[misc]
@@ -70,7 +70,11 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
             plan: dict[str, Any] = super().get_plans_for_configuration(
                 spacing, median_shape, data_identifier, voxels, cache
             )
-            patch_gb = self._patch_gb(plan)
+            return self.fill_memory(plan, voxels)
+
+        def fill_memory(self, plan: dict[str, Any], voxels: float) -> dict[str, Any]:
+            """Give a configuration the batch that the memory holds; ``voxels``: of the whole data set."""
+            patch_gb = self.patch_gb(plan)
             # The planner's own limit: no step sees more than a twentieth of all voxels.
             most = round(voxels * self.max_dataset_covered / float(np.prod(plan["patch_size"], dtype=np.float64)))
             # Down, where nnU-Net rounds to the nearest: a patch too many is up to a tenth over what was asked for.
@@ -79,7 +83,7 @@ def _budgeted(planner: type[Any], min_patches: int) -> type[Any]:
             plan[_MEMORY_KEY] = float(plan["batch_size"] * patch_gb)
             return plan
 
-        def _patch_gb(self, plan: dict[str, Any]) -> float:
+        def patch_gb(self, plan: dict[str, Any]) -> float:
             """Return the GPU memory in GB of one patch by nnU-Net's estimate, which its reference values calibrate."""
             network = plan["architecture"]
             size = self.static_estimate_VRAM_usage(
@@ -166,14 +170,24 @@ def plan_network(
                 fix="take one of these",
             )
         )
+    return run_planner(budgeted(PLANNERS[planner], min_patches), dataset_name, dataset_json, fingerprint, memory_gb)
+
+
+def run_planner(
+    planner: type[Any],
+    dataset_name: str,
+    dataset_json: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    memory_gb: float,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run a planner that :func:`budgeted` has made; arguments and result are those of :func:`plan_network`."""
     with _scratch_folders(dataset_name) as (raw, preprocessed):
         # An empty case list: the fingerprint says all that is to be known of the cases.
         write_json(raw / "dataset.json", {**dataset_json, "dataset": {}})
         write_json(preprocessed / "dataset_fingerprint.json", fingerprint)
-        chosen = _budgeted(PLANNERS[planner], min_patches)
         # nnU-Net sets as many threads as it has augmentation workers; none is not a number of threads.
         with variables_set(nnUNet_n_proc_DA=str(max(1, int(os.environ.get("nnUNet_n_proc_DA", "1"))))):
-            plans: dict[str, Any] = chosen(dataset_name, gpu_memory_target_in_gb=memory_gb).plan_experiment()
+            plans: dict[str, Any] = planner(dataset_name, gpu_memory_target_in_gb=memory_gb).plan_experiment()
     plans["configurations"].pop("3d_cascade_fullres", None)
     for configuration in plans["configurations"].values():
         configuration.pop("next_stage", None)

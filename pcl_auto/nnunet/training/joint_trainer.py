@@ -20,6 +20,8 @@ from pcl_auto.nnunet.data import patch_streams, pseudo_label_files
 from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.data.elastic import deform_elastically
 from pcl_auto.nnunet.network import draw_anew, restart_segmentation_head, unwrapped
+from pcl_auto.nnunet.pretrained.match import Match, take_weights
+from pcl_auto.nnunet.pretrained.source import PretrainedSource
 from pcl_auto.nnunet.training.best_of_stage import BestOfStage
 from pcl_auto.nnunet.training.copy_paste_step import CopyPasteStep
 from pcl_auto.nnunet.training.joint_step import JointStep
@@ -53,6 +55,15 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.stage = PseudoLabelStage(self, self.split, self.guard)
         self.dataloader_unlabeled: Any = None
         self.warped: WarpedCases | None = None
+
+    def begin_with(self, source: PretrainedSource, match: Match) -> None:
+        """Give the network, its EMA teacher and a second network the pretrained weights that match them."""
+        super().begin_with(source, match)
+        if self.teacher is not None:
+            self.teacher.restart(unwrapped(self.network))
+        second = self.joint_step.parts().get("second_network")
+        if second is not None:
+            take_weights(source, second, match)
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
         """Return nnU-Net's augmentation of training patches, with the recipe's elastic deformation."""

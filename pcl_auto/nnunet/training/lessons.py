@@ -12,7 +12,7 @@ from pcl_auto.method import consistency
 from pcl_auto.method.perturbation import DROPPED_CHANNELS, noisy, paste_from_next, random_boxes, strong_view
 from pcl_auto.nnunet.data.patch_streams import scales, split_patches
 from pcl_auto.nnunet.network import FeatureDropout, draw_anew, restart_segmentation_head, unwrapped
-from pcl_auto.nnunet.training.optimizers import add_gradients, backward_and_step, make_lr_scheduler, make_optimizer
+from pcl_auto.nnunet.training.optimizers import add_gradients, backward_and_step
 from pcl_auto.nnunet.training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -180,8 +180,7 @@ class CrossSupervision(Lesson):
         super().__init__(trainer)
         self._second = copy.deepcopy(unwrapped(trainer.network))
         draw_anew(self._second, trainer.settings.seed + 1)
-        self._optimizer = make_optimizer(self._second.parameters(), trainer.recipe.optimizer)
-        self._lr_scheduler = make_lr_scheduler(self._optimizer, trainer.recipe.optimizer, trainer.num_epochs)
+        self._optimizer, self._lr_scheduler = trainer.optimizer_of(self._second)
 
     def begin_epoch(self, epoch: int) -> None:
         """Decay the second network's learning rate with the first one's."""

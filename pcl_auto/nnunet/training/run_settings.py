@@ -23,7 +23,8 @@ class RunSettings:
     ``folds``: of a cross-validation over the labeled cases, if a fold is trained. ``mirror_axes``: axes of the patch to
     mirror along; None leaves the choice to nnU-Net. ``recipe_mirroring``: a training without rounds mirrors along them
     too, not as stock nnU-Net does. ``initial_masks``: the folder, in that of the data set, of the stored cases with the
-    masks that training begins with; empty without such.
+    masks that training begins with; empty without such. ``pretrained``: the SHA-256 of the pretrained weights that the
+    network begins with; empty without such.
     """
 
     recipe: Recipe
@@ -35,6 +36,7 @@ class RunSettings:
     folds: int = NNUNET_FOLDS
     recipe_mirroring: bool = False
     initial_masks: str = ""
+    pretrained: str = ""
 
     @property
     def shares_start(self) -> bool:
@@ -88,6 +90,7 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     schedule = Schedule(**recipe["schedule"])
     return {
         **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},
+        "pretrained": [settings["pretrained"], recipe["pretrained"]] if settings.get("pretrained") else [],
         **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
         "head_convolutions": recipe["contrast"]["head_convolutions"],
         "weights": recipe["pseudo_labels"]["network"],

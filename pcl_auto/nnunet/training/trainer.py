@@ -24,9 +24,11 @@ from pcl_auto.nnunet.data.cases import StoredCases
 from pcl_auto.nnunet.environment import missing_for_compile
 from pcl_auto.nnunet.errors import LESS_MEMORY_TO_TRAIN, memory_errors, require_numbers
 from pcl_auto.nnunet.network import half_precision, unwrapped
+from pcl_auto.nnunet.pretrained.match import Match, take_weights
+from pcl_auto.nnunet.pretrained.source import PretrainedSource
 from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.training.cross_entropy import OrderedCrossEntropy
-from pcl_auto.nnunet.training.optimizers import backward_and_step, make_lr_scheduler, make_optimizer
+from pcl_auto.nnunet.training.optimizers import backward_and_step, make_lr_scheduler, make_optimizer, pretrained_groups
 from pcl_auto.nnunet.training.run_settings import read_settings
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.recipe.settings import Recipe
@@ -117,8 +119,23 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Make the recipe's optimizer and the schedule of its learning rate."""
-        optimizer = make_optimizer(self.network.parameters(), self.recipe.optimizer)
-        return optimizer, make_lr_scheduler(optimizer, self.recipe.optimizer, self.num_epochs)
+        return self.optimizer_of(self.network)
+
+    def optimizer_of(self, network: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
+        """Make the optimizer of a ``network`` that learns to segment, and its schedule; pretrained ones warm up."""
+        settings, fine_tuning = self.recipe.optimizer, self.recipe.pretrained
+        if not self.settings.pretrained:
+            optimizer = make_optimizer(network.parameters(), settings)
+            return optimizer, make_lr_scheduler(optimizer, settings, self.num_epochs)
+        optimizer = make_optimizer(pretrained_groups(unwrapped(network), fine_tuning), settings)
+        warmup = fine_tuning.warmup_share
+        return optimizer, make_lr_scheduler(optimizer, settings, self.num_epochs, warmup_share=warmup)
+
+    def begin_with(self, source: PretrainedSource, match: Match) -> None:
+        """Give the network the pretrained weights that match it."""
+        if not self.was_initialized:
+            self.initialize()
+        take_weights(source, self.network, match)
 
     def initialize(self) -> None:
         """Build the network; the seed fixes its first weights."""

@@ -23,7 +23,7 @@ REST = {
     "sweep": (("nowhere",), "data.unknown-task"),
     "check": (("nowhere",), "data.unknown-task"),
 }
-VALUES = {"--budget": "quick", "--hold-out": "3", "--start-from": ".", "--seeds": "3"}
+VALUES = {"--budget": "quick", "--hold-out": "3", "--seeds": "3"}
 
 
 def ended(

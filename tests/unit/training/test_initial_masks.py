@@ -410,7 +410,7 @@ def test_a_training_that_would_not_learn_from_them(workspace: Workspace, folder:
 
 def test_all_reasons_at_once() -> None:
     recipe = load_recipe("default")
-    refuse_unused_masks(recipe, supervised_only=False, pretrained=False)
+    refuse_unused_masks(recipe, supervised_only=False, started=False)
     with refused(UsageError, "mask.not-learned-from") as refusal:
-        refuse_unused_masks(recipe, supervised_only=True, pretrained=True)
+        refuse_unused_masks(recipe, supervised_only=True, started=True)
     assert len(refusal.problems) == 2

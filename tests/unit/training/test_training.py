@@ -623,27 +623,27 @@ def test_a_model_takes_the_place_of_the_supervised_epochs(workspace: Workspace, 
     fold = tmp_path / "model" / "fold_all"
     fold.mkdir(parents=True)
     (fold / "checkpoint_final.pth").write_bytes(b"weights")
-    run = resolve_run(TrainRequest(labeled=2, pretrained=fold.parent), workspace)
+    run = resolve_run(TrainRequest(labeled=2, start_from=fold.parent), workspace)
     assert run.start == fold / "checkpoint_final.pth"
     assert run.recipe.schedule.supervised_epochs == 0
     assert run.recipe.schedule.epochs == run.recipe.schedule.rounds * run.recipe.schedule.epochs_per_round
     assert "_from" in run.plans_name
-    assert resolve_run(TrainRequest(labeled=2, pretrained=run.start), workspace) == run
+    assert resolve_run(TrainRequest(labeled=2, start_from=run.start), workspace) == run
     (fold / "checkpoint_final.pth").write_bytes(b"others")
-    assert resolve_run(TrainRequest(labeled=2, pretrained=run.start), workspace).plans_name != run.plans_name
+    assert resolve_run(TrainRequest(labeled=2, start_from=run.start), workspace).plans_name != run.plans_name
 
 
 def test_a_start_that_is_none_or_several(workspace: Workspace, tmp_path: Path) -> None:
     with refused(StateError, "model.no-start"):
-        resolve_run(TrainRequest(pretrained=tmp_path), workspace)
+        resolve_run(TrainRequest(start_from=tmp_path), workspace)
     for fold in ("fold_0", "fold_1"):
         (tmp_path / fold).mkdir()
         (tmp_path / fold / "checkpoint_final.pth").touch()
     with refused(StateError, "model.several-starts") as refusal:
-        resolve_run(TrainRequest(pretrained=tmp_path), workspace)
+        resolve_run(TrainRequest(start_from=tmp_path), workspace)
     assert refusal.problem.found == "fold_0 | fold_1"
     with refused(UsageError, "model.start-unknown-to-stock") as refusal:
-        resolve_run(TrainRequest(pretrained=tmp_path / "fold_0", prepare_only=True), workspace)
+        resolve_run(TrainRequest(start_from=tmp_path / "fold_0", prepare_only=True), workspace)
     assert "-pretrained_weights" in refusal.problem.fix
 
 

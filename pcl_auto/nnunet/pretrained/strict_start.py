@@ -1,4 +1,4 @@
-"""A model that is there already, of nnU-Net or ours, as the start of a training in place of the supervised epochs."""
+"""Begin the rounds with a model that segments the same classes already: everything of it is taken, and has to fit."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ AREAS = {
     "output": "Folders and files that outputs may not go into.",
     "plan": "Plans, and what is planned with them.",
     "predict": "Scans to segment, and folders for their masks.",
+    "pretrain": "Pre-training without labels.",
     "recipe": "Recipes.",
     "repair": "Files that `pclauto repair` writes anew.",
     "review": "Pseudo-labels to review, and their corrections.",

@@ -6,7 +6,8 @@ A folder imports only from folders before it (tests/unit/test_architecture.py ho
         ─► planning ─► training ─► inference ─► evaluation ─► annotation ─► report ─► benchmark ─► api ─► cli
 
 ``method`` is mathematics on tensors and arrays; ``nnunet`` alone imports nnunetv2. docs/architecture.md draws the flow.
-The Python API is :func:`plan`, :func:`train`, :func:`predict` and :func:`evaluate`: see docs/python-api.md.
+The Python API is :func:`plan`, :func:`pretrain`, :func:`train`, :func:`predict` and :func:`evaluate`: see
+docs/python-api.md.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pcl_auto import errors
 
 if TYPE_CHECKING:
-    from pcl_auto.api import evaluate, plan, predict, train
+    from pcl_auto.api import evaluate, plan, predict, pretrain, train
 
-__all__ = ["errors", "evaluate", "plan", "predict", "train"]
+__all__ = ["errors", "evaluate", "plan", "predict", "pretrain", "train"]
 
 __version__ = "0.2.0"
 

@@ -1,4 +1,4 @@
-"""The Python API: ``plan``, ``train``, ``predict`` and ``evaluate``, each as its command has it.
+"""The Python API: ``plan``, ``pretrain``, ``train``, ``predict`` and ``evaluate``, each as its command has it.
 
 Arguments have the names of the command's options. Nothing is printed: what nnU-Net prints goes to the logs of the
 workspace, and a ``listener`` hears what happens. Problems are exceptions of :mod:`pcl_auto.errors`.
@@ -157,6 +157,90 @@ def plan(
         up_to_date=made.up_to_date,
         warnings=tuple(made.warnings),
     )
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """Weights that were learned from images alone."""
+
+    dataset: str
+    """nnU-Net's name of the data set, ``DatasetNNN_Name``."""
+    configuration: str
+    folder: Path
+    """The folder with ``checkpoint_final.pth`` and ``adaptation_plan.json``; the option ``pretrained`` of
+    :func:`train` takes it."""
+    cases: tuple[str, ...]
+    """Ids of the cases whose images were learned from."""
+    recipe: Recipe
+    """The recipe; its table ``pretraining`` has the method and the length."""
+
+
+def pretrain(
+    dataset: str | None = None,
+    *,
+    workspace: PathLike | None = None,
+    method: str | None = None,
+    recipe: PathLike | Recipe = "default",
+    settings: Mapping[str, object] | None = None,
+    epochs: int | None = None,
+    split: PathLike | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    configuration: str | None = None,
+    restart: bool = False,
+    listener: Listener | None = None,
+) -> PretrainResult:
+    """Let the network of a later training learn from all images, without any label.
+
+    The same call again goes on where an earlier one stopped.
+
+    Args:
+        dataset: a planned data set by name or number. Default: the one planned last.
+        workspace: as for :func:`plan`.
+        method: ``masked`` or ``contrastive``. Default: the recipe's, ``masked``.
+        recipe: as for :func:`train`, which needs the same network.
+        settings: what is changed in the recipe, ``{"pretraining.patches": 8}``; the option ``--set``.
+        epochs: pre-train so many epochs. Default: the recipe's.
+        split: a JSON file with the lists "labeled" and, if wanted, "validation" and "unlabeled": learn from the images
+            of these cases alone. Default: all images.
+        seed: of the pre-training.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        configuration: a planned configuration. Default: the plan's.
+        restart: throw away an earlier pre-training of these settings.
+        listener: hears every event, as docs/files.md lists them, and ``step`` after each step.
+
+    Returns:
+        The folder with the weights, and what they were made of.
+
+    Raises:
+        UsageError: a recipe, method, split, configuration or device that does not exist.
+        StateError: nothing was planned, the images changed since, or the folder holds another pre-training.
+        ResourceError: disk, memory or device do not suffice.
+        LockedError: another process writes the same pre-training.
+        NumericalError: the loss is no longer a finite number.
+    """
+    for name, value, least in (("seed", seed, 0), ("epochs", epochs, 1)):
+        _refuse_outside(name, value, least)
+    with _quiet(listener) as hear:
+        from pcl_auto.recipe.changes import as_changes
+        from pcl_auto.recipe.settings import Recipe
+        from pcl_auto.training.pretrain import pretrain as pretrain_run
+        from pcl_auto.training.pretrain_request import PretrainRequest, resolve_pretraining
+
+        resolved = _workspace(workspace)
+        request = PretrainRequest(
+            dataset=dataset,
+            method=method,
+            recipe=recipe if isinstance(recipe, Recipe) else str(recipe),
+            settings=as_changes(settings or {}),
+            epochs=epochs,
+            split_file=None if split is None else Path(split),
+            seed=seed,
+            configuration=configuration,
+        )
+        run = resolve_pretraining(request, resolved)
+        pretrain_run(run, resolved, hear, device=device, restart=restart)
+        return PretrainResult(run.data.name, run.configuration, run.folder, run.cases, run.recipe)
 
 
 def train(

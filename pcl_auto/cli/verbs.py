@@ -26,6 +26,7 @@ _PANELS: dict[str, dict[str, str]] = {
         "plan": "Check a data set, plan patch size and network, preprocess the images.",
     },
     "Train": {
+        "pretrain": "Let the network learn from all images of a data set, without any label.",
         "train": "Train on a few labels and all images; repeat the command to resume.",
         "predict": "Segment scans.",
         "evaluate": "Score masks: Dice and HD95 per class and case.",

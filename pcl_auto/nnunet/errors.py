@@ -45,8 +45,16 @@ def memory_errors(where: Callable[[], str], fix: str) -> Iterator[None]:
         ) from error
 
 
-def require_numbers(losses: Mapping[str, Any], where: str, cases: Sequence[str]) -> None:
+def require_numbers(
+    losses: Mapping[str, Any], where: str, cases: Sequence[str], rate: str = "optimizer.learning_rate"
+) -> None:
     """Refuse a step on patches of ``cases`` whose losses are not finite.
+
+    Args:
+        losses: by name.
+        where: in the training.
+        cases: of the step.
+        rate: the setting of the learning rate.
 
     Raises:
         NumericalError: one of them is not.
@@ -60,6 +68,6 @@ def require_numbers(losses: Mapping[str, Any], where: str, cases: Sequence[str])
             where=f"{where}, on patches of {', '.join(dict.fromkeys(cases))}",
             found=", ".join(f"{name} {float(value):g}" for name, value in losses.items()),
             fix="repeat the command: it goes on from the last checkpoint; if it happens again, look at these cases, or "
-            "lower optimizer.learning_rate in the recipe",
+            f"lower {rate} in the recipe",
         )
     )

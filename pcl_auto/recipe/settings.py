@@ -477,11 +477,11 @@ class UnlabeledLoss:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What `pclauto pretrain` does, before any training and without labels; batch and network are the recipe's."""
+    """Pre-training without labels (`pclauto pretrain`); its network and batch are the recipe's."""
 
     method: PretrainingMethod = _setting(
         "masked",
-        help="`masked`: fill in what is hidden of an image (He et al., CVPR 2022; in 3D Wald et al., CVPR 2025). "
+        help="The method. `masked`: fill in what is hidden of an image (He et al., CVPR 2022; Wald et al., CVPR 2025). "
         "`contrastive`: global contrast for the encoder, in the first half of the epochs, then local contrast for the "
         "decoder (Chaitanya et al., NeurIPS 2020).",
     )
@@ -502,29 +502,29 @@ class Pretraining:
         0.9,
         help="Share of the steps in which the learning rate grows to its full size; it decays to 0 in the rest.",
     )
-    masked_share: float = _setting(0.75, 0.01, 0.99, help="`masked`: share of the blocks of a patch that are hidden.")
+    masked_share: float = _setting(0.75, 0.01, 0.99, help="Share of the blocks of a patch that are hidden (masked).")
     block_voxels: int = _setting(
         16,
         1,
         1024,
-        help="`masked`: length of a block along every axis, in voxels; along an axis of the patch at most a quarter.",
+        help="Length of a block along every axis, in voxels; at most a quarter of the patch (masked).",
     )
-    temperature: float = _setting(0.1, 1e-3, 100.0, help="`contrastive`: temperature τ of both losses.")
-    dimensions: int = _setting(128, 2, 4096, help="`contrastive`: length of an embedding.")
+    temperature: float = _setting(0.1, 1e-3, 100.0, help="Temperature τ of both losses (contrastive).")
+    dimensions: int = _setting(128, 2, 4096, help="Length of an embedding (contrastive).")
     partitions: int = _setting(
         4,
         2,
         1000,
-        help="`contrastive`: parts of a volume along its slices, S. Slices of one part, of whichever volume, are to be "
-        "alike.",
+        help="Parts of a volume along its slices, S. Slices of one part, of whichever volume, are to be alike "
+        "(contrastive).",
     )
     decoder_stages: int = _setting(
-        3, 1, 16, help="`contrastive`: stages of the decoder that local contrast trains, l, from the deepest on."
+        3, 1, 16, help="Stages of the decoder that local contrast trains, l, from the deepest on (contrastive)."
     )
     region_voxels: int = _setting(
-        3, 1, 64, help="`contrastive`: length of a region of the feature map that is compared, along every axis."
+        3, 1, 64, help="Length of a region of features that is compared, along every axis (contrastive)."
     )
-    regions: int = _setting(13, 2, 100_000, help="`contrastive`: regions of an image that are compared.")
+    regions: int = _setting(13, 2, 100_000, help="Regions of an image that are compared (contrastive).")
 
 
 @dataclass(frozen=True)

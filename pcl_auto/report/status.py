@@ -13,7 +13,8 @@ import psutil
 
 from pcl_auto.errors import PclautoError, Problem, StateError
 from pcl_auto.report.rounds import round_uses
-from pcl_auto.training.run_facts import RunFacts, read_run, run_folder, run_folders, schedule_of
+from pcl_auto.training.pretrain import PRETRAINING, is_finished, pretraining_folders, read_pretraining
+from pcl_auto.training.run_facts import RunFacts, read_events, read_run, run_folder, run_folders, schedule_of
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import held_folders, is_held
 from pcl_auto.workspace.run_record import RECORD, is_trained
@@ -78,6 +79,7 @@ def all_runs(workspace: Workspace) -> list[Status | DamagedRun]:
         for model in held_folders(data)
         if not any(fold.parent == model for fold in folders)
     ]
+    folders += pretraining_folders(workspace)
     known = [_status_or_damage(folder) for folder in sorted(folders, key=_last_written, reverse=True)]
     return [*map(_beginning, beginning), *known]
 
@@ -109,7 +111,7 @@ def _beginning(model: Path) -> Status:
 
 def _status_or_damage(folder: Path) -> Status | DamagedRun:
     try:
-        return status_of(folder)
+        return status_of_pretraining(folder) if folder.parent.name == PRETRAINING else status_of(folder)
     except PclautoError as error:
         return DamagedRun(str(folder), error.problems)
     except OSError as error:
@@ -149,6 +151,41 @@ def status_of(folder: Path) -> Status:
     )
 
 
+def status_of_pretraining(folder: Path) -> Status:
+    """Tell how far the pre-training in ``folder`` is.
+
+    Raises:
+        StateError: its record is missing or damaged.
+    """
+    record, events = read_pretraining(folder), read_events(folder / "events.jsonl")
+    identity = record["identity"]
+    settings = identity["recipe"]["pretraining"]
+    epochs = [event for event in events if event["event"] == "epoch"]
+    last = epochs[-1] if epochs else {}
+    state: State = "finished" if is_finished(folder) else _holder_state(folder)
+    done = int(last.get("epoch", 0))
+    recent = [float(event["seconds"]) for event in epochs[-_LAST_EPOCHS:]]
+    left = (settings["epochs"] - done) * sum(recent) / len(recent) if recent and state != "finished" else None
+    return Status(
+        folder=str(folder),
+        dataset=identity["dataset"],
+        split=identity["split"],
+        recipe=f"{identity['recipe']['name']}, {settings['method']} pre-training",
+        trainer=PRETRAINING,
+        state=state,
+        epoch=done,
+        epochs=settings["epochs"],
+        stage=last.get("stage", "preparing"),
+        losses=last.get("losses", {}),
+        dice=[],
+        dice_of="",
+        seconds_left=left,
+        last_event=events[-1].get("time", "") if events else "",
+        rounds=[],
+        command=list(record.get("command", ())),
+    )
+
+
 def _rounds(run: RunFacts) -> list[dict[str, Any]]:
     """List what happened in the rounds; ``used``: the pseudo-labels that the network has learned from."""
     used = {use.number: use.used for use in round_uses(run) if use.outcome != "not reached"}
@@ -163,9 +200,12 @@ def _rounds(run: RunFacts) -> list[dict[str, Any]]:
 
 def _state(folder: Path) -> State:
     """Return the state of a run."""
-    if is_trained(folder):
-        return "finished"
-    holder = folder.parent.parent / f".{folder.parent.name}.holder"
+    return "finished" if is_trained(folder) else _holder_state(folder.parent)
+
+
+def _holder_state(held_folder: Path) -> State:
+    """Return the state of what is not finished, by who holds its folder, if anybody does."""
+    holder = held_folder.parent / f".{held_folder.name}.holder"
     text = holder.read_text(encoding="utf-8", errors="replace") if holder.is_file() else ""
     held = re.match(r"process (\S+) on (\S+)", text)
     if held is None:
@@ -174,7 +214,7 @@ def _state(folder: Path) -> State:
     if machine != socket.gethostname():
         return "elsewhere"
     # Containers may share a machine's name and have numbers of their own: the lock knows better.
-    running = is_held(folder.parent)
+    running = is_held(held_folder)
     if running is None:
         running = process.isascii() and process.isdecimal() and psutil.pid_exists(int(process))
     return "running" if running else "stopped"
@@ -198,12 +238,14 @@ def _last_written(folder: Path) -> float:
 
 
 def runs_of(model: Path) -> list[Status | DamagedRun]:
-    """List the runs of a model folder, one for each fold; also if it is the folder of one of them.
+    """List the runs of a model folder, one for each fold; also if it is the folder of one of them, or a pre-training.
 
     Raises:
         StateError: no run has left its record there, or none that can be read.
     """
     first = run_folder(model)
+    if first.parent.name == PRETRAINING:
+        return [status_of_pretraining(first)]
     found = [_status_or_damage(folder) for folder in run_folders(first.parent)]
     damaged = [run for run in found if isinstance(run, DamagedRun)]
     if len(damaged) == len(found):

@@ -83,6 +83,12 @@ COMMANDS: dict[str, list[list[str]]] = {
     ],
     "check": [["check", "Task09_X"], ["check", HOSTILE]],
     "plan": [["plan", "Task09_X"], ["plan", HOSTILE], ["plan", "Task09_X", "--plans", HOSTILE]],
+    "pretrain": [
+        ["pretrain", HOSTILE],
+        ["pretrain", "--recipe", HOSTILE],
+        ["pretrain", "--method", HOSTILE],
+        ["pretrain", "--set", HOSTILE],
+    ],
     "train": [
         ["train", HOSTILE],
         ["train", "--recipe", HOSTILE],

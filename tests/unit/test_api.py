@@ -22,7 +22,7 @@ from pcl_auto.errors import DataError, ResourceError, StateError, UsageError
 LIGHT = """
 import sys
 import pcl_auto, pcl_auto.api
-pcl_auto.plan, pcl_auto.train, pcl_auto.predict, pcl_auto.evaluate
+pcl_auto.plan, pcl_auto.pretrain, pcl_auto.train, pcl_auto.predict, pcl_auto.evaluate
 print(sorted({"numpy", "torch", "nnunetv2", "SimpleITK", "typer"} & set(sys.modules)))
 """
 
@@ -33,7 +33,7 @@ def test_the_import_is_light() -> None:
 
 
 def test_the_package_lists_the_functions_and_nothing_that_is_not_there() -> None:
-    assert {"plan", "train", "predict", "evaluate", "errors"} <= set(dir(pcl_auto))
+    assert {"plan", "pretrain", "train", "predict", "evaluate", "errors"} <= set(dir(pcl_auto))
     with pytest.raises(AttributeError, match="no attribute 'segment'"):
         _ = getattr(pcl_auto, "segment")  # noqa: B009
 
@@ -48,6 +48,7 @@ def options_of(verb: str) -> set[str]:
     ("verb", "of_the_command_alone", "own"),
     [
         ("plan", set(), set()),
+        ("pretrain", {"dry_run", "set"}, {"settings"}),
         ("train", {"dry_run", "time_steps", "gpus", "set"}, {"settings"}),
         (
             "predict",

@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A folder imports only from folders before it; the order is that of the package's docstring.
 ORDER = re.findall(r"\w+", (pcl_auto.__doc__ or "").split("::")[1].split("``method``")[0])
 # Within nnunet the folders have an order too; modules right under it come before them.
-ORDER_IN_NNUNET = ["pretrained", "planning", "data", "inference", "training", "extension"]
+ORDER_IN_NNUNET = ["pretrained", "planning", "data", "inference", "training", "pretraining", "extension"]
 NNUNET_FAMILY = {
     "acvl_utils",
     "batchgenerators",

@@ -65,6 +65,14 @@ class StoredCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         image, label = (self._open(folder / f"{identifier}{suffix}.b2nd") for suffix in ("", "_seg"))
         return image, label, None, read_properties(folder / f"{identifier}.pkl")
 
+    def open_image(self, identifier: str) -> blosc2.NDArray:
+        """Return the image of a case (C, z, y, x), read when indexed; nothing else of the case is opened.
+
+        Raises:
+            StateError: the file is missing, damaged, or holds what would run code.
+        """
+        return self._open(Path(self.source_folder) / f"{identifier}.b2nd")
+
     def refuse_damaged(self) -> None:
         """Read every file whole: blosc2's own errors do not say which one is damaged.
 

@@ -240,7 +240,7 @@ def foreground_intensities(
         values, _ = DatasetFingerprintExtractor.collect_foreground_intensities(label, image, num_samples=per_case)
         for channel, drawn in enumerate(values):
             samples[channel].append(np.asarray(drawn, dtype=np.float32))
-    return {str(channel): _statistics(np.concatenate(drawn)) for channel, drawn in enumerate(samples)}
+    return {str(channel): intensity_statistics(np.concatenate(drawn)) for channel, drawn in enumerate(samples)}
 
 
 def _label_of(case: Case) -> Path:
@@ -249,7 +249,8 @@ def _label_of(case: Case) -> Path:
     return case.label
 
 
-def _statistics(values: np.ndarray) -> dict[str, float]:
+def intensity_statistics(values: np.ndarray) -> dict[str, float]:
+    """Return what nnU-Net's fingerprint says of the intensities of a channel."""
     if values.size == 0:
         values = np.zeros(1, dtype=np.float32)
     low, median, high = np.percentile(values, (0.5, 50.0, 99.5))

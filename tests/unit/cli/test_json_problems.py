@@ -44,6 +44,7 @@ REFUSED = {
     "check": (("check", "nowhere"), 2, ["data.unknown-task"]),
     "repair": (("repair", "a.nii", "b.nii", "-o", "out"), 3, ["data.missing", "data.missing"]),
     "plan": (("plan", "nowhere"), 2, ["data.unknown-task"]),
+    "pretrain": (("pretrain",), 4, ["plan.missing"]),
     "train": (("train",), 4, ["plan.missing"]),
     "continue": (("continue",), 4, ["model.missing"]),
     "status": (("status", "none"), 4, ["model.unknown"]),

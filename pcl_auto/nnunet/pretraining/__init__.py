@@ -1,0 +1,1 @@
+"""Pre-train nnU-Net's networks on stored images, without any label."""

@@ -114,7 +114,9 @@ def training_command(run: RunFacts, workspace: Workspace) -> str | None:
     first, identity, steps = first_run(run), run.identity, steps_of(run)
     if first is None or first.identity.get("start") or "budget_s" in first.identity or steps % first.steps_per_epoch:
         return None
-    recipe = [part for name in ("--recipe", "--set") for part in _options(first.record["command"], name)]
+    recipe = [
+        part for name in ("--recipe", "--set", "--pretrained") for part in _options(first.record["command"], name)
+    ]
     split_file = DatasetFolder(workspace.preprocessed / identity["dataset"]).split_file(run.split.name)
     settled = [
         *(*recipe, "--configuration", identity["configuration"], "--seed", str(identity["seed"])),

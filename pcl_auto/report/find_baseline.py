@@ -66,6 +66,8 @@ def _differences(run: RunFacts, folder: Path, record: Mapping[str, Any]) -> list
         mirror_axes(each, identity) for each, identity in ((run.folder.parent, own), (folder.parent, other))
     )
     start = None if run.steps_before else own.get("start")
+    first = first_run(run) if run.steps_before else run
+    pretrained = None if first is None else first.identity.get("pretrained")
     found = {
         f"configuration {other['configuration']}, not {own['configuration']}": own["configuration"]
         == other["configuration"],
@@ -81,7 +83,7 @@ def _differences(run: RunFacts, folder: Path, record: Mapping[str, Any]) -> list
         or (own["input"] == other["input"] and len(contents) < 2),
         "other classes or channels": recorded_meaning(run.folder, run.record) == recorded_meaning(folder, record),
         "begun with another model": start == other.get("start"),
-        "begun with other pretrained weights": own.get("pretrained") == other.get("pretrained"),
+        "begun with other pretrained weights": pretrained == other.get("pretrained"),
         "mirrors its patches in another way": other_axes in (None, axes),
         "its training has not ended": has_manifest(folder),
     }

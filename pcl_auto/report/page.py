@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pcl_auto.data.palette import COLORS, color
 from pcl_auto.errors import Problem, StateError, UsageError
+from pcl_auto.nnunet.pretrained.find import HUB
 from pcl_auto.recipe.time_budget import format_duration, format_seconds
 from pcl_auto.report.baseline import BaselineComparison, compare_to_baseline, damaged_evaluations
 from pcl_auto.report.commands import shell_path
@@ -146,6 +147,7 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         confidences=read_confidences(run.folder),
         identity=identity,
         record=run.record,
+        pretrained=_pretrained(run.record),
         split=run.split,
         configuration=run.configuration,
         comparison=comparison,
@@ -206,8 +208,18 @@ def _files(run: RunFacts, data: DatasetFolder, comparison: BaselineComparison) -
         "masks that were scored": Path(scores["predictions"]) if scores else None,
         "labels that they were scored by": Path(scores["labels"]) if scores else None,
         "nnU-Net alone": comparison.baseline,
+        "pretrained weights": Path(run.record["pretrained"]["file"]) if "pretrained" in run.record else None,
     }
     return [(name, str(file)) for name, file in files.items() if file is not None]
+
+
+def _pretrained(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's weights began as, with their name: paths show the names of users; empty without any."""
+    found = record.get("pretrained")
+    if not found:
+        return {}
+    source = str(found["source"])
+    return {**found, "name": source if source.startswith(HUB) else Path(source).name}
 
 
 def _color_rules() -> Markup:

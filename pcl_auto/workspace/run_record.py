@@ -30,6 +30,13 @@ REVIEW, REVIEWS = "review", "reviews.json"
 
 _MANIFEST = {"outputs?": {...: {"bytes": int, "sha256": str}}}
 _NUMBERS = {...: (float, None)}
+# Of the weights that a run began with: where they come from, and what of the network they filled.
+_PRETRAINED = {
+    "source": str, "file": str, "digest": str, "format": str, "license": str, "citations": [str], "adapted": str,
+    "matched_fraction_of_encoder": float, "matched_fraction_of_decoder": float, "differences": [str],
+    "stages": [{"name": str, "tensors": int, "parameters": int, "taken": bool, "reason": str}],
+    ...: object,
+}  # fmt: skip
 # Of the record, see pcl_auto.workspace.shapes. What is not here has no part in what is read of a run.
 SHAPE = {
     "identity": {
@@ -54,7 +61,7 @@ SHAPE = {
     "device?": str,
     "last_start?": str,
     "steps_before?": int,
-    "pretrained?": {...: object},
+    "pretrained?": _PRETRAINED,
     "images?": {...: str},
     "labels?": {...: str},
     "threads?": int,

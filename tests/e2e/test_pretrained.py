@@ -1,0 +1,257 @@
+"""A training that begins with pretrained weights, as a user runs it: planned, matched, recorded, read by stock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from golden import stock_mask
+from pretrained_files import adaptation_plan, architecture, network, write_nnssl
+from shared import PLAN_OPTIONS, copy_of, made_once, shell_in
+from shell import Shell
+
+from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.run_record import FINAL
+
+FEATURES = (8, 8, 16)
+TRAIN = ["train", "--recipe", "tiny.toml", "--set", "network.width=1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def weights(shared_folder: Path) -> Path:
+    """A model repository of nnssl with a residual network of three stages."""
+
+    def make(folder: Path) -> None:
+        of = architecture(features=FEATURES)
+        write_nnssl(folder / "resenc", network(of, seed=7).state_dict(), adaptation_plan(of))
+        (folder / "resenc" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+
+    return made_once(shared_folder / "weights", make) / "resenc"
+
+
+@pytest.fixture(scope="session")
+def planned_for(shared_folder: Path, task: Path, weights: Path) -> Path:
+    """A workspace in which the phantom was planned for the network of the weights."""
+
+    def make(folder: Path) -> None:
+        plan = ["plan", task, "--workspace", folder / "work", *PLAN_OPTIONS, "--for", weights]
+        done = shell_in(folder / "user").pclauto(*plan)
+        assert f"--pretrained {weights}" in done.stderr
+        assert "network.width=1" in done.stderr
+        assert "up to date" in shell_in(folder / "user").pclauto(*plan).stderr
+
+    return made_once(shared_folder / "planned_for", make) / "work"
+
+
+@pytest.fixture(scope="session")
+def pretrained(shared_folder: Path, planned_for: Path, weights: Path) -> Path:
+    """A workspace in which a run and its baseline began with the weights."""
+
+    def make(folder: Path) -> None:
+        work, shell = copy_of(planned_for, folder / "work"), shell_in(folder / "user")
+        train = [*TRAIN, "--workspace", work, "--pretrained", weights]
+        shell.pclauto(*train)
+        shell.pclauto(*train, "--supervised-only")
+
+    return made_once(shared_folder / "pretrained", make) / "work"
+
+
+def folder_of(work: Path, trainer: str = "nnUNetTrainerPCL__") -> Path:
+    """Return the run of a trainer that began with the weights."""
+    (found,) = (work / "nnUNet_results").glob(f"Dataset*/{trainer}*_pre*/fold_all")
+    return found
+
+
+def record_of(work: Path, trainer: str = "nnUNetTrainerPCL__") -> dict[str, Any]:
+    """Return the record of that run."""
+    found: dict[str, Any] = json.loads((folder_of(work, trainer) / "run.json").read_text())
+    return found
+
+
+def events_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the events of a kind."""
+    lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
+def files_in(folder: Path) -> set[str]:
+    """Return every file below a folder but locks."""
+    return {
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")
+    }
+
+
+def test_a_dry_run_says_what_matches_and_writes_nothing(planned_for: Path, weights: Path, shell: Shell) -> None:
+    before = files_in(planned_for)
+    done = shell.pclauto(*TRAIN, "--workspace", planned_for, "--pretrained", weights, "--dry-run", "--json")
+    found = json.loads(done.stdout)["pretrained"]
+    assert found["source"] == str(weights)
+    assert found["digest"] == file_digest(weights / FINAL)
+    assert found["matched_fraction_of_encoder"] == 1
+    assert [stage["name"] for stage in found["stages"] if stage["taken"]] == [
+        stage["name"] for stage in found["stages"]
+    ]
+    assert "taken: encoder stem, encoder stages 1 to 3, decoder stages 1 to 2" in done.stderr
+    assert files_in(planned_for) == before
+
+
+def test_the_record_and_the_report_say_where_the_weights_come_from(pretrained: Path, weights: Path) -> None:
+    folder, record = folder_of(pretrained), record_of(pretrained)
+    assert record["identity"]["pretrained"] == record["pretrained"]["digest"] == file_digest(weights / FINAL)
+    assert record["pretrained"]["license"] == "cc-by-4.0"
+    assert record["identity"]["recipe"]["pretrained"]["source"] == ""  # known by what is in them
+    (started,) = events_of(folder, "started")
+    assert started["pretrained"] == str(weights)
+    page = (folder / "report.html").read_text()
+    assert "resenc (nnssl; license: cc-by-4.0): 100% of its encoder" in page
+    assert record["pretrained"]["digest"] in page
+    assert page.index("Please cite") < page.index("Pretraining: A study: @article{a}")
+
+
+def test_the_learning_rate_grows_first_and_is_a_tenth_of_the_recipes(pretrained: Path) -> None:
+    epochs = events_of(folder_of(pretrained), "epoch")
+    assert [epoch["stage"].split(",")[0] for epoch in epochs] == ["supervised"] * 2 + ["round 1"] * 2 + ["round 2"] * 2
+    # Six epochs: a tenth of them rounds to one.
+    rates = [epoch["learning_rate"] for epoch in epochs]
+    assert rates[0] == pytest.approx(2e-4 / 2)
+    assert rates[1:] == pytest.approx([2e-4 * (1 - epoch / 5) ** 0.9 for epoch in range(5)])
+
+
+def test_the_first_step_is_taken_from_the_weights(pretrained: Path, weights: Path) -> None:
+    # Of few steps at a small rate: what was trained is near the file, and nothing that is drawn is.
+    trained = torch.load(folder_of(pretrained) / FINAL, weights_only=False)["network_weights"]
+    file = torch.load(weights / FINAL, weights_only=True)["network_weights"]
+    for name in ("encoder.stages.2.blocks.0.conv1.conv.weight", "decoder.stages.0.convs.0.conv.weight"):
+        distance = (trained[name] - file[name]).norm() / file[name].norm()
+        assert 0 < distance < 0.1, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        (["teacher.from_start=true"], "teacher"),
+        (
+            [
+                "unlabeled_loss.method=cross_supervision",
+                "contrast.weight=0",
+                "pseudo_labels.segmentation_weight=0",
+                "mixing.copy_paste=false",
+            ],
+            "second_network",
+        ),
+    ],
+    ids=["EMA teacher", "second network"],
+)
+def test_what_learns_beside_the_network_begins_with_the_weights_too(
+    changes: list[str], part: str, planned_for: Path, weights: Path, tmp_path: Path
+) -> None:
+    work, shell = copy_of(planned_for, tmp_path / "work"), shell_in(tmp_path / "user")
+    options = [option for change in changes for option in ("--set", change)]
+    shell.pclauto(*TRAIN, *options, "--workspace", work, "--pretrained", weights, pictures=False)
+    learned = torch.load(folder_of(work) / FINAL, weights_only=False)["pclauto"][part]
+    file = torch.load(weights / FINAL, weights_only=True)["network_weights"]
+    name = "encoder.stages.2.blocks.0.conv1.conv.weight"
+    (found,) = [value for key, value in learned.items() if key.endswith(name) and "decoder.encoder" not in key]
+    assert (found - file[name]).norm() < 0.1 * file[name].norm()
+
+
+def test_the_baseline_that_began_with_the_same_weights_is_the_fair_one(pretrained: Path, shell: Shell) -> None:
+    done = shell.pclauto(
+        "report", "--model", folder_of(pretrained).parent, "--workspace", pretrained, "-o", shell.folder / "a.html"
+    )
+    assert "nnUNetTrainerPCLSupervised" in (shell.folder / "a.html").read_text(), done.stderr
+    baseline = record_of(pretrained, "nnUNetTrainerPCLSupervised__")
+    assert baseline["pretrained"]["matched_fraction_of_encoder"] == 1
+
+
+def test_a_baseline_without_the_weights_is_none(pretrained: Path, tmp_path: Path, weights: Path) -> None:
+    work, shell = copy_of(pretrained, tmp_path / "work"), shell_in(tmp_path / "user")
+    for model in (work / "nnUNet_results").glob("Dataset*/nnUNetTrainerPCLSupervised__*"):
+        model.rename(tmp_path / "elsewhere")
+    shell.pclauto(*TRAIN, "--workspace", work, "--supervised-only")
+    shell.pclauto("report", "--model", folder_of(work).parent, "--workspace", work, "-o", tmp_path / "b.html")
+    assert "begun with other pretrained weights" in (tmp_path / "b.html").read_text()
+
+
+def test_the_same_command_again_is_done(pretrained: Path, weights: Path, shell: Shell) -> None:
+    done = shell.pclauto(*TRAIN, "--workspace", pretrained, "--pretrained", weights)
+    assert "already trained" in done.stderr
+
+
+def test_stock_nnunet_gives_the_same_masks(pretrained: Path, task: Path, shell: Shell, tmp_path: Path) -> None:
+    model, scan = folder_of(pretrained).parent, min((task / "imagesTs").glob("*.nii.gz"))
+    shell.pclauto("predict", scan, "-o", tmp_path / "ours", "--model", model, "--device", "cpu")
+    ours = np.asarray(nibabel.load(tmp_path / "ours" / scan.name).dataobj).T
+    np.testing.assert_array_equal(ours, stock_mask(shell, model, scan, tmp_path))
+
+
+def test_a_recipe_names_its_weights(planned_for: Path, weights: Path, shell: Shell) -> None:
+    (shell.folder / "own.toml").write_text(
+        f'extends = "tiny.toml"\n[pretrained]\nsource = "{weights}"\ndecoder = false\n'
+    )
+    own = ["train", "--recipe", "own.toml", "--set", "network.width=1", "--workspace", planned_for, "--device", "cpu"]
+    found = json.loads(shell.pclauto(*own, "--dry-run", "--json").stdout)["pretrained"]
+    assert found["matched_fraction_of_encoder"] == 1
+    assert found["matched_fraction_of_decoder"] == 0
+
+
+@pytest.mark.parametrize("kind", ["width", "nan", "half", "two starts", "auto", "nowhere", "new networks"])
+def test_what_cannot_be_begun_with_is_refused_before_anything_is_written(
+    kind: str, planned_for: Path, weights: Path, shell: Shell
+) -> None:
+    source, more, exit_code, code = shell.folder / "source", [], 4, ""
+    of = architecture(features=FEATURES)
+    state = network(of, seed=7).state_dict()
+    if kind == "nan":
+        state["encoder.stages.0.blocks.0.conv1.conv.weight"][0] = float("nan")
+        code = "checkpoint.not-finite"
+    file = write_nnssl(source, state, adaptation_plan(of))
+    if kind == "half":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        code = "checkpoint.unreadable"
+    elif kind == "width":
+        more, code = ["--set", "network.width=2"], "pretrained.no-match"
+    elif kind == "two starts":
+        more, exit_code, code = ["--start-from", weights], 2, "pretrained.two-starts"
+    elif kind == "auto":
+        source, code = Path("auto"), "pretrained.none-made"
+    elif kind == "nowhere":
+        source, exit_code, code = shell.folder / "nowhere", 2, "pretrained.unknown-source"
+    elif kind == "new networks":
+        more, exit_code, code = ["--set", "pseudo_labels.restart_network=true"], 2, "pretrained.not-with-new-networks"
+    train = [
+        "train",
+        "--recipe",
+        "tiny.toml",
+        "--device",
+        "cpu",
+        "--workspace",
+        planned_for,
+        "--pretrained",
+        source,
+        *more,
+    ]
+    if kind != "width":
+        train += ["--set", "network.width=1"]
+    before = files_in(planned_for)
+    (problem,) = shell.refusal(*train, code=exit_code)
+    assert problem["code"] == code
+    assert files_in(planned_for) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--for", "{weights}", "--planner", "resenc-m"], "pretrained.two-plans"),
+        (["--pretrained-spacing"], "pretrained.spacing-of-none"),
+    ],
+)
+def test_a_plan_has_one_network(options: list[str], code: str, task: Path, weights: Path, shell: Shell) -> None:
+    given = [option.format(weights=weights) for option in options]
+    (problem,) = shell.refusal("plan", task, "--workspace", "work", *PLAN_OPTIONS, *given, code=2)
+    assert problem["code"] == code

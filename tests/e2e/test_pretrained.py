@@ -156,8 +156,7 @@ def test_what_learns_beside_the_network_begins_with_the_weights_too(
     learned = torch.load(folder_of(work) / FINAL, weights_only=False)["pclauto"][part]
     file = torch.load(weights / FINAL, weights_only=True)["network_weights"]
     name = "encoder.stages.2.blocks.0.conv1.conv.weight"
-    (found,) = [value for key, value in learned.items() if key.endswith(name) and "decoder.encoder" not in key]
-    assert (found - file[name]).norm() < 0.1 * file[name].norm()
+    assert (learned.get("network", learned)[name] - file[name]).norm() < 0.1 * file[name].norm()
 
 
 def test_the_baseline_that_began_with_the_same_weights_is_the_fair_one(pretrained: Path, shell: Shell) -> None:
@@ -204,7 +203,8 @@ def test_a_recipe_names_its_weights(planned_for: Path, weights: Path, shell: She
 def test_what_cannot_be_begun_with_is_refused_before_anything_is_written(
     kind: str, planned_for: Path, weights: Path, shell: Shell
 ) -> None:
-    source, more, exit_code, code = shell.folder / "source", [], 4, ""
+    source, exit_code, code = shell.folder / "source", 4, ""
+    more: list[object] = []
     of = architecture(features=FEATURES)
     state = network(of, seed=7).state_dict()
     if kind == "nan":

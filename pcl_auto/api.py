@@ -224,6 +224,7 @@ def pretrain(
     with _quiet(listener) as hear:
         from pcl_auto.recipe.changes import as_changes
         from pcl_auto.recipe.settings import Recipe
+        from pcl_auto.report.pretraining_page import write_pretraining_report
         from pcl_auto.training.pretrain import pretrain as pretrain_run
         from pcl_auto.training.pretrain_request import PretrainRequest, resolve_pretraining
 
@@ -240,6 +241,7 @@ def pretrain(
         )
         run = resolve_pretraining(request, resolved)
         pretrain_run(run, resolved, hear, device=device, restart=restart)
+        write_pretraining_report(run.folder)
         return PretrainResult(run.data.name, run.configuration, run.folder, run.cases, run.recipe)
 
 

@@ -24,21 +24,20 @@ def fit_regions(features_voxels: Sequence[int], wanted_voxels: int) -> tuple[int
     return tuple(max(1, min(wanted_voxels, size // 2)) for size in features_voxels)
 
 
-def region_vectors(features: Tensor, region_voxels: Sequence[int]) -> Tensor:
-    """Cut a feature map into regions that do not overlap, and line up the features of each.
+def cut_regions(features: Tensor, region_voxels: Sequence[int]) -> Tensor:
+    """Cut a feature map into regions that do not overlap.
 
     Args:
-        features: shape (B, D, *features).
+        features: shape (B, F, *features).
         region_voxels: shape of a region; what is left over at the end of an axis is in none.
 
     Returns:
-        Vectors of the R regions, shape (B, R, D · voxels of a region).
+        Features of the V voxels of each of R regions, shape (B, R, V, F).
     """
     for axis, size in enumerate(region_voxels, start=2):
-        features = features.unfold(axis, size, size)  # (B, D, *regions, *region)
+        features = features.unfold(axis, size, size)  # (B, F, *regions, *region)
     dimensions = len(region_voxels)
-    vectors = features.flatten(2, 1 + dimensions).flatten(3)  # (B, D, R, voxels)
-    return vectors.transpose(1, 2).flatten(2)
+    return features.flatten(2, 1 + dimensions).flatten(3).permute(0, 2, 3, 1)
 
 
 def draw_regions(images: int, regions: int, wanted: int, generator: torch.Generator) -> Tensor:
@@ -51,6 +50,20 @@ def draw_regions(images: int, regions: int, wanted: int, generator: torch.Genera
         generator: of the draw.
     """
     return torch.rand(images, regions, generator=generator).argsort(1)[:, : min(wanted, regions)]
+
+
+def take_regions(regions: Tensor, drawn: Tensor) -> Tensor:
+    """Take drawn regions of each image.
+
+    Args:
+        regions: as of :func:`cut_regions`, shape (B, R, V, F).
+        drawn: numbers of regions of each image, shape (B, A).
+
+    Returns:
+        Shape (B, A, V, F).
+    """
+    index = drawn.view(*drawn.shape, 1, 1).expand(-1, -1, *regions.shape[2:])
+    return regions.gather(1, index)
 
 
 def local_contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:

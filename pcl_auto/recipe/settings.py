@@ -519,7 +519,11 @@ class Pretraining:
         "(contrastive).",
     )
     decoder_stages: int = _setting(
-        3, 1, 16, help="Stages of the decoder that local contrast trains, l, from the deepest on (contrastive)."
+        3,
+        1,
+        16,
+        help="Stages of the decoder that local contrast trains, l, from the deepest on; not the last one "
+        "(contrastive).",
     )
     region_voxels: int = _setting(
         3, 1, 64, help="Length of a region of features that is compared, along every axis (contrastive)."

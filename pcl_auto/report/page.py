@@ -181,8 +181,8 @@ def _render(run: RunFacts, workspace: Workspace, extent: Extent, max_bytes: int)
         heading=heading,
         cell=_cell,
         seconds=format_seconds,
-        style=_inline("page.css") + _color_rules(),
-        script=_inline("page.js"),
+        style=inline_file("page.css") + _color_rules(),
+        script=inline_file("page.js"),
     )
     return str(page)
 
@@ -231,7 +231,8 @@ def _color_rules() -> Markup:
     return Markup("\n".join(rules))  # noqa: S704 (constants of this package)
 
 
-def _inline(name: str) -> Markup:
+def inline_file(name: str) -> Markup:
+    """Return a file of this folder as it stands in a page."""
     return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))  # noqa: S704 (a file of this package)
 
 

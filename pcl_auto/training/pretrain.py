@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -94,21 +95,33 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINAL).is_file() and (folder / RECORD).is_file() and has_manifest(folder)
 
 
-def find_pretraining(workspace: Workspace, data: DatasetFolder, configuration: str) -> list[Path]:
+def find_pretraining(
+    workspace: Workspace, data: DatasetFolder, configuration: str, within: Collection[str] | None = None
+) -> list[Path]:
     """Find the finished pre-trainings of a data set for a configuration, the one that was finished last first.
 
     Those whose record cannot be read are left out.
+
+    Args:
+        workspace: where they lie.
+        data: the data set.
+        configuration: that they are of.
+        within: leave out those that have learned from images of other cases than these, as a benchmark's test cases.
     """
     folders = pretraining_folders(workspace, data.name)
-    found = [folder for folder in folders if _is_finished_for(configuration, folder)]
+    found = [folder for folder in folders if _is_finished_for(configuration, within, folder)]
     return sorted(found, key=lambda folder: ((folder / FINAL).stat().st_mtime_ns, folder.name), reverse=True)
 
 
-def _is_finished_for(configuration: str, folder: Path) -> bool:
+def _is_finished_for(configuration: str, within: Collection[str] | None, folder: Path) -> bool:
     try:
-        return is_finished(folder) and read_pretraining(folder)["identity"]["configuration"] == configuration
+        if not is_finished(folder):
+            return False
+        record = read_pretraining(folder)
     except PclautoError:
         return False
+    seen = record.get("images", {}).keys()
+    return bool(record["identity"]["configuration"] == configuration and (within is None or seen <= {*within}))
 
 
 def pretraining_folders(workspace: Workspace, dataset: str = "Dataset*") -> list[Path]:

@@ -141,6 +141,9 @@ def test_what_is_written_says_what_it_is_and_nothing_of_the_machine(pretrained: 
         assert f"{name}.weight" in content["network_weights"]
     assert any("2006.10511" in citation for citation in described["citations"])
     assert str(pretrained).encode() not in (folder / FINAL).read_bytes()
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 2, "a curve of each stage"
+    assert "http" not in page.replace("http://www.w3.org", "")
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["started", *["epoch"] * 4, "trained"]
     assert [event["stage"] for event in events if event["event"] == "epoch"] == ["global"] * 2 + ["local"] * 2
@@ -253,6 +256,9 @@ def test_finished_ones_are_found_and_shown(pretrained: Path) -> None:
             f"{method}_brief_e4_all__{configuration}" for method in ("contrastive", "masked")
         ]
     assert find_pretraining(workspace, data, "3d_lowres") == []
+    cases = {f"phantom_{number:03d}" for number in range(1, 7)}
+    assert len(find_pretraining(workspace, data, "2d", within=cases)) == 2
+    assert find_pretraining(workspace, data, "2d", within=cases - {"phantom_002"}) == []
     shown = json.loads(user(pretrained).pclauto("status", "--json").stdout)
     assert sorted(Path(run["folder"]).name for run in shown) == sorted(
         f"{method}_brief_e4_all__{configuration}"

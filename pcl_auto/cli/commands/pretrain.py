@@ -14,6 +14,7 @@ from pcl_auto.cli.console.progress import TrainingProgress
 from pcl_auto.cli.console.terminal import Terminal
 from pcl_auto.nnunet.environment import choose_device
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.run_record import REPORT
 
 if TYPE_CHECKING:
     from pcl_auto.training.pretrain import PretrainingRun
@@ -74,6 +75,7 @@ def pretrain(
 
     Give training the same recipe: it decides the network. Repeat the command to resume.
     """
+    from pcl_auto.report.pretraining_page import write_pretraining_report
     from pcl_auto.training.pretrain import pretrain as pretrain_run
     from pcl_auto.training.pretrain_request import PretrainRequest, resolve_pretraining
 
@@ -100,6 +102,8 @@ def pretrain(
             progress.begin(run.settings.epochs, run.settings.steps_per_epoch)
             run = pretrain_run(run, workspace, progress, device=device, restart=restart)
         terminal.print_line(f"weights: {run.folder}")
+        if terminal.is_interactive and not (done and (run.folder / REPORT).is_file()):
+            terminal.print_line(f"report: {write_pretraining_report(run.folder)}")
         terminal.print_line(f"next: {_train_command(run, request)}{workspace.option}")
     if json:
         terminal.json(_as_json(run))

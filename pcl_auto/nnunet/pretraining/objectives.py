@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from pcl_auto.method.augmentation import intensity_view
 from pcl_auto.method.global_contrast import global_contrastive_loss
-from pcl_auto.method.local_contrast import draw_regions, fit_regions, local_contrastive_loss, region_vectors
+from pcl_auto.method.local_contrast import (
+    cut_regions,
+    draw_regions,
+    fit_regions,
+    local_contrastive_loss,
+    take_regions,
+)
 from pcl_auto.method.masked_autoencoding import draw_block_mask, fit_blocks, hide, reconstruction_loss
 from pcl_auto.nnunet.network import half_precision
 from pcl_auto.nnunet.pretraining.network import decoder_features
@@ -140,12 +146,16 @@ class LocalContrast:
     """Contrast regions of an image; the first stages of the decoder learn, the encoder stays as it is."""
 
     def __init__(self, network: Any, source: PatchSource, settings: Pretraining, device: torch.device) -> None:
-        """Draw the 1×1 convolutions behind the decoder's features, g_2 of the paper."""
+        """Draw the 1×1 convolutions behind the decoder's features, g_2 of the paper.
+
+        At full resolution a region is too small to be told from others: the last stage of the decoder is left alone
+        where there is another.
+        """
         self.source, self._network, self._settings, self._device = source, network, settings, device
-        self._stages = min(settings.decoder_stages, len(network.decoder.stages))
+        self._stages = max(1, min(settings.decoder_stages, len(network.decoder.stages) - 1))
         width = int(network.encoder.output_channels[-1 - self._stages])
-        layer: Any = network.encoder.conv_op
-        self.head = nn.Sequential(layer(width, width, 1), nn.ReLU(), layer(width, settings.dimensions, 1)).to(device)
+        # On the voxels of drawn regions a 1×1 convolution is a dense layer; all others have no part in the loss.
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, settings.dimensions)).to(device)
         decoder = network.decoder
         # The decoder holds the encoder too: its own modules one by one.
         self.trained = nn.ModuleList([*decoder.transpconvs[: self._stages], *decoder.stages[: self._stages], self.head])
@@ -158,9 +168,9 @@ class LocalContrast:
         with half_precision(self._device):
             with torch.no_grad():
                 skips = self._network.encoder(views)
-            features = self.head(decoder_features(self._network, skips, self._stages))
-        vectors = region_vectors(features, fit_regions(features.shape[2:], self._settings.region_voxels))
-        drawn = draw_regions(len(images), vectors.shape[1], self._settings.regions, generator).to(self._device)
-        chosen = vectors.gather(1, drawn.repeat(2, 1).unsqueeze(2).expand(-1, -1, vectors.shape[2]))
-        first, second = chosen.chunk(2)
+            features = decoder_features(self._network, skips, self._stages)
+            regions = cut_regions(features, fit_regions(features.shape[2:], self._settings.region_voxels))
+            drawn = draw_regions(len(images), regions.shape[1], self._settings.regions, generator).to(self._device)
+            vectors = self.head(take_regions(regions, drawn.repeat(2, 1))).flatten(2)
+        first, second = vectors.chunk(2)
         return local_contrastive_loss(first, second, self._settings.temperature)

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from pcl_auto.method.global_contrast import global_contrastive_loss
-from pcl_auto.method.local_contrast import draw_regions, fit_regions, local_contrastive_loss, region_vectors
+from pcl_auto.method.local_contrast import cut_regions, draw_regions, fit_regions, local_contrastive_loss, take_regions
 from pcl_auto.method.slice_partitions import compose_step, draw_slice
 
 Vector = Sequence[float]
@@ -127,16 +126,24 @@ def test_views_of_other_shapes_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("shape", "region"), [((6, 9), (3, 3)), ((7, 8), (3, 2)), ((4, 6, 5), (2, 3, 1))])
-def test_a_region_is_its_voxels_lined_up(shape: tuple[int, ...], region: tuple[int, ...]) -> None:
+def test_a_region_is_its_voxels(shape: tuple[int, ...], region: tuple[int, ...]) -> None:
     features = torch.arange(2 * 3 * math.prod(shape), dtype=torch.float32).view(2, 3, *shape)
-    vectors = region_vectors(features, region)
+    regions = cut_regions(features, region)
     corners = [range(0, size - length + 1, length) for size, length in zip(shape, region, strict=True)]
     for image in range(2):
         for number, corner in enumerate(itertools.product(*corners)):
-            box = tuple(slice(low, low + length) for low, length in zip(corner, region, strict=True))
-            expected: Tensor = features[image].__getitem__((slice(None), *box))
-            assert torch.equal(vectors[image, number], expected.flatten())
-    assert vectors.shape == (2, math.prod(map(len, corners)), 3 * math.prod(region))
+            box = [range(low, low + length) for low, length in zip(corner, region, strict=True)]
+            for place, voxel in enumerate(itertools.product(*box)):
+                expected = [float(features[image, channel][voxel]) for channel in range(3)]
+                assert regions[image, number, place].tolist() == expected
+    assert regions.shape == (2, math.prod(map(len, corners)), math.prod(region), 3)
+
+
+def test_taken_regions_are_those_that_were_drawn() -> None:
+    regions, drawn = torch.randn(2, 5, 4, 3), torch.tensor([[4, 0, 1], [2, 2, 3]])
+    taken = take_regions(regions, drawn)
+    for image, place in itertools.product(range(2), range(3)):
+        assert torch.equal(taken[image, place], regions[image, int(drawn[image, place])])
 
 
 def test_regions_fit_small_feature_maps() -> None:

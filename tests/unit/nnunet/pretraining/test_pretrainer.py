@@ -108,13 +108,13 @@ def test_masked_autoencoding_trains_the_whole_network(tmp_path: Path, dimensions
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_contrast_trains_the_encoder_then_the_first_stages_of_the_decoder(tmp_path: Path, dimensions: int) -> None:
-    settings = Pretraining("contrastive", epochs=1, steps_per_epoch=2, patches=4, decoder_stages=1)
+    settings = Pretraining("contrastive", epochs=1, steps_per_epoch=2, patches=4)
     made, before = trained(tmp_path / "global", settings, dimensions=dimensions)
     assert parts(changed(made, before)) == {"encoder"}
     events = [json.loads(line) for line in (tmp_path / "global" / "run" / "events.jsonl").read_text().splitlines()]
     assert [event["stage"] for event in events if event["event"] == "epoch"] == ["global"]
 
-    both = Pretraining("contrastive", epochs=2, steps_per_epoch=2, patches=4, decoder_stages=1)
+    both = Pretraining("contrastive", epochs=2, steps_per_epoch=2, patches=4)
     made, before = trained(tmp_path / "both", both, dimensions=dimensions)
     assert parts(changed(made, before)) == {"encoder", "stages.0", "transpconvs.0"}
     final = read_checkpoint(tmp_path / "both" / "run" / FINAL)["network_weights"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from pcl_auto.errors import OldNameWarning, Problem, UsageError
 from pcl_auto.recipe.changes import change_recipe, load_changed
 from pcl_auto.recipe.load import load_recipe, shipped_recipes
-from pcl_auto.recipe.settings import Augmentation, Mirroring, Recipe, Schedule
+from pcl_auto.recipe.settings import Augmentation, Mirroring, Pretraining, Recipe, Schedule
 
 # How each of them mirrors its patches, and the scans that it segments.
 BASELINE_ARMS: dict[str, Mirroring] = {
@@ -110,7 +110,7 @@ def _make_arm(name: str, base: Recipe, changes: Sequence[str] = ()) -> Arm:
 
 
 def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:
-    """Return the method of ``recipe`` with the optimizer, batch, network and steps of ``base``.
+    """Return the method of ``recipe`` with the optimizer, batch, network and steps of ``base``, of pre-training too.
 
     Where in a run the rounds begin, and where the learning rate begins to decay, belongs to the method.
     """
@@ -120,6 +120,10 @@ def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:
         optimizer=replace(base.optimizer, flat_share=recipe.optimizer.flat_share),
         batch=base.batch,
         network=base.network,
+        # Of arms that begin with no weights of their own it is no setting.
+        pretraining=replace(base.pretraining, method=recipe.pretraining.method)
+        if recipe.pretrained.source
+        else Pretraining(),
     )
 
 

@@ -20,6 +20,7 @@ from pcl_auto.data.dataset.decathlon import find_task
 from pcl_auto.data.labels import foreground, ignore_value
 from pcl_auto.data.split import Split
 from pcl_auto.errors import Problem, StateError, UsageError, format_names
+from pcl_auto.nnunet.pretrained.find import FoundSource, find_source
 from pcl_auto.nnunet.training.run_settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import recorded_recipe
@@ -83,6 +84,8 @@ class BenchmarkRequest:
     test_labels: Path | None = None
     test_images: Path | None = None
     test_cases: int = 0
+    # What every arm begins with, baselines too; a recipe may name its own instead.
+    pretrained: str = ""
     configuration: str | None = None
     mirroring: bool = True
     device: str = "auto"
@@ -123,6 +126,7 @@ class Study:
     device: str
     workers: int | None
     changes: tuple[str, ...] = ()
+    pretrained: FoundSource | None = None
 
     @property
     def runs(self) -> list[BenchmarkRun]:
@@ -158,6 +162,7 @@ class Study:
             "test": {"labels": str(self.held_out.labels), "digest": self.held_out.digest()},
             "images": _digest([self.held_out.image_digests, [case.digest for case in self.plan.cases.values()]]),
             "mirroring": self.mirroring,
+            **({} if self.pretrained is None else {"pretrained": self.pretrained.digest}),
         }
 
     def recorded(self) -> dict[str, dict[str, Any]]:
@@ -188,9 +193,11 @@ class Study:
 
     def shared_start(self, run: BenchmarkRun) -> Path | None:
         """Return the file of the supervised start that the arms of one number of labels and one draw share."""
-        if run.arm.all_labels:
+        if run.arm.all_labels or run.arm.recipe.pretrained.source:
             return None
         whole = {"recipe": run.arm.recipe.as_dict(), "seed": run.draw, "split": "", "store": "", "deterministic": False}
+        if self.pretrained is not None:
+            whole["pretrained"] = self.pretrained.digest
         # Other test cases of the pool leave other cases to learn from.
         pool = [self.held_out.digest()] if self.held_out.of_pool else []
         digest = _digest(
@@ -237,10 +244,16 @@ class Study:
             recipe_mirroring=True,
             shared_start=self.shared_start(run),
             remember=False,
+            pretrained=self._pretrained_of(run),
         )
         labels, masks = self.plan.dataset_json["labels"], self.folder / "masks" / run.name
         classes, ignored = foreground(labels), ignore_value(labels)
         return Job(request, workspace, self.held_out, classes, self.mirroring, masks, ignored)
+
+    def _pretrained_of(self, run: BenchmarkRun) -> str:
+        """Return what a run begins with, where its recipe names nothing of its own."""
+        own = run.arm.recipe.pretrained.source
+        return "" if own or self.pretrained is None else self.pretrained.address
 
 
 def _refuse_other_labels(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -386,6 +399,7 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         device=request.device,
         workers=request.workers,
         changes=request.settings,
+        pretrained=find_source(request.pretrained) if request.pretrained else None,
     )
 
 

@@ -29,7 +29,7 @@ from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.inputs import check_inputs, known_checks
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.changes import load_changed
-from pcl_auto.recipe.settings import Recipe
+from pcl_auto.recipe.settings import Pretraining, Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
 from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks, warn_of_other_masks
 from pcl_auto.training.pretrained_start import refuse_both_starts, resolve_pretrained
@@ -270,7 +270,8 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
 def _pretrained_of(
     recipe: Recipe, request: TrainRequest, workspace: Workspace, data: DatasetFolder, configuration: str
 ) -> tuple[Recipe, FoundSource | None]:
-    """Return the weights to begin with, and the recipe without their address: they are known by what is in them."""
+    """Return the weights to begin with, known by what is in them, and the recipe without how they were made."""
+    recipe = replace(recipe, pretraining=Pretraining())
     if request.start_from is not None:
         refuse_both_starts(request.pretrained, request.start_from)
         return replace(recipe, pretrained=replace(recipe.pretrained, source="")), None

@@ -45,6 +45,15 @@ def benchmark(
     base_recipe: options.BaseRecipe = "quick",
     settings: options.StudySettings = None,
     epochs: options.StudyEpochs = None,
+    pretrained: Annotated[
+        str,
+        typer.Option(
+            help="Begin every run with these weights, baselines too: a checkpoint, its folder, or hf://OWNER/NAME. "
+            "Recipes may name their own.",
+            metavar="SOURCE",
+            rich_help_panel=options.RECIPE_AND_LENGTH,
+        ),
+    ] = "",
     configuration: options.Configuration = None,
     mirroring: Annotated[
         bool,
@@ -89,7 +98,7 @@ def benchmark(
         labeled=labeled, draws=draws, every_class=every_class, arms=arms, base_recipe=base_recipe,
         settings=tuple(settings or ()), epochs=epochs, test_labels=test, test_images=test_images,
         test_cases=test_cases, configuration=configuration, mirroring=mirroring, device=device, workers=workers,
-        folder=folder,
+        folder=folder, pretrained=pretrained,
     )  # fmt: skip
     carry_out(dataset, request, workspace_path, _render, dry_run=dry_run, time_steps=time_steps, json=json)
 

@@ -90,7 +90,7 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     schedule = Schedule(**recipe["schedule"])
     return {
         **{key: settings[key] for key in ("seed", "split", "store", "deterministic")},
-        "pretrained": [settings["pretrained"], recipe["pretrained"]] if settings.get("pretrained") else [],
+        **({"pretrained": [settings["pretrained"], recipe["pretrained"]]} if settings.get("pretrained") else {}),
         **{key: recipe[key] for key in ("optimizer", "batch", "network", "augmentation")},
         "head_convolutions": recipe["contrast"]["head_convolutions"],
         "weights": recipe["pseudo_labels"]["network"],

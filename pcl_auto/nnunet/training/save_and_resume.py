@@ -94,7 +94,7 @@ def load_supervised_start(trainer: nnUNetTrainer, file: Path) -> None:
     """
     own = read_checkpoint(file, trainer.device)[OWN_KEY]
     before, now = start_settings(own["settings"]), start_settings(trainer.settings.as_dict())
-    differing = [key for key in now if before[key] != now[key]]
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
         what = "the supervised start was made with another " + ", ".join(differing)
         fix = "share a start only between recipes that agree in these"

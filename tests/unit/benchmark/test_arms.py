@@ -19,10 +19,10 @@ from pcl_auto.benchmark.arms import (
 )
 from pcl_auto.errors import OldNameWarning, UsageError
 from pcl_auto.recipe.load import from_dict, load_recipe
-from pcl_auto.recipe.settings import Augmentation, Recipe, Schedule
+from pcl_auto.recipe.settings import Augmentation, Pretraining, Recipe, Schedule
 
 BASE = load_recipe("quick")
-SHARED = {"schedule", "optimizer", "batch", "network"}
+SHARED = {"schedule", "optimizer", "batch", "network", "pretraining"}
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 7, 12, 24, 1000])
@@ -47,9 +47,16 @@ def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
     for field in fields(Recipe):
         if field.name not in SHARED:
             assert getattr(arm, field.name) == getattr(recipe, field.name)
-        elif field.name != "schedule":
+        elif field.name not in ("schedule", "pretraining"):
             assert getattr(arm, field.name) == getattr(BASE, field.name)
     assert arm.schedule.epochs == BASE.schedule.epochs
+
+
+def test_pre_training_has_the_budget_too_where_an_arm_asks_for_it() -> None:
+    own = from_dict({"pretrained": {"source": "auto"}, "pretraining": {"method": "contrastive", "epochs": 500}})
+    assert fit_recipe(own, BASE).pretraining == replace(BASE.pretraining, method="contrastive")
+    # Without, it is no setting of an arm: records of before there was pre-training stay those of the same arm.
+    assert fit_recipe(load_recipe("demo"), BASE).pretraining == Pretraining()
 
 
 def test_a_scaled_budget_scales_every_arm() -> None:

@@ -28,7 +28,7 @@ _PAGE = Markup("""<!doctype html>
 <body>
 <h1>{title}</h1>
 <h2>Loss</h2>
-<div class="curves">{figures}</div>
+<div class="charts">{figures}</div>
 <h2>Settings</h2>
 <table>{rows}</table>
 <h2>Command</h2>

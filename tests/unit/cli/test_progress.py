@@ -148,3 +148,14 @@ def test_the_bar_tells_the_epoch_from_its_first_step(monkeypatch: pytest.MonkeyP
     progress("pseudo_label", {"round": 1, "done": 12, "total": 12})
     progress("step", {"epoch": 2, "step": 1})
     assert shown()[0] == "epoch 3/6"
+
+
+def test_an_epoch_without_labels_has_no_dice(capfd: pytest.CaptureFixture[str]) -> None:
+    values = {"epoch": 1, "epochs": 4, "stage": "masked", "losses": {"loss": 0.5}, "seconds": 60.0}
+    first, left = printed(capfd, "epoch", learning_rate=0.1, **values)
+    assert first.startswith("epoch 1/4  masked  loss 0.500  ")
+    assert "Dice" not in first
+    assert left.endswith("at the pace of this epoch")
+    with_dice, left = printed(capfd, "epoch", patch_dice=[0.25, 0.5], patch_dice_of="labeled cases", **values)
+    assert "loss 0.500  patch Dice 0.25 0.50 (labeled cases)  " in with_dice
+    assert left.endswith("pseudo-labels not counted")

@@ -106,6 +106,25 @@ def test_masked_autoencoding_trains_the_whole_network(tmp_path: Path, dimensions
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("residual", "name", "stem"),
+    [(False, "PlainConvUNet", "encoder.stages.0"), (True, "ResidualEncoderUNet", "encoder.stem")],
+)
+def test_the_result_names_its_parts(tmp_path: Path, residual: bool, name: str, stem: str) -> None:
+    trained(tmp_path, SHORT, residual=residual)
+    content = read_checkpoint(tmp_path / "run" / FINAL)
+    described = json.loads((tmp_path / "run" / "adaptation_plan.json").read_text())
+    assert content["nnssl_adaptation_plan"] == described
+    assert described["architecture_plans"]["arch_class_name"] == name
+    assert (described["key_to_encoder"], described["key_to_stem"]) == ("encoder.stages", stem)
+    first = [content["network_weights"][f"{key}.weight"] for key in described["keys_to_in_proj"]]
+    assert len(first) == 2
+    assert torch.equal(*first)
+    assert first[0].shape[1] == described["pretrain_num_input_channels"]
+    assert any(key.startswith(stem) for key in described["keys_to_in_proj"])
+    assert described["key_to_lpe"] is None
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_contrast_trains_the_encoder_then_the_first_stages_of_the_decoder(tmp_path: Path, dimensions: int) -> None:
     settings = Pretraining("contrastive", epochs=1, steps_per_epoch=2, patches=4)

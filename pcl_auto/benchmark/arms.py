@@ -127,6 +127,16 @@ def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:
     )
 
 
+def begin_with_own(arm: Arm, base: Recipe) -> Arm:
+    """Return an arm that begins with weights pre-trained on its own images, if it does not begin with others."""
+    if arm.recipe.pretrained.source:
+        return arm
+    pretrained = replace(arm.recipe.pretrained, source="auto")
+    return replace(
+        arm, recipe=_named(replace(arm.recipe, pretrained=pretrained, pretraining=base.pretraining), arm.name)
+    )
+
+
 def fit_schedule(base: Schedule, own: Schedule) -> Schedule:
     """Divide the epochs of ``base`` as ``own`` divides its own; into fewer rounds where there are too few epochs."""
     if not own.rounds:

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pcl_auto.benchmark.arms import ALL_LABELS, BASELINE_ARMS, Arm, load_base_recipe, make_arms, parse_labeled
+from pcl_auto.benchmark.arms import (
+    ALL_LABELS,
+    BASELINE_ARMS,
+    Arm,
+    begin_with_own,
+    load_base_recipe,
+    make_arms,
+    parse_labeled,
+)
 from pcl_auto.benchmark.draws import draw_labeled
 from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problems, hold_out
@@ -25,6 +33,7 @@ from pcl_auto.nnunet.training.run_settings import start_settings
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.load import recorded_recipe
 from pcl_auto.recipe.settings import Recipe
+from pcl_auto.training.pretrained_start import AUTO
 from pcl_auto.training.request import TrainRequest
 from pcl_auto.training.train import start_record
 from pcl_auto.workspace.events import Listener
@@ -379,6 +388,7 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         problems += error.problems
     if problems or base is None or held_out is None:
         raise UsageError(problems)
+    own = request.pretrained == AUTO
     folder = (request.folder or workspace.results.parent / "benchmarks" / data.name).resolve()
     if request.folder is not None:
         refuse_input_folder(request.folder, "--folder")
@@ -389,7 +399,7 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         plan=plan,
         configuration=configuration,
         base_recipe=base,
-        arms=tuple(arms),
+        arms=tuple(begin_with_own(arm, base) if own else arm for arm in arms),
         labeled=tuple(numbers),
         draws=tuple(range(request.draws)),
         every_class=request.every_class,
@@ -399,7 +409,7 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         device=request.device,
         workers=request.workers,
         changes=request.settings,
-        pretrained=find_source(request.pretrained) if request.pretrained else None,
+        pretrained=find_source(request.pretrained) if request.pretrained and not own else None,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcl_auto.benchmark.pretrained_arm import with_pretraining
 from pcl_auto.benchmark.test_cases import HeldOut
 from pcl_auto.data.labels import values_of
 from pcl_auto.errors import DataError, Problem, format_names
@@ -48,7 +49,7 @@ def do_job(job: Job, listener: Listener) -> dict[str, Any]:
         DataError: a test scan or its label cannot be used.
         PclautoError: see :func:`pcl_auto.training.train.train`.
     """
-    run = train(job.request, job.workspace, listener)
+    run = train(with_pretraining(job.request, job.workspace, listener), job.workspace, listener)
     files = [file for scan in job.held_out.scans for file in scan.paths]
     predictions = predict(
         files,

@@ -11,7 +11,7 @@ from pcl_auto.recipe.changes import load_changed
 from pcl_auto.recipe.settings import PretrainingMethod, Recipe
 from pcl_auto.training.pretrain import PRETRAINING, PretrainingRun
 from pcl_auto.training.request import TrainRequest, resolve_split
-from pcl_auto.training.run_inputs import used_cases
+from pcl_auto.training.run_inputs import digest_of, used_cases
 from pcl_auto.workspace.folders import Workspace
 
 METHODS: tuple[PretrainingMethod, ...] = ("masked", "contrastive")
@@ -32,6 +32,8 @@ class PretrainRequest:
     settings: tuple[str, ...] = ()
     epochs: int | None = None
     split_file: Path | None = None
+    # In place of a split, cases that are settled already.
+    cases: tuple[str, ...] = ()
     seed: int = 0
     configuration: str | None = None
 
@@ -56,6 +58,8 @@ def resolve_pretraining(request: PretrainRequest, workspace: Workspace) -> Pretr
     if request.split_file is not None:
         chosen = resolve_split(TrainRequest(split_file=request.split_file), plan)
         split, cases = chosen.name, used_cases(chosen)
+    elif request.cases:
+        split, cases = f"cases-{digest_of(sorted(request.cases))[:6]}", sorted(request.cases)
     if undigested := [case for case in cases if not planned[case].digest]:
         what, fix = "a plan of version 0.2 does not know the content of its images", "run `pclauto plan` again"
         raise StateError(Problem("pretrain.old-plan", what, str(data.plan_file), fix, found=undigested[0]))

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcl_auto.data.split import Split
 from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.nnunet.pretrained.find import FoundSource, find_source
 from pcl_auto.planning.plan import Plan
 from pcl_auto.planning.split_plans import with_recipe
 from pcl_auto.recipe.settings import Recipe
+from pcl_auto.training.pretrain import find_pretraining
+from pcl_auto.training.run_inputs import used_cases
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
 if TYPE_CHECKING:
@@ -25,22 +28,23 @@ AUTO = "auto"
 _SAME_RATIO = 1.05
 
 
-def resolve_pretrained(given: str, workspace: Workspace, data: DatasetFolder, configuration: str) -> FoundSource:
-    """Find the weights that ``given`` means, a source or ``auto``: those that were made of this data set last.
+def resolve_pretrained(
+    given: str, workspace: Workspace, data: DatasetFolder, configuration: str, split: Split
+) -> FoundSource:
+    """Find the weights that ``given`` means: a source or ``auto``, those that were made last of the images of a split.
 
     Raises:
-        StateError: there are none of this data set; else as :func:`pcl_auto.nnunet.pretrained.find.find_source`.
+        StateError: there are none of them; else as :func:`pcl_auto.nnunet.pretrained.find.find_source`.
     """
     if given != AUTO:
         return find_source(given)
-    from pcl_auto.training.pretrain import find_pretraining
-
-    made = find_pretraining(workspace, data, configuration)
+    # Others may have seen images that the split keeps for a test.
+    made = find_pretraining(workspace, data, configuration, within=used_cases(split))
     if not made:
         raise StateError(
             Problem(
                 code="pretrained.none-made",
-                what="nothing was pre-trained on this data set",
+                what="nothing was pre-trained on the images of this split",
                 where=f"{data.name}, {configuration}",
                 expected="a finished `pclauto pretrain`",
                 fix="run `pclauto pretrain`, or name other weights with --pretrained",

@@ -227,7 +227,7 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     if start is not None:
         recipe = replace(recipe, schedule=replace(recipe.schedule, supervised_epochs=0))
     configuration = plan.configuration_named(request.configuration)
-    recipe, pretrained = _pretrained_of(recipe, request, workspace, data, configuration)
+    recipe, pretrained = _pretrained_of(recipe, request, workspace, data, configuration, split)
     _refuse_nothing_learned(recipe, request)
     joint = not request.supervised_only and bool(split.unlabeled)
     if joint and has_regions(plan.dataset_json["labels"]):
@@ -268,7 +268,12 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
 
 
 def _pretrained_of(
-    recipe: Recipe, request: TrainRequest, workspace: Workspace, data: DatasetFolder, configuration: str
+    recipe: Recipe,
+    request: TrainRequest,
+    workspace: Workspace,
+    data: DatasetFolder,
+    configuration: str,
+    split: Split,
 ) -> tuple[Recipe, FoundSource | None]:
     """Return the weights to begin with, known by what is in them, and the recipe without how they were made."""
     recipe = replace(recipe, pretraining=Pretraining())
@@ -278,7 +283,7 @@ def _pretrained_of(
     source = request.pretrained or recipe.pretrained.source
     if not source:
         return recipe, None
-    found = resolve_pretrained(source, workspace, data, configuration)
+    found = resolve_pretrained(source, workspace, data, configuration, split)
     if recipe.pseudo_labels.restart_network and not request.supervised_only:
         raise UsageError(
             Problem(

@@ -48,8 +48,8 @@ def benchmark(
     pretrained: Annotated[
         str,
         typer.Option(
-            help="Begin every run with these weights, baselines too: a checkpoint, its folder, or hf://OWNER/NAME. "
-            "Recipes may name their own.",
+            help="Begin every run with these weights, baselines too: a checkpoint, its folder, hf://OWNER/NAME, or "
+            "auto, made of the images that are no test cases. Recipes may name their own.",
             metavar="SOURCE",
             rich_help_panel=options.RECIPE_AND_LENGTH,
         ),

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pcl_auto.recipe.time_budget import format_duration
 from pcl_auto.report.curves import Series, draw_curves
 from pcl_auto.report.page import inline_file
-from pcl_auto.training.pretrain import read_pretraining
+from pcl_auto.training.pretrain_record import read_pretraining
 from pcl_auto.training.run_facts import read_events
 from pcl_auto.workspace.files import printable, write_text
 from pcl_auto.workspace.run_record import REPORT

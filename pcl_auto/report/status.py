@@ -13,7 +13,7 @@ import psutil
 
 from pcl_auto.errors import PclautoError, Problem, StateError
 from pcl_auto.report.rounds import round_uses
-from pcl_auto.training.pretrain import PRETRAINING, is_finished, pretraining_folders, read_pretraining
+from pcl_auto.training.pretrain_record import PRETRAINING, is_finished, pretraining_folders, read_pretraining
 from pcl_auto.training.run_facts import RunFacts, read_events, read_run, run_folder, run_folders, schedule_of
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import held_folders, is_held

@@ -1,11 +1,10 @@
-"""Pre-train on the images of a plan: no label is read. Keep the result on record, and find it again."""
+"""Pre-train on the images of a plan, and keep the result on record: no label is read."""
 
 from __future__ import annotations
 
 import copy
 import platform
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -13,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto import __version__
-from pcl_auto.errors import PclautoError, Problem, StateError
+from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
 from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.make_plan import preprocess_images
 from pcl_auto.planning.plan import Plan, read_plan, require_whole
 from pcl_auto.planning.split_plans import with_recipe
 from pcl_auto.recipe.settings import Pretraining, Recipe
+from pcl_auto.training.pretrain_record import find_pretraining, is_finished, read_pretraining
 from pcl_auto.training.run_inputs import digest_of
 from pcl_auto.workspace.events import EventLog, Listener
-from pcl_auto.workspace.files import read_json, write_json
+from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.processes import output_to
@@ -32,30 +32,15 @@ from pcl_auto.workspace.run_record import (
     RECORD,
     check_manifest,
     compare_versions,
-    has_manifest,
     refuse_changes,
     start_anew,
     write_manifest,
 )
-from pcl_auto.workspace.shapes import NAME
 
+__all__ = ["PretrainingRun", "find_pretraining", "identity", "pretrain"]
 SCHEMA_VERSION = 1
-# In the folder of a data set's models.
-PRETRAINING = "pretraining"
 ADAPTATION_PLAN = "adaptation_plan.json"
 _INTENSITIES = "foreground_intensity_properties_per_channel"
-# Of the record, see pcl_auto.workspace.shapes.
-SHAPE = {
-    "identity": {
-        "dataset": NAME, "configuration": NAME, "seed": int, "split": NAME,
-        "recipe": {"name": str, "pretraining": {"method": str, "epochs": int, ...: object}, ...: object}, ...: object,
-    },
-    "command?": [str],
-    "versions?": {...: str},
-    "device?": str,
-    "images?": {...: str},
-    "outputs?": {...: {"bytes": int, "sha256": str}},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,55 +75,6 @@ class PretrainingRun:
         return is_finished(self.folder)
 
 
-def is_finished(folder: Path) -> bool:
-    """Tell whether the pre-training in ``folder`` is done and all of its files are on record."""
-    return (folder / FINAL).is_file() and (folder / RECORD).is_file() and has_manifest(folder)
-
-
-def find_pretraining(
-    workspace: Workspace, data: DatasetFolder, configuration: str, within: Collection[str] | None = None
-) -> list[Path]:
-    """Find the finished pre-trainings of a data set for a configuration, the one that was finished last first.
-
-    Those whose record cannot be read are left out.
-
-    Args:
-        workspace: where they lie.
-        data: the data set.
-        configuration: that they are of.
-        within: leave out those that have learned from images of other cases than these, as a benchmark's test cases.
-    """
-    folders = pretraining_folders(workspace, data.name)
-    found = [folder for folder in folders if _is_finished_for(configuration, within, folder)]
-    return sorted(found, key=lambda folder: ((folder / FINAL).stat().st_mtime_ns, folder.name), reverse=True)
-
-
-def _is_finished_for(configuration: str, within: Collection[str] | None, folder: Path) -> bool:
-    try:
-        if not is_finished(folder):
-            return False
-        record = read_pretraining(folder)
-    except PclautoError:
-        return False
-    seen = record.get("images", {}).keys()
-    return bool(record["identity"]["configuration"] == configuration and (within is None or seen <= {*within}))
-
-
-def pretraining_folders(workspace: Workspace, dataset: str = "Dataset*") -> list[Path]:
-    """List the folders of all pre-trainings that have left their record, of one data set or of all."""
-    return sorted(record.parent for record in workspace.results.glob(f"{dataset}/{PRETRAINING}/*/{RECORD}"))
-
-
-def read_pretraining(folder: Path) -> dict[str, Any]:
-    """Read the record of the pre-training in ``folder``.
-
-    Raises:
-        StateError: it is missing or damaged.
-    """
-    record: dict[str, Any] = read_json(folder / RECORD, SHAPE)
-    return record
-
-
 def pretrain(
     run: PretrainingRun, workspace: Workspace, listener: Listener, *, device: str = "auto", restart: bool = False
 ) -> PretrainingRun:
@@ -165,6 +101,7 @@ def pretrain(
     if run.finished and not restart:
         with sole_writer(run.folder):
             _refuse_another(run)
+            require_planned_images(run.plan, run.cases, run.data)
             check_manifest(run.folder)
         return run
     where = choose_device(device)

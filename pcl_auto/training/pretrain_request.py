@@ -9,7 +9,8 @@ from pcl_auto.errors import Problem, StateError, UsageError
 from pcl_auto.planning.plan import read_plan
 from pcl_auto.recipe.changes import load_changed
 from pcl_auto.recipe.settings import PretrainingMethod, Recipe
-from pcl_auto.training.pretrain import PRETRAINING, PretrainingRun
+from pcl_auto.training.pretrain import PretrainingRun
+from pcl_auto.training.pretrain_record import PRETRAINING
 from pcl_auto.training.request import TrainRequest, resolve_split
 from pcl_auto.training.run_inputs import digest_of, used_cases
 from pcl_auto.workspace.folders import Workspace

@@ -231,8 +231,10 @@ def test_what_is_refused(own: Path) -> None:
     (folder_of(own, "masked_brief_e4_all__2d") / "adaptation_plan.json").write_text("{}")
     assert codes(shell.refusal(*again, code=4)) == ["run.file-changed"]
     image = own / "Task99_Phantom" / "imagesTr" / "phantom_003.nii.gz"
+    shell.pclauto(*again, "--restart")
     shutil.copyfile(image.with_name("phantom_004.nii.gz"), image)
-    assert codes(shell.refusal(*PRETRAIN, code=4)) == ["plan.image-changed"]
+    for command in (PRETRAIN, again):  # one that has not begun, one that is done
+        assert codes(shell.refusal(*command, code=4)) == ["plan.image-changed"]
     plan = own / "pclauto_work" / "nnUNet_preprocessed" / DATASET / "pclauto" / "plan.json"
     content = json.loads(plan.read_text())
     for case in content["cases"].values():

@@ -45,6 +45,7 @@ AREAS = {
     "plan": "Plans, and what is planned with them.",
     "predict": "Scans to segment, and folders for their masks.",
     "pretrain": "Pre-training without labels.",
+    "pretrained": "Pretrained weights to begin a training with, or to plan for.",
     "recipe": "Recipes.",
     "repair": "Files that `pclauto repair` writes anew.",
     "review": "Pseudo-labels to review, and their corrections.",

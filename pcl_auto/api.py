@@ -85,6 +85,8 @@ def plan(
     planner: str = "default",
     gpu_memory_gb: float | None = None,
     plans: PathLike | None = None,
+    pretrained: PathLike | None = None,
+    pretrained_spacing: bool = False,
     use_test_images: bool = False,
     bias_correction: bool = False,
     follow_symlinks: bool = False,
@@ -105,6 +107,9 @@ def plan(
         planner: ``default``, ``resenc-m`` or ``resenc-l``.
         gpu_memory_gb: GPU memory that a training step may take, in GB. Default: nnU-Net's, or 4 without a GPU.
         plans: nnU-Net plans to take as they are: a file, or the name of plans of this data set.
+        pretrained: plan the network of these weights: a checkpoint, its folder, or ``hf://OWNER/NAME``; the option
+            ``--for``.
+        pretrained_spacing: with ``pretrained``, resample to the spacing of the pre-training.
         use_test_images: let ``imagesTs`` join the unlabeled cases.
         bias_correction: even out the shading of MR scans first (N4).
         follow_symlinks: accept links that lead out of the data set's folder.
@@ -140,6 +145,8 @@ def plan(
             plans_file=None if plans is None else str(plans),
             follow_links=follow_symlinks,
             skip_bad_unlabeled=skip_bad_unlabeled,
+            pretrained=None if pretrained is None else str(pretrained),
+            pretrained_spacing=pretrained_spacing,
         )
         root = find_task(str(task), resolved.data_folders())
         made = plan_task(root, resolved, settings, dataset_id=dataset_id, force=force, dry_run=dry_run, listener=hear)

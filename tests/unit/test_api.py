@@ -47,7 +47,7 @@ def options_of(verb: str) -> set[str]:
 @pytest.mark.parametrize(
     ("verb", "of_the_command_alone", "own"),
     [
-        ("plan", set(), set()),
+        ("plan", {"for"}, {"pretrained"}),  # a word of Python's own
         ("pretrain", {"dry_run", "set"}, {"settings"}),
         ("train", {"dry_run", "time_steps", "gpus", "set"}, {"settings"}),
         (

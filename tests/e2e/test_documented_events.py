@@ -42,7 +42,7 @@ def test_the_page_tells_every_event_and_its_fields(unperturbed: Path) -> None:
     assert documented.keys() == emitted.keys()
     for name, fields in emitted.items():
         assert fields <= documented[name], name
-    perhaps = {"from_model", "from_shared_start"}
+    perhaps = {"from_model", "from_shared_start", "pretrained"}
     seen = set()
     for line in (fold(unperturbed) / "events.jsonl").read_text().splitlines():
         fields = json.loads(line).keys() - {"time"}

@@ -12,6 +12,7 @@ from pcl_auto.workspace.files import read_json, write_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.lock import sole_writer
 from pcl_auto.workspace.output import visible
+from pcl_auto.workspace.run_record import PRETRAINING
 
 # Held while a number is chosen, in the folder of all planned data sets.
 _NUMBERS = "numbers"
@@ -59,13 +60,14 @@ def sole_planner(
 
 
 def hold_models(held: ExitStack, workspace: Workspace, data: DatasetFolder) -> None:
-    """Hold every model of a data set, so that none is trained while its plan and its stored images change.
+    """Hold every model and pre-training of a data set, so that none goes on while its images change.
 
     Raises:
         LockedError: one is being trained.
     """
     models = workspace.results / data.name
-    for model in sorted(folder for folder in visible(models) if folder.is_dir()):
+    folders = [*visible(models), *visible(models / PRETRAINING)]
+    for model in sorted(folder for folder in folders if folder.is_dir()):
         _hold(held, model, "the plan has changed, and a model of this data set is being trained")
 
 

@@ -13,11 +13,11 @@ import psutil
 
 from pcl_auto.errors import PclautoError, Problem, StateError
 from pcl_auto.report.rounds import round_uses
-from pcl_auto.training.pretrain_record import PRETRAINING, is_finished, pretraining_folders, read_pretraining
+from pcl_auto.training.pretrain_record import is_finished, pretraining_folders, read_pretraining
 from pcl_auto.training.run_facts import RunFacts, read_events, read_run, run_folder, run_folders, schedule_of
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.lock import held_folders, is_held
-from pcl_auto.workspace.run_record import RECORD, is_trained
+from pcl_auto.workspace.run_record import PRETRAINING, RECORD, is_trained
 
 State = Literal["finished", "running", "stopped", "elsewhere", "damaged"]
 # The time left is estimated from this number of epochs.

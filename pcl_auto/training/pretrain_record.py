@@ -9,11 +9,9 @@ from typing import Any
 from pcl_auto.errors import PclautoError
 from pcl_auto.workspace.files import read_json
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
-from pcl_auto.workspace.run_record import FINAL, RECORD, has_manifest
+from pcl_auto.workspace.run_record import FINAL, PRETRAINING, RECORD, has_manifest
 from pcl_auto.workspace.shapes import NAME
 
-# In the folder of a data set's models.
-PRETRAINING = "pretraining"
 # Of the record, see pcl_auto.workspace.shapes.
 SHAPE = {
     "identity": {

@@ -10,10 +10,10 @@ from pcl_auto.planning.plan import read_plan
 from pcl_auto.recipe.changes import load_changed
 from pcl_auto.recipe.settings import PretrainingMethod, Recipe
 from pcl_auto.training.pretrain import PretrainingRun
-from pcl_auto.training.pretrain_record import PRETRAINING
 from pcl_auto.training.request import TrainRequest, resolve_split
 from pcl_auto.training.run_inputs import digest_of, used_cases
 from pcl_auto.workspace.folders import Workspace
+from pcl_auto.workspace.run_record import PRETRAINING
 
 METHODS: tuple[PretrainingMethod, ...] = ("masked", "contrastive")
 # In place of the name of a split.

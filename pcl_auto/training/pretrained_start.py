@@ -47,7 +47,7 @@ def resolve_pretrained(
                 what="nothing was pre-trained on the images of this split",
                 where=f"{data.name}, {configuration}",
                 expected="a finished `pclauto pretrain`",
-                fix="run `pclauto pretrain`, or name other weights with --pretrained",
+                fix="run `pclauto pretrain`, where cases are kept out with the same --split; or name other weights",
             )
         )
     return find_source(str(made[0]))

@@ -16,6 +16,8 @@ from pcl_auto.workspace.shapes import NAME, SCHEDULE, SPLIT
 
 RECORD = "run.json"
 REPORT = "report.html"
+# Beside the models of a data set: the folders of pre-trainings.
+PRETRAINING = "pretraining"
 # Checkpoints in a run folder, by nnU-Net's names; the one before the latest is for when that is damaged where it lies.
 FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
 # Of a run folder, which is a fold of a model folder.

@@ -255,3 +255,99 @@ def test_a_plan_has_one_network(options: list[str], code: str, task: Path, weigh
     given = [option.format(weights=weights) for option in options]
     (problem,) = shell.refusal("plan", task, "--workspace", "work", *PLAN_OPTIONS, *given, code=2)
     assert problem["code"] == code
+
+
+# --- the data set's own pre-training ---
+
+
+@pytest.fixture(scope="session")
+def own_weights(shared_folder: Path, planned_once: Path) -> Path:
+    """A workspace in which all images were pre-trained on, for a step or two."""
+
+    def make(folder: Path) -> None:
+        work, shell = copy_of(planned_once, folder / "work"), shell_in(folder / "user")
+        shell.pclauto(*PRETRAIN, "--workspace", work)
+
+    return made_once(shared_folder / "own_weights", make) / "work"
+
+
+PRETRAIN = [
+    "pretrain", "--recipe", "tiny.toml", "--set", "pretraining.epochs=1", "--set", "pretraining.steps_per_epoch=2",
+    "--device", "cpu",
+]  # fmt: skip
+# Of the recipe's network alone.
+PLAIN_TRAIN = ["train", "--recipe", "tiny.toml", "--device", "cpu", "--pretrained", "auto"]
+
+
+def pretrainings(work: Path) -> list[Path]:
+    """Return the folders of all pre-trainings of a workspace."""
+    return sorted(record.parent for record in (work / "nnUNet_results").glob("Dataset*/pretraining/*/run.json"))
+
+
+def test_a_training_begins_with_what_was_made_of_its_images(own_weights: Path, tmp_path: Path) -> None:
+    work, shell = copy_of(own_weights, tmp_path / "work"), shell_in(tmp_path / "user")
+    (folder,) = pretrainings(work)
+    done = shell.pclauto(*PLAIN_TRAIN, "--workspace", work)
+    assert f"pretrained {folder} (nnssl" in done.stderr
+    record = record_of(work)
+    assert record["pretrained"]["digest"] == file_digest(folder / FINAL)
+    assert record["pretrained"]["matched_fraction_of_encoder"] == 1
+    assert record["pretrained"]["matched_fraction_of_decoder"] == 1
+
+
+def test_what_has_seen_other_images_is_not_begun_with(own_weights: Path, shell: Shell) -> None:
+    # A split that keeps an unlabeled case out, perhaps for a test.
+    split = {"labeled": ["phantom_001", "phantom_002"], "unlabeled": ["phantom_003", "phantom_004"]}
+    (shell.folder / "split.json").write_text(json.dumps(split))
+    train = [*PLAIN_TRAIN, "--workspace", own_weights, "--split", "split.json"]
+    (problem,) = shell.refusal(*train, code=4)
+    assert problem["code"] == "pretrained.none-made"
+    assert "--split" in problem["fix"]
+
+
+@pytest.mark.slow
+def test_a_benchmark_pre_trains_once_without_its_test_cases(planned_once: Path, task: Path, tmp_path: Path) -> None:
+    work, shell = copy_of(planned_once, tmp_path / "work"), shell_in(tmp_path / "user")
+    (shell.folder / "base.toml").write_text('extends = "tiny.toml"\n[pretraining]\nepochs = 1\nsteps_per_epoch = 2\n')
+    (shell.folder / "own.toml").write_text('extends = "tiny.toml"\n[pretrained]\nsource = "auto"\n')
+    command = ["benchmark", task, "--workspace", work, "--labeled", "1", "--draws", "1", "--device", "cpu",
+               "--test-cases", "1", "--base-recipe", "base.toml", "--folder", "held"]  # fmt: skip
+    shell.pclauto(*command, "--arms", "nnunet,own.toml")
+    runs = {file.stem: json.loads(file.read_text()) for file in (shell.folder / "held" / "runs").iterdir()}
+    (folder,) = pretrainings(work)
+    seen = json.loads((folder / "run.json").read_text())["images"]
+    scored = {case["id"] for run in runs.values() for case in run["cases"]}
+    assert seen
+    assert not scored & seen.keys()
+    begun = json.loads((Path(runs["own_L1_s0"]["model"]) / "fold_all" / "run.json").read_text())
+    assert begun["pretrained"]["digest"] == file_digest(folder / FINAL)
+    assert "pretrained" not in json.loads((Path(runs["nnunet_L1_s0"]["model"]) / "fold_all" / "run.json").read_text())
+
+    # Every arm, and the same weights: nothing is made a second time.
+    made = (folder / FINAL).stat().st_mtime_ns
+    shell.pclauto(*command[:-1], "all", "--arms", "nnunet", "--pretrained", "auto")
+    (only,) = (shell.folder / "all" / "runs").iterdir()
+    begun = json.loads((Path(json.loads(only.read_text())["model"]) / "fold_all" / "run.json").read_text())
+    assert begun["pretrained"]["digest"] == file_digest(folder / FINAL)
+    assert pretrainings(work) == [folder]
+    assert (folder / FINAL).stat().st_mtime_ns == made
+
+
+@pytest.mark.slow
+def test_a_benchmark_begins_every_arm_with_the_weights(
+    planned_for: Path, weights: Path, task: Path, tmp_path: Path
+) -> None:
+    work, shell = copy_of(planned_for, tmp_path / "work"), shell_in(tmp_path / "user")
+    (shell.folder / "base.toml").write_text('extends = "tiny.toml"\n[network]\nwidth = 1.0\n')
+    command = ["benchmark", task, "--workspace", work, "--labeled", "2", "--draws", "1", "--device", "cpu",
+               "--base-recipe", "base.toml", "--arms", "nnunet,self_training", "--folder", "out"]  # fmt: skip
+    shell.pclauto(*command, "--pretrained", weights)
+    runs = [json.loads(file.read_text()) for file in (shell.folder / "out" / "runs").iterdir()]
+    assert len(runs) == 2
+    for run in runs:
+        assert run["settings"]["pretrained"] == file_digest(weights / FINAL)
+        begun = json.loads((Path(run["model"]) / "fold_all" / "run.json").read_text())
+        assert begun["pretrained"]["digest"] == file_digest(weights / FINAL)
+    # With other weights, or none, these are runs of another study.
+    problems = shell.refusal(*command, code=4)
+    assert {problem["code"] for problem in problems} == {"run.settings-changed"}

@@ -96,9 +96,10 @@ def test_where_planning_fails_nothing_is_left(workspace: Workspace) -> None:
     assert [path.name for path in visible(workspace.preprocessed)] == ["Dataset499_Mine"]
 
 
-def test_a_plan_that_is_made_anew_waits_for_no_training(task: Path, workspace: Workspace) -> None:
+@pytest.mark.parametrize("name", ["trainer__plans__3d_fullres", "pretraining/masked_default__3d_fullres"])
+def test_a_plan_that_is_made_anew_waits_for_no_training(name: str, task: Path, workspace: Workspace) -> None:
     made = plan_task(task, workspace, SETTINGS)
-    model = workspace.results / made.data.name / "trainer__plans__3d_fullres"
+    model = workspace.results / made.data.name / name
     model.mkdir(parents=True)
     before = made.data.plan_file.read_bytes()
     scan = next((task / "imagesTr").iterdir())

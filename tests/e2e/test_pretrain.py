@@ -174,7 +174,7 @@ def as_ct(place: Path) -> None:
 
 
 @pytest.mark.parametrize("modality", ["MR", "CT"])
-def test_no_label_is_read(phantom: Path, tmp_path: Path, modality: str) -> None:
+def test_f110_no_label_is_read(phantom: Path, tmp_path: Path, modality: str) -> None:
     places = {name: tmp_path / name for name in ("whole", "before", "after")}
     for name, place in places.items():
         copy_of(phantom / "Task99_Phantom", place / "Task99_Phantom")

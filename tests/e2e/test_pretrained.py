@@ -200,7 +200,7 @@ def test_a_recipe_names_its_weights(planned_for: Path, weights: Path, shell: She
 
 
 @pytest.mark.parametrize("kind", ["width", "nan", "half", "two starts", "auto", "nowhere", "new networks"])
-def test_what_cannot_be_begun_with_is_refused_before_anything_is_written(
+def test_f105_what_cannot_be_begun_with_is_refused_before_anything_is_written(
     kind: str, planned_for: Path, weights: Path, shell: Shell
 ) -> None:
     source, exit_code, code = shell.folder / "source", 4, ""
@@ -295,7 +295,7 @@ def test_a_training_begins_with_what_was_made_of_its_images(own_weights: Path, t
     assert record["pretrained"]["matched_fraction_of_decoder"] == 1
 
 
-def test_what_has_seen_other_images_is_not_begun_with(own_weights: Path, shell: Shell) -> None:
+def test_f109_what_has_seen_other_images_is_not_begun_with(own_weights: Path, shell: Shell) -> None:
     # A split that keeps an unlabeled case out, perhaps for a test.
     split = {"labeled": ["phantom_001", "phantom_002"], "unlabeled": ["phantom_003", "phantom_004"]}
     (shell.folder / "split.json").write_text(json.dumps(split))

@@ -86,7 +86,7 @@ def test_a_model_of_a_hub_has_the_revision_that_was_fetched(client: Client) -> N
 
 
 @pytest.mark.parametrize("address", ["hf://owner/none", "hf://owner/model@other"])
-def test_what_the_hub_does_not_have(client: Client, address: str) -> None:
+def test_f108_what_the_hub_does_not_have(client: Client, address: str) -> None:
     found = client.find(address)
     assert found["kind"] == "UsageError"
     assert found["code"] == "pretrained.not-on-hub"
@@ -97,7 +97,7 @@ def test_a_repository_without_a_checkpoint(client: Client) -> None:
     assert client.find("hf://owner/empty")["code"] == "model.no-start"
 
 
-def test_a_hub_that_cannot_be_reached(client: Client) -> None:
+def test_f108_a_hub_that_cannot_be_reached(client: Client) -> None:
     for variables in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         found = client.find("hf://owner/model", **variables)
         assert found["kind"] == "ResourceError"

@@ -150,7 +150,7 @@ def test_the_decoder_beside_an_encoder_stage_that_does_not_fit(tmp_path: Path) -
     assert reasons["decoder stage 2"]
 
 
-def test_nothing_that_matches_is_refused(tmp_path: Path) -> None:
+def test_f107_nothing_that_matches_is_refused(tmp_path: Path) -> None:
     source = source_of(architecture(), tmp_path)
     with refused(StateError, "pretrained.no-match") as refusal:
         match_network(source, network(architecture(features=(8, 12, 16, 16))))
@@ -161,14 +161,14 @@ def test_nothing_that_matches_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("there", "here", "fix"), [(2, 3, "--configuration 2d"), (3, 2, "--configuration 3d_fullres")])
-def test_weights_of_other_dimensions(there: int, here: int, fix: str, tmp_path: Path) -> None:
+def test_f107_weights_of_other_dimensions(there: int, here: int, fix: str, tmp_path: Path) -> None:
     source = source_of(architecture(dimensions=there), tmp_path)
     with refused(StateError, "pretrained.other-dimensions") as refusal:
         match_network(source, network(architecture(dimensions=here)))
     assert fix in refusal.problem.fix
 
 
-def test_another_network_under_the_same_names(tmp_path: Path) -> None:
+def test_f107_another_network_under_the_same_names(tmp_path: Path) -> None:
     # Without a plan there is nothing to contradict: the shapes tell.
     weights = {name: value.flatten() for name, value in network(architecture()).state_dict().items()}
     source = read_source(write_nnssl(tmp_path, weights, None))

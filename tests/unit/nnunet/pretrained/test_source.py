@@ -163,7 +163,7 @@ class RunsCode:
         return os.system, ("touch made_by_a_checkpoint",)
 
 
-def test_a_checkpoint_that_would_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f105_a_checkpoint_that_would_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"network_weights": RunsCode()}, tmp_path / "checkpoint_final.pth")
     with refused(StateError, "checkpoint.unreadable"):
@@ -172,7 +172,7 @@ def test_a_checkpoint_that_would_run_code(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.98])
-def test_a_download_that_stopped_half_way(share: float, tmp_path: Path) -> None:
+def test_f105_a_download_that_stopped_half_way(share: float, tmp_path: Path) -> None:
     of = architecture()
     file = write_nnssl(tmp_path, network(of).state_dict(), adaptation_plan(of))
     whole = file.read_bytes()
@@ -182,7 +182,7 @@ def test_a_download_that_stopped_half_way(share: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
+def test_f105_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
     of = architecture()
     weights = network(of).state_dict()
     weights["encoder.stages.2.blocks.0.conv1.conv.weight"][1, 2] = value
@@ -191,7 +191,7 @@ def test_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
     assert "encoder.stages.2.blocks.0.conv1.conv.weight" in refusal.problem.found
 
 
-def test_no_state_dict(tmp_path: Path) -> None:
+def test_f105_no_state_dict(tmp_path: Path) -> None:
     for number, content in enumerate(({"network_weights": [1, 2]}, {"network_weights": {"a": 1}}, {"state_dict": {}})):
         file = tmp_path / f"{number}.pth"
         torch.save(content, file)
@@ -200,7 +200,7 @@ def test_no_state_dict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["width", "stages", "blocks", "channels", "missing", "kind"])
-def test_a_plan_that_contradicts_its_tensors(change: str, tmp_path: Path) -> None:
+def test_f106_a_plan_that_contradicts_its_tensors(change: str, tmp_path: Path) -> None:
     said = {
         "width": architecture(features=(4, 6, 8, 16)),
         "stages": architecture(features=(*FEATURES, 8)),
@@ -215,14 +215,14 @@ def test_a_plan_that_contradicts_its_tensors(change: str, tmp_path: Path) -> Non
         read_source(write_nnssl(tmp_path, weights, plan))
 
 
-def test_more_stages_in_the_file_than_its_plan_says(tmp_path: Path) -> None:
+def test_f106_more_stages_in_the_file_than_its_plan_says(tmp_path: Path) -> None:
     weights = network(architecture(features=(*FEATURES, 8))).state_dict()
     with refused(StateError, "pretrained.contradiction") as refusal:
         read_source(write_nnssl(tmp_path, weights, adaptation_plan(architecture())))
     assert "encoder.stages.4." in refusal.problem.found
 
 
-def test_plans_of_nnunet_that_contradict_the_decoder(tmp_path: Path) -> None:
+def test_f106_plans_of_nnunet_that_contradict_the_decoder(tmp_path: Path) -> None:
     weights = network(architecture(decoder=2)).state_dict()
     with refused(StateError, "pretrained.contradiction") as refusal:
         read_source(write_nnunet(tmp_path / "model", weights, nnunet_plans(architecture())))
@@ -230,7 +230,7 @@ def test_plans_of_nnunet_that_contradict_the_decoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["PrimusM", "Primus_L", "SwinUNETR"])
-def test_a_transformer_is_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_f106_a_transformer_is_refused_by_name(name: str, tmp_path: Path) -> None:
     weights = {"vit.blocks.0.attn.qkv.weight": torch.zeros(3, 3)}
     plan = {**adaptation_plan(None), "architecture_plans": {"arch_class_name": name}, "key_to_encoder": "eva"}
     with refused(StateError, "pretrained.transformer") as refusal:
@@ -267,7 +267,7 @@ def test_no_adaptation_plan(changes: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("conv_op", "os.system"), ("n_stages", 10**9), ("nonlin", "builtins.eval")])
-def test_an_architecture_that_nnunet_does_not_write(key: str, value: Any, tmp_path: Path) -> None:
+def test_f106_an_architecture_that_nnunet_does_not_write(key: str, value: Any, tmp_path: Path) -> None:
     of = architecture()
     plan = adaptation_plan(of)
     plan["architecture_plans"]["arch_kwargs"][key] = value

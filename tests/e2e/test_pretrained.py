@@ -14,6 +14,7 @@ from golden import stock_mask
 from pretrained_files import adaptation_plan, architecture, network, write_nnssl
 from shared import PLAN_OPTIONS, copy_of, made_once, shell_in
 from shell import Shell
+from stock import SHORT_TRAINING
 
 from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.run_record import FINAL
@@ -303,6 +304,27 @@ def test_f109_what_has_seen_other_images_is_not_begun_with(own_weights: Path, sh
     (problem,) = shell.refusal(*train, code=4)
     assert problem["code"] == "pretrained.none-made"
     assert "--split" in problem["fix"]
+
+
+def test_stock_nnunet_trains_from_the_file_and_predicts(own_weights: Path, task: Path, tmp_path: Path) -> None:
+    work, shell = copy_of(own_weights, tmp_path / "work"), shell_in(tmp_path / "user")
+    (folder,) = pretrainings(work)
+    shell.pclauto("train", "--recipe", "tiny.toml", "--workspace", work, "--prepare-only")
+    (shell.folder / "short.py").write_text(SHORT_TRAINING)
+    done = shell.python(
+        "short.py", "99", "3d_fullres", "all", "-p", "nnUNetPlans_L2_all_tiny", "-device", "cpu",
+        "-pretrained_weights", folder / FINAL, spawns=False, nnUNet_raw=work / "nnUNet_raw",
+        nnUNet_preprocessed=work / "nnUNet_preprocessed", nnUNet_results=work / "nnUNet_results",
+        nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (model,) = (work / "nnUNet_results").glob("Dataset*/nnUNetTrainer__*")
+    trained = torch.load(model / "fold_all" / FINAL, weights_only=False)["network_weights"]
+    file = torch.load(folder / FINAL, weights_only=True)["network_weights"]
+    for name in ("encoder.stages.1.0.convs.0.conv.weight", "decoder.stages.0.convs.0.conv.weight"):
+        assert 0 < (trained[name] - file[name]).norm() < 0.3 * file[name].norm(), name
+    scan = min((task / "imagesTs").glob("*.nii.gz"))
+    assert stock_mask(shell, model, scan, tmp_path).shape == np.asarray(nibabel.load(scan).dataobj).T.shape[1:]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import SimpleITK
 import torch
 from shared import SUPPORT, copy_of, made_once, shell_in
 from shell import warm_address
+from stock import SHORT_TRAINING
 
 pytestmark = pytest.mark.slow
 SCRIPT = SUPPORT / "warm_script.py"
@@ -140,18 +141,7 @@ def test_a_model_travels_as_stock_nnunets_zip(
 
 
 def test_pclauto_predicts_with_a_stock_model(stock: Stock, results: Path, task: Path, tmp_path: Path) -> None:
-    (tmp_path / "short.py").write_text(
-        "import sys\n"
-        "from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module\n"
-        "begin = module.nnUNetTrainer.__init__\n"
-        "def short(self, plans, configuration, fold, dataset_json, device):\n"
-        "    begin(self, plans, configuration, fold, dataset_json, device)\n"
-        "    self.num_epochs = self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1\n"
-        "module.nnUNetTrainer.__init__ = short\n"
-        "from nnunetv2.run.run_training import run_training_entry\n"
-        "if __name__ == '__main__':\n"
-        "    run_training_entry()\n"
-    )
+    (tmp_path / "short.py").write_text(SHORT_TRAINING)
     command = (tmp_path / "short.py", "99", "3d_fullres", "all", "-p", PLANS, "-device", "cpu")
     folder = results.parent
     done = stock.shell.python(

@@ -21,8 +21,8 @@ from pcl_auto.nnunet.data.cases import StoredCases, read_properties
 from pcl_auto.nnunet.data.store import save_label
 from pcl_auto.nnunet.data.store_records import case_files
 from pcl_auto.nnunet.inference.predictor import ModelPredictor
-from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.pretrained.strict_start import refuse_other_model
+from pcl_auto.nnunet.training import save_and_resume
 from pcl_auto.nnunet.training.round_guard import RoundGuard
 from pcl_auto.recipe.settings import Recipe, Schedule
 from pcl_auto.workspace.files import read_json, write_json

@@ -7,6 +7,25 @@ from pathlib import Path
 
 import torch
 
+# nnUNetv2_train, of a single step.
+SHORT_TRAINING = """
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
+
+begin = module.nnUNetTrainer.__init__
+
+
+def short(self, plans, configuration, fold, dataset_json, device):
+    begin(self, plans, configuration, fold, dataset_json, device)
+    self.num_epochs = self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
+
+
+module.nnUNetTrainer.__init__ = short
+from nnunetv2.run.run_training import run_training_entry
+
+if __name__ == "__main__":
+    run_training_entry()
+"""
+
 
 def stock_mask(
     model: Path, files: Sequence[Path], out: Path, *, folds: Sequence[int | str] = ("all",), mirroring: bool = False

@@ -20,6 +20,8 @@ from pcl_auto.workspace.atomic import publish, staging_folder
 # The one key that nnU-Net does not know; it ignores what it does not know.
 OWN_KEY = "pclauto"
 FORMAT = 1
+# In it, of a pre-training: the stages of the decoder that have not learned.
+UNTRAINED = "untrained_decoder_stages"
 
 # What nnU-Net's own checkpoints hold beside tensors and plain values: numpy scalars in the training curves.
 _ALLOWED = [

@@ -118,6 +118,11 @@ def test_stock_nnunet_takes_the_weights(
     assert sum(not torch.equal(before[name], value) for name, value in weights.items()) > len(weights) / 2
     read = read_source(file, "test")
     assert {name for name in weights if name.startswith("encoder.")} <= set(read.weights)
+    # Local contrast leaves the stage of full resolution as it was drawn: it is there for stock nnU-Net alone.
+    last = f"decoder.stages.{len(network.decoder.stages) - 1}."  # type: ignore[arg-type, union-attr]
+    assert any(name.startswith(last) for name in weights)
+    assert any(name.startswith(last) for name in read.weights) is (method == "masked")
+    assert any(name.startswith("decoder.stages.0.") for name in read.weights)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -125,7 +130,7 @@ def test_what_is_written_says_what_it_is_and_nothing_of_the_machine(pretrained: 
     folder = folder_of(pretrained, f"contrastive_brief_e4_all__{configuration}")
     content: dict[str, Any] = read_checkpoint(folder / FINAL)
     described = json.loads((folder / "adaptation_plan.json").read_text())
-    assert content.keys() == {"network_weights", "nnssl_adaptation_plan", "trainer_name", "init_args"}
+    assert content.keys() == {"network_weights", "nnssl_adaptation_plan", "trainer_name", "init_args", "pclauto"}
     assert content["nnssl_adaptation_plan"] == described
     assert not any("seg_layers" in name for name in content["network_weights"])
     chosen = content["init_args"]["plans"]["configurations"][configuration]

@@ -160,7 +160,7 @@ def _why_not(
     """Say why the weights of a stage are not taken; nothing if they fit."""
     missing = [entry.name for entry in entries if found[entry.name] is None]
     if len(missing) == len(entries):
-        return "not in the file"
+        return "no trained weights in the file"
     if missing:
         return f"not in the file: {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
     for entry in entries:

@@ -16,9 +16,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from pcl_auto.errors import Problem, StateError, format_names
-from pcl_auto.nnunet.checkpoint_files import read_checkpoint
+from pcl_auto.nnunet.checkpoint_files import OWN_KEY, UNTRAINED, read_checkpoint
 from pcl_auto.nnunet.pretrained.adaptation_plan import Described, read_adaptation_plan, transformer
-from pcl_auto.nnunet.pretrained.architecture import from_plans, named_tensors, resenc_l, stage_of
+from pcl_auto.nnunet.pretrained.architecture import Stage, from_plans, named_tensors, resenc_l, stage_of
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import file_digest, read_json, read_kept
 
@@ -92,7 +92,7 @@ def read_source(file: Path, address: str = "") -> PretrainedSource:
     content = read_checkpoint(file)
     stated = _without_wrappers(content["network_weights"], file)
     described, kind = _described(content, stated, file)
-    weights = _of_unet(stated, described)
+    weights = _without_untrained(_of_unet(stated, described), content)
     if not any(name.startswith("encoder.") for name in weights):
         raise StateError(_no_unet(stated, file))
     if problems := [*_not_finite(weights, file), *_contradictions(weights, described, kind, file)]:
@@ -198,6 +198,14 @@ def _of_unet(weights: Mapping[str, Tensor], described: Described) -> dict[str, T
         elif name.startswith((f"{root}decoder.stages.", f"{root}decoder.transpconvs.")):
             found[name[len(root) :]] = value
     return found
+
+
+def _without_untrained(weights: dict[str, Tensor], content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors without stages of the decoder that a pre-training of ours says it left as they were drawn."""
+    own = content.get(OWN_KEY)
+    untrained = own.get(UNTRAINED) if isinstance(own, Mapping) else None
+    left = {Stage("decoder", number) for number in untrained} if isinstance(untrained, list) else set()
+    return {name: value for name, value in weights.items() if stage_of(name) not in left}
 
 
 def _no_unet(weights: Mapping[str, Tensor], file: Path) -> Problem:

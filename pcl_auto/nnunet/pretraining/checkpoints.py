@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from pcl_auto.errors import StateError
-from pcl_auto.nnunet.checkpoint_files import plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.checkpoint_files import OWN_KEY, UNTRAINED, plain, read_checkpoint, write_checkpoint
 from pcl_auto.nnunet.pretraining.network import without_last_layers
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.run_record import FINAL, LATEST, PREVIOUS
@@ -48,7 +48,11 @@ def read_latest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | No
 
 
 def write_finished(
-    folder: Path, network: nn.Module, adaptation_plan: Mapping[str, Any], init_args: Mapping[str, Any]
+    folder: Path,
+    network: nn.Module,
+    adaptation_plan: Mapping[str, Any],
+    init_args: Mapping[str, Any],
+    untrained: Iterable[int],
 ) -> None:
     """Write the weights, with and beside what they are; equal pre-trainings leave equal bytes.
 
@@ -57,6 +61,7 @@ def write_finished(
         network: nnU-Net's; its last layers are left out.
         adaptation_plan: see :func:`pcl_auto.nnunet.pretraining.adaptation_plan.make_adaptation_plan`.
         init_args: plans, configuration and data set, as nnU-Net's checkpoints have them.
+        untrained: stages of the decoder that have not learned; stock nnU-Net asks for their weights too.
     """
     described = plain(dict(adaptation_plan))
     write_json(folder / ADAPTATION_PLAN, described)
@@ -69,6 +74,7 @@ def write_finished(
             "nnssl_adaptation_plan": described,
             "trainer_name": nnUNetTrainer.__name__,
             "init_args": plain(dict(init_args)),
+            OWN_KEY: {UNTRAINED: list(untrained)},
         },
     )
     for name in (PREVIOUS, LATEST):

@@ -63,6 +63,17 @@ def stages_of(settings: Pretraining) -> list[Stage]:
     return [Stage("global", 0, half), *([Stage("local", half, settings.epochs)] if settings.epochs > half else [])]
 
 
+def trained_decoder_stages(settings: Pretraining, of_network: int) -> int:
+    """Return how many stages of the decoder, from the deepest one on, have learned at the end of a method.
+
+    At full resolution a region is too small to be told from others: local contrast leaves the last stage alone where
+    there is another.
+    """
+    if settings.method == "masked":
+        return of_network
+    return max(1, min(settings.decoder_stages, of_network - 1)) if len(stages_of(settings)) > 1 else 0
+
+
 def make_objective(
     stage: str,
     network: nn.Module,
@@ -146,13 +157,9 @@ class LocalContrast:
     """Contrast regions of an image; the first stages of the decoder learn, the encoder stays as it is."""
 
     def __init__(self, network: Any, source: PatchSource, settings: Pretraining, device: torch.device) -> None:
-        """Draw the 1×1 convolutions behind the decoder's features, g_2 of the paper.
-
-        At full resolution a region is too small to be told from others: the last stage of the decoder is left alone
-        where there is another.
-        """
+        """Draw the 1×1 convolutions behind the decoder's features, g_2 of the paper."""
         self.source, self._network, self._settings, self._device = source, network, settings, device
-        self._stages = max(1, min(settings.decoder_stages, len(network.decoder.stages) - 1))
+        self._stages = trained_decoder_stages(settings, len(network.decoder.stages))
         width = int(network.encoder.output_channels[-1 - self._stages])
         # On the voxels of drawn regions a 1×1 convolution is a dense layer; all others have no part in the loss.
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, settings.dimensions)).to(device)

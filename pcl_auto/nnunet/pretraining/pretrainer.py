@@ -17,7 +17,7 @@ from pcl_auto.nnunet.pretraining import checkpoints
 from pcl_auto.nnunet.pretraining.adaptation_plan import make_adaptation_plan
 from pcl_auto.nnunet.pretraining.learning_rate import rate_at, set_rate
 from pcl_auto.nnunet.pretraining.network import build_network
-from pcl_auto.nnunet.pretraining.objectives import Objective, Stage, make_objective, stages_of
+from pcl_auto.nnunet.pretraining.objectives import Objective, Stage, make_objective, stages_of, trained_decoder_stages
 from pcl_auto.nnunet.pretraining.patches import iter_steps
 from pcl_auto.nnunet.pretraining.stored_images import StoredImages
 from pcl_auto.nnunet.training.optimizers import backward_and_step
@@ -130,7 +130,10 @@ class Pretrainer:
             "configuration": self.task.configuration,
             "dataset_json": self.task.dataset_json,
         }
-        checkpoints.write_finished(self.task.folder, self.network, described, init_args)
+        decoder: Any = self.network.decoder
+        learned = trained_decoder_stages(self.task.settings, len(decoder.stages))
+        untrained = range(learned, len(decoder.stages))
+        checkpoints.write_finished(self.task.folder, self.network, described, init_args, untrained)
         self.events.emit("trained", epochs=self.epoch, seconds=round(self.seconds, 1), memory_mb=self._memory_mb())
 
     def _begin(self) -> None:

@@ -137,7 +137,7 @@ def test_a_decoder_that_is_not_wanted_or_not_there(tmp_path: Path) -> None:
     encoder = {name: value for name, value in network(of).state_dict().items() if name.startswith("encoder.")}
     match = match_network(read_source(write_nnssl(tmp_path / "b", encoder, adaptation_plan(of))), network(of))
     assert match.fraction_of("decoder") == 0
-    assert {stage.reason for stage in match.stages if not stage.taken} == {"not in the file"}
+    assert {stage.reason for stage in match.stages if not stage.taken} == {"no trained weights in the file"}
 
 
 def test_the_decoder_beside_an_encoder_stage_that_does_not_fit(tmp_path: Path) -> None:

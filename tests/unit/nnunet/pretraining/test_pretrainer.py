@@ -104,6 +104,7 @@ def test_masked_autoencoding_trains_the_whole_network(tmp_path: Path, dimensions
     assert parts(changed(made, before)) == {
         "encoder", "stages.0", "stages.1", "transpconvs.0", "transpconvs.1", "seg_layers.1",
     }  # fmt: skip
+    assert read_checkpoint(tmp_path / "run" / FINAL)["pclauto"] == {"untrained_decoder_stages": []}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,9 @@ def test_contrast_trains_the_encoder_then_the_first_stages_of_the_decoder(tmp_pa
     both = Pretraining("contrastive", epochs=2, steps_per_epoch=2, patches=4)
     made, before = trained(tmp_path / "both", both, dimensions=dimensions)
     assert parts(changed(made, before)) == {"encoder", "stages.0", "transpconvs.0"}
+    # What has not learned is said, and not begun with.
+    assert read_checkpoint(tmp_path / "global" / "run" / FINAL)["pclauto"] == {"untrained_decoder_stages": [0, 1]}
+    assert read_checkpoint(tmp_path / "both" / "run" / FINAL)["pclauto"] == {"untrained_decoder_stages": [1]}
     final = read_checkpoint(tmp_path / "both" / "run" / FINAL)["network_weights"]
     of_global = read_checkpoint(tmp_path / "global" / "run" / FINAL)["network_weights"]
     encoder = [name for name in final if name.startswith("encoder.")]

@@ -17,7 +17,7 @@ from pathlib import Path
 from pcl_auto.errors import OldNameWarning, Problem, UsageError
 from pcl_auto.recipe.changes import change_recipe, load_changed
 from pcl_auto.recipe.load import load_recipe, shipped_recipes
-from pcl_auto.recipe.settings import Augmentation, Mirroring, Pretraining, Recipe, Schedule
+from pcl_auto.recipe.settings import Augmentation, Mirroring, Pretrained, Pretraining, Recipe, Schedule
 
 # How each of them mirrors its patches, and the scans that it segments.
 BASELINE_ARMS: dict[str, Mirroring] = {
@@ -120,21 +120,23 @@ def fit_recipe(recipe: Recipe, base: Recipe) -> Recipe:
         optimizer=replace(base.optimizer, flat_share=recipe.optimizer.flat_share),
         batch=base.batch,
         network=base.network,
-        # Of arms that begin with no weights of their own it is no setting.
+        # Of arms that begin with no weights of their own these are no settings.
+        pretrained=recipe.pretrained if recipe.pretrained.source else Pretrained(),
         pretraining=replace(base.pretraining, method=recipe.pretraining.method)
         if recipe.pretrained.source
         else Pretraining(),
     )
 
 
-def begin_with_own(arm: Arm, base: Recipe) -> Arm:
-    """Return an arm that begins with weights pre-trained on its own images, if it does not begin with others."""
+def begin_with(source: str, arm: Arm, base: Recipe) -> Arm:
+    """Return an arm that begins with pretrained weights as ``base`` says, if its recipe names none of its own.
+
+    ``source``: ``auto`` for weights made of its own images, empty for such as every run is given.
+    """
     if arm.recipe.pretrained.source:
         return arm
-    pretrained = replace(arm.recipe.pretrained, source="auto")
-    return replace(
-        arm, recipe=_named(replace(arm.recipe, pretrained=pretrained, pretraining=base.pretraining), arm.name)
-    )
+    begun = replace(arm.recipe, pretrained=replace(base.pretrained, source=source), pretraining=base.pretraining)
+    return replace(arm, recipe=_named(begun if source else replace(begun, pretraining=Pretraining()), arm.name))
 
 
 def fit_schedule(base: Schedule, own: Schedule) -> Schedule:

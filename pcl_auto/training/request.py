@@ -29,7 +29,7 @@ from pcl_auto.nnunet.training.run_settings import NNUNET_FOLDS, RunSettings
 from pcl_auto.planning.inputs import check_inputs, known_checks
 from pcl_auto.planning.plan import Plan, read_plan
 from pcl_auto.recipe.changes import load_changed
-from pcl_auto.recipe.settings import Pretraining, Recipe
+from pcl_auto.recipe.settings import Pretrained, Pretraining, Recipe
 from pcl_auto.recipe.time_budget import Fitted, format_duration, parse_budget, read_fit
 from pcl_auto.training.initial_masks import InitialMasks, find_initial_masks, refuse_unused_masks, warn_of_other_masks
 from pcl_auto.training.pretrained_start import refuse_both_starts, resolve_pretrained
@@ -279,10 +279,10 @@ def _pretrained_of(
     recipe = replace(recipe, pretraining=Pretraining())
     if request.start_from is not None:
         refuse_both_starts(request.pretrained, request.start_from)
-        return replace(recipe, pretrained=replace(recipe.pretrained, source="")), None
+        return replace(recipe, pretrained=Pretrained()), None
     source = request.pretrained or recipe.pretrained.source
-    if not source:
-        return recipe, None
+    if not source:  # how to go on from weights is no setting then
+        return replace(recipe, pretrained=Pretrained()), None
     found = resolve_pretrained(source, workspace, data, configuration, split)
     if recipe.pseudo_labels.restart_network and not request.supervised_only:
         raise UsageError(

@@ -11,6 +11,7 @@ from refusal import codes, refused
 from pcl_auto.benchmark.arms import (
     ALL_LABELS,
     BASELINE_ARMS,
+    begin_with,
     fit_recipe,
     fit_schedule,
     load_base_recipe,
@@ -19,10 +20,10 @@ from pcl_auto.benchmark.arms import (
 )
 from pcl_auto.errors import OldNameWarning, UsageError
 from pcl_auto.recipe.load import from_dict, load_recipe
-from pcl_auto.recipe.settings import Augmentation, Pretraining, Recipe, Schedule
+from pcl_auto.recipe.settings import Augmentation, Pretrained, Pretraining, Recipe, Schedule
 
 BASE = load_recipe("quick")
-SHARED = {"schedule", "optimizer", "batch", "network", "pretraining"}
+SHARED = {"schedule", "optimizer", "batch", "network", "pretrained", "pretraining"}
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 7, 12, 24, 1000])
@@ -47,7 +48,7 @@ def test_an_arm_has_the_budget_and_its_own_method(name: str) -> None:
     for field in fields(Recipe):
         if field.name not in SHARED:
             assert getattr(arm, field.name) == getattr(recipe, field.name)
-        elif field.name not in ("schedule", "pretraining"):
+        elif field.name not in ("schedule", "pretrained", "pretraining"):
             assert getattr(arm, field.name) == getattr(BASE, field.name)
     assert arm.schedule.epochs == BASE.schedule.epochs
 
@@ -57,6 +58,19 @@ def test_pre_training_has_the_budget_too_where_an_arm_asks_for_it() -> None:
     assert fit_recipe(own, BASE).pretraining == replace(BASE.pretraining, method="contrastive")
     # Without, it is no setting of an arm: records of before there was pre-training stay those of the same arm.
     assert fit_recipe(load_recipe("demo"), BASE).pretraining == Pretraining()
+    assert fit_recipe(load_recipe("demo"), BASE).pretrained == Pretrained()
+
+
+def test_weights_for_every_arm_are_gone_on_from_as_the_base_says() -> None:
+    (plain, own), problems = make_arms(["nnunet", "default"], BASE)
+    assert problems == []
+    own = replace(own, recipe=replace(own.recipe, pretrained=Pretrained(source="of/its/own", rate_factor=0.5)))
+    for source in ("auto", ""):
+        begun = begin_with(source, plain, BASE)
+        assert begun.recipe.pretrained == replace(BASE.pretrained, source=source)
+        assert begun.recipe.pretraining == (BASE.pretraining if source else Pretraining())
+        assert begun.recipe.name != plain.recipe.name
+        assert begin_with(source, own, BASE) == own
 
 
 def test_a_scaled_budget_scales_every_arm() -> None:

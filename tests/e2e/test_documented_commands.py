@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from documents import COMMANDS_PAGE, PAGES, ROOT, block_commands
+from pretrained_files import adaptation_plan, architecture, network, write_nnssl
 from scanner import write_series
 from shared import copy_of, make_coarse_phantom
 from shell import Shell
@@ -54,6 +56,12 @@ def user(tmp_path: Path) -> Shell:
     (shell.folder / "mine.toml").write_text((ROOT / "plans" / "quick.toml").read_text())
     (shell.folder / "small.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
     (shell.folder / "tiny.toml").write_text((ROOT / "plans" / "demo.toml").read_text())
+    of = architecture(features=(8, 8, 16))
+    write_nnssl(shell.folder / "weights" / "ResEncL", network(of).state_dict(), adaptation_plan(of))
+    cases = sorted(
+        file.name.removesuffix(".nii.gz") for file in (shell.folder / "Task05_Prostate" / "labelsTr").iterdir()
+    )
+    (shell.folder / "split.json").write_text(json.dumps({"labeled": cases[:2], "unlabeled": cases[2:6]}))
     return shell
 
 
@@ -97,6 +105,8 @@ def run_all(commands: list[list[str]], user: Shell, model: Path, work: Path) -> 
             draw_masks(user.folder, len(rest[rest.index("--labels") + 1].split(",")))
         if verb == "plan":
             rest += ["--gpu-memory-gb", "1"]
+        if verb == "pretrain" and "--dry-run" not in rest:
+            rest += ["--set", "pretraining.steps_per_epoch=1", *([] if "--epochs" in rest else ["--epochs", "2"])]
         if verb == "predict":
             rest = [argument for argument in rest if argument != "--supervised-only"] + ["--model", str(model)]
             if (user.folder / rest[rest.index("-o") + 1]).exists() and "--dry-run" not in rest:

@@ -98,6 +98,7 @@ def plan(
     \b
       pclauto plan Task05_Prostate
       pclauto plan data/Task04_Hippocampus --workspace work --dry-run
+      pclauto plan Task05_Prostate --for weights/ResEncL
     """
     from pcl_auto.data.dataset.decathlon import find_task
     from pcl_auto.planning.make_plan import plan_task

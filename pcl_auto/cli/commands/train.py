@@ -165,7 +165,7 @@ def train(
       pclauto train --labeled 2 --recipe quick --device cpu
       pclauto train --labeled 2 --budget 2h
       pclauto train --labeled 2 --set contrast.weight=0.2
-      pclauto train --labeled 2 --pretrained hf://OWNER/NAME
+      pclauto train --labeled 2 --pretrained weights/ResEncL
     """
     from pcl_auto.training.request import TrainRequest
 

@@ -21,6 +21,7 @@ from pcl_auto.benchmark.arms import (
     parse_labeled,
 )
 from pcl_auto.benchmark.draws import draw_labeled
+from pcl_auto.benchmark.pretrained_arm import refuse_seen_tests
 from pcl_auto.benchmark.subprocess_run import run_in_subprocess
 from pcl_auto.benchmark.test_cases import HeldOut, find_held_out, folder_problems, hold_out
 from pcl_auto.benchmark.train_and_score import Job, do_job
@@ -241,6 +242,8 @@ class Study:
 
     def job(self, run: BenchmarkRun, workspace: Workspace) -> Job:
         """Return what a run needs to be done in a process of its own."""
+        # What a recipe names itself goes before.
+        begun = None if run.arm.recipe.pretrained.source else self.pretrained
         request = TrainRequest(
             dataset=self.data.name,
             split=self.split(run),
@@ -253,16 +256,12 @@ class Study:
             recipe_mirroring=True,
             shared_start=self.shared_start(run),
             remember=False,
-            pretrained=self._pretrained_of(run),
+            pretrained="" if begun is None else begun.address,
+            pretrained_digest="" if begun is None else begun.digest,
         )
         labels, masks = self.plan.dataset_json["labels"], self.folder / "masks" / run.name
         classes, ignored = foreground(labels), ignore_value(labels)
         return Job(request, workspace, self.held_out, classes, self.mirroring, masks, ignored)
-
-    def _pretrained_of(self, run: BenchmarkRun) -> str:
-        """Return what a run begins with, where its recipe names nothing of its own."""
-        own = run.arm.recipe.pretrained.source
-        return "" if own or self.pretrained is None else self.pretrained.address
 
 
 def _refuse_other_labels(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -386,6 +385,10 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         configuration = plan.configuration_named(request.configuration)
     except UsageError as error:
         problems += error.problems
+    pretrained = find_source(request.pretrained) if request.pretrained not in ("", AUTO) else None
+    named = {arm.recipe.pretrained.source for arm in arms} - {"", AUTO}
+    sources = [*map(find_source, sorted(named)), *([] if pretrained is None else [pretrained])]
+    problems += [] if held_out is None else refuse_seen_tests(sources, held_out, plan)
     if problems or base is None or held_out is None:
         raise UsageError(problems)
     own = request.pretrained == AUTO
@@ -409,7 +412,7 @@ def resolve_study(request: BenchmarkRequest, data: DatasetFolder, workspace: Wor
         device=request.device,
         workers=request.workers,
         changes=request.settings,
-        pretrained=find_source(request.pretrained) if request.pretrained and not own else None,
+        pretrained=pretrained,
     )
 
 

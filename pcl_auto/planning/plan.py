@@ -332,6 +332,8 @@ def estimate_plan(plan: Plan) -> PlanEstimate:
     size = voxels * (4 * len(plan.dataset_json["channel_names"]) + 2)
     number = str(int(plan.nnunet["dataset_name"].split("_")[0].removeprefix("Dataset")))
     command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", plan.configuration]
-    if plan.settings.plans_file is None and plan.settings.pretrained is None:
+    if plan.settings.pretrained is not None:  # nnU-Net would plan another network
+        return PlanEstimate(math.ceil(size / 2**20), ())
+    if plan.settings.plans_file is None:
         command += ["-pl", _PLANNERS[plan.settings.planner], "-gpu_memory_target", f"{plan.settings.memory_gb:g}"]
     return PlanEstimate(math.ceil(size / 2**20), (shlex.join(command),))

@@ -123,7 +123,9 @@ def _to_be_fitted(run: Run) -> bool:
 
 
 def _train_commands(run: Run, request: TrainRequest) -> tuple[str, ...]:
-    """Return the commands of stock nnU-Net that do the same, in a shell prepared by ``pclauto env --export``."""
+    """Return the commands of stock nnU-Net that do the same after ``pclauto env --export``; some runs have none."""
+    if run.pretrained is not None:  # they know nothing of the weights
+        return ()
     folds = ["all"] if request.folds is None else [str(fold) for fold in range(request.folds)]
     what = [str(run.data.id), run.configuration]
     model = ["-d", what[0], "-c", what[1], "-p", run.plans_name, "-tr", run.trainer]

@@ -116,7 +116,9 @@ def time_training(
             forget_peak_memory()
         torch.backends.cudnn.benchmark = not run.settings.deterministic
         kind = TRAINERS[JOINT_TRAINER if joint else SUPERVISED_TRAINER]
-        named = with_settings(plans, run.plans_name, run.configuration, run.settings)
+        # Pretrained weights take no other time than drawn ones.
+        settings = replace(run.settings, pretrained="")
+        named = with_settings(plans, run.plans_name, run.configuration, settings)
         with variables_set(nnUNet_preprocessed=str(preprocessed), nnUNet_results=str(scratch)):
             trainer = kind(
                 {**named, "continue_training": False},

@@ -19,7 +19,7 @@ from pcl_auto.planning.make_plan import preprocess_images
 from pcl_auto.planning.plan import Plan, read_plan, require_whole
 from pcl_auto.planning.split_plans import with_recipe
 from pcl_auto.recipe.settings import Pretraining, Recipe
-from pcl_auto.training.pretrain_record import find_pretraining, is_finished, read_pretraining
+from pcl_auto.training.pretrain_record import is_finished, read_pretraining
 from pcl_auto.training.run_inputs import digest_of
 from pcl_auto.workspace.events import EventLog, Listener
 from pcl_auto.workspace.files import write_json
@@ -37,7 +37,6 @@ from pcl_auto.workspace.run_record import (
     write_manifest,
 )
 
-__all__ = ["PretrainingRun", "find_pretraining", "identity", "pretrain"]
 SCHEMA_VERSION = 1
 ADAPTATION_PLAN = "adaptation_plan.json"
 _INTENSITIES = "foreground_intensity_properties_per_channel"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from pcl_auto.workspace.folders import DatasetFolder, Workspace
 from pcl_auto.workspace.run_record import FINAL, PRETRAINING, RECORD, has_manifest
 from pcl_auto.workspace.shapes import NAME
 
+# How the names of recipes begin that a benchmark makes for its arms.
+BENCHMARK = "bench-"
 # Of the record, see pcl_auto.workspace.shapes.
 SHAPE = {
     "identity": {
@@ -32,7 +34,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def find_pretraining(
-    workspace: Workspace, data: DatasetFolder, configuration: str, within: Collection[str] | None = None
+    workspace: Workspace, data: DatasetFolder, configuration: str, within: Mapping[str, str]
 ) -> list[Path]:
     """Find the finished pre-trainings of a data set for a configuration, the one that was finished last first.
 
@@ -42,22 +44,25 @@ def find_pretraining(
         workspace: where they lie.
         data: the data set.
         configuration: that they are of.
-        within: leave out those that have learned from images of other cases than these, as a benchmark's test cases.
+        within: the SHA-256 of images by case; left out are those that have learned from other images, as from a
+            benchmark's test cases, and those that a benchmark has made for itself.
     """
     folders = pretraining_folders(workspace, data.name)
     found = [folder for folder in folders if _is_finished_for(configuration, within, folder)]
     return sorted(found, key=lambda folder: ((folder / FINAL).stat().st_mtime_ns, folder.name), reverse=True)
 
 
-def _is_finished_for(configuration: str, within: Collection[str] | None, folder: Path) -> bool:
+def _is_finished_for(configuration: str, within: Mapping[str, str], folder: Path) -> bool:
     try:
         if not is_finished(folder):
             return False
         record = read_pretraining(folder)
     except PclautoError:
         return False
-    seen = record.get("images", {}).keys()
-    return bool(record["identity"]["configuration"] == configuration and (within is None or seen <= {*within}))
+    identity, seen = record["identity"], record.get("images", {})
+    for_a_benchmark = identity["recipe"]["name"].startswith(BENCHMARK)
+    known = bool(seen) and seen.items() <= within.items()
+    return bool(identity["configuration"] == configuration and known and not for_a_benchmark)
 
 
 def pretraining_folders(workspace: Workspace, dataset: str = "Dataset*") -> list[Path]:

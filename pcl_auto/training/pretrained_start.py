@@ -15,7 +15,7 @@ from pcl_auto.nnunet.pretrained.find import FoundSource, find_source
 from pcl_auto.planning.plan import Plan
 from pcl_auto.planning.split_plans import with_recipe
 from pcl_auto.recipe.settings import Recipe
-from pcl_auto.training.pretrain import find_pretraining
+from pcl_auto.training.pretrain_record import find_pretraining
 from pcl_auto.training.run_inputs import used_cases
 from pcl_auto.workspace.folders import DatasetFolder, Workspace
 
@@ -29,7 +29,7 @@ _SAME_RATIO = 1.05
 
 
 def resolve_pretrained(
-    given: str, workspace: Workspace, data: DatasetFolder, configuration: str, split: Split
+    given: str, workspace: Workspace, data: DatasetFolder, plan: Plan, configuration: str, split: Split
 ) -> FoundSource:
     """Find the weights that ``given`` means: a source or ``auto``, those that were made last of the images of a split.
 
@@ -38,8 +38,9 @@ def resolve_pretrained(
     """
     if given != AUTO:
         return find_source(given)
-    # Others may have seen images that the split keeps for a test.
-    made = find_pretraining(workspace, data, configuration, within=used_cases(split))
+    # Others may have seen images that the split keeps for a test, or that are other ones now.
+    images = {case: plan.cases[case].digest for case in used_cases(split)}
+    made = find_pretraining(workspace, data, configuration, within=images)
     if not made:
         raise StateError(
             Problem(
@@ -68,6 +69,17 @@ def read_and_match(
     planned = with_recipe(plan.nnunet["configurations"][configuration], recipe)
     network = from_plans(planned["architecture"]).build(len(plan.dataset_json["channel_names"]))
     source = read_source(start.file, start.address)
+    if source.digest != start.digest:
+        raise StateError(
+            Problem(
+                code="pretrained.changed",
+                what="the checkpoint is not the one that the command began with",
+                where=str(start.file),
+                expected=f"SHA-256 {start.digest[:12]}…",
+                found=f"{source.digest[:12]}…",
+                fix="restore it, or repeat the command to begin with the new one",
+            )
+        )
     return source, match_network(source, network, decoder=recipe.pretrained.decoder)
 
 

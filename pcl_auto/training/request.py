@@ -83,6 +83,8 @@ class TrainRequest:
     # Weights of any network to begin with: a checkpoint, its folder, a hub's address, or "auto"; goes before the
     # recipe's own.
     pretrained: str = ""
+    # If it has to be that checkpoint: its SHA-256.
+    pretrained_digest: str = ""
     # A folder of masks CASE.nii.gz of unlabeled cases, to begin with.
     initial_pseudo_labels: Path | None = None
     # Behind that model, where it is one that this training goes on from.
@@ -227,8 +229,11 @@ def resolve_run(request: TrainRequest, workspace: Workspace) -> Run:
     if start is not None:
         recipe = replace(recipe, schedule=replace(recipe.schedule, supervised_epochs=0))
     configuration = plan.configuration_named(request.configuration)
-    recipe, pretrained = _pretrained_of(recipe, request, workspace, data, configuration, split)
-    _refuse_nothing_learned(recipe, request)
+    recipe, pretrained = _pretrained_of(recipe, request, workspace, data, plan, configuration, split)
+    if pretrained is not None and request.pretrained_digest not in ("", pretrained.digest):
+        what, fix = "the checkpoint is not the one that the command began with", "restore it, or begin anew"
+        raise StateError(Problem("pretrained.changed", what, str(pretrained.file), fix))
+    _refuse_nothing_learned(recipe, request, pretrained)
     joint = not request.supervised_only and bool(split.unlabeled)
     if joint and has_regions(plan.dataset_json["labels"]):
         _refuse_what_regions_lack(recipe)
@@ -272,6 +277,7 @@ def _pretrained_of(
     request: TrainRequest,
     workspace: Workspace,
     data: DatasetFolder,
+    plan: Plan,
     configuration: str,
     split: Split,
 ) -> tuple[Recipe, FoundSource | None]:
@@ -283,7 +289,7 @@ def _pretrained_of(
     source = request.pretrained or recipe.pretrained.source
     if not source:  # how to go on from weights is no setting then
         return replace(recipe, pretrained=Pretrained()), None
-    found = resolve_pretrained(source, workspace, data, configuration, split)
+    found = resolve_pretrained(source, workspace, data, plan, configuration, split)
     if recipe.pseudo_labels.restart_network and not request.supervised_only:
         raise UsageError(
             Problem(
@@ -326,11 +332,11 @@ def _budget_s(request: TrainRequest) -> int | None:
     return parse_budget(request.budget)
 
 
-def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest) -> None:
+def _refuse_nothing_learned(recipe: Recipe, request: TrainRequest, pretrained: FoundSource | None) -> None:
     schedule = recipe.schedule
     problems = []
     given = "--start-from" if request.start_from is not None else "--pretrained"
-    if (request.start_from is not None or request.pretrained or recipe.pretrained.source) and request.prepare_only:
+    if (request.start_from is not None or pretrained is not None) and request.prepare_only:
         fix = "leave out --prepare-only; for stock nnU-Net there is `nnUNetv2_train -pretrained_weights`"
         problems.append(
             Problem(

@@ -25,7 +25,7 @@ from pcl_auto.nnunet.pretrained.source import read_source
 from pcl_auto.planning.plan import read_plan
 from pcl_auto.planning.split_plans import with_recipe
 from pcl_auto.recipe.load import load_recipe
-from pcl_auto.training.pretrain import find_pretraining
+from pcl_auto.training.pretrain_record import find_pretraining
 from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.run_record import FINAL
 
@@ -257,15 +257,17 @@ def test_a_dry_run_writes_nothing(own: Path) -> None:
 def test_finished_ones_are_found_and_shown(pretrained: Path) -> None:
     workspace = Workspace.at(pretrained / "pclauto_work", "test")
     data = workspace.dataset(None)
+    images = {case: planned.digest for case, planned in read_plan(data).cases.items()}
     for configuration in ("2d", "3d_fullres"):
-        found = find_pretraining(workspace, data, configuration)
+        found = find_pretraining(workspace, data, configuration, images)
         assert [folder.name for folder in found] == [
             f"{method}_brief_e4_all__{configuration}" for method in ("contrastive", "masked")
         ]
-    assert find_pretraining(workspace, data, "3d_lowres") == []
-    cases = {f"phantom_{number:03d}" for number in range(1, 7)}
-    assert len(find_pretraining(workspace, data, "2d", within=cases)) == 2
-    assert find_pretraining(workspace, data, "2d", within=cases - {"phantom_002"}) == []
+    assert find_pretraining(workspace, data, "3d_lowres", images) == []
+    fewer = {case: digest for case, digest in images.items() if case != "phantom_002"}
+    assert find_pretraining(workspace, data, "2d", fewer) == []
+    # Another image under the name.
+    assert find_pretraining(workspace, data, "2d", {**images, "phantom_002": "0" * 64}) == []
     shown = json.loads(user(pretrained).pclauto("status", "--json").stdout)
     assert sorted(Path(run["folder"]).name for run in shown) == sorted(
         f"{method}_brief_e4_all__{configuration}"
@@ -285,7 +287,9 @@ def test_an_unfinished_or_damaged_one_is_not_begun_with(pretrained: Path, tmp_pa
     folders = [folder_of(place, f"{method}_brief_e4_all__2d") for method in ("masked", "contrastive")]
     (folders[0] / FINAL).unlink()
     (folders[1] / "run.json").write_text("{")
-    assert find_pretraining(workspace, workspace.dataset(None), "2d") == []
+    data = workspace.dataset(None)
+    images = {case: planned.digest for case, planned in read_plan(data).cases.items()}
+    assert find_pretraining(workspace, data, "2d", images) == []
     states = {
         Path(run["folder"]).name: run["state"] for run in json.loads(user(place).pclauto("status", "--json").stdout)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ import pytest
 import torch
 from golden import stock_mask
 from pretrained_files import adaptation_plan, architecture, network, write_nnssl
+from refusal import refused
 from shared import PLAN_OPTIONS, copy_of, made_once, shell_in
 from shell import Shell
 from stock import SHORT_TRAINING
 
+from pcl_auto.errors import StateError
+from pcl_auto.nnunet.environment import EXTENSION_FOLDER
+from pcl_auto.training.request import TrainRequest, resolve_runs
+from pcl_auto.training.train import train_runs
+from pcl_auto.workspace.events import silent
 from pcl_auto.workspace.files import file_digest
+from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.run_record import FINAL
 
 FEATURES = (8, 8, 16)
+# What nnU-Net reads in this process is put back after a test.
+OWN = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer")
 TRAIN = ["train", "--recipe", "tiny.toml", "--set", "network.width=1", "--device", "cpu"]
 
 
@@ -59,7 +69,7 @@ def pretrained(shared_folder: Path, planned_for: Path, weights: Path) -> Path:
         shell.pclauto(*train)
         shell.pclauto(*train, "--supervised-only")
 
-    return made_once(shared_folder / "pretrained", make) / "work"
+    return made_once(shared_folder / "pretrained_runs", make) / "work"
 
 
 def folder_of(work: Path, trainer: str = "nnUNetTrainerPCL__") -> Path:
@@ -353,6 +363,60 @@ def test_a_benchmark_pre_trains_once_without_its_test_cases(planned_once: Path, 
     assert begun["pretrained"]["digest"] == file_digest(folder / FINAL)
     assert pretrainings(work) == [folder]
     assert (folder / FINAL).stat().st_mtime_ns == made
+
+
+@pytest.mark.slow
+def test_a_benchmark_refuses_weights_that_have_seen_its_tests(own_weights: Path, task: Path, shell: Shell) -> None:
+    (folder,) = pretrainings(own_weights)
+    (shell.folder / "named.toml").write_text(f'extends = "tiny.toml"\n[pretrained]\nsource = "{folder}"\n')
+    command = ["benchmark", task, "--workspace", own_weights, "--labeled", "1", "--draws", "1", "--device", "cpu",
+               "--test-cases", "1", "--base-recipe", "tiny.toml", "--folder", "seen"]  # fmt: skip
+    for more in (["--arms", "nnunet", "--pretrained", folder], ["--arms", "named.toml"]):
+        (problem,) = shell.refusal(*command, *more, code=2)
+        assert problem["code"] == "benchmark.tests-seen"
+        assert "phantom_00" in problem["found"]
+
+
+def test_a_checkpoint_that_changes_after_it_was_found_is_refused(
+    planned_for: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = copy_of(planned_for, tmp_path / "work")
+    source = copy_of(weights, tmp_path / "source")
+    of = architecture(features=FEATURES)
+    request = TrainRequest(
+        labeled=2, recipe=str(shell_in(tmp_path / "user").folder / "tiny.toml"), device="cpu",
+        settings=("network.width=1",), pretrained=str(source),
+    )  # fmt: skip
+    for name in OWN:
+        monkeypatch.setenv(name, "")
+    workspace = Workspace.at(work, "test")
+    runs = resolve_runs(request, workspace)
+
+    def replaced_after(event: str, _values: dict[str, Any]) -> None:
+        if event == "split":
+            write_nnssl(source, network(of, seed=8).state_dict(), adaptation_plan(of))
+
+    with refused(StateError, "pretrained.changed"):
+        train_runs(runs, request, workspace, replaced_after)
+    # It was known before anything was begun, too.
+    with refused(StateError, "pretrained.changed"):
+        train_runs(runs, request, workspace, silent)
+
+
+def test_nnunets_own_command_does_not_train_without_the_weights(pretrained: Path, tmp_path: Path) -> None:
+    work, shell = copy_of(pretrained, tmp_path / "work"), shell_in(tmp_path / "user")
+    model = folder_of(work).parent
+    shutil.rmtree(model)
+    trainer, plans, configuration = model.name.split("__")
+    code = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+    done = shell.python(
+        "-c", code, "99", configuration, "all", "-p", plans, "-tr", trainer, "-device", "cpu", spawns=False,
+        nnUNet_raw=work / "nnUNet_raw", nnUNet_preprocessed=work / "nnUNet_preprocessed",
+        nnUNet_results=work / "nnUNet_results", nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1",
+        nnUNet_extTrainer=str(EXTENSION_FOLDER),
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "the run is to begin with pretrained weights, and has none" in done.stderr + done.stdout
 
 
 @pytest.mark.slow

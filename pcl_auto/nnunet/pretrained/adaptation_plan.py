@@ -9,7 +9,7 @@ from typing import Any
 
 from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.pretrained.architecture import Architecture, full_class_name, resenc_l
-from pcl_auto.nnunet.trusted_plans import NETWORKS, require_trusted_network
+from pcl_auto.nnunet.trusted_plans import MAX_PATCH_AXIS, NETWORKS, SPACING_MM, require_trusted_network
 
 _PRESETS = ("ResEncL",)
 _MAX_CITATIONS, _MAX_CITATION = 50, 500
@@ -56,8 +56,8 @@ def read_adaptation_plan(content: Any, file: Path) -> Described:
     return Described(
         architecture=_architecture(content["architecture_plans"], where),
         channels=channels,
-        spacing_mm=_numbers(configuration.get("spacing"), float),
-        patch_voxels=_numbers(patch, int),
+        spacing_mm=_numbers(configuration.get("spacing"), float, SPACING_MM),
+        patch_voxels=_numbers(patch, int, (1, MAX_PATCH_AXIS)),
         normalization=tuple(map(str, schemes)) if isinstance(schemes, (list, tuple)) else None,
         citations=_texts(citations),
         encoder_prefix=str(encoder),
@@ -88,11 +88,12 @@ def _architecture(plans: Mapping[str, Any], where: str) -> Architecture:
     return Architecture(full, dict(arguments), tuple(imported))
 
 
-def _numbers(values: Any, kind: type) -> Any:
-    fits = isinstance(values, (list, tuple)) and len(values) in (2, 3)
-    fits = fits and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 for value in values
-    )
+def _numbers(values: Any, kind: type, limits: tuple[float, float]) -> Any:
+    """Return two or three lengths within ``limits``; None for anything else, which is then not known."""
+    if not isinstance(values, (list, tuple)) or len(values) not in (2, 3):
+        return None
+    low, high = limits
+    fits = all(isinstance(value, (int, float)) and type(value) is not bool and low <= value <= high for value in values)
     return tuple(kind(value) for value in values) if fits else None
 
 

@@ -70,18 +70,18 @@ def from_plans(entry: Mapping[str, Any]) -> Architecture:
     return Architecture(entry["network_class_name"], dict(entry["arch_kwargs"]), tuple(entry["_kw_requires_import"]))
 
 
-def resenc_l(dimensions: int = 3) -> Architecture:
+def resenc_l() -> Architecture:
     """Return the residual U-Net that nnssl calls ``ResEncL``; the figures are published with the OpenMind weights."""
     arguments = {
         "n_stages": 6,
         "features_per_stage": [32, 64, 128, 256, 320, 320],
-        "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
-        "kernel_sizes": [[3] * dimensions] * 6,
-        "strides": [[1] * dimensions] + [[2] * dimensions] * 5,
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3] * 3] * 6,
+        "strides": [[1] * 3] + [[2] * 3] * 5,
         "n_blocks_per_stage": [1, 3, 4, 6, 6, 6],
         "n_conv_per_stage_decoder": [1] * 5,
         "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
         "dropout_op": None,
         "dropout_op_kwargs": None,

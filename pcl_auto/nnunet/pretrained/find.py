@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def find_source(given: str) -> FoundSource:
         folder, address = _fetch(given)
         file = find_checkpoint(folder)
         return FoundSource(file, address, file_digest(file))
-    path = Path(given).expanduser()
-    if not path.exists():
+    path = Path(given)
+    with suppress(RuntimeError):  # a home of nobody
+        path = path.expanduser()
+    if not _is_there(path):
         raise UsageError(
             Problem(
                 code="pretrained.unknown-source",
@@ -56,6 +59,13 @@ def find_source(given: str) -> FoundSource:
         )
     file = find_checkpoint(path)
     return FoundSource(file, str(path.resolve()), file_digest(file))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def find_checkpoint(given: Path) -> Path:
@@ -90,13 +100,13 @@ def _fetch(given: str) -> tuple[Path, str]:
     """
     found = _ADDRESS.fullmatch(given)
     if found is None:
-        expected, fix = f"{HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION", "correct the address"
-        raise UsageError(Problem("pretrained.no-address", "not an address of a model hub", given, fix, expected))
+        raise UsageError(_no_address(given))
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
             GatedRepoError,
             HfHubHTTPError,
+            HFValidationError,
             LocalEntryNotFoundError,
             RepositoryNotFoundError,
             RevisionNotFoundError,
@@ -112,6 +122,8 @@ def _fetch(given: str) -> tuple[Path, str]:
         raise UsageError(
             Problem("pretrained.not-on-hub", "no such model on the hub, or none that you may read", given, fix)
         ) from error
+    except HFValidationError as error:
+        raise UsageError(_no_address(given)) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ResourceError(
             Problem(
@@ -123,3 +135,8 @@ def _fetch(given: str) -> tuple[Path, str]:
             )
         ) from error
     return folder, f"{HUB}{repository}@{folder.name}"
+
+
+def _no_address(given: str) -> Problem:
+    expected, fix = f"{HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION", "correct the address"
+    return Problem("pretrained.no-address", "not an address of a model hub", given[:200], fix, expected)

@@ -66,8 +66,8 @@ def match_network(source: PretrainedSource, network: nn.Module, *, decoder: bool
     """Match the weights of ``source`` with ``network``, whatever is wrapped around it.
 
     Patch size, strides and spacing may differ, for they are no weights; and the number of channels, to which the first
-    convolution is adapted. Decoder stages are matched by their depth: a network of fewer stages has other numbers for
-    them.
+    convolution is adapted. A stage is taken only if those that it gets its features from are taken too: of the encoder
+    all before it; of the decoder the whole encoder, which has to be as deep, and all deeper stages.
 
     Args:
         source: the weights.
@@ -85,17 +85,20 @@ def match_network(source: PretrainedSource, network: nn.Module, *, decoder: bool
     dimensions = max(entry.tensor.ndim - 2 for stage in entries.values() for entry in stage)
     if dimensions != source.dimensions:
         raise StateError(_other_dimensions(source, dimensions))
-    deeper = source.encoder_stages - (1 + max(stage.number for stage in entries if stage.part == "encoder"))
+    depth = 1 + max(stage.number for stage in entries if stage.part == "encoder")
     first = _first_convolution(entries)
     names: dict[str, str] = {}
     reasons: dict[Stage, str] = {}
     for stage in sorted(entries, key=lambda each: (each.part == "decoder", each.number)):
-        found = {entry.name: _in_file(entry, stage, source, deeper) for entry in entries[stage]}
-        reason = _why_not(stage, entries[stage], found, source, first)
+        found = {
+            entry.name: next((name for name in entry.names if name in source.weights), None) for entry in entries[stage]
+        }
+        reason = _why_not(entries[stage], found, source, first)
         if not reason and stage.part == "decoder":
-            reason = _why_no_decoder(stage, entries, reasons, wanted=decoder)
-        reasons[stage] = reason
-        if not reason:
+            reason = _why_no_decoder(depth, source, wanted=decoder)
+        before = next((str(each) for each, why in reasons.items() if why), "")
+        reasons[stage] = reason or (f"{before} before it is not taken" if before else "")
+        if not reasons[stage]:
             names |= {name: str(other) for name, other in found.items()}
     if not any(stage.part == "encoder" and not stage.is_stem and not reason for stage, reason in reasons.items()):
         raise StateError(_no_match(source, reasons, is_residual=any(stage.is_stem for stage in entries)))
@@ -135,27 +138,8 @@ def _first_convolution(entries: Mapping[Stage, list[NamedTensor]]) -> NamedTenso
     return next(entry for entry in entries[stage] if entry.tensor.ndim > 2)
 
 
-def _in_file(entry: NamedTensor, stage: Stage, source: PretrainedSource, deeper: int) -> str | None:
-    """Return the name in the file of a tensor of the network; ``deeper``: how many more stages the file's encoder has.
-
-    Decoder stages are numbered from the deepest one on.
-    """
-    for name in entry.names:
-        if stage.part == "decoder":
-            kind = name.split(".")[1]
-            rest = name[len(f"decoder.{kind}.{stage.number}.") :]
-            name = f"decoder.{kind}.{stage.number + deeper}.{rest}"  # noqa: PLW2901
-        if name in source.weights:
-            return name
-    return None
-
-
 def _why_not(
-    stage: Stage,
-    entries: list[NamedTensor],
-    found: Mapping[str, str | None],
-    source: PretrainedSource,
-    first: NamedTensor,
+    entries: list[NamedTensor], found: Mapping[str, str | None], source: PretrainedSource, first: NamedTensor
 ) -> str:
     """Say why the weights of a stage are not taken; nothing if they fit."""
     missing = [entry.name for entry in entries if found[entry.name] is None]
@@ -170,33 +154,20 @@ def _why_not(
             here, there = (*here[:1], *here[2:]), (*there[:1], *there[2:])
         if here != there:
             return f"another shape: {name} {there} in the file, {here} here"
-    return _extra(stage, entries, found, source)
-
-
-def _extra(stage: Stage, entries: list[NamedTensor], found: Mapping[str, str | None], source: PretrainedSource) -> str:
-    """Say if a stage of the file has more layers than that of the network, which then ends with other features."""
-    taken = {found[entry.name] for entry in entries}
-    numbers = {stage_of(str(name)) for name in taken}
-    again = {name for entry in entries for name in _aliases(str(found[entry.name]), entry, stage)}
-    more = [name for name in source.weights if stage_of(name) in numbers and name not in taken | again]
+    known = {name for entry in entries for name in entry.names}
+    stage = stage_of(entries[0].name)
+    more = [name for name in source.weights if stage_of(name) == stage and name not in known]
+    # It ends with other features then.
     return f"more layers in the file: {more[0]}" if more else ""
 
 
-def _aliases(name: str, entry: NamedTensor, stage: Stage) -> set[str]:
-    """Return the names in the file of one tensor that stands there as ``name``."""
-    number = name.split(".")[2]
-    return {each.replace(f".{stage.number}.", f".{number}.", 1) for each in entry.names}
-
-
-def _why_no_decoder(
-    stage: Stage, entries: Mapping[Stage, list[NamedTensor]], reasons: Mapping[Stage, str], *, wanted: bool
-) -> str:
-    """Say why a decoder stage that fits is not taken: the encoder beside it gives other features."""
+def _why_no_decoder(depth: int, source: PretrainedSource, *, wanted: bool) -> str:
+    """Say why no stage of the decoder is taken: its first one works on the deepest features; nothing if it may be."""
     if not wanted:
         return "pretrained.decoder = false"
-    encoder = 1 + max(each.number for each in entries if each.part == "encoder")
-    beside = Stage("encoder", encoder - 2 - stage.number)
-    return f"{beside} beside it does not fit" if reasons.get(beside) else ""
+    if source.encoder_stages != depth:
+        return f"the encoder has {source.encoder_stages} stages in the file, {depth} here"
+    return ""
 
 
 def _adaptation(first: NamedTensor, names: Mapping[str, str], source: PretrainedSource) -> str:

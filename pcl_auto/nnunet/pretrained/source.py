@@ -26,9 +26,12 @@ ADAPTATION_PLAN = "adaptation_plan.json"
 _PLAN_KEY = "nnssl_adaptation_plan"
 # Where nnssl's methods keep the encoder that a training goes on with; others of the same file are teachers.
 _ENCODERS = ("encoder", "online_encoder.encoder", "online_encoder")
+_COUNT = ".num_batches_tracked"
 _WRAPPERS = ("module.", "_orig_mod.")
 _ATTENTION = re.compile(r"(^|\.)(attn|qkv|q_proj|pos_embed|eva|vit)(\.|$)", re.ASCII)
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
+_LICENSE = re.compile(r"^license:[ \t]*(.*)\n?((?:[ \t]*-[ \t]+.*\n?)*)", re.MULTILINE)
+_MAX_LICENSE = 200
 UNSTATED = "not stated in its files"
 
 
@@ -89,15 +92,20 @@ def read_source(file: Path, address: str = "") -> PretrainedSource:
         StateError: no checkpoint, damaged, or one that would run code; a transformer; weights that are no numbers; or
             tensors that are not those of the network that the files describe. Every problem that can be seen at once.
     """
+    digest = file_digest(file) if file.is_file() else ""
     content = read_checkpoint(file)
+    if file_digest(file) != digest:
+        what, fix = "the checkpoint was replaced while it was read", "repeat the command"
+        raise StateError(Problem("pretrained.changed", what, str(file), fix))
     stated = _without_wrappers(content["network_weights"], file)
     described, kind = _described(content, stated, file)
     weights = _without_untrained(_of_unet(stated, described), content)
     if not any(name.startswith("encoder.") for name in weights):
         raise StateError(_no_unet(stated, file))
-    if problems := [*_not_finite(weights, file), *_contradictions(weights, described, kind, file)]:
+    if problems := _contradictions(weights, described, kind, file):
         raise StateError(problems)
-    return PretrainedSource(file, address or str(file), file_digest(file), kind, weights, described, _license(file))
+    weights = _as_numbers(weights, file)
+    return PretrainedSource(file, address or str(file), digest, kind, weights, described, _license(file))
 
 
 def _without_wrappers(weights: Any, file: Path) -> dict[str, Tensor]:
@@ -119,6 +127,41 @@ def _without_wrappers(weights: Any, file: Path) -> dict[str, Tensor]:
             shortened = shortened[len(wrapper) :]
         plain[shortened] = value
     return plain
+
+
+def _as_numbers(weights: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Return weights in float32, as networks have them; counts of batches stay whole.
+
+    Raises:
+        StateError: tensors of another kind (sparse, quantized, complex, whole, without values), or values that are no
+            numbers in float32; everything at once.
+    """
+    odd = [name for name, value in weights.items() if not _is_weight(name, value)]
+    if odd:
+        kind = f"{weights[odd[0]].dtype}, {weights[odd[0]].layout}, on {weights[odd[0]].device}".replace("torch.", "")
+        raise StateError(
+            Problem(
+                code="pretrained.no-weights",
+                what="tensors that are no weights of a network",
+                where=str(file),
+                expected="dense real numbers",
+                found=f"{format_names(odd, 3)} ({kind})",
+                fix="restore the checkpoint from its source, or convert it to float32",
+            )
+        )
+    made = {name: value if name.endswith(_COUNT) else value.float() for name, value in weights.items()}
+    broken = [name for name, value in made.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        what, fix = "weights that are no numbers", "restore the checkpoint from its source"
+        raise StateError(
+            Problem("checkpoint.not-finite", what, str(file), fix, "finite weights", format_names(broken, 3))
+        )
+    return made
+
+
+def _is_weight(name: str, value: Tensor) -> bool:
+    is_dense = value.layout == torch.strided and value.device.type != "meta" and not value.is_quantized
+    return is_dense and (value.is_floating_point() or (name.endswith(_COUNT) and not value.is_complex()))
 
 
 def _described(
@@ -204,7 +247,8 @@ def _without_untrained(weights: dict[str, Tensor], content: Mapping[str, Any]) -
     """Return the tensors without stages of the decoder that a pre-training of ours says it left as they were drawn."""
     own = content.get(OWN_KEY)
     untrained = own.get(UNTRAINED) if isinstance(own, Mapping) else None
-    left = {Stage("decoder", number) for number in untrained} if isinstance(untrained, list) else set()
+    numbers = untrained if isinstance(untrained, list) else []
+    left = {Stage("decoder", number) for number in numbers if isinstance(number, int)}
     return {name: value for name, value in weights.items() if stage_of(name) not in left}
 
 
@@ -220,14 +264,6 @@ def _no_unet(weights: Mapping[str, Tensor], file: Path) -> Problem:
         found=format_names(weights, 3) or "no tensors",
         fix="name a checkpoint of nnU-Net, or of nnssl with its adaptation_plan.json beside it",
     )
-
-
-def _not_finite(weights: Mapping[str, Tensor], file: Path) -> list[Problem]:
-    broken = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
-    if not broken:
-        return []
-    what, fix = "weights that are no numbers", "restore the checkpoint from its source"
-    return [Problem("checkpoint.not-finite", what, str(file), fix, "finite weights", format_names(broken, 3))]
 
 
 def _contradictions(weights: Mapping[str, Tensor], described: Described, kind: str, file: Path) -> list[Problem]:
@@ -251,7 +287,7 @@ def _contradictions(weights: Mapping[str, Tensor], described: Described, kind: s
         if found is None or found.shape != entry.tensor.shape
     ]
     extra = [name for name in weights if name.partition(".")[0] in parts and name not in known]
-    differing += [("no such tensor", name) for name in extra]
+    differing += [("no further tensor", name) for name in extra]
     if not differing:
         return []
     return [
@@ -268,22 +304,30 @@ def _contradictions(weights: Mapping[str, Tensor], described: Described, kind: s
 
 def _license(file: Path) -> str:
     """Return the license that the files of a model state: in a model card, config.json, dataset.json or LICENSE."""
-    for folder in (file.parent, file.parent.parent):
-        card = folder / "README.md"
-        head = _FRONT_MATTER.match(_text(card)) if card.is_file() else None
-        stated = re.search(r"^license:\s*(\S.*)$", head.group(1), re.MULTILINE) if head else None
-        if stated:
-            return stated.group(1).strip().strip("\"'")
+    # What lies beside the folder of a fold describes its model; beside any other folder lies something else.
+    of_model = [file.parent.parent] if file.parent.name.startswith("fold_") else []
+    for folder in [file.parent, *of_model]:
+        stated: list[Any] = [_license_of_card(folder / "README.md")]
         for name in ("config.json", "dataset.json"):
-            values = read_kept(folder / name) or {}
-            for key in ("license", "licence"):
-                if isinstance(values.get(key), str) and values[key]:
-                    return str(values[key])[:200]
+            values = read_kept(folder / name)
+            stated += [values.get(key) for key in ("license", "licence")] if isinstance(values, Mapping) else []
         for name in ("LICENSE", "LICENSE.txt"):
             lines = _text(folder / name).split("\n") if (folder / name).is_file() else []
-            if first := next((line.strip() for line in lines if line.strip()), ""):
-                return first[:200]
+            stated.append(next((line.strip() for line in lines if line.strip()), ""))
+        for text in stated:
+            if isinstance(text, str) and text:
+                return text[:_MAX_LICENSE]
     return UNSTATED
+
+
+def _license_of_card(card: Path) -> str:
+    """Return the license in the head of a model card, given as one word or as a list; empty without one."""
+    head = _FRONT_MATTER.match(_text(card)) if card.is_file() else None
+    found = _LICENSE.search(head.group(1)) if head else None
+    if found is None:
+        return ""
+    words = [found.group(1), *re.findall(r"^[ \t]*-[ \t]+(.+)$", found.group(2), re.MULTILINE)]
+    return ", ".join(word for word in (each.strip().strip("\"'[]") for each in words) if word)
 
 
 def _text(file: Path) -> str:

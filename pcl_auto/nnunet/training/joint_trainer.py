@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -57,13 +58,17 @@ class nnUNetTrainerPCL(nnUNetTrainerPCLSupervised):  # noqa: N801 (nnU-Net finds
         self.warped: WarpedCases | None = None
 
     def begin_with(self, source: PretrainedSource, match: Match) -> None:
-        """Give the network, its EMA teacher and a second network the pretrained weights that match them."""
+        """Give network and EMA teacher the pretrained weights that match, a second network those of the encoder.
+
+        With the same decoder, too, the two networks would hardly differ, and teach each other nothing.
+        """
         super().begin_with(source, match)
         if self.teacher is not None:
             self.teacher.restart(unwrapped(self.network))
         second = self.joint_step.parts().get("second_network")
         if second is not None:
-            take_weights(source, second, match)
+            names = {name: other for name, other in match.names.items() if name.startswith("encoder.")}
+            take_weights(source, second, replace(match, names=names))
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
         """Return nnU-Net's augmentation of training patches, with the recipe's elastic deformation."""

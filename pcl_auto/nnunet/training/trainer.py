@@ -18,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 
 from pcl_auto.data.split import cross_validation
+from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet import distributed
 from pcl_auto.nnunet.data import patch_streams
 from pcl_auto.nnunet.data.cases import StoredCases
@@ -82,6 +83,8 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self.seconds = 0.0
         # The cases whose patches the step at hand has, to name them if it fails.
         self.cases_of_step: list[str] = []
+        # Of pretrained weights, if the settings ask for some.
+        self._has_pretrained = False
         self._best_ema: float | None = None
         self._best_weights: dict[str, Any] | None = None
         self._progress_png_drawn = monotonic()
@@ -136,6 +139,7 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         if not self.was_initialized:
             self.initialize()
         take_weights(source, self.network, match)
+        self._has_pretrained = True
 
     def initialize(self) -> None:
         """Build the network; the seed fixes its first weights."""
@@ -212,9 +216,22 @@ class nnUNetTrainerPCLSupervised(nnUNetTrainer):  # type: ignore[misc]  # noqa: 
         self._train_until(until_epoch, "supervised")
 
     def on_train_start(self) -> None:
-        """Build what is missing and put beside the model what prediction needs."""
+        """Build what is missing and put beside the model what prediction needs.
+
+        Raises:
+            StateError: the run is to begin with pretrained weights and has none, as with nnU-Net's own command.
+        """
         if not self.was_initialized:
             self.initialize()
+        if self.settings.pretrained and not self._has_pretrained and not self.epoch:
+            raise StateError(
+                Problem(
+                    code="pretrained.not-given",
+                    what="the run is to begin with pretrained weights, and has none",
+                    where=self.plans_manager.plans_name,
+                    fix="train it with `pclauto train --pretrained`: nnU-Net's own command does not know them",
+                )
+            )
         if self.is_ddp:  # all had to draw the same first weights; from here on each draws its own patches
             torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, self.local_rank]).generate_state(1)[0]))
         self.set_deep_supervision_enabled(self.enable_deep_supervision)

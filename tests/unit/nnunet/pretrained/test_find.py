@@ -105,7 +105,19 @@ def test_f108_a_hub_that_cannot_be_reached(client: Client) -> None:
         assert "name their folder" in found["fix"]
 
 
-@pytest.mark.parametrize("address", ["hf://", "hf://model", "hf://a/b/c", "hf://owner/model@", "hf://../../etc"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hf://",
+        "hf://model",
+        "hf://a/b/c",
+        "hf://owner/model@",
+        "hf://../../etc",
+        "hf://../..",
+        "hf://-a/b",
+        "hf://a--b/c..d",
+    ],
+)
 def test_no_address(address: str) -> None:
     with refused(UsageError, "pretrained.no-address"):
         find_source(address)
@@ -131,9 +143,10 @@ def test_a_file_a_folder_or_that_of_a_fold(tmp_path: Path) -> None:
 
 
 def test_nothing_or_too_much_there(tmp_path: Path) -> None:
-    with refused(UsageError, "pretrained.unknown-source") as refusal:
-        find_source(str(tmp_path / "nowhere"))
-    assert "hf://OWNER/NAME" in refusal.problem.expected
+    for name in (str(tmp_path / "nowhere"), "~nosuchuser/weights", "w" * 300, "w\0"):
+        with refused(UsageError, "pretrained.unknown-source") as refusal:
+            find_source(name)
+        assert "hf://OWNER/NAME" in refusal.problem.expected
     with refused(StateError, "model.no-start"):
         find_checkpoint(tmp_path)
     for fold in ("fold_0", "fold_1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pretrained_files import (
 from refusal import refused
 
 from pcl_auto.errors import StateError
+from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.pretrained.architecture import named_tensors, resenc_l, stage_of
 from pcl_auto.nnunet.pretrained.source import UNSTATED, read_source
 
@@ -189,6 +191,94 @@ def test_f105_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
     with refused(StateError, "checkpoint.not-finite") as refusal:
         read_source(write_nnssl(tmp_path, weights, adaptation_plan(of)))
     assert "encoder.stages.2.blocks.0.conv1.conv.weight" in refusal.problem.found
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.bool,
+        lambda weight: (weight * 100).to(torch.int8),
+        lambda weight: weight * 1j,
+        lambda weight: weight.to("meta"),
+        lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+    ],
+    ids=["sparse", "bool", "int8", "complex", "meta", "quantized"],
+)
+def test_f105_tensors_that_are_no_weights(odd: Any, tmp_path: Path) -> None:
+    of = architecture()
+    weights = network(of).state_dict()
+    name = "encoder.stages.1.blocks.0.conv1.conv.weight"
+    weights[name] = odd(weights[name])
+    file = write_nnssl(tmp_path, weights, adaptation_plan(of))
+    with pytest.raises(StateError) as caught:
+        read_source(file)
+    # Some of them torch itself does not read without running code.
+    assert {problem.code for problem in caught.value.problems} <= {"pretrained.no-weights", "checkpoint.unreadable"}
+
+
+def test_f105_numbers_that_float32_does_not_hold(tmp_path: Path) -> None:
+    of = architecture()
+    weights = {name: value.double() * 1e200 for name, value in network(of).state_dict().items()}
+    with refused(StateError, "checkpoint.not-finite"):
+        read_source(write_nnssl(tmp_path, weights, adaptation_plan(of)))
+
+
+def test_counts_of_batch_normalization_stay_whole(tmp_path: Path) -> None:
+    of = architecture()
+    normalized = {"norm_op": "torch.nn.modules.batchnorm.BatchNorm3d", "norm_op_kwargs": {"affine": True}}
+    of = replace(of, arguments={**of.arguments, **normalized})
+    weights = network(of).state_dict()
+    (count, *_) = [name for name in weights if name.endswith("num_batches_tracked") and name.startswith("encoder.")]
+    weights[count] += 7
+    source = read_source(write_nnssl(tmp_path, weights, adaptation_plan(of)))
+    assert source.weights[count] == 7
+    assert source.weights[count].dtype == torch.int64
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = architecture()
+    file = write_nnssl(tmp_path, network(of).state_dict(), adaptation_plan(of))
+
+    def read(path: Path) -> Any:
+        content = read_checkpoint(path)
+        write_nnssl(tmp_path, network(of, seed=1).state_dict(), adaptation_plan(of))
+        return content
+
+    monkeypatch.setattr("pcl_auto.nnunet.pretrained.source.read_checkpoint", read)
+    with refused(StateError, "pretrained.changed"):
+        read_source(file)
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense:\nlanguage: en\n---\n", UNSTATED),
+        ("---\nlicense:\n- mit\n- 'cc-by-4.0'\ntags:\n- x\n---\n", "mit, cc-by-4.0"),
+        ("---\nlicense: [mit]\n---\n", "mit"),
+        (f"---\nlicense: {'x' * 5000}\n---\n", "x" * 200),
+    ],
+)
+def test_the_license_in_the_head_of_a_card(card: str, expected: str, tmp_path: Path) -> None:
+    of = architecture()
+    file = write_nnssl(tmp_path / "model", network(of).state_dict(), adaptation_plan(of))
+    (file.parent / "README.md").write_text(card)
+    # What lies beside the model is of something else.
+    (tmp_path / "README.md").write_text("---\nlicense: of-a-neighbor\n---\n")
+    (file.parent / "config.json").write_text("[1]")
+    assert read_source(file).license == expected
+
+
+@pytest.mark.parametrize("length", [float("inf"), 1e-9, 1e9, -1, "1", True])
+def test_lengths_that_none_has_are_not_known(length: Any, tmp_path: Path) -> None:
+    of = architecture()
+    changes = {
+        "pretrain_plan": {"configurations": {"own": {"spacing": [length, 1, 1]}}},
+        "recommended_downstream_patchsize": [length, 32, 32],
+    }
+    described = read_source(write_nnssl(tmp_path, network(of).state_dict(), adaptation_plan(of, **changes))).described
+    assert described.spacing_mm is None
+    assert described.patch_voxels is None
 
 
 def test_f105_no_state_dict(tmp_path: Path) -> None:

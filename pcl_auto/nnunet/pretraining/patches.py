@@ -67,8 +67,9 @@ class RandomPatches:
 class PartitionViews:
     """Two views each of images of several partitions of several volumes, the first views before the second ones.
 
-    In 2D an image is a slice of its partition. In 3D it is a slab of slices around one of them, which never reaches
-    beyond the volume: where it would end could tell the partition from nothing in the image.
+    In 2D an image is a slice of its partition. In 3D it is a slab of slices, no longer than a partition where the
+    network's stride allows. The places where a slab can begin inside the volume are what is divided into partitions:
+    two partitions of a volume never show the same slab, and none shows where the volume ends.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class PartitionViews:
         """Prepare to draw so many ``patches`` in a step, half of them second views.
 
         Args:
-            images: those with fewer slices than there are partitions are left out.
+            images: those in which the partitions' slabs cannot all begin at slices of their own are left out.
             patch_voxels: shape of a patch, (y, x) or (z, y, x).
             patches: at least four are drawn, two images.
             partitions: into which a volume is divided, S.
@@ -87,22 +88,25 @@ class PartitionViews:
             StateError: no image has so many slices.
         """
         self._images, self._partitions = images, partitions
-        self._cases = [case for case, shape in images.shapes.items() if shape[0] >= partitions]
+        self._patch_voxels = tuple(patch_voxels)
+        shortest = stride if len(self._patch_voxels) == 3 else 1
+        least = shortest + partitions - 1
+        self._cases = [case for case, shape in images.shapes.items() if shape[0] >= least]
         if not self._cases:
             raise StateError(
                 Problem(
                     code="pretrain.too-few-slices",
-                    what="no image has a slice for every partition",
+                    what="no image has slices of its own for every partition",
                     where="pretraining.partitions",
-                    expected=f"{partitions} slices or more",
+                    expected=f"{least} slices or more",
                     found=f"{max(shape[0] for shape in images.shapes.values())} at most",
                     fix="take fewer partitions with --set, or --method masked",
                 )
             )
-        self._patch_voxels = tuple(patch_voxels)
         if len(self._patch_voxels) == 3:
-            slices = min(self._patch_voxels[0], min(images.shapes[case][0] for case in self._cases) // 2)
-            self._patch_voxels = (max(1, slices // stride) * stride, *self._patch_voxels[1:])
+            of_partition = min(images.shapes[case][0] for case in self._cases) // partitions
+            slices = min(self._patch_voxels[0], of_partition) // stride * stride
+            self._patch_voxels = (max(stride, slices), *self._patch_voxels[1:])
         self._step = compose_step(max(2, patches // 2), partitions, len(self._cases))
 
     def draw(self, generator: np.random.Generator) -> Patches:
@@ -117,8 +121,7 @@ class PartitionViews:
 
     def _pair(self, case: str, part: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         shape, size = self._images.shapes[case], in_three_axes(self._patch_voxels)
-        middle = draw_slice(shape[0], part, self._partitions, generator)
-        first = max(0, min(middle - size[0] // 2, shape[0] - size[0]))
+        first = draw_slice(shape[0] - size[0] + 1, part, self._partitions, generator)
         starts = [_draw_start(whole, length, generator) for whole, length in zip(shape[1:], size[1:], strict=True)]
         moved = [
             _move_start(start, whole, length, generator)

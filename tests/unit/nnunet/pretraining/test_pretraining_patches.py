@@ -105,12 +105,29 @@ def test_views_come_in_pairs_of_each_partition_of_each_volume(
                 assert part * depth // 4 <= of_view[0] < (part + 1) * depth // 4
                 slices.add((case, of_view[0]))
             else:
-                # A slab of four of eight slices, the shorter volume's half; the end of the volume tells nothing.
-                assert view.shape[1] == 4
-                assert of_view == list(range(of_view[0], of_view[0] + 4))
-                assert 0 <= of_view[0] <= depth - 4
-    if len(patch_voxels) == 2:
-        assert slices == {(case, number) for case in "ab" for number in range(SHAPES[case][0])}
+                # A slab of two of eight slices, the shorter volume's quarter; the end of the volume tells nothing.
+                assert view.shape[1] == 2
+                assert of_view == [of_view[0], of_view[0] + 1]
+                starts = depth - 1
+                assert part * starts // 4 <= of_view[0] < (part + 1) * starts // 4
+                slices.add((case, of_view[0]))
+    # Every slice, or every slab inside the volume, and each in one partition alone.
+    slab = 1 if len(patch_voxels) == 2 else 2
+    assert slices == {(case, number) for case in "ab" for number in range(SHAPES[case][0] - slab + 1)}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_partitions_of_one_volume_never_show_the_same_slab(images: StoredImages, stride: int) -> None:
+    source = PartitionViews(images, (8, 4, 4), 16, 4, stride=stride)
+    for seed in range(50):
+        drawn = source.draw(np.random.default_rng(seed))
+        assert drawn.images.shape[2] % stride == 0
+        seen: dict[tuple[str, float], int] = {}
+        for case, part, view in zip(drawn.cases, drawn.partitions.tolist(), drawn.images.numpy(), strict=True):
+            assert SHAPES[case][0] >= stride + 3
+            area = SHAPES[case][1] * SHAPES[case][2]
+            first = float((view[0][view[0] != 0].min() - 10_000 * ("abc".index(case) + 1)) // area)
+            assert seen.setdefault((case, first), part) == part
 
 
 def test_both_views_of_a_slab_show_the_same_slices_and_may_show_other_columns(images: StoredImages) -> None:

@@ -90,20 +90,32 @@ def match_record(start: FoundSource, plan: Plan, configuration: str, recipe: Rec
         StateError: see :func:`read_and_match`.
     """
     source, match = read_and_match(start, plan, configuration, recipe)
-    record = {**source.as_record(), **match.as_record()}
-    return {**record, "differences": differences(record, plan.nnunet["configurations"][configuration])}
+    found = differences(source, plan.nnunet["configurations"][configuration])
+    return {**source.as_record(), **match.as_record(), "differences": found}
 
 
-def differences(record: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
-    """Say in which of spacing and normalization the pre-training differs from a planned configuration."""
+def differences(source: PretrainedSource, planned: Mapping[str, Any]) -> list[str]:
+    """Say what of spacing, normalization and layers without weights the pre-training had otherwise than planned."""
     found = []
-    before, now = record["spacing_mm"], planned["spacing"]
+    said = source.described
+    before, now = said.spacing_mm, planned["spacing"]
     if before is not None and (len(before) != len(now) or not _alike(before, now)):
         found.append(f"spacing {_times(before)} mm in the pre-training, {_times(now)} mm here")
-    before, now = record["normalization"], planned["normalization_schemes"]
-    if before is not None and {*before} != {*now}:
-        found.append(f"{_words(before)} in the pre-training, {_words(now)} here")
+    if said.normalization is not None and {*said.normalization} != {*planned["normalization_schemes"]}:
+        found.append(
+            f"{_words(said.normalization)} in the pre-training, {_words(planned['normalization_schemes'])} here"
+        )
+    layers = said.architecture.arguments if said.architecture is not None else {}
+    for name in ("nonlin", "norm_op"):
+        there, here = (_layer(entry.get(name)) for entry in (layers, planned["architecture"]["arch_kwargs"]))
+        if there and there != here:
+            found.append(f"{there} in the network of the weights, {here} here")
     return found
+
+
+def _layer(name: Any) -> str:
+    """Return the name of a layer without its module."""
+    return str(name or "").rpartition(".")[2]
 
 
 def _alike(before: Sequence[float], now: Sequence[float]) -> bool:

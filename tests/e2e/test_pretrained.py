@@ -403,6 +403,21 @@ def test_a_checkpoint_that_changes_after_it_was_found_is_refused(
         train_runs(runs, request, workspace, silent)
 
 
+def test_a_trainer_that_was_given_no_weights_does_not_train(
+    planned_for: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = copy_of(planned_for, tmp_path / "work")
+    request = TrainRequest(
+        labeled=2, recipe=str(shell_in(tmp_path / "user").folder / "tiny.toml"), device="cpu",
+        settings=("network.width=1",), pretrained=str(weights), supervised_only=True,
+    )  # fmt: skip
+    for name in OWN:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("pcl_auto.nnunet.training.trainer.nnUNetTrainerPCLSupervised.begin_with", lambda *_: None)
+    with refused(StateError, "pretrained.not-given"):
+        train_runs(resolve_runs(request, Workspace.at(work, "test")), request, Workspace.at(work, "test"), silent)
+
+
 def test_nnunets_own_command_does_not_train_without_the_weights(pretrained: Path, tmp_path: Path) -> None:
     work, shell = copy_of(pretrained, tmp_path / "work"), shell_in(tmp_path / "user")
     model = folder_of(work).parent

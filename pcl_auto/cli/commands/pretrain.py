@@ -131,7 +131,8 @@ def _train_command(run: PretrainingRun, request: PretrainRequest) -> str:
     words = [
         *(which if request.split_file is None else ["--split", str(request.split_file)]),
         *(["--recipe", str(request.recipe)] if request.recipe != "default" else []),
-        *(word for change in request.settings for word in ("--set", change)),
+        # Those of the pre-training are none of a training's.
+        *(word for change in request.settings if not change.startswith("pretraining.") for word in ("--set", change)),
         *(["--configuration", run.configuration] if run.configuration != run.plan.configuration else []),
     ]
     return shlex.join(["pclauto", "train", *words, "--pretrained", "auto"])

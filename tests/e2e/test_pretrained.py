@@ -28,7 +28,6 @@ from pcl_auto.workspace.folders import Workspace
 from pcl_auto.workspace.run_record import FINAL
 
 FEATURES = (8, 8, 16)
-# What nnU-Net reads in this process is put back after a test.
 OWN = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer")
 TRAIN = ["train", "--recipe", "tiny.toml", "--set", "network.width=1", "--device", "cpu"]
 
@@ -70,6 +69,13 @@ def pretrained(shared_folder: Path, planned_for: Path, weights: Path) -> Path:
         shell.pclauto(*train, "--supervised-only")
 
     return made_once(shared_folder / "pretrained_runs", make) / "work"
+
+
+def leave_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put what nnU-Net reads in this process back after a test."""
+    for name in OWN:
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
 
 
 def folder_of(work: Path, trainer: str = "nnUNetTrainerPCL__") -> Path:
@@ -387,8 +393,7 @@ def test_a_checkpoint_that_changes_after_it_was_found_is_refused(
         labeled=2, recipe=str(shell_in(tmp_path / "user").folder / "tiny.toml"), device="cpu",
         settings=("network.width=1",), pretrained=str(source),
     )  # fmt: skip
-    for name in OWN:
-        monkeypatch.setenv(name, "")
+    leave_alone(monkeypatch)
     workspace = Workspace.at(work, "test")
     runs = resolve_runs(request, workspace)
 
@@ -411,8 +416,7 @@ def test_a_trainer_that_was_given_no_weights_does_not_train(
         labeled=2, recipe=str(shell_in(tmp_path / "user").folder / "tiny.toml"), device="cpu",
         settings=("network.width=1",), pretrained=str(weights), supervised_only=True,
     )  # fmt: skip
-    for name in OWN:
-        monkeypatch.setenv(name, "")
+    leave_alone(monkeypatch)
     monkeypatch.setattr("pcl_auto.nnunet.training.trainer.nnUNetTrainerPCLSupervised.begin_with", lambda *_: None)
     with refused(StateError, "pretrained.not-given"):
         train_runs(resolve_runs(request, Workspace.at(work, "test")), request, Workspace.at(work, "test"), silent)

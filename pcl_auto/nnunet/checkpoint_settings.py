@@ -76,16 +76,7 @@ def _settings(file: Path, content: Mapping[str, Any], plans: PlansManager) -> _S
     arguments = content.get("init_args")
     name = arguments.get("configuration") if isinstance(arguments, Mapping) else None
     if not isinstance(name, str) or name not in plans.available_configurations:
-        raise StateError(
-            Problem(
-                code="checkpoint.other-configuration",
-                what="checkpoint of another configuration",
-                where=str(file),
-                expected=" | ".join(plans.available_configurations),
-                found=str(name),
-                fix="restore the plans.json that belongs to it",
-            )
-        )
+        raise StateError(other_configuration(file, plans, name))
     trainer = content.get("trainer_name")
     if not isinstance(trainer, str):
         raise StateError(_unknown_trainer(file, trainer))
@@ -103,6 +94,18 @@ def _settings(file: Path, content: Mapping[str, Any], plans: PlansManager) -> _S
             )
         )
     return name, trainer, None if axes is None else tuple(axes)
+
+
+def other_configuration(file: Path, plans: PlansManager, name: Any) -> Problem:
+    """Say that a checkpoint is of a configuration that its plans do not have."""
+    return Problem(
+        code="checkpoint.other-configuration",
+        what="checkpoint of another configuration",
+        where=str(file),
+        expected=" | ".join(plans.available_configurations),
+        found=str(name),
+        fix="restore the plans.json that belongs to it",
+    )
 
 
 def _are_axes(axes: Any, of_patch: int) -> bool:

@@ -274,6 +274,17 @@ def require_whole(plan: Plan, data: DatasetFolder) -> None:
             raise LookupError(f"configuration {min(missing)}")
 
 
+def require_current(plan: Plan, data: DatasetFolder) -> None:
+    """Make sure that ``plan`` is still that of the data set, after a wait for who plans.
+
+    Raises:
+        StateError: it was planned anew meanwhile.
+    """
+    if not read_plan(data).equals(plan):
+        what, fix = "the data set was planned anew meanwhile", "repeat the command"
+        raise StateError(Problem("plan.made-anew", what, str(data.plan_file), fix))
+
+
 def write_plan(data: DatasetFolder, content: Mapping[str, Any]) -> Plan:
     """Write a plan and the files that nnU-Net expects beside it; ``plan.json`` last, since it says that all is there.
 

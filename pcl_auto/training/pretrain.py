@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pcl_auto import __version__
-from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import choose_device, prepare_environment
+from pcl_auto.nnunet.pretrained.find import ADAPTATION_PLAN
 from pcl_auto.planning.inputs import require_planned_images
 from pcl_auto.planning.make_plan import preprocess_images
-from pcl_auto.planning.plan import Plan, read_plan, require_whole
+from pcl_auto.planning.plan import Plan, require_current, require_whole
 from pcl_auto.planning.split_plans import with_recipe
 from pcl_auto.recipe.settings import Pretraining, Recipe
 from pcl_auto.training.pretrain_record import is_finished, read_pretraining
@@ -38,7 +38,6 @@ from pcl_auto.workspace.run_record import (
 )
 
 SCHEMA_VERSION = 1
-ADAPTATION_PLAN = "adaptation_plan.json"
 _INTENSITIES = "foreground_intensity_properties_per_channel"
 
 
@@ -189,9 +188,7 @@ def _prepare_images(run: PretrainingRun, listener: Listener) -> tuple[dict[str, 
     """
     require_whole(run.plan, run.data)
     with sole_writer(run.data.pclauto_dir / "prepare", wait=True):
-        if not read_plan(run.data).equals(run.plan):  # it had to wait for who plans
-            what, fix = "the data set was planned anew meanwhile", "repeat the command"
-            raise StateError(Problem("plan.made-anew", what, str(run.data.plan_file), fix))
+        require_current(run.plan, run.data)
         require_planned_images(run.plan, run.cases, run.data)
         content = run.plan.content
         used = replace(run.plan, content={**content, "cases": {case: content["cases"][case] for case in run.cases}})

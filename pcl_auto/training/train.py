@@ -15,11 +15,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pcl_auto import __version__
-from pcl_auto.errors import Problem, StateError
 from pcl_auto.nnunet.environment import available_cores, choose_device, prepare_environment
 from pcl_auto.nnunet.training.run_settings import patch_axes, with_settings
 from pcl_auto.planning.ground_truth import require_ground_truth
-from pcl_auto.planning.plan import read_plan, require_whole
+from pcl_auto.planning.plan import require_current, require_whole
 from pcl_auto.planning.split_plans import PreparedSplit, prepare_masks, prepare_split, record_split
 from pcl_auto.recipe.time_budget import overrun
 from pcl_auto.training.estimate import expected, fit_budget, measured
@@ -125,9 +124,7 @@ def prepare(run: Run, listener: Listener) -> tuple[Run, dict[str, Any]]:
     """
     require_whole(run.plan, run.data)
     with sole_writer(run.data.pclauto_dir / "prepare", wait=True):
-        if not read_plan(run.data).equals(run.plan):  # it had to wait for who plans
-            what, fix = "the data set was planned anew meanwhile", "repeat the command"
-            raise StateError(Problem("plan.made-anew", what, str(run.data.plan_file), fix))
+        require_current(run.plan, run.data)
         listener("split", {"file": str(record_split(run.split, run.data)), "split": run.split})
         prepared = prepare_split(
             run.plan, run.split, run.recipe, run.data, configuration=run.configuration, listener=listener

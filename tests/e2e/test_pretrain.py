@@ -299,6 +299,9 @@ def test_an_unfinished_or_damaged_one_is_not_begun_with(pretrained: Path, tmp_pa
 def test_in_python(own: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     user(own)
     monkeypatch.chdir(own)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer"):
+        monkeypatch.setenv(name, "0")  # put back after the test, whatever it was
+        monkeypatch.delenv(name)
     heard: list[str] = []
     settings = {"pretraining.steps_per_epoch": 1, "network.width": 0.25, "batch.patches": 2}
     made = pcl_auto.pretrain(

@@ -10,7 +10,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import torch
 from golden import stock_mask
 from pretrained_files import adaptation_plan, architecture, network, write_nnssl
 from refusal import refused
@@ -19,6 +18,7 @@ from shell import Shell
 from stock import SHORT_TRAINING
 
 from pcl_auto.errors import StateError
+from pcl_auto.nnunet.checkpoint_files import read_checkpoint
 from pcl_auto.nnunet.environment import EXTENSION_FOLDER
 from pcl_auto.training.request import TrainRequest, resolve_runs
 from pcl_auto.training.train import train_runs
@@ -141,8 +141,8 @@ def test_the_learning_rate_grows_first_and_is_a_tenth_of_the_recipes(pretrained:
 
 def test_the_first_step_is_taken_from_the_weights(pretrained: Path, weights: Path) -> None:
     # Of few steps at a small rate: what was trained is near the file, and nothing that is drawn is.
-    trained = torch.load(folder_of(pretrained) / FINAL, weights_only=False)["network_weights"]
-    file = torch.load(weights / FINAL, weights_only=True)["network_weights"]
+    trained = read_checkpoint(folder_of(pretrained) / FINAL)["network_weights"]
+    file = read_checkpoint(weights / FINAL)["network_weights"]
     for name in ("encoder.stages.2.blocks.0.conv1.conv.weight", "decoder.stages.0.convs.0.conv.weight"):
         distance = (trained[name] - file[name]).norm() / file[name].norm()
         assert 0 < distance < 0.1, name
@@ -170,8 +170,8 @@ def test_what_learns_beside_the_network_begins_with_the_weights_too(
     work, shell = copy_of(planned_for, tmp_path / "work"), shell_in(tmp_path / "user")
     options = [option for change in changes for option in ("--set", change)]
     shell.pclauto(*TRAIN, *options, "--workspace", work, "--pretrained", weights, pictures=False)
-    learned = torch.load(folder_of(work) / FINAL, weights_only=False)["pclauto"][part]
-    file = torch.load(weights / FINAL, weights_only=True)["network_weights"]
+    learned = read_checkpoint(folder_of(work) / FINAL)["pclauto"][part]
+    file = read_checkpoint(weights / FINAL)["network_weights"]
     name = "encoder.stages.2.blocks.0.conv1.conv.weight"
     assert (learned.get("network", learned)[name] - file[name]).norm() < 0.1 * file[name].norm()
 
@@ -335,8 +335,8 @@ def test_stock_nnunet_trains_from_the_file_and_predicts(own_weights: Path, task:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (model,) = (work / "nnUNet_results").glob("Dataset*/nnUNetTrainer__*")
-    trained = torch.load(model / "fold_all" / FINAL, weights_only=False)["network_weights"]
-    file = torch.load(folder / FINAL, weights_only=True)["network_weights"]
+    trained = read_checkpoint(model / "fold_all" / FINAL)["network_weights"]
+    file = read_checkpoint(folder / FINAL)["network_weights"]
     for name in ("encoder.stages.1.0.convs.0.conv.weight", "decoder.stages.0.convs.0.conv.weight"):
         assert 0 < (trained[name] - file[name]).norm() < 0.3 * file[name].norm(), name
     scan = min((task / "imagesTs").glob("*.nii.gz"))

@@ -12,10 +12,12 @@ from pcl_auto.workspace.files import file_digest
 from pcl_auto.workspace.run_record import FINAL
 
 HUB = "hf://"
+# Of nnssl, beside a checkpoint.
+ADAPTATION_PLAN = "adaptation_plan.json"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?", re.ASCII)
 # What a model is described by, beside its checkpoints; other files of a repository stay there.
 _WANTED = [
-    FINAL, f"fold_*/{FINAL}", "adaptation_plan.json", "config.json", "plans.json", "dataset.json", "README.md",
+    FINAL, f"fold_*/{FINAL}", ADAPTATION_PLAN, "config.json", "plans.json", "dataset.json", "README.md",
     "LICENSE*",
 ]  # fmt: skip
 

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from pcl_auto.errors import Problem, StateError, format_names
 from pcl_auto.nnunet.checkpoint_files import OWN_KEY, UNTRAINED, read_checkpoint
+from pcl_auto.nnunet.checkpoint_settings import other_configuration
 from pcl_auto.nnunet.pretrained.adaptation_plan import Described, read_adaptation_plan, transformer
 from pcl_auto.nnunet.pretrained.architecture import Stage, from_plans, named_tensors, resenc_l, stage_of
+from pcl_auto.nnunet.pretrained.find import ADAPTATION_PLAN
 from pcl_auto.nnunet.trusted_plans import require_trusted
 from pcl_auto.workspace.files import file_digest, read_json, read_kept
 
-ADAPTATION_PLAN = "adaptation_plan.json"
 _PLAN_KEY = "nnssl_adaptation_plan"
 # Where nnssl's methods keep the encoder that a training goes on with; others of the same file are teachers.
 _ENCODERS = ("encoder", "online_encoder.encoder", "online_encoder")
@@ -195,16 +196,7 @@ def _of_nnunet(arguments: Mapping[str, Any], content: Mapping[str, Any], file: P
     require_trusted(plans, dataset_json, file)
     manager, name = PlansManager(dict(plans)), arguments.get("configuration")
     if name not in manager.available_configurations:
-        raise StateError(
-            Problem(
-                code="checkpoint.other-configuration",
-                what="checkpoint of another configuration",
-                where=str(file),
-                expected=" | ".join(manager.available_configurations),
-                found=str(name),
-                fix="restore the plans.json that belongs to it",
-            )
-        )
+        raise StateError(other_configuration(file, manager, name))
     configuration = manager.get_configuration(name)
     network = from_plans(
         {

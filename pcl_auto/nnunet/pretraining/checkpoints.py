@@ -12,11 +12,10 @@ from torch import nn
 
 from pcl_auto.errors import StateError
 from pcl_auto.nnunet.checkpoint_files import OWN_KEY, UNTRAINED, plain, read_checkpoint, write_checkpoint
+from pcl_auto.nnunet.pretrained.find import ADAPTATION_PLAN
 from pcl_auto.nnunet.pretraining.network import without_last_layers
 from pcl_auto.workspace.files import write_json
 from pcl_auto.workspace.run_record import FINAL, LATEST, PREVIOUS
-
-ADAPTATION_PLAN = "adaptation_plan.json"
 
 
 def save(folder: Path, content: Mapping[str, Any]) -> None:

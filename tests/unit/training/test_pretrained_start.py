@@ -1,4 +1,4 @@
-"""What a pre-training had otherwise than the data set's plan."""
+"""Differences between a pre-training and the data set's plan."""
 
 from __future__ import annotations
 

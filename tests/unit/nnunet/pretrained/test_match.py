@@ -1,4 +1,4 @@
-"""What of a planned network comes from pretrained weights, stage by stage, tensor by tensor."""
+"""Pretrained weights in a planned network, stage by stage, tensor by tensor."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_every_tensor_stands_once_under_all_of_its_names() -> None:
 
 
 class RunsCode:
-    """What a stranger's pickle may hold."""
+    """Stand for what a stranger's pickle may hold."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("touch made_by_a_checkpoint",)

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
+
+from loopback import QuietHandler, running
 
 
 @dataclass
@@ -54,21 +55,12 @@ def serving(content: bytes) -> Iterator[Server]:
     """Serve ``content`` under every path."""
     served, released = Server(content), threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             served.answer(self, released)
 
-        def log_message(self, *_details: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        served.url = f"http://127.0.0.1:{running.server_port}"
+    with running(Handler) as served.url:
         try:
             yield served
         finally:
             released.set()
-            running.shutdown()
-            thread.join()

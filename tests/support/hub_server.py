@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from loopback import QuietHandler, running
 
 
 @dataclass
@@ -88,23 +89,12 @@ def serving(repositories: Mapping[str, Path]) -> Iterator[Hub]:
     """Serve the folders as repositories OWNER/NAME."""
     hub = Hub(repositories)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             hub.answer(self, body=True)
 
         def do_HEAD(self) -> None:
             hub.answer(self, body=False)
 
-        def log_message(self, *_details: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        hub.url = f"http://127.0.0.1:{running.server_port}"
-        try:
-            yield hub
-        finally:
-            running.shutdown()
-            thread.join()
+    with running(Handler) as hub.url:
+        yield hub

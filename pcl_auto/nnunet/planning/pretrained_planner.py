@@ -14,7 +14,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 
 from pcl_auto.errors import Problem, ResourceError, StateError
 from pcl_auto.nnunet.planning.planner import budgeted, run_planner
-from pcl_auto.nnunet.pretrained.architecture import Architecture
+from pcl_auto.nnunet.pretrained.architecture import Architecture, whole_stride
 from pcl_auto.nnunet.pretrained.source import PretrainedSource
 
 _CONFIGURATIONS = {2: ("2d",), 3: ("3d_fullres", "3d_lowres")}
@@ -121,12 +121,6 @@ def _with_network(
 
     Pretrained.__name__ = planner.__name__
     return Pretrained
-
-
-def whole_stride(network: Architecture) -> tuple[int, ...]:
-    """Return by how much the deepest features are smaller than the patch, along each axis."""
-    stages = [[each] * network.dimensions if isinstance(each, int) else each for each in network.arguments["strides"]]
-    return tuple(math.prod(stage[axis] for stage in stages) for axis in range(network.dimensions))
 
 
 def smallest_patch(network: Architecture) -> tuple[int, ...]:

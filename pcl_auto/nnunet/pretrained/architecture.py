@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,11 +32,6 @@ class Architecture:
     def is_residual(self) -> bool:
         """True if the encoder has residual blocks."""
         return not self.class_name.endswith("PlainConvUNet")
-
-    @property
-    def stages(self) -> int:
-        """Number of the encoder's stages."""
-        return int(self.arguments["n_stages"])
 
     @property
     def dimensions(self) -> int:
@@ -68,6 +64,12 @@ class Architecture:
 def from_plans(entry: Mapping[str, Any]) -> Architecture:
     """Read the architecture of a configuration of nnU-Net's plans, which :mod:`trusted_plans` has accepted."""
     return Architecture(entry["network_class_name"], dict(entry["arch_kwargs"]), tuple(entry["_kw_requires_import"]))
+
+
+def whole_stride(network: Architecture) -> tuple[int, ...]:
+    """Return by how much the deepest features are smaller than the patch, along each axis."""
+    stages = [[each] * network.dimensions if isinstance(each, int) else each for each in network.arguments["strides"]]
+    return tuple(math.prod(stage[axis] for stage in stages) for axis in range(network.dimensions))
 
 
 def resenc_l() -> Architecture:

@@ -125,11 +125,11 @@ def take_weights(source: PretrainedSource, network: nn.Module, match: Match) -> 
 def fit_channels(weight: Tensor, channels: int) -> Tensor:
     """Adapt the weight (F, C, *kernel) of a first convolution to images of so many ``channels``.
 
-    The mean over its channels is repeated, so that the response to an image whose channels are all alike stays what it
-    was. For one channel that is what nnssl does: the weight k times, divided by k.
+    Its sum over the C channels, divided by ``channels``, is repeated: the response to an image whose channels are all
+    alike stays what it was. For C = 1 that is what nnssl does: the weight k times, divided by k.
     """
-    mean = weight.float().sum(_CHANNEL_AXIS, keepdim=True) / channels
-    return mean.expand(-1, channels, *weight.shape[2:]).contiguous()
+    share = weight.float().sum(_CHANNEL_AXIS, keepdim=True) / channels
+    return share.expand(-1, channels, *weight.shape[2:]).contiguous()
 
 
 def _first_convolution(entries: Mapping[Stage, list[NamedTensor]]) -> NamedTensor:

@@ -21,6 +21,7 @@ from pcl_auto.method.local_contrast import (
 )
 from pcl_auto.method.masked_autoencoding import draw_block_mask, fit_blocks, hide, reconstruction_loss
 from pcl_auto.nnunet.network import half_precision
+from pcl_auto.nnunet.pretrained.architecture import from_plans, whole_stride
 from pcl_auto.nnunet.pretraining.network import decoder_features
 from pcl_auto.nnunet.pretraining.patches import PartitionViews, Patches, PatchSource, RandomPatches
 from pcl_auto.nnunet.pretraining.stored_images import StoredImages
@@ -90,7 +91,7 @@ def make_objective(
     patch_voxels = tuple(int(size) for size in configuration["patch_size"])
     patches = settings.patches or int(configuration["batch_size"])
     if stage == "global":
-        stride = math.prod(_along(axis=0, strides=configuration["architecture"]["arch_kwargs"]["strides"]))
+        stride = whole_stride(from_plans(configuration["architecture"]))[0]
         views = PartitionViews(images, patch_voxels, 2 * patches, settings.partitions, stride)
         return GlobalContrast(network, views, settings, device)
     if stage == "local":
@@ -98,11 +99,6 @@ def make_objective(
         source = RandomPatches(images, patch_voxels, max(1, patches // 2))
         return LocalContrast(network, source, settings, device)
     return MaskedAutoencoding(network, RandomPatches(images, patch_voxels, patches), patch_voxels, settings, device)
-
-
-def _along(axis: int, strides: Sequence[Any]) -> list[int]:
-    """Return the strides of every stage along one axis; plans may have one number for all axes."""
-    return [int(stride[axis] if isinstance(stride, Sequence) else stride) for stride in strides]
 
 
 class MaskedAutoencoding:

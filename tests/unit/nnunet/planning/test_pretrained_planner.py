@@ -14,8 +14,8 @@ from refusal import refused
 
 from pcl_auto.errors import ResourceError, StateError
 from pcl_auto.nnunet.planning.planner import plan_network
-from pcl_auto.nnunet.planning.pretrained_planner import fit_patch, plan_for, smallest_patch, whole_stride
-from pcl_auto.nnunet.pretrained.architecture import Architecture, resenc_l
+from pcl_auto.nnunet.planning.pretrained_planner import fit_patch, plan_for, smallest_patch
+from pcl_auto.nnunet.pretrained.architecture import Architecture, resenc_l, whole_stride
 from pcl_auto.nnunet.pretrained.source import PretrainedSource, read_source
 
 NAME = "Dataset005_Prostate"

@@ -10,6 +10,7 @@ import blosc2
 import numpy as np
 import pytest
 import torch
+from pretrained_files import architecture
 from refusal import refused
 
 from pcl_auto.errors import NumericalError, StateError
@@ -36,26 +37,7 @@ def configuration(dimensions: int, residual: bool = False) -> dict[str, Any]:
         "batch_size": 4,
         "spacing": [1.0] * dimensions,
         "normalization_schemes": ["ZScoreNormalization"],
-        "architecture": {
-            "network_class_name": f"dynamic_network_architectures.architectures.unet.{name}",
-            "arch_kwargs": {
-                "n_stages": 3,
-                "features_per_stage": [4, 6, 8],
-                "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
-                "kernel_sizes": [[3] * dimensions] * 3,
-                "strides": [[1] * dimensions, [2] * dimensions, [2] * dimensions],
-                ("n_blocks_per_stage" if residual else "n_conv_per_stage"): [1, 1, 1],
-                "n_conv_per_stage_decoder": [1, 1],
-                "conv_bias": True,
-                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": architecture(name, features=(4, 6, 8), dimensions=dimensions).as_plans(),
     }
 
 
@@ -188,7 +170,7 @@ def test_the_rate_grows_then_decays(share: float) -> None:
 
 
 class Stopped(Exception):
-    """What ends a pre-training in the middle."""
+    """End a pre-training in the middle."""
 
 
 def stop_after(epochs: int) -> Any:
